@@ -1,0 +1,102 @@
+"""Whisper API: speech to text with word times and speakers.
+
+::
+
+    from whisper_api import Engine, TranscriptionOptions, render
+
+    with Engine(device="auto") as engine:
+        transcript = engine.transcribe("call.wav", TranscriptionOptions(model="base", diarize=True), on_progress=print)
+        print(render(transcript, "srt"))
+
+Names are imported when they are first used, so that importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.pipeline import Engine
+    from whisper_api.errors import (
+        Canceled,
+        ConfigError,
+        DeviceError,
+        DeviceUnavailable,
+        EngineClosed,
+        InvalidAudio,
+        InvalidInput,
+        InvalidOption,
+        ModelCorrupt,
+        ModelError,
+        ModelUnavailable,
+        OutOfMemory,
+        UnknownModel,
+        WhisperApiError,
+    )
+    from whisper_api.formats import RenderOptions, render
+    from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions, Word
+
+    __version__: str
+
+__all__ = [
+    "Canceled",
+    "Config",
+    "ConfigError",
+    "DeviceError",
+    "DeviceUnavailable",
+    "Engine",
+    "EngineClosed",
+    "InvalidAudio",
+    "InvalidInput",
+    "InvalidOption",
+    "ModelCorrupt",
+    "ModelError",
+    "ModelUnavailable",
+    "OutOfMemory",
+    "Progress",
+    "RenderOptions",
+    "Segment",
+    "Transcript",
+    "TranscriptionOptions",
+    "UnknownModel",
+    "WhisperApiError",
+    "Word",
+    "__version__",
+    "render",
+]
+
+_HOMES = {
+    "Config": "whisper_api.config",
+    "Engine": "whisper_api.engine.pipeline",
+    "Progress": "whisper_api.schema",
+    "RenderOptions": "whisper_api.formats",
+    "Segment": "whisper_api.schema",
+    "Transcript": "whisper_api.schema",
+    "TranscriptionOptions": "whisper_api.schema",
+    "Word": "whisper_api.schema",
+    "render": "whisper_api.formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value = version("whisper-api")
+        except PackageNotFoundError:
+            value = "0+source"
+    elif name in __all__:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES.get(name, "whisper_api.errors")), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

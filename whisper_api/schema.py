@@ -1,0 +1,175 @@
+"""The values that travel through Whisper API: what is asked for, and what comes back.
+
+Every Struct is frozen, so a value can be shared between threads, and ``forbid_unknown_fields`` is off, so that a record
+written by a newer version can be read by an older one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["Progress", "Segment", "Transcript", "TranscriptionOptions", "Word"]
+
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
+SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
+
+Task = Literal["transcribe", "translate"]
+VadMethod = Literal["silero", "pyannote", "none"]
+WordTimes = Literal["ctc", "attention", "none"]
+Stage = Literal["queue", "load", "decode", "vad", "asr", "align", "diarize", "done"]
+
+
+def _described(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that can be asked of one transcription. The form, the flags, the job row and the engine all read it.
+
+    ``omit_defaults`` keeps a stored record short and lets a default that later changes apply to it.
+    The description of each field is its help text on the command line.
+    """
+
+    model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
+    language: Annotated[
+        str | None, _described("language code spoken in the audio (fr, en ...), or auto to detect it")
+    ] = None
+    task: Annotated[Task, _described("transcribe, or translate into English")] = "transcribe"
+    align: Annotated[bool, _described("give every word its start and end")] = True
+    diarize: Annotated[
+        bool | None,
+        _described("tell the speakers apart; unset: do so where a model can be had, else warn"),
+    ] = None
+    prompt: Annotated[str | None, _described("text that precedes the audio: spelling, style, names")] = None
+    hotwords: Annotated[str | None, _described("words to expect, put before every window")] = None
+    temperature: Annotated[float, Meta(ge=0.0, le=1.0, description="sampling temperature of the first attempt")] = 0.0
+    beam_size: Annotated[
+        Annotated[int, Meta(ge=1, le=32)] | None,
+        _described("beams of the first attempt; unset: the engine's default"),
+    ] = None
+    suppress_numerals: Annotated[bool, _described("write numbers and currency signs out as words")] = False
+    vad: Annotated[VadMethod, _described("voice activity detection: silero, pyannote or none")] = "silero"
+    vad_onset: Annotated[Threshold | None, _described("speech begins above this probability")] = None
+    vad_offset: Annotated[Threshold | None, _described("speech ends below this probability")] = None
+    vad_min_silence: Annotated[
+        Annotated[float, Meta(ge=0.0, le=10.0)] | None, _described("seconds of silence that end a stretch of speech")
+    ] = None
+    vad_padding: Annotated[
+        Annotated[float, Meta(ge=0.0, le=2.0)] | None, _described("seconds of audio kept around each stretch of speech")
+    ] = None
+    num_speakers: Annotated[SpeakerCount | None, _described("exact number of speakers, when it is known")] = None
+    min_speakers: Annotated[SpeakerCount | None, _described("at least so many speakers")] = None
+    max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
+    speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One word with its time.
+
+    Attributes:
+        word: the word with its punctuation, without surrounding spaces.
+        start, end: seconds from the beginning of the audio; ``start <= end``.
+        score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
+        speaker: the speaker's label, when diarization ran.
+        interpolated: True when the time was not measured but put between those of the neighbours.
+    """
+
+    word: str
+    start: float
+    end: float
+    score: float | None = None
+    speaker: str | None = None
+    interpolated: bool = False
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A sentence, or a stretch of speech where sentences were not looked for.
+
+    Attributes:
+        id: 0, 1, 2 ... in order of time.
+        start, end: seconds.
+        text: what was said; when there are words, they are this text's words in order.
+        speaker: label of the speaker who talks most in it.
+        words: empty when word times were not asked for.
+        avg_logprob: mean log probability per token of the decoding that this text comes from.
+        compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
+        no_speech_prob: probability that the window holds no speech.
+        temperature: of the decoding that was kept; above 0 the first attempts had failed.
+        flags: why to doubt this text (``repetitive``, ``low_confidence``, ``truncated``); empty when all is well.
+    """
+
+    id: int
+    start: float
+    end: float
+    text: str
+    speaker: str | None = None
+    words: tuple[Word, ...] = ()
+    avg_logprob: float | None = None
+    compression_ratio: float | None = None
+    no_speech_prob: float | None = None
+    temperature: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transcription gives.
+
+    Attributes:
+        language: code of the language used for the transcription.
+        language_probability: of that language, when it was judged; None when it was given.
+        duration: seconds of audio.
+        segments: in order of time; empty when nobody speaks.
+        speakers: labels in order of appearance (``SPEAKER_00`` ...); empty without diarization.
+        speaker_embeddings: label to vector, when asked for.
+        word_times: where word times come from: ``ctc`` (an alignment model), ``attention`` (Whisper's own
+            cross-attention) or ``none``.
+        model, model_revision: the Whisper model by name, and which files exactly.
+        alignment_model, diarization_model: the models of those stages, when they ran.
+        options: what was asked for, with every default filled in.
+        timings: stage name to seconds of wall time.
+        warnings: what could not be done as asked, one sentence each.
+    """
+
+    language: str
+    duration: float
+    segments: tuple[Segment, ...]
+    language_probability: float | None = None
+    speakers: tuple[str, ...] = ()
+    speaker_embeddings: dict[str, tuple[float, ...]] | None = None
+    word_times: WordTimes = "none"
+    model: str
+    model_revision: str | None = None
+    alignment_model: str | None = None
+    diarization_model: str | None = None
+    options: TranscriptionOptions
+    timings: dict[str, float] = {}
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The segments' texts joined by line ends."""
+        return "\n".join(segment.text.strip() for segment in self.segments)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far one transcription is.
+
+    Attributes:
+        fraction: from 0 to 1 over all stages, never falling.
+        stage: the stage that runs now.
+    """
+
+    fraction: float
+    stage: Stage
+
+    def __str__(self) -> str:
+        return f"{self.fraction:4.0%} {self.stage}"
