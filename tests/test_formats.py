@@ -1,0 +1,233 @@
+"""Every format is, byte for byte, what whisperx's own writers give for the same transcript."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from whisper_api.errors import InvalidOption
+from whisper_api.formats import FORMATS, RenderOptions, render, to_whisperx
+from whisper_api.schema import Segment, Transcript, TranscriptionOptions, Word, WordTimes
+
+GOLDEN = Path(__file__).parent / "golden"
+SPEAKERS = ("SPEAKER_00", "SPEAKER_01", "")
+WORDS = (
+    "a",
+    "hello,",
+    "-->",
+    "x\ty",
+    "naïve",
+    "日",
+    "\u00a0",
+    "<b>",
+    "&",
+    "e\u0301",
+    " pad ",
+    "long" * 12,
+    "👩\u200d🚀",
+    "",
+)
+
+
+def make(segments: list[Segment], language: str = "en", word_times: WordTimes = "ctc", **more: Any) -> Transcript:
+    return Transcript(
+        language=language,
+        duration=100.0,
+        segments=tuple(segments),
+        model="base",
+        options=TranscriptionOptions(),
+        word_times=word_times,
+        **more,
+    )
+
+
+def call() -> Transcript:
+    """Two speakers; the second segment holds two of them, and a long pause."""
+
+    def words(speaker: str | None, *given: tuple[str, float, float]) -> tuple[Word, ...]:
+        return tuple(Word(word=word, start=start, end=end, score=0.875, speaker=speaker) for word, start, end in given)
+
+    first = words("SPEAKER_00", ("Hello,", 0.031, 0.4), ("who", 0.5, 0.62), ("is", 0.64, 0.7), ("there?", 0.7, 1.2345))
+    second = words("SPEAKER_01", ("It's", 5.5, 5.8), ("me", 5.8, 6.0)) + words(
+        "SPEAKER_00", ("-->\tOh.", 3599.9996, 3600.5)
+    )
+    return make(
+        [
+            Segment(id=0, start=0.031, end=1.2345, text=" Hello, who is there?", speaker="SPEAKER_00", words=first),
+            Segment(
+                id=1,
+                start=5.5,
+                end=3600.5,
+                text="It's me -->\tOh.",
+                speaker="SPEAKER_01",
+                words=second,
+                avg_logprob=-0.25,
+            ),
+        ],
+        speakers=("SPEAKER_00", "SPEAKER_01"),
+    )
+
+
+def by_whisperx(result: dict[str, Any], name: str, options: RenderOptions, folder: Path) -> bytes:
+    from whisperx.utils import get_writer
+
+    writer: Any = get_writer(name, str(folder))
+    writer(result, "transcript.wav", msgspec.structs.asdict(options))
+    return (folder / f"transcript.{FORMATS[name].extension}").read_bytes()
+
+
+@st.composite
+def transcripts(draw: st.DrawFn) -> Transcript:
+    """What the pipeline can give: with word times every segment has words, without them none has."""
+    has_words, has_speakers, word_speakers = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
+    text = st.one_of(st.sampled_from(WORDS), st.text(st.characters(codec="utf-8"), max_size=8))
+    speaker = st.sampled_from(SPEAKERS) if has_speakers else st.none()
+    seconds = st.one_of(st.floats(0, 20), st.sampled_from((0.0, 0.0005, 0.9995, 59.9999, 3599.9996)))
+    clock = 0.0
+    segments = []
+    for index in range(draw(st.integers(0, 4))):
+        clock = start = clock + draw(seconds)
+        words = []
+        for _ in range(draw(st.integers(1, 7)) if has_words else 0):
+            begin = clock + draw(st.sampled_from((0.0, 0.1, 2.9, 3.1)))
+            clock = begin + draw(st.sampled_from((0.0, 0.2, 1.0)))
+            words.append(
+                Word(
+                    word=draw(text),
+                    start=begin,
+                    end=clock,
+                    score=draw(st.none() | st.floats(0, 1)),
+                    speaker=draw(speaker) if word_speakers else None,
+                )
+            )
+        clock += draw(seconds) if not words else 0.0
+        segments.append(
+            Segment(
+                id=index,
+                start=start,
+                end=clock,
+                text=" ".join(word.word for word in words) or draw(text),
+                speaker=draw(speaker | st.none()),
+                words=tuple(words),
+                avg_logprob=draw(st.none() | st.floats(-5, 0)),
+            )
+        )
+    return make(segments, draw(st.sampled_from(("en", "ja", "zh", "fr"))), "ctc" if has_words else "none")
+
+
+def render_options() -> st.SearchStrategy[RenderOptions]:
+    width, count = st.none() | st.integers(1, 60), st.none() | st.integers(1, 3)
+    return st.builds(RenderOptions, max_line_width=width, max_line_count=count, highlight_words=st.booleans())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(transcript=transcripts(), options=render_options())
+def test_equals_the_writers_of_whisperx(
+    name: str, transcript: Transcript, options: RenderOptions, tmp_path: Path
+) -> None:
+    expected = by_whisperx(to_whisperx(transcript), name, options, tmp_path)
+    assert render(transcript, name, options).encode() == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RenderOptions(),
+        RenderOptions(highlight_words=True),
+        RenderOptions(max_line_width=12),
+        RenderOptions(max_line_width=12, max_line_count=1),
+        RenderOptions(max_line_width=12, max_line_count=2, highlight_words=True),
+    ],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_equals_the_writers_of_whisperx(name: str, options: RenderOptions, tmp_path: Path) -> None:
+    expected = by_whisperx(to_whisperx(call()), name, options, tmp_path)
+    assert render(call(), name, options).encode() == expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_is_as_it_was(name: str) -> None:
+    assert render(call(), name).encode() == (GOLDEN / f"call.{FORMATS[name].extension}").read_bytes()
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_empty_transcript_equals_the_writers_of_whisperx(name: str, language: str, tmp_path: Path) -> None:
+    for word_times in ("none", "ctc"):
+        transcript = make([], language, word_times)
+        expected = by_whisperx(to_whisperx(transcript), name, RenderOptions(), tmp_path)
+        assert render(transcript, name).encode() == expected
+
+
+def test_keys_and_their_order_are_those_of_whisperx() -> None:
+    aligned = to_whisperx(call())
+    assert list(aligned) == ["segments", "word_segments", "language"]
+    assert list(aligned["segments"][0]) == ["start", "end", "text", "words", "speaker"]
+    assert list(aligned["segments"][1]) == ["start", "end", "text", "words", "avg_logprob", "speaker"]
+    assert list(aligned["word_segments"][0]) == ["word", "start", "end", "score", "speaker"]
+    assert [word["word"] for word in aligned["word_segments"]] == [word.word for word in call().words]
+
+    bare = to_whisperx(make([Segment(id=0, start=0.0, end=1.0, text="Yes.", avg_logprob=-0.5)], word_times="none"))
+    assert list(bare) == ["segments", "language"]
+    assert list(bare["segments"][0]) == ["text", "start", "end", "avg_logprob"]
+
+    embedded = to_whisperx(make([], speaker_embeddings={"SPEAKER_00": (0.5, 1.0)}))
+    assert list(embedded) == ["segments", "word_segments", "speaker_embeddings", "language"]
+    assert json.loads(json.dumps(embedded))["speaker_embeddings"] == {"SPEAKER_00": [0.5, 1.0]}
+
+
+def test_a_segment_without_words_among_others_loses_nothing(tmp_path: Path) -> None:
+    worded, bare = call().segments[0], Segment(id=1, start=2.0, end=3.0, text=" 42 --> 43 ", speaker="SPEAKER_01")
+    transcript = make([worded, bare, worded])
+    with pytest.raises(KeyError):
+        by_whisperx(to_whisperx(transcript), "srt", RenderOptions(), tmp_path)
+    for options in (
+        RenderOptions(),
+        RenderOptions(highlight_words=True),
+        RenderOptions(max_line_width=40, max_line_count=2),
+    ):
+        text = render(transcript, "srt", options)
+        assert "00:00:02,000 --> 00:00:03,000\n[SPEAKER_01]: 42 -> 43\n" in text
+        assert text.count("there?") >= 2
+    everything = "".join(render(transcript, name) for name in FORMATS)
+    assert everything.count("43") == len(FORMATS)
+
+
+def test_segments_whose_words_are_off_stand_whole_whatever_the_options() -> None:
+    transcript = make([Segment(id=0, start=0.0, end=1.0, text="One two three")], word_times="none")
+    options = RenderOptions(max_line_width=3, max_line_count=1, highlight_words=True)
+    assert (
+        render(transcript, "srt", options)
+        == render(transcript, "srt")
+        == "1\n00:00:00,000 --> 00:00:01,000\nOne two three\n\n"
+    )
+
+
+def test_a_time_before_zero_counts_as_zero() -> None:
+    transcript = make([Segment(id=0, start=-0.02, end=1.0, text="Yes.")], word_times="none")
+    assert render(transcript, "vtt") == "WEBVTT\n\n00:00.000 --> 00:01.000\nYes.\n\n"
+
+
+@pytest.mark.parametrize("name", ["docx", "SRT", "", "all"])
+def test_an_unknown_format_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidOption, match="srt, vtt, txt, tsv, json, aud") as raised:
+        render(call(), name)
+    assert raised.value.field == "format"
+
+
+def test_the_table_of_formats_is_consistent() -> None:
+    assert list(FORMATS) == [format.name for format in FORMATS.values()]
+    assert all("/" in format.media_type and ";" not in format.media_type for format in FORMATS.values())
+
+
+@pytest.mark.parametrize("field", ["max_line_width", "max_line_count"])
+def test_a_line_option_below_one_is_refused(field: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=field):
+        msgspec.convert({field: 0}, RenderOptions)
