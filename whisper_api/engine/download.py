@@ -1,0 +1,348 @@
+"""One file from one address to one path: resumed, checked, complete or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from whisper_api.errors import ModelUnavailable
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = [
+    "DownloadProgress",
+    "Expected",
+    "SourceFailed",
+    "SourceUnreachable",
+    "WrongContent",
+    "answer_within",
+    "fetch_url",
+    "file_sha256",
+    "human_bytes",
+    "mismatch",
+    "require_space",
+    "translate_disk_full",
+]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+# What is lost when a connection breaks.
+NETWORK_CHUNK_BYTES = 1 << 16
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+# Broken connections in a row, without a byte gained, after which a transfer is given up.
+MAX_FRUITLESS_ATTEMPTS = 4
+SPACE_MARGIN_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """How far one model's download is.
+
+    Attributes:
+        name: the model.
+        file: what is being fetched now.
+        done, total: bytes of the whole model; ``total`` is None when the source does not tell.
+        source: ``hub``, ``torchaudio`` or ``index``.
+    """
+
+    name: str
+    file: str
+    done: int
+    total: int | None
+    source: str
+
+
+class SourceFailed(Exception):
+    """One source could not give the model; the next one is tried. The message is the reason in a few words."""
+
+
+class SourceUnreachable(SourceFailed):
+    """The source did not answer at all, so that it need not be asked again for a while."""
+
+
+class WrongContent(SourceFailed):
+    """The source gave something else than the catalogue names."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file must be. Whatever is None is not known beforehand.
+
+    Attributes:
+        size: in bytes.
+        sha256: of the content.
+        git_sha1: SHA-1 of git's blob object, which the hub gives for small files.
+    """
+
+    size: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+def file_sha256(path: Path, into: _Hash | None = None) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: the file.
+        into: a hash object to feed instead of a new one.
+    """
+    digest: _Hash = hashlib.sha256() if into is None else into
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def human_bytes(count: int) -> str:
+    """A byte count in decimal units, as disks and downloads are labelled: ``145.2 MB``."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit in ("bytes", "kB") else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def require_space(name: str, directory: Path, needed: int) -> None:
+    """Stop before a download that cannot end well.
+
+    Args:
+        name: the model, for the message.
+        directory: any directory on the file system in question.
+        needed: bytes still to be written.
+
+    Raises:
+        ModelUnavailable: less than that is free.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed + SPACE_MARGIN_BYTES:
+        raise ModelUnavailable(
+            f"{name} needs {human_bytes(needed)} more in {directory}, where {human_bytes(free)} are free. "
+            "Make room, or choose another directory for models (WHISPER_MODELS_DIR)."
+        )
+
+
+def translate_disk_full(error: OSError, name: str, directory: Path, size: int | None) -> None:
+    """Raise :class:`~whisper_api.errors.ModelUnavailable` when an OSError says that the disk or the quota is full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needed = human_bytes(size) if size else "an unknown amount of space"
+        raise ModelUnavailable(
+            f"the disk is full: {name} needs {needed} in {directory}. "
+            "Make room and ask again; what has been fetched is kept."
+        ) from error
+
+
+def answer_within(seconds: float, host: str, call: Callable[[], T]) -> T:
+    """Run a short network call under a deadline that holds for name resolution and for all of a host's addresses.
+
+    A connect timeout holds for each address in turn, and none for the resolver, so that a host behind a firewall that
+    drops packets can take many times the timeout.
+
+    Raises:
+        SourceUnreachable: no answer in time.
+    """
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="whisper-api-probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise SourceUnreachable(f"{host} did not answer within {seconds:g} s")
+    return outcome[0]
+
+
+def fetch_url(
+    session: requests.Session,
+    url: str,
+    target: Path,
+    expected: Expected,
+    *,
+    headers: Mapping[str, str] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    refuse: Callable[[requests.Response], SourceFailed] | None = None,
+    reachable: bool = False,
+) -> str:
+    """Fetch one file, going on where an earlier attempt ended, and check it.
+
+    The bytes gather in ``<target>.part`` until they are all there and right; only then does ``target`` exist.
+
+    Args:
+        session: carries proxies, certificates and retries of connections.
+        url: where from.
+        target: where to; its directory exists.
+        expected: what it must be.
+        headers: for each request. An ``Authorization`` among them is not sent to another host after a redirect.
+        on_bytes: called with the bytes of this file that are there.
+        refuse: makes an error of a response that is not a success.
+        reachable: the server has answered a moment ago, so that a failed connection is worth another attempt.
+
+    Returns:
+        SHA-256 of the content.
+
+    Raises:
+        WrongContent: the content is not what is expected, twice if the first attempt was a resumed one.
+        SourceUnreachable: no connection could be made at all.
+        SourceFailed: the server refused, or the connection kept breaking.
+    """
+    part, etag = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.etag")
+    transfer = _Transfer(session, url, part, etag, expected, dict(headers or {}), on_bytes, refuse, reachable)
+    resumed = part.exists()
+    digest = transfer.run()
+    problem = mismatch(part, digest, expected)
+    if problem and resumed:
+        logger.warning("%s: %s after resuming; fetching it from the beginning", target.name, problem)
+        part.unlink()
+        digest = transfer.run()
+        problem = mismatch(part, digest, expected)
+    etag.unlink(missing_ok=True)
+    if problem:
+        part.unlink()
+        raise WrongContent(f"{target.name}: {problem}")
+    part.replace(target)
+    return digest
+
+
+def mismatch(path: Path, sha256: str, expected: Expected) -> str | None:
+    """What is wrong with a file, or None.
+
+    Args:
+        path: the file.
+        sha256: of its content.
+        expected: what it must be.
+    """
+    size = path.stat().st_size
+    if expected.size is not None and size != expected.size:
+        return f"has {size} bytes instead of {expected.size}"
+    if expected.sha256 is not None and sha256 != expected.sha256:
+        return f"has the SHA-256 {sha256} instead of {expected.sha256}"
+    if expected.git_sha1 is not None:
+        found = file_sha256(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+        if found != expected.git_sha1:
+            return f"has the git hash {found} instead of {expected.git_sha1}"
+    return None
+
+
+@dataclass
+class _Transfer:
+    """The bytes of one file: as many requests as it takes."""
+
+    session: requests.Session
+    url: str
+    part: Path
+    etag: Path
+    expected: Expected
+    headers: dict[str, str]
+    on_bytes: Callable[[int], None] | None
+    refuse: Callable[[requests.Response], SourceFailed] | None
+    answered: bool
+
+    def run(self) -> str:
+        """Fill the part file; gives its SHA-256."""
+        import requests
+
+        fruitless = 0
+        cause: Exception
+        while True:
+            before = self.part.stat().st_size if self.part.exists() else 0
+            try:
+                return self._request()
+            except _TryAgain as error:
+                self.answered, cause, reason = True, error, str(error)
+            except requests.RequestException as error:
+                cause, reason = error, type(error).__name__
+            gained = self.part.exists() and self.part.stat().st_size > before
+            self.answered = self.answered or gained
+            fruitless = 0 if gained else fruitless + 1
+            if not self.answered:
+                raise SourceUnreachable(f"no connection ({reason})") from cause
+            if fruitless >= MAX_FRUITLESS_ATTEMPTS:
+                raise SourceFailed(f"{self.part.stem}: the transfer kept breaking ({reason})") from cause
+            logger.info("%s: the transfer broke (%s); going on", self.part.stem, reason)
+            time.sleep(0.2 * 2**fruitless)
+
+    def _request(self) -> str:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        if self.expected.size is not None and have > self.expected.size:
+            self.part.unlink()
+            have = 0
+        digest = hashlib.sha256()
+        if have:
+            file_sha256(self.part, digest)
+        if have and have == self.expected.size:
+            return digest.hexdigest()
+        headers = {**self.headers, "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if self.expected.sha256 is None and self.etag.exists():
+                headers["If-Range"] = self.etag.read_text(encoding="ascii")
+        with self.session.get(
+            self.url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)
+        ) as response:
+            if response.status_code == 416 and have:
+                self.part.unlink()
+                raise _TryAgain("the part is longer than the file")
+            if response.status_code in (408, 429) or response.status_code >= 500:
+                raise _TryAgain(f"status {response.status_code}")
+            if not response.ok:
+                raise self.refuse(response) if self.refuse else SourceFailed(f"status {response.status_code}")
+            if response.status_code != 206:
+                have, digest = 0, hashlib.sha256()
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                self.part.unlink()
+                raise _TryAgain("the server sent another range than the one asked for")
+            self._keep_etag(response)
+            self._write(response, have, digest)
+        return digest.hexdigest()
+
+    def _keep_etag(self, response: requests.Response) -> None:
+        tag = response.headers.get("ETag", "")
+        if tag and not tag.startswith("W/") and tag.isascii():
+            self.etag.write_text(tag, encoding="ascii")
+        else:
+            self.etag.unlink(missing_ok=True)
+
+    def _write(self, response: requests.Response, have: int, digest: Any) -> None:
+        length = response.headers.get("Content-Length", "")
+        end = have + int(length) if length.isdigit() else None
+        with self.part.open("ab" if have else "wb") as file:
+            for chunk in response.iter_content(NETWORK_CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                have += len(chunk)
+                if self.on_bytes:
+                    self.on_bytes(have)
+                if self.expected.size is not None and have > self.expected.size:
+                    return
+        if end is not None and have < end:
+            raise _TryAgain("the connection was closed early")
+
+
+class _TryAgain(Exception):
+    """This request failed in a way that another one may not."""
