@@ -1,0 +1,112 @@
+"""A job's context: lazy submission, order, cancellation, progress, warnings."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from whisper_api.engine.catalog import ModelStore
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.device import Device
+from whisper_api.engine.gpu_worker import GpuWorker
+from whisper_api.engine.models import ModelCache
+from whisper_api.errors import Canceled
+from whisper_api.schema import Progress, TranscriptionOptions
+
+
+@dataclass(frozen=True)
+class Square:
+    max_items: int = 2
+    max_cost: float = math.inf
+
+    @property
+    def memory_key(self) -> Hashable:
+        return "square"
+
+    def run(self, inputs: Sequence[int]) -> list[int]:
+        return [value * value for value in inputs]
+
+
+@pytest.fixture
+def worker() -> Iterator[GpuWorker]:
+    worker = GpuWorker()
+    yield worker
+    worker.close()
+
+
+def context(
+    worker: GpuWorker, tmp_path: Path, cancel: threading.Event | None = None, seen: list[Progress] | None = None
+) -> JobContext:
+    return JobContext(
+        options=TranscriptionOptions(),
+        device=Device("cpu"),
+        worker=worker,
+        models=ModelCache(),
+        store=ModelStore(tmp_path),
+        cancel=cancel,
+        on_progress=None if seen is None else seen.append,
+    )
+
+
+def test_results_come_in_order_and_inputs_are_made_as_they_are_needed(worker: GpuWorker, tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[tuple[Square, int, float]]:
+        for value in range(100):
+            made.append(value)
+            yield Square(), value, 1.0
+
+    results = context(worker, tmp_path).run(items(), window=4)
+    assert next(results) == 0
+    assert len(made) <= 4
+    assert list(results) == [value * value for value in range(1, 100)]
+
+
+def test_cancelling_ends_a_run_and_drops_what_waits(worker: GpuWorker, tmp_path: Path) -> None:
+    cancel = threading.Event()
+    ctx = context(worker, tmp_path, cancel)
+    results = ctx.run(((Square(), value, 1.0) for value in range(1_000)), window=4)
+    next(results)
+    cancel.set()
+    with pytest.raises(Canceled):
+        for _ in results:
+            pass
+    with pytest.raises(Canceled):
+        ctx.check()
+
+
+def test_a_run_that_is_left_early_drops_what_waits(worker: GpuWorker, tmp_path: Path) -> None:
+    results = context(worker, tmp_path).run(((Square(), value, 1.0) for value in range(1_000)), window=4)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert list(context(worker, tmp_path).run([(Square(), 3, 1.0)])) == [9]
+
+
+def test_progress_is_that_of_the_whole_and_never_falls(worker: GpuWorker, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    ctx = context(worker, tmp_path, seen=seen)
+    ctx.begin("decode", 0.0, 0.25)
+    ctx.progress(0.5)
+    ctx.progress(0.1)
+    ctx.progress(7.0)
+    ctx.begin("asr", 0.25, 1.0)
+    ctx.progress(1.0)
+    assert [(p.fraction, p.stage) for p in seen] == [
+        (0.0, "decode"),
+        (0.125, "decode"),
+        (0.25, "decode"),
+        (0.25, "asr"),
+        (1.0, "asr"),
+    ]
+
+
+def test_a_warning_is_kept_once(worker: GpuWorker, tmp_path: Path) -> None:
+    ctx = context(worker, tmp_path)
+    for message in ("a", "b", "a"):
+        ctx.warn(message)
+    assert ctx.warnings == ["a", "b"]

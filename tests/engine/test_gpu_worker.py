@@ -1,0 +1,235 @@
+"""The worker: batches, fairness, out of memory, errors, cancellation, closing."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import pytest
+
+from whisper_api.engine.gpu_worker import GpuWorker, is_out_of_memory
+from whisper_api.errors import EngineClosed, OutOfMemory
+
+
+@dataclass
+class Device:
+    """Stands for a device: holds so many items at once, and records every batch."""
+
+    capacity: int = 1_000
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    batches: list[list[object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+
+@dataclass(frozen=True)
+class Double:
+    """Doubles numbers; fails on ``bad``."""
+
+    device: Device = field(hash=False, compare=False)
+    key: str = "a"
+    max_items: int = 4
+    max_cost: float = math.inf
+
+    @property
+    def memory_key(self) -> Hashable:
+        return self.key
+
+    def run(self, inputs: Sequence[object]) -> list[object]:
+        self.device.entered.set()
+        self.device.gate.wait(10)
+        self.device.batches.append(list(inputs))
+        if len(inputs) > self.device.capacity:
+            raise RuntimeError("CUDA failed with error out of memory")
+        if "bad" in inputs:
+            raise ValueError("bad input")
+        return [f"{value}{value}" for value in inputs]
+
+
+@pytest.fixture
+def worker() -> Iterator[GpuWorker]:
+    worker = GpuWorker()
+    yield worker
+    worker.close()
+
+
+def held(worker: GpuWorker, device: Device) -> Future[object]:
+    """Keep the worker busy, so that what is submitted next is all there when it chooses."""
+    device.gate.clear()
+    device.entered.clear()
+    future = worker.submit("holder", Double(device, key="holder"), "h", 1.0)
+    assert device.entered.wait(10)
+    return future
+
+
+def test_results_belong_to_their_inputs(worker: GpuWorker) -> None:
+    device = Device()
+    futures = [worker.submit("job", Double(device), str(i), 1.0) for i in range(20)]
+    assert [future.result(10) for future in futures] == [f"{i}{i}" for i in range(20)]
+
+
+def test_equal_operations_share_batches_up_to_the_limit(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    futures = [worker.submit("job", Double(device), str(i), 1.0) for i in range(6)]
+    device.gate.set()
+    hold.result(10)
+    for future in futures:
+        future.result(10)
+    assert device.batches[1:] == [["0", "1", "2", "3"], ["4", "5"]]
+
+
+def test_different_operations_never_share_a_batch(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    futures = [worker.submit("job", Double(device, key=key), key, 1.0) for key in "abab"]
+    device.gate.set()
+    hold.result(10)
+    for future in futures:
+        future.result(10)
+    assert all(len(set(batch)) == 1 for batch in device.batches)
+    assert sorted(len(batch) for batch in device.batches[1:]) == [2, 2]
+
+
+def test_cost_bounds_a_batch_but_one_item_may_exceed_it(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    operation = Double(device, max_cost=60.0)
+    futures = [worker.submit("job", operation, str(i), cost) for i, cost in enumerate([90.0, 30.0, 30.0, 30.0])]
+    device.gate.set()
+    hold.result(10)
+    for future in futures:
+        future.result(10)
+    assert device.batches[1:] == [["0"], ["1", "2"], ["3"]]
+
+
+def test_a_short_job_rides_in_the_next_batch_behind_a_long_one(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    long = [worker.submit("long", Double(device), f"l{i}", 30.0) for i in range(40)]
+    short = worker.submit("short", Double(device), "s", 10.0)
+    device.gate.set()
+    hold.result(10)
+    for future in [*long, short]:
+        future.result(10)
+    assert "s" in device.batches[1]
+
+
+def test_two_long_jobs_advance_at_the_same_pace(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    futures = [worker.submit(job, Double(device), f"{job}{i}", 30.0) for job in "xy" for i in range(20)]
+    device.gate.set()
+    hold.result(10)
+    for future in futures:
+        future.result(10)
+    order = [str(value)[0] for batch in device.batches[1:] for value in batch]
+    for end in range(len(order)):
+        assert abs(order[:end].count("x") - order[:end].count("y")) <= 3
+
+
+def test_one_job_takes_at_most_three_quarters_while_others_wait(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    # The first job's items are all cheaper, so that their tags come first.
+    greedy = [worker.submit("greedy", Double(device), f"g{i}", 0.001) for i in range(8)]
+    modest = worker.submit("modest", Double(device), "m", 1.0)
+    device.gate.set()
+    hold.result(10)
+    for future in [*greedy, modest]:
+        future.result(10)
+    first = [str(value)[0] for value in device.batches[1]]
+    assert first.count("g") == 3
+    assert "m" in first
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered(worker: GpuWorker) -> None:
+    device = Device(capacity=2)
+    hold = held(worker, device)
+    operation = Double(device, max_items=8)
+    futures = [worker.submit("job", operation, str(i), 1.0) for i in range(8)]
+    device.gate.set()
+    hold.result(10)
+    assert [future.result(10) for future in futures] == [f"{i}{i}" for i in range(8)]
+    assert worker.item_limit(operation) == 2
+    assert [len(batch) for batch in device.batches[1:]] == [8, 4, 2, 2, 2, 2]
+    more = [worker.submit("job", operation, str(i), 1.0) for i in range(4)]
+    for future in more:
+        future.result(10)
+    assert max(len(batch) for batch in device.batches[7:]) <= 2
+
+
+def test_a_single_item_that_does_not_fit_has_a_name() -> None:
+    device = Device(capacity=0)
+    evicted: list[int] = []
+    worker = GpuWorker(on_out_of_memory=lambda: not evicted and not evicted.append(1))  # type: ignore[func-returns-value]
+    try:
+        with pytest.raises(OutOfMemory, match="does not fit"):
+            worker.submit("job", Double(device), "x", 1.0).result(10)
+    finally:
+        worker.close()
+    assert evicted == [1]
+    assert len(device.batches) == 2  # tried once more after something was evicted
+
+
+def test_only_the_guilty_item_of_a_batch_fails(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    futures = [worker.submit(f"job {value}", Double(device), value, 1.0) for value in ("1", "bad", "3")]
+    device.gate.set()
+    hold.result(10)
+    assert futures[0].result(10) == "11"
+    assert futures[2].result(10) == "33"
+    with pytest.raises(ValueError, match="bad input"):
+        futures[1].result(10)
+
+
+def test_canceled_and_forgotten_items_do_not_run(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    canceled = worker.submit("one", Double(device), "canceled", 1.0)
+    forgotten = worker.submit("two", Double(device), "forgotten", 1.0)
+    kept = worker.submit("three", Double(device), "kept", 1.0)
+    assert canceled.cancel()
+    worker.forget("two")
+    device.gate.set()
+    hold.result(10)
+    assert kept.result(10) == "keptkept"
+    assert forgotten.cancelled()
+    assert all("canceled" not in batch and "forgotten" not in batch for batch in device.batches)
+
+
+def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
+    device = Device()
+    worker = GpuWorker()
+    running = held(worker, device)
+    waiting = worker.submit("job", Double(device), "x", 1.0)
+    closer = threading.Thread(target=worker.close)
+    closer.start()
+    with pytest.raises(EngineClosed):
+        waiting.result(10)
+    device.gate.set()
+    closer.join(10)
+    assert running.result(10) == "hh"
+    with pytest.raises(EngineClosed):
+        worker.submit("job", Double(device), "x", 1.0)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA failed with error out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

@@ -1,0 +1,135 @@
+"""What one job carries through its stages, instead of state on a shared model."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.errors import Canceled
+from whisper_api.schema import Progress, Stage, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.device import Device
+    from whisper_api.engine.gpu_worker import GpuWorker, Operation
+    from whisper_api.engine.models import ModelCache
+
+__all__ = ["JobContext"]
+
+# How often a job thread that waits for its work item looks whether it was canceled.
+POLL_SECONDS = 0.05
+
+
+class JobContext:
+    """One job's options, its way to the models, and its progress.
+
+    Args:
+        options: with every default filled in.
+        device: where models run.
+        worker: the thread that runs them.
+        models: where resident models are leased.
+        store: where model files are.
+        hf_token: the caller's Hugging Face token, if any; never logged.
+        cancel: set by the caller to stop the job.
+        on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: TranscriptionOptions,
+        device: Device,
+        worker: GpuWorker,
+        models: ModelCache,
+        store: ModelStore,
+        hf_token: str | None = None,
+        cancel: threading.Event | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.device = device
+        self.models = models
+        self.store = store
+        self.hf_token = hf_token
+        self.warnings: list[str] = []
+        self._worker = worker
+        self._cancel = cancel
+        self._on_progress = on_progress
+        self._job: Hashable = object()
+        self._stage: Stage = "load"
+        self._stage_from = 0.0
+        self._stage_to = 0.0
+        self._reported = -1.0
+
+    def check(self) -> None:
+        """Stop here if the caller canceled.
+
+        Raises:
+            Canceled: the cancel event is set.
+        """
+        if self._cancel is not None and self._cancel.is_set():
+            raise Canceled("the job was canceled")
+
+    def warn(self, message: str) -> None:
+        """Say what could not be done; a sentence for :attr:`Transcript.warnings`, kept once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def begin(self, stage: Stage, start: float, end: float) -> None:
+        """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
+        self._stage, self._stage_from, self._stage_to = stage, start, end
+        self.progress(0.0)
+
+    def progress(self, fraction: float) -> None:
+        """Report how far the running stage is, from 0 to 1. Never goes back."""
+        self.check()
+        if self._on_progress is None:
+            return
+        overall = self._stage_from + (self._stage_to - self._stage_from) * min(max(fraction, 0.0), 1.0)
+        if overall > self._reported or fraction == 0.0:
+            self._reported = max(overall, self._reported)
+            self._on_progress(Progress(round(self._reported, 4), self._stage))
+
+    def run(self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16) -> Iterator[Any]:
+        """Run work items on the device, interleaved with those of other jobs.
+
+        Args:
+            items: operation, input and cost (seconds of audio) of each; taken lazily, so that a generator's inputs
+                never all stand in memory.
+            window: how many items may be in flight.
+
+        Yields:
+            The results, in the order of the items.
+
+        Raises:
+            Canceled: the caller canceled; items that wait are dropped.
+        """
+        pending: deque[Future[Any]] = deque()
+        try:
+            for operation, value, cost in items:
+                self.check()
+                pending.append(self._worker.submit(self._job, operation, value, cost))
+                if len(pending) >= window:
+                    yield self._wait(pending.popleft())
+            while pending:
+                yield self._wait(pending.popleft())
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """Give up the job's place in the worker's queue."""
+        self._worker.forget(self._job)
+
+    def _wait(self, future: Future[Any]) -> Any:
+        if self._cancel is None:
+            return future.result()
+        while not wait((future,), timeout=POLL_SECONDS).done:
+            if self._cancel.is_set():
+                future.cancel()
+                raise Canceled("the job was canceled")
+        self.check()
+        return future.result()
