@@ -233,3 +233,26 @@ def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
 )
 def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@dataclass(frozen=True)
+class Incomparable(Double):
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("cannot be compared")
+
+    __hash__ = Double.__hash__
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_worker_that_has_failed() -> None:
+    device = Device()
+    worker = GpuWorker()
+    hold = held(worker, device)
+    futures = [worker.submit("job", Incomparable(device), "x", 1.0) for _ in range(2)]
+    device.gate.set()
+    hold.result(10)
+    for future in futures:
+        with pytest.raises(EngineClosed):
+            future.result(10)
+    with pytest.raises(EngineClosed):
+        worker.submit("job", Double(device), "x", 1.0)

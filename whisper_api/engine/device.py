@@ -11,7 +11,7 @@ from typing import Literal
 
 from whisper_api.errors import DeviceUnavailable, InvalidOption
 
-__all__ = ["Device", "choose_compute_type", "choose_device", "physical_cores"]
+__all__ = ["Device", "choose_compute_type", "choose_device", "limit_torch_threads", "physical_cores"]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,15 @@ def physical_cores() -> int:
             cores.add(str(cpu))
     quota = _cgroup_cpus()
     return max(1, len(cores) if quota is None else min(len(cores), quota))
+
+
+def limit_torch_threads() -> None:
+    """Keep torch to the cores this process may use: by itself it counts those of the whole machine."""
+    import torch
+
+    cores = physical_cores()
+    if torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
 
 
 def _cgroup_cpus() -> int | None:

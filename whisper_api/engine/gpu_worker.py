@@ -141,6 +141,15 @@ class GpuWorker:
         return max(1, min(operation.max_items, self._item_limits.get(operation.memory_key, operation.max_items)))
 
     def _loop(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            # Not an operation's error, which goes to its future: job threads must not wait for a thread that is gone.
+            log.critical("the worker's thread has failed", exc_info=True)
+            self.close()
+            raise
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 while not self._closed and not any(queue.items for queue in self._jobs.values()):
