@@ -1,0 +1,419 @@
+"""Alignment gives what whisperx.align gives for the same model, and a time for every word."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from whisper_api.engine import align as stage
+from whisper_api.engine import sentences
+from whisper_api.engine.align_models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
+from whisper_api.engine.catalog import ModelStore
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.device import Device
+from whisper_api.engine.gpu_worker import GpuWorker
+from whisper_api.engine.models import ModelCache
+from whisper_api.errors import ModelCorrupt, UnknownModel
+from whisper_api.schema import Segment, TranscriptionOptions
+
+Audio = npt.NDArray[np.float32]
+Spans = Callable[[str, str], list[tuple[int, int]]]
+
+CONVOLUTIONS = [(24, 10, 5), (24, 3, 2), (24, 3, 2), (24, 3, 2), (24, 3, 2), (24, 2, 2), (24, 2, 2)]
+SMALL = {
+    "extractor_conv_layer_config": CONVOLUTIONS,
+    "encoder_embed_dim": 32,
+    "encoder_pos_conv_kernel": 16,
+    "encoder_pos_conv_groups": 2,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 2,
+    "encoder_ff_interm_features": 48,
+}
+LATIN = "enisratdhulcgmobwfkzvüpäößjyxqéèàâçêîôûñáíóúì'"
+JAPANESE = "こんにちは今日いい天気ですねどに行きまか東京大学で勉強したー"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A models directory with one small random model, as this project and as whisperx read it."""
+
+    root: Path
+    language: str
+    model: Any
+    metadata: dict[str, Any]
+
+
+def sharpened(weight: Any) -> Any:
+    """Random weights give flat probabilities; a trained model's are peaked."""
+    return weight * 40.0
+
+
+def save_bundle(directory: Path, language: str, patch: pytest.MonkeyPatch) -> None:
+    """A torchaudio checkpoint of random weights, with the additional rows that the published ones have."""
+    import torch
+    import torchaudio
+
+    bundle = getattr(torchaudio.pipelines, model_id(language))
+    patch.setattr(bundle, "_params", bundle._params | SMALL)
+    torch.manual_seed(1)
+    state = torchaudio.models.wav2vec2_model(**bundle._params).state_dict()
+    removed = set(bundle._remove_aux_axis)
+    for key in ("aux.weight", "aux.bias"):
+        rows = iter(sharpened(state[key]))
+        count = len(state[key]) + len(removed)
+        state[key] = torch.stack(
+            [torch.full_like(state[key][0], 9e9) if i in removed else next(rows) for i in range(count)]
+        )
+    directory.mkdir(parents=True)
+    torch.save(state, directory / Path(bundle._path).name)
+
+
+def save_hub_model(directory: Path, alphabet: str, norm: str, delimiter: str) -> None:
+    """A wav2vec 2.0 CTC model of random weights with its processor, as the hub has them."""
+    import torch
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2CTCTokenizer,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForCTC,
+        Wav2Vec2Processor,
+    )
+
+    directory.mkdir(parents=True)
+    # The blank is not label 0, and a capital and its small letter are two labels, as in some published vocabularies.
+    labels = ["<unk>", delimiter, *dict.fromkeys(alphabet), "E", "<pad>", "<s>", "</s>"]
+    vocabulary = directory / "vocab.json"
+    vocabulary.write_text(json.dumps({label: index for index, label in enumerate(labels)}), encoding="utf-8")
+    tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary), pad_token="<pad>", word_delimiter_token=delimiter)
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer", do_normalize=True)
+    Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(directory)
+    torch.manual_seed(2)
+    network = Wav2Vec2ForCTC(
+        Wav2Vec2Config(
+            vocab_size=len(labels),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            conv_dim=[channels for channels, _, _ in CONVOLUTIONS],
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+            feat_extract_norm=norm,
+            do_stable_layer_norm=norm == "layer",
+            conv_bias=norm == "layer",
+            pad_token_id=labels.index("<pad>"),
+        )
+    )
+    network.lm_head.weight.data = sharpened(network.lm_head.weight.data)
+    network.save_pretrained(directory)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    import whisperx.alignment
+
+    root = tmp_path_factory.mktemp("bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        save_bundle(root / "align" / "fr", "fr", patch)
+        model, metadata = whisperx.alignment.load_align_model("fr", "cpu", model_dir=str(root / "align" / "fr"))
+        yield Loaded(root, "fr", model, metadata)
+
+
+def hub_model(root: Path, language: str, alphabet: str, norm: str, delimiter: str = "|") -> Loaded:
+    import whisperx.alignment
+
+    directory = root / "align" / language
+    save_hub_model(directory, alphabet, norm, delimiter)
+    model, metadata = whisperx.alignment.load_align_model(language, "cpu", model_name=str(directory))
+    return Loaded(root, language, model, metadata)
+
+
+@pytest.fixture(scope="module")
+def dutch(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return hub_model(tmp_path_factory.mktemp("dutch"), "nl", LATIN, "layer")
+
+
+@pytest.fixture(scope="module")
+def portuguese(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """A model with no label for the space, and none for "|": that has in WhisperX no time but its neighbour's."""
+    return hub_model(tmp_path_factory.mktemp("portuguese"), "pt", LATIN, "group", "<space>")
+
+
+@pytest.fixture(scope="module")
+def japanese(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return hub_model(tmp_path_factory.mktemp("japanese"), "ja", JAPANESE, "group")
+
+
+@pytest.fixture(scope="module")
+def speech(sample_call: Path) -> Audio:
+    with wave.open(str(sample_call)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (stage.SAMPLE_RATE, 1, 2)
+        frames = file.readframes(file.getnframes())
+    return (np.frombuffer(frames, np.int16) / 32768).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def contexts() -> Iterator[Callable[[Loaded], JobContext]]:
+    worker, models = GpuWorker(), ModelCache()
+
+    def make(loaded: Loaded) -> JobContext:
+        store = ModelStore(loaded.root, offline=True)
+        options = TranscriptionOptions()
+        return JobContext(options=options, device=Device("cpu"), worker=worker, models=models, store=store)
+
+    yield make
+    models.close()
+    worker.close()
+
+
+def with_whisperx(loaded: Loaded, audio: Audio, segments: list[Segment], spans: Spans) -> list[dict[str, Any]]:
+    """What whisperx.align gives, its sentence splitter aside, whose data would have to be downloaded."""
+    import whisperx.alignment
+
+    class Splitter:
+        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+            return spans(text, loaded.language)
+
+    given = [{"start": s.start, "end": s.end, "text": s.text, "avg_logprob": s.avg_logprob} for s in segments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whisperx.alignment, "nltk_load", lambda path: Splitter())
+        result = whisperx.alignment.align(given, loaded.model, loaded.metadata, audio, "cpu")
+    found: list[dict[str, Any]] = result["segments"]
+    return found
+
+
+def assert_equal(ours: tuple[Segment, ...], theirs: list[dict[str, Any]]) -> None:
+    assert [segment.id for segment in ours] == list(range(len(ours)))
+    assert len(ours) == len(theirs)
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert (mine.text, mine.start, mine.end) == (reference["text"].strip(), reference["start"], reference["end"])
+        assert mine.avg_logprob == reference["avg_logprob"]
+        if not reference["words"]:  # whisperx could not align the segment
+            assert all(word.interpolated for word in mine.words)
+            continue
+        assert [word.word for word in mine.words] == [word["word"] for word in reference["words"]]
+        for word, other in zip(mine.words, reference["words"], strict=True):
+            if "start" in other:
+                assert (word.start, word.end, word.score) == (other["start"], other["end"], other.get("score"))
+            assert word.interpolated == ("score" not in other)
+
+
+def assert_well_formed(segments: tuple[Segment, ...]) -> None:
+    for segment in segments:
+        assert segment.start <= segment.end
+        assert bool(segment.words) == bool(segment.text)
+        last = segment.start
+        for word in segment.words:
+            assert word.word == word.word.strip() != ""
+            assert last <= word.start <= word.end <= segment.end
+            assert word.interpolated or word.score is not None
+            last = word.start
+
+
+PHRASES = {
+    "fr": [
+        "Bonjour à tous.", "M. Dupont est arrivé à 15 h 30.", "Ça coûte 3.14 €, n'est-ce pas ?", "Oui !",
+        "L'été, enfin…", "Il y a 42 personnes", "«\u00a0C'est fini.\u00a0»", "%%% ###", "où ça\u00a0?", "- Non.",
+        "一二三", "😀 Très drôle.", "aujourd'hui | demain", "A\tB", "fin.\nSuite", "Voilà  deux   espaces",
+    ],
+    "nl": [
+        "Goedemorgen allemaal.", "Dhr. Jansen kwam om 15.30 uur.", "Echt waar?", "Ja!", "Het kost ca. 3,50 euro",
+        "E-mail", "|", "2024", "…", "Éénmaal, Andermaal.", "a", "X Y Z.", "«Wat?» vroeg hij.", "Łódź & Øre",
+        "\u00a0x", "ok\u3000ok",
+    ],
+    "pt": [
+        "Bom dia a todos.", "O Sr. Silva | chegou.", "| | É verdade?", "Sim!", "|", "||.", "Custa 3.14 € |", "não",
+        "A | B |",
+    ],
+    "ja": [
+        "こんにちは。", "今日はいい天気ですね！", "どこに行きますか？", "東京大学で３.14を勉強したい", "ABC",
+        "「はい」と", " ", "42", "…", "は　い", "|",
+    ],
+}  # fmt: skip
+
+
+def random_segments(language: str, duration: float, count: int, seed: int) -> list[Segment]:
+    """Texts of one to five phrases over times that may be too short for them, or beyond the end of the audio."""
+    rng = random.Random(seed)
+    segments = []
+    for index in range(count):
+        join = rng.choice(["", " "]) if language == "ja" else " "
+        text = join.join(rng.choice(PHRASES[language]) for _ in range(rng.randint(1, 5)))
+        text = rng.choice(["", " ", "  "]) + text + rng.choice(["", "", " "])
+        text = rng.choice([text] * 8 + ["", "   ", text.upper()])
+        start = rng.choice([rng.uniform(0, duration * 0.9)] * 8 + [0.0, duration - 0.01, duration + 1.0])
+        length = rng.choice([rng.uniform(0.5, 6)] * 8 + [0.0, 0.01, 0.02, 0.1])
+        segments.append(Segment(id=index, start=start, end=start + length, text=text, avg_logprob=-0.5))
+    return segments
+
+
+def one_span(text: str, language: str) -> list[tuple[int, int]]:
+    return [(len(text) - len(text.lstrip()), len(text.rstrip()))] if text.strip() else []
+
+
+@pytest.mark.parametrize(
+    ("name", "spans"),
+    [("bundle", sentences.spans), ("dutch", sentences.spans), ("portuguese", sentences.spans), ("japanese", one_span)],
+)
+def test_equals_whisperx(
+    name: str,
+    spans: Spans,
+    request: pytest.FixtureRequest,
+    speech: Audio,
+    contexts: Callable[[Loaded], JobContext],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: Loaded = request.getfixturevalue(name)
+    monkeypatch.setattr(stage, "spans", spans)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=4 * stage.SAMPLE_RATE).astype(np.float32)
+    for seed, audio in enumerate((speech, noise, speech[: 3 * stage.SAMPLE_RATE], np.zeros(20_000, np.float32))):
+        segments = random_segments(loaded.language, len(audio) / stage.SAMPLE_RATE, 24, seed)
+        aligned = stage.align(contexts(loaded), audio, segments, loaded.language)
+        assert_equal(aligned.segments, with_whisperx(loaded, audio, segments, spans))
+        assert_well_formed(aligned.segments)
+
+
+def test_japanese_sentences_have_the_characters_of_whisperx_once_each(
+    japanese: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    parts = ["こんにちは。", "今日はいい天気ですね！", "どこに行きますか？"]
+    segments = [Segment(id=0, start=1.0, end=9.0, text="".join(parts), avg_logprob=-0.1)]
+    aligned = stage.align(contexts(japanese), speech, segments, "ja")
+    assert [segment.text for segment in aligned.segments] == [
+        "こんにちは。",
+        "今日はいい天気ですね！",
+        "どこに行きますか？",
+    ]
+    assert_well_formed(aligned.segments)
+    words = [(word.word, word.start, word.end, word.score) for segment in aligned.segments for word in segment.words]
+    (whole,) = with_whisperx(japanese, speech, segments, one_span)
+    assert words == [(word["word"], word["start"], word["end"], word["score"]) for word in whole["words"]]
+
+
+def test_what_is_known_of_a_segment_is_carried_over(
+    bundle: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    known: dict[str, Any] = {"avg_logprob": -0.3, "compression_ratio": 1.4, "no_speech_prob": 0.1}
+    known |= {"temperature": 0.2, "flags": ("low_confidence",)}
+    aligned = stage.align(
+        contexts(bundle), speech, [Segment(id=7, start=1.0, end=6.0, text=" Oui. Non merci.", **known)], "fr"
+    )
+    assert aligned.model == "VOXPOPULI_ASR_BASE_10K_FR"
+    assert [segment.text for segment in aligned.segments] == ["Oui.", "Non merci."]
+    for segment in aligned.segments:
+        assert {name: getattr(segment, name) for name in known} == known
+
+
+def test_words_that_cannot_be_aligned_are_spread_by_their_characters(
+    bundle: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    ctx = contexts(bundle)
+    long = Segment(id=0, start=2.0, end=2.1, text=" un mot trop long pour un si court moment")
+    outside = Segment(id=1, start=100.0, end=102.0, text=" ab cdef gh")
+    empty = Segment(id=2, start=3.0, end=4.0, text=" ")
+    aligned = stage.align(ctx, speech, [long, outside, empty], "fr").segments
+    assert [segment.text for segment in aligned] == [long.text.strip(), outside.text.strip(), ""]
+    assert [(word.start, word.end) for word in aligned[1].words] == [(100.0, 100.5), (100.5, 101.5), (101.5, 102.0)]
+    assert all(word.interpolated and word.score is None for segment in aligned for word in segment.words)
+    assert_well_formed(aligned)
+    assert ctx.warnings == ["2 of 3 segments could not be aligned; the times of their words are interpolated."]
+
+
+def test_a_character_that_lower_casing_doubles_does_not_shift_the_others(
+    dutch: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    # "İ" and "i" with the combining dot above are the same labels.
+    one, two = (
+        stage.align(contexts(dutch), speech, [Segment(id=0, start=1.0, end=5.0, text=text)], "nl").segments[0]
+        for text in ("İstanbul is mooi", "i\u0307stanbul is mooi")
+    )
+    assert [(word.start, word.end) for word in one.words] == [(word.start, word.end) for word in two.words]
+
+
+@pytest.mark.parametrize("name", ["bundle", "dutch", "japanese"])
+def test_a_padded_batch_gives_what_each_segment_gives_alone(
+    name: str, request: pytest.FixtureRequest, speech: Audio
+) -> None:
+    loaded: Loaded = request.getfixturevalue(name)
+    alone = AlignmentSource(loaded.language, loaded.root / "align" / loaded.language).load()
+    together = dataclasses.replace(alone, together=True)
+    pieces = [speech[:32_000], speech[50_000:50_300], speech[60_000:140_000], speech[:400], speech[7_000:39_001]]
+    columns = np.arange(len(set(alone.dictionary.values())))
+    inputs = [EmissionInput(piece, columns, True) for piece in pieces]
+    for one, many in zip(Emissions(alone).run(inputs), Emissions(together).run(inputs), strict=True):
+        assert one.dtype == many.dtype == np.float32
+        np.testing.assert_allclose(many, one, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["bundle", "dutch"])
+def test_half_precision_changes_probabilities_a_little(
+    name: str, request: pytest.FixtureRequest, speech: Audio
+) -> None:
+    loaded: Loaded = request.getfixturevalue(name)
+    source = AlignmentSource(loaded.language, loaded.root / "align" / loaded.language)
+    half = dataclasses.replace(source, dtype="float16")
+    assert half.estimated_bytes() == source.estimated_bytes() // 2
+    inputs = [EmissionInput(speech[:16_000], np.arange(20), False), EmissionInput(speech[:9_000], np.arange(20), False)]
+    exact = Emissions(source.load()).run(inputs)
+    rounded = Emissions(dataclasses.replace(half.load(), together=True)).run(inputs)
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == np.float32
+        np.testing.assert_allclose(np.exp(other), np.exp(one), atol=0.05)
+
+
+def test_a_batch_holds_segments_of_like_length(bundle: Loaded) -> None:
+    rng = random.Random(0)
+    lengths = [rng.uniform(0.5, 30) for _ in range(200)]
+    segments = [Segment(id=i, start=0.0, end=length, text="x") for i, length in enumerate(lengths)]
+    order = list(stage._by_length(segments))
+    assert sorted(order) == list(range(200))
+    for first in range(0, 200, stage.LOOK_AHEAD):
+        window = order[first : first + stage.LOOK_AHEAD]
+        assert set(window) == set(range(first, min(first + stage.LOOK_AHEAD, 200)))
+        assert [lengths[i] for i in window] == sorted(lengths[i] for i in window)
+
+
+def test_models_are_those_of_whisperx() -> None:
+    from whisperx.alignment import DEFAULT_ALIGN_MODELS_HF, DEFAULT_ALIGN_MODELS_TORCH, LANGUAGES_WITHOUT_SPACES
+
+    expected = DEFAULT_ALIGN_MODELS_HF | DEFAULT_ALIGN_MODELS_TORCH
+    assert {language: model_id(language) for language in expected} == expected
+    assert all(stage.has_model(language) for language in expected)
+    assert set(LANGUAGES_WITHOUT_SPACES) == stage.CHARACTER_LANGUAGES
+
+
+def test_a_language_without_a_model_is_refused(bundle: Loaded, contexts: Callable[[Loaded], JobContext]) -> None:
+    assert not stage.has_model("sw")
+    with pytest.raises(UnknownModel, match="sw"):
+        stage.align(contexts(bundle), np.zeros(16_000, np.float32), [], "sw")
+
+
+def test_a_checkpoint_is_read_by_name_and_unloaded(bundle: Loaded, tmp_path: Path) -> None:
+    directory = bundle.root / "align" / "fr"
+    (tmp_path / "other.pt").write_bytes(b"another model in the same directory")
+    checkpoint = next(directory.iterdir())
+    (tmp_path / checkpoint.name).symlink_to(checkpoint)
+    source = AlignmentSource("fr", tmp_path)
+    assert source.estimated_bytes() == checkpoint.stat().st_size
+    model: AlignmentModel = source.load()
+    assert model.blank == 0
+    assert not model.network.training
+    source.unload(model)
+    assert all(parameter.is_meta for parameter in model.network.parameters())
+
+
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelCorrupt, match=str(tmp_path)):
+        AlignmentSource("nl", tmp_path).load()
+    with pytest.raises(ModelCorrupt, match=str(tmp_path)):
+        AlignmentSource("fr", tmp_path).load()

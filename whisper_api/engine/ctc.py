@@ -1,0 +1,129 @@
+"""Forced alignment of a text's characters with the frames of a CTC model: the best path through the trellis.
+
+The trellis is that of "CTC-Segmentation" (Kürzinger et al., 2020) in the form of PyTorch's tutorial on forced
+alignment, which WhisperX uses: a frame either stays with the current character, at the blank's probability, or moves on
+to the next one, at that character's. All sums are float32 and in WhisperX's order, so that ties fall the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CtcPath", "best_path", "mean_scores"]
+
+# Frames computed together: so many rows of the trellis stay in the processor's cache.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class CtcPath:
+    """Which frames belong to which token.
+
+    Attributes:
+        start: (tokens,) first frame of each token.
+        end: (tokens,) frame after its last; the next token's start.
+        log_probs: (end[-1] - start[0],) log probability of each frame on the path: the token's where it begins, the
+            blank's where it goes on.
+    """
+
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    log_probs: npt.NDArray[np.float32]
+
+
+def best_path(emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], blank: int) -> CtcPath | None:
+    """Align tokens with frames.
+
+    Args:
+        emission: (frames, labels) log probabilities.
+        tokens: (tokens,) labels of the text's characters, at least one.
+        blank: the label of the blank.
+
+    Returns:
+        The best path, or None when there is none (more tokens than frames).
+    """
+    moves, reached = _trellis(emission, tokens, blank)
+    count = len(tokens)
+    end = int(np.argmax(reached))
+    start = np.empty(count, np.int64)
+    flat = moves.reshape(-1).data
+    # The cell left of the one that frame t came to, for t = end - 1, end - 2 ...
+    cell = (end - 1) * count + count - 1
+    token = count - 1
+    for frame in range(end - 1, -1, -1):
+        if flat[cell]:
+            start[token] = frame
+            token -= 1
+            cell -= 1
+            if token < 0:
+                break
+        cell -= count
+    else:
+        return None
+    first = int(start[0])
+    log_probs = emission[first:end, blank].copy()
+    log_probs[start - first] = emission[start, tokens]
+    return CtcPath(start, np.append(start[1:], end), log_probs)
+
+
+def _trellis(
+    emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], blank: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """The trellis, of which two things are kept.
+
+    Returns:
+        moves: (frames, tokens) whether the best way to have emitted ``j + 1`` tokens after frame ``t`` moves there in
+            that frame rather than stays.
+        reached: (frames + 1,) score of having emitted all tokens after so many frames.
+    """
+    frames, count = len(emission), len(tokens)
+    before = np.empty(frames + 1, np.float32)  # column 0: nothing emitted yet
+    before[0] = 0.0
+    # Summed in double precision and rounded once, as torch.cumsum does.
+    before[1:] = np.cumsum(emission[:, blank], dtype=np.float64)
+    before[-count:] = np.inf
+    moves = np.empty((frames, count), np.bool_)
+    reached = np.empty(frames + 1, np.float32)
+
+    rows = np.empty((CHUNK + 1, count + 1), np.float32)
+    body = rows[:, 1:]
+    rows[0] = -np.inf
+    rows[0, 0] = before[0]
+    reached[0] = rows[0, count]
+    gathered = np.empty((CHUNK, count), np.float32)
+    stayed = np.empty((CHUNK, count), np.float32)
+    blanks = np.empty(CHUNK, np.float32)
+    # Views are made once: making them anew for each frame would cost as much as the sums. The blank's is a scalar
+    # array, since NumPy adds that without setting up a broadcast.
+    views = [
+        (body[i], rows[i, :-1], body[i + 1], gathered[i], stayed[i], blanks[i, ...]) for i in range(min(CHUNK, frames))
+    ]
+    add, maximum = np.add, np.maximum
+    for first in range(0, frames, CHUNK):
+        size = min(CHUNK, frames - first)
+        last = first + size
+        np.take(emission[first:last], tokens, axis=1, out=gathered[:size], mode="clip")
+        blanks[:size] = emission[first:last, blank]
+        rows[1 : size + 1, 0] = before[first + 1 : last + 1]
+        for here, left, there, move, stay, scalar in views[:size]:
+            add(here, scalar, out=stay)
+            add(left, move, out=there)
+            maximum(stay, there, out=there)
+        np.greater(body[1 : size + 1], stayed[:size], out=moves[first:last])
+        reached[first + 1 : last + 1] = rows[1 : size + 1, count]
+        rows[0] = rows[size]
+    return moves, reached
+
+
+def mean_scores(path: CtcPath) -> list[float]:
+    """The mean probability of each token's frames, from 0 to 1, unrounded."""
+    import torch
+
+    # NumPy's exp differs from torch's in the last bit, and a score that is rounded later can show it.
+    probabilities: list[float] = torch.from_numpy(path.log_probs).exp().tolist()
+    borders = [*(path.start - path.start[0]).tolist(), len(probabilities)]
+    return [sum(probabilities[first:last]) / (last - first) for first, last in pairwise(borders)]
