@@ -1,0 +1,108 @@
+"""Windows, spans and turns: no span reaches over a change that the segmentation has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from whisper_api.engine.activity import STEP, WINDOW, Activity, turns_of, who_speaks, window_starts
+from whisper_api.engine.segmentation import FRAME_START, FRAME_STEP, SAMPLE_RATE, frame_count
+
+FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
+
+
+def recording(seconds: float, turns: list[tuple[float, float, int]]) -> Activity:
+    """What a perfect segmentation gives, its local speakers in another order in every window."""
+    samples = round(seconds * SAMPLE_RATE)
+    starts = window_starts(samples)
+    windows = np.zeros((len(starts), FRAMES, 3), dtype=np.float16)
+    for number, start in enumerate(starts):
+        times = start / SAMPLE_RATE + FRAME_START + FRAME_STEP * (np.arange(FRAMES) + 0.5)
+        for begin, end, who in turns:
+            windows[number, (times >= begin) & (times < end), (who + number) % 3] = 0.9
+    return Activity(windows, starts, samples)
+
+
+def overlap(turns: list[tuple[float, float, int]], start: float, end: float) -> set[int]:
+    return {who for begin, finish, who in turns if min(finish, end) - max(begin, start) > 0.03}
+
+
+TALK = [(0.5, 4.0, 0), (4.0, 5.2, 1), (5.6, 9.0, 0), (8.5, 11.0, 1), (14.0, 14.5, 0)]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 16_000, 79_999, 80_000, 80_001, 96_000, 96_001, 1_000_000])
+def test_windows_cover_the_recording_and_none_lies_beyond_it(samples: int) -> None:
+    starts = window_starts(samples)
+    assert starts[0] == 0
+    assert starts[-1] + WINDOW * SAMPLE_RATE >= samples
+    assert len(starts) == 1 or starts[-1] + (WINDOW - STEP) * SAMPLE_RATE < samples
+
+
+def test_speech_and_overlap_are_where_they_were_put() -> None:
+    activity = recording(16, TALK)
+    borders = np.array([time for begin, end, _ in TALK for time in (begin, end)])
+    for time, speech, two in zip(activity.times, activity.speech, activity.overlap, strict=True):
+        if np.abs(borders - time).min() > 0.05:
+            active = sum(begin <= time < end for begin, end, _ in TALK)
+            assert (speech, two) == (active > 0, active > 1)
+
+
+def test_spans_are_of_one_speaker_alone_and_lie_in_the_recording() -> None:
+    activity = recording(16, TALK)
+    spans = activity.spans(2.0, 0.5, 0.3)
+    assert len(spans.times) > 15
+    for index, seconds in enumerate(spans.seconds):
+        frames = spans.frames_of(index)
+        assert seconds >= 0.3
+        assert seconds == pytest.approx(len(frames) * 0.01)
+        assert frames.min() >= 0
+        assert frames.max() * 160 <= activity.samples
+        whose = [overlap(TALK, frame / 100 - 0.01, frame / 100 + 0.01) for frame in frames]
+        assert len(set().union(*whose)) <= 1
+
+
+def test_every_long_stretch_of_one_speaker_has_spans() -> None:
+    spans = recording(16, TALK).spans(2.0, 0.5, 0.3)
+    covered = np.zeros(1601, dtype=bool)
+    for index in range(len(spans.times)):
+        covered[spans.frames_of(index)] = True
+    assert covered[60:390].all()
+    assert covered[1110:1390].sum() == 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.2, 1.0])
+def test_very_short_recordings(seconds: float) -> None:
+    activity = recording(seconds, [(0.0, 1.0, 0)])
+    assert len(activity.speech_features()) == 1 + activity.samples // 160
+    for index in range(len(activity.spans(2.0, 0.5, 0.3).times)):
+        assert activity.spans(2.0, 0.5, 0.3).frames_of(index).max() <= activity.samples // 160
+
+
+def test_turns_are_given_back_with_two_voices_where_they_overlap() -> None:
+    activity = recording(16, TALK)
+    spans = activity.spans(2.0, 0.5, 0.3)
+    similarity = np.zeros((len(spans.times), 2))
+    for index in range(len(spans.times)):
+        middle = float(np.median(spans.frames_of(index))) / 100
+        similarity[index, overlap(TALK, middle - 0.05, middle + 0.05).pop()] = 0.6
+    who = who_speaks(activity, spans, similarity)
+    assert (who.sum(axis=1)[activity.overlap] == 2).all()
+    assert (who.any(axis=1) == activity.speech).all()
+    turns = turns_of(activity, who)
+    wrong = np.abs(grid(turns) != grid(TALK)).sum() * 0.01
+    assert wrong < 0.4
+
+
+def grid(turns: list[tuple[float, float, int]]) -> npt.NDArray[np.bool_]:
+    cells = np.zeros((2, 1600), dtype=np.bool_)
+    for start, end, who in turns:
+        cells[who, round(start * 100) : round(end * 100)] = True
+    return cells
+
+
+def test_no_turn_ends_after_the_recording() -> None:
+    activity = recording(7.3, [(1.0, 9.0, 0)])
+    turns = turns_of(activity, activity.speech[:, None])
+    assert len(turns) == 1
+    assert turns[0][1] == pytest.approx(7.3)

@@ -1,0 +1,132 @@
+"""Clustering: how many voices, whatever the channel, the noise, the length and the repetition."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api.engine.clustering import Bounds, ClusteringOptions, assign_frames, find_voices
+
+Floats = npt.NDArray[np.float64]
+DIMENSION = 192
+ANY = Bounds()
+
+
+def conversation(
+    voices: int, turns: int, *, noise: float = 0.85, channel: float = 0.0, seed: int = 0
+) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
+    """Embeddings of spans, their times and whose they are.
+
+    Args:
+        noise: of a span against its voice; 0.85 gives spans of one voice a similarity of 0.58.
+        channel: what all voices share; it makes all of them more alike.
+    """
+    rng = np.random.default_rng(seed)
+
+    def unit(shape: tuple[int, ...]) -> Floats:
+        drawn = rng.standard_normal(shape)
+        return np.asarray(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True))
+
+    who = np.concatenate([np.full(8, turn % voices) for turn in range(turns)])
+    drawn = unit((voices, DIMENSION))[who] + channel * unit((DIMENSION,)) + noise * unit((len(who), DIMENSION))
+    return normed(drawn), np.arange(len(who), dtype=np.float64) * 2.0, np.asarray(who, dtype=np.int64)
+
+
+def normed(x: Floats) -> Floats:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float64)
+
+
+def found_in(x: Floats, t: Floats, bounds: Bounds = ANY, **options: Any) -> int:
+    return len(find_voices(x, t, np.full(len(x), 2.0), bounds, ClusteringOptions(**options)))
+
+
+@pytest.mark.parametrize("voices", [1, 2, 3, 6])
+@pytest.mark.parametrize("channel", [0.0, 0.4, 0.7])
+@pytest.mark.parametrize("noise", [0.6, 0.85, 1.0])
+def test_the_number_of_voices_is_found_whatever_the_channel_and_the_noise(
+    voices: int, channel: float, noise: float
+) -> None:
+    x, t, who = conversation(voices, 6 * voices, noise=noise, channel=channel)
+    result = find_voices(x, t, np.full(len(x), 2.0))
+    assert len(result) == voices
+    nearest = result.similarities(x).argmax(axis=1)
+    assert len(set(zip(nearest.tolist(), who.tolist(), strict=True))) == voices
+
+
+@pytest.mark.parametrize("gap", [0.12, 0.16, 0.22])
+def test_the_number_does_not_hang_on_the_gap(gap: float) -> None:
+    for voices in (1, 2, 4):
+        x, t, _ = conversation(voices, 24, channel=0.3)
+        assert found_in(x, t, gap=gap) == voices
+
+
+def test_repeating_a_recording_invents_no_voice() -> None:
+    x, t, _ = conversation(2, 6, seed=3)
+    # A few spans that resemble nothing: two seconds of laughter, again in each repetition.
+    x[10:13] = conversation(1, 1, noise=0.3, seed=9)[0][:3]
+    once = found_in(x, t)
+    rng = np.random.default_rng(0)
+    many = normed(np.concatenate([x] * 20) + 0.005 * rng.standard_normal((20 * len(x), DIMENSION)))
+    assert once == found_in(many, np.arange(len(many), dtype=np.float64) * 2.0) == 2
+
+
+def test_a_handful_of_spans_is_no_voice_unless_asked_for() -> None:
+    x, t, _ = conversation(2, 2)
+    x, t = np.concatenate([x[:8], x[8:11]]), t[:11]
+    assert found_in(x, t) == 1
+    assert found_in(x, t, Bounds(2, 2)) == 2
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8])
+def test_a_given_number_is_kept(wanted: int) -> None:
+    x, t, _ = conversation(3, 12)
+    assert found_in(x, t, Bounds(wanted, wanted)) == wanted
+
+
+def test_bounds_are_kept_and_change_nothing_within_them() -> None:
+    x, t, _ = conversation(3, 12)
+    assert found_in(x, t, Bounds(least=5)) == 5
+    assert found_in(x, t, Bounds(most=2)) == 2
+    assert found_in(x, t, Bounds(least=2, most=6)) == 3
+
+
+def test_more_voices_than_spans_gives_one_for_each_span() -> None:
+    x, t, _ = conversation(2, 2)
+    assert found_in(x[:3], t[:3], Bounds(5, 5)) == 3
+    assert found_in(x[:1], t[:1]) == 1
+
+
+def test_two_voices_that_differ_are_the_two_when_two_are_asked_for() -> None:
+    x, t, who = conversation(2, 8, noise=1.0, channel=0.7)
+    result = find_voices(x, t, np.full(len(x), 2.0), Bounds(2, 2))
+    agree = result.similarities(x).argmax(axis=1) == who
+    assert agree.all() or not agree.any()
+
+
+def test_a_long_recording_is_clustered_in_blocks() -> None:
+    x, t, _ = conversation(5, 400, channel=0.3)
+    assert len(x) > 2400
+    assert found_in(x, t) == 5
+
+
+small = st.integers(1, 3).flatmap(
+    lambda voices: st.lists(st.lists(st.integers(0, 9), min_size=voices, max_size=voices), min_size=1, max_size=6)
+)
+
+
+@given(small, st.integers(0, 12))
+def test_the_sequence_of_voices_is_the_best_there_is(rows: list[list[int]], cost: int) -> None:
+    scores = np.array(rows, dtype=np.float64)
+
+    def value(path: tuple[int, ...]) -> float:
+        changes = sum(a != b for a, b in itertools.pairwise(path))
+        return float(sum(scores[i, v] for i, v in enumerate(path)) - cost * changes)
+
+    best = max(value(path) for path in itertools.product(range(scores.shape[1]), repeat=len(scores)))
+    assert value(tuple(assign_frames(scores, cost).tolist())) == best

@@ -1,0 +1,315 @@
+"""Diarization: who speaks when.
+
+With pyannote's community-1 pipeline where it can be had (it needs an account), else with open models: the segmentation
+that whisperx brings along says where speech, overlap and changes of speaker are, ECAPA-TDNN embeds spans of up to two
+seconds, the spans are clustered into voices, and each frame of speech goes to the voice that its spans resemble most.
+The segmentation's own idea of who speaks is not trusted beyond a span: it takes two voices that resemble each other for
+one over a whole window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.activity import WINDOW, Activity, Spans, turns_of, who_speaks, window_starts
+from whisper_api.engine.clustering import Bounds, ClusteringOptions, Voices, find_voices
+from whisper_api.engine.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
+from whisper_api.engine.segmentation import SAMPLE_RATE
+from whisper_api.engine.speakers import Turn
+from whisper_api.engine.vad import SegmentationSource
+from whisper_api.errors import Canceled, EngineClosed
+
+if TYPE_CHECKING:
+    from whisper_api.engine.context import JobContext
+    from whisper_api.schema import TranscriptionOptions
+
+__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize"]
+
+Floats = npt.NDArray[np.float32]
+
+COMMUNITY = "community-1"
+
+SPAN = 2.0
+"""Seconds of a span at most. 1.5 to 3 gave nearly the same."""
+SPAN_STEP = 0.5
+SPAN_LEAST = 0.3
+
+CLUSTERING = ClusteringOptions()
+
+# One pass of the embedding's trunk: this much audio, and that much more on both sides, seconds.
+CHUNK = 20.0
+MARGIN = 2.0
+# The features' mean is taken over at most so many windows, spread over the recording.
+_MEAN_WINDOWS = 60
+_SEGMENTATION_SHARE = 0.35
+
+
+@dataclass(frozen=True)
+class Diarization:
+    """Who speaks when.
+
+    Attributes:
+        turns: in order of time; those of different speakers may overlap. Labels are ``SPEAKER_00``, ``SPEAKER_01`` ...
+            in order of first appearance.
+        embeddings: label to a vector of length 1, shape (dimension,), when asked for.
+        model: what it was done with, for people.
+    """
+
+    turns: tuple[Turn, ...]
+    embeddings: dict[str, npt.NDArray[np.float32]] | None
+    model: str
+
+
+def diarize(ctx: JobContext, audio: Floats) -> Diarization:
+    """Tell the speakers of a recording apart.
+
+    Args:
+        ctx: the job: its options bound the number of speakers and ask for embeddings; what could not be done as asked
+            becomes a warning of it.
+        audio: shape (samples,), mono, 16 kHz.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: no diarization model can be used.
+        Canceled: the caller canceled.
+    """
+    audio = np.ascontiguousarray(audio, dtype=np.float32)
+    result = _community(ctx, audio) or _open(ctx, audio)
+    found = len({turn.speaker for turn in result.turns})
+    if result.turns:
+        _warn_of_count(ctx, found)
+    ctx.progress(1.0)
+    return result
+
+
+def bounds_of(options: TranscriptionOptions) -> Bounds:
+    """How many speakers there may be."""
+    least = options.num_speakers or options.min_speakers or 1
+    most = options.num_speakers or options.max_speakers or Bounds().most
+    return Bounds(least, max(least, most))
+
+
+def _warn_of_count(ctx: JobContext, found: int) -> None:
+    bounds = bounds_of(ctx.options)
+    if not bounds.least <= found <= bounds.most:
+        wanted = str(bounds.least) if bounds.exact else f"{bounds.least} to {bounds.most}"
+        wanted = f"at least {bounds.least}" if bounds.most == Bounds().most else wanted
+        ctx.warn(f"{wanted} speakers were asked for, {found} could be told apart")
+
+
+# --- pyannote's pipeline ------------------------------------------------------------------------------------------
+
+
+def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
+    """None where that pipeline is neither here nor to be had with a token, or fails."""
+    from whisper_api.engine.community import CommunitySource, run_pipeline
+
+    model = ctx.store.find(COMMUNITY)
+    try:
+        if model is None:
+            if not _has_token(ctx):
+                return None
+            model = ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token)
+        with ctx.models.lease(CommunitySource(str(model.path), ctx.device.torch_name)) as pipeline:
+            output = run_pipeline(ctx, audio, pipeline)
+    except (Canceled, EngineClosed):
+        raise
+    except Exception as error:
+        # Whatever goes wrong in there (it asks for more speakers than it has windows, say), the open models still work.
+        ctx.warn(f"the speakers were told apart with open models, because {COMMUNITY} cannot be used: {error}")
+        return None
+    # Words are given to one speaker each, so turns that exclude each other serve them better.
+    labels = output.speaker_diarization.labels()
+    tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
+    turns = [Turn(float(turn.start), float(turn.end), str(label)) for turn, _, label in tracks]
+    vectors = {} if output.speaker_embeddings is None else dict(zip(labels, output.speaker_embeddings, strict=False))
+    return _in_order(ctx, turns, vectors, f"pyannote {COMMUNITY}")
+
+
+def _has_token(ctx: JobContext) -> bool:
+    if ctx.hf_token:
+        return True
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+# --- open models --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the open models gave for a recording.
+
+    Attributes:
+        activity: where speech is.
+        spans: stretches of one speaker each.
+        embeddings: (spans, 192), each of length 1.
+    """
+
+    activity: Activity
+    spans: Spans
+    embeddings: Floats
+
+    def voices(self, bounds: Bounds, options: ClusteringOptions = CLUSTERING) -> Voices | None:
+        """Who speaks; None when nobody speaks long enough to say."""
+        if len(self.embeddings) == 0:
+            return None
+        return find_voices(self.embeddings, self.spans.times, self.spans.seconds, bounds, options)
+
+    def turns(self, voices: Voices | None) -> list[Turn]:
+        """Who speaks when."""
+        who = self.activity.speech[:, None]
+        if voices is not None:
+            who = who_speaks(self.activity, self.spans, voices.similarities(self.embeddings))
+        return [Turn(start, end, _label(voice)) for start, end, voice in turns_of(self.activity, who)]
+
+
+def analyze(ctx: JobContext, audio: Floats) -> Analysis:
+    """Run the open models.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: one of them cannot be used.
+    """
+    device = ctx.device.torch_name
+    sources = (
+        SegmentationSource(str(ctx.store.ensure("segmentation").path), device),
+        EcapaSource(str(ctx.store.ensure("ecapa", hf_token=ctx.hf_token).path), device),
+    )
+    with contextlib.ExitStack() as stack:
+        segmentation, ecapa = (stack.enter_context(ctx.models.lease(source)) for source in sources)
+        activity = _segment(ctx, audio, segmentation)
+        spans = activity.spans(SPAN, SPAN_STEP, SPAN_LEAST)
+        return Analysis(activity, spans, _embed(ctx, audio, ecapa, activity, spans))
+
+
+def _open(ctx: JobContext, audio: Floats) -> Diarization:
+    analysis = analyze(ctx, audio)
+    voices = analysis.voices(bounds_of(ctx.options))
+    ctx.check()
+    turns = analysis.turns(voices)
+    vectors = {} if voices is None else {_label(number): row for number, row in enumerate(voices.centroids)}
+    return _in_order(ctx, turns, vectors, "pyannote segmentation 2, ECAPA-TDNN")
+
+
+@dataclass(frozen=True)
+class SegmentWindows:
+    """Run the segmentation: (samples,) windows to (frames, speakers) activity."""
+
+    model: Any
+    device: str
+    max_items: int
+
+    max_cost = math.inf
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What an out-of-memory limit is remembered under."""
+        return ("segmentation", self.device)
+
+    def run(self, inputs: Sequence[Floats]) -> Sequence[npt.NDArray[np.float16]]:
+        """One result for each window."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(inputs)).to(self.device)
+            return list(self.model(batch).half().cpu().numpy())
+
+
+def _segment(ctx: JobContext, audio: Floats, model: Any) -> Activity:
+    size = round(WINDOW * SAMPLE_RATE)
+    starts = window_starts(len(audio))
+    operation = SegmentWindows(model, ctx.device.torch_name, 8 if ctx.device.kind == "cpu" else 128)
+    windows = (audio[start : start + size] for start in starts)
+    results: list[npt.NDArray[np.float16]] = []
+    for result in ctx.run((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows):
+        results.append(result)
+        ctx.progress(_SEGMENTATION_SHARE * len(results) / len(starts))
+    return Activity(np.stack(results), starts, len(audio))
+
+
+def _embed(ctx: JobContext, audio: Floats, model: Any, activity: Activity, spans: Spans) -> Floats:
+    """(spans, 192)."""
+    if len(spans.times) == 0:
+        return np.zeros((0, DIMENSION), dtype=np.float32)
+    operation = EmbedSpans(model, ctx.device.torch_name, ctx.device.kind == "cpu" and has_bfloat16())
+    speech = activity.speech_features()
+    stretches = _stretches(audio, speech, _feature_mean(audio, speech), spans)
+    results: list[Floats] = []
+    for result in ctx.run(((operation, value, CHUNK) for value in stretches), window=4):
+        results.append(result)
+        done = sum(map(len, results)) / len(spans.times)
+        ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done)
+    return np.concatenate(results)
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively: the embeddings then cost less than half, and agree to 0.9999."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported()) if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
+
+
+def _feature_mean(audio: Floats, speech: Floats) -> Floats:
+    """(80,) mean of the features over speech."""
+    import torch
+
+    starts = range(0, max(1, len(audio)), round(WINDOW * SAMPLE_RATE))
+    starts = starts[:: math.ceil(len(starts) / _MEAN_WINDOWS)]
+    total, weight = np.zeros(80, dtype=np.float64), 0.0
+    for start in starts:
+        frames = speech[start // 160 : (start + round(WINDOW * SAMPLE_RATE)) // 160]
+        if frames.any():
+            window = torch.from_numpy(audio[start : start + round(WINDOW * SAMPLE_RATE)])
+            energies = features(window[None])[0].numpy()[:, : len(frames)]
+            total += energies @ frames[: energies.shape[1]]
+            weight += float(frames[: energies.shape[1]].sum())
+    return (total / max(weight, 1.0)).astype(np.float32)
+
+
+def _stretches(
+    audio: Floats, speech: Floats, mean: Floats, spans: Spans
+) -> Iterator[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]:
+    """The inputs of :class:`EmbedSpans`, which together hold all spans in order."""
+    chunk, margin = round(CHUNK * 100), round(MARGIN * 100)
+    owner = np.round(spans.times * 100).astype(np.int64) // chunk
+    for number in np.unique(owner):
+        first = max(0, int(number) * chunk - margin)
+        last = min(len(speech), int(number + 1) * chunk + margin)
+        members = [spans.frames_of(int(index)) - first for index in np.flatnonzero(owner == number)]
+        members = [frames[frames < last - first] for frames in members]
+        context = speech[first:last].copy()
+        for frames in members:
+            context[frames] = 1.0
+        waveform = audio[first * 160 : (last - 1) * 160]
+        yield waveform, mean, context, members
+
+
+def _label(number: int) -> str:
+    return f"SPEAKER_{number:02d}"
+
+
+def _in_order(ctx: JobContext, turns: list[Turn], vectors: dict[str, Any], model: str) -> Diarization:
+    """Turns by time, speakers renamed in order of first appearance."""
+    turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
+    names: dict[str, str] = {}
+    for turn in turns:
+        names.setdefault(turn.speaker, _label(len(names)))
+    embeddings = None
+    if ctx.options.speaker_embeddings:
+        embeddings = {
+            name: (vectors[old] / max(float(np.linalg.norm(vectors[old])), 1e-12)).astype(np.float32)
+            for old, name in names.items()
+            if old in vectors
+        }
+    return Diarization(tuple(Turn(turn.start, turn.end, names[turn.speaker]) for turn in turns), embeddings, model)

@@ -1,0 +1,160 @@
+"""Who said it: gives words and segments the speakers of a diarization, and splits segments where they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.schema import Segment, Word
+
+__all__ = ["Turn", "assign_speakers"]
+
+# A lone word belongs to somebody else than the words around it only if that speaker has so much more of it than theirs,
+# as a share of the word's duration: turns begin and end with an error of a few tenths of a second.
+CLEAR_MARGIN = 0.5
+
+Times = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stretch in which one person speaks.
+
+    Attributes:
+        start, end: seconds from the beginning of the audio.
+        speaker: label.
+    """
+
+    start: float
+    end: float
+    speaker: str
+
+
+def assign_speakers(segments: Sequence[Segment], turns: Sequence[Turn]) -> tuple[Segment, ...]:
+    """Give every word and segment a speaker; a segment in which the speaker changes becomes several.
+
+    A word gets the speaker whose turns overlap it longest, the one whose turn began first when two are equal, and the
+    speaker of the nearest turn when none overlaps it. One word alone between words of another speaker changes the
+    speaker only if it is clearly not theirs. A segment without words gets the speaker who overlaps it longest; with
+    words, every segment returned is by one speaker.
+
+    Args:
+        segments: in order of time.
+        turns: in any order; they may overlap.
+
+    Returns:
+        The segments with speakers, ids counted from 0. Without turns, what was given.
+    """
+    if not turns:
+        return tuple(segments)
+    timeline = _Timeline(turns)
+    spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
+    overlaps = iter(timeline.overlaps(spans))
+    pieces: list[Segment] = []
+    for segment in segments:
+        if not segment.words:
+            speaker = timeline.choose(next(overlaps), segment.start, segment.end)
+            pieces.append(msgspec.structs.replace(segment, speaker=speaker))
+            continue
+        shares = [next(overlaps) for _ in segment.words]
+        labels = [timeline.choose(s, w.start, w.end) for s, w in zip(shares, segment.words, strict=True)]
+        pieces += _split(segment, _smooth(segment.words, labels, shares))
+    return tuple(msgspec.structs.replace(piece, id=index) for index, piece in enumerate(pieces))
+
+
+class _Timeline:
+    """Turns arranged so that the ones at a given time are found by bisection."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self.turns = sorted(turns, key=lambda turn: turn.start)
+        self.starts: Times = np.array([turn.start for turn in self.turns])
+        ends: Times = np.array([turn.end for turn in self.turns])
+        self.latest: Times = np.maximum.accumulate(ends)
+        self.by_speaker: dict[str, list[int]] = {}
+        for index, turn in enumerate(self.turns):
+            self.by_speaker.setdefault(turn.speaker, []).append(index)
+
+    def overlaps(self, spans: Sequence[tuple[float, float]]) -> list[dict[str, tuple[float, int]]]:
+        """For each span, by speaker: seconds of overlap, and the number of the first turn that overlaps."""
+        found: list[dict[str, tuple[float, int]]] = [{} for _ in spans]
+        begins: Times = np.array([start for start, _ in spans], dtype=np.float64)
+        finishes: Times = np.array([end for _, end in spans], dtype=np.float64)
+        for speaker, indices in self.by_speaker.items():
+            # Within one speaker's turns, so that somebody's hour-long turn does not make everybody's search long.
+            latest = np.maximum.accumulate([self.turns[i].end for i in indices])
+            first = np.searchsorted(latest, begins, side="right")
+            last = np.searchsorted(self.starts[indices], finishes, side="left")
+            for span in np.flatnonzero(first < last).tolist():
+                start, end = spans[span]
+                total, earliest = 0.0, -1
+                for index in indices[first[span] : last[span]]:
+                    seconds = min(self.turns[index].end, end) - max(self.turns[index].start, start)
+                    if seconds > 0:
+                        total += seconds
+                        earliest = index if earliest < 0 else earliest
+                if earliest >= 0:
+                    found[span][speaker] = (total, earliest)
+        return found
+
+    def choose(self, shares: dict[str, tuple[float, int]], start: float, end: float) -> str:
+        if shares:
+            return max(shares, key=lambda speaker: (shares[speaker][0], -shares[speaker][1]))
+        following = int(np.searchsorted(self.starts, end, side="right"))
+        if following == 0:
+            return self.turns[0].speaker
+        # The first of the turns that end last, of those that began before.
+        before = int(np.searchsorted(self.latest[:following], self.latest[following - 1], side="left"))
+        if following < len(self.turns) and self.starts[following] - end < start - self.latest[before]:
+            return self.turns[following].speaker
+        return self.turns[before].speaker
+
+
+def _smooth(words: Sequence[Word], labels: list[str], shares: Sequence[dict[str, tuple[float, int]]]) -> list[str]:
+    smoothed = list(labels)
+    for i, (word, label) in enumerate(zip(words, labels, strict=True)):
+        around = {smoothed[j] for j in (i - 1,) if j >= 0} | {labels[j] for j in (i + 1,) if j < len(labels)}
+        if len(around) != 1 or label in around:
+            continue
+        (other,) = around
+        margin = shares[i].get(label, (0.0, 0))[0] - shares[i].get(other, (0.0, 0))[0]
+        if margin < CLEAR_MARGIN * (word.end - word.start) or not shares[i]:
+            smoothed[i] = other
+    return smoothed
+
+
+def _split(segment: Segment, labels: Sequence[str]) -> Iterator[Segment]:
+    words = [msgspec.structs.replace(word, speaker=label) for word, label in zip(segment.words, labels, strict=True)]
+    runs = [tuple(run) for _, run in groupby(words, key=lambda word: word.speaker)]
+    if len(runs) == 1:
+        yield msgspec.structs.replace(segment, speaker=labels[0], words=runs[0])
+        return
+    for number, (run, text) in enumerate(zip(runs, _texts(segment.text, runs), strict=True)):
+        yield msgspec.structs.replace(
+            segment,
+            start=segment.start if number == 0 else run[0].start,
+            end=segment.end if number == len(runs) - 1 else run[-1].end,
+            text=text,
+            speaker=run[0].speaker,
+            words=run,
+        )
+
+
+def _texts(text: str, runs: Sequence[tuple[Word, ...]]) -> list[str]:
+    """The part of the text that each run of words stands in, with its own spacing."""
+    begins: list[int] = []
+    position = 0
+    for run in runs:
+        for number, word in enumerate(run):
+            found = text.find(word.word, position)
+            if found < 0:
+                return [" ".join(word.word for word in run) for run in runs]
+            if number == 0:
+                begins.append(found)
+            position = found + len(word.word)
+    bounds = [0, *begins[1:], len(text)]
+    return [text[start:end].strip() for start, end in pairwise(bounds)]
