@@ -184,9 +184,30 @@ def use_segmentation(model: object) -> object:
     return SegmentationOperation(model, "cpu").run([np.zeros(80_000, np.float32)])[0].shape
 
 
+def embedding(path: Path) -> ModelSource[object]:
+    from whisper_api.engine.ecapa import EcapaSource
+
+    return EcapaSource(str(path), "cpu")
+
+
+def use_embedding(model: object) -> object:
+    import numpy as np
+
+    from whisper_api.engine.ecapa import EmbedSpans
+
+    sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    value = (sound, np.zeros(80, np.float32), np.ones(201, np.float32), [np.arange(200)])
+    return EmbedSpans(model, "cpu", half_precision=False).run([value])[0].shape
+
+
 @pytest.mark.models
 @pytest.mark.parametrize(
-    ("name", "source", "use"), [("base", whisper, use_whisper), ("segmentation", segmentation, use_segmentation)]
+    ("name", "source", "use"),
+    [
+        ("base", whisper, use_whisper),
+        ("segmentation", segmentation, use_segmentation),
+        ("ecapa", embedding, use_embedding),
+    ],
 )
 def test_real_models_are_loaded_used_dropped_and_loaded_again(
     models_dir: Path,
@@ -205,3 +226,47 @@ def test_real_models_are_loaded_used_dropped_and_loaded_again(
         assert cache.evict_idle()
         assert cache.resident() == []
     assert results[0] == results[1]
+
+
+def test_an_alignment_model_is_loaded_used_dropped_and_loaded_again(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    from whisper_api.engine.align_models import AlignmentSource, EmissionInput, Emissions
+
+    torch.manual_seed(0)
+    save_alignment_model(tmp_path)
+    cache = ModelCache()
+    wanted = AlignmentSource("nl", tmp_path, "cpu", "float32")
+    results = []
+    for _ in range(2):
+        with cache.lease(wanted) as model:
+            operation = Emissions(model, max_cost=30.0, memory_key="test")
+            sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+            (emission,) = operation.run([EmissionInput(sound, np.array([1, 2]), False)])
+            results.append(emission)
+        assert cache.evict_idle()
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def save_alignment_model(folder: Path) -> None:
+    """A small random wav2vec 2.0 model, as the hub would have it."""
+    import json
+
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    config = Wav2Vec2Config(
+        vocab_size=6,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Wav2Vec2CTCTokenizer"}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"feature_extractor_type": "Wav2Vec2FeatureExtractor"}))

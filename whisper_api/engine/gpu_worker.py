@@ -1,9 +1,9 @@
 """The one thread that runs models on a device, fairly over all active jobs.
 
 Job threads submit work items and wait for their futures. The worker picks items by start-time fair queueing (Goyal,
-Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996): every item carries a start tag on a virtual clock that advances
-with the work its job was given, so a short job that arrives behind a long one rides in the next batch. Items whose
-operations are equal share a batch.
+Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996): every item carries a start tag on a virtual clock that
+advances with the work its job was given, so a short job that arrives behind a long one rides in the next batch. Items
+whose operations are equal share a batch.
 """
 
 from __future__ import annotations

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Word errors and word times on recordings with references, beside whisperx with the same weights.
+
+    scripts/eval_accuracy.py FOLDER [--model NAME] [--beam-size N] [--no-peer]
+
+FOLDER holds a manifest.json: a list of {"file", "language", "text"}, where known with "words": [{"word", "start",
+"end"}]. Needs the extra "eval" (jiwer, whisper-normalizer). Word errors are counted after Whisper's text normalisation;
+word times are those of the words that both the reference and the transcript have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisper_api import Engine, TranscriptionOptions
+from whisper_api.engine.decode import decode
+
+Hypothesis = tuple[str, list[tuple[str, float, float]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="base")
+    parser.add_argument("--beam-size", type=int, default=5)
+    parser.add_argument("--no-peer", action="store_true", help="leave whisperx out")
+    arguments = parser.parse_args()
+    models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
+    manifest = json.loads((arguments.folder / "manifest.json").read_text())
+    items = [item for item in manifest if item.get("text")]
+    sides: dict[str, Callable[[Path, str], Hypothesis]] = {}
+    with Engine(device="cpu", models_dir=models) as engine:
+        sides["whisper-api"] = ours(engine, arguments.model, arguments.beam_size)
+        if not arguments.no_peer:
+            sides["whisperx"] = theirs(models / "whisper" / arguments.model, arguments.beam_size)
+        for name, transcribe in sides.items():
+            report(name, arguments.folder, items, transcribe)
+
+
+def ours(engine: Engine, model: str, beam_size: int) -> Callable[[Path, str], Hypothesis]:
+    def transcribe(path: Path, language: str) -> Hypothesis:
+        options = TranscriptionOptions(model=model, language=language, beam_size=beam_size, diarize=False)
+        transcript = engine.transcribe(path, options)
+        return transcript.text, [(word.word, word.start, word.end) for word in transcript.words]
+
+    return transcribe
+
+
+def theirs(weights: Path, beam_size: int) -> Callable[[Path, str], Hypothesis]:
+    import whisperx
+
+    loaded: dict[str, Any] = {}
+
+    def transcribe(path: Path, language: str) -> Hypothesis:
+        if language not in loaded:
+            loaded[language] = whisperx.load_model(
+                str(weights),
+                "cpu",
+                compute_type="int8",
+                language=language,
+                asr_options={"beam_size": beam_size},
+                threads=os.cpu_count() or 1,
+            )
+        segments = loaded[language].transcribe(decode(path).audio, batch_size=8)["segments"]
+        return " ".join(segment["text"] for segment in segments), []
+
+    return transcribe
+
+
+def report(name: str, folder: Path, items: list[dict[str, Any]], transcribe: Callable[[Path, str], Hypothesis]) -> None:
+    import jiwer
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    english, basic = EnglishTextNormalizer(), BasicTextNormalizer()
+    errors: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    starts: list[float] = []
+    ends: list[float] = []
+    for item in items:
+        language = item["language"]
+        text, timed = transcribe(folder / item["file"], language)
+        normalize = english if language == "en" else basic
+        compared = jiwer.process_words(normalize(item["text"]), normalize(text))
+        errors[language] += compared.substitutions + compared.deletions + compared.insertions
+        words[language] += len(normalize(item["text"]).split())
+        if item.get("words") and timed:
+            differences(timed, [(w["word"], w["start"], w["end"]) for w in item["words"]], starts, ends)
+    print(f"{name}: word errors", ", ".join(f"{code} {errors[code]}/{words[code]}" for code in words), flush=True)
+    for edge, found in (("starts", starts), ("ends", ends)):
+        if found:
+            size = np.abs(found) * 1000
+            print(
+                f"{name}: word {edge} of {len(found)} words: median error {np.median(size):.0f} ms, "
+                f"mean {size.mean():.0f} ms, 90th percentile {np.percentile(size, 90):.0f} ms, "
+                f"bias {np.median(found) * 1000:+.0f} ms"
+            )
+
+
+def differences(
+    found: list[tuple[str, float, float]],
+    reference: list[tuple[str, float, float]],
+    starts: list[float],
+    ends: list[float],
+) -> None:
+    """Add the seconds by which the words that both have are early (below 0) or late."""
+
+    def plain(word: str) -> str:
+        return re.sub(r"[^\w]", "", word.lower()).replace("mr", "mister")
+
+    matcher = difflib.SequenceMatcher(
+        None, [plain(word) for word, _, _ in found], [plain(word) for word, _, _ in reference], autojunk=False
+    )
+    for a, b, size in matcher.get_matching_blocks():
+        for (_, start, end), (_, true_start, true_end) in zip(
+            found[a : a + size], reference[b : b + size], strict=True
+        ):
+            starts.append(start - true_start)
+            ends.append(end - true_end)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Recognition with the real model: text, language, prompts, fallback, caps, batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisper_api import Engine, TranscriptionOptions
+from whisper_api.engine.asr import Recognizer, compression_ratio, prompt_tokens
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.decode import decode
+from whisper_api.engine.vad import Span
+from whisper_api.engine.whisper import Decoded, DecodeOperation, ListenOperation, Row, Whisper
+from whisper_api.schema import Segment
+
+pytestmark = pytest.mark.models
+
+RATE = 16_000
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def call(sample_call: Path) -> Floats:
+    return decode(sample_call).audio
+
+
+@pytest.fixture
+def whisper(engine: Engine, base_model_dir: Path) -> Iterator[Whisper]:
+    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+        yield whisper
+
+
+def context(engine: Engine, **options: Any) -> JobContext:
+    return JobContext(
+        options=TranscriptionOptions(**options),
+        device=engine.device,
+        worker=engine._worker,
+        models=engine.models,
+        store=engine.store,
+    )
+
+
+def recognize(
+    engine: Engine,
+    whisper: Whisper,
+    audio: Floats,
+    spans: Sequence[Span],
+    language: str = "en",
+    *,
+    words: bool = False,
+    **options: Any,
+) -> list[Segment]:
+    recognizer = Recognizer(context(engine, **options), whisper, "base", audio, spans, engine.batching)
+    return list(recognizer.transcribe(language, word_times=words))
+
+
+FIRST = Span(int(6.4 * RATE), int(14.3 * RATE))
+SECOND = Span(int(14.3 * RATE), int(21.6 * RATE))
+
+
+def test_the_call_is_understood(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    first, second = recognize(engine, whisper, call, [FIRST, SECOND])
+    assert "I didn't know you were there" in first.text
+    assert "New Jersey" in first.text
+    assert "Chicago" in second.text
+    assert (first.start, first.end) == (6.4, 14.3)
+    assert first.avg_logprob is not None
+    assert -1 < first.avg_logprob < 0
+    assert first.flags == ()
+
+
+def test_words_are_the_text_and_their_times_rise(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    for segment in recognize(engine, whisper, call, [FIRST, SECOND], words=True):
+        assert " ".join(word.word for word in segment.words) == segment.text
+        times = [time for word in segment.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert segment.start <= times[0]
+        assert times[-1] <= segment.end
+
+
+def test_a_batch_gives_what_each_window_gives_alone(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    spans = [FIRST, SECOND, Span(int(21.6 * RATE), len(call)), FIRST]
+    together = [segment.text for segment in recognize(engine, whisper, call, spans)]
+    alone = [recognize(engine, whisper, call, [span])[0].text for span in spans]
+    assert together == alone
+
+
+def test_the_language_is_judged_and_its_encoding_used_again(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[bool] = []
+    run = DecodeOperation.run
+
+    def watched(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+        encoded.append(self.encoded)
+        return run(self, inputs)
+
+    monkeypatch.setattr(DecodeOperation, "run", watched)
+    recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    language, probability = recognizer.judge_language("auto")
+    assert language == "en"
+    assert probability is not None
+    assert probability > 0.9
+    texts = [segment.text for segment in recognizer.transcribe("en", word_times=False)]
+    assert all(encoded)
+    assert texts == [segment.text for segment in recognize(engine, whisper, call, [FIRST, SECOND])]
+
+
+def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    ctx = context(engine)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    assert recognizer.judge_language("de") == ("de", None)
+    assert len(ctx.warnings) == 1
+    assert "'en'" in ctx.warnings[0]
+    assert "'de'" in ctx.warnings[0]
+
+
+def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, call: Floats) -> None:
+    with engine.models.lease(engine.whisper_source(engine.store.ensure("tiny.en"))) as tiny:
+        ctx = context(engine)
+        recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
+        assert recognizer.judge_language("fr") == ("en", None)
+        assert "English only" in ctx.warnings[0]
+        (segment,) = recognizer.transcribe("en", word_times=True)
+    assert "New Jersey" in segment.text
+    assert segment.words
+
+
+def test_translation_gives_english(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    (segment,) = recognize(engine, whisper, call, [FIRST], task="translate")
+    assert "New Jersey" in segment.text
+
+
+def test_a_prompt_and_hotwords_change_the_spelling(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    span = Span(int(14.4 * RATE), int(17.9 * RATE))
+    (plain,) = recognize(engine, whisper, call, [span])
+    (prompted,) = recognize(engine, whisper, call, [span], hotwords="Sheyla", prompt="A call between Diane and Sheyla.")
+    assert "Sheyla" not in plain.text
+    assert "Sheyla" in prompted.text
+
+
+@pytest.mark.parametrize(("prompt", "hotwords"), [("word " * 2_000, "name " * 2_000), ("word " * 2_000, None)])
+def test_a_prompt_longer_than_the_context_is_cut(whisper: Whisper, prompt: str, hotwords: str | None) -> None:
+    tokenizer = whisper.tokenizer("en")
+    tokens = prompt_tokens(tokenizer, prompt, hotwords)
+    assert len(tokens) <= 224
+    assert tokens[0] == tokenizer.sot_prev
+    assert tokens[-4:] == (*tokenizer.sot_sequence, tokenizer.no_timestamps)
+    assert "word" in tokenizer.decode(list(tokens))
+    assert ("name" in tokenizer.decode(list(tokens))) is bool(hotwords)
+
+
+def test_numerals_can_be_suppressed(whisper: Whisper) -> None:
+    tokenizer = whisper.tokenizer("en")
+    tokens = set(whisper.numeral_tokens)
+    assert set(tokenizer.encode("1")) <= tokens
+    assert set(tokenizer.encode("50%")) & tokens
+    assert set(tokenizer.encode(" $")) <= tokens
+    assert not set(tokenizer.encode(" hello world")) & tokens
+    # WhisperX's rule for these tokens, on every hundredth of the vocabulary.
+    for token in range(0, tokenizer.eot, 100):
+        if any(sign in "0123456789%$£" for sign in tokenizer.decode([token])):
+            assert token in tokens
+
+
+def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, float]] = []
+    good = whisper.tokenizer("en").encode(" hello there my friend")
+    loop = whisper.tokenizer("en").encode(" no" * 60)
+
+    def scripted(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+        asked.append((self.frames, self.beam_size, self.temperature))
+        if self.temperature < 0.4:
+            return [Decoded(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
+        return [Decoded(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
+
+    monkeypatch.setattr(DecodeOperation, "run", scripted)
+    (segment,) = recognize(engine, whisper, call, [FIRST], beam_size=1)
+    assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
+    assert segment.text == "hello there my friend"
+    assert segment.temperature == 0.4
+    assert segment.flags == ()
+
+
+def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
+    asked: list[float] = []
+
+    def looping(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+        asked.append(self.temperature)
+        return [Decoded(loop, -0.1 - self.temperature, 0.1, False, None) for _ in inputs]
+
+    monkeypatch.setattr(DecodeOperation, "run", looping)
+    ctx = context(engine)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    (segment,) = recognizer.transcribe("en", word_times=False)
+    assert asked == [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
+    assert segment.flags == ("repetitive",)
+    assert segment.temperature == 0.0
+
+    def silent(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+        return [Decoded(loop, -1.5, 0.9, False, None) for _ in inputs]
+
+    monkeypatch.setattr(DecodeOperation, "run", silent)
+    assert recognize(engine, whisper, call, [FIRST, SECOND]) == []
+
+
+def test_text_that_fills_the_cap_is_not_lost_but_split(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
+    lengths: list[int] = []
+
+    def dense(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+        lengths.extend(row.speech_frames for row in inputs)
+        return [Decoded(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
+
+    monkeypatch.setattr(DecodeOperation, "run", dense)
+    segments = recognize(engine, whisper, call, [Span(0, 15 * RATE)])
+    assert len(segments) >= 2
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    assert segments[0].start == 0.0
+    assert segments[-1].end == 15.0
+    assert all(a.end == b.start for a, b in itertools.pairwise(segments))
+    assert all(segment.flags == () for segment in segments)
+
+
+def test_the_token_cap_holds_for_any_prompt_length(whisper: Whisper, call: Floats) -> None:
+    tokenizer = whisper.tokenizer("en")
+    for extra in (0, 150):
+        prompt = (*([tokenizer.sot_prev] * bool(extra)), *([11] * extra), *tokenizer.sot_sequence)
+        prompt = (*prompt, tokenizer.no_timestamps)
+        # Without a margin, and with everything but digits suppressed, the decoder never ends by itself.
+        operation = DecodeOperation(
+            whisper, 200, 1, 60.0, prompt_length=len(prompt), beam_size=1, temperature=0.0, suppress=(tokenizer.eot,)
+        )
+        row = Row(whisper.features(call[7 * RATE : 9 * RATE], 200), prompt, 200)
+        (decoded,) = operation.run([row])
+        assert decoded.capped
+        assert len(decoded.tokens) <= operation.token_cap == 60
+
+
+def test_listening_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
+    features = whisper.features(call[FIRST.start : FIRST.end], 1300)
+    ((encoded, languages),) = ListenOperation(whisper, 1300, 1, 60.0).run([features])
+    assert encoded.shape == (650, 512)
+    assert set(languages) == whisper.languages
+    assert sum(languages.values()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_compression_ratio_tells_repetition() -> None:
+    assert compression_ratio("") == 0
+    assert compression_ratio("a quick brown fox jumps over the lazy dog") < 1.5
+    assert compression_ratio("okay " * 50) > 2.4

@@ -1,0 +1,185 @@
+"""Voice activity: where speech is found, and the windows made of it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api.engine import vad
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.vad import Activity, Span, VadSettings, stretches, windows
+from whisper_api.errors import InvalidOption
+from whisper_api.schema import TranscriptionOptions
+
+RATE = 16_000
+STEP = 512
+SETTINGS = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.3)
+
+probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400).map(lambda p: np.array(p, np.float32))
+
+
+@given(probabilities, st.floats(0, 1), st.floats(0, 1))
+def test_stretches_are_in_order_and_hold_every_loud_frame(
+    frames: np.ndarray[Any, np.dtype[np.float32]], silence: float, padding: float
+) -> None:
+    settings = VadSettings(onset=0.5, offset=0.35, min_silence=silence, padding=padding)
+    samples = len(frames) * STEP - 100
+    found = stretches(Activity(frames, STEP), settings, samples)
+    assert all(0 <= span.start < span.end <= samples for span in found)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+    covered = np.zeros(samples, bool)
+    for span in found:
+        covered[span.start : span.end] = True
+    for frame in np.flatnonzero(frames >= settings.onset):
+        # A single frame (32 ms) may be dropped as noise together with its run.
+        if covered[frame * STEP : (frame + 1) * STEP].any():
+            assert covered[frame * STEP : (frame + 1) * STEP].all()
+        else:
+            assert settings.min_speech * RATE > STEP
+
+
+def test_hysteresis_keeps_quiet_speech_after_its_onset_and_ignores_it_before() -> None:
+    frames = np.full(200, 0.1, np.float32)
+    frames[50:60] = 0.4  # never above the onset
+    frames[100:110] = 0.9
+    frames[110:130] = 0.4  # still above the offset
+    settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
+    assert stretches(Activity(frames, STEP), settings, 200 * STEP) == [Span(100 * STEP, 130 * STEP)]
+
+
+def test_a_short_pause_does_not_end_speech_and_a_long_one_does() -> None:
+    frames = np.ones(200, np.float32)
+    frames[50:55] = 0.0  # 0.16 s
+    frames[120:140] = 0.0  # 0.64 s
+    settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
+    assert stretches(Activity(frames, STEP), settings, 200 * STEP) == [
+        Span(0, 120 * STEP),
+        Span(140 * STEP, 200 * STEP),
+    ]
+
+
+def test_padding_never_makes_stretches_overlap() -> None:
+    frames = np.ones(200, np.float32)
+    frames[100:112] = 0.0  # 0.38 s, less than twice the padding
+    found = stretches(Activity(frames, STEP), SETTINGS, 200 * STEP)
+    assert len(found) == 2
+    assert found[0].end <= found[1].start
+
+
+spans = st.lists(st.tuples(st.integers(0, 5 * RATE), st.integers(1, 70 * RATE)), min_size=1, max_size=12)
+
+
+@given(spans, st.integers(0, 2**32 - 1))
+def test_windows_cover_all_speech_and_are_at_most_thirty_seconds(pairs: list[tuple[int, int]], seed: int) -> None:
+    speech, at = [], 0
+    for gap, length in pairs:
+        speech.append(Span(at + gap + 1, at + gap + 1 + length))
+        at = speech[-1].end
+    step = 8_000  # coarse, so that minutes of audio are cheap to make
+    rng = np.random.default_rng(seed)
+    activity = Activity(rng.random(at // step + 1, np.float32), step)
+    found = windows(speech, activity, np.zeros(at, np.float32))
+    assert all(window.seconds <= 30 for window in found)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+    assert found[0].start == speech[0].start
+    assert found[-1].end == speech[-1].end
+    for span in speech:
+        inside = sum(max(0, min(span.end, w.end) - max(span.start, w.start)) for w in found)
+        assert inside == span.end - span.start
+
+
+def test_long_speech_is_cut_where_it_is_quiet() -> None:
+    rng = np.random.default_rng(1)
+    audio = rng.normal(0, 0.1, 50 * RATE).astype(np.float32)
+    pause = slice(int(24.0 * RATE), int(24.3 * RATE))
+    audio[pause] *= 0.001
+    frames = np.ones(len(audio) // STEP + 1, np.float32)
+    first, second = windows([Span(0, len(audio))], Activity(frames, STEP), audio)
+    assert pause.start <= first.end <= pause.stop
+    assert second == Span(first.end, len(audio))
+
+
+def test_a_long_silence_is_not_part_of_a_window() -> None:
+    speech = [Span(0, 2 * RATE), Span(12 * RATE, 14 * RATE)]
+    audio = np.zeros(14 * RATE, np.float32)
+    activity = Activity(np.zeros(14 * RATE // STEP + 1, np.float32), STEP)
+    assert windows(speech, activity, audio) == speech
+
+
+@pytest.mark.parametrize(("onset", "offset"), [(None, 0.9), (0.3, 0.4)])
+def test_an_offset_above_the_onset_is_refused(onset: float | None, offset: float) -> None:
+    with pytest.raises(InvalidOption, match="vad_offset"):
+        vad.settings_of(TranscriptionOptions(vad_onset=onset, vad_offset=offset))
+
+
+def test_a_low_onset_takes_the_offset_down_with_it() -> None:
+    settings = vad.settings_of(TranscriptionOptions(vad_onset=0.2))
+    assert settings.offset <= settings.onset == 0.2
+
+
+class Job:
+    """What Silero needs of a job."""
+
+    def __init__(self, options: TranscriptionOptions) -> None:
+        self.options = options
+        self.progressed: list[float] = []
+
+    def progress(self, fraction: float) -> None:
+        self.progressed.append(fraction)
+
+
+def detect(audio: np.ndarray[Any, np.dtype[np.float32]], **options: Any) -> list[Span]:
+    return vad.detect(cast(JobContext, Job(TranscriptionOptions(**options))), audio)
+
+
+@pytest.fixture(scope="module")
+def call(sample_call: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    from whisper_api.engine.decode import decode
+
+    return decode(sample_call).audio
+
+
+def test_silero_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    (window,) = detect(call)
+    # By its reference, the first word begins at 6.68 s and the last one ends at 29.99 s.
+    assert 6.0 < window.start / RATE < 6.9
+    assert window.end / RATE > 29.5
+
+
+def test_silero_in_blocks_equals_silero_at_once(
+    call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = cast(JobContext, Job(TranscriptionOptions()))
+    whole = vad._silero(job, call).probabilities
+    monkeypatch.setattr(vad, "SILERO_BLOCK", 100)
+    blocks = vad._silero(job, call).probabilities
+    np.testing.assert_allclose(blocks, whole, atol=1e-4)
+
+
+def test_silero_equals_faster_whispers_own_use_of_it(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    from faster_whisper.vad import get_vad_model
+
+    padded = np.pad(call, (0, -len(call) % STEP))
+    theirs = np.asarray(get_vad_model()(padded)).reshape(-1)
+    ours = vad._silero(cast(JobContext, Job(TranscriptionOptions())), call).probabilities
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_silence_and_noise_have_no_windows() -> None:
+    assert detect(np.zeros(5 * RATE, np.float32)) == []
+    assert detect(np.random.default_rng(0).normal(0, 1e-3, 5 * RATE).astype(np.float32)) == []
+    assert detect(np.zeros(1, np.float32)) == []
+
+
+def test_without_detection_everything_is_speech() -> None:
+    audio = np.random.default_rng(0).normal(0, 0.1, 70 * RATE).astype(np.float32)
+    found = detect(audio, vad="none")
+    assert found[0].start == 0
+    assert found[-1].end == len(audio)
+    assert all(a.end == b.start for a, b in itertools.pairwise(found))
