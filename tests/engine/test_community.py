@@ -1,0 +1,205 @@
+"""pyannote's pipeline with its model calls as work items, beside the same pipeline left as it is.
+
+The published weights need an account, so the pipeline here is put together from the segmentation that whisperx brings
+along, an embedding and a PLDA of random weights: what it finds is nonsense, but must be the same nonsense.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import threading
+import wave
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from whisper_api.engine.catalog import ModelStore
+from whisper_api.engine.community import CommunitySource, run_pipeline
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.device import Device
+from whisper_api.engine.diarize import diarize
+from whisper_api.engine.gpu_worker import GpuWorker
+from whisper_api.engine.models import ModelCache
+from whisper_api.errors import Canceled, ModelCorrupt
+from whisper_api.schema import Progress, TranscriptionOptions
+
+Floats = npt.NDArray[np.float32]
+
+CONFIG = """
+pipeline:
+  name: pyannote.audio.pipelines.SpeakerDiarization
+  params:
+    clustering: VBxClustering
+    segmentation: $model/segmentation
+    segmentation_step: 0.4
+    embedding: $model/embedding
+    embedding_exclude_overlap: true
+    plda: $model/plda
+params:
+  clustering: {threshold: 0.6, Fa: 0.07, Fb: 0.8}
+  segmentation: {threshold: 0.5, min_duration_off: 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from pyannote.audio.core.task import Problem, Resolution, Specifications
+    from pyannote.audio.models.embedding import WeSpeakerResNet34
+
+    path = tmp_path_factory.mktemp("models") / "diarization" / "community-1"
+    for name in ("segmentation", "embedding", "plda"):
+        (path / name).mkdir(parents=True)
+    (path / "config.yaml").write_text(CONFIG)
+    (path / "manifest.json").write_text("{}")
+    spec = importlib.util.find_spec("whisperx")
+    assert spec is not None
+    assert spec.origin is not None
+    shutil.copy(Path(spec.origin).parent / "assets" / "pytorch_model.bin", path / "segmentation")
+
+    torch.manual_seed(0)
+    model = WeSpeakerResNet34()
+    content: dict[str, Any] = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pyannote.audio": {
+            "architecture": {"module": WeSpeakerResNet34.__module__, "class": "WeSpeakerResNet34"},
+            "specifications": Specifications(
+                problem=Problem.REPRESENTATION, resolution=Resolution.CHUNK, duration=5.0, classes=["a", "b"]
+            ),
+        },
+    }
+    torch.save(content, path / "embedding" / "pytorch_model.bin")
+    rng = np.random.default_rng(0)
+    lda = np.linalg.qr(rng.standard_normal((256, 128)))[0]
+    np.savez(path / "plda" / "xvec_transform.npz", mean1=np.zeros(256), mean2=np.zeros(128), lda=lda)
+    np.savez(path / "plda" / "plda.npz", mu=np.zeros(128), tr=np.eye(128), psi=np.linspace(5, 0.1, 128))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(directory: Path) -> Any:
+    return CommunitySource(str(directory), "cpu").load()
+
+
+@pytest.fixture(scope="module")
+def speech(sample_call: Path) -> Floats:
+    """Nine seconds of the call, with both speakers and overlap."""
+    with wave.open(str(sample_call)) as file:
+        audio = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+    return np.asarray(audio[7 * 16_000 : 16 * 16_000], dtype=np.float32)
+
+
+class CountingWorker(GpuWorker):
+    """A worker that says what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def submit(self, job: Hashable, operation: Any, input: Any, cost: float) -> Any:
+        self.operations.append(type(operation).__name__)
+        return super().submit(job, operation, input, cost)
+
+
+@pytest.fixture
+def worker() -> Iterator[CountingWorker]:
+    worker = CountingWorker()
+    yield worker
+    worker.close()
+
+
+def job(worker: GpuWorker, store: ModelStore, models: ModelCache | None = None, **settings: Any) -> JobContext:
+    options = TranscriptionOptions(**settings.pop("options", {}))
+    models = models or ModelCache()
+    ctx = JobContext(options=options, device=Device("cpu"), worker=worker, models=models, store=store, **settings)
+    ctx.begin("diarize", 0.0, 1.0)
+    return ctx
+
+
+def tracks(annotation: Any) -> list[tuple[float, float, str]]:
+    return [(turn.start, turn.end, label) for turn, _, label in annotation.itertracks(yield_label=True)]
+
+
+def test_it_finds_what_the_pipeline_left_as_it_is_finds(
+    pipeline: Any, speech: Floats, worker: CountingWorker, tmp_path: Path
+) -> None:
+    import torch
+
+    file = {"uri": "call", "waveform": torch.from_numpy(speech)[None], "sample_rate": 16_000}
+    expected = pipeline.apply(file)
+    found = run_pipeline(job(worker, ModelStore(tmp_path)), speech, pipeline)
+    assert tracks(found.speaker_diarization) == tracks(expected.speaker_diarization) != []
+    assert tracks(found.exclusive_speaker_diarization) == tracks(expected.exclusive_speaker_diarization)
+    np.testing.assert_allclose(found.speaker_embeddings, expected.speaker_embeddings, rtol=1e-3, atol=1e-4)
+    # Windows of 5 s each 2 s over 9 s, each a work item of both models.
+    assert worker.operations == ["SegmentWindows"] * 3 + ["EmbedWindows"] * 3
+
+
+def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: CountingWorker) -> None:
+    store = ModelStore(directory.parent.parent, offline=True)
+    found_model = store.find("community-1")
+    assert found_model is not None
+    assert found_model.path == directory
+    ctx = job(worker, store, options={"num_speakers": 2, "speaker_embeddings": True})
+    found = diarize(ctx, speech)
+    assert found.model == "pyannote community-1"
+    assert found.turns[0].speaker == "SPEAKER_00"
+    assert all(a.end <= b.start + 1e-9 for a, b in zip(found.turns, found.turns[1:], strict=False))
+    assert found.embeddings is not None
+    assert set(found.embeddings) == {turn.speaker for turn in found.turns}
+    for vector in found.embeddings.values():
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_where_it_fails_the_open_models_take_over(
+    directory: Path, ecapa_path: Path, speech: Floats, worker: CountingWorker, tmp_path: Path
+) -> None:
+    for path in (directory, ecapa_path.parent):
+        shutil.copytree(path, tmp_path / "diarization" / path.name)
+    # More speakers than it has windows to cluster.
+    ctx = job(worker, ModelStore(tmp_path, offline=True), options={"num_speakers": 60})
+    found = diarize(ctx, speech)
+    assert found.turns
+    assert "ECAPA" in found.model
+    fallback, count = ctx.warnings
+    assert fallback.startswith("the speakers were told apart with open models, because community-1 cannot be used: ")
+    assert count.startswith("60 speakers were asked for")
+
+
+def test_silence_has_no_turns(pipeline: Any, worker: CountingWorker, tmp_path: Path) -> None:
+    found = run_pipeline(job(worker, ModelStore(tmp_path)), np.zeros(3 * 16_000, dtype=np.float32), pipeline)
+    assert tracks(found.exclusive_speaker_diarization) == []
+
+
+def test_cancelling_stops_it_between_windows(
+    pipeline: Any, speech: Floats, worker: CountingWorker, tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+
+    def on_progress(at: Progress) -> None:
+        if at.fraction > 0:
+            cancel.set()
+
+    with pytest.raises(Canceled):
+        run_pipeline(job(worker, ModelStore(tmp_path), cancel=cancel, on_progress=on_progress), speech, pipeline)
+    assert "EmbedWindows" not in worker.operations
+
+
+def test_another_pipeline_is_refused(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path / "copy")
+    (tmp_path / "copy" / "config.yaml").write_text(CONFIG.replace("SpeakerDiarization", "VoiceActivityDetection"))
+    with pytest.raises(ModelCorrupt, match="VoiceActivityDetection"):
+        CommunitySource(str(tmp_path / "copy"), "cpu").load()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path / "copy")
+    (tmp_path / "copy" / "embedding" / "pytorch_model.bin").write_bytes(b"nothing")
+    with pytest.raises(ModelCorrupt, match=r"pytorch_model\.bin"):
+        CommunitySource(str(tmp_path / "copy"), "cpu").load()

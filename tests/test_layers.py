@@ -1,0 +1,146 @@
+"""Imports point one way: server -> jobs -> engine -> schema, errors; formats needs only the schema."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "whisper_api"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+VALUES = {"errors", "schema"}
+SETTINGS = {"config", "config_sources", "values"}
+DOCTOR = {"doctor", "doctor_stages"}
+ENGINE = VALUES | SETTINGS | {"engine"}
+JOBS = ENGINE | {"formats", "jobs"}
+# Each part of the package, and which others it may import. A part may always import itself.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "schema": {"errors"},
+    "values": set(),
+    "config": SETTINGS | VALUES,
+    "config_sources": SETTINGS | VALUES,
+    "formats": VALUES,
+    "engine": ENGINE,
+    "jobs": JOBS,
+    "server": JOBS | {"whisper_api"},
+    "doctor": ENGINE | DOCTOR,
+    "doctor_stages": ENGINE | DOCTOR,
+    "commands": JOBS | {"doctor", "server", "whisper_api"},
+    "cli": {"commands", "config", "errors", "whisper_api"},
+    "__main__": {"cli"},
+    # The package itself only says where its names are.
+    "whisper_api": JOBS,
+}
+# What takes long to import: only inside functions, so that a stage that is not used costs nothing.
+HEAVY = {
+    "faster_whisper",
+    "lightning",
+    "nltk",
+    "pandas",
+    "pyannote",
+    "sklearn",
+    "speechbrain",
+    "torch",
+    "torchaudio",
+    "torchmetrics",
+    "transformers",
+    "whisperx",
+}
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "whisper_api" if first == "__init__" else first
+
+
+def imported_parts(source: str) -> set[str]:
+    """The parts of the package that a module imports anywhere, functions and type checking included."""
+    parts = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "whisper_api":
+                part = rest.partition(".")[0]
+                is_module = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
+                parts.add(part if part and is_module else "whisper_api")
+    return parts
+
+
+def top_level_imports(source: str) -> Iterator[str]:
+    """First names of what is imported when a module is, which what stands in functions or for type checking is not."""
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    assert part in ALLOWED, f"say in ALLOWED what {part} may import"
+    wrong = imported_parts(path.read_text(encoding="utf-8")) - ALLOWED[part] - {part}
+    assert not wrong, f"{part} must not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_takes_long_is_imported_when_it_is_used(path: Path) -> None:
+    assert not HEAVY.intersection(top_level_imports(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_server_and_the_event_bus_are_asynchronous(path: Path) -> None:
+    name = name_of(path)
+    if name.startswith("server/") or name == "jobs/events.py":
+        return
+    asynchronous = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+    assert not [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, asynchronous)
+    ]
+
+
+def test_no_two_parts_may_import_each_other() -> None:
+    for part, others in ALLOWED.items():
+        for other in others - {part}:
+            assert part not in ALLOWED[other] or {part, other} <= SETTINGS or {part, other} <= DOCTOR
+
+
+def test_imports_in_functions_and_for_type_checking_are_seen() -> None:
+    source = """
+from typing import TYPE_CHECKING
+from whisper_api import Engine
+if TYPE_CHECKING:
+    import whisper_api.engine.models
+def load():
+    from whisper_api.formats import render
+    import torch
+class Thing:
+    import pandas.io
+try:
+    import nltk
+except ImportError:
+    pass
+"""
+    assert imported_parts(source) == {"whisper_api", "engine", "formats"}
+    assert set(top_level_imports(source)) == {"typing", "whisper_api", "pandas", "nltk"}

@@ -1,0 +1,92 @@
+"""One line on a terminal that says how far something is."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+__all__ = ["ProgressLine", "clock_time"]
+
+BAR_CELLS = 24
+# A terminal is not written to more often than this, in seconds.
+REDRAW_SECONDS = 0.1
+# Earlier than this, the pace says nothing about the rest.
+MIN_FRACTION = 0.02
+MIN_SECONDS = 1.0
+
+
+class ProgressLine:
+    """A line that is drawn over itself and removed at the end, so that what was printed stays readable.
+
+    Args:
+        stream: a terminal; with any other stream nothing is written.
+        enabled: False to write nothing on a terminal either.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, stream: TextIO, *, enabled: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._enabled = enabled and stream.isatty()
+        self._clock = clock
+        self._label: str | None = None
+        self._begun = 0.0
+        self._drawn_at: float | None = None
+        self._note = ""
+
+    def update(self, label: str, fraction: float, note: str = "") -> None:
+        """Draw, unless the same note was drawn a moment ago.
+
+        Args:
+            label: what is being worked on; the time left is judged anew for each.
+            fraction: how far that is, from 0 to 1.
+            note: what is being done to it now.
+        """
+        if not self._enabled:
+            return
+        now = self._clock()
+        if label != self._label:
+            self._label, self._begun, self._drawn_at = label, now, None
+        soon = self._drawn_at is not None and now - self._drawn_at < REDRAW_SECONDS
+        if soon and note == self._note and fraction < 1:
+            return
+        self._drawn_at, self._note = now, note
+        left, elapsed = "", now - self._begun
+        if MIN_FRACTION <= fraction < 1 and elapsed >= MIN_SECONDS:
+            left = f"  {clock_time(elapsed * (1 - fraction) / fraction)} left"
+        cells = int(fraction * BAR_CELLS)
+        tail = f" [{'#' * cells}{'.' * (BAR_CELLS - cells)}] {fraction:4.0%}{f'  {note}' if note else ''}{left}"
+        columns = shutil.get_terminal_size().columns - 1
+        label = _shortened(label, columns - len(tail))
+        self._stream.write(f"\r{(label + tail)[:columns]:<{columns}}\r")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Remove the line, before something else is printed."""
+        if self._drawn_at is not None:
+            self._stream.write(f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r")
+            self._stream.flush()
+        self._label = self._drawn_at = None
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.clear()
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as ``0:07``, ``12:30`` or ``1:02:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _shortened(text: str, columns: int) -> str:
+    if len(text) <= columns:
+        return text
+    return f"{text[: columns - 3]}..." if columns > 6 else ""
