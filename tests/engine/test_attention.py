@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from whisper_api.engine.attention import token_times, words_of
 from whisper_api.engine.whisper import Attention, Whisper, WhisperSource
@@ -22,10 +23,12 @@ def whisper(base_model_dir: Path) -> Whisper:
 def attention(frames_per_token: list[int]) -> Attention:
     """A path on which each token is heard for so many frames of 20 ms."""
     tokens = np.repeat(np.arange(len(frames_per_token)), frames_per_token)
-    return Attention(tokens, np.arange(len(tokens)), np.linspace(0.5, 0.9, len(frames_per_token) - 1))
+    return Attention(
+        tokens, np.arange(len(tokens)), np.asarray(np.linspace(0.5, 0.9, len(frames_per_token) - 1), np.float64)
+    )
 
 
-def loud(seconds: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def loud(seconds: float) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(0, 0.1, int(seconds * RATE)).astype(np.float32)
 
 

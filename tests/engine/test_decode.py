@@ -35,7 +35,8 @@ def click(rate: int, seconds: float, at: float) -> Signal:
     """A burst of a few milliseconds in faint noise."""
     time = np.arange(round(rate * seconds)) / rate - at
     noise = 0.001 * np.random.default_rng(0).standard_normal(len(time))
-    return (0.8 * np.exp(-((time / 0.002) ** 2)) * np.cos(2 * np.pi * 1000 * time) + noise).astype(np.float32)
+    burst = 0.8 * np.exp(-((time / 0.002) ** 2)) * np.cos(2 * np.pi * 1000 * time)
+    return np.asarray(burst + noise, np.float32)
 
 
 def place_of_click(audio: Signal) -> float:

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from whisper_api.engine.models import ModelCache, ModelSource
 from whisper_api.errors import EngineClosed
@@ -161,8 +164,6 @@ def whisper(path: Path) -> ModelSource[object]:
 
 
 def use_whisper(model: object) -> object:
-    import numpy as np
-
     from whisper_api.engine.whisper import ListenOperation, Whisper
 
     assert isinstance(model, Whisper)
@@ -177,8 +178,6 @@ def segmentation(path: Path) -> ModelSource[object]:
 
 
 def use_segmentation(model: object) -> object:
-    import numpy as np
-
     from whisper_api.engine.vad import SegmentationOperation
 
     return SegmentationOperation(model, "cpu").run([np.zeros(80_000, np.float32)])[0].shape
@@ -191,12 +190,14 @@ def embedding(path: Path) -> ModelSource[object]:
 
 
 def use_embedding(model: object) -> object:
-    import numpy as np
-
     from whisper_api.engine.ecapa import EmbedSpans
 
-    sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
-    value = (sound, np.zeros(80, np.float32), np.ones(201, np.float32), [np.arange(200)])
+    def floats(values: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(values, np.float32)
+
+    sound = floats(np.random.default_rng(0).normal(0, 0.1, 32_000))
+    frames: list[NDArray[np.int64]] = [np.arange(200, dtype=np.int64)]
+    value = (sound, floats(np.zeros(80)), floats(np.ones(201)), frames)
     return EmbedSpans(model, "cpu", half_precision=False).run([value])[0].shape
 
 
@@ -229,7 +230,6 @@ def test_real_models_are_loaded_used_dropped_and_loaded_again(
 
 
 def test_an_alignment_model_is_loaded_used_dropped_and_loaded_again(tmp_path: Path) -> None:
-    import numpy as np
     import torch
 
     from whisper_api.engine.align_models import AlignmentSource, EmissionInput, Emissions

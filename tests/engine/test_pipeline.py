@@ -276,11 +276,13 @@ def test_models_are_freed_after_each_job_when_told_so(models_dir: Path, base_mod
             assert engine.models.resident() == []
 
 
-def test_preloading_loads_what_the_first_job_needs(offline: Engine) -> None:
+def test_preloading_loads_what_the_first_job_needs(offline: Engine, ecapa_path: Path) -> None:
     offline.preload(QUICK)
     (resident,) = offline.models.resident()
     assert resident.leases == 0
     assert "base" in str(resident.source)
+    offline.preload(msgspec.structs.replace(QUICK, diarize=True))
+    assert len(offline.models.resident()) == 3
 
 
 def test_transcription_alone_never_loads_torch(models_dir: Path, base_model_dir: Path, sample_call: Path) -> None:

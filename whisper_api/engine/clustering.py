@@ -105,7 +105,7 @@ def find_voices(
     if clear.sum() < bounds.least:
         clear[:] = True
     x, t, w = embeddings[clear].astype(np.float64), times[clear], seconds[clear]
-    labels = np.zeros(len(x), dtype=np.int64)
+    labels: npt.NDArray[np.int64] = np.zeros(len(x), dtype=np.int64)
     if bounds.most > 1:
         # For more voices than there are distinct clusters, look closer; in the end a single span will do.
         for alike in (options.alike, options.alike / 2, 0.0):
@@ -206,7 +206,7 @@ def _small_clusters(x: Floats, alike: float) -> Ints:
     from scipy.spatial.distance import squareform
 
     most = max(1, _MOST_CLUSTERS * _BLOCK // max(_BLOCK, len(x)))
-    labels = np.zeros(len(x), dtype=np.int64)
+    labels: npt.NDArray[np.int64] = np.zeros(len(x), dtype=np.int64)
     begun = 0
     for start in range(0, len(x), _BLOCK):
         block = x[start : start + _BLOCK]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
     from whisper_api.schema import TranscriptionOptions
 
-__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize"]
+__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "open_sources"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -181,16 +181,24 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
     Raises:
         ModelUnavailable, ModelCorrupt: one of them cannot be used.
     """
-    device = ctx.device.torch_name
-    sources = (
-        SegmentationSource(str(ctx.store.ensure("segmentation").path), device),
-        EcapaSource(str(ctx.store.ensure("ecapa", hf_token=ctx.hf_token).path), device),
-    )
     with contextlib.ExitStack() as stack:
-        segmentation, ecapa = (stack.enter_context(ctx.models.lease(source)) for source in sources)
+        segmentation, ecapa = (stack.enter_context(ctx.models.lease(source)) for source in open_sources(ctx))
         activity = _segment(ctx, audio, segmentation)
         spans = activity.spans(SPAN, SPAN_STEP, SPAN_LEAST)
         return Analysis(activity, spans, _embed(ctx, audio, ecapa, activity, spans))
+
+
+def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
+    """The open models, fetched when they are not here: segmentation and embedding.
+
+    Raises:
+        ModelUnavailable: one of them cannot be had.
+    """
+    device = ctx.device.torch_name
+    return (
+        SegmentationSource(str(ctx.store.ensure("segmentation").path), device),
+        EcapaSource(str(ctx.store.ensure("ecapa", hf_token=ctx.hf_token).path), device),
+    )
 
 
 def _open(ctx: JobContext, audio: Floats) -> Diarization:

@@ -31,7 +31,6 @@ __all__ = ["DIMENSION", "EcapaSource", "EmbedSpans", "embed", "features", "load_
 
 Floats = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
 DIMENSION = 192
 """Length of an embedding."""
 

@@ -93,6 +93,7 @@ class Engine:
         self.compute_type = choose_compute_type(self.device, compute_type)
         self.default_model = DEFAULT_MODEL[self.device.kind] if model == "auto" else model
         self.default_language = language if language == "auto" else language_code(language)
+        self._hf_token = hf_token
         batching = BATCHING[self.device.kind]
         self.batching = (
             batching
@@ -181,7 +182,7 @@ class Engine:
             worker=self._worker,
             models=self.models,
             store=self.store,
-            hf_token=hf_token,
+            hf_token=hf_token or self._hf_token,
             cancel=cancel,
             on_progress=on_progress,
         )
@@ -208,6 +209,13 @@ class Engine:
 
             with contextlib.suppress(ModelError), self.models.lease(alignment_source(ctx, options.language)):
                 pass
+        if options.diarize is not False:
+            from whisper_api.engine.diarize import open_sources
+
+            with contextlib.suppress(ModelError):
+                for source in open_sources(ctx):
+                    with self.models.lease(source):
+                        pass
 
     def whisper_source(self, model: LocalModel) -> WhisperSource:
         """How this engine loads a Whisper model."""

@@ -231,7 +231,7 @@ def _silero(ctx: JobContext, audio: Floats) -> Activity:
     frames = -(-len(audio) // SILERO_FRAME)
     probabilities = np.zeros(frames, np.float32)
     h = c = np.zeros((1, 1, 128), np.float32)
-    context = np.zeros((1, SILERO_CONTEXT), np.float32)
+    context: Floats = np.zeros((1, SILERO_CONTEXT), np.float32)
     for first in range(0, frames, SILERO_BLOCK):
         ctx.progress(first / frames)
         block = audio[first * SILERO_FRAME : (first + SILERO_BLOCK) * SILERO_FRAME]
