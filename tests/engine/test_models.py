@@ -172,15 +172,15 @@ def use_whisper(model: object) -> object:
 
 
 def segmentation(path: Path) -> ModelSource[object]:
-    from whisper_api.engine.vad import SegmentationSource
+    from whisper_api.engine.segmentation import SegmentationSource
 
     return SegmentationSource(str(path), "cpu")
 
 
 def use_segmentation(model: object) -> object:
-    from whisper_api.engine.vad import SegmentationOperation
+    from whisper_api.engine.segmentation import SegmentWindows
 
-    return SegmentationOperation(model, "cpu").run([np.zeros(80_000, np.float32)])[0].shape
+    return SegmentWindows(model, "cpu").run([np.zeros(80_000, np.float32)])[0].shape
 
 
 def embedding(path: Path) -> ModelSource[object]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,8 @@ import numpy.typing as npt
 from whisper_api.engine.activity import WINDOW, Activity, Spans, turns_of, who_speaks, window_starts
 from whisper_api.engine.clustering import Bounds, ClusteringOptions, Voices, find_voices
 from whisper_api.engine.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
-from whisper_api.engine.segmentation import SAMPLE_RATE
+from whisper_api.engine.segmentation import SAMPLE_RATE, SegmentationSource, SegmentWindows
 from whisper_api.engine.speakers import Turn
-from whisper_api.engine.vad import SegmentationSource
 from whisper_api.errors import Canceled, EngineClosed
 
 if TYPE_CHECKING:
@@ -210,34 +209,10 @@ def _open(ctx: JobContext, audio: Floats) -> Diarization:
     return _in_order(ctx, turns, vectors, "pyannote segmentation 2, ECAPA-TDNN")
 
 
-@dataclass(frozen=True)
-class SegmentWindows:
-    """Run the segmentation: (samples,) windows to (frames, speakers) activity."""
-
-    model: Any
-    device: str
-    max_items: int
-
-    max_cost = math.inf
-
-    @property
-    def memory_key(self) -> Hashable:
-        """What an out-of-memory limit is remembered under."""
-        return ("segmentation", self.device)
-
-    def run(self, inputs: Sequence[Floats]) -> Sequence[npt.NDArray[np.float16]]:
-        """One result for each window."""
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(inputs)).to(self.device)
-            return list(self.model(batch).half().cpu().numpy())
-
-
 def _segment(ctx: JobContext, audio: Floats, model: Any) -> Activity:
     size = round(WINDOW * SAMPLE_RATE)
     starts = window_starts(len(audio))
-    operation = SegmentWindows(model, ctx.device.torch_name, 8 if ctx.device.kind == "cpu" else 128)
+    operation = SegmentWindows(model, ctx.device.torch_name)
     windows = (audio[start : start + size] for start in starts)
     results: list[npt.NDArray[np.float16]] = []
     for result in ctx.run((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows):

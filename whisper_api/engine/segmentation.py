@@ -12,13 +12,18 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 __all__ = [
@@ -26,6 +31,8 @@ __all__ = [
     "FRAME_STEP",
     "SAMPLE_RATE",
     "Inert",
+    "SegmentWindows",
+    "SegmentationSource",
     "frame_count",
     "load_checkpoint",
     "load_segmentation",
@@ -117,6 +124,59 @@ def load_segmentation(path: Path) -> torch.nn.Module:
     except (KeyError, RuntimeError, ValueError, AttributeError) as error:
         raise ModelCorrupt(f"{path.name}: not a speaker segmentation model ({error})") from error
     return model.eval()
+
+
+@dataclass(frozen=True)
+class SegmentationSource:
+    """The checkpoint of a segmentation network, and where it runs."""
+
+    path: str
+    device: str
+
+    def estimated_bytes(self) -> int:
+        """The size of the weights."""
+        return Path(self.path).stat().st_size
+
+    def load(self) -> Any:
+        """Load the network.
+
+        Raises:
+            ModelCorrupt: the file holds something else.
+        """
+        limit_torch_threads()
+        return load_segmentation(Path(self.path)).to(self.device)
+
+    def unload(self, model: Any) -> None:
+        """Give the device's memory back."""
+        model.to("meta")
+
+
+@dataclass(frozen=True)
+class SegmentWindows:
+    """Run the segmentation: (samples,) windows of one length to (frames, speakers) activity, float16."""
+
+    model: Any
+    device: str
+
+    max_cost = math.inf
+
+    @property
+    def max_items(self) -> int:
+        """What fits a CPU's cache, or fills a GPU."""
+        return 8 if self.device == "cpu" else 128
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What an out-of-memory limit is remembered under."""
+        return ("segmentation", self.device)
+
+    def run(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float16]]:
+        """One result for each window."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(inputs)).to(self.device)
+            return list(self.model(batch).half().cpu().numpy())
 
 
 def _renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

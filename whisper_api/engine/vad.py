@@ -15,8 +15,6 @@ from whisper_api.errors import InvalidOption
 from whisper_api.schema import TranscriptionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from whisper_api.engine.context import JobContext
 
 __all__ = ["Activity", "Span", "VadSettings", "detect", "stretches", "windows"]
@@ -244,57 +242,13 @@ def _silero(ctx: JobContext, audio: Floats) -> Activity:
     return Activity(probabilities, SILERO_FRAME)
 
 
-@dataclass(frozen=True)
-class SegmentationSource:
-    path: str
-    device: str
-
-    def estimated_bytes(self) -> int:
-        from pathlib import Path
-
-        return Path(self.path).stat().st_size
-
-    def load(self) -> Any:
-        from pathlib import Path
-
-        from whisper_api.engine.device import limit_torch_threads
-        from whisper_api.engine.segmentation import load_segmentation
-
-        limit_torch_threads()
-        return load_segmentation(Path(self.path)).to(self.device)
-
-    def unload(self, model: Any) -> None:
-        model.to("meta")
-
-
-@dataclass(frozen=True)
-class SegmentationOperation:
-    model: Any
-    device: str
-
-    max_items = 32
-    max_cost = math.inf
-
-    @property
-    def memory_key(self) -> Hashable:
-        return ("vad", self.device)
-
-    def run(self, inputs: Sequence[Floats]) -> list[Floats]:
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(inputs)).to(self.device)
-            # Somebody speaks when any of the local speakers does.
-            return list(self.model(batch).amax(dim=-1).float().cpu().numpy())
-
-
 def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     """Speech probabilities of the pyannote segmentation model that whisperx ships, one for each 16.9 ms.
 
     Windows of 5 s overlap by half, and overlapping frames are averaged; that moves 3.6 % of the frames against the
     nine tenths of overlap that pyannote.audio uses, at a fifth of the time.
     """
-    from whisper_api.engine.segmentation import FRAME_STEP, frame_count
+    from whisper_api.engine.segmentation import FRAME_STEP, SegmentationSource, SegmentWindows, frame_count
 
     size, hop = round(PYANNOTE_WINDOW * SAMPLE_RATE), round(PYANNOTE_STEP * SAMPLE_RATE)
     step = round(FRAME_STEP * SAMPLE_RATE)
@@ -305,9 +259,9 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     path = ctx.store.ensure("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
     with ctx.models.lease(source) as model:
-        operation = SegmentationOperation(model, ctx.device.torch_name)
+        operation = SegmentWindows(model, ctx.device.torch_name)
 
-        def items() -> Iterator[tuple[SegmentationOperation, Floats, float]]:
+        def items() -> Iterator[tuple[SegmentWindows, Floats, float]]:
             for index in range(count):
                 piece = audio[index * hop : index * hop + size]
                 yield operation, np.pad(piece, (0, size - len(piece))), PYANNOTE_WINDOW
@@ -315,7 +269,8 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
         for index, activity in enumerate(ctx.run(items(), window=64)):
             ctx.progress(index / count)
             at = round(index * hop / step)
-            total[at : at + frames] += activity
+            # Somebody speaks when any of the local speakers does.
+            total[at : at + frames] += activity.max(axis=-1)
             weight[at : at + frames] += 1
     probabilities = (total / np.maximum(weight, 1)).astype(np.float32)
     return Activity(probabilities[: -(-len(audio) // step)], step)
