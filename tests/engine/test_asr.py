@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisper_api import Engine, TranscriptionOptions
+from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.asr import Recognizer, compression_ratio, prompt_tokens
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import decode
@@ -118,6 +118,12 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whis
     assert len(ctx.warnings) == 1
     assert "'en'" in ctx.warnings[0]
     assert "'de'" in ctx.warnings[0]
+
+
+def test_a_language_the_model_does_not_know_is_refused(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST], engine.batching)
+    with pytest.raises(InvalidOption, match="'yue'"):
+        recognizer.judge_language("yue")  # Cantonese came with large-v3
 
 
 def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, call: Floats) -> None:

@@ -168,7 +168,7 @@ def test_where_it_fails_the_open_models_take_over(
     assert found.turns
     assert "ECAPA" in found.model
     fallback, count = ctx.warnings
-    assert fallback.startswith("the speakers were told apart with open models, because community-1 cannot be used: ")
+    assert fallback.startswith("the speakers were told apart with open models, because community-1 cannot be used; ")
     assert count.startswith("60 speakers were asked for")
 
 

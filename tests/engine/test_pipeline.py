@@ -30,6 +30,7 @@ from whisper_api import (
     render,
 )
 from whisper_api.engine.decode import decode
+from whisper_api.engine.pipeline import translates
 from whisper_api.engine.whisper import Decoded, DecodeOperation, Row
 
 pytestmark = pytest.mark.models
@@ -198,12 +199,24 @@ def test_diarization_without_a_model_is_a_warning_unless_asked_for_by_name(
             engine.transcribe(piece, msgspec.structs.replace(QUICK, diarize=True))
 
 
+def test_a_model_that_cannot_translate_is_used_with_a_warning(
+    engine: Engine, tiny_en_model_dir: Path, call: Floats
+) -> None:
+    options = msgspec.structs.replace(QUICK, model="tiny.en", task="translate")
+    transcript = engine.transcribe(call[: 15 * RATE], options)
+    assert transcript.segments
+    assert any("not trained to translate" in warning for warning in transcript.warnings)
+    assert translates("large-v3")
+    assert not translates("large-v3-turbo")
+    assert not translates("distil-large-v3")
+
+
 def test_progress_rises_to_one_through_the_stages(engine: Engine, sample_call: Path) -> None:
     seen: list[Progress] = []
     engine.transcribe(sample_call, msgspec.structs.replace(QUICK, align=True), on_progress=seen.append)
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
-    assert fractions[0] >= 0
+    assert fractions[0] == 0
     assert fractions[-1] == 1.0
     stages = [stage for stage, _ in itertools.groupby(progress.stage for progress in seen)]
     assert stages == ["decode", "load", "vad", "asr", "align", "done"]

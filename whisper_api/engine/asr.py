@@ -22,6 +22,7 @@ from whisper_api.engine.whisper import (
     Row,
     Whisper,
 )
+from whisper_api.errors import InvalidOption
 from whisper_api.schema import Segment
 
 if TYPE_CHECKING:
@@ -146,11 +147,17 @@ class Recognizer:
 
         Returns:
             The code, and its probability where it was judged.
+
+        Raises:
+            InvalidOption: the model does not know the language.
         """
         if not self._whisper.multilingual:
             if asked not in ("auto", "en"):
                 self._ctx.warn(f"the model knows English only: transcribed as English, not as {asked!r}")
             return "en", None
+        if asked != "auto" and asked not in self._whisper.languages:
+            known = ", ".join(sorted(self._whisper.languages))
+            raise InvalidOption("language", f"this model does not know {asked!r}; it knows {known}")
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
         heard = self._listen(LANGUAGE_WINDOWS if asked == "auto" else 1)

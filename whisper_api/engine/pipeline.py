@@ -48,7 +48,7 @@ BATCHING = {
 MODEL_SHARE = 0.7
 
 # What each stage takes of a job, about: for progress.
-WEIGHTS: dict[Stage, float] = {"load": 0.02, "decode": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
+WEIGHTS: dict[Stage, float] = {"decode": 0.02, "load": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
 
 
 class Engine:
@@ -249,7 +249,7 @@ class _Job:
         self._ctx = ctx
         self._options = ctx.options
         self._timings: dict[str, float] = {}
-        stages: list[Stage] = ["load", "decode", "vad", "asr"]
+        stages: list[Stage] = ["decode", "load", "vad", "asr"]
         if self._options.align:
             stages.append("align")
         if self._options.diarize is not False:
@@ -274,6 +274,8 @@ class _Job:
             with self._stage("load"):
                 local = ctx.store.ensure(options.model, hf_token=ctx.hf_token)
                 whisper: Whisper = leases.enter_context(ctx.models.lease(self._engine.whisper_source(local)))
+            if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
+                ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
                 spans = vad.detect(ctx, audio)
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching)
@@ -311,7 +313,7 @@ class _Job:
             segments=tuple(segments),
             speakers=_in_order(segments),
             speaker_embeddings=_embeddings(diarization),
-            word_times="none" if not options.align else "ctc" if alignment_model else "attention",
+            word_times="none" if not (options.align and segments) else "ctc" if alignment_model else "attention",
             model=local.name,
             model_revision=local.revision,
             alignment_model=alignment_model,
@@ -358,8 +360,17 @@ class _Job:
             except ModelError as error:
                 if self._options.diarize:
                     raise
-                self._ctx.warn(f"the speakers were not told apart: {error}")
+                log.info("no diarization model: %s", error)
+                self._ctx.warn(
+                    "the speakers were not told apart, since no diarization model can be had here; "
+                    "`whisper-api models pull ecapa` fetches one or says why not"
+                )
                 return None
+
+
+def translates(model: str) -> bool:
+    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
+    return "turbo" not in model and not model.startswith("distil")
 
 
 def _in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
