@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Word errors and word times on recordings with references, beside whisperx with the same weights.
+"""Word errors and word times on recordings with references, beside whisperx and faster-whisper with the same weights.
 
     scripts/eval_accuracy.py FOLDER [--model NAME] [--beam-size N] [--no-peer]
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="base")
     parser.add_argument("--beam-size", type=int, default=5)
-    parser.add_argument("--no-peer", action="store_true", help="leave whisperx out")
+    parser.add_argument("--no-peer", action="store_true", help="leave the others out")
     arguments = parser.parse_args()
     models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
     manifest = json.loads((arguments.folder / "manifest.json").read_text())
@@ -42,7 +42,9 @@ def main() -> None:
     with Engine(device="cpu", models_dir=models) as engine:
         sides["whisper-api"] = ours(engine, arguments.model, arguments.beam_size)
         if not arguments.no_peer:
-            sides["whisperx"] = theirs(models / "whisper" / arguments.model, arguments.beam_size)
+            weights = models / "whisper" / arguments.model
+            sides["whisperx"] = by_whisperx(weights, arguments.beam_size)
+            sides["faster-whisper"] = by_faster_whisper(weights, arguments.beam_size)
         for name, transcribe in sides.items():
             report(name, arguments.folder, items, transcribe)
 
@@ -56,7 +58,7 @@ def ours(engine: Engine, model: str, beam_size: int) -> Callable[[Path, str], Hy
     return transcribe
 
 
-def theirs(weights: Path, beam_size: int) -> Callable[[Path, str], Hypothesis]:
+def by_whisperx(weights: Path, beam_size: int) -> Callable[[Path, str], Hypothesis]:
     import whisperx
 
     loaded: dict[str, Any] = {}
@@ -73,6 +75,22 @@ def theirs(weights: Path, beam_size: int) -> Callable[[Path, str], Hypothesis]:
             )
         segments = loaded[language].transcribe(decode(path).audio, batch_size=8)["segments"]
         return " ".join(segment["text"] for segment in segments), []
+
+    return transcribe
+
+
+def by_faster_whisper(weights: Path, beam_size: int) -> Callable[[Path, str], Hypothesis]:
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(weights), device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
+
+    def transcribe(path: Path, language: str) -> Hypothesis:
+        segments, _ = model.transcribe(
+            decode(path).audio, language=language, beam_size=beam_size, word_timestamps=True, vad_filter=True
+        )
+        found = list(segments)
+        words = [(word.word, word.start, word.end) for segment in found for word in segment.words or ()]
+        return " ".join(segment.text for segment in found), words
 
     return transcribe
 
