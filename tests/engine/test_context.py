@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -80,11 +80,29 @@ def test_cancelling_ends_a_run_and_drops_what_waits(worker: GpuWorker, tmp_path:
         ctx.check()
 
 
+@dataclass(frozen=True)
+class Gated(Square):
+    """Lets the first item through and holds the next until the gate is opened."""
+
+    gate: threading.Event = field(default_factory=threading.Event, compare=False)
+    ran: list[int] = field(default_factory=list, compare=False)
+    max_items: int = 1
+
+    def run(self, inputs: Sequence[int]) -> list[int]:
+        self.ran.extend(inputs)
+        if inputs[0] > 0:
+            self.gate.wait(10)
+        return super().run(inputs)
+
+
 def test_a_run_that_is_left_early_drops_what_waits(worker: GpuWorker, tmp_path: Path) -> None:
-    results = context(worker, tmp_path).run(((Square(), value, 1.0) for value in range(1_000)), window=4)
+    operation = Gated()
+    results = context(worker, tmp_path).run(((operation, value, 1.0) for value in range(100)), window=4)
     assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]
+    results.close()
+    operation.gate.set()
     assert list(context(worker, tmp_path).run([(Square(), 3, 1.0)])) == [9]
+    assert set(operation.ran) <= {0, 1}
 
 
 def test_progress_is_that_of_the_whole_and_never_falls(worker: GpuWorker, tmp_path: Path) -> None:

@@ -460,10 +460,12 @@ def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert isinstance(raised.value.__cause__, FileNotFoundError)
     with pytest.raises(InvalidAudio, match="no such file"):
         decode("http://127.0.0.1/sound.wav")
+    number: Any = 3
     with pytest.raises(InvalidAudio, match="int is not audio"):
-        decode(3)  # type: ignore[arg-type]
+        decode(number)
+    text: Any = io.StringIO("text")
     with pytest.raises(InvalidAudio, match="binary mode"):
-        decode(io.StringIO("text"))  # type: ignore[arg-type]
+        decode(text)
 
 
 # ---- kinds of source

@@ -167,7 +167,12 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(worker: GpuWorker) -> 
 def test_a_single_item_that_does_not_fit_has_a_name() -> None:
     device = Device(capacity=0)
     evicted: list[int] = []
-    worker = GpuWorker(on_out_of_memory=lambda: not evicted and not evicted.append(1))  # type: ignore[func-returns-value]
+
+    def evict() -> bool:
+        evicted.append(1)
+        return len(evicted) == 1
+
+    worker = GpuWorker(on_out_of_memory=evict)
     try:
         with pytest.raises(OutOfMemory, match="does not fit"):
             worker.submit("job", Double(device), "x", 1.0).result(10)

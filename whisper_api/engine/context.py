@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class JobContext:
             self._reported = max(overall, self._reported)
             self._on_progress(Progress(round(self._reported, 4), self._stage))
 
-    def run(self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16) -> Iterator[Any]:
+    def run(self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16) -> Generator[Any, None, None]:
         """Run work items on the device, interleaved with those of other jobs.
 
         Args:

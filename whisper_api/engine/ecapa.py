@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.device import limit_torch_threads
-from whisper_api.engine.segmentation import load_checkpoint
+from whisper_api.engine.segmentation import CheckpointSource, load_checkpoint
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
@@ -136,32 +135,11 @@ def load_ecapa(path: Path) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class EcapaSource:
-    """The checkpoint of the speaker embeddings."""
+class EcapaSource(CheckpointSource):
+    """The network of the speaker embeddings."""
 
-    path: str
-    device: str
-
-    def estimated_bytes(self) -> int:
-        """The size of the weights."""
-        return Path(self.path).stat().st_size
-
-    def load(self) -> Any:
-        """Load the network.
-
-        Raises:
-            ModelCorrupt: the file holds something else.
-        """
-        limit_torch_threads()
-        return load_ecapa(Path(self.path)).to(self.device)
-
-    def unload(self, model: Any) -> None:
-        """Give the device's memory back."""
-        import torch
-
-        model.to("meta")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def network(self, path: Path) -> torch.nn.Module:
+        return load_ecapa(path)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "FRAME_START",
     "FRAME_STEP",
     "SAMPLE_RATE",
+    "CheckpointSource",
     "Inert",
     "SegmentWindows",
     "SegmentationSource",
@@ -127,28 +129,53 @@ def load_segmentation(path: Path) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class SegmentationSource:
-    """The checkpoint of a segmentation network, and where it runs."""
+class CheckpointSource(ABC):
+    """A network in one checkpoint file, and where it runs.
+
+    Attributes:
+        path: the checkpoint.
+        device: as torch names it.
+    """
 
     path: str
     device: str
+
+    @abstractmethod
+    def network(self, path: Path) -> torch.nn.Module:
+        """The network of the checkpoint, on the CPU.
+
+        Raises:
+            ModelCorrupt: the file holds something else.
+        """
 
     def estimated_bytes(self) -> int:
         """The size of the weights."""
         return Path(self.path).stat().st_size
 
     def load(self) -> Any:
-        """Load the network.
+        """Load the network onto its device.
 
         Raises:
             ModelCorrupt: the file holds something else.
         """
         limit_torch_threads()
-        return load_segmentation(Path(self.path)).to(self.device)
+        return self.network(Path(self.path)).to(self.device)
 
     def unload(self, model: Any) -> None:
         """Give the device's memory back."""
+        import torch
+
         model.to("meta")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class SegmentationSource(CheckpointSource):
+    """The segmentation network."""
+
+    def network(self, path: Path) -> torch.nn.Module:
+        return load_segmentation(path)
 
 
 @dataclass(frozen=True)
