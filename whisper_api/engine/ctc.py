@@ -47,23 +47,17 @@ def best_path(emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], 
         The best path, or None when there is none (more tokens than frames).
     """
     moves, reached = _trellis(emission, tokens, blank)
-    count = len(tokens)
+    frames, count = moves.shape
     end = int(np.argmax(reached))
     start = np.empty(count, np.int64)
-    flat = moves.reshape(-1).data
-    # The cell left of the one that frame t came to, for t = end - 1, end - 2 ...
-    cell = (end - 1) * count + count - 1
-    token = count - 1
-    for frame in range(end - 1, -1, -1):
-        if flat[cell]:
-            start[token] = frame
-            token -= 1
-            cell -= 1
-            if token < 0:
-                break
-        cell -= count
-    else:
-        return None
+    # Backwards, each token begins at its last move before the next token's: a search in the bytes of its own column.
+    columns = moves.T.tobytes()
+    limit = end
+    for token in range(count - 1, -1, -1):
+        limit = columns.rfind(b"\x01", token * frames, token * frames + limit) - token * frames
+        if limit < 0:
+            return None
+        start[token] = limit
     first = int(start[0])
     log_probs = emission[first:end, blank].copy()
     log_probs[start - first] = emission[start, tokens]
