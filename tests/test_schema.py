@@ -6,7 +6,22 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.schema import (
+    JobCanceledEvent,
+    JobCompletedEvent,
+    JobEvent,
+    JobFailedEvent,
+    JobProgressEvent,
+    JobQueuedEvent,
+    JobResult,
+    JobStatus,
+    Progress,
+    Segment,
+    Transcript,
+    TranscriptionOptions,
+    Word,
+    job_result,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +81,54 @@ def test_text_and_words_are_those_of_the_segments() -> None:
 
 def test_progress_reads_well_when_printed() -> None:
     assert str(Progress(0.255, "asr")) == " 26% asr"
+
+
+def test_a_result_has_every_key_of_its_segments_and_words() -> None:
+    word = Word(word="Hello", start=0.0, end=0.4)
+    transcript = Transcript(
+        language="en",
+        duration=2.0,
+        model="base",
+        options=TranscriptionOptions(),
+        segments=(Segment(id=0, start=0.0, end=0.4, text="Hello", words=(word,)),),
+        warnings=("no speakers", "asked too much"),
+    )
+    result = job_result(transcript, "Hello\n", ("unknown field", "no speakers"))
+    body = msgspec.json.decode(msgspec.json.encode(result))
+    assert body["segments"] == [
+        {
+            "id": 0,
+            "start": 0.0,
+            "end": 0.4,
+            "text": "Hello",
+            "speaker": None,
+            "words": [{"word": "Hello", "start": 0.0, "end": 0.4, "score": None, "speaker": None}],
+        }
+    ]
+    assert body["text"] == "Hello\n"
+    assert body["warnings"] == ["unknown field", "no speakers", "asked too much"]
+    assert msgspec.convert(body, JobResult) == result
+
+
+def test_a_status_leaves_out_what_is_not_so() -> None:
+    status = JobStatus(job_id="j", status="Queued", queue_position=1, created_at="2026-01-01T00:00:00Z")
+    assert msgspec.json.decode(msgspec.json.encode(status)) == {
+        "job_id": "j",
+        "status": "Queued",
+        "queue_position": 1,
+        "created_at": "2026-01-01T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        JobQueuedEvent(job_id="j", queue_position=2),
+        JobProgressEvent(job_id="j", progress=0.5, stage="asr", eta_seconds=1.5),
+        JobCompletedEvent(job_id="j"),
+        JobFailedEvent(job_id="j", error="no audio"),
+        JobCanceledEvent(job_id="j"),
+    ],
+)
+def test_an_event_says_which_it_is(event: JobEvent) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(event), type=JobEvent) == event

@@ -102,6 +102,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "MAX_CONCURRENT_JOBS", 6
     )
     max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
+    max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
+        _key("MAX_JOBS_PER_KEY", 0)
+    )
+    stall_seconds: Annotated[Seconds, _is("seconds without progress after which a running job counts as stalled")] = (
+        _key("WHISPER_STALL_SECONDS", 600)
+    )
+    shutdown_grace_seconds: Annotated[
+        SecondsOrZero, _is("seconds the running jobs have to end when the server is stopped")
+    ] = _key("WHISPER_SHUTDOWN_GRACE_SECONDS", 30)
+    tls_cert_file: Annotated[Path | None, _is("certificate chain (PEM); with it the server speaks TLS")] = _key(
+        "WHISPER_TLS_CERT_FILE", None
+    )
+    tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
+        "WHISPER_TLS_KEY_FILE", None
+    )
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
     hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
         "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")
@@ -109,9 +124,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hf_token: Annotated[str | None, _is("Hugging Face token, wins over the file; best kept in the environment")] = _key(
         "HF_TOKEN", None
     )
-    sync_timeout_seconds: Annotated[Seconds, _is("seconds a synchronous request waits for its job")] = _key(
-        "SYNC_REQUEST_TIMEOUT_SECONDS", 1800
-    )
+    sync_timeout_seconds: Annotated[
+        SecondsOrZero, _is("seconds a synchronous request waits for its job; 0 = until it ends")
+    ] = _key("SYNC_REQUEST_TIMEOUT_SECONDS", 1800)
     default_sync: Annotated[bool, _is("answer with the transcript when a request does not say")] = _key(
         "DEFAULT_SYNC_MODE", False
     )

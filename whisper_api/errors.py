@@ -15,24 +15,56 @@
     │   ├── DeviceUnavailable      the device asked for does not exist on this machine
     │   └── OutOfMemory            one work item alone does not fit the device
     ├── Canceled                   the caller's ``cancel`` event was set
-    └── EngineClosed               the engine was closed while, or before, the call ran
+    ├── EngineClosed               the engine was closed while, or before, the call ran
+    ├── JobError
+    │   ├── JobNotFound            no such job, or one that is not this caller's
+    │   ├── JobNotFinished         its result was asked for too early
+    │   ├── JobIsProcessing        it cannot be canceled while it runs, unless by force
+    │   ├── JobFailed              it ended without a result; says why
+    │   ├── JobCanceled            it was canceled, so there is no result
+    │   ├── ResultGone             its result was delivered, has expired or was deleted
+    │   └── IdempotencyConflict    the same idempotency key came with another payload
+    ├── Busy                       not now; says after how many seconds to try again
+    │   ├── QueueFull              as many jobs wait as may
+    │   ├── CallerLimit            this caller has as many unfinished jobs as one may have
+    │   └── Draining               the service is stopping and takes no new work
+    ├── StorageError               the job database or the upload directory cannot be used
+    │   ├── StorageFull            no space is left on the disk
+    │   └── StorageLocked          another process holds the database
+    └── RequestError               a server refused what a client asked for, or could not be reached
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "Busy",
+    "CallerLimit",
     "Canceled",
     "ConfigError",
     "DeviceError",
     "DeviceUnavailable",
+    "Draining",
     "EngineClosed",
+    "IdempotencyConflict",
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "JobCanceled",
+    "JobError",
+    "JobFailed",
+    "JobIsProcessing",
+    "JobNotFinished",
+    "JobNotFound",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
     "OutOfMemory",
+    "QueueFull",
+    "RequestError",
+    "ResultGone",
+    "StorageError",
+    "StorageFull",
+    "StorageLocked",
     "UnknownModel",
     "WhisperApiError",
 ]
@@ -101,3 +133,112 @@ class Canceled(WhisperApiError):
 
 class EngineClosed(WhisperApiError):
     """The engine was closed."""
+
+
+class JobError(WhisperApiError):
+    """Something about one job.
+
+    Args:
+        job_id: which.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, job_id: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFound(JobError):
+    """There is no such job, or it belongs to somebody else: the two look the same."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, f"Job not found: {job_id}")
+
+
+class JobNotFinished(JobError):
+    """The result of a job was asked for before it had one."""
+
+
+class JobIsProcessing(JobError):
+    """A running job cannot be canceled, unless by force."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, "Cannot cancel a job that is currently processing")
+
+
+class JobFailed(JobError):
+    """The job ended without a result.
+
+    Args:
+        job_id: which.
+        message: why.
+        cause: the name of the error it ended with, as in this module; empty when it was none of these.
+    """
+
+    def __init__(self, job_id: str, message: str, cause: str = "") -> None:
+        super().__init__(job_id, message)
+        self.cause = cause
+
+
+class JobCanceled(JobError):
+    """The job was canceled, so there is no result."""
+
+
+class ResultGone(JobError):
+    """The result was delivered, has expired or was deleted."""
+
+
+class IdempotencyConflict(JobError):
+    """The idempotency key was used before, with another payload."""
+
+
+class Busy(WhisperApiError):
+    """Not now.
+
+    Args:
+        message: why.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(Busy):
+    """As many jobs wait as may."""
+
+
+class CallerLimit(Busy):
+    """This caller has as many unfinished jobs as one may have."""
+
+
+class Draining(Busy):
+    """The service is stopping and takes no new work."""
+
+
+class StorageError(WhisperApiError):
+    """The job database or the upload directory cannot be used. Nothing was accepted, nothing is lost."""
+
+
+class StorageFull(StorageError):
+    """No space is left on the disk."""
+
+
+class StorageLocked(StorageError):
+    """Another process holds the job database."""
+
+
+class RequestError(WhisperApiError):
+    """A server refused what a client asked for, or could not be reached.
+
+    Args:
+        message: what the server said, or why it could not be reached.
+        status: the HTTP status; None when there was no answer.
+        code: the server's word for what is wrong; empty when there is none.
+    """
+
+    def __init__(self, message: str, status: int | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

@@ -11,7 +11,25 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Progress", "Segment", "Transcript", "TranscriptionOptions", "Word"]
+__all__ = [
+    "JobCanceledEvent",
+    "JobCompletedEvent",
+    "JobEvent",
+    "JobFailedEvent",
+    "JobProgressEvent",
+    "JobQueuedEvent",
+    "JobResult",
+    "JobState",
+    "JobStatus",
+    "Progress",
+    "ResultSegment",
+    "ResultWord",
+    "Segment",
+    "Transcript",
+    "TranscriptionOptions",
+    "Word",
+    "job_result",
+]
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -20,6 +38,7 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Task = Literal["transcribe", "translate"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
+JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
 Stage = Literal["queue", "load", "decode", "vad", "asr", "align", "diarize", "done"]
 
 
@@ -173,3 +192,164 @@ class Progress(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.fraction:4.0%} {self.stage}"
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where one job stands, as the REST API tells it and the client reads it.
+
+    Attributes:
+        job_id: a UUID.
+        status: in one word.
+        queue_position: 1 for the job that is taken next; with concurrency, the batch it falls in. Only while Queued.
+        created_at, started_at, finished_at: RFC 3339, UTC.
+        progress: from 0 to 1, weighted over the stages.
+        stage: the stage that runs.
+        eta_seconds: until the job ends, when that can be told.
+        audio_seconds: length of the audio, when it is known.
+        error: why it Failed.
+        warnings: what could not be done as asked, one sentence each.
+    """
+
+    job_id: str
+    status: JobState
+    queue_position: int | None = None
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    progress: float | None = None
+    stage: Stage | None = None
+    eta_seconds: float | None = None
+    audio_seconds: float | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class ResultWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A :class:`Word` as a result shows it: every key is there."""
+
+    word: str
+    start: float
+    end: float
+    score: float | None = None
+    speaker: str | None = None
+
+
+class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A :class:`Segment` as a result shows it: every key is there."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+    speaker: str | None = None
+    words: tuple[ResultWord, ...] = ()
+
+
+class JobResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished job gives, as the REST API tells it and the client reads it.
+
+    Attributes:
+        text: the transcript in the job's format.
+        language: that was used; the one detected, when asked for ``auto``.
+        language_probability: of that language, when it was judged.
+        duration: seconds of audio.
+        model: the Whisper model by name.
+        segments: in order of time.
+        speakers: labels in order of appearance.
+        warnings: what could not be done as asked, one sentence each.
+    """
+
+    text: str
+    language: str
+    segments: tuple[ResultSegment, ...]
+    language_probability: float | None = None
+    duration: float
+    model: str
+    warnings: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+
+
+def job_result(transcript: Transcript, text: str, warnings: tuple[str, ...] = ()) -> JobResult:
+    """The result that a transcript makes.
+
+    Args:
+        transcript: what the engine gave.
+        text: the same, rendered in the job's format.
+        warnings: of the submission; they stand before the transcript's own.
+    """
+    return JobResult(
+        text=text,
+        language=transcript.language,
+        segments=tuple(
+            ResultSegment(
+                id=segment.id,
+                start=segment.start,
+                end=segment.end,
+                text=segment.text,
+                speaker=segment.speaker,
+                words=tuple(
+                    ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
+                    for word in segment.words
+                ),
+            )
+            for segment in transcript.segments
+        ),
+        language_probability=transcript.language_probability,
+        duration=transcript.duration,
+        model=transcript.model,
+        warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
+        speakers=transcript.speakers,
+    )
+
+
+class JobQueuedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="queued"):
+    """The job waits, or waits again after the server was stopped.
+
+    Attributes:
+        job_id: which.
+        queue_position: as in :class:`JobStatus`.
+    """
+
+    job_id: str
+    queue_position: int
+
+
+class JobProgressEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
+    """The job runs.
+
+    Attributes:
+        job_id: which.
+        progress, stage, eta_seconds: as in :class:`JobStatus`.
+    """
+
+    job_id: str
+    progress: float
+    stage: Stage
+    eta_seconds: float | None = None
+
+
+class JobCompletedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="completed"):
+    """The job has its result."""
+
+    job_id: str
+
+
+class JobFailedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failed"):
+    """The job ended without a result.
+
+    Attributes:
+        job_id: which.
+        error: why.
+    """
+
+    job_id: str
+    error: str
+
+
+class JobCanceledEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="canceled"):
+    """The job was canceled."""
+
+    job_id: str
+
+
+JobEvent = JobQueuedEvent | JobProgressEvent | JobCompletedEvent | JobFailedEvent | JobCanceledEvent
