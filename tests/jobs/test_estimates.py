@@ -1,0 +1,180 @@
+"""How long jobs will take: learned per model, device and stage, told only when every number is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import transcript
+from msgspec.structs import replace
+
+from whisper_api.jobs.estimates import SHORTEST, Estimates, stages_of
+from whisper_api.jobs.running import Live
+from whisper_api.jobs.store import Job, JobStore
+from whisper_api.schema import Progress, Stage, TranscriptionOptions
+
+PLAIN = TranscriptionOptions(align=False, diarize=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore(tmp_path / "jobs.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def estimates(store: JobStore) -> Estimates:
+    return new(store)
+
+
+def new(store: JobStore, *, device: str = "cpu", slots: int = 1) -> Estimates:
+    return Estimates(store, lambda: device, lambda options: options.model or "base", slots)
+
+
+def job(job_id: str, seconds: float | None = 100.0, options: TranscriptionOptions = PLAIN) -> Job:
+    return Job(
+        job_id=job_id,
+        owner="",
+        options=options,
+        output_format="txt",
+        audio_bytes=1,
+        audio_seconds=seconds,
+        created_at=0.0,
+    )
+
+
+def live(stage: Stage, fraction: float = 0.0, stage_seconds: float = 0.0) -> Live:
+    return Live(Progress(fraction, stage), stage_seconds, 0.0, "")
+
+
+def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
+    timings = {"decode": 1.0, "vad": 2.0, "asr": 10.0, **timings}
+    estimates.learn(replace(transcript("x", timings=timings), model=model, duration=seconds))
+
+
+def test_the_stages_follow_from_the_options() -> None:
+    assert stages_of(TranscriptionOptions()) == ("decode", "load", "vad", "asr", "align", "diarize")
+    assert stages_of(TranscriptionOptions(diarize=True, align=False)) == ("decode", "load", "vad", "asr", "diarize")
+    assert stages_of(PLAIN) == ("decode", "load", "vad", "asr")
+
+
+def test_the_stages_are_those_of_the_engine() -> None:
+    from whisper_api.engine.pipeline import WEIGHTS
+
+    assert set(stages_of(TranscriptionOptions())) == set(WEIGHTS)
+
+
+def test_nothing_is_told_before_something_was_learned(estimates: Estimates) -> None:
+    estimates.expect(job("a"))
+    assert estimates.of_queued("a", ["a"], {}) is None
+    assert estimates.of_running("a", live("asr")) is None
+
+
+def test_time_is_in_proportion_to_the_audio(estimates: Estimates) -> None:
+    teach(estimates)
+    for job_id, seconds in (("a", 100.0), ("b", 300.0), ("short", 1.0), ("shorter", 0.1)):
+        estimates.expect(job(job_id, seconds))
+    assert estimates.of_running("a", live("decode")) == pytest.approx(13.0)
+    assert estimates.of_running("b", live("decode")) == pytest.approx(39.0)
+    assert estimates.of_running("short", live("decode")) == pytest.approx(0.13 * SHORTEST)
+    assert estimates.of_running("shorter", live("decode")) == estimates.of_running("short", live("decode"))
+
+
+def test_a_short_recording_does_not_teach_that_all_are_slow(store: JobStore) -> None:
+    teach(new(store), seconds=1.0)
+    assert store.stage_rates()["base", "cpu", "asr"] == pytest.approx(10.0 / SHORTEST)
+
+
+def test_models_and_devices_are_told_apart(store: JobStore) -> None:
+    estimates = new(store)
+    teach(estimates)
+    estimates.expect(job("a", options=replace(PLAIN, model="large-v3")))
+    assert estimates.of_queued("a", ["a"], {}) is None
+    teach(estimates, "large-v3", asr=97.0)
+    assert estimates.of_running("a", live("decode")) == pytest.approx(100.0)
+    elsewhere = new(store, device="cuda:0")
+    elsewhere.expect(job("a"))
+    assert elsewhere.of_queued("a", ["a"], {}) is None
+
+
+def test_a_stage_that_was_never_seen_leaves_the_whole_unknown(estimates: Estimates) -> None:
+    teach(estimates)
+    estimates.expect(job("a", options=TranscriptionOptions(diarize=False)))
+    assert estimates.of_running("a", live("decode")) is None
+    teach(estimates, align=5.0)
+    assert estimates.of_running("a", live("decode")) == pytest.approx(18.0)
+
+
+def test_what_was_learned_is_there_after_a_restart(store: JobStore) -> None:
+    teach(new(store))
+    again = new(store)
+    again.expect(job("a"))
+    assert again.of_running("a", live("decode")) == pytest.approx(13.0)
+
+
+def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(estimates: Estimates) -> None:
+    teach(estimates)
+    estimates.expect(job("a"))
+    # Of the weights of decode, load, vad and asr, the first is 0.02 of 0.6, and asr begins after 0.08.
+    assert estimates.of_running("a", live("decode", 0.0, 0.4)) == pytest.approx(12.6)
+    assert estimates.of_running("a", live("load", 0.02 / 0.6, 5.0)) == pytest.approx(12.0)
+    assert estimates.of_running("a", live("asr", 0.08 / 0.6, 2.0)) == pytest.approx(8.0)
+    half = (0.08 + 0.26) / 0.6
+    assert estimates.of_running("a", live("asr", half, 5.0)) == pytest.approx(5.0)
+    assert estimates.of_running("a", live("done", 1.0)) == 0.0
+
+
+def test_a_job_that_is_slower_than_expected_shows(estimates: Estimates) -> None:
+    teach(estimates)
+    estimates.expect(job("a"))
+    half = (0.08 + 0.26) / 0.6
+    on_time, late = (estimates.of_running("a", live("asr", half, seconds)) for seconds in (5.0, 50.0))
+    assert on_time is not None
+    assert late is not None
+    assert late > on_time
+    # Nothing is less than no time, however late it is.
+    assert estimates.of_running("a", live("asr", 0.08 / 0.6, 1000.0)) == 0.0
+
+
+def test_a_job_that_waits_needs_what_is_before_it_too(estimates: Estimates) -> None:
+    teach(estimates)
+    for job_id in "rabc":
+        estimates.expect(job(job_id))
+    running = {"r": live("asr", (0.08 + 0.26) / 0.6, 5.0)}
+    assert [estimates.of_queued(each, "abc", running) for each in "abc"] == pytest.approx([18.0, 31.0, 44.0])
+
+
+def test_slots_share_what_is_before(store: JobStore) -> None:
+    estimates = new(store, slots=2)
+    teach(estimates)
+    for job_id in "rabc":
+        estimates.expect(job(job_id))
+    running = {"r": live("asr", (0.08 + 0.26) / 0.6, 5.0)}
+    assert [estimates.of_queued(each, "abc", running) for each in "abc"] == pytest.approx([15.5, 22.0, 28.5])
+
+
+def test_behind_a_job_of_unknown_length_nothing_is_known(estimates: Estimates) -> None:
+    teach(estimates)
+    for job_id, seconds in (("a", 100.0), ("b", None), ("c", 100.0)):
+        estimates.expect(job(job_id, seconds))
+    assert estimates.of_queued("a", "abc", {}) == pytest.approx(13.0)
+    assert estimates.of_queued("b", "abc", {}) is None
+    assert estimates.of_queued("c", "abc", {}) is None
+
+
+def test_what_has_ended_is_forgotten(estimates: Estimates) -> None:
+    teach(estimates)
+    estimates.expect(job("a"))
+    estimates.forget("a")
+    estimates.forget("a")
+    assert estimates.of_running("a", live("decode")) is None
+
+
+def test_a_store_that_cannot_be_used_does_no_harm(store: JobStore) -> None:
+    estimates = new(store)
+    store.close()
+    teach(estimates)
+    estimates.expect(job("a"))
+    assert estimates.of_running("a", live("decode")) is None

@@ -1,0 +1,262 @@
+"""Jobs on the real engine: what they give, how they are stopped, what is refused, and an engine that fails."""
+
+from __future__ import annotations
+
+import threading
+import wave
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import DEADLINE, config_in, ended, idle, text_of, until
+from msgspec.structs import replace
+
+from whisper_api.config import Config
+from whisper_api.engine.catalog import DownloadProgress
+from whisper_api.engine.whisper import DecodeOperation
+from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
+from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
+from whisper_api.jobs.service import JobService, Submission
+from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore
+from whisper_api.schema import Progress, TranscriptionOptions
+
+pytestmark = pytest.mark.models
+
+QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Config:
+    return config_in(tmp_path, models_dir=models_dir, device="cpu", model="base", language="en", preload_models=False)
+
+
+@pytest.fixture
+def executor(config: Config) -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(config)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def service(config: Config, executor: LocalExecutor) -> Iterator[JobService]:
+    service = JobService(config, JobStore(config.data_dir / DATABASE_NAME), executor)
+    service.start()
+    yield service
+    service.close()
+
+
+def excerpt(source: Path, target: Path, seconds: float, times: int = 1) -> None:
+    """Write the beginning of a recording, over and over."""
+    with wave.open(str(source)) as call, wave.open(str(target), "wb") as part:
+        part.setparams(call.getparams())
+        frames = call.readframes(int(seconds * call.getframerate()))
+        for _ in range(times):
+            part.writeframes(frames)
+
+
+def submit_call(service: JobService, call: Path, seconds: float, times: int = 1) -> str:
+    with service.reserve("") as place:
+        place.directory.mkdir()
+        excerpt(call, place.directory / "audio", seconds, times)
+        size = (place.directory / "audio").stat().st_size
+        submission = Submission(
+            job_id=place.job_id,
+            owner="",
+            options=QUICK,
+            output_format="txt",
+            audio_bytes=size,
+            audio_seconds=seconds * times,
+        )
+        return service.submit(submission, place).job_id
+
+
+def job(options: TranscriptionOptions = QUICK) -> Job:
+    return Job(job_id="a", owner="", options=options, output_format="txt", audio_bytes=1, created_at=0.0)
+
+
+def run(executor: LocalExecutor, audio: Path, on_progress: Callable[[Progress], None] = lambda progress: None) -> str:
+    return executor.run(job(), audio, on_progress=on_progress, cancel=threading.Event()).text
+
+
+def leases(executor: LocalExecutor) -> list[int]:
+    assert executor._engine is not None
+    return [model.leases for model in executor._engine.models.resident()]
+
+
+def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
+    service: JobService, executor: LocalExecutor, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = 0
+    decode = DecodeOperation.run
+
+    def counted(operation: DecodeOperation, inputs: Sequence[Any]) -> Sequence[Any]:
+        nonlocal batches
+        batches += 1
+        return decode(operation, inputs)
+
+    monkeypatch.setattr(DecodeOperation, "run", counted)
+    first = submit_call(service, sample_call, 30.0)
+    assert ended(service, first).status == "Completed"
+    text = text_of(service, first)
+    assert "New Jersey" in text
+    assert "Chicago" in text
+    assert service.health().ready
+    # Four minutes of it are many work items; it is stopped between two of them.
+    long, short = submit_call(service, sample_call, 30.0, 8), submit_call(service, sample_call, 8.0)
+    done = batches
+    until(lambda: batches >= done + 2)
+    status = service.status(long, None)
+    assert status.stage == "asr"
+    assert status.eta_seconds
+    before = batches
+    service.cancel(long, None, force=True)
+    assert service.status(long, None).status == "Canceled"
+    assert batches <= before + 2
+    assert not (tmp_path / "uploads" / long).exists()
+    assert ended(service, short).status == "Completed"
+    assert text_of(service, short)
+    idle(service)
+    assert set(leases(executor)) == {0}
+
+
+def test_the_models_are_resident_before_the_first_job(config: Config, sample_call: Path, tmp_path: Path) -> None:
+    executor = LocalExecutor(replace(config, preload_models=True))
+    executor.preload()
+    facts = executor.facts()
+    assert (facts.device, facts.model, facts.compute_type) == ("cpu", "base", "int8")
+    assert facts.resident_models >= 1
+    assert facts.resident_bytes > 10_000_000
+    heard: list[Progress] = []
+    excerpt(sample_call, tmp_path / "audio", 8.0)
+    assert run(executor, tmp_path / "audio", heard.append)
+    assert [each.stage for each in heard][-1] == "done"
+    assert executor.facts().resident_models == facts.resident_models
+    executor.close()
+
+
+def test_models_are_not_loaded_when_nobody_asked_for_it(config: Config) -> None:
+    executor = EXECUTORS["local"](config)
+    executor.preload()
+    assert executor.facts().resident_models == 0
+    executor.close()
+
+
+def test_an_engine_that_fails_is_replaced(executor: LocalExecutor, sample_call: Path, tmp_path: Path) -> None:
+    excerpt(sample_call, tmp_path / "audio", 8.0)
+    text = run(executor, tmp_path / "audio")
+    assert executor._engine is not None
+    # As its thread does when it fails.
+    executor._engine._worker.close()
+    with pytest.raises(EngineClosed):
+        run(executor, tmp_path / "audio")
+    assert run(executor, tmp_path / "audio") == text
+
+
+def test_a_closed_executor_makes_no_engine(executor: LocalExecutor, sample_call: Path) -> None:
+    executor.close()
+    executor.close()
+    with pytest.raises(EngineClosed):
+        run(executor, sample_call)
+    with pytest.raises(EngineClosed):
+        executor.preload()
+    assert executor._engine is None
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [None, "auto", "base", "tiny.en", "large-v3", "large", "turbo"])
+def test_models_of_the_catalogue_are_served(executor: LocalExecutor, model: str | None) -> None:
+    executor.check(TranscriptionOptions(model=model), None)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "lagre-v3",
+        "Systran/faster-whisper-base",
+        "/etc",
+        "../models_cache/base",
+        ".",
+        "~",
+        "ecapa",
+        "align-en",
+        "é" * 999,
+    ],
+)
+def test_anything_else_is_not(executor: LocalExecutor, model: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        executor.check(TranscriptionOptions(model=model), None)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_name_with_a_slip_is_told_what_was_meant(executor: LocalExecutor) -> None:
+    with pytest.raises(UnknownModel, match="large-v3"):
+        executor.check(TranscriptionOptions(model="lagre-v3"), None)
+
+
+def test_the_configured_model_is_served_whatever_it_is(config: Config) -> None:
+    executor = LocalExecutor(replace(config, model="/models/mine"))
+    executor.check(TranscriptionOptions(model="/models/mine"), None)
+    assert executor.model_name(TranscriptionOptions()) == "/models/mine"
+    with pytest.raises(UnknownModel):
+        executor.check(TranscriptionOptions(model="/models/other"), None)
+
+
+def test_names_are_told_as_the_catalogue_has_them(config: Config) -> None:
+    executor = LocalExecutor(replace(config, model="auto"))
+    assert executor.model_name(TranscriptionOptions(model="turbo")) == "large-v3-turbo"
+    assert executor.model_name(TranscriptionOptions()) == "base"
+    assert executor.device == "cpu"
+    assert LocalExecutor(replace(config, device="cuda:99")).device == "cuda:99"
+
+
+def test_speakers_asked_for_by_name_need_a_model(
+    config: Config, executor: LocalExecutor, ecapa_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    asked = TranscriptionOptions(diarize=True)
+    executor.check(asked, None)
+    bare = LocalExecutor(replace(config, models_dir=tmp_path / "empty"))
+    with pytest.raises(ModelUnavailable, match="whisper-api models pull ecapa"):
+        bare.check(asked, None)
+    bare.check(asked, "hf_token_of_the_caller")
+    bare.check(TranscriptionOptions(), None)
+    LocalExecutor(replace(config, models_dir=tmp_path / "empty", hf_token="x")).check(asked, None)
+    # As long as models are being fetched for all jobs.
+    loading = LocalExecutor(replace(config, models_dir=tmp_path / "empty", preload_models=True))
+    loading.check(asked, None)
+
+
+# --- downloads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_download_is_progress_of_all_jobs_and_ends_with_the_job_that_began_it(executor: LocalExecutor) -> None:
+    step = DownloadProgress("large-v3", "model.bin", 43, 100, "hub")
+    heard: list[str] = []
+    canceled = threading.Event()
+    begun, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with executor._watched(_Run(lambda: heard.append("other"), threading.Event())):
+            begun.set()
+            done.wait(DEADLINE)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(DEADLINE)
+    with executor._watched(_Run(lambda: heard.append("own"), canceled)):
+        executor._on_download(step)
+        assert sorted(heard) == ["other", "own"]
+        assert executor.activity == "fetching large-v3 (43%)"
+        canceled.set()
+        with pytest.raises(Canceled):
+            executor._on_download(step)
+        executor.close()
+        with pytest.raises(EngineClosed):
+            executor._on_download(step)
+    done.set()
+    thread.join()
+    assert executor.activity == ""

@@ -1,0 +1,167 @@
+"""Keys let in whom they should, and nobody else."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from whisper_api.errors import InvalidOption
+from whisper_api.jobs.keys import Key, KeyRing
+from whisper_api.jobs.store import JobStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore(tmp_path / "jobs.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def ring(store: JobStore) -> KeyRing:
+    return KeyRing(store)
+
+
+def test_a_key_opens(ring: KeyRing) -> None:
+    assert not ring.any()
+    key, token = ring.create("laptop", "admin")
+    assert ring.verify(token) == key
+    assert (key.name, key.role, key.revoked_at) == ("laptop", "admin", None)
+    assert ring.list() == [key]
+    assert ring.any()
+
+
+def test_a_token_has_256_random_bits(ring: KeyRing) -> None:
+    numbers = []
+    for number in range(64):
+        _, token = ring.create(f"key-{number}")
+        match = re.fullmatch(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", token)
+        assert match is not None
+        secret = base64.urlsafe_b64decode(f"{match[2]}=")
+        assert len(secret) == 32
+        numbers.append(int.from_bytes(secret, "big"))
+    # Of 64 coins, chance lets all fall alike once in 2**63 times.
+    assert all(len({number >> bit & 1 for number in numbers}) == 2 for bit in range(256))
+
+
+def test_the_secret_is_not_stored(ring: KeyRing, store: JobStore, tmp_path: Path) -> None:
+    _, token = ring.create("laptop")
+    secret = token[12:]
+    store.compact()
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"laptop" in kept
+    assert secret.encode() not in kept
+    assert base64.urlsafe_b64decode(f"{secret}=") not in kept
+
+
+def test_a_key_is_its_own_secret_and_no_others(ring: KeyRing) -> None:
+    first, one = ring.create("first")
+    second, two = ring.create("second")
+    assert ring.verify(one) == first
+    assert ring.verify(two) == second
+    assert ring.verify(one[:12] + two[12:]) is None
+    assert ring.verify(two[:12] + one[12:]) is None
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_nothing_but_the_token_opens(ring: KeyRing, data: st.DataObject) -> None:
+    [key] = ring.list() or [ring.create("laptop")[0]]
+    secret = st.text("AZaz09_-", min_size=43, max_size=43)
+    key_id = st.sampled_from([key.key_id, "00000000"])
+    guess = data.draw(st.text() | st.builds("wk_{}_{}".format, key_id, secret))
+    assert ring.verify(guess) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda token: token[:-1],
+        lambda token: token + "A",
+        lambda token: f" {token}",
+        lambda token: f"{token}\n",
+        lambda token: token.upper(),
+        lambda token: token.removeprefix("wk_"),
+        lambda token: token[:12],
+        lambda token: "",
+    ],
+    ids=["shorter", "longer", "space", "line end", "upper case", "no prefix", "no secret", "empty"],
+)
+def test_a_token_that_is_not_quite_right_does_not_open(ring: KeyRing, change: Any) -> None:
+    _, token = ring.create("laptop")
+    assert ring.verify(token) is not None
+    assert ring.verify(change(token)) is None
+
+
+def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path: Path) -> None:
+    key, token = ring.create("laptop")
+    _, other = ring.create("desk")
+    # Somebody else revokes it, as the command does while the server runs.
+    store = JobStore(tmp_path / "jobs.db")
+    revoked = KeyRing(store).revoke("laptop")
+    store.close()
+    assert revoked.key_id == key.key_id
+    assert revoked.revoked_at is not None
+    assert ring.verify(token) is None
+    assert ring.verify(other) is not None
+    again, new = ring.create("laptop")
+    assert again.key_id != key.key_id
+    assert ring.verify(new) == again
+    assert ring.verify(token) is None
+    assert [key.name for key in ring.list()] == ["laptop", "desk", "laptop"]
+    ring.revoke("desk")
+    ring.revoke(again.key_id)
+    assert not ring.any()
+
+
+def test_a_name_is_one_keys(ring: KeyRing) -> None:
+    ring.create("laptop")
+    with pytest.raises(InvalidOption, match="already"):
+        ring.create("laptop")
+    assert len(ring.list()) == 1
+
+
+@pytest.mark.parametrize("name", ["", " ", " laptop", "laptop ", "a\nb", "a\x1b[31mb", "\u202eb", "x" * 65])
+def test_a_name_that_would_confuse_is_refused(ring: KeyRing, name: str) -> None:
+    with pytest.raises(InvalidOption, match="printable"):
+        ring.create(name)
+    assert ring.list() == []
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 64, "Büro 2, Étage 3", "'; DROP TABLE keys; --"])
+def test_a_name_may_be_any_text(ring: KeyRing, name: str) -> None:
+    key, _ = ring.create(name)
+    assert ring.revoke(name).key_id == key.key_id
+
+
+def test_a_role_is_one_of_two(ring: KeyRing) -> None:
+    role: Any = "root"
+    with pytest.raises(InvalidOption, match="user, admin"):
+        ring.create("laptop", role)
+
+
+def test_what_to_revoke_must_be_clear(ring: KeyRing) -> None:
+    with pytest.raises(InvalidOption, match="none"):
+        ring.revoke("laptop")
+    key, token = ring.create("laptop")
+    with pytest.raises(InvalidOption, match="'laptop'"):
+        ring.revoke("desk")
+    namesake, _ = ring.create(key.key_id)
+    with pytest.raises(InvalidOption, match="id of another"):
+        ring.revoke(key.key_id)
+    assert ring.verify(token) == key
+    ring.revoke(namesake.key_id)
+    ring.revoke(key.key_id)
+    with pytest.raises(InvalidOption, match="no key"):
+        ring.revoke(key.key_id)
+
+
+def test_a_key_shows_nothing_secret() -> None:
+    assert set(Key.__struct_fields__) == {"key_id", "name", "role", "created_at", "revoked_at"}

@@ -1,0 +1,247 @@
+"""Services that start, load their models, drain, stop and start again."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes import (
+    DEADLINE,
+    FakeExecutor,
+    Services,
+    ended,
+    holding,
+    new_service,
+    running,
+    submission,
+    submit,
+    text_of,
+    until,
+    uploads,
+)
+
+from whisper_api.errors import (
+    Draining,
+    ModelUnavailable,
+    StorageError,
+)
+from whisper_api.jobs.recovery import end_of_last_process
+from whisper_api.jobs.service import JobService
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Services]:
+    with Services(tmp_path) as services:
+        yield services
+
+
+# --- stopping and starting again ----------------------------------------------------------------------------------
+
+
+def test_draining_refuses_new_work_and_lets_the_running_job_end(serve: Services, tmp_path: Path) -> None:
+    executor = FakeExecutor(held=True)
+    service = serve(executor)
+    first, second = submit(service), submit(service)
+    running(service, first)
+    early = service.reserve("")
+    service.drain()
+    assert (service.health().ready, service.health().state) == (False, "draining")
+    with pytest.raises(Draining) as caught:
+        service.reserve("")
+    assert caught.value.retry_after > 0
+    wanted = submission(early)
+    with pytest.raises(Draining):
+        service.submit(wanted, early)
+    assert early.job_id not in uploads(tmp_path)
+    executor.release()
+    assert ended(service, first).status == "Completed"
+    service.stop(DEADLINE)
+    assert service.status(second, None).status == "Queued"
+    assert executor.started == [first]
+    again = serve()
+    assert ended(again, second).status == "Completed"
+    assert text_of(again, second) == "hello"
+
+
+def test_stopping_puts_the_running_job_back_without_a_strike(serve: Services, tmp_path: Path) -> None:
+    executor = FakeExecutor(held=True)
+    service = serve(executor)
+    first, second = submit(service, "first"), submit(service, "second")
+    running(service, first)
+    service.stop(0.0)
+    service.stop(0.0)
+    row = service.store.get(first)
+    assert row is not None
+    assert (row.state, row.crashes, row.interruptions, row.started_at) == ("Queued", 0, 0, None)
+    assert service.counts() == (1, 0)
+    assert uploads(tmp_path) == sorted([first, second])
+    assert service.wait(first, None).status == "Queued"
+    executor = FakeExecutor()
+    again = serve(executor)
+    assert [text_of(again, each) for each in (first, second) if ended(again, each)] == ["first", "second"]
+    assert executor.started == [first, second]
+
+
+@pytest.mark.parametrize("first", ["stop", "cancel"])
+def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None:
+    hang = threading.Event()
+    service = serve(FakeExecutor(held=True, behave=holding(hang)))
+    job_id = submit(service)
+    running(service, job_id)
+    (job,) = service._running.all()
+    calls = {
+        "stop": functools.partial(service.stop, 0.0),
+        "cancel": functools.partial(service.cancel, job_id, None, force=True),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(calls.pop(first))
+        until(job.cancel.is_set)
+        second = pool.submit(calls.popitem()[1])
+        until(lambda: job.reason == "cancel" and service._place.stopping.is_set())
+        hang.set()
+        begun.result(DEADLINE)
+        second.result(DEADLINE)
+    assert service.status(job_id, None).status == "Canceled"
+
+
+def test_a_stop_is_noted_for_the_next_start(serve: Services) -> None:
+    service = serve()
+    assert end_of_last_process(service.store, "") == "kill"
+    service.drain()
+    assert end_of_last_process(service.store, "") == "stop"
+    assert end_of_last_process(serve().store, "") == "kill"
+
+
+def test_stopping_meets_submitting_and_completing(serve: Services, tmp_path: Path) -> None:
+    """What was accepted is done in the end, once, and what was refused has left nothing."""
+    accepted: dict[str, str] = {}
+    numbers = itertools.count()
+    completed: set[str] = set()
+    for _ in range(6):
+        executor = FakeExecutor()
+        service = serve(executor, enable_concurrency=True, max_concurrent_jobs=2)
+
+        def fill(service: JobService = service) -> None:
+            while True:
+                text = str(next(numbers))
+                try:
+                    accepted[submit(service, text)] = text
+                except Draining:
+                    return
+
+        before = len(accepted)
+        with ThreadPoolExecutor(4) as pool:
+            filling = [pool.submit(fill) for _ in range(4)]
+            until(functools.partial(has_more, accepted, before + 20))
+            service.stop(0.0)
+            for each in filling:
+                each.result(DEADLINE)
+        waiting = {job.job_id for job in service.store.in_state("Queued")}
+        done = {job.job_id for job in service.store.in_state("Completed")}
+        assert waiting | done == set(accepted)
+        assert completed <= done
+        completed = done
+        assert set(uploads(tmp_path)) == waiting
+        assert not executor.used_after_close
+    service = serve(enable_concurrency=True, max_concurrent_jobs=2)
+    assert {job_id: text_of(service, job_id) for job_id in accepted if ended(service, job_id)} == accepted
+    assert all(job.crashes == job.interruptions == 0 for job in service.store.in_state("Completed"))
+
+
+def test_the_executor_is_left_alone_after_it_was_closed(serve: Services) -> None:
+    executor = FakeExecutor(held=True)
+    executor.preload_errors = [ModelUnavailable("not here")] * 1000
+    service = serve(executor)
+    running(service, submit(service))
+    service.close()
+    assert executor.closed
+    threading.Event().wait(0.1)
+    assert not executor.used_after_close
+    service.close()
+
+
+def test_a_service_that_was_not_started_can_be_closed(tmp_path: Path) -> None:
+    service = new_service(tmp_path)
+    assert service.health().state == "starting"
+    job_id = submit(service, "kept")
+    service.close()
+    with pytest.raises(StorageError):
+        service.status(job_id, None)
+    again = new_service(tmp_path)
+    assert again.store.queued() == [job_id]
+    again.close()
+
+
+# --- health -----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_wait_for_the_models(serve: Services) -> None:
+    executor = FakeExecutor()
+    executor.preload_gate.clear()
+    executor.activity = "fetching base (43%)"
+    service = serve(executor)
+    health = service.health()
+    assert (health.ready, health.state) == (False, "starting")
+    assert "43%" in health.reason
+    job_id = submit(service)
+    assert service.wait(job_id, None, 0.05).status == "Queued"
+    executor.preload_gate.set()
+    assert ended(service, job_id).status == "Completed"
+    assert service.health().ready
+    assert service.health().reason == ""
+
+
+def test_a_server_whose_models_are_missing_stays_up_and_says_what_to_do(serve: Services) -> None:
+    executor = FakeExecutor()
+    executor.preload_errors = [
+        ModelUnavailable("base is not in /srv/secret/models and could not be fetched. hub: x") for _ in range(3)
+    ]
+    service = serve(executor, retry=1000.0)
+    until(lambda: service.health().state == "failed")
+    reason = service.health().reason
+    assert "base is not in models" in reason
+    assert "whisper-api models list" in reason
+    assert "secret" not in reason
+    assert "hub" not in reason
+    ended(service, submit(service))
+    until(lambda: service.health().ready, "a job that has run makes it ready")
+
+
+def test_loading_the_models_is_tried_again(serve: Services) -> None:
+    executor = FakeExecutor()
+    executor.preload_errors = [ModelUnavailable("not here"), RuntimeError("odd"), MemoryError()]
+    service = serve(executor)
+    until(lambda: service.health().ready)
+    assert not executor.preload_errors
+
+
+def test_a_stalled_job_makes_the_service_unready_until_it_goes_on(
+    serve: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "whisper_api.jobs")
+    executor = FakeExecutor(held=True)
+    service = serve(executor, stall_seconds=0.5)
+    job_id = submit(service)
+    until(lambda: service.health().state == "stalled")
+    assert not service.health().ready
+    assert "asr" in service.health().reason
+
+    def logged(message: str) -> list[str]:
+        return [each.__dict__["job_id"] for each in caplog.records if each.getMessage() == message]
+
+    until(lambda: logged("job stalled"))
+    executor.beats = True
+    until(lambda: service.health().ready)
+    until(lambda: logged("job goes on"))
+    executor.release()
+    assert ended(service, job_id).status == "Completed"
+    assert set(logged("job stalled") + logged("job goes on")) == {job_id}
+
+
+def has_more(things: Sized, number: int) -> bool:
+    return len(things) > number

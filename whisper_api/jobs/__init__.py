@@ -1,0 +1,1 @@
+"""Durable work: jobs that survive the process. Knows no HTTP."""

@@ -1,0 +1,262 @@
+"""One SQLite file: how it is opened, written, read and brought up to date. What it holds is said in ``store.py``.
+
+Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html);
+``synchronous=FULL`` makes every commit outlive a loss of power; ``secure_delete`` overwrites what was deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from whisper_api.errors import StorageError, StorageFull, StorageLocked
+
+__all__ = ["LOCK_NAME", "Database", "Migration"]
+
+# The statements that lead from one version of the schema to the next.
+Migration = Sequence[str]
+
+LOCK_NAME = "server.lock"
+BUSY_SECONDS = 5.0
+# How long a thread waits for the other threads of this process to finish writing: only a failing disk takes as long.
+TURN_SECONDS = 30.0
+RETRY_SECONDS = 0.02
+
+
+class Database:
+    """A file, one connection that writes and as many read-only ones as there are threads that read at a time.
+
+    Args:
+        path: the file; made with mode 0600, in a directory of mode 0700 when that is not there either.
+        migrations: all there ever were, in order; the schema's version is their number.
+        busy_seconds: how long to wait for another process that writes.
+
+    Raises:
+        StorageError: the file cannot be opened, is damaged, is no database, or was written by a newer version.
+        StorageLocked: another process holds it.
+        StorageFull: there is no space for it.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[Migration], *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._readers: list[sqlite3.Connection] = []
+        self._locks: list[FileLock] = []
+        self._closed = False
+        with _named_errors(f"{path}: "):
+            _create(path)
+            # Guarded by _turn:
+            self._writer = self._connect(str(path))
+            try:
+                self._prepare()
+                self._migrate(migrations)
+            except BaseException:
+                self._writer.close()
+                raise
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed when the context ends, taken back when it ends with an exception.
+
+        Raises:
+            StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
+        """
+        with self._my_turn(), _named_errors(), self._transaction():
+            yield self._writer
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A read-only connection that nobody else uses meanwhile. It never waits for the writer."""
+        with _named_errors():
+            reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+            try:
+                yield reader
+            finally:
+                with self._lock:
+                    if not self._closed:
+                        self._readers.append(reader)
+                    else:
+                        reader.close()
+
+    def compact(self) -> None:
+        """Give free pages back to the file system, and empty the log, where deleted content still stands."""
+        with self._my_turn(), _named_errors():
+            # As a script: this pragma frees a page with every step, and execute() takes only one.
+            self._writer.executescript("PRAGMA incremental_vacuum")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def lock_directories(self, *others: Path) -> None:
+        """Be the only process that works on the database's directory and on others, until :meth:`close` or its end.
+
+        Raises:
+            StorageLocked: another process works on one of them.
+        """
+        for directory in dict.fromkeys(each.resolve() for each in (self._path.parent, *others)):
+            self._lock_directory(directory)
+
+    def _lock_directory(self, directory: Path) -> None:
+        # Not local to a thread: it is given back by whichever thread closes the database.
+        lock = FileLock(directory / LOCK_NAME, timeout=0, mode=0o600, thread_local=False)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise StorageLocked(
+                f"Another server works on {directory}: stop it, or give this one directories of its own "
+                "(WHISPER_DATA_DIR, WHISPER_TMP_FILES)"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageError(f"Cannot lock {directory}: {error}") from error
+        with self._lock:
+            self._locks.append(lock)
+
+    def close(self) -> None:
+        """Close all connections. Reads that are under way end first; what is called later raises StorageError."""
+        with self._lock:
+            self._closed = True
+            readers, self._readers = self._readers, []
+            locks, self._locks = self._locks, []
+        for reader in readers:
+            reader.close()
+        with self._turn:
+            self._writer.close()
+        for lock in locks:
+            lock.release()
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StorageLocked("The job database is busy: try again later")
+        try:
+            with self._lock:
+                if self._closed:
+                    raise StorageError("The job database is closed")
+            yield
+        finally:
+            self._turn.release()
+
+    def _idle_reader(self) -> sqlite3.Connection | None:
+        with self._lock:
+            if self._closed:
+                raise StorageError("The job database is closed")
+            return self._readers.pop() if self._readers else None
+
+    def _connect(self, database: str, uri: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            database, uri=uri, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        # What is sorted has tokens in it: never in a temporary file.
+        connection.execute("PRAGMA temp_store=MEMORY")
+        return connection
+
+    def _prepare(self) -> None:
+        # Only an empty file takes this one, before it is anything else.
+        self._writer.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        mode = self._write_ahead()
+        if mode != "wal":
+            raise StorageError(
+                f"{self._path}: its file system cannot hold a shared database (journal mode {mode}); "
+                "choose a data directory on a local disk"
+            )
+        for pragma in ("synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
+            self._writer.execute(f"PRAGMA {pragma}").fetchall()
+
+    def _write_ahead(self) -> str:
+        """SQLite does not wait for others when the journal mode changes, so this does."""
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                return str(self._writer.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
+        if self._version() == len(migrations):
+            return
+        with self._transaction():
+            # Read again: another process may have been faster.
+            version = self._version()
+            if version > len(migrations):
+                raise StorageError(
+                    f"{self._path} was written by a newer version of Whisper API (schema {version}, this one knows "
+                    f"{len(migrations)}): install that version, or choose another data directory"
+                )
+            for migration in migrations[version:]:
+                for statement in migration:
+                    self._writer.execute(statement)
+            self._writer.execute(f"PRAGMA user_version={len(migrations)}")
+
+    def _version(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # IMMEDIATE: a transaction that reads before it writes must not find that somebody else wrote in between.
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            # After some errors SQLite has taken the transaction back by itself.
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+
+def _create(path: Path) -> None:
+    """Make the file before SQLite does, so that nobody else can read it for a moment; its log files follow its mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            _sync_directory(path.parent)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise StorageError(f"Cannot open the job database {path}: {error.strerror or error}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new file's name outlives a loss of power only when its directory was written too."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _named_errors(prefix: str = "") -> Iterator[None]:
+    """SQLite's errors by our names. Its codes are not there before Python 3.11, so its words decide."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "disk is full" in text:
+            raise StorageFull(f"{prefix}No space is left on the disk that holds the job database") from error
+        if _is_locked(error):
+            raise StorageLocked(f"{prefix}Another process holds the job database: try again later") from error
+        if "not a database" in text or "malformed" in text:
+            raise StorageError(
+                f"{prefix}The job database is damaged, or is another program's: move it away, or put a copy back"
+            ) from error
+        raise StorageError(f"{prefix}The job database cannot be used: {text}") from error
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))

@@ -1,0 +1,316 @@
+"""What runs a job: the engine of this process. Another way to run jobs is another class here."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from whisper_api.errors import Canceled, DeviceError, EngineClosed, ModelUnavailable, UnknownModel
+from whisper_api.jobs.store import Job
+from whisper_api.schema import Progress, Transcript, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.catalog import DownloadProgress, ModelStore
+    from whisper_api.engine.device import Device
+    from whisper_api.engine.pipeline import Engine
+
+__all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
+
+log = logging.getLogger("whisper_api.jobs")
+
+OnProgress = Callable[[Progress], None]
+
+
+class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an executor is, for people to look at.
+
+    Attributes:
+        device: ``cpu``, ``cuda:0`` ...
+        model: the Whisper model of jobs that name none.
+        compute_type: as CTranslate2 names them; ``auto`` as long as nothing is loaded.
+        resident_models: how many models are in memory.
+        resident_bytes: what they take, about.
+    """
+
+    device: str
+    model: str
+    compute_type: str
+    resident_models: int = 0
+    resident_bytes: int = 0
+
+
+class Executor(Protocol):
+    """Runs jobs. Every method may be called from any thread, ``run`` from as many at once as jobs may run."""
+
+    @property
+    def device(self) -> str:
+        """What jobs run on: ``cpu``, ``cuda:0`` ..."""
+
+    @property
+    def activity(self) -> str:
+        """What keeps it busy beside its jobs, in a few words for people; empty when nothing does."""
+
+    def facts(self) -> ExecutorFacts:
+        """What it is."""
+
+    def model_name(self, options: TranscriptionOptions) -> str:
+        """The usual name of the model that a job with these options uses."""
+
+    def preload(self) -> None:
+        """Get ready, so that the first job does not wait. May be called again after it failed.
+
+        Raises:
+            WhisperApiError: it cannot run jobs now; says why.
+        """
+
+    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
+        """Refuse, before it is accepted, a job that cannot be run. Takes no longer than a look at the disk.
+
+        Raises:
+            UnknownModel: it names a model that is not served.
+            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart.
+        """
+
+    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, cancel: threading.Event) -> Transcript:
+        """Run one job to its end.
+
+        Args:
+            job: what is asked for.
+            audio: its upload.
+            on_progress: called as the job goes on, from this thread or another.
+            cancel: set from another thread to stop the job within one work item.
+
+        Raises:
+            Canceled: ``cancel`` was set.
+            EngineClosed: the executor was closed, or has failed as a whole; a later call works again if it was not
+                closed.
+            Exception: whatever else the job ends with.
+        """
+
+    def close(self) -> None:
+        """Free everything. Jobs that still run end with EngineClosed."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A thread that uses the engine: what hears of downloads, and what stops them."""
+
+    heard: Callable[[], None]
+    cancel: threading.Event
+
+
+class LocalExecutor:
+    """Runs jobs on an :class:`~whisper_api.engine.pipeline.Engine` of its own, which is made when first needed.
+
+    Args:
+        config: describes the engine.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._here = threading.local()
+        self._making = threading.Lock()
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._engine: Engine | None = None
+        self._closed = False
+        self._runs: set[_Run] = set()
+        self._activity = ""
+        self._device: Device | None = None
+        self._preloading = config.preload_models
+
+    @property
+    def device(self) -> str:
+        try:
+            return self._chosen_device().torch_name
+        except DeviceError:
+            return self._config.device
+
+    @property
+    def activity(self) -> str:
+        with self._lock:
+            return self._activity
+
+    def facts(self) -> ExecutorFacts:
+        with self._lock:
+            engine = self._engine
+        resident = engine.models.resident() if engine is not None else []
+        return ExecutorFacts(
+            device=self.device,
+            model=self.model_name(TranscriptionOptions()),
+            compute_type=engine.compute_type if engine is not None else self._config.compute_type,
+            resident_models=len(resident),
+            resident_bytes=sum(model.bytes for model in resident),
+        )
+
+    def model_name(self, options: TranscriptionOptions) -> str:
+        from whisper_api.engine.catalog import model_facts
+
+        name = self._model(options)
+        if name == "auto":
+            from whisper_api.engine.pipeline import DEFAULT_MODEL
+
+            name = DEFAULT_MODEL["cuda" if self.device.startswith("cuda") else "cpu"]
+        entry = model_facts(name)
+        return entry.name if entry is not None else name
+
+    def preload(self) -> None:
+        try:
+            with self._watched(_Run(lambda: None, threading.Event())):
+                engine = self._ready_engine()
+                if self._config.preload_models:
+                    engine.preload()
+        finally:
+            with self._lock:
+                self._preloading = False
+
+    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
+        name = self._model(options)
+        if name not in ("auto", self._config.model):
+            _check_name(name)
+        if options.diarize and not self._tells_speakers_apart(hf_token):
+            raise ModelUnavailable(
+                "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
+                "fetches one or says why not"
+            )
+
+    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, cancel: threading.Event) -> Transcript:
+        last = Progress(0.0, "load")
+
+        def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            on_progress(progress)
+
+        with self._watched(_Run(lambda: on_progress(last), cancel)):
+            engine = self._ready_engine()
+            try:
+                return engine.transcribe(
+                    audio, job.options, on_progress=report, cancel=cancel, hf_token=job.hf_token or None
+                )
+            except EngineClosed:
+                self._replace(engine)
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        # After this nobody makes an engine any more.
+        with self._making, self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _ready_engine(self) -> Engine:
+        with self._making:
+            with self._lock:
+                if self._closed:
+                    raise EngineClosed("the executor is closed")
+                engine = self._engine
+            if engine is None:
+                from whisper_api.engine.pipeline import Engine
+
+                engine = Engine.from_config(self._config, on_download=self._on_download)
+                with self._lock:
+                    self._engine, self._device = engine, engine.device
+            return engine
+
+    def _replace(self, engine: Engine) -> None:
+        """Let the next job have a new engine, when this one has closed by itself because its thread failed."""
+        with self._lock:
+            if self._closed or self._engine is not engine:
+                return
+            self._engine = None
+        log.error("the engine has failed: the next job gets a new one")
+        engine.close()
+
+    def _chosen_device(self) -> Device:
+        with self._lock:
+            if self._device is not None:
+                return self._device
+        from whisper_api.engine.device import choose_device
+
+        device = choose_device(self._config.device, self._config.device_index)
+        with self._lock:
+            self._device = device
+        return device
+
+    def _model(self, options: TranscriptionOptions) -> str:
+        return options.model if options.model and options.model != "auto" else self._config.model
+
+    def _tells_speakers_apart(self, hf_token: str | None) -> bool:
+        from whisper_api.engine.catalog import ModelStore
+
+        with self._lock:
+            preloading = self._preloading
+        store = ModelStore(self._config.models_dir)
+        # What is still being fetched for all jobs will be there for this one.
+        return preloading or _has_open_models(store) or store.find("community-1") is not None or self._token(hf_token)
+
+    def _token(self, hf_token: str | None) -> bool:
+        if hf_token or self._config.hf_token:
+            return True
+        from huggingface_hub import get_token
+
+        return bool(get_token())
+
+    @contextmanager
+    def _watched(self, run: _Run) -> Iterator[None]:
+        """Let downloads that this thread begins be told to whoever waits, and be broken off when it is canceled."""
+        self._here.run = run
+        with self._lock:
+            self._runs.add(run)
+        try:
+            yield
+        finally:
+            self._here.run = None
+            with self._lock:
+                self._runs.discard(run)
+                self._activity = ""
+
+    def _on_download(self, download: DownloadProgress) -> None:
+        share = f" ({download.done / download.total:.0%})" if download.total else ""
+        with self._lock:
+            closed, runs = self._closed, list(self._runs)
+            self._activity = f"fetching {download.name}{share}"
+        own: _Run | None = getattr(self._here, "run", None)
+        if closed:
+            raise EngineClosed("the executor was closed while a model was fetched")
+        if own is not None and own.cancel.is_set():
+            raise Canceled("the job was canceled")
+        # All of them, as others may wait for the same model.
+        for run in runs:
+            run.heard()
+
+
+def _has_open_models(store: ModelStore) -> bool:
+    return store.find("segmentation") is not None and store.find("ecapa") is not None
+
+
+def _check_name(name: str) -> None:
+    """Names of the catalogue only: a form must not make the server read a directory, or fetch what anybody published.
+
+    Raises:
+        UnknownModel: it is none of these.
+    """
+    from whisper_api.engine.model_table import ALIASES, CATALOGUE
+
+    entry = CATALOGUE.get(ALIASES.get(name, name))
+    if entry is not None and entry.kind == "whisper":
+        return
+    served = [each for each in (*CATALOGUE, *ALIASES) if CATALOGUE[ALIASES.get(each, each)].kind == "whisper"]
+    near = difflib.get_close_matches(name.lower(), served, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(served)}"
+    raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
+
+
+EXECUTORS: dict[str, Callable[[Config], Executor]] = {"local": LocalExecutor}

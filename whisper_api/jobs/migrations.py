@@ -1,0 +1,74 @@
+"""The tables of the job database: how each version of the schema is made from the one before it."""
+
+from __future__ import annotations
+
+__all__ = ["MIGRATIONS"]
+
+# What was shipped once is never changed again: a new version is one more entry.
+MIGRATIONS = (
+    (
+        """
+        CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            place INTEGER NOT NULL UNIQUE,
+            job_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('Queued', 'Processing', 'Completed', 'Failed', 'Canceled')),
+            options TEXT NOT NULL,
+            output_format TEXT NOT NULL,
+            keep_result INTEGER NOT NULL,
+            file_name TEXT,
+            audio_bytes INTEGER NOT NULL,
+            audio_seconds REAL,
+            hf_token TEXT,
+            warnings TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            started_at REAL,
+            finished_at REAL,
+            crashes INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
+            error TEXT,
+            error_name TEXT NOT NULL,
+            delivered_at REAL,
+            idempotency_key TEXT,
+            fingerprint TEXT,
+            CHECK ((finished_at IS NULL) = (state IN ('Queued', 'Processing'))),
+            CHECK (finished_at IS NULL OR hf_token IS NULL)
+        )
+        """,
+        "CREATE INDEX jobs_by_state ON jobs (state, place)",
+        "CREATE INDEX jobs_by_owner ON jobs (owner, seq)",
+        "CREATE INDEX jobs_unfinished ON jobs (owner) WHERE finished_at IS NULL",
+        "CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL",
+        "CREATE INDEX jobs_delivered ON jobs (delivered_at) WHERE delivered_at IS NOT NULL",
+        "CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL",
+        """
+        CREATE TABLE transcripts (
+            seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE keys (
+            key_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
+            created_at REAL NOT NULL,
+            revoked_at REAL,
+            digest BLOB NOT NULL
+        )
+        """,
+        "CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL",
+        """
+        CREATE TABLE stage_rates (
+            model TEXT NOT NULL,
+            device TEXT NOT NULL,
+            stage TEXT NOT NULL,
+            rate REAL NOT NULL,
+            samples INTEGER NOT NULL,
+            PRIMARY KEY (model, device, stage)
+        ) WITHOUT ROWID
+        """,
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    ),
+)

@@ -1,0 +1,116 @@
+"""Getting an executor ready, beside all else, and again as long as it fails."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Sequence
+
+from whisper_api.errors import DeviceError, ModelError
+from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.outcomes import failure_of
+
+__all__ = ["Preload"]
+
+log = logging.getLogger("whisper_api.jobs")
+
+RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
+CLOSE_SECONDS = 30.0
+
+
+class Preload:
+    """Prepares an executor in a thread of its own.
+
+    Args:
+        executor: what to prepare.
+        retry_seconds: pauses after the first failure, the second ...; the last one holds for all others.
+    """
+
+    def __init__(self, executor: Executor, retry_seconds: Sequence[float] = RETRY_SECONDS) -> None:
+        self._executor = executor
+        self._retry_seconds = retry_seconds
+        self._tried = threading.Event()
+        self._enough = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._failure = ""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="preload", daemon=True)
+        self._thread.start()
+
+    @property
+    def tried(self) -> bool:
+        """Whether the first attempt has ended, well or not."""
+        return self._tried.is_set()
+
+    @property
+    def failure(self) -> str:
+        """Why the executor is not ready, and what to do; empty when it is, or while the first attempt lasts."""
+        with self._lock:
+            return self._failure
+
+    def wait_until_tried(self) -> None:
+        """Wait for the end of the first attempt, or for :meth:`close`."""
+        self._tried.wait()
+
+    def succeeded(self) -> None:
+        """A job has run: whatever was missing is there now."""
+        if self.failure:
+            log.info("models ready")
+        self._set_failure("")
+        self._enough.set()
+
+    def close(self) -> None:
+        """Try no more. An attempt that is under way is waited for a while; closing the executor ends it."""
+        self._enough.set()
+        self._tried.set()
+
+    def join(self) -> None:
+        """Wait for the thread's end, after :meth:`close`, but not for ever."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        for pause in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):
+            if self._attempt() or self._enough.wait(pause):
+                return
+
+    def _attempt(self) -> bool:
+        try:
+            self._executor.preload()
+        except BaseException as error:
+            self._failed(error)
+            return False
+        else:
+            if not self._enough.is_set():
+                self.succeeded()
+            return True
+        finally:
+            # Not before what came of it can be seen: there is no moment at which a failure looks like success.
+            self._tried.set()
+
+    def _failed(self, error: BaseException) -> None:
+        if self._enough.is_set():
+            return
+        known = isinstance(error, (ModelError, DeviceError))
+        log.error("models not ready: %s", error, exc_info=None if known else error)
+        self._set_failure(f"The models cannot be loaded: {_advice(error)} It is tried again from time to time.")
+
+    def _set_failure(self, failure: str) -> None:
+        with self._lock:
+            self._failure = failure
+
+
+def _advice(error: BaseException) -> str:
+    """What to do, for whoever asks whether the server is ready: anybody may, so the machine's paths are not in it."""
+    # The first sentence says what is missing; those after it name the sources that were asked, and why each failed.
+    text = failure_of(error).error.partition(". ")[0].rstrip(".")
+    if isinstance(error, ModelError):
+        return f"{text}. `whisper-api models list` shows which are here, `whisper-api doctor` what is wrong."
+    if isinstance(error, DeviceError):
+        return f"{text}. `whisper-api doctor` shows what this machine has; WHISPER_DEVICE says what to use."
+    return f"{type(error).__name__}; the server's log says more."

@@ -1,0 +1,127 @@
+"""The jobs that wait: a bounded, thread-safe queue of job ids, first in, first out."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from whisper_api.errors import Draining, QueueFull
+
+__all__ = ["JobQueue"]
+
+RETRY_SECONDS = 10.0
+
+
+class JobQueue:
+    """Job ids in the order in which they are taken.
+
+    Args:
+        capacity: how many may wait, reservations included. Jobs put back without a reservation may exceed it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._ids: deque[str] = deque()
+        self._reserved = 0
+        self._wakes = 0
+        self._closed = False
+
+    def reserve(self, retry_after: float = RETRY_SECONDS) -> None:
+        """Keep a place for a job that is still on its way.
+
+        Args:
+            retry_after: seconds to tell a caller who finds no place.
+
+        Raises:
+            QueueFull: there is no place.
+            Draining: the queue was closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
+            if len(self._ids) + self._reserved >= self._capacity:
+                raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
+            self._reserved += 1
+
+    def release_reservation(self) -> None:
+        """Give back a place that no job came for."""
+        with self._changed:
+            self._unreserve()
+
+    def put(self, job_id: str, *, reserved: bool = True) -> None:
+        """Add a job behind the others. A closed queue still takes it in, and gives it to nobody.
+
+        Args:
+            job_id: which; it must not wait already.
+            reserved: whether it comes for a place that was reserved, which is then used up.
+        """
+        with self._changed:
+            if job_id in self._ids:
+                raise ValueError(f"job {job_id} is in the queue already")
+            if reserved:
+                self._unreserve()
+            self._ids.append(job_id)
+            self._changed.notify()
+
+    def take(self, timeout: float | None = None) -> str | None:
+        """Remove the first job, waiting for one.
+
+        Args:
+            timeout: seconds to wait; None for as long as it takes.
+
+        Returns:
+            Its id; None when the time is over, after :meth:`wake`, or once the queue is closed.
+        """
+        with self._changed:
+            wakes = self._wakes
+            self._changed.wait_for(lambda: self._ids or self._closed or self._wakes != wakes, timeout)
+            return self._ids.popleft() if self._ids and not self._closed else None
+
+    def remove(self, job_id: str) -> bool:
+        """Take a job out, wherever it stands.
+
+        Returns:
+            Whether it was there.
+        """
+        with self._changed:
+            try:
+                self._ids.remove(job_id)
+            except ValueError:
+                return False
+            return True
+
+    def position(self, job_id: str) -> int | None:
+        """Where a job stands: 1 for the one that is taken next; None when it does not wait."""
+        with self._changed:
+            try:
+                return self._ids.index(job_id) + 1
+            except ValueError:
+                return None
+
+    def positions(self) -> dict[str, int]:
+        """Where every job stands, first to last."""
+        with self._changed:
+            return {job_id: position for position, job_id in enumerate(self._ids, start=1)}
+
+    def wake(self) -> None:
+        """Let everybody who waits in :meth:`take` return."""
+        with self._changed:
+            self._wakes += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give out nothing more and wake everybody. What waits stays where it is."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._ids)
+
+    def _unreserve(self) -> None:
+        if self._reserved == 0:
+            raise RuntimeError("no place was reserved")
+        self._reserved -= 1

@@ -1,0 +1,153 @@
+"""Places in the queue for jobs that are still on their way: asked for before an upload is read."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from whisper_api.errors import CallerLimit
+from whisper_api.jobs.outcomes import remove_upload
+from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.retention import Retention
+from whisper_api.jobs.store import JobStore
+
+__all__ = ["Reservation", "Reservations"]
+
+RETRY_SECONDS = 30.0
+
+
+class Reservation:
+    """A place in the queue and a directory for the upload, made by :class:`Reservations`.
+
+    A context manager: what was not submitted by its end is given back, and the directory is removed. That touches the
+    disk, so it is nothing to do on an event loop.
+
+    Attributes:
+        job_id: a new UUID.
+        owner: who asked for it.
+        directory: where the upload goes; not made yet.
+    """
+
+    def __init__(self, owner: str, uploads_dir: Path, reservations: Reservations) -> None:
+        self.job_id = str(uuid.uuid4())
+        self.owner = owner
+        self.directory = uploads_dir / self.job_id
+        self._reservations = reservations
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the place back and remove the directory; nothing after it was submitted or released."""
+        self._reservations.release(self)
+
+
+class Reservations:
+    """Hands out places. Safe to use from any thread.
+
+    Args:
+        queue: bounds how many jobs wait.
+        store: knows how many unfinished jobs an owner has.
+        retention: must leave the directories alone that no job owns yet.
+        uploads_dir: holds a directory for each job.
+        per_owner: unfinished jobs that one owner may have; 0 for no such limit.
+    """
+
+    def __init__(
+        self, queue: JobQueue, store: JobStore, retention: Retention, uploads_dir: Path, per_owner: int
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._retention = retention
+        self._uploads_dir = uploads_dir
+        self._per_owner = per_owner
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._open: dict[str, Reservation] = {}
+        self._submitting: set[str] = set()
+
+    def reserve(self, owner: str) -> Reservation:
+        """Ask for a place.
+
+        Args:
+            owner: for whom; empty when nobody is told apart, and then the limit for one owner does not hold.
+
+        Raises:
+            QueueFull: as many wait as may.
+            CallerLimit: this owner has as many unfinished jobs as one may have.
+            Draining: the service is stopping.
+        """
+        self._queue.reserve()
+        place = Reservation(owner, self._uploads_dir, self)
+        try:
+            with self._lock:
+                self._check_limit(owner)
+                self._open[place.job_id] = place
+        except BaseException:
+            self._queue.release_reservation()
+            raise
+        self._retention.protect(place.job_id)
+        return place
+
+    def release(self, place: Reservation) -> None:
+        """Give a place back and remove what was uploaded for it; nothing for one that is being submitted."""
+        with self._lock:
+            if place.job_id in self._submitting or self._open.pop(place.job_id, None) is None:
+                return
+        self._give_back(place)
+
+    @contextmanager
+    def submitting(self, place: Reservation) -> Iterator[Callable[[], None]]:
+        """Submit a job for a place: nobody else can give it back meanwhile, and this does unless the job is enqueued.
+
+        Yields:
+            To be called once the job is in the store: puts it into the queue.
+        """
+        enqueued = False
+
+        def enqueue() -> None:
+            nonlocal enqueued
+            self._queue.put(place.job_id)
+            enqueued = True
+
+        with self._lock:
+            if place.job_id in self._submitting or place.job_id not in self._open:
+                raise RuntimeError("this place was used or given back before")
+            self._submitting.add(place.job_id)
+        try:
+            yield enqueue
+        finally:
+            with self._lock:
+                self._submitting.discard(place.job_id)
+                del self._open[place.job_id]
+            if enqueued:
+                self._retention.unprotect(place.job_id)
+            else:
+                self._give_back(place)
+
+    def _give_back(self, place: Reservation) -> None:
+        remove_upload(self._uploads_dir, place.job_id)
+        self._retention.unprotect(place.job_id)
+        self._queue.release_reservation()
+
+    def _check_limit(self, owner: str) -> None:
+        """Called with the lock held: of two who ask at once, the second must see the first."""
+        if not self._per_owner or not owner:
+            return
+        # A job that is being submitted may be counted twice for a moment, never not at all.
+        coming = sum(place.owner == owner for place in self._open.values())
+        if self._store.unfinished(owner) + coming >= self._per_owner:
+            raise CallerLimit(
+                f"This key has {self._per_owner} unfinished jobs, which is as many as one may have: "
+                "try again when one has ended",
+                RETRY_SECONDS,
+            )

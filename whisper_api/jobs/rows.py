@@ -1,0 +1,128 @@
+"""What the rows of the job database are: jobs and keys. Columns have the names of the fields."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Literal
+
+import msgspec
+
+from whisper_api.errors import StorageError
+from whisper_api.schema import JobState, TranscriptionOptions
+
+__all__ = ["JOB_COLUMNS", "KEY_COLUMNS", "Job", "Key", "Role", "job_of", "key_of", "values_of", "warnings_text"]
+
+Role = Literal["user", "admin"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job, as it is kept.
+
+    Attributes:
+        job_id: a UUID.
+        owner: id of the key it was submitted with; empty when authorization was off.
+        state: in one word.
+        options: what was asked for; frozen with the job.
+        output_format: in which its result is shown when nothing else is asked for.
+        keep_result: whether the result stays after it was delivered.
+        file_name: what the client calls the file. For people; never a path.
+        audio_bytes: size of the upload.
+        audio_seconds: length of the audio, when it is known.
+        hf_token: for this job's models; gone from the row when the job ends.
+        warnings: of the submission and, once it is Completed, of the transcript; one sentence each.
+        created_at, started_at, finished_at: seconds since 1970, UTC.
+        crashes, interruptions: how often the process went down while this job ran: by itself, or for a reason unknown.
+        error, error_name: why it Failed, and the name of that error.
+        has_result: whether its transcript is there.
+        delivered_at: when its result was first sent in full; seconds since 1970.
+        idempotency_key: the client's word for this submission; of one owner's jobs, no two have the same.
+        fingerprint: of the submission's content.
+        seq: set by the store; rises with submission.
+        place: set by the store; order in the queue.
+    """
+
+    job_id: str
+    owner: str
+    state: JobState = "Queued"
+    options: TranscriptionOptions
+    output_format: str
+    keep_result: bool = False
+    file_name: str | None = None
+    audio_bytes: int
+    audio_seconds: float | None = None
+    hf_token: str | None = None
+    warnings: tuple[str, ...] = ()
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    crashes: int = 0
+    interruptions: int = 0
+    error: str | None = None
+    error_name: str = ""
+    has_result: bool = False
+    delivered_at: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    seq: int = 0
+    place: int = 0
+
+    def __repr__(self) -> str:
+        # The token, the prompt and the client's file name must not find their way into a log.
+        return f"Job(job_id={self.job_id!r}, owner={self.owner!r}, state={self.state!r}, place={self.place})"
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """One key, without its secret.
+
+    Attributes:
+        key_id: 8 hexadecimal digits; the part of the key that is no secret.
+        name: what people call it.
+        role: a user sees its own jobs, an admin all.
+        created_at, revoked_at: seconds since 1970, UTC.
+    """
+
+    key_id: str
+    name: str
+    role: Role = "user"
+    created_at: float
+    revoked_at: float | None = None
+
+
+# Whether there is a result is read off the table of transcripts, so that the two cannot disagree.
+JOB_COLUMNS = tuple(name for name in Job.__struct_fields__ if name != "has_result")
+KEY_COLUMNS = Key.__struct_fields__
+
+
+def values_of(job: Job) -> dict[str, Any]:
+    """A job as its columns hold it."""
+    values = {name: getattr(job, name) for name in JOB_COLUMNS}
+    values["options"] = msgspec.json.encode(job.options).decode()
+    values["warnings"] = warnings_text(job.warnings)
+    return values
+
+
+def warnings_text(warnings: tuple[str, ...]) -> str:
+    """Warnings as their column holds them, each once."""
+    return msgspec.json.encode(tuple(dict.fromkeys(warnings))).decode()
+
+
+def job_of(row: sqlite3.Row) -> Job:
+    """The job that a row is.
+
+    Raises:
+        StorageError: its content cannot be read.
+    """
+    values = dict(row)
+    try:
+        values["options"] = msgspec.json.decode(row["options"], type=TranscriptionOptions)
+        values["warnings"] = msgspec.json.decode(row["warnings"], type=tuple[str, ...])
+    except msgspec.DecodeError as error:
+        raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error
+    values["keep_result"] = bool(row["keep_result"])
+    values["has_result"] = bool(row["has_result"])
+    return Job(**values)
+
+
+def key_of(row: sqlite3.Row) -> Key:
+    """The key that a row is."""
+    return Key(**{name: row[name] for name in KEY_COLUMNS})

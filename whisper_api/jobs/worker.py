@@ -1,0 +1,304 @@
+"""Worker: takes jobs from the queue, runs them one after the other, and writes down what became of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiError
+from whisper_api.jobs.estimates import Estimates
+from whisper_api.jobs.events import EventBus
+from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.outcomes import (
+    AUDIO_NAME,
+    Completed,
+    Failed,
+    Outcome,
+    PutBack,
+    WasCanceled,
+    event_of,
+    failure_of,
+    remove_upload,
+)
+from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
+from whisper_api.jobs.running import Running, RunningJobs
+from whisper_api.jobs.store import Job, JobStore
+from whisper_api.schema import JobProgressEvent, Progress
+
+__all__ = ["Worker", "Workplace"]
+
+log = logging.getLogger("whisper_api.jobs")
+
+T = TypeVar("T")
+
+TAKE_SECONDS = 1.0
+# A worker whose loop fails for a reason nobody thought of goes on after so long.
+PAUSE_SECONDS = 1.0
+
+
+class _Stopping(Exception):
+    """The service stops, so that nothing is waited for any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """What all workers of a service share.
+
+    Attributes:
+        store, queue, executor, running, events, estimates: the service's.
+        uploads_dir: holds a directory for each job, named by its id.
+        moved: called when places in the queue have changed.
+        completed: called when a job has its result.
+        retry_seconds: between two attempts to write what the disk would not take.
+        stopping: set when nothing may be waited for any more.
+        turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
+        taken: the job, one at most, that has left the queue and does not run yet.
+    """
+
+    store: JobStore
+    queue: JobQueue
+    executor: Executor
+    running: RunningJobs
+    events: EventBus
+    estimates: Estimates
+    uploads_dir: Path
+    moved: Callable[[], None]
+    completed: Callable[[], None]
+    retry_seconds: float
+    stopping: threading.Event
+    turn: threading.Lock
+    taken: set[str]
+
+
+class Worker:
+    """Runs one job at a time. There are as many workers as jobs may run at a time.
+
+    Args:
+        place: what it shares with the others.
+    """
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+
+    def loop(self) -> None:
+        """Run jobs until the service stops. For a thread of its own."""
+        while self._place.running.wait_for_room():
+            self._run_guarded()
+
+    def run_once(self, timeout: float = TAKE_SECONDS) -> bool:
+        """Take a job, claim it, run it, write down what became of it.
+
+        Args:
+            timeout: seconds to wait for a job.
+
+        Returns:
+            Whether there was one.
+        """
+        next_job = self._next(timeout)
+        if next_job is None:
+            return False
+        job, running = next_job
+        try:
+            self._finish(job, running, self._execute(job, running))
+        finally:
+            self._place.running.leave(running)
+        return True
+
+    def _run_guarded(self) -> None:
+        try:
+            self.run_once()
+        except BaseException:
+            log.critical("a worker has failed; it goes on", exc_info=True)
+            self._place.stopping.wait(PAUSE_SECONDS)
+
+    def _next(self, timeout: float) -> tuple[Job, Running] | None:
+        place = self._place
+        with place.turn:
+            if not place.running.wait_for_room():
+                return None
+            job_id = place.queue.take(timeout)
+            if job_id is None:
+                return None
+            place.taken.add(job_id)
+            try:
+                return self._enter_and_claim(job_id)
+            except _Stopping:
+                return None
+            finally:
+                place.taken.discard(job_id)
+                place.moved()
+
+    def _enter_and_claim(self, job_id: str) -> tuple[Job, Running] | None:
+        """In this order: a job that waits for others to leave must not be found Processing after a crash of theirs."""
+        place = self._place
+        job = self._patiently(lambda: place.store.get(job_id))
+        if job is None or job.state != "Queued":
+            return None
+        running = place.running.enter(job_id, alone=job.crashes + job.interruptions > 0)
+        if running is None:
+            return None
+        claimed = None
+        try:
+            claimed = self._patiently(lambda: self._claim(job_id))
+        finally:
+            if claimed is None:
+                place.running.leave(running)
+        if claimed is None:
+            return None
+        log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(time.time() - job.created_at)})
+        place.events.publish(event_of(claimed))
+        return claimed, running
+
+    def _claim(self, job_id: str) -> Job | None:
+        store, taken = self._place.store, self._place.taken
+        note_kills(store)
+        # Before it is seen to run: from then on it must not count among those that wait.
+        taken.discard(job_id)
+        try:
+            # Should an error have come after a claim was on the disk: nobody else claims what this worker has taken.
+            job = store.claim(job_id, time.time()) or store.get(job_id)
+        except StorageError:
+            taken.add(job_id)
+            raise
+        return job if job is not None and job.state == "Processing" else None
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do something with the database as soon as it can be used.
+
+        Raises:
+            _Stopping: the service stops.
+        """
+        stopping = self._place.stopping
+        while True:
+            if stopping.is_set():
+                raise _Stopping
+            try:
+                return action()
+            except StorageError as error:
+                log.error("no job can be started: %s", error)
+            stopping.wait(self._place.retry_seconds)
+
+    def _execute(self, job: Job, running: Running) -> Outcome:
+        audio = self._place.uploads_dir / job.job_id / AUDIO_NAME
+        if not audio.is_file():
+            return Failed("", "its audio is no longer on the server's disk")
+        try:
+            return Completed(
+                self._place.executor.run(
+                    job, audio, on_progress=lambda progress: self._heard(running, progress), cancel=running.cancel
+                )
+            )
+        except BaseException as error:
+            # No more is kept of it than the outcome needs: its frames may hold the audio.
+            return self._outcome_of(error, job, running)
+
+    def _heard(self, running: Running, progress: Progress) -> None:
+        place, job_id = self._place, running.job_id
+        if not place.running.note(running, progress) or job_id not in place.events.watched():
+            return
+        live = place.running.live().get(job_id)
+        eta = place.estimates.of_running(job_id, live) if live is not None else None
+        place.events.publish(
+            JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
+        )
+
+    def _outcome_of(self, error: BaseException, job: Job, running: Running) -> Outcome:
+        about = {"job_id": job.job_id}
+        reason = self._place.running.reason(running)
+        if isinstance(error, (Canceled, EngineClosed)):
+            if reason == "cancel":
+                return WasCanceled()
+            if reason == "stop" or self._place.stopping.is_set():
+                return PutBack(crashed=False)
+        if isinstance(error, EngineClosed):
+            log.error("the engine has failed under a job", exc_info=error, extra=about)
+            if job.crashes + 1 < MAX_CRASHES:
+                return PutBack(crashed=True)
+            return Failed("EngineClosed", "the engine failed twice while this job ran: it is not tried again")
+        if not isinstance(error, WhisperApiError):
+            log.error("a job has ended with an error", exc_info=error, extra=about)
+        else:
+            log.debug("a job has ended with an error", exc_info=error, extra=about)
+        return failure_of(error)
+
+    def _finish(self, job: Job, running: Running, outcome: Outcome) -> None:
+        """Write the outcome down, as often as it takes: a result is not lost to a disk that is full for a while."""
+        place, about = self._place, {"job_id": job.job_id}
+        while True:
+            if place.running.reason(running) == "cancel":
+                outcome = WasCanceled()
+            try:
+                self._commit(job, outcome)
+                break
+            except StorageError as error:
+                log.error("the outcome of a job cannot be written: %s", error, extra=about)
+                place.running.note_trouble(running, str(error))
+                if place.stopping.is_set():
+                    log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
+                    return
+                place.stopping.wait(place.retry_seconds)
+            except Exception as error:
+                if isinstance(outcome, Failed):
+                    raise
+                # What cannot be stored for a reason of its own never will be.
+                log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
+                outcome = failure_of(error)
+        if not isinstance(outcome, PutBack):
+            remove_upload(place.uploads_dir, job.job_id)
+            if job.hf_token:
+                self._wipe()
+
+    def _wipe(self) -> None:
+        """Let nothing of a token stay in the database's log of changes."""
+        try:
+            self._place.store.compact()
+        except StorageError as error:
+            log.warning("the database could not be compacted; the next sweep tries again: %s", error)
+
+    def _commit(self, job: Job, outcome: Outcome) -> None:
+        """Write the outcome and tell of it. May be repeated when it raises.
+
+        Raises:
+            StorageError: it cannot be written now.
+        """
+        store, job_id, now = self._place.store, job.job_id, time.time()
+        figures = {"job_id": job_id, "seconds": _rounded(now - (job.started_at or now))}
+        match outcome:
+            case Completed(transcript):
+                if store.complete(job_id, transcript, now):
+                    log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
+                    self._place.completed()
+                    self._place.estimates.learn(transcript)
+            case Failed(error_name, error):
+                if store.fail(job_id, error_name, error, now):
+                    log.warning("job failed", extra={**figures, "error": error_name})
+            case WasCanceled():
+                if store.cancel(job_id, now, states=("Processing",)):
+                    log.info("job canceled", extra=figures)
+            case PutBack(crashed):
+                if store.requeue(job_id, crashes=int(crashed), last=crashed):
+                    log.info("job requeued", extra=figures)
+        self._tell(job_id)
+
+    def _tell(self, job_id: str) -> None:
+        """Tell of the state that a job is in now: its caller may have ended it before this worker could."""
+        place = self._place
+        job = place.store.get(job_id)
+        if job is None:
+            return
+        if job.state == "Queued":
+            if not place.stopping.is_set():
+                place.queue.put(job_id, reserved=False)
+        else:
+            place.estimates.forget(job_id)
+        place.events.publish(event_of(job))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)
