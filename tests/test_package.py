@@ -20,11 +20,15 @@ LIBRARIES = {
     "ctranslate2",
     "faster_whisper",
     "huggingface_hub",
+    "hypercorn",
     "numpy",
     "onnxruntime",
     "pyannote",
+    "python_multipart",
     "requests",
     "scipy",
+    "sqlite3",
+    "starlette",
     "torch",
     "tqdm",
     "transformers",
@@ -106,10 +110,25 @@ def test_the_engine_does_not_load_torch() -> None:
     assert not loaded & {"torch", "torchaudio", "transformers", "whisperx", "pyannote"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["models", "list", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["transcribe", "--help"],
+        ["models", "list", "--help"],
+        ["serve", "--help"],
+        ["keys", "create", "--help"],
+    ],
+)
 def test_help_loads_no_library(arguments: list[str]) -> None:
     loaded = modules_after(f"from whisper_api.cli import main; assert main({arguments!r}) == 0")
     assert not loaded & LIBRARIES
+
+
+def test_the_server_loads_neither_the_engine_nor_its_libraries_before_it_listens() -> None:
+    loaded = modules_after("from whisper_api import create_app, Server")
+    assert not loaded & (LIBRARIES - {"starlette", "hypercorn", "sqlite3", "python_multipart"})
+    assert not any(name.startswith("whisper_api.engine") for name in loaded)
 
 
 def test_help_of_the_program_does_not_load_its_commands() -> None:

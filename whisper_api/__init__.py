@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, render
     from whisper_api.schema import JobResult, JobStatus, Progress, Segment, Transcript, TranscriptionOptions, Word
+    from whisper_api.server.app import create_app
+    from whisper_api.server.serving import Server
 
     __version__: str
 
@@ -88,6 +90,7 @@ __all__ = [
     "RequestError",
     "ResultGone",
     "Segment",
+    "Server",
     "StorageError",
     "StorageFull",
     "StorageLocked",
@@ -97,6 +100,7 @@ __all__ = [
     "WhisperApiError",
     "Word",
     "__version__",
+    "create_app",
     "render",
 ]
 
@@ -108,9 +112,11 @@ _HOMES = {
     "Progress": "whisper_api.schema",
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
+    "Server": "whisper_api.server.serving",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Word": "whisper_api.schema",
+    "create_app": "whisper_api.server.app",
     "render": "whisper_api.formats",
 }
 

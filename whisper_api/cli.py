@@ -1,4 +1,4 @@
-"""The command line: ``whisper-api transcribe | models | doctor``. What a command does stands in ``commands/``."""
+"""The command line: ``whisper-api transcribe | serve | submit ...``. What a command does stands in ``commands/``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ of a machine can see the arguments of a program.
 # add_arguments(parser, common) and run(args, config) -> exit code.
 COMMANDS = {
     "transcribe": "turn audio files into transcripts",
+    "serve": "answer over HTTP: a REST API with a durable queue",
     "models": "list, fetch, check and remove models",
+    "keys": "make, list and revoke the keys of the server's callers",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }
 

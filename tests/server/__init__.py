@@ -1,0 +1,1 @@
+"""The server, tested over a real socket."""

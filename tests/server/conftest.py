@@ -1,0 +1,193 @@
+"""Two servers that most tests share, and audio to send to them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import wave
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from server.harness import RunningServer, finish, submit
+
+Start = Callable[..., RunningServer]
+Busy = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory,
+    models_dir: Path,
+    base_model_dir: Path,
+    tiny_en_model_dir: Path,
+    ecapa_path: Path,
+) -> Iterator[RunningServer]:
+    """A server as it is shipped, but for the model. Leave it as it was found: nothing queued, nothing running."""
+    with RunningServer(tmp_path_factory.mktemp("server"), models_dir) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_model_dir: Path) -> Iterator[RunningServer]:
+    """A server with other settings than the shipped ones: tight limits, two jobs at a time, no model of speakers."""
+    directory = tmp_path_factory.mktemp("strict")
+    models = directory / "models"
+    models.mkdir()
+    (models / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
+    settings: dict[str, object] = {
+        "WHISPER_MODELS_DIR": models,
+        "PRELOAD_MODELS": False,
+        "WHISPER_TMP_FILES": "uploads",
+        "WHISPER_DATA_DIR": "data",
+        "WHISPER_API_TIMEOUT": 3,
+        "WHISPER_API_KEEPALIVE": 2,
+        "HTTP_WORKER_NUMBER": 3,
+        "WHISPER_LANGUAGE": "en",
+        "WHISPER_OUTPUT_FORMAT": "srt",
+        "MAX_FILE_SIZE": 4_000_000,
+        "ENABLE_CONCURRENCY": True,
+        "MAX_CONCURRENT_JOBS": 2,
+        "MAX_QUEUED_JOBS": 3,
+        "MAX_JOBS_PER_KEY": 3,
+        "WHISPER_RESULT_GRACE_SECONDS": 0.5,
+        "WHISPER_CLEANUP_INTERVAL_HOURS": 0.5 / 3600,
+        "SYNC_REQUEST_TIMEOUT_SECONDS": 1,
+        "WHISPER_LOG_FORMAT": "json",
+    }
+    with RunningServer(directory, models, settings) as server:
+        yield server
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iterator[Start]:
+    """Starts servers with settings of their own, which end with the test. Models are loaded when they are used."""
+    with contextlib.ExitStack() as stack:
+
+        def start(changes: Mapping[str, object] | None = None, *, wait: bool = True, **given: Any) -> RunningServer:
+            server = RunningServer(tmp_path, models_dir, {"PRELOAD_MODELS": False, **(changes or {})}, **given)
+            stack.callback(server.close)
+            server.start(wait=wait)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """Speaks to the shared server as a user."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def admin(server: RunningServer) -> Iterator[httpx.Client]:
+    """Speaks to the shared server as an admin."""
+    with server.client(server.admin_key) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(server: RunningServer) -> Iterator[httpx.Client]:
+    """Speaks to the shared server as another user."""
+    with server.client(server.key("tests-stranger")) as client:
+        yield client
+
+
+@pytest.fixture
+def busy() -> Busy:
+    """``with busy(client) as job_id:``: meanwhile a job runs, which is stopped at the end."""
+
+    @contextlib.contextmanager
+    def run(client: httpx.Client, audio: bytes) -> Iterator[str]:
+        job_id = submit(client, audio, file_name="long.mp3")
+        try:
+            finish(client, job_id, "Processing")
+            yield job_id
+        finally:
+            stopped = client.delete(f"/transcription/{job_id}", params={"force": "true"})
+            assert stopped.status_code == 200, stopped.text
+
+    return run
+
+
+@pytest.fixture
+def unharmed(server: RunningServer) -> Iterator[None]:
+    """Whatever the test sends, the shared server is ready for the next file, and has nothing left over."""
+    yield
+    with server.client() as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0}
+    assert "Traceback" not in server.log
+
+
+# --- audio ---
+
+
+@pytest.fixture(scope="session")
+def cut(sample_call: Path) -> Callable[[float, float], bytes]:
+    """A piece of the sample call as a WAV file: from when on, and how many seconds."""
+
+    def piece(begin: float, seconds: float) -> bytes:
+        file = io.BytesIO()
+        with wave.open(str(sample_call)) as call, wave.open(file, "wb") as out:
+            out.setparams(call.getparams())
+            call.setpos(int(begin * call.getframerate()))
+            out.writeframes(call.readframes(int(seconds * call.getframerate())))
+        return file.getvalue()
+
+    return piece
+
+
+@pytest.fixture(scope="session")
+def hello(cut: Callable[[float, float], bytes]) -> bytes:
+    """One second: a greeting."""
+    return cut(6.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def speech(cut: Callable[[float, float], bytes]) -> bytes:
+    """Three seconds in which one person speaks."""
+    return cut(20.0, 3.0)
+
+
+@pytest.fixture(scope="session")
+def conversation(cut: Callable[[float, float], bytes]) -> bytes:
+    """Eight seconds in which two people speak in turn."""
+    return cut(16.0, 8.0)
+
+
+@pytest.fixture(scope="session")
+def hello_mp3(cut: Callable[[float, float], bytes]) -> bytes:
+    """Three seconds as an MP3 file."""
+    return _mp3(cut(6.0, 3.0))
+
+
+@pytest.fixture(scope="session")
+def hours(cut: Callable[[float, float], bytes]) -> bytes:
+    """So much speech that its job outlasts any test: half an hour as an MP3 file of less than 4 MB."""
+    return _mp3(cut(0.0, 30.0)) * 60
+
+
+def _mp3(wav: bytes) -> bytes:
+    """Frames that do not lean on one another, and nothing before them: such files can be put end to end."""
+    with wave.open(io.BytesIO(wav)) as source:
+        rate = source.getframerate()
+        samples = np.frombuffer(source.readframes(source.getnframes()), np.int16)[None]
+    file = io.BytesIO()
+    options = {"write_xing": "0", "id3v2_version": "0"}
+    with av.open(file, "w", format="mp3", container_options=options) as container:
+        stream = container.add_stream("libmp3lame", rate=rate, options={"reservoir": "0"})
+        stream.layout = "mono"
+        stream.bit_rate = 16_000
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return file.getvalue()

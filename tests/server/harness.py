@@ -1,0 +1,361 @@
+"""The server as its users run it: a process of its own, with its own directory, spoken to over a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from whisper_api.config import settings
+
+__all__ = ["RunningServer", "finish", "free_port", "job_of", "post", "problem", "submit", "transcribed", "until"]
+
+ROOT = Path(__file__).parents[2]
+# What a test that is about something else asks of a transcription: nothing but the text.
+PLAIN_FIELDS = {"language": "en", "align": "false", "diarize": "false"}
+TERMINAL = ("Completed", "Failed", "Canceled")
+# Long enough for a machine that is busy with something else; no test waits for it to pass.
+PATIENCE_SECONDS = 180.0
+
+
+class RunningServer:
+    """``python -m whisper_api serve`` on a port of its own. Downloads nothing; knows no settings but those given.
+
+    Args:
+        directory: made if it is not there; holds the configuration, the log and what the server keeps.
+        models_dir: where the models are.
+        changes: configuration keys and values, over those of :meth:`defaults`; None leaves a key out.
+        arguments: more of the command line, after ``serve --config FILE``.
+        environment: more environment variables.
+        authority: trusts the certificate of a server that speaks TLS.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        models_dir: Path,
+        changes: Mapping[str, object] | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        authority: ssl.SSLContext | None = None,
+    ) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.settings: dict[str, object] = {**self.defaults(models_dir), **(changes or {})}
+        self.authority = authority
+        self._arguments = tuple(arguments)
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keys: dict[str, str] = {}
+
+    def defaults(self, models_dir: Path) -> dict[str, object]:
+        """The settings that differ from the shipped ones: what is needed to run here at all."""
+        return {
+            "WHISPER_API_PORT": self.port,
+            "WHISPER_MODELS_DIR": models_dir,
+            "WHISPER_MODEL": "base",
+            "WHISPER_DEVICE": "cpu",
+        }
+
+    # --- what it is ---
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "whisper_api.conf"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.directory / str(self.settings.get("WHISPER_DATA_DIR", "var"))
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.directory / str(self.settings.get("WHISPER_TMP_FILES", "var/tmp"))
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "server.log"
+
+    @property
+    def log(self) -> str:
+        """What it has printed and logged since it was first started."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    # --- keys ---
+
+    @property
+    def admin_key(self) -> str:
+        """Of a key that sees all jobs."""
+        return self.key("tests-admin", "admin")
+
+    @property
+    def user_key(self) -> str:
+        """Of a key that sees its own jobs."""
+        return self.key("tests-user")
+
+    def key(self, name: str, role: Literal["user", "admin"] = "user") -> str:
+        """The key of this name, made by ``whisper-api keys create`` when it is first asked for."""
+        if name not in self._keys:
+            done = self.command("keys", "create", name, "--role", role)
+            assert done.returncode == 0, done.stderr
+            self._keys[name] = done.stdout.strip()
+        return self._keys[name]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the program with this server's configuration."""
+        self._write_config()
+        return subprocess.run(
+            [*self._program(), *arguments, "--config", str(self.config_file)],
+            cwd=self.directory,
+            env=self._env(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+
+    # --- its life ---
+
+    def __enter__(self) -> RunningServer:
+        self.start()
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; with ``wait``, until it is ready."""
+        assert not self.running, "the server runs already"
+        self._write_config()
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._program(), "serve", "--config", str(self.config_file), *self._arguments],
+                cwd=self.directory,
+                env=self._env(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until ``/readyz`` says that it serves."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self.client(key="") as client:
+            while True:
+                assert self.running, f"the server has ended with {self._exit_code()}:\n{self.log}"
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        return
+                assert time.monotonic() < deadline, f"the server does not get ready:\n{self.log}"
+                time.sleep(0.05)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal and wait for nothing."""
+        os.kill(self.pid, number)
+
+    def wait_stopped(self) -> int:
+        """Wait until it has ended.
+
+        Returns:
+            Its exit code; minus the signal's number when a signal ended it.
+        """
+        assert self._process is not None, "the server was not started"
+        return self._process.wait(PATIENCE_SECONDS)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait until it has; its exit code."""
+        if self.running:
+            self.send(number)
+        return self.wait_stopped()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.running:
+            self.send(signal.SIGKILL)
+        self.wait_stopped()
+
+    def restart(self, changes: Mapping[str, object] | None = None, *, wait: bool = True) -> None:
+        """Start it again, on the same port and directories, with these settings changed; stop it first if it runs."""
+        if self.running:
+            self.stop()
+        self.settings.update(changes or {})
+        self.start(wait=wait)
+
+    def close(self) -> None:
+        """End it, however it stands."""
+        if self._process is not None:
+            self.kill()
+
+    # --- speaking to it ---
+
+    def client(self, key: str | None = None, **arguments: Any) -> httpx.Client:
+        """A client; ``key`` None for the user's key, empty for none. Further arguments are those of httpx.Client."""
+        if key is None:
+            key = self.user_key if self.settings.get("ENABLE_AUTHORIZATION", True) else ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        options: dict[str, Any] = {
+            "base_url": self.url,
+            "timeout": PATIENCE_SECONDS,
+            "trust_env": False,
+            # Reading the certificates of this machine takes longer than most requests.
+            "verify": self.authority or False,
+            **arguments,
+        }
+        return httpx.Client(**{**options, "headers": {**headers, **arguments.get("headers", {})}})
+
+    def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
+        """A bare connection, for what no client library would send."""
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(PATIENCE_SECONDS)
+        connection.connect(("127.0.0.1", self.port))
+        return connection
+
+    # --- inside ---
+
+    def _program(self) -> list[str]:
+        return [sys.executable, "-m", "whisper_api"]
+
+    def _write_config(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lines = [f"{key} = {_toml(value)}\n" for key, value in self.settings.items() if value is not None]
+        self.config_file.write_text("".join(lines), encoding="utf-8")
+
+    def _env(self) -> dict[str, str]:
+        ours = {setting.key for setting in settings()} | {"RUST_LOG", "WHISPER_API_CONFIG", "WHISPER_API_KEY"}
+        env = {name: value for name, value in os.environ.items() if name not in ours}
+        path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
+        # Nothing listens there: what a test finds does not depend on what could be downloaded.
+        nowhere = "http://127.0.0.1:9"
+        return {
+            **env,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HTTP_PROXY": nowhere,
+            "HTTPS_PROXY": nowhere,
+            "http_proxy": nowhere,
+            "https_proxy": nowhere,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": "",
+            **self._environment,
+        }
+
+    def _exit_code(self) -> int | None:
+        return None if self._process is None else self._process.poll()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def post(
+    client: httpx.Client,
+    audio: bytes,
+    *,
+    path: str = "/transcribe",
+    file_name: str = "clip.wav",
+    headers: Any = None,
+    **fields: Any,
+) -> httpx.Response:
+    """Upload audio with these form fields, over :data:`PLAIN_FIELDS`; None leaves a field out."""
+    given = {name: value for name, value in {**PLAIN_FIELDS, **fields}.items() if value is not None}
+    return client.post(path, data=given, files={"file": (file_name, audio)}, headers=headers)
+
+
+def job_of(response: httpx.Response) -> str:
+    """The id of the job that an upload has made."""
+    assert response.status_code == 202, response.text
+    return str(response.json()["job_id"])
+
+
+def submit(client: httpx.Client, audio: bytes, **arguments: Any) -> str:
+    """As :func:`post`, for an upload that must be accepted: the job's id."""
+    return job_of(post(client, audio, **arguments))
+
+
+def finish(client: httpx.Client, job_id: str, *states: str) -> dict[str, Any]:
+    """Wait until a job is in one of these states, or has ended when none is named; its status then."""
+    wanted = states or TERMINAL
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        # The server can be told to wait for the next change, but not for which.
+        response = client.get(f"/transcription/{job_id}", params={} if states else {"wait": 10})
+        assert response.status_code == 200, response.text
+        status: dict[str, Any] = response.json()
+        if status["status"] in wanted:
+            return status
+        assert status["status"] not in TERMINAL, f"{status} will not become {wanted}"
+        assert time.monotonic() < deadline, f"{status} does not become {wanted}"
+        time.sleep(0.05 if states else 0.0)
+
+
+def transcribed(client: httpx.Client, audio: bytes, **arguments: Any) -> dict[str, Any]:
+    """As :func:`post`, in one request that waits for the result."""
+    response = post(client, audio, sync="true", **arguments)
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()
+    return result
+
+
+def problem(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """The body of an answer that must be a problem (RFC 9457) of this status, in every respect."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json", response.headers
+    body: dict[str, Any] = response.json()
+    assert set(body) == {"type", "title", "status", "detail", "error", "code", "request_id"}
+    assert body["status"] == status
+    assert body["detail"] == body["error"]
+    assert all(isinstance(value, str) and value for key, value in body.items() if key != "status"), body
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert "Traceback" not in response.text
+    assert code is None or body["code"] == code, body
+    return body
+
+
+def until(happens: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happens():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.05)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    return json.dumps(str(value))

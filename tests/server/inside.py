@@ -1,0 +1,192 @@
+"""The application without a socket: a real service and a real database, and an executor that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import httpx
+import pytest
+from fakes import FakeExecutor, config_in, new_service
+from starlette.applications import Starlette
+from starlette.types import Message, Scope
+
+from whisper_api.jobs.keys import KeyRing, Role
+from whisper_api.jobs.service import JobService
+from whisper_api.server.app import create_app
+from whisper_api.server.state import ServerState
+
+__all__ = ["AUDIO", "ORIGIN", "Inside", "RawRequest", "inside", "lines_of", "on_a_loop", "problem"]
+
+P = ParamSpec("P")
+
+ORIGIN = "http://127.0.0.1:8181"
+PATIENCE_SECONDS = 60.0
+# A WAV file all of whose bytes are ASCII: 80 samples of 8 bits at 8 kHz. The fake executor reads its upload as text.
+AUDIO = b"RIFF\x74\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\x50\0\0\0" + b"\x7f" * 80
+
+
+def on_a_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), PATIENCE_SECONDS))
+
+    return run
+
+
+@dataclass
+class Inside:
+    """A running application.
+
+    Attributes:
+        app, service, executor: its parts.
+    """
+
+    app: Starlette
+    service: JobService
+    executor: FakeExecutor
+
+    @property
+    def state(self) -> ServerState:
+        state: ServerState = self.app.state.server
+        return state
+
+    def token(self, name: str, role: Role = "user") -> str:
+        """A new key."""
+        return KeyRing(self.service.store).create(name, role)[1]
+
+    def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
+        """A client with this key, or without one. Errors of the application are not hidden from the test."""
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=ORIGIN, headers=headers)
+
+    async def post(self, client: httpx.AsyncClient, headers: dict[str, str] | None = None, **fields: str) -> Any:
+        """Upload audio."""
+        return await client.post("/transcribe", data=fields, files={"file": ("a.wav", AUDIO)}, headers=headers)
+
+    async def submit(self, client: httpx.AsyncClient, **fields: str) -> str:
+        """Upload audio that must be accepted: the job's id."""
+        answer = await self.post(client, None, **fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job_id"])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that is bound to happen."""
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    async def finish(self, client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+        """The status of a job once it has ended."""
+        while True:
+            status: dict[str, Any] = (await client.get(f"/transcription/{job_id}?wait=60")).json()
+            if status["status"] not in ("Queued", "Processing"):
+                return status
+
+    async def running(self, client: httpx.AsyncClient, **fields: str) -> str:
+        """A job that has begun to run."""
+        job_id = await self.submit(client, **fields)
+        await self.until(lambda: job_id in self.executor.started)
+        return job_id
+
+
+@contextlib.asynccontextmanager
+async def inside(
+    directory: Path, executor: FakeExecutor | None = None, *, insecure: bool = False, **settings: Any
+) -> AsyncIterator[Inside]:
+    """An application with its files in a directory; without keys, unless the settings say otherwise."""
+    settings = {"enable_authorization": False, **settings}
+    executor = executor or FakeExecutor()
+    service = new_service(directory, executor, **settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(service.close)
+        app = create_app(config_in(directory, **settings), service=service, insecure=insecure)
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        service.start()
+        yield Inside(app, service, executor)
+
+
+@dataclass
+class RawRequest:
+    """A request of which every message is in the test's hands.
+
+    Attributes:
+        method, path, headers: of the request.
+        body: comes in these pieces.
+        whole: whether its end comes too; if not, there is silence after the last piece.
+        sent: what the application has answered.
+        gone: set when the client leaves.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str] = field(default_factory=dict)
+    body: tuple[bytes, ...] = ()
+    whole: bool = True
+    sent: list[Message] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def status(self) -> int:
+        """Of the answer."""
+        return int(self.sent[0]["status"])
+
+    @property
+    def answer(self) -> bytes:
+        """Its body."""
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    async def to(self, app: Starlette) -> None:
+        """Have the application answer it."""
+        path, _, query = self.path.partition("?")
+        headers = {"host": "127.0.0.1", **{name.lower(): value for name, value in self.headers.items()}}
+        scope: Scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 8181),
+        }
+        waiting: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in self.body]
+        if self.whole:
+            waiting.append({"type": "http.request", "body": b"", "more_body": False})
+
+        async def receive() -> Message:
+            if waiting:
+                return waiting.pop(0)
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            self.sent.append(message)
+
+        await app(scope, receive, send)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The body of an answer that must be this problem."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), body
+    assert body["error"] == body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-ID"]
+    assert {"type", "title"} <= body.keys()
+    return body
+
+
+def lines_of(caplog: pytest.LogCaptureFixture, logger: str = "whisper_api.access") -> list[dict[str, Any]]:
+    """The records of a logger, by default of the one that writes a line for each request."""
+    return [vars(record) for record in caplog.records if record.name == logger]

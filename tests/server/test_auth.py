@@ -1,0 +1,198 @@
+"""Who is let in, and what each may see."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.inside import ORIGIN, inside, on_a_loop
+from whisper_api.jobs.keys import KeyRing
+from whisper_api.server.auth import OPEN_PATHS
+
+SOMEWHERE = "https://somewhere.example"
+
+
+def code_of(answer: httpx.Response) -> str:
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    return str(body["code"])
+
+
+# --- keys ---
+
+
+@on_a_loop
+async def test_a_key_lets_in(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        token = app.token("one")
+        for given in (f"Bearer {token}", f"bearer {token}", f"BEARER   {token} "):
+            async with app.client(Authorization=given) as client:
+                assert (await client.get("/status")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "Bearer", "Bearer  ", "Bearer wk_00000000_" + "A" * 43, "Bearer \u00e9", "Basic YTpi", "wk_1_2", "Token x y"],
+)
+@on_a_loop
+async def test_anything_else_does_not(tmp_path: Path, given: str) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
+        app.token("one")
+        answer = await client.get("/status", headers=httpx.Headers({"Authorization": given}, "latin-1"))
+        assert (answer.status_code, code_of(answer)) == (401, "unauthorized")
+        challenge = answer.headers["WWW-Authenticate"]
+        assert challenge.startswith('Bearer realm="')
+        has_token = given.lower().startswith("bearer ") and bool(given[7:].strip())
+        assert ('error="invalid_token"' in challenge) is has_token
+
+
+@on_a_loop
+async def test_a_key_that_was_revoked_does_not(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("one")) as client:
+        assert (await client.get("/status")).status_code == 200
+        KeyRing(app.service.store).revoke("one")
+        assert (await client.get("/status")).status_code == 401
+
+
+@on_a_loop
+async def test_nobody_learns_what_addresses_there_are(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
+        assert (await client.get("/nowhere")).status_code == 401
+        assert (await client.put("/status")).status_code == 401
+
+
+@on_a_loop
+async def test_health_and_options_are_open(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
+        for path in OPEN_PATHS:
+            assert (await client.get(path)).status_code != 401
+        assert (await client.options("/transcription")).status_code == 204
+
+
+@on_a_loop
+async def test_users_see_their_own_jobs_and_admins_see_all(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        admin, one, two = app.token("root", "admin"), app.token("one"), app.token("two")
+        async with app.client(admin) as root, app.client(one) as first, app.client(two) as second:
+            job_id = await app.submit(first, keep_result="true")
+            await app.finish(first, job_id)
+            for path in (f"/transcription/{job_id}", f"/transcription/{job_id}/result"):
+                assert (await first.get(path)).status_code == 200
+                assert (await root.get(path)).status_code == 200
+                theirs = await second.get(path)
+                nobodys = await second.get(path.replace(job_id, unknown := str(uuid.uuid4())))
+                assert theirs.status_code == 404
+                body = {**theirs.json(), "request_id": ""}
+                assert body == {
+                    **nobodys.json(),
+                    "request_id": "",
+                    "detail": f"Job not found: {job_id}",
+                    "error": f"Job not found: {job_id}",
+                }
+                assert unknown in nobodys.text
+            assert (await second.delete(f"/transcription/{job_id}?force=true")).status_code == 404
+            seen = [(await client.get("/transcriptions")).json()["jobs"] for client in (root, first, second)]
+            assert [[job["job_id"] for job in jobs] for jobs in seen] == [[job_id], [job_id], []]
+
+
+# --- pages of other origins ---
+
+
+@on_a_loop
+async def test_with_keys_pages_of_any_origin_may_call(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        async with app.client(app.token("one"), Origin=SOMEWHERE) as client:
+            answer = await client.get("/status", headers={"Host": "whisper.example"})
+            assert answer.status_code == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+            assert "Access-Control-Allow-Methods" not in answer.headers
+        async with app.client(Origin=SOMEWHERE) as nobody:
+            refused = await nobody.get("/status")
+            assert refused.status_code == 401
+            assert refused.headers["Access-Control-Allow-Origin"] == "*"
+            for path, methods in (("/transcribe", {"POST"}), ("/transcription/1", {"GET", "HEAD", "DELETE"})):
+                answer = await nobody.options(path, headers={"Access-Control-Request-Method": "POST"})
+                assert answer.headers["Access-Control-Allow-Origin"] == "*"
+                allowed = set(answer.headers["Access-Control-Allow-Methods"].split(", "))
+                assert allowed == methods | {"OPTIONS"}
+                assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+                assert not answer.content
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8181"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "192.0.2.1"},
+        {"Host": ""},
+        {"Host": "["},
+        {"Origin": SOMEWHERE},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Origin": "https://127.0.0.1:8181"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+@on_a_loop
+async def test_without_keys_they_may_not(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        for answer in (
+            await client.get("/status", headers=headers),
+            await app.post(client, headers=headers),
+            await client.delete(f"/transcription/{uuid.uuid4()}", headers=headers),
+        ):
+            assert (answer.status_code, code_of(answer)) == (403, "forbidden_origin")
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        assert (await client.get("/livez", headers=headers)).status_code == 200
+        assert app.service.counts() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": ORIGIN},
+        {"Host": "localhost:8181", "Origin": "http://localhost:8181"},
+        {"Host": "[::1]:8181", "Origin": "http://[::1]:8181"},
+        {"Host": "LOCALHOST"},
+        {"Host": "127.0.0.2"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
+@on_a_loop
+async def test_without_keys_this_machine_may(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        assert (await client.get("/status", headers=headers)).status_code == 200
+
+
+@on_a_loop
+async def test_without_keys_the_configured_host_is_a_name_of_this_machine(tmp_path: Path) -> None:
+    async with inside(tmp_path, host="whisper.example") as app, app.client() as client:
+        assert (await client.get("/status", headers={"Host": "Whisper.example:8181"})).status_code == 200
+        assert (await client.get("/status", headers={"Host": "other.example"})).status_code == 403
+
+
+@on_a_loop
+async def test_who_asks_for_it_is_not_protected(tmp_path: Path) -> None:
+    async with inside(tmp_path, insecure=True) as app, app.client() as client:
+        answer = await client.get("/status", headers={"Host": "evil.example", "Origin": SOMEWHERE})
+        assert answer.status_code == 200
+        # Still nothing that lets a page read the answer.
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@on_a_loop
+async def test_without_keys_everybody_sees_all(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("one")) as client:
+        job_id = await app.submit(client)
+    async with inside(tmp_path) as app, app.client() as client:
+        assert (await client.get(f"/transcription/{job_id}")).status_code == 200

@@ -1,0 +1,117 @@
+"""``whisper-api keys``, run as it is."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from whisper_api.cli import main
+from whisper_api.jobs.keys import KeyRing
+from whisper_api.jobs.store import JobStore
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def keys(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
+    for name in [*os.environ]:
+        if name.startswith(("WHISPER_", "RUST_LOG")):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> int:
+        return main(["keys", *arguments, "--data-dir", str(data_dir)])
+
+    return run
+
+
+def verify(data_dir: Path, token: str) -> bool:
+    store = JobStore(data_dir / "jobs.db")
+    try:
+        return KeyRing(store).verify(token) is not None
+    finally:
+        store.close()
+
+
+def test_a_script_reads_the_key_and_nothing_else(keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys("create", "laptop", "--role", "admin") == 0
+    out, err = capsys.readouterr()
+    token = out.removesuffix("\n")
+    assert verify(data_dir, token)
+    assert "laptop" in err
+    assert "Bearer" in err
+    assert token not in err
+
+
+def test_the_list_shows_everything_but_secrets(keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys("create", "laptop")
+    keys("create", "the office", "--role", "admin")
+    first, second = capsys.readouterr().out.split()
+    assert keys("revoke", "laptop") == 0
+    assert capsys.readouterr().out == ""
+    assert keys("list") == 0
+    out = capsys.readouterr().out
+    header, laptop, office = out.splitlines()
+    assert header.split() == ["id", "name", "role", "created", "revoked"]
+    assert laptop.split()[:3] == [first[3:11], "laptop", "user"]
+    assert laptop.endswith("Z")
+    assert office.split()[:4] == [second[3:11], "the", "office", "admin"]
+    assert office.endswith("no")
+    assert first[12:] not in out
+    assert second[12:] not in out
+
+
+def test_a_revoked_key_no_longer_opens_a_store_that_is_in_use(
+    keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving = JobStore(data_dir / "jobs.db")
+    serving.exclusive()
+    ring = KeyRing(serving)
+    assert keys("create", "laptop") == 0
+    token = capsys.readouterr().out.strip()
+    assert ring.verify(token) is not None
+    assert keys("revoke", token[3:11]) == 0
+    assert ring.verify(token) is None
+    serving.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("revoke", "nobody"), ("create", ""), ("create", "a\nb"), ("create", "x", "--role", "root"), ("create",), ()],
+    ids=["unknown key", "empty name", "line end in the name", "unknown role", "no name", "no command"],
+)
+def test_wrong_usage_is_told(keys: Run, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error:" in err
+
+
+def test_a_name_that_is_taken_is_told(keys: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys("create", "laptop") == 0
+    capsys.readouterr()
+    assert keys("create", "laptop") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "already" in err
+
+
+def test_a_database_that_cannot_be_used_is_told(keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys("list")
+    with closing(sqlite3.connect(data_dir / "jobs.db")) as connection:
+        connection.execute("PRAGMA user_version=1000")
+    capsys.readouterr()
+    assert keys("list") == 1
+    assert "newer version" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""Log lines: one for each record, whatever stands in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api.config import Config
+from whisper_api.logs import current_request, set_up
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+ .*")
+FORMATS: tuple[Literal["text", "json"], ...] = ("text", "json")
+# Half a surrogate pair too: file names on disk may hold them.
+ANYTHING = st.text(st.characters(codec=None, categories=None), max_size=40)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("", "whisper_api")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    hook = threading.excepthook
+    with warnings.catch_warnings():
+        yield
+    threading.excepthook = hook
+    logging.captureWarnings(False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def lines(
+    log: Callable[[logging.Logger], None], log_format: Literal["text", "json"] = "text", level: Any = "info"
+) -> list[str]:
+    """What is written for what a function logs."""
+    stream = io.StringIO()
+    set_up(Config(log_format=log_format, log_level=level), stream)
+    log(logging.getLogger("whisper_api.jobs"))
+    text = stream.getvalue()
+    assert not text or text.endswith("\n")
+    return text.split("\n")[:-1]
+
+
+def test_a_line_of_text_has_time_level_logger_message_and_what_came_with_it() -> None:
+    extra = {"job_id": "4d1c", "seconds": 1.23456789, "audio_seconds": 30}
+    (line,) = lines(lambda log: log.info("job %s", "completed", extra=extra))
+    assert LINE.fullmatch(line)
+    assert line.endswith(" INFO whisper_api.jobs job completed job_id=4d1c seconds=1.23457 audio_seconds=30")
+
+
+def test_a_line_of_json_has_the_same() -> None:
+    extra = {"job_id": "4d1c", "seconds": 1.25, "ok": True, "nothing": None}
+    (line,) = lines(lambda log: log.warning("job %s", "failed", extra=extra), "json")
+    fields = json.loads(line)
+    time = fields.pop("time")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+    assert fields == {
+        "level": "warning",
+        "logger": "whisper_api.jobs",
+        "message": "job failed",
+        "job_id": "4d1c",
+        "seconds": 1.25,
+        "ok": True,
+    }
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@given(message=ANYTHING, value=ANYTHING)
+def test_whatever_is_logged_is_one_line(log_format: Literal["text", "json"], message: str, value: str) -> None:
+    (line,) = lines(lambda log: log.info("%s", message, extra={"path": value}), log_format)
+    assert line.isprintable()
+    if log_format == "json":
+        assert json.loads(line)["message"] == message
+        assert json.loads(line)["path"] == value
+    else:
+        assert LINE.fullmatch(line)
+
+
+@pytest.mark.parametrize("value", ["a b", 'a" level=ERROR', "a=b", "", "back\\slash"])
+def test_a_value_that_is_not_one_word_is_quoted(value: str) -> None:
+    (line,) = lines(lambda log: log.info("x", extra={"path": value}))
+    quoted = line.split("path=", 1)[1]
+    assert json.loads(quoted) == value
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_traceback_cannot_look_like_another_line(log_format: Literal["text", "json"]) -> None:
+    def fail(log: logging.Logger) -> None:
+        try:
+            raise ValueError("first\n2025-01-01T00:00:00.000Z INFO whisper_api.jobs forged\rsecond")
+        except ValueError:
+            log.exception("it failed")
+
+    first, *rest = lines(fail, log_format)
+    assert "it failed" in first
+    if log_format == "json":
+        assert not rest
+        assert "ValueError: first\n" in json.loads(first)["exception"]
+    else:
+        assert any("ValueError: first" in line for line in rest)
+        assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_the_id_of_the_request_comes_along(log_format: Literal["text", "json"]) -> None:
+    def log_within(log: logging.Logger) -> None:
+        token = current_request.set("abc")
+        log.info("inside")
+        log.info("its own", extra={"request_id": "other"})
+        current_request.reset(token)
+        log.info("outside")
+
+    inside, own, outside = lines(log_within, log_format)
+    assert "abc" in inside
+    assert "other" in own
+    assert "abc" not in own
+    assert "request_id" not in outside
+
+
+def test_libraries_are_heard_from_warnings_on() -> None:
+    def log_all(log: logging.Logger) -> None:
+        log.debug("ours, too much")
+        log.info("ours")
+        other = logging.getLogger("some.library")
+        other.info("theirs, too much")
+        other.warning("theirs")
+        warnings.warn("to its callers", UserWarning, stacklevel=1)
+
+    assert [line.split(" ", 3)[3] for line in lines(log_all)] == ["ours", "theirs"]
+
+
+def test_the_level_is_that_of_the_configuration() -> None:
+    def log_all(log: logging.Logger) -> None:
+        log.debug("debug")
+        log.warning("warning")
+        log.error("error")
+
+    assert len(lines(log_all, level="debug")) == 3
+    assert len(lines(log_all, level="error")) == 1
+
+
+def test_setting_up_again_replaces_what_was() -> None:
+    first = io.StringIO()
+    set_up(Config(), first)
+    (line,) = lines(lambda log: log.info("once"))
+    assert "once" in line
+    assert not first.getvalue()
+
+
+def test_a_thread_that_fails_is_in_the_log() -> None:
+    def fail() -> None:
+        raise ValueError("unheard")
+
+    def run(log: logging.Logger) -> None:
+        thread = threading.Thread(target=fail, name="worker-7")
+        thread.start()
+        thread.join()
+
+    first, *trace = lines(run)
+    assert "CRITICAL" in first
+    assert "worker-7" in first
+    assert "unheard" in trace[-1]

@@ -1,0 +1,134 @@
+"""The application: routes, layers and what lives as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from whisper_api.config import Config
+from whisper_api.server.access_log import AccessLog, ErrorAnswers
+from whisper_api.server.auth import Authentication, LocalCallers
+from whisper_api.server.cors import CrossOrigin
+from whisper_api.server.delivery import EarlyAnswer
+from whisper_api.server.problems import answer
+from whisper_api.server.resource import Resource
+from whisper_api.server.routes.health import livez, readyz
+from whisper_api.server.routes.jobs import cancel, jobs, result, status
+from whisper_api.server.routes.status import server_status
+from whisper_api.server.routes.transcription import submit
+from whisper_api.server.state import ServerState, thread_count
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
+
+__all__ = ["create_app", "new_service"]
+
+ROUTES = {
+    "/transcribe": Resource({"POST": submit}),
+    "/transcription": Resource({"POST": submit}),
+    "/transcription/{job_id}": Resource({"GET": status, "DELETE": cancel}),
+    "/transcription/{job_id}/result": Resource({"GET": result}),
+    "/transcriptions": Resource({"GET": jobs}),
+    "/status": Resource({"GET": server_status}),
+    "/livez": Resource({"GET": livez}),
+    "/readyz": Resource({"GET": readyz}),
+    "/health": Resource({"GET": readyz}),
+}
+
+
+def create_app(config: Config | None = None, *, service: JobService | None = None, insecure: bool = False) -> Starlette:
+    """The server as an ASGI application, to be served by itself or mounted in another one.
+
+    Its lifespan opens the job database, starts the workers and loads the models; whoever mounts it runs that within
+    the outer application's: ``async with app.router.lifespan_context(app): yield``.
+
+    Args:
+        config: None reads it as the command line does.
+        service: one that somebody else has started and will close; None for one of the application's own.
+        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    if config is None:
+        config = Config.load().config
+    layers = [Middleware(AccessLog), Middleware(EarlyAnswer)]
+    if config.enable_authorization:
+        layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
+    elif insecure:
+        layers += [Middleware(ErrorAnswers)]
+    else:
+        layers += [Middleware(ErrorAnswers), Middleware(LocalCallers, config=config)]
+    app = Starlette(
+        routes=[Route(path, resource, name=path) for path, resource in ROUTES.items()],
+        middleware=layers,
+        exception_handlers={HTTPException: answer, Exception: answer},
+        lifespan=functools.partial(_lifespan, config=config, given=service),
+    )
+    # A redirect would make a client send its upload twice.
+    app.router.redirect_slashes = False
+    return app
+
+
+def new_service(config: Config) -> JobService:
+    """A service with a database of its own, which no other process serves. It is not started yet.
+
+    Raises:
+        StorageError: the database cannot be used; StorageLocked when another server uses it.
+    """
+    from whisper_api.jobs.executor import EXECUTORS
+    from whisper_api.jobs.service import JobService
+    from whisper_api.jobs.store import DATABASE_NAME, JobStore
+
+    store = JobStore(config.data_dir / DATABASE_NAME)
+    try:
+        store.exclusive(config.tmp_dir)
+        return JobService(config, store, EXECUTORS["local"](config))
+    except BaseException:
+        store.close()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette, *, config: Config, given: JobService | None) -> AsyncIterator[None]:
+    """What the application holds, closed in reverse order."""
+    from whisper_api.jobs.keys import KeyRing
+
+    async with contextlib.AsyncExitStack() as stack:
+        if given is None:
+            service = await asyncio.to_thread(new_service, config)
+            stack.push_async_callback(asyncio.to_thread, service.close)
+            await asyncio.to_thread(service.start)
+        else:
+            service = given
+        threads = thread_count(config.http_workers)
+        uploads = stack.enter_context(_pool(threads, "uploads"))
+        reads = stack.enter_context(_pool(threads, "reads"))
+        state = ServerState(config, service, KeyRing(service.store), uploads, reads)
+        app.state.server = state
+        try:
+            yield
+        finally:
+            del app.state.server
+            state.draining.set()
+            if given is None:
+                await asyncio.to_thread(service.stop, config.shutdown_grace_seconds)
+            state.stopped.set()
+
+
+@contextlib.contextmanager
+def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,201 @@
+"""The fields of a form as values, defaults of the configuration filled in."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from whisper_api.config import Config
+from whisper_api.errors import InvalidOption
+from whisper_api.formats import FORMATS
+from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.multipart import shown
+from whisper_api.server.problems import Problem
+from whisper_api.values import convert
+
+__all__ = ["Form", "read_form"]
+
+MAX_TEXT_CHARACTERS = 10_000
+MAX_WORD_CHARACTERS = 255
+NAMES_IN_WARNING = 10
+LINE_BREAKS = frozenset("\t\r\n")
+
+FORMAT_FIELDS = ("output_format", "response_format")
+DEVICE_FIELDS = ("device", "device_index")
+TEXT_FIELDS = ("prompt", "hotwords")
+# Of the options, those that come through a form.
+OPTION_FIELDS = (
+    "model",
+    "language",
+    "task",
+    "align",
+    "diarize",
+    "prompt",
+    "hotwords",
+    "temperature",
+    "beam_size",
+    "vad_onset",
+    "vad_offset",
+    "num_speakers",
+    "min_speakers",
+    "max_speakers",
+)
+KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, "sync", "keep_result", "hf_token"))
+OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
+Index = Annotated[int, Meta(ge=0)]
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """What a form asks for.
+
+    Attributes:
+        options: of the transcription; language and model are those of the configuration where the form names none.
+        output_format: a name in :data:`whisper_api.formats.FORMATS`.
+        sync: whether to answer with the result.
+        keep_result: whether the result stays after it was delivered.
+        hf_token: the caller's Hugging Face token.
+        warnings: what was not understood, one sentence each.
+    """
+
+    options: TranscriptionOptions
+    output_format: str
+    sync: bool
+    keep_result: bool = False
+    hf_token: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # The token, the prompt and the hotwords are nobody else's business.
+        return f"Form(output_format={self.output_format!r}, sync={self.sync}, keep_result={self.keep_result}, ...)"
+
+
+def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str) -> Form:
+    """Read a form's text fields. A field that is empty or only white space was not given.
+
+    The first language that is named loads the list of those that Whisper knows, which may take a second.
+
+    Args:
+        fields: name and value of each, in order. Of a field that comes twice, the last counts.
+        config: its model, language, format and mode are the defaults.
+        device: that the server runs its models on: ``cpu``, ``cuda:0`` ...
+
+    Raises:
+        InvalidOption: a value cannot be used; says what is expected.
+        Problem: 422, another device is asked for.
+    """
+    given, warnings = _given(fields)
+    _check_device(given, device)
+    return Form(
+        options=_options(given, config),
+        output_format=_output_format(given, config.output_format),
+        sync=_value("sync", given, bool, config.default_sync),
+        keep_result=_value("keep_result", given, bool, False),
+        hf_token=_token(given.get("hf_token")),
+        warnings=warnings,
+    )
+
+
+def _given(fields: Sequence[tuple[str, str]]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The fields that say something, and what is to be said about all of them."""
+    given: dict[str, str] = {}
+    # Dictionaries, since they keep the order.
+    unknown: dict[str, None] = {}
+    repeated: dict[str, None] = {}
+    for name, value in fields:
+        if name not in KNOWN:
+            unknown[name] = None
+            continue
+        if name in given:
+            repeated[name] = None
+        given[name] = value.strip()
+    warnings = []
+    if unknown:
+        warnings.append(f"unknown fields were ignored: {_names(unknown)}")
+    if repeated:
+        warnings.append(f"of fields that were given more than once, the last counts: {_names(repeated)}")
+    return {name: value for name, value in given.items() if value}, tuple(warnings)
+
+
+def _names(names: Iterable[str]) -> str:
+    every = [shown(name) for name in names]
+    more = len(every) - NAMES_IN_WARNING
+    return ", ".join(every[:NAMES_IN_WARNING]) + (f" and {more} more" if more > 0 else "")
+
+
+def _options(given: Mapping[str, str], config: Config) -> TranscriptionOptions:
+    from whisper_api.engine.vad import settings_of
+
+    values = {name: _converted(name, given[name], OPTION_TYPES[name]) for name in OPTION_FIELDS if name in given}
+    for name in TEXT_FIELDS:
+        _check_text(name, given.get(name, ""), MAX_TEXT_CHARACTERS, LINE_BREAKS)
+    values["model"] = _model(given.get("model")) or _model(config.model)
+    values["language"] = _language(given.get("language", config.language))
+    options = TranscriptionOptions(**values)
+    low, high = options.min_speakers, options.max_speakers
+    if low is not None and high is not None and low > high:
+        raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
+    settings_of(options)
+    return options
+
+
+def _model(name: str | None) -> str | None:
+    """A model's name; None for the engine's own choice."""
+    _check_text("model", name or "", MAX_WORD_CHARACTERS)
+    return None if name is None or name.lower() == "auto" else name
+
+
+def _language(name: str) -> str:
+    from whisper_api.engine.languages import language_code
+
+    _check_text("language", name, MAX_WORD_CHARACTERS)
+    return "auto" if name.lower() == "auto" else language_code(name)
+
+
+def _token(text: str | None) -> str | None:
+    if text is not None and not (len(text) <= MAX_WORD_CHARACTERS and text.isascii() and text.isprintable()):
+        # It becomes part of a header of HTTP.
+        raise InvalidOption("hf_token", f"expected at most {MAX_WORD_CHARACTERS} printable ASCII characters")
+    return text
+
+
+def _output_format(given: Mapping[str, str], default: str) -> str:
+    named = {name: given[name].lower() for name in FORMAT_FIELDS if name in given}
+    for name, value in named.items():
+        if value not in FORMATS:
+            raise InvalidOption(name, f"unknown format {shown(value)}; valid are {', '.join(FORMATS)}")
+    if len(set(named.values())) > 1:
+        raise InvalidOption(FORMAT_FIELDS[0], f"{FORMAT_FIELDS[1]} names another format; give one of the two")
+    return next(iter(named.values()), default)
+
+
+def _check_device(given: Mapping[str, str], served: str) -> None:
+    kind, _, index = served.partition(":")
+    asked_kind, colon, asked_index = given.get("device", "auto").lower().partition(":")
+    number = _value("device_index", given, Index, int(index or 0))
+    fits = asked_kind in ("auto", kind) and (not colon or asked_index == (index or "0")) and number == int(index or 0)
+    if not fits:
+        raise Problem(
+            422, "device_not_served", f"This server runs its models on {served}: leave out device and device_index"
+        )
+
+
+def _value(name: str, given: Mapping[str, str], annotation: Any, default: Any) -> Any:
+    return _converted(name, given[name], annotation) if name in given else default
+
+
+def _converted(name: str, text: str, annotation: Any) -> Any:
+    try:
+        return convert(text, annotation)
+    except ValueError as error:
+        raise InvalidOption(name, str(error)) from None
+
+
+def _check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:
+    if len(text) > max_characters:
+        raise InvalidOption(name, f"expected at most {max_characters} characters")
+    if any(unicodedata.category(character) == "Cc" and character not in allowed for character in text):
+        raise InvalidOption(name, "expected text without control characters")

@@ -1,0 +1,121 @@
+"""The sockets the server listens on: opened before anything else, so that what cannot work is said at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+
+from whisper_api.errors import ConfigError
+
+__all__ = ["is_loopback", "listen", "only_local", "url_of"]
+
+# Connections the system holds for the server while it is busy.
+BACKLOG = 1024
+MAX_MILLISECONDS = 2**31 - 1
+
+_REASONS = {
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port (--port)",
+    errno.EACCES: "this user may not use the port: choose one above 1023 (--port)",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose another host (--host)",
+}
+
+Address = tuple[socket.AddressFamily, tuple[object, ...]]
+
+
+def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socket]:
+    """Listen on every address that a host name stands for.
+
+    Args:
+        host: a name or an address, IPv6 with or without brackets; ``::`` means IPv4 too.
+        port: 0 for any free one, the same on all addresses.
+        timeout_seconds: after which a connection ends whose peer takes nothing of what is sent.
+
+    Raises:
+        ConfigError: that is not possible; says why.
+    """
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        failed: OSError | None = None
+        for family, address in _addresses(host, port):
+            if sockets:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            try:
+                sock = _listening(family, address, timeout_seconds)
+            except OSError as error:
+                failed = failed or error
+                continue
+            stack.callback(sock.close)
+            sockets.append(sock)
+        if not sockets or (failed is not None and failed.errno == errno.EADDRINUSE and port):
+            assert failed is not None
+            reason = _REASONS.get(failed.errno or 0, failed.strerror or str(failed))
+            raise ConfigError(f"cannot listen on {_joined(host.strip('[]'), port)}: {reason}") from failed
+        stack.pop_all()
+    return sockets
+
+
+def only_local(host: str) -> bool:
+    """Whether no other machine can reach what listens on this host.
+
+    Raises:
+        ConfigError: there is no such host.
+    """
+    return all(is_loopback(str(address[0])) for _, address in _addresses(host, 0))
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address is one that only this machine has."""
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def url_of(scheme: str, sock: socket.socket) -> str:
+    """The address under which this machine reaches a socket."""
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{scheme}://{_joined(host, port)}"
+
+
+def _addresses(host: str, port: int) -> list[Address]:
+    name = host.strip("[]")
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
+        raise ConfigError(f"WHISPER_API_HOST: {host!r} is no address of this machine: {reason}") from error
+    usable = (socket.AF_INET, socket.AF_INET6)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found if family in usable))
+
+
+def _listening(family: socket.AddressFamily, address: tuple[object, ...], timeout_seconds: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # Elsewhere this would let two servers share a port.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Only the system can end a connection whose peer is there but takes nothing.
+            milliseconds = min(int(1000 * timeout_seconds), MAX_MILLISECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

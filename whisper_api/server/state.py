@@ -1,0 +1,103 @@
+"""What the running application holds: made in its lifespan, closed with it, and found by every request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from whisper_api.config import Config
+from whisper_api.server.problems import Problem
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.keys import KeyRing
+    from whisper_api.jobs.service import JobService
+
+__all__ = ["ServerState", "blocking", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class ServerState:
+    """The state of one application between start and end.
+
+    Attributes:
+        config: what it was made with.
+        service: the door to the jobs.
+        keys: who may enter.
+        uploads: threads that write uploads and look into them. A slow disk fills these, and only these.
+        reads: threads for what is answered within milliseconds.
+        draining: set when the server begins to stop: open answers that wait for nothing in particular end.
+        stopped: set when no job runs any more: all other open answers end too.
+        started: by ``time.monotonic``.
+    """
+
+    config: Config
+    service: JobService
+    keys: KeyRing
+    uploads: ThreadPoolExecutor
+    reads: ThreadPoolExecutor
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    started: float = field(default_factory=time.monotonic)
+
+
+def state_in(scope: Scope) -> ServerState:
+    """The state of the application that a request came to.
+
+    Raises:
+        Problem: its lifespan was not run: 503 ``not_started``.
+    """
+    state: ServerState | None = getattr(scope["app"].state, "server", None)
+    if state is None:
+        raise Problem(
+            503,
+            "not_started",
+            "The application was not started: when it is mounted in another one, run its lifespan within that one's "
+            "(async with app.router.lifespan_context(app))",
+        )
+    return state
+
+
+def state_of(request: Request) -> ServerState:
+    """As :func:`state_in`."""
+    return state_in(request.scope)
+
+
+def owner_of(request: Request) -> str:
+    """Whose jobs the caller submits: the id of its key; empty when authorization is off."""
+    key = request.scope["state"].get("key")
+    return key.key_id if key is not None else ""
+
+
+def viewer_of(request: Request) -> str | None:
+    """Whose jobs the caller may see: None for all, which is what admins may, and everybody without authorization."""
+    key = request.scope["state"].get("key")
+    return None if key is None or key.role == "admin" else key.key_id
+
+
+async def blocking(pool: Executor | None, function: Callable[..., T], *args: object) -> T:
+    """Run a function that may block in a thread; what it logs carries this request's id.
+
+    Args:
+        pool: whose thread; None for one of the loop's own, for what may take long but is rare.
+        function: what to run.
+        args: its arguments.
+    """
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
+
+
+def thread_count(http_workers: int) -> int:
+    """How many threads each pool of the server has."""
+    return http_workers or os.cpu_count() or 1

@@ -1,0 +1,165 @@
+"""Requests that wait for a job: no thread is held, and none outlives its client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from whisper_api.errors import Draining
+from whisper_api.schema import JobProgressEvent, JobStatus
+from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.events import Subscription
+
+__all__ = ["ENDED", "unless_draining", "wait_for_change", "wait_for_end"]
+
+ENDED = frozenset(("Completed", "Failed", "Canceled"))
+# While the server stops, whoever asks again and again is still held back a little.
+DRAINING_WAIT_SECONDS = 1.0
+STOPPING_PAUSE_SECONDS = 0.1
+# Events tell of every change; this is for the one that got lost in a way nobody has thought of.
+LOOK_AGAIN_SECONDS = 15.0
+# About as long as a restart takes.
+RESTART_SECONDS = 10.0
+
+
+async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobStatus:
+    """Wait until a job's status is another word than now, but not longer than asked.
+
+    Args:
+        request: ends the wait when its client goes.
+        job_id: which job.
+        seconds: how long at most.
+
+    Raises:
+        JobNotFound: there is no such job, or none that this caller may see.
+        ClientDisconnect: nobody waits any more.
+    """
+    state = state_of(request)
+    if state.draining.is_set():
+        seconds = min(seconds, DRAINING_WAIT_SECONDS)
+        leave = state.stopped
+    else:
+        leave = state.draining
+    first: str | None = None
+
+    def changed(status: JobStatus) -> bool:
+        nonlocal first
+        first = first or status.status
+        return status.status != first or leave.is_set()
+
+    return await _wait(request, job_id, seconds, changed, leave)
+
+
+async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> JobStatus:
+    """Wait until a job has ended, but not longer than asked; where it stands then.
+
+    Args:
+        request: ends the wait when its client goes; the job goes on.
+        job_id: which job.
+        seconds: how long at most; None for as long as it takes.
+
+    Raises:
+        Draining: the server stops, and the job will be run after it has started again.
+        ClientDisconnect: nobody waits any more.
+    """
+    state = state_of(request)
+
+    def put_off(status: JobStatus) -> bool:
+        if state.stopped.is_set() or (state.draining.is_set() and status.status == "Queued"):
+            raise Draining(
+                f"The server stops. Job {job_id} is kept and will run when it has started again: ask for its status",
+                RESTART_SECONDS,
+            )
+        return False
+
+    return await _wait(request, job_id, seconds, put_off, state.draining, state.stopped)
+
+
+async def unless_draining(state: ServerState, work: Any) -> Any:
+    """Await something, but not after the server has begun to stop.
+
+    Args:
+        state: tells when that is.
+        work: a coroutine; it is cancelled then.
+
+    Raises:
+        Draining: the server stops.
+    """
+    task = asyncio.ensure_future(work)
+    async with _task(state.draining.wait()) as draining:
+        try:
+            await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+    if task.cancelled():
+        raise Draining("The server stops and takes no new work", RESTART_SECONDS)
+    return task.result()
+
+
+async def _wait(
+    request: Request, job_id: str, seconds: float | None, enough: Callable[[JobStatus], bool], *stops: asyncio.Event
+) -> JobStatus:
+    """Ask for the status at every event of the job and every stop, until it is enough, has ended or time is up."""
+    state = state_of(request)
+    viewer = viewer_of(request)
+    clock = asyncio.get_running_loop().time
+    deadline = math.inf if seconds is None else clock() + seconds
+    async with contextlib.AsyncExitStack() as stack:
+        gone = await stack.enter_async_context(_task(_until_gone(request.receive)))
+        others = {gone, *[await stack.enter_async_context(_task(stop.wait())) for stop in stops]}
+        # Before the first look, so that nothing that happens after it is missed.
+        events = await stack.enter_async_context(state.service.events.subscribe(job_id))
+        while True:
+            status: JobStatus = await blocking(state.reads, state.service.status, job_id, viewer)
+            left = deadline - clock()
+            if status.status in ENDED or enough(status) or left <= 0:
+                return status
+            happened = await _news(events, status, min(left, LOOK_AGAIN_SECONDS), others)
+            if gone in happened:
+                raise ClientDisconnect
+            others -= happened
+
+
+async def _news(
+    events: Subscription, status: JobStatus, seconds: float, others: set[asyncio.Task[Any]]
+) -> set[asyncio.Task[Any]]:
+    """Wait for an event that may change a status word, or one of the others; which of the others it was."""
+    async with _task(_next_change(events, status)) as change:
+        done, _ = await asyncio.wait({change, *others}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    return done & others
+
+
+async def _next_change(events: Subscription, status: JobStatus) -> None:
+    # Of a job that runs, only what ends it is news.
+    while isinstance(event := await events.next(), JobProgressEvent) and status.status == "Processing":
+        pass
+    if event is None:
+        # The service is stopping, and says so at once to all who ask from then on.
+        await asyncio.sleep(STOPPING_PAUSE_SECONDS)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@contextlib.asynccontextmanager
+async def _task(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    """Something that goes on beside this one, and not longer."""
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
