@@ -117,6 +117,7 @@ def test_the_engine_does_not_load_torch() -> None:
         ["transcribe", "--help"],
         ["models", "list", "--help"],
         ["serve", "--help"],
+        ["submit", "--help"],
         ["keys", "create", "--help"],
     ],
 )
@@ -129,6 +130,10 @@ def test_the_server_loads_neither_the_engine_nor_its_libraries_before_it_listens
     loaded = modules_after("from whisper_api import create_app, Server")
     assert not loaded & (LIBRARIES - {"starlette", "hypercorn", "sqlite3", "python_multipart"})
     assert not any(name.startswith("whisper_api.engine") for name in loaded)
+
+
+def test_the_client_loads_no_library_before_it_is_used() -> None:
+    assert not modules_after("from whisper_api import Client, JobStatus") & LIBRARIES
 
 
 def test_help_of_the_program_does_not_load_its_commands() -> None:

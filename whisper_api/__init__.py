@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_api.client import Client
     from whisper_api.config import Config
     from whisper_api.engine.pipeline import Engine
     from whisper_api.errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "Busy",
     "CallerLimit",
     "Canceled",
+    "Client",
     "Config",
     "ConfigError",
     "DeviceError",
@@ -105,6 +107,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.pipeline",
     "JobResult": "whisper_api.schema",

@@ -36,6 +36,7 @@ of a machine can see the arguments of a program.
 # add_arguments(parser, common) and run(args, config) -> exit code.
 COMMANDS = {
     "transcribe": "turn audio files into transcripts",
+    "submit": "have a server turn audio files into transcripts",
     "serve": "answer over HTTP: a REST API with a durable queue",
     "models": "list, fetch, check and remove models",
     "keys": "make, list and revoke the keys of the server's callers",

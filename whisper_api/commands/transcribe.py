@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.commands.flags import add_setting_flags, add_struct_flags, given
-from whisper_api.commands.outputs import STDIN, output_stems, write_whole
+from whisper_api.commands.outputs import STDIN, Outputs, add_output_flags, one_line, output_stems
 from whisper_api.commands.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
-from whisper_api.formats import FORMATS, RenderOptions, render
+from whisper_api.formats import RenderOptions, render
 from whisper_api.schema import TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -38,15 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         "output",
         "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
     )
-    output.add_argument(
-        "-f",
-        "--format",
-        action="append",
-        type=_formats,
-        metavar="FORMAT",
-        help=f"{', '.join(FORMATS)} or all; may be repeated or separated by commas",
-    )
-    output.add_argument("-o", "--output-dir", type=Path, metavar="DIR", help="write files there; made when missing")
+    add_output_flags(output)
     add_struct_flags(output, RenderOptions)
     output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
     add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
@@ -72,17 +64,12 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         with any file.
     """
     config = loaded.config
-    formats = list(dict.fromkeys(name for names in args.format or [[config.output_format]] for name in names))
-    directory: Path | None = args.output_dir
-    if directory is None and len(formats) > 1:
-        directory = Path()
-    if directory is not None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            return _complain(f"--output-dir {directory}: {error.strerror}", 2)
+    try:
+        outputs = Outputs.asked_for(args, config.output_format)
+    except OSError as error:
+        return _complain(f"--output-dir {args.output_dir}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
-    work = _Work(given(args, TranscriptionOptions), formats, directory, given(args, RenderOptions), line, args.quiet)
+    work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
     try:
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
@@ -102,8 +89,7 @@ class _Work:
     """What is done with each file."""
 
     options: TranscriptionOptions
-    formats: Sequence[str]
-    directory: Path | None
+    outputs: Outputs
     render_options: RenderOptions
     line: ProgressLine
     quiet: bool
@@ -123,7 +109,7 @@ class _Work:
                 raise
             except Exception as error:
                 log.debug("%s failed", file, exc_info=True)
-                self._say(file, f"{type(error).__name__}: {_one_line(error)}")
+                self._say(file, f"{type(error).__name__}: {one_line(error)}")
                 failed += 1
                 continue
             for warning in () if self.quiet else transcript.warnings:
@@ -149,14 +135,9 @@ class _Work:
 
     def _write(self, transcript: Transcript, file: str, stem: str) -> None:
         self.line.clear()
-        for name in self.formats:
-            text = render(transcript, name, self.render_options)
-            if self.directory is not None:
-                write_whole(self.directory / f"{stem}.{FORMATS[name].extension}", text)
-            else:
-                sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
-                sys.stdout.flush()
-        if self.directory is not None and stem not in ("stdin", Path(file).stem) and not self.quiet:
+        for name in self.outputs.formats:
+            self.outputs.write(name, stem, render(transcript, name, self.render_options))
+        if self.outputs.directory is not None and stem not in ("stdin", Path(file).stem) and not self.quiet:
             self._say(file, f"written as {stem}, because another input has the same name")
 
     def _say(self, file: str, message: str) -> None:
@@ -212,19 +193,6 @@ def _interrupt_sets_event() -> Iterator[threading.Event]:
         yield cancel
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _formats(text: str) -> list[str]:
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in (*FORMATS, "all")]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(FORMATS)} or all")
-    return list(FORMATS) if "all" in names else names
-
-
-def _one_line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())
 
 
 def _complain(message: str, code: int) -> int:

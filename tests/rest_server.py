@@ -1,0 +1,270 @@
+"""The parts of the REST API that a client meets, on this machine, with faults to order. Transcribes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import email.parser
+import email.policy
+import json
+import socket
+import struct
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+TEXT = "So it goes."
+# Longer bodies are counted, not kept.
+KEPT_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The connection is reset when so many bytes of the body have come."""
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A problem instead of what was asked for."""
+
+    status: int
+    code: str = ""
+    detail: str = ""
+    retry_after: str | None = None
+    body: bytes | None = None
+    location: str | None = None
+
+
+@dataclass(frozen=True)
+class Lose:
+    """All is done as asked, and the connection breaks after so many bytes of the answer's body; None: before it."""
+
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """All is done as asked, and the answer waits for the event."""
+
+    until: threading.Event
+
+
+Fault = Reset | Refuse | Lose | Hold
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in: bytes of the body, and of a form its fields and the file."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    fields: dict[str, str]
+    file: bytes | None
+    file_name: str | None
+    size: int
+
+
+@dataclass
+class Rest:
+    """The server's state.
+
+    Attributes:
+        faults: what goes wrong with the next requests of a method, one each.
+        seen: every request.
+        jobs: id to what its status will be, one at a time; the last one stays.
+        by_key: idempotency key to id.
+        script: the statuses of jobs to come.
+        results: id to its result; with "*", that of all others.
+        canceled: ids, with the query of the request.
+    """
+
+    url: str = ""
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    seen: list[Request] = field(default_factory=list)
+    jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    by_key: dict[str, str] = field(default_factory=dict)
+    script: list[dict[str, Any]] = field(default_factory=lambda: [{"status": "Completed"}])
+    canceled: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, method: str) -> list[Request]:
+        return [request for request in self.seen if request.method == method]
+
+    def take_fault(self, method: str) -> Fault | None:
+        with self.lock:
+            waiting = self.faults.get(method)
+            return waiting.pop(0) if waiting else None
+
+    def answer(self, request: Request) -> tuple[int, Any]:
+        """Do what is asked; the status and the body."""
+        with self.lock:
+            parts = request.path.strip("/").split("/")
+            match (request.method, parts):
+                case ("POST", ["transcribe"]):
+                    return 202, {"job_id": self._submit(request.headers["idempotency-key"])}
+                case ("GET", ["transcriptions"]):
+                    return 200, self._page(request.query)
+                case (_, ["transcription", job_id, *_]) if job_id not in self.jobs:
+                    detail = f"Job not found: {job_id}"
+                    return 404, {"code": "job_not_found", "detail": detail}
+                case ("GET", ["transcription", job_id]):
+                    return 200, self._status(job_id)
+                case ("GET", ["transcription", job_id, "result"]):
+                    name = request.query.get("format")
+                    return 200, f"{name} of {job_id}" if name else result(job_id)
+                case ("DELETE", ["transcription", job_id]):
+                    self.canceled.append((job_id, request.query))
+                    return 200, {"success": True}
+            return 404, {"code": "not_found", "detail": "There is nothing at this address"}
+
+    def _submit(self, key: str) -> str:
+        job_id = self.by_key.setdefault(key, str(uuid.uuid4()))
+        self.jobs.setdefault(job_id, [dict(status) for status in self.script])
+        return job_id
+
+    def _status(self, job_id: str) -> dict[str, Any]:
+        waiting = self.jobs[job_id]
+        status = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return {"job_id": job_id, "created_at": "2030-01-01T00:00:00Z", **status}
+
+    def _page(self, query: dict[str, str]) -> dict[str, Any]:
+        ids = [*self.jobs][::-1]
+        begin = ids.index(query["after"]) + 1 if "after" in query else 0
+        page = ids[begin : begin + 2]
+        jobs = [self._status(job_id) for job_id in page]
+        wanted = [job for job in jobs if job["status"] == query.get("status", job["status"])]
+        return {"jobs": wanted, "next": page[-1] if begin + 2 < len(ids) else None}
+
+
+def result(job_id: str) -> dict[str, Any]:
+    """What a job gives."""
+    return {
+        "text": TEXT,
+        "language": "en",
+        "segments": [{"id": 0, "start": 0.0, "end": 1.0, "text": TEXT, "speaker": None, "words": []}],
+        "duration": 1.0,
+        "model": "base",
+        "warnings": [f"job {job_id} was not transcribed"],
+    }
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    rest: Rest
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def _handle(self) -> None:
+        fault = self.rest.take_fault(self.command)
+        length = int(self.headers.get("Content-Length", 0))
+        size, body = self._read(min(length, fault.after) if isinstance(fault, Reset) else length)
+        request = self._request(body, size)
+        self.rest.seen.append(request)
+        if isinstance(fault, Reset):
+            self._reset()
+            return
+        if isinstance(fault, Refuse):
+            self._refuse(fault)
+            return
+        if size < length:
+            self.close_connection = True
+            return
+        status, value = self.rest.answer(request)
+        if isinstance(fault, Hold):
+            fault.until.wait(60)
+        if isinstance(fault, Lose) and fault.after is None:
+            self._reset()
+            return
+        content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        self._send(status, content, {}, fault.after if isinstance(fault, Lose) else None)
+
+    def _read(self, length: int) -> tuple[int, bytes]:
+        if length <= KEPT_BYTES:
+            body = self.rfile.read(length)
+            return len(body), body
+        size = 0
+        while size < length and (piece := self.rfile.read(min(1 << 20, length - size))):
+            size += len(piece)
+        return size, b""
+
+    def _request(self, body: bytes, size: int) -> Request:
+        parts = urlsplit(self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        fields: dict[str, str] = {}
+        file: bytes | None = None
+        name: str | None = None
+        if headers.get("content-type", "").startswith("multipart/form-data"):
+            head = f"Content-Type: {headers['content-type']}\r\n\r\n".encode()
+            message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
+            for part in message.iter_parts():
+                content = part.get_payload(decode=True)
+                assert isinstance(content, bytes)
+                key = part.get_param("name", header="content-disposition")
+                if part.get_filename() is None:
+                    fields[str(key)] = content.decode()
+                else:
+                    file, name = content, part.get_filename()
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        return Request(self.command, parts.path, query, headers, fields, file, name, size)
+
+    def _refuse(self, fault: Refuse) -> None:
+        body = fault.body
+        if body is None:
+            body = json.dumps({"detail": fault.detail, "error": fault.detail, "code": fault.code}).encode()
+        headers = {"Retry-After": fault.retry_after, "Location": fault.location}
+        self._send(fault.status, body, {name: value for name, value in headers.items() if value is not None})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+    def _reset(self) -> None:
+        # With no time to linger, closing a socket resets the connection.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+    def log_message(self, *ignored: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *ignored: object) -> None:
+        # Connections that break are what this server is for.
+        pass
+
+    def shutdown_request(self, request: Any) -> None:
+        # Without a farewell before it, so that a reset stays one.
+        self.close_request(request)
+
+
+@contextlib.contextmanager
+def serving(rest: Rest, port: int = 0) -> Iterator[Rest]:
+    """Answer at ``rest.url`` while open."""
+    server = _Server(("127.0.0.1", port), type("BoundHandler", (Handler,), {"rest": rest}))
+    rest.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield rest
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

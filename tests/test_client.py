@@ -1,0 +1,530 @@
+"""The client, against a server that fails when it is told to. How it does with the real one, tests/server shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
+
+from whisper_api import Client, TranscriptionOptions, errors
+from whisper_api.client import transport
+from whisper_api.schema import JobStatus
+from whisper_api.server.problems import RULES
+
+AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
+
+
+@pytest.fixture
+def rest() -> Iterator[Rest]:
+    with serving(Rest()) as rest:
+        yield rest
+
+
+@pytest.fixture
+def client(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
+    with Client(rest.url, "wk_key", timeout=20) as client:
+        yield client
+
+
+def posts(rest: Rest) -> list[Request]:
+    return rest.of("POST")
+
+
+# --- what is sent ---
+
+
+def test_a_file_its_bytes_and_file_objects_arrive_as_they_are(client: Client, rest: Rest, tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+    path.write_bytes(AUDIO)
+    with path.open("rb") as file:
+        file.seek(1000)
+        for source in (path, str(path), AUDIO, io.BytesIO(AUDIO), file):
+            client.submit(source)
+    assert [post.file == AUDIO for post in posts(rest)] == [True] * 5
+    assert [post.file_name for post in posts(rest)] == ["call.wav", "call.wav", "audio", "audio", "call.wav"]
+
+
+def test_what_cannot_seek_is_sent_whole_and_can_be_sent_again(client: Client, rest: Rest) -> None:
+    rest.faults["POST"] = [Reset(100_000)]
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(AUDIO)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with os.fdopen(reading, "rb") as pipe:
+        client.submit(pipe)
+    writer.join()
+    assert posts(rest)[1].file == AUDIO
+
+
+@pytest.mark.parametrize("name", ['a"b.wav', "Ünïcodé 日本.wav", "a\r\nX-Evil: 1.wav", "../up.wav", "percent%22.wav"])
+def test_a_file_name_cannot_break_out_of_the_form(name: str, client: Client, rest: Rest, tmp_path: Path) -> None:
+    file = io.BytesIO(AUDIO)
+    file.name = name
+    client.submit(file)
+    (post,) = posts(rest)
+    assert post.file == AUDIO
+    assert post.fields == {"sync": "false"}
+    assert post.file_name is not None
+    assert post.file_name.isprintable()
+
+
+def test_a_file_name_that_is_not_unicode_is_sent_all_the_same(client: Client, rest: Rest, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    try:
+        path.write_bytes(AUDIO)
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    client.submit(path)
+    assert posts(rest)[0].file == AUDIO
+
+
+def test_options_that_were_set_are_fields_and_the_others_are_left_to_the_server(client: Client, rest: Rest) -> None:
+    options = TranscriptionOptions(
+        model="base", language="en", align=False, diarize=True, prompt="Café & é\n", temperature=0.2, num_speakers=2
+    )
+    client.submit(AUDIO, options, output_format="srt", keep_result=True, hf_token="hf_x")
+    client.submit(AUDIO)
+    assert posts(rest)[0].fields == {
+        "sync": "false",
+        "model": "base",
+        "language": "en",
+        "align": "false",
+        "diarize": "true",
+        "prompt": "Café & é\n",
+        "temperature": "0.2",
+        "num_speakers": "2",
+        "output_format": "srt",
+        "keep_result": "true",
+        "hf_token": "hf_x",
+    }
+    assert posts(rest)[1].fields == {"sync": "false"}
+
+
+def test_the_key_goes_with_every_request_and_nowhere_else(
+    client: Client, rest: Rest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    client.transcribe(AUDIO)
+    list(client.jobs())
+    assert {request.headers["authorization"] for request in rest.seen} == {"Bearer wk_key"}
+    assert "wk_key" not in repr(client)
+    with Client(rest.url) as other:
+        list(other.jobs())
+    assert "authorization" not in rest.seen[-1].headers
+
+
+def test_progress_of_the_upload_rises_to_the_end(client: Client, rest: Rest) -> None:
+    told: list[tuple[int, int]] = []
+    client.submit(AUDIO, on_upload=lambda sent, total: told.append((sent, total)))
+    assert {total for _, total in told} == {len(AUDIO)}
+    sent = [sent for sent, _ in told]
+    assert sent == sorted(set(sent))
+    assert (sent[0], sent[-1]) == (0, len(AUDIO))
+
+
+def test_a_large_file_is_never_held_whole(rest: Rest, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(300 << 20)
+    script = """
+import resource, sys
+from whisper_api import Client
+with Client(sys.argv[1]) as client:
+    client.submit(b"warm")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    client.submit(sys.argv[2])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", script, rest.url, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kilobytes = int(done.stdout) / (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 30_000
+    assert posts(rest)[1].size > 300 << 20
+
+
+# --- what fails on the way ---
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reset(0),
+        Reset(400_000),
+        Refuse(503, "queue_full", retry_after="0"),
+        Refuse(429, "caller_limit"),
+        Refuse(502, body=b"<html>bad gateway</html>"),
+        Refuse(504),
+        Lose(),
+        Lose(after=0),
+        Lose(after=10),
+    ],
+    ids=repr,
+)
+def test_a_second_attempt_has_the_same_key_and_the_whole_body_and_makes_no_second_job(
+    fault: Any, client: Client, rest: Rest
+) -> None:
+    rest.faults["POST"] = [fault, fault]
+    job_id = client.submit(AUDIO, TranscriptionOptions(language="en"))
+    assert len(posts(rest)) == 3
+    assert len({post.headers["idempotency-key"] for post in posts(rest)}) == 1
+    assert posts(rest)[2].file == AUDIO
+    assert posts(rest)[2].fields == {"sync": "false", "language": "en"}
+    assert [*rest.jobs] == [job_id]
+
+
+def test_two_submissions_of_the_same_file_are_two_jobs(client: Client, rest: Rest) -> None:
+    assert client.submit(AUDIO) != client.submit(AUDIO)
+    assert len(rest.jobs) == 2
+
+
+def test_a_second_attempt_tells_its_progress_from_the_beginning(client: Client, rest: Rest) -> None:
+    rest.faults["POST"] = [Refuse(503)]
+    sent: list[int] = []
+    client.submit(AUDIO, on_upload=lambda done, total: sent.append(done))
+    assert sent.count(0) == 2
+    assert sent[-1] == len(AUDIO)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 500])
+def test_a_refusal_is_not_tried_again(status: int, client: Client, rest: Rest) -> None:
+    rest.faults["POST"] = [Refuse(status, "some_code", "For some reason")]
+    with pytest.raises(errors.RequestError, match="For some reason") as raised:
+        client.submit(AUDIO)
+    assert (raised.value.status, raised.value.code) == (status, "some_code")
+    assert len(posts(rest)) == 1
+
+
+def test_attempts_are_counted(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.01)
+    rest.faults["POST"] = [Refuse(503, "queue_full", "Too many wait", retry_after="0")] * 9
+    with Client(rest.url, retries=2) as client, pytest.raises(errors.QueueFull, match="Too many wait"):
+        client.submit(AUDIO)
+    assert len(posts(rest)) == 3
+
+
+@pytest.mark.parametrize("written", ["2", "date"])
+def test_retry_after_is_waited_for(written: str, client: Client, rest: Rest) -> None:
+    # A date has whole seconds: this one is between two and three from now.
+    after = formatdate(time.time() + 3, usegmt=True) if written == "date" else written
+    rest.faults["POST"] = [Refuse(503, "draining", retry_after=after)]
+    begun = time.monotonic()
+    client.submit(AUDIO)
+    assert time.monotonic() - begun >= 1.9
+
+
+def test_an_answer_that_asks_for_too_much_patience_is_an_error_at_once(client: Client, rest: Rest) -> None:
+    rest.faults["POST"] = [Refuse(503, "queue_full", "Come back tomorrow", retry_after="86400")]
+    with pytest.raises(errors.QueueFull) as raised:
+        client.submit(AUDIO)
+    assert raised.value.retry_after == 86400
+    assert len(posts(rest)) == 1
+
+
+def test_pauses_grow_and_are_not_all_the_same(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    rest.faults["GET"] = [Refuse(503)] * 24
+    with Client(rest.url, retries=11) as client:
+        for _ in range(2):
+            with pytest.raises(errors.RequestError):
+                client.status("x")
+    first, second = pauses[:11], pauses[11:]
+    assert first != second
+    for attempt, pause in enumerate(first):
+        longest = min(transport.LONGEST_PAUSE, transport.FIRST_PAUSE * 2**attempt)
+        assert longest / 2 <= pause <= longest
+
+
+def test_a_server_that_is_not_there_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.01)
+    with serving(Rest()) as rest:
+        pass
+    with Client(rest.url, retries=1) as client, pytest.raises(errors.RequestError) as raised:
+        client.status("x")
+    assert raised.value.status is None
+    assert str(raised.value) == f"{rest.url} cannot be reached: Connection refused"
+
+
+def test_a_server_that_does_not_answer_is_given_up(rest: Rest) -> None:
+    ended = threading.Event()
+    rest.faults["POST"] = [Hold(ended)]
+    with Client(rest.url, timeout=0.3, retries=0) as client, pytest.raises(errors.RequestError, match="in time"):
+        client.submit(AUDIO)
+    ended.set()
+
+
+# --- what is wrong on this side ---
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_sent(client: Client, rest: Rest, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.submit(tmp_path / "none.wav")
+    assert not rest.seen
+
+
+def test_a_file_of_text_is_refused(client: Client, rest: Rest) -> None:
+    with pytest.raises(errors.InvalidInput, match="binary"):
+        client.submit(io.StringIO("text"))  # type: ignore[arg-type]
+    assert not rest.seen
+
+
+class Failing(io.BytesIO):
+    """Cannot be read beyond its first half."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > len(AUDIO) // 2:
+            raise OSError(5, "Input/output error")
+        return super().read(size)
+
+
+class Shrinking(io.BytesIO):
+    """Ends earlier than it said."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return b"" if self.tell() > len(AUDIO) // 2 else super().read(size)
+
+
+def test_a_file_that_cannot_be_read_is_no_broken_connection(client: Client, rest: Rest) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        client.submit(Failing(AUDIO))
+    with pytest.raises(errors.InvalidInput, match="shorter"):
+        client.submit(Shrinking(AUDIO))
+    assert not rest.jobs
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("no"), KeyboardInterrupt()])
+def test_an_error_of_the_callback_is_raised_as_it_is(error: BaseException, client: Client, rest: Rest) -> None:
+    def fail(sent: int, total: int) -> None:
+        if sent > 500_000:
+            raise error
+
+    with pytest.raises(type(error)):
+        client.submit(AUDIO, on_upload=fail)
+    assert not rest.jobs
+    # The connection that was left in the middle of a body is not used for the next request.
+    assert client.submit(AUDIO) in rest.jobs
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8181", "ftp://host", "http://", "file:///etc/passwd"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(errors.InvalidOption, match="url"):
+        Client(url)
+
+
+def test_a_key_that_cannot_be_one_is_refused_and_not_shown() -> None:
+    with pytest.raises(errors.InvalidOption, match="api_key") as raised:
+        Client(api_key="wk_geheim\r\nX-Evil: 1")
+    assert "geheim" not in str(raised.value)
+    assert Client(api_key="  wk_key\n") is not None
+
+
+# --- errors by name ---
+
+
+@pytest.mark.parametrize("kind", [*RULES], ids=lambda kind: str(kind.__name__))
+def test_every_error_of_the_server_comes_out_under_its_name(
+    kind: type[errors.WhisperApiError], client: Client, rest: Rest
+) -> None:
+    rule = RULES[kind]
+    job_id = client.submit(AUDIO)
+    detail = "language: expected a code" if kind is errors.InvalidOption else "Something in particular"
+    rest.faults["GET"] = [Refuse(rule.status, rule.code, detail, retry_after="0")] * 6
+    expected = {
+        errors.ModelError: errors.ModelUnavailable,
+        errors.DeviceError: errors.DeviceUnavailable,
+        errors.EngineClosed: errors.Draining,
+    }.get(kind, kind)
+    with pytest.raises(expected) as raised:
+        client.result(job_id)
+    assert type(raised.value) is expected
+    if kind not in (errors.JobNotFound, errors.JobIsProcessing):
+        assert str(raised.value) == detail
+    if isinstance(raised.value, errors.JobError):
+        assert raised.value.job_id == job_id
+    if isinstance(raised.value, errors.InvalidOption):
+        assert raised.value.field == "language"
+
+
+def test_a_field_that_is_wrong_as_a_whole_is_told_in_the_servers_words(client: Client, rest: Rest) -> None:
+    rest.faults["POST"] = [Refuse(400, "invalid_field", "The field prompt is not UTF-8: send it as such")]
+    with pytest.raises(errors.InvalidInput, match="The field prompt is not UTF-8: send it as such"):
+        client.submit(AUDIO)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"detail": 7}'])
+def test_an_error_that_is_no_problem_is_still_an_error(body: bytes, client: Client, rest: Rest) -> None:
+    rest.faults["GET"] = [Refuse(418, body=body)]
+    with pytest.raises(errors.RequestError, match="418"):
+        client.status("x")
+
+
+def test_another_server_is_not_taken_for_this_one(client: Client, rest: Rest) -> None:
+    rest.faults["GET"] = [Refuse(200, body=b"<html>Welcome</html>")]
+    with pytest.raises(errors.RequestError, match="Whisper API"):
+        client.status("x")
+    rest.faults["GET"] = [Refuse(301, location="https://elsewhere.example/")]
+    with pytest.raises(errors.RequestError, match=r"https://elsewhere\.example/"):
+        client.status("x")
+
+
+# --- jobs ---
+
+
+def test_waiting_tells_each_status_once_and_returns_the_last(client: Client, rest: Rest) -> None:
+    rest.script = [
+        {"status": "Queued", "queue_position": 2},
+        {"status": "Queued", "queue_position": 2},
+        {"status": "Processing", "progress": 0.5, "stage": "asr"},
+        {"status": "Completed"},
+    ]
+    told: list[JobStatus] = []
+    last = client.wait(client.submit(AUDIO), on_progress=told.append)
+    assert [status.status for status in told] == ["Queued", "Processing", "Completed"]
+    assert told[-1] == last
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed", "Canceled"])
+def test_every_end_of_a_job_ends_the_wait(state: str, client: Client, rest: Rest) -> None:
+    rest.script = [{"status": state}]
+    assert client.wait(client.submit(AUDIO)).status == state
+
+
+def test_after_the_timeout_the_status_is_what_it_is(client: Client, rest: Rest) -> None:
+    rest.script = [{"status": "Processing"}]
+    job_id = client.submit(AUDIO)
+    assert client.wait(job_id, timeout=0.5).status == "Processing"
+    with pytest.raises(errors.JobNotFinished) as raised:
+        client.transcribe(AUDIO, timeout=0.1)
+    assert raised.value.job_id in rest.jobs
+    assert not rest.canceled
+
+
+def test_a_server_that_holds_no_request_is_not_asked_without_a_pause(client: Client, rest: Rest) -> None:
+    rest.script = [{"status": "Processing"}]
+    client.wait(client.submit(AUDIO), timeout=1.0)
+    assert len(rest.of("GET")) <= 7
+
+
+def test_waiting_outlasts_a_restart(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
+    seen = threading.Event()
+    before = Rest(script=[{"status": "Processing"}])
+    ended: list[JobStatus] = []
+    with contextlib.ExitStack() as first, Client(first.enter_context(serving(before)).url, retries=0) as client:
+        job_id = client.submit(AUDIO)
+        waiter = threading.Thread(
+            target=lambda: ended.append(client.wait(job_id, on_progress=lambda status: seen.set()))
+        )
+        waiter.start()
+        assert seen.wait(60)
+        broken = len(before.of("GET"))
+        before.faults["GET"] = [Reset(0)] * 1000
+        while len(before.of("GET")) < broken + 3:
+            time.sleep(0.01)
+        first.close()
+        with serving(Rest(jobs={job_id: [{"status": "Completed"}]}), urlsplit(before.url).port or 0):
+            waiter.join(60)
+    assert [status.status for status in ended] == ["Completed"]
+
+
+def test_results_come_as_values_and_as_the_text_of_a_file(client: Client, rest: Rest) -> None:
+    job_id = client.submit(AUDIO)
+    result = client.result(job_id)
+    assert (result.text, result.language, result.segments[0].text) == (TEXT, "en", TEXT)
+    assert client.result_as(job_id, "srt") == f"srt of {job_id}"
+
+
+def test_a_result_that_was_cut_short_is_fetched_again(client: Client, rest: Rest) -> None:
+    job_id = client.submit(AUDIO)
+    rest.faults["GET"] = [Lose(after=30), Lose(after=3)]
+    assert client.result(job_id).text == TEXT
+    rest.faults["GET"] = [Lose(after=5)]
+    assert client.result_as(job_id, "srt") == f"srt of {job_id}"
+
+
+def test_canceling_is_by_force_only_when_asked_for(client: Client, rest: Rest) -> None:
+    job_id = client.submit(AUDIO)
+    client.cancel(job_id)
+    client.cancel(job_id, force=True)
+    assert rest.canceled == [(job_id, {}), (job_id, {"force": "true"})]
+    with pytest.raises(errors.JobNotFound):
+        client.cancel("another/../job")
+
+
+def test_all_pages_of_jobs_are_read(client: Client, rest: Rest) -> None:
+    ids = [client.submit(AUDIO) for _ in range(5)]
+    assert [job.job_id for job in client.jobs()] == ids[::-1]
+    assert not list(client.jobs("Failed"))
+    assert rest.seen[-1].query["status"] == "Failed"
+
+
+def test_transcribing_gives_the_result_and_tells_how_it_ends_otherwise(client: Client, rest: Rest) -> None:
+    assert client.transcribe(AUDIO, output_format="srt").text == TEXT
+    assert posts(rest)[0].fields["output_format"] == "srt"
+    rest.script = [{"status": "Failed", "error": "there is nobody in it"}]
+    with pytest.raises(errors.JobFailed, match="there is nobody in it"):
+        client.transcribe(AUDIO)
+    rest.script = [{"status": "Canceled"}]
+    with pytest.raises(errors.JobCanceled):
+        client.transcribe(AUDIO)
+    assert not rest.canceled
+
+
+def test_an_interruption_cancels_the_job(client: Client, rest: Rest) -> None:
+    rest.script = [{"status": "Processing"}]
+
+    def interrupt(status: JobStatus) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.transcribe(AUDIO, on_progress=interrupt)
+    assert rest.canceled == [(next(iter(rest.jobs)), {"force": "true"})]
+
+
+def test_a_session_of_the_callers_own_is_used_and_left_open(rest: Rest) -> None:
+    import requests
+
+    class Counting(requests.Session):  # type: ignore[misc]
+        requests = 0
+        closed = False
+
+        def request(self, *arguments: Any, **named: Any) -> Any:
+            self.requests += 1
+            return super().request(*arguments, **named)
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    session = Counting()
+    with Client(rest.url, session=session) as client:
+        client.submit(AUDIO)
+    assert session.requests == 1
+    assert not session.closed
+
+
+def test_statuses_are_those_of_the_schema(client: Client, rest: Rest) -> None:
+    rest.script = [{"status": "Processing", "progress": 0.25, "stage": "asr", "eta_seconds": 3.5, "new_in_2031": True}]
+    status = client.status(client.submit(AUDIO), wait=2.5)
+    assert (status.status, status.progress, status.stage, status.eta_seconds) == ("Processing", 0.25, "asr", 3.5)
+    assert rest.seen[-1].query == {"wait": "2.5"}
