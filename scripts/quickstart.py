@@ -1,0 +1,150 @@
+"""Starts the server, sends it a recording over REST, prints the transcript and what to try next."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import requests
+
+from whisper_api import Client, Config, JobStatus, RequestError, TranscriptionOptions
+from whisper_api.commands.progress import ProgressLine
+from whisper_api.jobs.keys import KeyRing
+from whisper_api.jobs.store import JobStore
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 120.0
+KEY_NAME = "quickstart"
+
+
+def main() -> int:
+    """Run the quickstart."""
+    parser = argparse.ArgumentParser(prog="scripts/quickstart", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="a recording; else a real telephone call")
+    parser.add_argument("--once", action="store_true", help="end when the transcript is printed, on a terminal too")
+    args = parser.parse_args()
+    recording: Path = args.file or sample_call()
+    if not recording.is_file():
+        parser.error(f"there is no file {recording}")
+
+    config = Config.load(ROOT / "whisper_api.conf").config
+    port = free_port(config.host, config.port)
+    key = make_key(config)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "whisper_api", "serve", "--config", str(ROOT / "whisper_api.conf"), "--port", str(port)],
+        env={"WHISPER_LOG_LEVEL": "warning", "WHISPER_MODEL": "base", **os.environ},
+    )
+    url = f"http://{config.host}:{port}"
+    try:
+        wait_until_ready(url, server)
+        with Client(url, key) as client:
+            show(client, recording)
+        print_next_steps(url, key, recording)
+        if not args.once and sys.stdout.isatty():
+            print("\nThe server stays up; Ctrl-C stops it.", file=sys.stderr)
+            return server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stop(server)
+    return 0
+
+
+def sample_call() -> Path:
+    """A telephone call between two people, which comes with pyannote.audio."""
+    spec = importlib.util.find_spec("pyannote.audio")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "sample" / "sample.wav"
+
+
+def free_port(host: str, wanted: int) -> int:
+    """The port that is wanted, or another one when it is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise SystemExit(f"no port of {host} can be had")
+
+
+def make_key(config: Config) -> str:
+    """A new key for this run; that of the last run ends."""
+    store = JobStore(config.data_dir / "jobs.db")
+    try:
+        keys = KeyRing(store)
+        for key in keys.list():
+            if key.name == KEY_NAME and key.revoked_at is None:
+                keys.revoke(key.key_id)
+        return keys.create(KEY_NAME, role="admin")[1]
+    finally:
+        store.close()
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait for the models to be loaded."""
+    until = time.monotonic() + START_SECONDS
+    while not is_ready(url):
+        if server.poll() is not None:
+            raise SystemExit(f"the server ended with exit code {server.returncode}")
+        if time.monotonic() > until:
+            raise SystemExit(f"the server was not ready after {START_SECONDS:.0f} s")
+        time.sleep(0.1)
+
+
+def is_ready(url: str) -> bool:
+    """Whether the server answers and has its models."""
+    try:
+        return bool(requests.get(f"{url}/readyz", timeout=5).ok)
+    except requests.RequestException:
+        return False
+
+
+def show(client: Client, recording: Path) -> None:
+    """Send the recording and print its transcript."""
+    print(f"{recording.name}, sent to the server:\n", file=sys.stderr)
+    with ProgressLine(sys.stderr) as line:
+
+        def draw(status: JobStatus) -> None:
+            line.update(recording.name, status.progress or 0.0, status.stage or status.status)
+
+        try:
+            job_id = client.submit(
+                recording, TranscriptionOptions(language="auto", diarize=True), output_format="vtt", keep_result=True
+            )
+            client.wait(job_id, on_progress=draw)
+            text = client.result(job_id).text
+        except RequestError as error:
+            raise SystemExit(str(error)) from None
+    print(f"{text.rstrip()}\n", flush=True)
+
+
+def print_next_steps(url: str, key: str, recording: Path) -> None:
+    """What the user can do next."""
+    print(f"URL  {url}\nKey  {key}\nTry  curl -H 'Authorization: Bearer {key}' -F file=@'{recording}' \\")
+    print(f"          -F language=auto -F output_format=srt -F sync=true {url}/transcribe")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, and make sure that it does."""
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(40)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
