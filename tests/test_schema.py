@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from msgspec import inspect
+from msgspec.structs import replace
 
 from whisper_api.schema import (
     JobCanceledEvent,
@@ -107,7 +108,10 @@ def test_a_result_has_every_key_of_its_segments_and_words() -> None:
     ]
     assert body["text"] == "Hello\n"
     assert body["warnings"] == ["unknown field", "no speakers", "asked too much"]
+    assert "speaker_embeddings" not in body
     assert msgspec.convert(body, JobResult) == result
+    embedded = job_result(replace(transcript, speaker_embeddings={"SPEAKER_00": (0.5, -0.5)}), "")
+    assert msgspec.json.decode(msgspec.json.encode(embedded))["speaker_embeddings"] == {"SPEAKER_00": [0.5, -0.5]}
 
 
 def test_a_status_leaves_out_what_is_not_so() -> None:

@@ -257,6 +257,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
         segments: in order of time.
         speakers: labels in order of appearance.
         warnings: what could not be done as asked, one sentence each.
+        speaker_embeddings: label to vector; not there unless it was asked for.
     """
 
     text: str
@@ -267,6 +268,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
+    speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
 
 
 def job_result(transcript: Transcript, text: str, warnings: tuple[str, ...] = ()) -> JobResult:
@@ -299,6 +301,7 @@ def job_result(transcript: Transcript, text: str, warnings: tuple[str, ...] = ()
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         speakers=transcript.speakers,
+        speaker_embeddings=msgspec.UNSET if transcript.speaker_embeddings is None else transcript.speaker_embeddings,
     )
 
 

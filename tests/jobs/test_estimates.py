@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from fakes import transcript
 from msgspec.structs import replace
@@ -15,13 +12,6 @@ from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Progress, Stage, TranscriptionOptions
 
 PLAIN = TranscriptionOptions(align=False, diarize=False)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,13 +32,6 @@ from whisper_api.errors import (
 )
 from whisper_api.jobs.recovery import end_of_last_process
 from whisper_api.jobs.service import JobService
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Services]:
-    with Services(tmp_path) as services:
-        yield services
-
 
 # --- stopping and starting again ----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import faulthandler
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fakes
@@ -108,13 +107,6 @@ def test_a_job_is_not_given_up_because_the_process_was_killed_ten_times(tmp_path
 
 
 # --- evidence -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db")
-    yield store
-    store.close()
 
 
 def processing(store: JobStore, job_id: str) -> None:

@@ -27,13 +27,6 @@ TRANSCRIPT = Transcript(language="en", duration=1.0, segments=(), model="base", 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def uploads(tmp_path: Path) -> Path:
     uploads = tmp_path / "uploads"
     uploads.mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,6 @@ from whisper_api.errors import (
     UnknownModel,
 )
 from whisper_api.jobs.store import Job
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Services]:
-    with Services(tmp_path) as services:
-        yield services
-
 
 # --- one job ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,13 +31,6 @@ from whisper_api.errors import (
     ResultGone,
 )
 from whisper_api.jobs.store import Job
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Services]:
-    with Services(tmp_path) as services:
-        yield services
-
 
 # --- cancelling -------------------------------------------------------------------------------------------------
 

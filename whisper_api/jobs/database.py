@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
 
-__all__ = ["LOCK_NAME", "Database", "Migration"]
+__all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
 
 # The statements that lead from one version of the schema to the next.
 Migration = Sequence[str]
@@ -222,14 +222,14 @@ def _create(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as error:
         raise StorageError(f"Cannot open the job database {path}: {error.strerror or error}") from error
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """A new file's name outlives a loss of power only when its directory was written too."""
     if not hasattr(os, "O_DIRECTORY"):
         return

@@ -27,23 +27,7 @@ LINE_BREAKS = frozenset("\t\r\n")
 FORMAT_FIELDS = ("output_format", "response_format")
 DEVICE_FIELDS = ("device", "device_index")
 TEXT_FIELDS = ("prompt", "hotwords")
-# Of the options, those that come through a form.
-OPTION_FIELDS = (
-    "model",
-    "language",
-    "task",
-    "align",
-    "diarize",
-    "prompt",
-    "hotwords",
-    "temperature",
-    "beam_size",
-    "vad_onset",
-    "vad_offset",
-    "num_speakers",
-    "min_speakers",
-    "max_speakers",
-)
+OPTION_FIELDS = TranscriptionOptions.__struct_fields__
 KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, "sync", "keep_result", "hf_token"))
 OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
 Index = Annotated[int, Meta(ge=0)]

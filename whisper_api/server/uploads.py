@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.jobs.database import sync_directory
 from whisper_api.server.delivery import BodyReceive
 from whisper_api.server.multipart import FormReader, Limits, boundary_of, too_large
 from whisper_api.server.problems import Problem
@@ -147,7 +148,7 @@ class _Reception:
         path = self._directory / WHOLE_NAME
         (self._directory / PART_NAME).rename(path)
         for directory in (self._directory, self._directory.parent):
-            _sync(directory)
+            sync_directory(directory)
         return path
 
     def _fingerprint(self, fields: tuple[tuple[str, str], ...]) -> str | None:
@@ -213,14 +214,3 @@ def _storage_errors() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull("The upload was not kept: no space is left on the disk") from error
         raise StorageError(f"The upload was not kept: {error.strerror or 'the disk cannot be written'}") from error
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory as durable as the files: where the system can, which Windows cannot."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
