@@ -21,6 +21,7 @@ from whisper_api.jobs.store import JobStore
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 KEY_NAME = "quickstart"
 
 
@@ -42,6 +43,7 @@ def main() -> int:
         env={"WHISPER_LOG_LEVEL": "warning", "WHISPER_MODEL": "base", **os.environ},
     )
     url = f"http://{config.host}:{port}"
+    interrupted = False
     try:
         wait_until_ready(url, server)
         with Client(url, key) as client:
@@ -51,9 +53,9 @@ def main() -> int:
             print("\nThe server stays up; Ctrl-C stops it.", file=sys.stderr)
             return server.wait()
     except KeyboardInterrupt:
-        pass
+        interrupted = True
     finally:
-        stop(server)
+        stop(server, ask=not interrupted)
     return 0
 
 
@@ -135,12 +137,18 @@ def print_next_steps(url: str, key: str, recording: Path) -> None:
     print(f"          -F language=auto -F output_format=srt -F sync=true {url}/transcribe")
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, and make sure that it does."""
+def stop(server: subprocess.Popen[bytes], *, ask: bool) -> None:
+    """Let the server end, and make sure that it does.
+
+    Args:
+        server: which.
+        ask: False when a Ctrl-C has reached it too: a second signal would end it at once.
+    """
     if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
+        if ask:
+            server.send_signal(signal.SIGTERM)
         try:
-            server.wait(40)
+            server.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()

@@ -1,0 +1,65 @@
+"""The examples of the README work as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.harness import RunningServer
+
+README = Path(__file__).parents[2] / "README.md"
+ADDRESS = "http://127.0.0.1:8181"
+
+
+def examples(language: str) -> list[str]:
+    section = README.read_text(encoding="utf-8").partition("## The API by example")[2].partition("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture
+def beside_call(tmp_path: Path, sample_call: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with the call in it."""
+    (tmp_path / "call.wav").symlink_to(sample_call)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("code", examples("python"), ids=["requests", "client"])
+@pytest.mark.usefixtures("beside_call")
+def test_the_examples_in_python(server: RunningServer, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"key": server.user_key}
+    exec(code.replace(ADDRESS, server.url), names)
+    result = names["result"]
+    text = result["text"] if isinstance(result, dict) else result.text
+    assert "I didn't know you were there" in text
+    assert capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("beside_call")
+def test_the_example_with_curl(server: RunningServer) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (code,) = examples("sh")
+    calls = [line for line in code.splitlines() if line.startswith("curl")]
+    environment = {**os.environ, "KEY": server.user_key}
+
+    def answer(call: str) -> str:
+        call = call.replace(ADDRESS, server.url)
+        done = subprocess.run(["sh", "-c", f"{call} --silent --fail"], env=environment, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    submitted = answer(calls[0])
+    match = re.search(r'"job_id":"([^"]+)"', submitted)
+    assert match is not None
+    job, shortened = match[1], "7b0f..."
+    status = ""
+    while '"Completed"' not in status:
+        status = answer(calls[1].replace(shortened, job))
+        assert '"Failed"' not in status
+    assert "I didn't know you were there" in answer(calls[2].replace(shortened, job))
+    assert answer(calls[3].replace(shortened, job)).startswith("1\n00:00:0")
