@@ -35,6 +35,7 @@ def test_any_free_port_of_a_host(host: str) -> None:
         for sock in sockets:
             url = url_of("http", sock)
             parts = urlsplit(url)
+            assert parts.port is not None
             socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS).close()
     finally:
         for sock in sockets:
