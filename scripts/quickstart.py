@@ -38,12 +38,16 @@ def main() -> int:
     config = Config.load(ROOT / "whisper_api.conf").config
     port = free_port(config.host, config.port)
     key = make_key(config)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
     server = subprocess.Popen(
         [sys.executable, "-m", "whisper_api", "serve", "--config", str(ROOT / "whisper_api.conf"), "--port", str(port)],
         env={"WHISPER_LOG_LEVEL": "warning", "WHISPER_MODEL": "base", **os.environ},
+        # A Ctrl-C goes to this program only, which passes it on once: a second signal would end the server at once.
+        start_new_session=True,
     )
     url = f"http://{config.host}:{port}"
-    interrupted = False
     try:
         wait_until_ready(url, server)
         with Client(url, key) as client:
@@ -53,9 +57,9 @@ def main() -> int:
             print("\nThe server stays up; Ctrl-C stops it.", file=sys.stderr)
             return server.wait()
     except KeyboardInterrupt:
-        interrupted = True
+        pass
     finally:
-        stop(server, ask=not interrupted)
+        stop(server)
     return 0
 
 
@@ -137,21 +141,20 @@ def print_next_steps(url: str, key: str, recording: Path) -> None:
     print(f"          -F language=auto -F output_format=srt -F sync=true {url}/transcribe")
 
 
-def stop(server: subprocess.Popen[bytes], *, ask: bool) -> None:
-    """Let the server end, and make sure that it does.
-
-    Args:
-        server: which.
-        ask: False when a Ctrl-C has reached it too: a second signal would end it at once.
-    """
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, and make sure that it does; a Ctrl-C meanwhile ends it at once."""
     if server.poll() is None:
-        if ask:
-            server.send_signal(signal.SIGTERM)
+        server.terminate()
         try:
             server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             server.kill()
             server.wait()
+
+
+def interrupt(number: int, frame: object) -> None:
+    """What else ends this program is like a Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
