@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -266,21 +266,15 @@ class Memory:
             return
         begun = self._megabytes()
         samples = [begun]
-        ended = threading.Event()
 
-        def watch() -> None:
+        def watch(ended: threading.Event) -> None:
             while not ended.wait(0.1):
                 samples.append(self._megabytes())
 
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
+        with beside(watch):
             yield
-        finally:
-            ended.set()
-            thread.join()
-            now = self._megabytes()
-            self.figures[name] = {"start": begun, "peak": max(*samples, now), "end": now}
+        now = self._megabytes()
+        self.figures[name] = {"start": begun, "peak": max(*samples, now), "end": now}
 
     def _megabytes(self) -> float:
         status = Path(f"/proc/{self._pid}/status")
@@ -292,15 +286,36 @@ class Memory:
 
 
 @contextlib.contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """While open, do some work in a thread, until its event is set; what it raises is raised at the end."""
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work(ended)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
 def probing(figures: dict[str, Any], phase: str, url: str, job_id: str) -> Iterator[None]:
     """While open, ask for a status and for /livez in turn, and note how long it takes."""
     parts = urlsplit(url)
     paths = {"status": f"{parts.path}/transcription/{job_id}", "livez": f"{parts.path}/livez"}
     taken: dict[str, list[float]] = {"status": [], "livez": [], "this process": []}
-    ended = threading.Event()
-    failures: list[BaseException] = []
 
-    def probe() -> None:
+    def probe(ended: threading.Event) -> None:
         connection = connect(parts.netloc, parts.scheme)
         connection.connect()
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -318,21 +333,8 @@ def probing(figures: dict[str, Any], phase: str, url: str, job_id: str) -> Itera
                     time.sleep(PROBE_SECONDS)
                     taken["this process"].append(time.perf_counter() - begun - PROBE_SECONDS)
 
-    def guarded() -> None:
-        try:
-            probe()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    try:
+    with beside(probe):
         yield
-    finally:
-        ended.set()
-        thread.join()
-    if failures:
-        raise failures[0]
     for name, seconds in taken.items():
         figures["latency"][f"{phase}: {name}"] = summary(seconds)
 

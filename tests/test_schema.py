@@ -121,6 +121,7 @@ def test_a_status_leaves_out_what_is_not_so() -> None:
         "status": "Queued",
         "queue_position": 1,
         "created_at": "2026-01-01T00:00:00Z",
+        "warnings": [],
     }
 
 

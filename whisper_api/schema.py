@@ -194,6 +194,10 @@ class Progress(msgspec.Struct, frozen=True):
         return f"{self.fraction:4.0%} {self.stage}"
 
 
+def _none_yet() -> tuple[str, ...]:
+    return ()
+
+
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where one job stands, as the REST API tells it and the client reads it.
 
@@ -202,7 +206,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         status: in one word.
         queue_position: 1 for the job that is taken next; with concurrency, the batch it falls in. Only while Queued.
         created_at, started_at, finished_at: RFC 3339, UTC.
-        progress: from 0 to 1, weighted over the stages.
+        progress: from 0 to 1, weighted over the stages; None for a job that ended without a result.
         stage: the stage that runs.
         eta_seconds: until the job ends, when that can be told.
         audio_seconds: length of the audio, when it is known.
@@ -221,7 +225,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eta_seconds: float | None = None
     audio_seconds: float | None = None
     error: str | None = None
-    warnings: tuple[str, ...] = ()
+    # A default that a function makes is never left out: whoever reads this need not ask whether it is there.
+    warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
 
 
 class ResultWord(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import (
     FakeExecutor,
@@ -385,3 +386,13 @@ def test_time_left_is_not_told_before(serve: Services) -> None:
     running(service, first)
     assert service.status(first, None).eta_seconds is None
     assert service.status(second, None).eta_seconds is None
+
+
+def test_progress_and_warnings_are_told_from_the_first(serve: Services) -> None:
+    service = serve(FakeExecutor(held=True))
+    running(service, submit(service))
+    waits = submit(service)
+    status = service.status(waits, None)
+    assert (status.status, status.progress, status.stage) == ("Queued", 0.0, None)
+    told = msgspec.json.decode(msgspec.json.encode(status))
+    assert (told["progress"], told["warnings"]) == (0.0, [])

@@ -65,8 +65,11 @@ class Statuses:
 
 
 def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float | None) -> JobStatus:
-    progress = live[job.job_id].progress if job.state == "Processing" and job.job_id in live else None
+    running = live.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"
+    progress = 1.0 if completed else running.progress.fraction if running else None
+    if progress is None and job.state in ("Queued", "Processing"):
+        progress = 0.0
     return JobStatus(
         job_id=job.job_id,
         status=job.state,
@@ -74,8 +77,8 @@ def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float
         created_at=_rfc3339(job.created_at),
         started_at=None if job.started_at is None else _rfc3339(job.started_at),
         finished_at=None if job.finished_at is None else _rfc3339(job.finished_at),
-        progress=1.0 if completed else progress.fraction if progress else None,
-        stage="done" if completed else progress.stage if progress else None,
+        progress=progress,
+        stage="done" if completed else running.progress.stage if running else None,
         eta_seconds=None if eta is None else round(eta, 1),
         audio_seconds=job.audio_seconds,
         error=job.error if job.state == "Failed" else None,
