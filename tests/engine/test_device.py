@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ctranslate2
 import pytest
 
-from whisper_api.engine.device import Device, choose_compute_type, choose_device, physical_cores
+from whisper_api.engine import device as device_module
+from whisper_api.engine.device import (
+    Device,
+    choose_compute_type,
+    choose_device,
+    has_bfloat16,
+    has_vnni,
+    physical_cores,
+    threads_and_lanes,
+    visible_devices,
+)
 from whisper_api.errors import DeviceUnavailable, InvalidOption
 
 gpus = ctranslate2.get_cuda_device_count()
@@ -49,5 +61,63 @@ def test_cores_and_memory_are_those_of_a_machine() -> None:
     import os
 
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
-    memory = Device("cpu").total_memory()
-    assert memory is None or memory > 1 << 28
+    for memory in (Device("cpu").total_memory(), Device("cpu").free_memory()):
+        assert memory is None or memory > 1 << 28
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpus == 0, reason="no CUDA device")
+def test_the_free_memory_of_a_gpu_is_not_more_than_it_has() -> None:
+    free, total = Device("cuda").free_memory(), Device("cuda").total_memory()
+    assert free is not None
+    assert total is not None
+    assert 0 < free <= total
+
+
+def test_all_devices_are_seen() -> None:
+    expected = tuple(Device("cuda", index) for index in range(gpus)) or (Device("cpu"),)
+    assert visible_devices() == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"), [(1, (1, 1)), (2, (2, 1)), (3, (3, 1)), (4, (4, 1)), (6, (4, 1)), (16, (4, 4))]
+)
+def test_lanes_take_the_cores_of_a_cpu(cores: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "physical_cores", lambda: cores)
+    assert threads_and_lanes(Device("cpu")) == expected
+    assert threads_and_lanes(Device("cuda")).lanes == 2
+    assert threads_and_lanes(Device("cuda")).threads >= 1
+
+
+CPUINFO = {
+    "x86 with bfloat16": ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16\n", True, True),
+    "x86 with VNNI": ("flags\t\t: fpu avx2 avx_vnni\n", False, True),
+    "old x86": ("model name\t: avx512_bf16 avx_vnni\nflags\t\t: fpu sse2\n", False, False),
+    "Arm": ("Features\t: fp asimd asimddp bf16\n", True, True),
+}
+
+
+@pytest.mark.parametrize(("text", "bfloat16", "vnni"), CPUINFO.values(), ids=CPUINFO)
+def test_what_a_cpu_can_do_is_read_from_its_flags(
+    text: str, bfloat16: bool, vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(text)
+    monkeypatch.setattr(device_module, "CPUINFO", cpuinfo)
+    device_module._cpu_flags.cache_clear()
+    try:
+        assert has_bfloat16(Device("cpu")) is bfloat16
+        assert has_vnni() is vnni
+        monkeypatch.setattr(device_module, "CPUINFO", tmp_path / "none")
+        device_module._cpu_flags.cache_clear()
+        assert not has_bfloat16(Device("cpu"))
+    finally:
+        device_module._cpu_flags.cache_clear()
+
+
+def test_this_cpu_can_do_what_its_libraries_say() -> None:
+    torch = pytest.importorskip("torch")
+    if not device_module.CPUINFO.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
+        pytest.skip("nothing to compare with")
+    assert has_vnni() or not torch.cpu._is_vnni_supported()
+    assert has_bfloat16(Device("cpu")) or not torch.cpu._is_avx512_bf16_supported()

@@ -1,16 +1,17 @@
-"""The worker: batches, fairness, out of memory, errors, cancellation, closing."""
+"""The worker with one lane: batches, fairness, out of memory, errors, cancellation, closing."""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import pytest
 
-from whisper_api.engine.gpu_worker import GpuWorker, is_out_of_memory
+from whisper_api.engine.gpu_worker import Again, GpuWorker, is_out_of_memory
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 
@@ -233,6 +234,7 @@ def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
         (RuntimeError("CUDA failed with error out of memory"), True),
         (RuntimeError("shape mismatch"), False),
+        (RuntimeError("std::bad_alloc"), True),
         (ValueError("out of memory"), False),
     ],
 )
@@ -261,3 +263,104 @@ def test_nobody_waits_for_a_worker_that_has_failed() -> None:
             future.result(10)
     with pytest.raises(EngineClosed):
         worker.submit("job", Double(device), "x", 1.0)
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """Runs an input (name, steps) step by step, and says every step."""
+
+    device: Device = field(hash=False, compare=False)
+    done: float = 0.0
+    max_items: int = 1
+    max_cost: float = math.inf
+    memory_key: str = "countdown"
+
+    def run(self, inputs: Sequence[tuple[str, int]]) -> list[object]:
+        self.device.entered.set()
+        self.device.gate.wait(10)
+        self.device.batches.append(list(inputs))
+        return [Again((name, left - 1), self.done) if left > 1 else name for name, left in inputs]
+
+
+def test_a_short_job_overtakes_a_long_item_between_its_steps(worker: GpuWorker) -> None:
+    device = Device()
+    device.gate.clear()
+    long = worker.submit("long", Countdown(device), ("long", 6), 30.0)
+    later = worker.submit("long", Countdown(device), ("later", 1), 30.0)
+    assert device.entered.wait(10)
+    short = worker.submit("short", Countdown(device), ("short", 2), 1.0)
+    device.gate.set()
+    assert [future.result(10) for future in (long, later, short)] == ["long", "later", "short"]
+    steps = [str(batch[0][0]) for batch in device.batches]  # type: ignore[index]
+    # They take turns; the long item's job goes on with it before its next one.
+    assert steps == ["long", "short", "long", "short", "long", "long", "long", "long", "later"]
+
+
+@dataclass(frozen=True)
+class Begin(Countdown):
+    """Hands its items on to another operation."""
+
+    def run(self, inputs: Sequence[tuple[str, int]]) -> list[object]:
+        self.device.entered.set()
+        self.device.gate.wait(10)
+        return [Again(name, operation=Double(self.device)) for name, _ in inputs]
+
+
+def test_an_item_goes_on_with_another_operation_beside_other_jobs(worker: GpuWorker) -> None:
+    device = Device()
+    hold = held(worker, device)
+    begun = [worker.submit(job, Begin(device), (job, 1), 1.0) for job in "xy"]
+    other = worker.submit("z", Double(device), "z", 30.0)
+    device.gate.set()
+    assert [future.result(10) for future in (hold, *begun, other)] == ["hh", "xx", "yy", "zz"]
+    # What was begun shares the batch of those that came with that operation.
+    assert device.batches[1:] == [["z", "x", "y"]]
+
+
+def test_an_unfinished_item_of_a_forgotten_job_is_dropped(worker: GpuWorker) -> None:
+    device = Device()
+    device.gate.clear()
+    future = worker.submit("job", Countdown(device), ("job", 5), 1.0)
+    assert device.entered.wait(10)
+    worker.forget("job")
+    assert not future.done()
+    device.gate.set()
+    with pytest.raises(CancelledError):
+        future.result(10)
+    assert worker.submit("job", Double(device), "again", 1.0).result(10) == "againagain"
+    assert device.batches == [[("job", 5)], ["again"]]
+
+
+def test_an_unfinished_item_that_waits_is_dropped_with_its_job(worker: GpuWorker) -> None:
+    device = Device()
+    device.gate.clear()
+    future = worker.submit("job", Countdown(device), ("job", 5), 1.0)
+    assert device.entered.wait(10)
+    other = Device()
+    other.gate.clear()
+    hold = worker.submit("other", Double(other), "o", 1.0)
+    device.gate.set()
+    assert other.entered.wait(10)
+    worker.forget("job")
+    with pytest.raises(CancelledError):
+        future.result(10)
+    other.gate.set()
+    assert hold.result(10) == "oo"
+    assert device.batches == [[("job", 5)]]
+
+
+def test_closing_fails_an_unfinished_item() -> None:
+    device = Device()
+    device.gate.clear()
+    worker = GpuWorker()
+    future = worker.submit("job", Countdown(device), ("job", 5), 1.0)
+    assert device.entered.wait(10)
+    closer = threading.Thread(target=worker.close)
+    closer.start()
+    while not worker._closed:
+        time.sleep(0.001)
+    device.gate.set()
+    closer.join(10)
+    with pytest.raises(EngineClosed):
+        future.result(10)
+    assert device.batches == [[("job", 5)]]

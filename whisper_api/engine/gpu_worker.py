@@ -1,92 +1,95 @@
-"""The one thread that runs models on a device, fairly over all active jobs.
+"""The threads that run models on a device, fairly over all active jobs.
 
-Job threads submit work items and wait for their futures. The worker picks items by start-time fair queueing (Goyal,
-Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996): every item carries a start tag on a virtual clock that
-advances with the work its job was given, so a short job that arrives behind a long one rides in the next batch. Items
-whose operations are equal share a batch.
+Job threads submit work items and wait for their futures. A worker has one or more lanes, each a thread that takes the
+next batch from the fair queue, runs it, and takes the next.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+from whisper_api.engine.fair_queue import Batch, FairQueue, Operation, WorkItem, exclusive_key
 from whisper_api.errors import EngineClosed, OutOfMemory
 
-__all__ = ["GpuWorker", "Operation", "is_out_of_memory"]
+__all__ = ["Again", "GpuWorker", "Operation", "is_out_of_memory"]
 
 log = logging.getLogger(__name__)
 
-# While other jobs wait for the same operation, one job gets at most this share of a batch.
-MAX_SHARE = 0.75
+
+# In the words of CUDA and torch, CTranslate2 and ONNX Runtime, cuBLAS and cuDNN, torch on a CPU, and Windows.
+_MEMORY_ERRORS = (
+    "out of memory",
+    "failed to allocate",
+    "bad_alloc",
+    "_alloc_failed",
+    "allocation_failed",
+    "can't allocate memory",
+    "not enough memory",
+)
 
 
-class Operation(Protocol):
-    """What a batch runs. A frozen dataclass: two items share a batch when their operations are equal."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Again:
+    """What an operation gives for an item that is not finished, so that others may go before the rest of it.
 
-    @property
-    def max_items(self) -> int:
-        """The most items in one batch."""
+    Attributes:
+        input: for next time.
+        done: how much of the item's cost this run did; its place on the virtual clock advances by so much. With 0 it
+            takes turns with items that have the same place, and goes before all that came after them; with more than
+            its cost, later items of the same job go before it.
+        operation: what runs it next time; None for the same one.
+    """
 
-    @property
-    def max_cost(self) -> float:
-        """The most cost in one batch, in seconds of audio; ``math.inf`` for no bound. A single item may exceed it."""
-
-    @property
-    def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
-
-    def run(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        """Run the model on a batch, on the worker's thread.
-
-        Returns:
-            One result for each input, in order.
-        """
-
-
-@dataclass(eq=False, slots=True)
-class _WorkItem:
-    job: Hashable
-    operation: Operation
     input: Any
-    cost: float
-    tag: float
-    future: Future[Any] = field(default_factory=Future)
-
-
-@dataclass(eq=False, slots=True)
-class _JobQueue:
-    items: deque[_WorkItem] = field(default_factory=deque)
-    finish_tag: float = 0.0
+    done: float = 0.0
+    operation: Operation | None = None
 
 
 class GpuWorker:
-    """One thread, one device.
+    """One device, and the threads that run models on it.
 
     Args:
-        name: of the thread, for logs.
+        name: of the threads, for logs.
         on_out_of_memory: called when even a single item does not fit; frees what it can and returns whether that was
-            anything, in which case the item is tried once more.
+            anything, in which case the item is tried once more. Called from any lane.
+        lanes: how many batches may run at once.
+        scope: makes what each thread stays in while it lives: :meth:`Device.scope`.
     """
 
-    def __init__(self, name: str = "gpu-worker", on_out_of_memory: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        name: str = "gpu-worker",
+        on_out_of_memory: Callable[[], bool] = lambda: False,
+        lanes: int = 1,
+        scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._on_out_of_memory = on_out_of_memory
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        # Guarded by _lock:
-        self._jobs: dict[Hashable, _JobQueue] = {}
-        self._virtual_time = 0.0
+        self._scope = scope
+        self._limits = _ItemLimits()
+        self._changed = threading.Condition(threading.Lock())
+        # Guarded by _changed:
+        self._queue = FairQueue()
+        self._running: dict[int, Batch] = {}
+        self._expected: set[object] = set()
+        self._awaited: set[object] | None = None
         self._closed = False
-        # Touched by the worker's thread only:
-        self._item_limits: dict[Hashable, int] = {}
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(lane,), name=f"{name}-{lane}" if lanes > 1 else name, daemon=True)
+            for lane in range(max(1, lanes))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def lanes(self) -> int:
+        """How many batches may run at once."""
+        return len(self._threads)
 
     def submit(self, job: Hashable, operation: Operation, input: Any, cost: float) -> Future[Any]:
         """Queue one work item.
@@ -106,156 +109,226 @@ class GpuWorker:
         with self._changed:
             if self._closed:
                 raise EngineClosed("the engine is closed")
-            queue = self._jobs.setdefault(job, _JobQueue())
-            tag = max(self._virtual_time, queue.finish_tag)
-            queue.finish_tag = tag + max(cost, 1e-3)
-            item = _WorkItem(job, operation, input, cost, tag)
-            queue.items.append(item)
+            item = self._queue.push(job, operation, input, cost)
             self._changed.notify()
         return item.future
 
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Say that this thread is about to submit an item, while it computes its input and until it has submitted it.
+
+        A lane that is free while another one runs then waits for the item, if what it has is far from a full batch.
+        """
+        token = object()
+        with self._changed:
+            self._expected.add(token)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._expected.discard(token)
+                if self._awaited is not None and token in self._awaited:
+                    self._changed.notify_all()
+
     def forget(self, job: Hashable) -> None:
-        """Drop a job: its queued items are cancelled and its place on the virtual clock is given up."""
-        with self._lock:
-            queue = self._jobs.pop(job, None)
-        for item in queue.items if queue else ():
-            item.future.cancel()
+        """Drop a job: its place on the virtual clock is given up, and its items that wait are cancelled.
+
+        A future whose item had run in part gets a CancelledError, at once or when its item comes back from a batch.
+        """
+        with self._changed:
+            waiting = self._queue.forget(job)
+            for batch in self._running.values():
+                for item in batch.items:
+                    item.dropped = item.dropped or item.job == job
+        for item in waiting:
+            if item.started:
+                _fail(item.future, CancelledError())
+            elif item.future.cancel():
+                item.future.set_running_or_notify_cancel()  # else those in concurrent.futures.wait() go on waiting
 
     def close(self) -> None:
-        """Finish the batch that runs, fail everything queued with EngineClosed, and end the thread."""
+        """Finish the batches that run, fail everything queued with EngineClosed, and end the threads."""
         with self._changed:
-            if self._closed:
-                return
             self._closed = True
-            waiting = [item for queue in self._jobs.values() for item in queue.items]
-            self._jobs.clear()
-            self._changed.notify()
+            waiting = self._queue.clear()
+            self._changed.notify_all()
         for item in waiting:
-            if item.future.set_running_or_notify_cancel():
-                item.future.set_exception(EngineClosed("the engine was closed while this job ran"))
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+            if item.started or item.future.set_running_or_notify_cancel():
+                _fail(item.future, _closed_while_running())
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
 
     def item_limit(self, operation: Operation) -> int:
         """How many items of this operation a batch may hold, with what was learned from running out of memory."""
-        return max(1, min(operation.max_items, self._item_limits.get(operation.memory_key, operation.max_items)))
+        return self._limits.of(operation)
 
-    def _loop(self) -> None:
+    def _loop(self, lane: int) -> None:
         try:
-            self._serve()
+            with self._scope():
+                self._serve(lane)
         except BaseException:
             # Not an operation's error, which goes to its future: job threads must not wait for a thread that is gone.
             log.critical("the worker's thread has failed", exc_info=True)
             self.close()
             raise
 
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and not any(queue.items for queue in self._jobs.values()):
-                    self._changed.wait()
-                if self._closed:
-                    return
-                batch = self._take_batch()
-            # A canceled item must not be run, and after this call its future cannot be cancelled any more.
-            batch = [item for item in batch if item.future.set_running_or_notify_cancel()]
-            if batch:
-                self._run(batch[0].operation, batch)
+    def _serve(self, lane: int) -> None:
+        while (batch := self._next(lane)) is not None:
+            try:
+                self._run(batch.operation, batch.items)
+            except BaseException:
+                for item in batch.items:
+                    _fail(item.future, _closed_while_running())
+                raise
+            finally:
+                with self._changed:
+                    del self._running[lane]
+                    if self._queue:
+                        self._changed.notify_all()
             # Without this the last batch's inputs and results would stay alive until the next one.
             del batch
 
-    def _take_batch(self) -> list[_WorkItem]:
-        """Remove and return the next batch. Called with the lock held and at least one item waiting."""
-        leader = min((queue.items[0] for queue in self._jobs.values() if queue.items), key=lambda item: item.tag)
-        self._virtual_time = max(self._virtual_time, leader.tag)
-        candidates = sorted(
-            (i for queue in self._jobs.values() for i in queue.items if i.operation == leader.operation),
-            key=lambda item: item.tag,
-        )
-        limit = self.item_limit(leader.operation)
-        shared = any(item.job != leader.job for item in candidates)
-        share = max(1, math.ceil(limit * MAX_SHARE)) if shared and limit > 1 else limit
-        batch = self._fill(candidates, limit, share, leader.operation.max_cost)
-        taken = set(map(id, batch))
-        for job in {item.job for item in batch}:
-            queue = self._jobs[job]
-            queue.items = deque(item for item in queue.items if id(item) not in taken)
+    def _next(self, lane: int) -> Batch | None:
+        """Wait for the next batch and begin it; None when the worker was closed."""
+        with self._changed:
+            while not self._closed:
+                batch = self._take()
+                if batch is None:
+                    self._changed.wait()
+                elif batch.items:
+                    self._running[lane] = batch
+                    return batch
+            return None
+
+    def _take(self) -> Batch | None:
+        """Remove the next batch from the queue; None when this lane has to wait. Called with the lock held."""
+        running = self._running.values()
+        if any(item.alone for batch in running for item in batch.items):
+            return None
+        taken = {exclusive_key(batch.operation) for batch in running} - {None}
+        batch = self._queue.choose(self.item_limit, lambda operation: exclusive_key(operation) in taken)
+        if batch is None or (batch.items[0].alone and running) or self._worth_waiting(batch):
+            return None
+        self._awaited = None
+        self._queue.remove(batch)
+        # A canceled item must not be run, and after this call its future cannot be cancelled any more.
+        batch.items = [item for item in batch.items if item.started or item.future.set_running_or_notify_cancel()]
+        for item in batch.items:
+            item.started = True
         return batch
 
-    @staticmethod
-    def _fill(candidates: list[_WorkItem], limit: int, share: int, max_cost: float) -> list[_WorkItem]:
-        batch: list[_WorkItem] = []
-        held_back: list[_WorkItem] = []
-        per_job: dict[Hashable, int] = {}
-        cost = 0.0
-        for item in candidates:
-            if per_job.get(item.job, 0) >= share:
-                held_back.append(item)
-                continue
-            if batch and (len(batch) >= limit or cost + item.cost > max_cost):
-                return batch
-            batch.append(item)
-            cost += item.cost
-            per_job[item.job] = per_job.get(item.job, 0) + 1
-        # The others' items did not fill the batch: what was held back for them need not stay behind.
-        for item in held_back:
-            if len(batch) >= limit or cost + item.cost > max_cost:
-                break
-            batch.append(item)
-            cost += item.cost
-        return batch
+    def _worth_waiting(self, batch: Batch) -> bool:
+        """Whether more is about to come for a batch that is far from full, while the device is not idle.
 
-    def _run(self, operation: Operation, batch: list[_WorkItem]) -> None:
+        It ends when those who were about to submit at its beginning have, or when no other lane runs: without a timer.
+        """
+        limit = self.item_limit(batch.operation)
+        if not self._running or limit == 1 or len(batch.items) > limit // 2:
+            return False
+        self._awaited = set(self._expected) if self._awaited is None else self._awaited & self._expected
+        return bool(self._awaited)
+
+    def _run(self, operation: Operation, items: Sequence[WorkItem]) -> None:
         limit = self.item_limit(operation)
-        if len(batch) > limit:
-            for start in range(0, len(batch), limit):
-                self._run(operation, batch[start : start + limit])
+        if len(items) > limit:
+            for start in range(0, len(items), limit):
+                self._run(operation, items[start : start + limit])
             return
         try:
-            results = operation.run([item.input for item in batch])
-            if len(results) != len(batch):
-                raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(batch)} inputs")
+            results = operation.run([item.input for item in items])
+            if len(results) != len(items):
+                raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(items)} inputs")
         except BaseException as error:
-            self._recover(operation, batch, error)
+            self._recover(operation, items, error)
             return
-        for item, result in zip(batch, results, strict=True):
+        for item, result in zip(items, results, strict=True):
+            self._finish(operation, item, result)
+
+    def _finish(self, operation: Operation, item: WorkItem, result: Any) -> None:
+        if isinstance(result, Again):
+            item.operation, item.input = result.operation or operation, result.input
+            self._put_back(item, result.done)
+        else:
             _settle(item.future, result)
 
-    def _recover(self, operation: Operation, batch: list[_WorkItem], error: BaseException) -> None:
-        if is_out_of_memory(error):
-            if len(batch) > 1:
-                limit = max(1, len(batch) // 2)
-                self._item_limits[operation.memory_key] = limit
-                log.warning("out of memory with %d items of %s: at most %d from now on", len(batch), operation, limit)
-                _release_cached_memory()
-                self._run(operation, batch)
+    def _put_back(self, item: WorkItem, done: float = 0.0) -> None:
+        with self._changed:
+            closed = self._closed
+            if not closed and not item.dropped:
+                self._queue.put_back(item, done)
+                self._changed.notify()
                 return
-            if self._on_out_of_memory():
+        _fail(item.future, _closed_while_running() if closed else CancelledError())
+
+    def _recover(self, operation: Operation, items: Sequence[WorkItem], error: BaseException) -> None:
+        if is_out_of_memory(error):
+            if len(items) > 1:
+                limit = self._limits.lower(operation, len(items) // 2)
+                log.warning("out of memory with %d items of %s: at most %d from now on", len(items), operation, limit)
                 _release_cached_memory()
-                try:
-                    _settle(batch[0].future, operation.run([batch[0].input])[0])
-                    return
-                except BaseException as second:
-                    error = second
-            if is_out_of_memory(error):
-                failure = OutOfMemory(f"one work item of {type(operation).__name__} does not fit into memory")
-                failure.__cause__ = error
-                error = failure
-        elif len(batch) > 1 and isinstance(error, Exception):
+                self._run(operation, items)
+            else:
+                self._recover_alone(operation, items[0], error)
+        elif len(items) > 1 and isinstance(error, Exception):
             # One job's input may be at fault: run each alone, so that only the guilty one fails.
-            for item in batch:
+            for item in items:
                 self._run(operation, [item])
-            return
-        for item in batch:
-            _fail(item.future, error)
+        else:
+            for item in items:
+                _fail(item.future, error)
+
+    def _recover_alone(self, operation: Operation, item: WorkItem, error: BaseException) -> None:
+        """Try an item that does not fit into memory once more: with what could be freed, then without neighbours."""
+        if self._on_out_of_memory():
+            _release_cached_memory()
+            try:
+                (result,) = operation.run([item.input])
+            except BaseException as second:
+                error = second
+            else:
+                self._finish(operation, item, result)
+                return
+        if is_out_of_memory(error):
+            if self.lanes > 1 and not item.alone:
+                item.alone = True
+                self._put_back(item)
+                return
+            failure = OutOfMemory(f"one work item of {type(operation).__name__} does not fit into memory")
+            failure.__cause__ = error
+            error = failure
+        _fail(item.future, error)
+
+
+class _ItemLimits:
+    """How many items fit into memory, as learned by running out of it. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._learned: dict[Hashable, int] = {}
+
+    def of(self, operation: Operation) -> int:
+        with self._lock:
+            learned = self._learned.get(operation.memory_key, operation.max_items)
+        return max(1, min(operation.max_items, learned))
+
+    def lower(self, operation: Operation, limit: int) -> int:
+        """Lower a limit; two lanes that ran out of memory at once lower it once."""
+        with self._lock:
+            limit = max(1, min(limit, self._learned.get(operation.memory_key, limit)))
+            self._learned[operation.memory_key] = limit
+        return limit
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, from torch, CTranslate2 or Python, says that memory ran out."""
+    """Whether an error, from torch, CTranslate2, ONNX Runtime or Python, says that memory ran out."""
     if isinstance(error, MemoryError):
         return True
+    # ONNX Runtime's errors are no RuntimeErrors.
+    if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+        return False
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "failed to allocate" in text)
+    return any(words in text for words in _MEMORY_ERRORS)
 
 
 def _release_cached_memory() -> None:
@@ -264,6 +337,10 @@ def _release_cached_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _closed_while_running() -> EngineClosed:
+    return EngineClosed("the engine was closed while this job ran")
 
 
 def _settle(future: Future[Any], result: Any) -> None:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from whisper_api.errors import EngineClosed
+from whisper_api.engine.gpu_worker import is_out_of_memory
+from whisper_api.errors import EngineClosed, OutOfMemory
 
 __all__ = ["ModelCache", "ModelSource", "ResidentModel"]
 
@@ -178,7 +179,7 @@ class ModelCache:
     def _load(self, source: ModelSource[Any], entry: _Entry) -> None:
         begun = self._clock()
         try:
-            model = source.load()
+            model = self._loaded(source)
         except BaseException as error:
             with self._lock:
                 if self._entries.get(source) is entry:
@@ -187,6 +188,22 @@ class ModelCache:
             return
         entry.loading.set_result(model)
         log.info("loaded %s in %.2f s", source, self._clock() - begun)
+
+    def _loaded(self, source: ModelSource[Any]) -> Any:
+        try:
+            return source.load()
+        except Exception as error:
+            # Other processes, or the activations of jobs that run, may hold what the budget counts on.
+            if not is_out_of_memory(error):
+                raise
+            if not self.evict_idle():
+                raise OutOfMemory(f"there is no memory for {source}") from error
+        try:
+            return source.load()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"there is no memory for {source}") from error
+            raise
 
     def _release(self, source: ModelSource[Any], entry: _Entry) -> None:
         dropped: list[tuple[ModelSource[Any], _Entry]] = []

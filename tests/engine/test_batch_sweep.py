@@ -1,0 +1,71 @@
+"""The choice of a batch size, with a clock that does what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from whisper_api.engine.batch_sweep import SIZES, choose_batch_size
+
+
+class Device:
+    """Takes so many seconds for a batch, and holds so many items; the first run of a size takes longer."""
+
+    def __init__(self, seconds: Callable[[int], float], capacity: int = 1_000) -> None:
+        self.now = 0.0
+        self.ran: list[int] = []
+        self._seconds = seconds
+        self._capacity = capacity
+
+    def run(self, size: int) -> None:
+        if size > self._capacity:
+            raise RuntimeError("CUDA failed with error out of memory")
+        self.now += self._seconds(size) + (0.0 if size in self.ran else 10.0)
+        self.ran.append(size)
+
+    def choose(self, **arguments: float) -> int:
+        return choose_batch_size(self.run, clock=lambda: self.now, **arguments)  # type: ignore[arg-type]
+
+
+def test_the_smallest_of_those_that_are_nearly_the_best() -> None:
+    # Items per second: 9, 17, 29, 44, 62, 76, 86: it is still rising.
+    assert Device(lambda size: 0.1 + 0.01 * size).choose() == 64
+    assert Device(lambda size: 0.1 + 0.01 * size).choose(tolerance=0.15) == 32
+    # From 8 on a batch is full.
+    assert Device(lambda size: max(8, size) * 0.1).choose() == 8
+
+
+def test_a_device_that_gains_nothing_gets_single_items() -> None:
+    device = Device(lambda size: 0.5 * size)
+    assert device.choose() == 1
+    assert sorted(set(device.ran)) == list(SIZES)
+
+
+def test_it_stops_where_throughput_falls() -> None:
+    device = Device(lambda size: 0.5 if size <= 4 else 0.2 * size)
+    assert device.choose() == 4
+    assert max(device.ran) == 8
+
+
+def test_it_stops_where_memory_does() -> None:
+    device = Device(lambda size: 0.5, capacity=16)
+    assert device.choose() == 16
+
+
+def test_the_first_size_where_nothing_fits() -> None:
+    assert Device(lambda size: 0.5, capacity=0).choose() == 1
+
+
+def test_a_clock_that_stands_still_is_no_error() -> None:
+    assert choose_batch_size(lambda size: None, clock=lambda: 0.0) == 64
+
+
+def test_other_errors_are_told() -> None:
+    def run(size: int) -> None:
+        raise ValueError("wrong shape")
+
+    with pytest.raises(ValueError, match="wrong shape"):
+        choose_batch_size(run)
+    with pytest.raises(ValueError, match="no sizes"):
+        choose_batch_size(run, sizes=())

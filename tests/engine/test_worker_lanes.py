@@ -1,0 +1,443 @@
+"""The worker with several lanes: what runs at once and what does not, memory, waiting for what is expected."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import pytest
+
+from whisper_api.engine.gpu_worker import Again, GpuWorker, Operation
+from whisper_api.errors import EngineClosed, OutOfMemory
+
+LONG = 20.0
+
+
+@dataclass
+class Machine:
+    """Records which batches run at once; a batch with a name for which there is a gate waits for it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    changed: threading.Condition = field(init=False)
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    running: list[list[object]] = field(default_factory=list)
+    begun: list[list[object]] = field(default_factory=list)
+    most: int = 0
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition(self.lock)
+
+    @contextlib.contextmanager
+    def run(self, inputs: Sequence[object]) -> Iterator[None]:
+        batch = list(inputs)
+        with self.changed:
+            self.running.append(batch)
+            self.begun.append(batch)
+            self.most = max(self.most, len(self.running))
+            self.changed.notify_all()
+        for value in batch:
+            if gate := self.gates.get(str(value)):
+                assert gate.wait(LONG)
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.running.remove(batch)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, LONG)
+
+    def hold(self, *names: str) -> None:
+        for name in names:
+            self.gates[name] = threading.Event()
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Gives its inputs back."""
+
+    machine: Machine = field(hash=False, compare=False)
+    key: str = "a"
+    max_items: int = 4
+    max_cost: float = math.inf
+    exclusive: Hashable | None = None
+
+    @property
+    def memory_key(self) -> Hashable:
+        return self.key
+
+    def run(self, inputs: Sequence[object]) -> Sequence[object]:
+        with self.machine.run(inputs):
+            return list(inputs)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    for gate in machine.gates.values():
+        gate.set()
+
+
+@pytest.fixture
+def worker(machine: Machine) -> Iterator[GpuWorker]:
+    worker = GpuWorker(lanes=2)
+    yield worker
+    for gate in machine.gates.values():
+        gate.set()
+    worker.close()
+
+
+def test_items_of_one_job_run_at_once(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("1", "2")
+    operation = Echo(machine, max_items=1)
+    futures = [worker.submit("job", operation, str(number), 30.0) for number in (1, 2, 3)]
+    machine.wait_for(lambda: len(machine.running) == 2)
+    machine.gates["2"].set()
+    assert futures[2].result(LONG) == "3"
+    assert not futures[0].done()
+    machine.gates["1"].set()
+    assert [future.result(LONG) for future in futures] == ["1", "2", "3"]
+    assert machine.most == 2
+
+
+def test_a_short_job_does_not_wait_for_a_long_one_with_a_free_lane(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("long")
+    long = worker.submit("long", Echo(machine), "long", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    assert worker.submit("short", Echo(machine), "short", 1.0).result(LONG) == "short"
+    assert not long.done()
+
+
+def test_jobs_share_all_lanes(machine: Machine) -> None:
+    machine.hold("hold 0", "hold 1", "hold 2")
+    worker = GpuWorker(lanes=3)
+    try:
+        operation = Echo(machine, max_items=1)
+        for number in range(3):
+            worker.submit("holder", operation, f"hold {number}", 1.0)
+        machine.wait_for(lambda: len(machine.running) == 3)
+        futures = [worker.submit(job, operation, f"{job}{number}", 30.0) for job in "xyz" for number in range(20)]
+        for gate in machine.gates.values():
+            gate.set()
+        for future in futures:
+            future.result(LONG)
+    finally:
+        worker.close()
+    served = Counter[str]()
+    for batch in machine.begun[3:]:
+        served[str(batch[0])[0]] += 1
+        # A lane may record its batch a little later than another one which took its own later.
+        assert max(served[job] for job in "xyz") - min(served[job] for job in "xyz") <= 1 + 3
+
+
+def test_what_is_exclusive_never_runs_twice_at_once(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("1")
+    alone = Echo(machine, "diarize", max_items=1, exclusive="pipeline")
+    first, second = (worker.submit("a", alone, number, 30.0) for number in ("1", "2"))
+    machine.wait_for(lambda: len(machine.running) == 1)
+    # The other lane goes past what it must not run.
+    assert worker.submit("b", Echo(machine), "other", 1.0).result(LONG) == "other"
+    assert not second.done()
+    machine.gates["1"].set()
+    assert [future.result(LONG) for future in (first, second)] == ["1", "2"]
+
+
+def test_exclusive_batches_of_many_jobs_never_overlap() -> None:
+    machine = Machine()
+    worker = GpuWorker(lanes=3)
+    busy: Counter[str] = Counter()
+    overlaps: list[str] = []
+
+    @dataclass(frozen=True)
+    class Watched(Echo):
+        def run(self, inputs: Sequence[object]) -> Sequence[object]:
+            with machine.lock:
+                busy[self.key] += 1
+                if busy[self.key] > 1:
+                    overlaps.append(self.key)
+            try:
+                return Echo.run(self, inputs)
+            finally:
+                with machine.lock:
+                    busy[self.key] -= 1
+
+    futures = [
+        worker.submit(f"job {number % 7}", Watched(machine, key, 2, exclusive=key), number, 1.0)
+        for number, key in enumerate("pq" * 150)
+    ]
+    assert [future.result(LONG) for future in futures] == list(range(300))
+    worker.close()
+    assert overlaps == []
+
+
+@dataclass(frozen=True)
+class Hungry(Echo):
+    """Runs out of memory when more than so many items of all lanes are on the device."""
+
+    capacity: int = 4
+
+    def run(self, inputs: Sequence[object]) -> Sequence[object]:
+        with self.machine.run(inputs):
+            with self.machine.lock:
+                present = sum(map(len, self.machine.running))
+            if present > self.capacity:
+                raise RuntimeError("CUDA failed with error out of memory")
+            return list(inputs)
+
+
+def test_lanes_learn_the_same_limit(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("0", "1")
+    operation = Hungry(machine, "hungry", max_items=8)
+    futures = [worker.submit("job", operation, str(number), 1.0) for number in range(2)]
+    machine.wait_for(lambda: len(machine.running) >= 1)
+    futures += [worker.submit("job", operation, str(number), 1.0) for number in range(2, 40)]
+    for gate in machine.gates.values():
+        gate.set()
+    assert [future.result(LONG) for future in futures] == [str(number) for number in range(40)]
+    assert worker.item_limit(operation) <= 4
+    assert worker.submit("job", operation, "after", 1.0).result(LONG) == "after"
+
+
+def test_an_item_that_does_not_fit_beside_another_runs_without_it(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("neighbour")
+    neighbour = worker.submit("a", Echo(machine, "other"), "neighbour", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    large = worker.submit("b", Hungry(machine, "hungry", capacity=1), "large", 30.0)
+    machine.wait_for(lambda: ["large"] in machine.begun)
+    # It gives its lane back and waits; nothing may begin before it.
+    waiting = worker.submit("c", Echo(machine, "other"), "after", 30.0)
+    machine.gates["neighbour"].set()
+    assert [future.result(LONG) for future in (neighbour, large, waiting)] == ["neighbour", "large", "after"]
+    assert machine.begun.count(["large"]) == 2
+
+
+def test_an_item_that_fits_nowhere_fails_by_name(machine: Machine, worker: GpuWorker) -> None:
+    operation = Hungry(machine, "hungry", capacity=0)
+    with pytest.raises(OutOfMemory):
+        worker.submit("a", operation, "large", 30.0).result(LONG)
+    assert worker.submit("a", Echo(machine), "small", 1.0).result(LONG) == "small"
+
+
+def test_a_free_lane_waits_for_what_is_about_to_come(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("busy")
+    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    with worker.expecting():
+        first = worker.submit("b", Echo(machine), "first", 1.0)
+        second = worker.submit("c", Echo(machine), "second", 1.0)
+    assert [first.result(LONG), second.result(LONG)] == ["first", "second"]
+    assert machine.begun == [["busy"], ["first", "second"]]
+
+
+def test_who_began_to_prepare_later_is_not_waited_for(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("busy")
+    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    with contextlib.ExitStack() as early:
+        early.enter_context(worker.expecting())
+        first = worker.submit("b", Echo(machine), "first", 1.0)
+        while worker._awaited is None:
+            time.sleep(0.001)
+        with worker.expecting():
+            early.close()
+            assert first.result(LONG) == "first"
+
+
+def test_a_lane_waits_for_nobody_when_no_other_lane_runs(machine: Machine, worker: GpuWorker) -> None:
+    with worker.expecting():
+        assert worker.submit("a", Echo(machine), "now", 1.0).result(LONG) == "now"
+
+
+def test_a_lane_that_waits_goes_on_when_the_other_one_ends(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("busy")
+    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    with worker.expecting():
+        first = worker.submit("b", Echo(machine), "first", 1.0)
+        machine.gates["busy"].set()
+        assert first.result(LONG) == "first"
+
+
+@pytest.mark.parametrize("max_items", [1, 2])
+def test_a_batch_that_is_full_enough_does_not_wait(machine: Machine, worker: GpuWorker, max_items: int) -> None:
+    machine.hold("busy")
+    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    operation = Echo(machine, max_items=max_items)
+    with worker.expecting():
+        futures = [worker.submit("b", operation, str(number), 1.0) for number in range(max_items)]
+        assert [future.result(LONG) for future in futures] == [str(number) for number in range(max_items)]
+
+
+def test_closing_joins_every_lane(machine: Machine) -> None:
+    machine.hold("1", "2")
+    worker = GpuWorker("closing", lanes=2)
+    operation = Echo(machine, max_items=1)
+    running = [worker.submit("job", operation, name, 1.0) for name in ("1", "2")]
+    machine.wait_for(lambda: len(machine.running) == 2)
+    waiting = worker.submit("job", operation, "3", 1.0)
+    closer = threading.Thread(target=worker.close)
+    closer.start()
+    with pytest.raises(EngineClosed):
+        waiting.result(LONG)
+    for gate in machine.gates.values():
+        gate.set()
+    closer.join(LONG)
+    assert [future.result(LONG) for future in running] == ["1", "2"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("closing")]
+
+
+@dataclass(frozen=True)
+class Incomparable(Echo):
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("cannot be compared")
+
+    __hash__ = Echo.__hash__
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_one_lane_that_fails_ends_the_others(machine: Machine) -> None:
+    machine.hold("1", "2")
+    worker = GpuWorker(lanes=2)
+    running = [worker.submit("job", Echo(machine, max_items=1), name, 1.0) for name in ("1", "2")]
+    machine.wait_for(lambda: len(machine.running) == 2)
+    futures = [worker.submit("job", Incomparable(machine), number, 1.0) for number in range(2)]
+    for gate in machine.gates.values():
+        gate.set()
+    for future in futures:
+        with pytest.raises(EngineClosed):
+            future.result(LONG)
+    assert [future.result(LONG) for future in running] == ["1", "2"]
+    with pytest.raises(EngineClosed):
+        worker.submit("job", Echo(machine), "x", 1.0)
+    worker.close()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the random operation is to do: so many steps, then give the number back or fail."""
+
+    number: int
+    steps: int
+    bad: bool
+
+
+@dataclass(frozen=True)
+class Random:
+    """Squares numbers, in steps; runs out of memory now and then, and fails on bad ones."""
+
+    bucket: int
+    kind: str
+    dice: random.Random = field(hash=False, compare=False)
+    max_items: int = 5
+    max_cost: float = 40.0
+
+    @property
+    def exclusive(self) -> Hashable | None:
+        return self.kind if self.kind == "pipeline" else None
+
+    @property
+    def memory_key(self) -> Hashable:
+        return self.kind, self.bucket
+
+    def merged(self, other: Operation) -> Operation | None:
+        if not isinstance(other, Random) or other.kind != self.kind:
+            return None
+        return max(self, other, key=lambda operation: operation.bucket)
+
+    def run(self, inputs: Sequence[Task]) -> list[object]:
+        assert len(inputs) <= self.max_items
+        if self.dice.random() < 0.02:
+            raise RuntimeError("CUDA failed with error out of memory")
+        if any(task.bad for task in inputs):
+            raise ValueError(f"bad among {len(inputs)}")
+        return [
+            task.number**2 if task.steps == 1 else Again(Task(task.number, task.steps - 1, False), self.dice.random())
+            for task in inputs
+        ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_item_of_a_crowd_is_settled(seed: int) -> None:
+    """A thousand items of eight jobs over three lanes, some of them cancelled and some jobs forgotten."""
+    worker = GpuWorker(lanes=3, on_out_of_memory=lambda: bool(seed % 2))
+    operation_dice = random.Random(seed)
+
+    def job(name: int) -> list[tuple[Task, Future[object], bool]]:
+        dice = random.Random(1000 * seed + name)
+        mine: list[tuple[Task, Future[object], bool]] = []
+        for _ in range(125):
+            task = Task(dice.randrange(1000), dice.choice([1, 1, 2, 5]), dice.random() < 0.05)
+            kind = dice.choice(["decode", "align", "pipeline"])
+            operation = Random(dice.choice([10, 20, 30]), kind, operation_dice)
+            with worker.expecting() if dice.random() < 0.5 else contextlib.nullcontext():
+                mine.append((task, worker.submit(name, operation, task, dice.choice([0.0, 1.0, 10.0, 30.0])), False))
+            if dice.random() < 0.1:
+                victim = dice.randrange(len(mine))
+                mine[victim][1].cancel()
+            if dice.random() < 0.02:
+                worker.forget(name)
+                mine = [(task, future, True) for task, future, _ in mine]
+            if dice.random() < 0.1:
+                with contextlib.suppress(CancelledError, ValueError, OutOfMemory):
+                    mine[dice.randrange(len(mine))][1].result(LONG)
+        return mine
+
+    with ThreadPoolExecutor(8) as jobs:
+        everything = [entry for result in jobs.map(job, range(8)) for entry in result]
+    assert not wait([future for _, future, _ in everything], LONG).not_done
+    worker.close()
+    outcomes = Counter(outcome(*entry) for entry in everything)
+    assert outcomes.total() == 1000
+    assert outcomes["done"] > 300
+    assert outcomes["out of memory"] < 50
+
+
+def outcome(task: Task, future: Future[object], forgotten: bool) -> str:
+    """How an item ended, which must be one of the ways it may."""
+    if future.cancelled():
+        return "cancelled"
+    error = future.exception(LONG)
+    if error is None:
+        assert not task.bad
+        assert future.result() == task.number**2
+        return "done"
+    if isinstance(error, CancelledError):
+        assert forgotten
+        return "forgotten"
+    if isinstance(error, OutOfMemory):
+        return "out of memory"
+    assert task.bad
+    assert str(error) == "bad among 1"
+    return "bad"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_closing_a_crowd_leaves_nobody_waiting(seed: int) -> None:
+    worker = GpuWorker(lanes=3)
+    dice = random.Random(seed)
+    futures: list[Future[object]] = []
+
+    def job(name: int) -> None:
+        for number in range(100):
+            operation = Random(10, ("decode", "pipeline")[number % 2], dice)
+            with contextlib.suppress(EngineClosed):
+                futures.append(worker.submit(name, operation, Task(number, 3, False), 1.0))
+
+    with ThreadPoolExecutor(4) as jobs:
+        running = [jobs.submit(job, name) for name in range(4)]
+        while len(futures) < 50 * seed and not all(future.done() for future in running):
+            pass
+        worker.close()
+    for future in futures:
+        assert future.done()
+        assert isinstance(future.exception(), (EngineClosed, OutOfMemory, type(None)))

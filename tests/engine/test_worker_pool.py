@@ -1,0 +1,85 @@
+"""Which device a job is placed on."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from whisper_api.engine.device import Device
+from whisper_api.engine.gpu_worker import GpuWorker
+from whisper_api.engine.models import ModelCache
+from whisper_api.engine.worker_pool import Station, WorkerPool
+from whisper_api.errors import EngineClosed
+
+MakePool = Callable[[int], WorkerPool]
+
+
+@pytest.fixture
+def pool_of() -> Iterator[MakePool]:
+    with ExitStack() as stack:
+
+        def make(count: int) -> WorkerPool:
+            pool = WorkerPool([Station(Device("cuda", i), GpuWorker(), ModelCache()) for i in range(count)])
+            stack.callback(pool.close)
+            return pool
+
+        yield make
+
+
+def test_a_job_goes_where_the_least_is_left_to_do(pool_of: MakePool) -> None:
+    pool = pool_of(3)
+    with pool.place(100.0) as first, pool.place(10.0) as second, pool.place(50.0) as third:
+        assert [station.device.index for station in (first, second, third)] == [0, 1, 2]
+        with pool.place(30.0) as fourth, pool.place(1.0) as fifth:
+            # 10 + 30 is still the least.
+            assert (fourth, fifth) == (second, second)
+    with pool.place(1.0) as station:
+        assert station is first
+
+
+def test_jobs_of_unknown_length_are_spread(pool_of: MakePool) -> None:
+    pool = pool_of(2)
+    with pool.place(0.0) as first, pool.place(0.0) as second:
+        assert first is not second
+
+
+def test_a_job_that_fails_leaves_its_station(pool_of: MakePool) -> None:
+    pool = pool_of(2)
+    with pytest.raises(KeyError), pool.place(100.0):
+        raise KeyError
+    with pool.place(1.0) as station:
+        assert station.device.index == 0
+
+
+def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
+    pool = pool_of(3)
+    most = threading.Semaphore(6)
+
+    def job(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(200):
+            with most, pool.place(dice.random()), pool.place(dice.random()):
+                pass
+
+    with ThreadPoolExecutor(8) as jobs:
+        list(jobs.map(job, range(8)))
+    assert set(pool._outstanding.values()) == {0.0}
+    assert set(pool._jobs.values()) == {0}
+
+
+def test_closing_closes_every_station(pool_of: MakePool) -> None:
+    pool = pool_of(2)
+    pool.close()
+    for station in pool.stations:
+        with pytest.raises(EngineClosed):
+            station.worker.submit("job", None, 1, 1.0)  # type: ignore[arg-type]
+
+
+def test_a_pool_needs_a_device() -> None:
+    with pytest.raises(ValueError, match="no devices"):
+        WorkerPool([])
