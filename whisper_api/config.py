@@ -30,7 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
 
-DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
@@ -73,15 +73,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         _key("WHISPER_MODEL", "auto")
     )
     language: Annotated[Text, _is("code of the language spoken; auto = detect it")] = _key("WHISPER_LANGUAGE", "fr")
-    device: Annotated[DeviceName, _is("auto, cuda or cpu; auto = a GPU where there is one")] = _key(
+    device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(
         "WHISPER_DEVICE", "auto"
     )
     device_index: Annotated[CountOrZero, _is("which GPU, where there are several")] = _key("WHISPER_DEVICE_INDEX", 0)
     compute_type: Annotated[
         ComputeType, _is("number format of the weights; auto = float16 on a GPU, int8 on a CPU")
     ] = _key("WHISPER_COMPUTE_TYPE", "auto")
-    batch_size: Annotated[Count | Literal["auto"], _is("windows of audio in a batch; auto = what suits the device")] = (
-        _key("WHISPER_BATCH_SIZE", "auto")
+    batch_size: Annotated[Count | Literal["auto"], _is("windows of audio in a batch on a GPU; auto = by trial")] = _key(
+        "WHISPER_BATCH_SIZE", "auto"
     )
     model_keep_alive_seconds: Annotated[
         KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")

@@ -149,7 +149,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
         model, model_revision: the Whisper model by name, and which files exactly.
         alignment_model, diarization_model: the models of those stages, when they ran.
         options: what was asked for, with every default filled in.
-        timings: stage name to seconds of wall time.
+        timings: stage name to seconds of wall time. Diarization runs beside recognition; its time is what it takes
+            longer.
         warnings: what could not be done as asked, one sentence each.
     """
 

@@ -14,8 +14,10 @@ from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.asr import Recognizer, compression_ratio, prompt_tokens
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import decode
+from whisper_api.engine.gpu_worker import Again
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper import Decoded, DecodeOperation, ListenOperation, Row, Whisper
+from whisper_api.engine.whisper import Decoded, DecodeSettings, Row, Whisper, token_cap
+from whisper_api.engine.whisper_onnx import OnnxDecode
 from whisper_api.schema import Segment
 
 pytestmark = pytest.mark.models
@@ -94,13 +96,13 @@ def test_the_language_is_judged_and_its_encoding_used_again(
     engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[bool] = []
-    run = DecodeOperation.run
+    run = OnnxDecode.run
 
-    def watched(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
-        encoded.append(self.encoded)
+    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+        encoded.append(self.settings.encoded)
         return run(self, inputs)
 
-    monkeypatch.setattr(DecodeOperation, "run", watched)
+    monkeypatch.setattr(OnnxDecode, "run", watched)
     recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST, SECOND], engine.batching)
     language, probability = recognizer.judge_language("auto")
     assert language == "en"
@@ -181,13 +183,13 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
     good = whisper.tokenizer("en").encode(" hello there my friend")
     loop = whisper.tokenizer("en").encode(" no" * 60)
 
-    def scripted(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
-        asked.append((self.frames, self.beam_size, self.temperature))
-        if self.temperature < 0.4:
+    def scripted(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
+        asked.append((self.settings.frames, self.settings.beam_size, self.settings.temperature))
+        if self.settings.temperature < 0.4:
             return [Decoded(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
         return [Decoded(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(DecodeOperation, "run", scripted)
+    monkeypatch.setattr(OnnxDecode, "run", scripted)
     (segment,) = recognize(engine, whisper, call, [FIRST], beam_size=1)
     assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
     assert segment.text == "hello there my friend"
@@ -201,11 +203,11 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     asked: list[float] = []
 
-    def looping(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
-        asked.append(self.temperature)
-        return [Decoded(loop, -0.1 - self.temperature, 0.1, False, None) for _ in inputs]
+    def looping(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
+        asked.append(self.settings.temperature)
+        return [Decoded(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(DecodeOperation, "run", looping)
+    monkeypatch.setattr(OnnxDecode, "run", looping)
     ctx = context(engine)
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
     (segment,) = recognizer.transcribe("en", word_times=False)
@@ -214,10 +216,10 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
     assert segment.flags == ("repetitive",)
     assert segment.temperature == 0.0
 
-    def silent(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+    def silent(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
         return [Decoded(loop, -1.5, 0.9, False, None) for _ in inputs]
 
-    monkeypatch.setattr(DecodeOperation, "run", silent)
+    monkeypatch.setattr(OnnxDecode, "run", silent)
     assert recognize(engine, whisper, call, [FIRST, SECOND]) == []
 
 
@@ -227,11 +229,11 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
     words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
     lengths: list[int] = []
 
-    def dense(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+    def dense(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
         lengths.extend(row.speech_frames for row in inputs)
         return [Decoded(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
 
-    monkeypatch.setattr(DecodeOperation, "run", dense)
+    monkeypatch.setattr(OnnxDecode, "run", dense)
     segments = recognize(engine, whisper, call, [Span(0, 15 * RATE)])
     assert len(segments) >= 2
     assert [segment.id for segment in segments] == list(range(len(segments)))
@@ -241,24 +243,24 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
     assert all(segment.flags == () for segment in segments)
 
 
-def test_the_token_cap_holds_for_any_prompt_length(whisper: Whisper, call: Floats) -> None:
+def test_the_token_cap_holds_for_any_prompt_length(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    ctx = context(engine)
     tokenizer = whisper.tokenizer("en")
     for extra in (0, 150):
         prompt = (*([tokenizer.sot_prev] * bool(extra)), *([11] * extra), *tokenizer.sot_sequence)
         prompt = (*prompt, tokenizer.no_timestamps)
         # Without a margin, and with everything but digits suppressed, the decoder never ends by itself.
-        operation = DecodeOperation(
-            whisper, 200, 1, 60.0, prompt_length=len(prompt), beam_size=1, temperature=0.0, suppress=(tokenizer.eot,)
+        settings = DecodeSettings(
+            200, prompt_length=len(prompt), beam_size=1, temperature=0.0, suppress=(tokenizer.eot,)
         )
-        row = Row(whisper.features(call[7 * RATE : 9 * RATE], 200), prompt, 200)
-        (decoded,) = operation.run([row])
+        row = Row(call[7 * RATE : 9 * RATE], prompt, 200)
+        (decoded,) = ctx.run([(whisper.decode(settings, 1, 60.0), row, 2.0)])
         assert decoded.capped
-        assert len(decoded.tokens) <= operation.token_cap == 60
+        assert len(decoded.tokens) <= token_cap(200) == 60
 
 
 def test_listening_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
-    features = whisper.features(call[FIRST.start : FIRST.end], 1300)
-    ((encoded, languages),) = ListenOperation(whisper, 1300, 1, 60.0).run([features])
+    ((encoded, languages),) = whisper.listen(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
     assert encoded.shape == (650, 512)
     assert set(languages) == whisper.languages
     assert sum(languages.values()) == pytest.approx(1.0, abs=1e-3)

@@ -164,11 +164,10 @@ def whisper(path: Path) -> ModelSource[object]:
 
 
 def use_whisper(model: object) -> object:
-    from whisper_api.engine.whisper import ListenOperation, Whisper
+    from whisper_api.engine.whisper import Whisper
 
     assert isinstance(model, Whisper)
-    silence = model.features(np.zeros(16_000, np.float32), 100)
-    return ListenOperation(model, 100, 1, 60.0).run([silence])[0][0].shape
+    return model.listen(100, 1, 60.0).run([np.zeros(16_000, np.float32)])[0][0].shape
 
 
 def segmentation(path: Path) -> ModelSource[object]:

@@ -30,8 +30,10 @@ from whisper_api import (
     render,
 )
 from whisper_api.engine.decode import decode
-from whisper_api.engine.pipeline import translates
-from whisper_api.engine.whisper import Decoded, DecodeOperation, Row
+from whisper_api.engine.gpu_worker import Again
+from whisper_api.engine.transcription import translates
+from whisper_api.engine.whisper import Row
+from whisper_api.engine.whisper_onnx import OnnxDecode
 
 pytestmark = pytest.mark.models
 
@@ -234,13 +236,13 @@ def test_cancelling_stops_within_a_work_item_and_leaves_the_engine_usable(
             cancel.set()
 
     batches: list[int] = []
-    run = DecodeOperation.run
+    run = OnnxDecode.run
 
-    def counted(self: DecodeOperation, inputs: Sequence[Row]) -> list[Decoded]:
+    def counted(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
         batches.append(len(inputs))
         return run(self, inputs)
 
-    monkeypatch.setattr(DecodeOperation, "run", counted)
+    monkeypatch.setattr(OnnxDecode, "run", counted)
     with pytest.raises(Canceled):
         engine.transcribe(long, QUICK, on_progress=stop_when_recognition_has_begun, cancel=cancel)
     assert len(batches) <= 1
@@ -294,7 +296,7 @@ def test_preloading_loads_what_the_first_job_needs(offline: Engine, ecapa_path: 
     (resident,) = offline.models.resident()
     assert resident.leases == 0
     assert "base" in str(resident.source)
-    offline.preload(msgspec.structs.replace(QUICK, diarize=True))
+    offline.preload_rest(msgspec.structs.replace(QUICK, diarize=True))
     assert len(offline.models.resident()) == 3
 
 

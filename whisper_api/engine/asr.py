@@ -17,8 +17,7 @@ from whisper_api.engine.whisper import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
     Decoded,
-    DecodeOperation,
-    ListenOperation,
+    DecodeSettings,
     Row,
     Whisper,
 )
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
     from whisper_api.engine.context import JobContext
+    from whisper_api.engine.gpu_worker import Operation
 
 __all__ = ["Batching", "Recognizer"]
 
@@ -64,17 +64,20 @@ class Batching:
     Attributes:
         max_items: windows.
         max_cost: seconds of padded audio.
-        bucket_seconds: padded lengths are rounded up to a multiple of this, since only equal lengths share a batch.
+        bucket_seconds: padded lengths are rounded up to a multiple of this, since equal lengths share a batch best.
+        lanes: batches that run at once.
     """
 
     max_items: int
     max_cost: float
     bucket_seconds: float
+    lanes: int
 
     @property
     def window(self) -> int:
-        """Windows in flight: two batches keep the worker busy, more would make a failed window's next try wait."""
-        return 2 * max(1, min(self.max_items, int(min(self.max_cost, 1e6) // WINDOW_SECONDS)))
+        """Windows in flight: a batch more than run keeps the lanes busy; still more, and a failed window's next try
+        would wait."""
+        return (self.lanes + 1) * max(1, min(self.max_items, int(min(self.max_cost, 1e6) // WINDOW_SECONDS)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +211,8 @@ class Recognizer:
         chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
         items = (
             (
-                ListenOperation(self._whisper, window.frames, self._batching.max_items, self._batching.max_cost),
-                self.features(window.span, window.frames),
+                self._whisper.listen(window.frames, self._batching.max_items, self._batching.max_cost),
+                self.samples(window.span),
                 window.frames / FRAMES_PER_SECOND,
             )
             for window in (self._windows[index] for index in chosen)
@@ -230,9 +233,9 @@ class Recognizer:
         padded = math.ceil((seconds + MARGIN_SECONDS) / bucket) * bucket
         return min(MAX_FRAMES, round(padded * FRAMES_PER_SECOND))
 
-    def features(self, span: Span, frames: int) -> Floats:
-        """Log-mel features of a span, padded to so many frames."""
-        return self._whisper.features(self._audio[span.start : span.end], frames)
+    def samples(self, span: Span) -> Floats:
+        """The audio of a span."""
+        return self._audio[span.start : span.end]
 
 
 class _Decoder:
@@ -253,17 +256,16 @@ class _Decoder:
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size or FALLBACK_BEAM_SIZE
 
-    def items(self, pending: Sequence[_Window]) -> Iterator[tuple[DecodeOperation, Row, float]]:
+    def items(self, pending: Sequence[_Window]) -> Iterator[tuple[Operation, Row, float]]:
         """Work items of the first attempt on each window."""
-        for window in pending:
-            yield self._item(window, self._beam_size, self.first_temperature)
+        for following, window in zip(reversed(range(len(pending))), pending, strict=True):
+            yield self._item(window, self._beam_size, self.first_temperature, following)
 
-    def _item(self, window: _Window, beam_size: int, temperature: float) -> tuple[DecodeOperation, Row, float]:
-        operation = DecodeOperation(
-            self._whisper,
+    def _item(
+        self, window: _Window, beam_size: int, temperature: float, following: int = 0
+    ) -> tuple[Operation, Row, float]:
+        settings = DecodeSettings(
             window.frames,
-            self._job._batching.max_items,
-            self._job._batching.max_cost,
             prompt_length=len(self._prompt),
             beam_size=beam_size,
             temperature=temperature,
@@ -271,8 +273,10 @@ class _Decoder:
             encoded=window.encoded is not None,
             align_from=self._align_from,
         )
-        value = window.encoded if window.encoded is not None else self._job.features(window.span, window.frames)
-        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND))
+        batching = self._job._batching
+        operation = self._whisper.decode(settings, batching.max_items, batching.max_cost)
+        value = window.encoded if window.encoded is not None else self._job.samples(window.span)
+        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following)
         return operation, row, window.frames / FRAMES_PER_SECOND
 
     def attempt(self, decoded: Decoded, temperature: float) -> _Attempt:

@@ -35,6 +35,9 @@ class JobContext:
         hf_token: the caller's Hugging Face token, if any; never logged.
         cancel: set by the caller to stop the job.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
+
+    Attributes:
+        stage_done: how far the running stage is, from 0 to 1.
     """
 
     def __init__(
@@ -55,8 +58,9 @@ class JobContext:
         self.store = store
         self.hf_token = hf_token
         self.warnings: list[str] = []
+        self.stage_done = 0.0
         self._worker = worker
-        self._cancel = cancel
+        self._cancels = () if cancel is None else (cancel,)
         self._on_progress = on_progress
         self._job: Hashable = object()
         self._stage: Stage = "load"
@@ -70,8 +74,29 @@ class JobContext:
         Raises:
             Canceled: the cancel event is set.
         """
-        if self._cancel is not None and self._cancel.is_set():
+        if any(cancel.is_set() for cancel in self._cancels):
             raise Canceled("the job was canceled")
+
+    def beside(self, stop: threading.Event) -> JobContext:
+        """A context for a part of this job that another thread runs meanwhile.
+
+        It takes its turns on the device as the same job. Its warnings are its own, and its progress is only kept, in
+        ``stage_done``.
+
+        Args:
+            stop: ends that part, as cancelling the job does.
+        """
+        part = JobContext(
+            options=self.options,
+            device=self.device,
+            worker=self._worker,
+            models=self.models,
+            store=self.store,
+            hf_token=self.hf_token,
+        )
+        part._cancels = (*self._cancels, stop)
+        part._job = self._job
+        return part
 
     def warn(self, message: str) -> None:
         """Say what could not be done; a sentence for :attr:`Transcript.warnings`, kept once."""
@@ -81,14 +106,16 @@ class JobContext:
     def begin(self, stage: Stage, start: float, end: float) -> None:
         """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
         self._stage, self._stage_from, self._stage_to = stage, start, end
+        self.stage_done = 0.0
         self.progress(0.0)
 
     def progress(self, fraction: float) -> None:
         """Report how far the running stage is, from 0 to 1. Never goes back."""
         self.check()
+        self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
             return
-        overall = self._stage_from + (self._stage_to - self._stage_from) * min(max(fraction, 0.0), 1.0)
+        overall = self._stage_from + (self._stage_to - self._stage_from) * self.stage_done
         if overall > self._reported or fraction == 0.0:
             self._reported = max(overall, self._reported)
             self._on_progress(Progress(round(self._reported, 4), self._stage))
@@ -109,9 +136,14 @@ class JobContext:
         """
         pending: deque[Future[Any]] = deque()
         try:
-            for operation, value, cost in items:
-                self.check()
-                pending.append(self._worker.submit(self._job, operation, value, cost))
+            source = iter(items)
+            while True:
+                with self._worker.expecting():
+                    item = next(source, None)
+                    if item is None:
+                        break
+                    self.check()
+                    pending.append(self._worker.submit(self._job, *item))
                 if len(pending) >= window:
                     yield self._wait(pending.popleft())
             while pending:
@@ -125,10 +157,10 @@ class JobContext:
         self._worker.forget(self._job)
 
     def _wait(self, future: Future[Any]) -> Any:
-        if self._cancel is None:
+        if not self._cancels:
             return future.result()
         while not wait((future,), timeout=POLL_SECONDS).done:
-            if self._cancel.is_set():
+            if any(cancel.is_set() for cancel in self._cancels):
                 future.cancel()
                 raise Canceled("the job was canceled")
         self.check()

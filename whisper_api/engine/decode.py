@@ -215,6 +215,8 @@ def _container(data: AudioSource) -> Iterator[Any]:
             container_options={
                 "format_whitelist": CONTAINERS,
                 "protocol_whitelist": "none",
+                # In WAV libav looks through many packets for DTS that passes for PCM, which takes ten times as long.
+                **({"max_probe_packets": "2"} if data.head[8:12] == b"WAVE" else {}),
             },
         )
     except FFmpegError as error:

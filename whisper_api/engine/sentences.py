@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Sequence
 
 from whisper_api.schema import Segment, Word
@@ -18,7 +17,8 @@ LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 
 # The library takes non-ASCII white space for one byte and fails on a lone surrogate. Replacing one character by one
 # character keeps the positions.
-_SPACE = {code: " " for code in range(sys.maxunicode + 1) if chr(code).isspace()}
+# Unicode has no white space above the ideographic one.
+_SPACE = {code: " " for code in range(0x3001) if chr(code).isspace()}
 _PLAIN = _SPACE | dict.fromkeys(range(0xD800, 0xE000), "-")
 
 # Abbreviations that stand before a name or in the middle of a sentence, which the library takes for its end. Those

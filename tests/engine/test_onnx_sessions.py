@@ -1,0 +1,200 @@
+"""Whisper's graphs against CTranslate2 with the real model, and their files on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisper_api.engine import onnx_sessions
+from whisper_api.engine.decode import decode
+from whisper_api.engine.mel import log_mel
+from whisper_api.engine.onnx_sessions import Sessions, feed_together, prepare
+from whisper_api.engine.search import feed_sequence
+from whisper_api.errors import ModelCorrupt, ModelUnavailable
+
+pytestmark = pytest.mark.models
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+# <|startoftranscript|>, English, transcribe, no timestamps, " Hello" " there"
+TOKENS = [50258, 50259, 50359, 50363, 2425, 456]
+
+
+@pytest.fixture(scope="module")
+def features(sample_call: Path) -> Floats:
+    return log_mel(decode(sample_call).audio[: 13 * 16_000], 1300)
+
+
+@pytest.fixture(scope="module")
+def exact(base_model_dir: Path) -> Sessions:
+    return Sessions(prepare(base_model_dir, int8=False), 1)
+
+
+@pytest.fixture(scope="module")
+def quick(base_model_dir: Path) -> Sessions:
+    return Sessions(prepare(base_model_dir, int8=True), 1)
+
+
+@pytest.fixture(scope="module")
+def peer(base_model_dir: Path) -> Any:
+    import ctranslate2
+
+    return lambda compute_type: ctranslate2.models.Whisper(str(base_model_dir), compute_type=compute_type)
+
+
+def encoded_by(peer: Any, features: Floats) -> Floats:
+    import ctranslate2
+
+    view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None]))
+    return np.asarray(np.array(peer.encode(view))[0], np.float32)
+
+
+def error(found: Floats, expected: Floats) -> float:
+    return float(np.abs(found - expected).mean() / np.abs(expected).mean())
+
+
+def test_the_encoder_is_ctranslate2s(exact: Sessions, quick: Sessions, peer: Any, features: Floats) -> None:
+    expected = encoded_by(peer("float32"), features)
+    np.testing.assert_allclose(exact.encode(features), expected, atol=2e-3)
+    # In int8 both err, by as much.
+    theirs = error(encoded_by(peer("int8"), features), expected)
+    assert error(quick.encode(features), expected) < 1.2 * theirs
+
+
+def test_the_decoder_does_not_depend_on_how_its_tokens_are_fed(exact: Sessions, features: Floats) -> None:
+    encoded = exact.encode(features)
+    at_once = feed_sequence(exact.start(encoded), TOKENS)
+    state = exact.start(encoded)
+    for position, token in enumerate(TOKENS):
+        visible = np.ones((1, position + 1), np.bool_)
+        logits = state.feed(np.array([token]), np.array([position]), visible)
+        np.testing.assert_allclose(logits[0], at_once[position], atol=1e-3)
+    assert state.length == len(TOKENS)
+
+
+def test_a_row_sees_what_it_may_see_and_nothing_else(exact: Sessions, features: Floats) -> None:
+    encoded = exact.encode(features)
+    alone = exact.start(encoded)
+    feed_sequence(alone, TOKENS[:4])
+    visible = np.ones((1, 5), np.bool_)
+    expected = alone.feed(np.array([TOKENS[4]]), np.array([4]), visible)
+    # Two rows after one prompt, blind to each other, and a third after the second of them.
+    both = exact.start(encoded)
+    feed_sequence(both, TOKENS[:4])
+    visible = np.ones((2, 6), np.bool_)
+    visible[0, 5] = visible[1, 4] = False
+    logits = both.feed(np.array([11, TOKENS[4]]), np.array([4, 4]), visible)
+    np.testing.assert_allclose(logits[1], expected[0], atol=1e-3)
+    visible = np.ones((1, 7), np.bool_)
+    visible[0, 4] = False
+    third = both.feed(np.array([TOKENS[5]]), np.array([5]), visible)
+    np.testing.assert_allclose(third[0], feed_sequence(exact.start(encoded), TOKENS)[-1], atol=1e-3)
+
+
+def test_the_cache_grows_and_is_forgotten(quick: Sessions, features: Floats) -> None:
+    state = quick.start(quick.encode(features))
+    first = feed_sequence(state, TOKENS)
+    for _ in range(40):
+        feed_sequence(state, TOKENS)
+    assert state.length == 41 * len(TOKENS) > onnx_sessions.POOL
+    again = feed_sequence(state, TOKENS)
+    np.testing.assert_allclose(again, first, atol=1e-2)
+    state.clear()
+    np.testing.assert_allclose(feed_sequence(state, TOKENS), first, atol=1e-2)
+    assert state.attention.shape == (8, len(TOKENS), features.shape[1] // 2)
+    # Divided by the sum of the weights' integers.
+    np.testing.assert_allclose(state.attention.sum(axis=2), 1.0, atol=0.1)
+
+
+def test_int8_gives_nearly_the_probabilities_of_float32(exact: Sessions, quick: Sessions, features: Floats) -> None:
+    def probabilities(sessions: Sessions) -> Floats:
+        logits = feed_sequence(sessions.start(sessions.encode(features)), TOKENS)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+    distance = np.abs(probabilities(exact) - probabilities(quick)).sum(axis=1) / 2
+    assert distance.max() < 0.3
+
+
+@pytest.fixture
+def model(base_model_dir: Path, tmp_path: Path) -> Path:
+    """The tests' own copy of a model, without graphs."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.bin"):
+        os.link(base_model_dir / name, model / name)
+    return model
+
+
+def test_graphs_are_made_once_and_anew_when_the_weights_change(model: Path) -> None:
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(prepare(model, int8=True))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {model / "onnx-int8"}
+    made = (found[0] / "decoder.weights").stat().st_mtime_ns
+    assert prepare(model, int8=True) == found[0]
+    assert (found[0] / "decoder.weights").stat().st_mtime_ns == made
+    facts = json.loads((found[0] / "model.json").read_text())
+    facts["made_from"]["bytes"] -= 1
+    (found[0] / "model.json").write_text(json.dumps(facts))
+    assert (prepare(model, int8=True) / "decoder.weights").stat().st_mtime_ns > made
+    assert not [path for path in model.iterdir() if path.name.startswith(".onnx") and path.is_dir()]
+
+
+def test_graphs_go_elsewhere_when_the_model_cannot_be_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file where the graphs would be: also root, whom no permission holds back, cannot write there.
+    (model / ".onnx-int8.lock").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = prepare(model, int8=True)
+    assert tmp_path / "cache" in place.parents
+    assert Sessions(place, 1).shape.width == 512
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(ModelUnavailable, match="cannot be stored"):
+        prepare(model, int8=True)
+
+
+def test_other_weights_are_named(tmp_path: Path, ecapa_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(ecapa_path.read_bytes()[:1000])
+    with pytest.raises(ModelCorrupt, match=r"model\.bin"):
+        prepare(tmp_path, int8=True)
+
+
+def test_a_window_gives_the_same_to_the_last_bit_whatever_is_beside_it(quick: Sessions, features: Floats) -> None:
+    """Others are longer and shorter, with more rows and fewer, with more of the past and less."""
+    encoded = quick.encode(features)
+    others = [quick.encode(features[:, :frames]) for frames in (400, 1000)] + [np.tile(encoded, (2, 1))]
+
+    def run(beside: list[Floats]) -> list[Floats]:
+        states = [quick.start(each) for each in (encoded, *beside)]
+        for number, state in enumerate(states[1:]):
+            for _ in range(1 + 30 * number):
+                feed_sequence(state, TOKENS)
+        feed_sequence(states[0], TOKENS[:4])
+        found = []
+        for position in range(4, 40):
+            feeds = []
+            for number, state in enumerate(states):
+                rows = (3, 1, 5, 2)[number]
+                visible = np.zeros((rows, state.length + rows), np.bool_)
+                visible[:, : state.length : 1 + number] = True
+                np.fill_diagonal(visible[:, state.length :], True)
+                tokens = np.arange(rows, dtype=np.int64) + 1000 + position
+                feeds.append((tokens, np.full(rows, position, np.int64), visible))
+            found.append(feed_together(states, feeds)[0])
+        return found
+
+    alone, together = run([]), run(others)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,97 @@
+"""Reads the weights of a CTranslate2 model: the format Whisper models are published in for this field's tools.
+
+The layout is that of CTranslate2's binary version 6 (``python/ctranslate2/specs/model_spec.py`` writes it): a header,
+then for each variable its name, shape, type and bytes, then names that share a variable.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.errors import ModelCorrupt
+
+__all__ = ["read_weights"]
+
+_OLDEST_VERSION = 4
+_BFLOAT16 = 5
+_TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def read_weights(path: Path) -> dict[str, NDArray[Any]]:
+    """The variables of a ``model.bin``, by CTranslate2's names.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Arrays of the shapes and types in the file, bfloat16 as float32. Matrices that were quantised are given as
+        float32, their scales taken in. Weights are of shape (outputs, inputs).
+
+    Raises:
+        ModelCorrupt: the file is not a CTranslate2 model, or is cut short.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            variables = _Reader(data).variables()
+    except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read as a CTranslate2 model: {error}") from error
+    return {
+        name: _dequantized(value, variables[f"{name}_scale"]) if f"{name}_scale" in variables else value
+        for name, value in variables.items()
+        if not name.endswith("weight_scale")
+    }
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def variables(self) -> dict[str, NDArray[Any]]:
+        version = self._number("I")
+        if not _OLDEST_VERSION <= version <= 1000:
+            raise ValueError(f"binary version {version}")
+        self._text()  # the name of the specification
+        self._number("I")  # its revision
+        found: dict[str, NDArray[Any]] = {}
+        for _ in range(self._number("I")):
+            name = self._text()
+            shape = tuple(self._number("I") for _ in range(self._number("B")))
+            found[name] = self._array(shape)
+        for _ in range(self._number("I")):
+            alias, name = self._text(), self._text()
+            found[alias] = found[name]
+        return found
+
+    def _array(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        kind, size = self._number("B"), self._number("I")
+        content = self._bytes(size)
+        if kind == _BFLOAT16:
+            # The upper half of a float32.
+            return (np.frombuffer(content, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return np.frombuffer(content, _TYPES[kind]).reshape(shape)
+
+    def _text(self) -> str:
+        return self._bytes(self._number("H"))[:-1].decode()
+
+    def _number(self, kind: str) -> int:
+        return int(struct.unpack(f"<{kind}", self._bytes(struct.calcsize(kind)))[0])
+
+    def _bytes(self, size: int) -> bytes:
+        content = self._data[self._at : self._at + size]
+        if len(content) != size:
+            raise ValueError("it is cut short")
+        self._at += size
+        return content
+
+
+def _dequantized(value: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
+    # CTranslate2 multiplies by the scale to quantise: one for each output, or one for the whole matrix (int16).
+    factor = np.asarray(scale, np.float32).reshape(-1, *(1,) * (value.ndim - 1))
+    return (value.astype(np.float32) / factor).astype(np.float32)

@@ -1,0 +1,359 @@
+"""Whisper's graphs, run by ONNX Runtime: their files on the disk, and the decoder's state.
+
+CTranslate2 packs its int8 matrices anew at each step of the decoder, which costs several times the products
+themselves; ONNX Runtime packs them once, when the model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.engine.ct2_file import read_weights
+from whisper_api.engine.search import Feed
+from whisper_api.engine.whisper_graphs import Shape, save_graphs, shape_of
+from whisper_api.errors import ModelCorrupt, ModelUnavailable
+
+__all__ = ["Sessions", "State", "feed_together", "prepare"]
+
+log = logging.getLogger(__name__)
+
+# Raised when the graphs change, so that those made before are made anew.
+FORMAT = 6
+EMBEDDINGS = "embeddings.npy"
+PLACES = "places.npy"
+FACTS = "model.json"
+# Cache entries that a pool is made for, and grows by: the attention to it costs as much as it is large.
+POOL = 128
+# Stands for minus infinity in a mask: an infinity would make a row without entries of its pool not a number.
+MASKED = np.float32(-1e9)
+# Where the encoder's positions are in what a window hears.
+_POSITIONS_AXIS = {"key": 2, "key_scale": 3, "value": 2}
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+Pools = list[tuple[Floats, Floats]]
+
+
+class Sessions:
+    """A loaded model. Its methods may be called from several threads at once; each runs on the caller's threads.
+
+    Args:
+        directory: what :func:`prepare` wrote.
+        threads: for one call.
+    """
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+        self.shape = Shape(**facts["shape"])
+        self._encoder, self._memory, self._decoder = (
+            _session(directory / f"{name}.onnx", threads) for name in ("encoder", "memory", "decoder")
+        )
+        # Of a table of all tokens only those that occur are read.
+        self._embeddings = np.load(directory / EMBEDDINGS, mmap_mode="r")
+        self._places = np.load(directory / PLACES).astype(np.float32)
+
+    def encode(self, features: Floats) -> Floats:
+        """The encoder.
+
+        Args:
+            features: shape (mels, frames); frames even, at most 3000.
+
+        Returns:
+            Shape (frames / 2, width).
+        """
+        return np.asarray(self._encoder.run(None, {"features": features[None]})[0])
+
+    def start(self, encoded: Floats) -> State:
+        """Begin to decode what the encoder gave, of shape (positions, width)."""
+        return State(self, encoded)
+
+    def embed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> Floats:
+        """What the decoder is given for tokens at positions: shape (tokens, width)."""
+        embedded: Floats = self._embeddings[tokens].astype(np.float32) + self._places[positions]
+        return embedded
+
+    def decode(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """The decoder's outputs: new keys and values of each layer, logits, attention."""
+        outputs: list[NDArray[Any]] = self._decoder.run(None, inputs)
+        return outputs
+
+    def empty_pools(self, windows: int, capacity: int) -> Pools:
+        """Caches for so many entries. Zeros, since what is masked is multiplied by 0 and must be a number."""
+        heads, size = self.shape.heads, self.shape.head_width
+        return [
+            (
+                np.zeros((windows, heads, size, capacity), np.float32),
+                np.zeros((windows, heads, capacity, size + 1), np.float32),
+            )
+            for _ in range(self.shape.decoder_layers)
+        ]
+
+
+class State:
+    """The decoder's state for one window: what it hears, and the cache of the tokens it was fed.
+
+    Attributes:
+        length: cache entries.
+        attention: shape (alignment heads, rows, positions): cross-attention probabilities of the last call of ``feed``.
+    """
+
+    def __init__(self, model: Sessions, encoded: Floats) -> None:
+        self._model = model
+        names = [output.name for output in model._memory.get_outputs()]
+        self._memory: Arrays = dict(zip(names, model._memory.run(names, {"encoded": encoded}), strict=True))
+        self.positions = len(encoded)
+        self.length = 0
+        self.attention: Floats = np.empty((0, 0, self.positions), np.float32)
+        self._alone = _Group([self], [self._memory], model.empty_pools(1, POOL), POOL)
+        self._group = self._alone
+
+    def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:
+        """Run tokens through the decoder, all at once. The token of row ``r`` becomes cache entry ``length + r``.
+
+        Args:
+            tokens: shape (rows,).
+            positions: shape (rows,), each token's place in its text.
+            visible: shape (rows, length + rows): whether a row attends to an entry; its own must be among them.
+
+        Returns:
+            Logits of the token after each, shape (rows, vocabulary).
+        """
+        return feed_together([self], [(tokens, positions, visible)])[0]
+
+    def clear(self) -> None:
+        """Forget the tokens that were fed."""
+        self.length = 0
+
+
+def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats]:
+    """Feed several windows at once, which costs little more than one: the decoder's matrices are read once for all.
+
+    Args:
+        states: of one model; not used by another thread meanwhile.
+        feeds: what each is fed, as :meth:`State.feed` takes it.
+
+    Returns:
+        Logits for each.
+    """
+    model, group = states[0]._model, states[0]._group
+    # Never one row alone: the runtime adds up in another order then, and a window beside others may have company.
+    rows = max(2, *(len(tokens) for tokens, _, _ in feeds))
+    if len(group.members) != len(states) or any(a is not b for a, b in zip(group.members, states, strict=True)):
+        group = _Group.of(model, states)
+    group.make_room(model, max(state.length for state in states) + rows)
+    capacity, count = group.capacity, len(states)
+    embedded = np.zeros((count, rows, model.shape.width), np.float32)
+    mask = np.full((count, 1, rows, capacity + rows), MASKED, np.float32)
+    # Windows with fewer rows are filled up with rows that see themselves.
+    mask[:, 0, np.arange(rows), capacity + np.arange(rows)] = 0.0
+    for number, (state, (tokens, positions, visible)) in enumerate(zip(states, feeds, strict=True)):
+        here, length = len(tokens), state.length
+        embedded[number, :here] = model.embed(tokens, positions)
+        mask[number, 0, :here, :length][visible[:, :length]] = 0.0
+        mask[number, 0, :here, capacity : capacity + here][visible[:, length:]] = 0.0
+    *new, logits, attention = model.decode(
+        {
+            "embedded": embedded.reshape(count * rows, -1),
+            "grid": np.array([count, rows, model.shape.heads, model.shape.head_width], np.int64),
+            "mask": mask,
+            "score_shape": np.array([count, model.shape.heads, rows, group.positions], np.int64),
+            "sizes": np.array([capacity, rows], np.int64),
+            **group.inputs,
+        }
+    )
+    results = []
+    for number, (state, (tokens, _, _)) in enumerate(zip(states, feeds, strict=True)):
+        here, after = len(tokens), state.length + len(tokens)
+        for (keys, values), key, value in zip(group.pools, new[::2], new[1::2], strict=True):
+            keys[number, :, :, state.length : after] = key[number, :, :, :here]
+            values[number, :, state.length : after] = value[number, :, :here]
+        state.length = after
+        state.attention = attention[number, :, :here, : state.positions]
+        results.append(logits[number * rows : number * rows + here])
+    return results
+
+
+class _Group:
+    """Windows that are fed together: what they hear and their caches, beside each other.
+
+    Attributes:
+        members: their states.
+        pools: of each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
+            width + 1), the last column being ones.
+        capacity: cache entries that a pool can hold.
+        positions: of the encoder's output, those of the longest window.
+        inputs: memory and pools, by the graph's names.
+    """
+
+    def __init__(self, members: list[State], memories: Sequence[Arrays], pools: Pools, capacity: int) -> None:
+        self.members = members
+        self.positions = positions = max(state.positions for state in members)
+        self._memory = dict(memories[0]) if len(members) == 1 else _beside(memories, positions)
+        mask = np.zeros((len(members), 1, 1, positions), np.float32)
+        for number, state in enumerate(members):
+            mask[number, ..., state.positions :] = MASKED
+        self._memory["memory_mask"] = mask
+        self._set_pools(pools, capacity)
+
+    @classmethod
+    def of(cls, model: Sessions, states: Sequence[State]) -> _Group:
+        """A new group of these states, which leave the ones they were in."""
+        capacity = max(POOL, *(state.length for state in states))
+        pools = model.empty_pools(len(states), capacity)
+        for number, state in enumerate(states):
+            old = state._group
+            _copy_pools(old.pools, old.members.index(state), pools, number, state.length)
+        group = cls(list(states), [state._memory for state in states], pools, capacity)
+        for state in states:
+            state._group = group
+        return group
+
+    def make_room(self, model: Sessions, entries: int) -> None:
+        """Let the pools hold so many entries."""
+        if entries <= self.capacity:
+            return
+        capacity = -(-entries // POOL) * POOL
+        pools = model.empty_pools(len(self.members), capacity)
+        for number, state in enumerate(self.members):
+            _copy_pools(self.pools, number, pools, number, state.length)
+        self._set_pools(pools, capacity)
+
+    def _set_pools(self, pools: Pools, capacity: int) -> None:
+        self.pools, self.capacity = pools, capacity
+        self.inputs = dict(self._memory)
+        for layer, (keys, values) in enumerate(pools):
+            self.inputs[f"pool_key_{layer}"] = keys
+            self.inputs[f"pool_value_{layer}"] = values
+
+
+def _copy_pools(old: Pools, where: int, new: Pools, place: int, length: int) -> None:
+    for (old_keys, old_values), (keys, values) in zip(old, new, strict=True):
+        keys[place, :, :, :length] = old_keys[where, :, :, :length]
+        values[place, :, :length] = old_values[where, :, :length]
+
+
+def _beside(memories: Sequence[Arrays], positions: int) -> Arrays:
+    """Memories of several windows in one, the shorter ones filled up."""
+    joined: Arrays = {}
+    for name, first in memories[0].items():
+        shape = [len(memories), *first.shape[1:]]
+        if (axis := _POSITIONS_AXIS.get(name.rpartition("_")[0])) is not None:
+            shape[axis] = positions
+        whole = np.zeros(shape, first.dtype)
+        for number, memory in enumerate(memories):
+            part = memory[name][0]
+            whole[number, : part.shape[0], : part.shape[1], : part.shape[2]] = part
+        joined[name] = whole
+    return joined
+
+
+def prepare(model: Path, *, int8: bool) -> Path:
+    """The directory of a model's graphs; they are made when they are not there yet.
+
+    They lie in the model's own directory, or in the user's cache directory where that cannot be written to.
+
+    Args:
+        model: a directory in CTranslate2's format.
+        int8: graphs that compute in int8, else in float32.
+
+    Raises:
+        ModelCorrupt: the directory does not hold a Whisper model.
+    """
+    name = f"onnx-{'int8' if int8 else 'float32'}"
+    source = (model / "model.bin").stat()
+    made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
+    places = (model / name, _cache_place(model) / name)
+    for place in places:
+        if _made_from(place) == made_from:
+            return place
+    failures = []
+    for place in places:
+        try:
+            return _make_once(model, place, made_from, int8=int8)
+        except OSError as error:  # noqa: PERF203 - each place has its own reason
+            failures.append(str(error))
+    raise ModelUnavailable(
+        f"{model.name}: its graphs cannot be stored ({'; '.join(failures)}). Make {model} writable or free space."
+    )
+
+
+def _make_once(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> Path:
+    from filelock import FileLock
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.parent / f".{place.name}.lock"):
+        if _made_from(place) != made_from:
+            _make(model, place, made_from, int8=int8)
+    return place
+
+
+def _cache_place(model: Path) -> Path:
+    from platformdirs import user_cache_path
+
+    key = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
+    return user_cache_path("whisper-api", appauthor=False) / "graphs" / key
+
+
+def _made_from(place: Path) -> Any:
+    try:
+        return json.loads((place / FACTS).read_text(encoding="utf-8"))["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> None:
+    begun = time.monotonic()
+    weights = read_weights(model / "model.bin")
+    try:
+        shape = shape_of(weights)
+    except (KeyError, ValueError) as error:
+        raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
+        partial = Path(folder) / place.name
+        partial.mkdir()
+        save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
+        np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
+        np.save(partial / PLACES, weights["decoder/position_encodings/encodings"])
+        facts = {"made_from": made_from, "shape": asdict(shape)}
+        (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        if place.exists():
+            # Made from other weights, or by an older version.
+            place.rename(Path(folder) / "replaced")
+        partial.rename(place)
+    log.info("made %s in %.1f s", place, time.monotonic() - begun)
+
+
+def _alignment_heads(model: Path, shape: Shape) -> list[tuple[int, int]]:
+    """Layer and head of the cross-attention that follows the voice; where that is not known, all of the later half."""
+    try:
+        heads = json.loads((model / "config.json").read_text(encoding="utf-8"))["alignment_heads"]
+        return [(int(layer), int(head)) for layer, head in sorted(heads)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [
+            (layer, head)
+            for layer in range(shape.decoder_layers // 2, shape.decoder_layers)
+            for head in range(shape.heads)
+        ]
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait do not spin: the other lanes need the processor.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
