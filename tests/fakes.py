@@ -18,7 +18,7 @@ from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
 from whisper_api.jobs.executor import ExecutorFacts, OnProgress
 from whisper_api.jobs.service import JobService, Reservation, Submission
-from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore
+from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore, Rates
 from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
 
 T = TypeVar("T")
@@ -46,6 +46,9 @@ class FakeExecutor:
         active, most_active: how many jobs run now, and ran at a time.
         preload_errors: what the next calls of ``preload`` raise.
         preload_gate: ``preload`` waits for it.
+        warm_up_errors: what the next calls of ``warm_up`` raise.
+        warm_up_gate: ``warm_up`` waits for it.
+        warmed: how often ``warm_up`` was called.
         refusal: what ``check`` raises.
         beats: whether jobs that are held tell of themselves all the time.
     """
@@ -63,6 +66,10 @@ class FakeExecutor:
         self.preload_errors: list[BaseException] = []
         self.preload_gate = threading.Event()
         self.preload_gate.set()
+        self.warm_up_errors: list[BaseException] = []
+        self.warm_up_gate = threading.Event()
+        self.warm_up_gate.set()
+        self.warmed = 0
         self.refusal: Exception | None = None
         self.beats = False
         self.closed = False
@@ -82,6 +89,13 @@ class FakeExecutor:
         self.preload_gate.wait()
         if self.preload_errors:
             raise self.preload_errors.pop(0)
+
+    def warm_up(self) -> None:
+        self._touch()
+        self.warmed += 1
+        self.warm_up_gate.wait()
+        if self.warm_up_errors:
+            raise self.warm_up_errors.pop(0)
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         if self.refusal is not None:
@@ -220,8 +234,8 @@ class FaultyStore(JobStore):
     def claim(self, job_id: str, now: float) -> Job | None:
         return self._faulty("claim", functools.partial(super().claim, job_id, now))
 
-    def complete(self, job_id: str, transcript: Transcript, now: float) -> bool:
-        return self._faulty("complete", functools.partial(super().complete, job_id, transcript, now))
+    def complete(self, job_id: str, transcript: Transcript, now: float, rates: Rates | None = None) -> bool:
+        return self._faulty("complete", functools.partial(super().complete, job_id, transcript, now, rates))
 
     def cancel(self, job_id: str, now: float, **states: Any) -> bool:
         return self._faulty("cancel", functools.partial(super().cancel, job_id, now, **states))

@@ -19,6 +19,7 @@ import pytest
 
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
 from whisper_api.jobs import store as store_module
+from whisper_api.jobs.database import Database
 from whisper_api.jobs.migrations import MIGRATIONS
 from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Segment, Transcript, TranscriptionOptions
@@ -87,6 +88,21 @@ def store(path: Path) -> Iterator[JobStore]:
     store = JobStore(path, busy_seconds=0.2)
     yield store
     store.close()
+
+
+def test_what_need_not_outlive_a_loss_of_power_waits_for_no_disk(tmp_path: Path) -> None:
+    def durability(*, synced: bool) -> str:
+        with database.write(synced=synced) as connection:
+            return {1: "NORMAL", 2: "FULL"}[connection.execute("PRAGMA synchronous").fetchone()[0]]
+
+    database = Database(tmp_path / "jobs.db", MIGRATIONS)
+    assert durability(synced=True) == "FULL"
+    assert durability(synced=False) == "NORMAL"
+    assert durability(synced=True) == "FULL"
+    with pytest.raises(ZeroDivisionError), database.write(synced=False):
+        raise ZeroDivisionError
+    assert durability(synced=True) == "FULL"
+    database.close()
 
 
 # --- kills ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from fakes import transcript
 from msgspec.structs import replace
@@ -41,7 +43,12 @@ def live(stage: Stage, fraction: float = 0.0, stage_seconds: float = 0.0) -> Liv
 
 def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
     timings = {"decode": 1.0, "vad": 2.0, "asr": 10.0, **timings}
-    estimates.learn(replace(transcript("x", timings=timings), model=model, duration=seconds))
+    took = replace(transcript("x", timings=timings), model=model, duration=seconds)
+    job_id, store = str(uuid.uuid4()), estimates._store
+    store.add(job(job_id))
+    store.claim(job_id, 1.0)
+    assert store.complete(job_id, took, 2.0, estimates.rates_of(took))
+    estimates.learned()
 
 
 def test_the_stages_follow_from_the_options() -> None:
@@ -164,7 +171,7 @@ def test_what_has_ended_is_forgotten(estimates: Estimates) -> None:
 
 def test_a_store_that_cannot_be_used_does_no_harm(store: JobStore) -> None:
     estimates = new(store)
-    store.close()
     teach(estimates)
+    store.close()
     estimates.expect(job("a"))
     assert estimates.of_running("a", live("decode")) is None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from whisper_api.config import Config
 from whisper_api.engine.catalog import DownloadProgress
-from whisper_api.engine.whisper import DecodeOperation
+from whisper_api.engine.whisper_onnx import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
 from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
 from whisper_api.jobs.service import JobService, Submission
@@ -88,14 +88,14 @@ def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
     service: JobService, executor: LocalExecutor, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = 0
-    decode = DecodeOperation.run
+    decode = OnnxDecode.run
 
-    def counted(operation: DecodeOperation, inputs: Sequence[Any]) -> Sequence[Any]:
+    def counted(operation: OnnxDecode, inputs: Sequence[Any]) -> Sequence[Any]:
         nonlocal batches
         batches += 1
         return decode(operation, inputs)
 
-    monkeypatch.setattr(DecodeOperation, "run", counted)
+    monkeypatch.setattr(OnnxDecode, "run", counted)
     first = submit_call(service, sample_call, 30.0)
     assert ended(service, first).status == "Completed"
     text = text_of(service, first)
@@ -132,6 +132,15 @@ def test_the_models_are_resident_before_the_first_job(config: Config, sample_cal
     assert run(executor, tmp_path / "audio", heard.append)
     assert [each.stage for each in heard][-1] == "done"
     assert executor.facts().resident_models == facts.resident_models
+    executor.close()
+
+
+def test_what_only_some_jobs_need_is_loaded_after_the_whisper_model(config: Config, ecapa_path: Path) -> None:
+    executor = LocalExecutor(replace(config, preload_models=True))
+    executor.preload()
+    assert executor.facts().resident_models == 1
+    executor.warm_up()
+    assert executor.facts().resident_models > 1
     executor.close()
 
 

@@ -213,6 +213,53 @@ def test_loading_the_models_is_tried_again(serve: Services) -> None:
     assert not executor.preload_errors
 
 
+def test_a_server_is_ready_before_all_models_are_loaded(serve: Services) -> None:
+    executor = FakeExecutor()
+    executor.warm_up_gate.clear()
+    service = serve(executor)
+    until(lambda: executor.warmed)
+    assert service.health().ready
+    assert "speakers" in service.health().loading
+    assert ended(service, submit(service)).status == "Completed"
+    executor.activity = "fetching ecapa (43%)"
+    assert "43%" in service.health().loading
+    executor.warm_up_gate.set()
+    until(lambda: not service.health().loading)
+    assert service.health().ready
+    assert executor.warmed == 1
+
+
+def test_models_that_only_some_jobs_need_are_loaded_when_no_job_runs(serve: Services) -> None:
+    executor = FakeExecutor(held=True)
+    executor.preload_gate.clear()
+    service = serve(executor)
+    job_id = submit(service)
+    executor.preload_gate.set()
+    running(service, job_id)
+    assert not executor.warmed
+    executor.release()
+    until(lambda: executor.warmed)
+
+
+def test_models_that_only_some_jobs_need_may_be_missing(serve: Services, caplog: pytest.LogCaptureFixture) -> None:
+    executor = FakeExecutor()
+    executor.warm_up_errors = [ModelUnavailable("ecapa is not here")]
+    service = serve(executor)
+    until(lambda: "not all models were loaded: ecapa is not here" in caplog.text)
+    until(lambda: not service.health().loading)
+    assert service.health().ready
+
+
+def test_a_service_that_is_closed_loads_nothing_more(serve: Services) -> None:
+    executor = FakeExecutor(held=True)
+    service = serve(executor)
+    running(service, submit(service))
+    service.close()
+    threading.Event().wait(0.1)
+    assert not executor.warmed
+    assert not executor.used_after_close
+
+
 def test_a_stalled_job_makes_the_service_unready_until_it_goes_on(
     serve: Services, caplog: pytest.LogCaptureFixture
 ) -> None:

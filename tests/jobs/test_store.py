@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
-from whisper_api.jobs.store import AlreadyThere, Job, JobStore
+from whisper_api.jobs.store import AlreadyThere, Job, JobStore, Rates
 from whisper_api.schema import JobState, Segment, Transcript, TranscriptionOptions, Word
 
 WAIT = 60.0
@@ -476,14 +477,27 @@ def test_jobs_expire_when_they_ended_long_ago(store: JobStore) -> None:
 # --- what was learned, and facts ---
 
 
+def learn(store: JobStore, rates: dict[str, float]) -> None:
+    job_id = str(uuid.uuid4())
+    store.add(new_job(job_id))
+    store.claim(job_id, 101.0)
+    assert store.complete(job_id, TRANSCRIPT, 102.0, Rates("base", "cpu", rates))
+
+
+def test_nothing_is_learned_from_a_result_that_is_not_kept(store: JobStore) -> None:
+    store.add(new_job("job"))
+    assert not store.complete("job", TRANSCRIPT, 102.0, Rates("base", "cpu", {"asr": 0.5}))
+    assert store.stage_rates() == {}
+
+
 def test_speeds_follow_what_was_seen_last(store: JobStore) -> None:
-    store.learn_rates("base", "cpu", {"asr": 0.5, "align": 0.1})
+    learn(store, {"asr": 0.5, "align": 0.1})
     assert store.stage_rates() == {("base", "cpu", "asr"): 0.5, ("base", "cpu", "align"): 0.1}
-    store.learn_rates("base", "cpu", {"asr": 1.5})
+    learn(store, {"asr": 1.5})
     assert store.stage_rates()[("base", "cpu", "asr")] == pytest.approx(1.0)
     seen = [1.0]
     for _ in range(30):
-        store.learn_rates("base", "cpu", {"asr": 4.0})
+        learn(store, {"asr": 4.0})
         seen.append(store.stage_rates()[("base", "cpu", "asr")])
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(4.0, rel=0.01)

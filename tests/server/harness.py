@@ -165,14 +165,19 @@ class RunningServer:
         if wait:
             self.wait_ready()
 
-    def wait_ready(self) -> None:
-        """Wait until ``/readyz`` says that it serves."""
+    def wait_ready(self, *, settled: bool = False) -> None:
+        """Wait until ``/readyz`` says that it serves.
+
+        Args:
+            settled: wait until nothing is being loaded any more, too.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         with self.client(key="") as client:
             while True:
                 assert self.running, f"the server has ended with {self._exit_code()}:\n{self.log}"
                 with contextlib.suppress(httpx.TransportError):
-                    if client.get("/readyz").status_code == 200:
+                    response = client.get("/readyz")
+                    if response.status_code == 200 and not (settled and response.json().get("loading")):
                         return
                 assert time.monotonic() < deadline, f"the server does not get ready:\n{self.log}"
                 time.sleep(0.05)

@@ -368,12 +368,19 @@ async def test_the_state_of_the_server_has_the_old_objects_and_ours(tmp_path: Pa
 async def test_it_is_ready_when_its_models_are(tmp_path: Path) -> None:
     executor = FakeExecutor()
     executor.preload_gate.clear()
+    executor.warm_up_gate.clear()
     async with inside(tmp_path, executor) as app, app.client() as client:
         body = problem(await client.get("/readyz"), 503, "starting")
         assert body["detail"]
         assert (await client.get("/livez")).status_code == 200
         executor.preload_gate.set()
         await app.until(lambda: app.service.health().ready)
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+        assert "speakers" in answer.json()["loading"]
+        assert (await client.get("/status")).json()["server"]["loading"] == answer.json()["loading"]
+        executor.warm_up_gate.set()
+        await app.until(lambda: not app.service.health().loading)
         for path in ("/readyz", "/health"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()) == (200, {"status": "ready"})

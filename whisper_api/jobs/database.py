@@ -1,7 +1,8 @@
 """One SQLite file: how it is opened, written, read and brought up to date. What it holds is said in ``store.py``.
 
 Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html);
-``synchronous=FULL`` makes every commit outlive a loss of power; ``secure_delete`` overwrites what was deleted.
+``synchronous=FULL`` makes a commit outlive a loss of power, ``NORMAL`` only the end of the process, and saves the time
+of an fsync; ``secure_delete`` overwrites what was deleted.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ class Database:
                 raise
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction: committed when the context ends, taken back when it ends with an exception.
+
+        Args:
+            synced: whether it must outlive a loss of power. Without it, the next one that must brings it along.
 
         Raises:
             StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
         """
-        with self._my_turn(), _named_errors(), self._transaction():
+        with self._my_turn(), _named_errors(), self._durability(synced), self._transaction():
             yield self._writer
 
     @contextmanager
@@ -201,6 +205,17 @@ class Database:
 
     def _version(self) -> int:
         return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _durability(self, synced: bool) -> Iterator[None]:
+        if synced:
+            yield
+            return
+        self._writer.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._writer.execute("PRAGMA synchronous=FULL")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +9,10 @@ from dataclasses import dataclass
 
 from whisper_api.errors import StorageError
 from whisper_api.jobs.running import Live
-from whisper_api.jobs.store import Job, JobStore
+from whisper_api.jobs.store import Job, JobStore, Rates
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 
 __all__ = ["Estimates", "stages_of"]
-
-log = logging.getLogger("whisper_api.jobs")
 
 # Whisper hears half a minute at a time, so a shorter recording takes about as long as one of this length, seconds.
 SHORTEST = 10.0
@@ -77,18 +74,16 @@ class Estimates:
         with self._lock:
             self._plans.pop(job_id, None)
 
-    def learn(self, transcript: Transcript) -> None:
-        """Let what a job took count. An error of the store is logged: the job has its result all the same."""
+    def rates_of(self, transcript: Transcript) -> Rates:
+        """What a job took, for the store to learn from."""
         length = max(transcript.duration, SHORTEST)
         rates = {stage: taken / length for stage, taken in transcript.timings.items() if stage not in UNTIMED}
-        try:
-            self._store.learn_rates(transcript.model, self._device(), rates)
-            known = self._store.stage_rates()
-        except StorageError as error:
-            log.warning("how long stages take could not be noted: %s", error)
-            return
+        return Rates(transcript.model, self._device(), rates)
+
+    def learned(self) -> None:
+        """The store has learned something: it is looked at when the next estimate is asked for."""
         with self._lock:
-            self._rates = known
+            self._rates = None
 
     def of_running(self, job_id: str, live: Live) -> float | None:
         """Seconds until a job that runs will end; None when that cannot be told."""

@@ -66,10 +66,17 @@ class Executor(Protocol):
         """The usual name of the model that a job with these options uses."""
 
     def preload(self) -> None:
-        """Get ready, so that the first job does not wait. May be called again after it failed.
+        """Get ready to run jobs. May be called again after it failed.
 
         Raises:
             WhisperApiError: it cannot run jobs now; says why.
+        """
+
+    def warm_up(self) -> None:
+        """Once ready, get what many jobs need and not all, so that the first of them does not wait. Jobs may run.
+
+        Raises:
+            WhisperApiError: it could not; such jobs get it themselves, or end with the reason.
         """
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
@@ -165,13 +172,16 @@ class LocalExecutor:
 
     def preload(self) -> None:
         try:
-            with self._watched(_Run(lambda: None, threading.Event())):
-                engine = self._ready_engine()
-                if self._config.preload_models:
-                    engine.preload()
+            self._load(lambda engine: engine.preload())
+        except BaseException:
+            self._stop_promising()
+            raise
+
+    def warm_up(self) -> None:
+        try:
+            self._load(lambda engine: engine.preload_rest())
         finally:
-            with self._lock:
-                self._preloading = False
+            self._stop_promising()
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         name = self._model(options)
@@ -209,6 +219,17 @@ class LocalExecutor:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+
+    def _load(self, load: Callable[[Engine], None]) -> None:
+        with self._watched(_Run(lambda: None, threading.Event())):
+            engine = self._ready_engine()
+            if self._config.preload_models:
+                load(engine)
+
+    def _stop_promising(self) -> None:
+        """Models that are not there by now are not about to come."""
+        with self._lock:
+            self._preloading = False
 
     def _ready_engine(self) -> Engine:
         with self._making:

@@ -27,11 +27,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         ready: whether jobs are worked on now.
         state: in one word.
         reason: why it is not ready, and what to do; empty when it is. Anybody may read it.
+        loading: what is still to come though jobs are worked on; empty when all is there.
     """
 
     ready: bool
     state: Literal["starting", "ready", "stalled", "draining", "failed"]
     reason: str = ""
+    loading: str = ""
 
 
 class HealthWatch:
@@ -77,11 +79,13 @@ class HealthWatch:
         if failure := self._preload.failure:
             return Health(ready=False, state="failed", reason=failure)
         if not self._preload.tried:
-            activity = self._executor.activity
-            return Health(
-                ready=False, state="starting", reason=f"Models are being loaded{activity and f': {activity}'}."
-            )
-        return Health(ready=True, state="ready")
+            return Health(ready=False, state="starting", reason=f"Models are being loaded{self._activity()}.")
+        loading = f"models for word times and speakers{self._activity()}" if self._preload.warming_up else ""
+        return Health(ready=True, state="ready", loading=loading)
+
+    def _activity(self) -> str:
+        activity = self._executor.activity
+        return f": {activity}" if activity else ""
 
     def _is_stalled(self, live: Live) -> bool:
         return live.idle_seconds > self._stall_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from whisper_api.errors import DeviceError, ModelError
 from whisper_api.jobs.executor import Executor
@@ -17,21 +17,34 @@ log = logging.getLogger("whisper_api.jobs")
 
 RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
 CLOSE_SECONDS = 30.0
+# Warming up takes a core for some seconds, which the jobs that have waited for this start need more. A server that is
+# never idle warms up all the same.
+LOOK_SECONDS = 0.5
+LOOKS = 40
 
 
 class Preload:
-    """Prepares an executor in a thread of its own.
+    """Prepares an executor in a thread of its own: first so that it can run jobs, then what only some of them need.
 
     Args:
         executor: what to prepare.
         retry_seconds: pauses after the first failure, the second ...; the last one holds for all others.
+        idle: tells whether no job waits or runs.
     """
 
-    def __init__(self, executor: Executor, retry_seconds: Sequence[float] = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        retry_seconds: Sequence[float] = RETRY_SECONDS,
+        idle: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._executor = executor
         self._retry_seconds = retry_seconds
+        self._idle = idle
         self._tried = threading.Event()
         self._enough = threading.Event()
+        self._closed = threading.Event()
+        self._warm = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -53,6 +66,11 @@ class Preload:
         with self._lock:
             return self._failure
 
+    @property
+    def warming_up(self) -> bool:
+        """Whether jobs can be run, and what only some of them need is still to come."""
+        return self.tried and not self.failure and not self._warm.is_set()
+
     def wait_until_tried(self) -> None:
         """Wait for the end of the first attempt, or for :meth:`close`."""
         self._tried.wait()
@@ -66,6 +84,7 @@ class Preload:
 
     def close(self) -> None:
         """Try no more. An attempt that is under way is waited for a while; closing the executor ends it."""
+        self._closed.set()
         self._enough.set()
         self._tried.set()
 
@@ -77,7 +96,8 @@ class Preload:
     def _run(self) -> None:
         for pause in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):
             if self._attempt() or self._enough.wait(pause):
-                return
+                break
+        self._warm_up()
 
     def _attempt(self) -> bool:
         try:
@@ -92,6 +112,21 @@ class Preload:
         finally:
             # Not before what came of it can be seen: there is no moment at which a failure looks like success.
             self._tried.set()
+
+    def _warm_up(self) -> None:
+        for _ in range(LOOKS):
+            if self._closed.wait(LOOK_SECONDS):
+                return
+            if self._idle():
+                break
+        try:
+            self._executor.warm_up()
+        except BaseException as error:
+            if not self._closed.is_set():
+                known = isinstance(error, (ModelError, DeviceError))
+                log.warning("not all models were loaded: %s", error, exc_info=None if known else error)
+        finally:
+            self._warm.set()
 
     def _failed(self, error: BaseException) -> None:
         if self._enough.is_set():

@@ -30,12 +30,14 @@ class Reservation:
         job_id: a new UUID.
         owner: who asked for it.
         directory: where the upload goes; not made yet.
+        open: whether it was neither submitted nor given back.
     """
 
     def __init__(self, owner: str, uploads_dir: Path, reservations: Reservations) -> None:
         self.job_id = str(uuid.uuid4())
         self.owner = owner
         self.directory = uploads_dir / self.job_id
+        self.open = True
         self._reservations = reservations
 
     def __enter__(self) -> Reservation:
@@ -103,6 +105,7 @@ class Reservations:
         with self._lock:
             if place.job_id in self._submitting or self._open.pop(place.job_id, None) is None:
                 return
+            place.open = False
         self._give_back(place)
 
     @contextmanager
@@ -129,6 +132,7 @@ class Reservations:
             with self._lock:
                 self._submitting.discard(place.job_id)
                 del self._open[place.job_id]
+                place.open = False
             if enqueued:
                 self._retention.unprotect(place.job_id)
             else:

@@ -1,8 +1,10 @@
-"""What the rows of the job database are: jobs and keys. Columns have the names of the fields."""
+"""What the rows of the job database are: jobs, keys, and what was learned. Columns have the names of the fields."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -10,7 +12,18 @@ import msgspec
 from whisper_api.errors import StorageError
 from whisper_api.schema import JobState, TranscriptionOptions
 
-__all__ = ["JOB_COLUMNS", "KEY_COLUMNS", "Job", "Key", "Role", "job_of", "key_of", "values_of", "warnings_text"]
+__all__ = [
+    "JOB_COLUMNS",
+    "KEY_COLUMNS",
+    "Job",
+    "Key",
+    "Rates",
+    "Role",
+    "job_of",
+    "key_of",
+    "values_of",
+    "warnings_text",
+]
 
 Role = Literal["user", "admin"]
 
@@ -86,6 +99,20 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = "user"
     created_at: float
     revoked_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one job took, to count towards the means.
+
+    Attributes:
+        model, device: it ran with.
+        seconds: stage to seconds of work for a second of audio.
+    """
+
+    model: str
+    device: str
+    seconds: Mapping[str, float]
 
 
 # Whether there is a result is read off the table of transcripts, so that the two cannot disagree.

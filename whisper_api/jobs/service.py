@@ -114,7 +114,7 @@ class JobService:
         self._reservations = Reservations(
             self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
         )
-        preload = Preload(executor, preload_retry_seconds)
+        preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
         taken: set[str] = set()
         self._statuses = Statuses(self._queue, self._running, self._estimates, taken)
         self._place = Workplace(

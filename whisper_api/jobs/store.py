@@ -1,13 +1,14 @@
 """JobStore: jobs, transcripts, keys and what was learned about speed, in one SQLite database.
 
 The only SQL, beside that of the tables themselves in ``migrations.py``. A job is changed by one statement that names
-the state it must be in, so that of two who want it one gets it. Whatever a method returned from is on the disk.
+the state it must be in, so that of two who want it one gets it. Whatever a method returned from is on the disk; what
+``claim`` and ``mark_delivered`` note outlives the process, but perhaps not a loss of power: the job is then run again,
+or its result kept for longer.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import msgspec
 from whisper_api.errors import StorageError
 from whisper_api.jobs.database import BUSY_SECONDS, Database
 from whisper_api.jobs.migrations import MIGRATIONS
-from whisper_api.jobs.rows import JOB_COLUMNS, KEY_COLUMNS, Job, Key, job_of, key_of, values_of, warnings_text
+from whisper_api.jobs.rows import JOB_COLUMNS, KEY_COLUMNS, Job, Key, Rates, job_of, key_of, values_of, warnings_text
 from whisper_api.schema import JobState, Transcript
 
-__all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key"]
+__all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
 DATABASE_NAME = "jobs.db"
 
@@ -160,15 +161,21 @@ class JobStore:
         Returns:
             The job as it is now; None when it is no longer Queued.
         """
-        with self._database.write() as connection:
+        with self._database.write(synced=False) as connection:
             claimed = connection.execute(
                 "UPDATE jobs SET state = 'Processing', started_at = ? WHERE job_id = ? AND state = 'Queued'",
                 (now, job_id),
             )
             return _job(connection, "job_id = ?", job_id) if claimed.rowcount else None
 
-    def complete(self, job_id: str, transcript: Transcript, now: float) -> bool:
+    def complete(self, job_id: str, transcript: Transcript, now: float, rates: Rates | None = None) -> bool:
         """Processing -> Completed, with the transcript; what it warns of stands beside what the submission did.
+
+        Args:
+            job_id: which.
+            transcript: what it gave.
+            now: seconds since 1970.
+            rates: what it took, to be learned from.
 
         Returns:
             False when the job is not Processing; then the transcript is not kept.
@@ -184,6 +191,8 @@ class JobStore:
                 (now, transcript.duration, warnings_text((*job.warnings, *transcript.warnings)), job.seq),
             )
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
+            if rates is not None:
+                _learn(connection, rates)
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -262,11 +271,11 @@ class JobStore:
 
     def mark_delivered(self, job_id: str, now: float) -> None:
         """Note that the result was sent in full. Only the first time counts."""
-        self._change(
-            "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
-            now,
-            job_id,
-        )
+        with self._database.write(synced=False) as connection:
+            connection.execute(
+                "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
+                (now, job_id),
+            )
 
     def drop_result(self, job_id: str) -> bool:
         """Remove the transcript; the job stays.
@@ -292,16 +301,6 @@ class JobStore:
         """Seconds of work for a second of audio, by model, device and stage."""
         rows = self._rows("SELECT model, device, stage, rate FROM stage_rates")
         return {(row["model"], row["device"], row["stage"]): row["rate"] for row in rows}
-
-    def learn_rates(self, model: str, device: str, rates: Mapping[str, float]) -> None:
-        """Let what one job took count towards the means.
-
-        Args:
-            model, device: what it ran with.
-            rates: stage to seconds of work for a second of audio.
-        """
-        with self._database.write() as connection:
-            connection.executemany(_LEARN_RATE, [(model, device, stage, rate) for stage, rate in rates.items()])
 
     def fact(self, name: str) -> str | None:
         """Something that was noted with :meth:`set_fact`."""
@@ -366,6 +365,11 @@ class JobStore:
 
     def _column(self, query: str, *values: object) -> list[str]:
         return [row[0] for row in self._rows(query, *values)]
+
+
+def _learn(connection: sqlite3.Connection, rates: Rates) -> None:
+    rows = [(rates.model, rates.device, stage, rate) for stage, rate in rates.seconds.items()]
+    connection.executemany(_LEARN_RATE, rows)
 
 
 def _job(connection: sqlite3.Connection, condition: str, *values: str) -> Job | None:

@@ -29,7 +29,7 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.store import Job, JobStore
-from whisper_api.schema import JobProgressEvent, Progress
+from whisper_api.schema import JobCompletedEvent, JobEvent, JobProgressEvent, Progress
 
 __all__ = ["Worker", "Workplace"]
 
@@ -105,9 +105,12 @@ class Worker:
             return False
         job, running = next_job
         try:
-            self._finish(job, running, self._execute(job, running))
+            event = self._finish(job, running, self._execute(job, running))
         finally:
             self._place.running.leave(running)
+        # Only now: whoever hears of the end finds nothing of the job that still runs.
+        if event is not None:
+            self._place.events.publish(event)
         return True
 
     def _run_guarded(self) -> None:
@@ -227,21 +230,25 @@ class Worker:
             log.debug("a job has ended with an error", exc_info=error, extra=about)
         return failure_of(error)
 
-    def _finish(self, job: Job, running: Running, outcome: Outcome) -> None:
-        """Write the outcome down, as often as it takes: a result is not lost to a disk that is full for a while."""
+    def _finish(self, job: Job, running: Running, outcome: Outcome) -> JobEvent | None:
+        """Write the outcome down, as often as it takes: a result is not lost to a disk that is full for a while.
+
+        Returns:
+            What is to be told of it.
+        """
         place, about = self._place, {"job_id": job.job_id}
         while True:
             if place.running.reason(running) == "cancel":
                 outcome = WasCanceled()
             try:
-                self._commit(job, outcome)
+                event = self._commit(job, outcome)
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
                 place.running.note_trouble(running, str(error))
                 if place.stopping.is_set():
                     log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
-                    return
+                    return None
                 place.stopping.wait(place.retry_seconds)
             except Exception as error:
                 if isinstance(outcome, Failed):
@@ -253,6 +260,7 @@ class Worker:
             remove_upload(place.uploads_dir, job.job_id)
             if job.hf_token:
                 self._wipe()
+        return event
 
     def _wipe(self) -> None:
         """Let nothing of a token stay in the database's log of changes."""
@@ -261,8 +269,11 @@ class Worker:
         except StorageError as error:
             log.warning("the database could not be compacted; the next sweep tries again: %s", error)
 
-    def _commit(self, job: Job, outcome: Outcome) -> None:
-        """Write the outcome and tell of it. May be repeated when it raises.
+    def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
+        """Write the outcome. May be repeated when it raises.
+
+        Returns:
+            What is to be told of it.
 
         Raises:
             StorageError: it cannot be written now.
@@ -271,10 +282,13 @@ class Worker:
         figures = {"job_id": job_id, "seconds": _rounded(now - (job.started_at or now))}
         match outcome:
             case Completed(transcript):
-                if store.complete(job_id, transcript, now):
+                if store.complete(job_id, transcript, now, self._place.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
                     self._place.completed()
-                    self._place.estimates.learn(transcript)
+                    self._place.estimates.forget(job_id)
+                    self._place.estimates.learned()
+                    # Nobody else can have ended it, so its row need not be read again.
+                    return JobCompletedEvent(job_id=job_id)
             case Failed(error_name, error):
                 if store.fail(job_id, error_name, error, now):
                     log.warning("job failed", extra={**figures, "error": error_name})
@@ -284,20 +298,22 @@ class Worker:
             case PutBack(crashed):
                 if store.requeue(job_id, crashes=int(crashed), last=crashed):
                     log.info("job requeued", extra=figures)
-        self._tell(job_id)
+        return self._settle(job_id)
 
-    def _tell(self, job_id: str) -> None:
-        """Tell of the state that a job is in now: its caller may have ended it before this worker could."""
+    def _settle(self, job_id: str) -> JobEvent | None:
+        """Do what follows from the state that a job is in now: its caller may have ended it before this worker."""
         place = self._place
         job = place.store.get(job_id)
         if job is None:
-            return
-        if job.state == "Queued":
-            if not place.stopping.is_set():
-                place.queue.put(job_id, reserved=False)
-        else:
+            return None
+        if job.state != "Queued":
             place.estimates.forget(job_id)
+            return event_of(job)
+        # Before another worker can take it, and tell that it runs.
         place.events.publish(event_of(job))
+        if not place.stopping.is_set():
+            place.queue.put(job_id, reserved=False)
+        return None
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -7,6 +7,7 @@ Python 3.12 on waits without a bound for clients that take nothing, so the accep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -19,7 +20,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as Settings
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp
@@ -36,6 +37,10 @@ access_log = logging.getLogger("whisper_api.access")
 MAX_HEADER_BYTES = 32 << 10
 # Hypercorn ends an HTTP/2 connection abruptly after so many requests.
 REQUESTS_PER_CONNECTION = 1_000_000
+# What is read at a time: of a body as much as asyncio takes from a socket. h11 bounds the headers that it does not have
+# whole, so what comes before a body is read by smaller pieces.
+BODY_BYTES = 256 << 10
+HEAD_BYTES = 64 << 10
 # Statuses that h11 gives to what it cannot read.
 MALFORMED = {
     400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
@@ -75,6 +80,7 @@ class Connections:
                     self._serve,
                     sock=sock,
                     backlog=self._settings.backlog,
+                    limit=BODY_BYTES,
                     ssl=context,
                     ssl_handshake_timeout=timeout,
                 )
@@ -135,13 +141,22 @@ class _Connection(TCPServer):
                 was.server,
                 was.send,
             )
-        await super()._read_data()
+        # Not as the base class does it, which takes a body, too, by pieces of 64 kB; each costs as much as a large one.
+        with contextlib.suppress(OSError):
+            while not self.reader.at_eof():
+                await self.protocol.handle(RawData(await self.reader.read(self._at_a_time())))
+        await self.protocol.handle(Closed())
         self.ended = True
         if isinstance(self.protocol.protocol, H2Protocol):
             # Nobody sends any more: without this, an answer that is under way would wait for ever to be taken.
             for buffer in list(self.protocol.protocol.stream_buffers.values()):
                 await buffer.close()
         await self.idle_task.stop()
+
+    def _at_a_time(self) -> int:
+        protocol = self.protocol.protocol
+        receives_body = isinstance(protocol, H11Protocol) and protocol.stream is not None
+        return BODY_BYTES if receives_body else HEAD_BYTES
 
     async def protocol_send(self, event: Event) -> None:
         if not (self.ended and isinstance(event, Updated)):

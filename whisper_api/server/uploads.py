@@ -30,7 +30,7 @@ PART_NAME = "audio.part"
 WHOLE_NAME = "audio"
 
 # What is gathered before a thread is given it, and how long for more to come.
-GATHER_BYTES = 256 << 10
+GATHER_BYTES = 512 << 10
 GATHER_SECONDS = 0.01
 
 T = TypeVar("T")
@@ -84,9 +84,11 @@ async def receive_upload(
     pieces = _pieces(BodyReceive(request.scope, request.receive), limits.timeout_seconds)
     try:
         async with contextlib.aclosing(pieces):
-            async for piece in pieces:
+            async for piece, last in pieces:
+                if last:
+                    return await _in_thread(pool, reception.finish, piece)
                 await _in_thread(pool, reception.feed, piece)
-        return await _in_thread(pool, reception.finish)
+        return await _in_thread(pool, reception.finish, b"")
     except BaseException:
         await asyncio.shield(_in_thread(pool, reception.discard))
         raise
@@ -114,8 +116,12 @@ class _Reception:
             if not self._discarded:
                 self._reader.feed(piece)
 
-    def finish(self) -> Upload:
+    def finish(self, piece: bytes) -> Upload:
         with self._lock, _storage_errors():
+            if self._discarded:
+                raise ClientDisconnect
+            if piece:
+                self._reader.feed(piece)
             self._reader.finish()
             path = self._commit()
         fields = tuple(self._reader.fields)
@@ -163,8 +169,8 @@ class _Reception:
         return whole.hexdigest()
 
 
-async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
-    """The body, in pieces that are worth a thread's while."""
+async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerator[tuple[bytes, bool], None]:
+    """The body, in pieces that are worth a thread's while; with each, whether the body ends with it."""
     loop = asyncio.get_running_loop()
     # Waited for without being canceled: a message must not be lost because the time to gather was over.
     message: asyncio.Task[Message] | None = None
@@ -186,7 +192,7 @@ async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerato
                     raise ClientDisconnect
                 gathered += received.get("body", b"")
             if gathered:
-                yield bytes(gathered)
+                yield bytes(gathered), receive.ended
     finally:
         if message is not None:
             message.cancel()

@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from whisper_api.errors import Draining
-from whisper_api.schema import JobProgressEvent, JobStatus
+from whisper_api.jobs.events import TERMINAL
+from whisper_api.schema import JobEvent, JobProgressEvent, JobStatus
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
@@ -55,16 +56,26 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
         first = first or status.status
         return status.status != first or leave.is_set()
 
-    return await _wait(request, job_id, seconds, changed, leave)
+    def news(event: JobEvent, status: JobStatus) -> bool:
+        # Of a job that runs, only what ends it is news.
+        return not (isinstance(event, JobProgressEvent) and status.status == "Processing")
+
+    status = await _wait(request, job_id, seconds, changed, leave, news=news)
+    if status is None:
+        status = await blocking(state.reads, state.service.status, job_id, viewer_of(request))
+    return status
 
 
-async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> JobStatus:
-    """Wait until a job has ended, but not longer than asked; where it stands then.
+async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> bool:
+    """Wait until a job has ended, but not longer than asked.
 
     Args:
         request: ends the wait when its client goes; the job goes on.
         job_id: which job.
         seconds: how long at most; None for as long as it takes.
+
+    Returns:
+        Whether it has ended.
 
     Raises:
         Draining: the server stops, and the job will be run after it has started again.
@@ -80,7 +91,10 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
             )
         return False
 
-    return await _wait(request, job_id, seconds, put_off, state.draining, state.stopped)
+    status = await _wait(
+        request, job_id, seconds, put_off, state.draining, state.stopped, news=lambda event, status: False
+    )
+    return status is None or status.status in ENDED
 
 
 async def unless_draining(state: ServerState, work: Any) -> Any:
@@ -107,9 +121,18 @@ async def unless_draining(state: ServerState, work: Any) -> Any:
 
 
 async def _wait(
-    request: Request, job_id: str, seconds: float | None, enough: Callable[[JobStatus], bool], *stops: asyncio.Event
-) -> JobStatus:
-    """Ask for the status at every event of the job and every stop, until it is enough, has ended or time is up."""
+    request: Request,
+    job_id: str,
+    seconds: float | None,
+    enough: Callable[[JobStatus], bool],
+    *stops: asyncio.Event,
+    news: Callable[[JobEvent, JobStatus], bool],
+) -> JobStatus | None:
+    """Ask for the status at every stop and event that is news, until it is enough, has ended or time is up.
+
+    Returns:
+        The status then; None when an event has told that the job has ended.
+    """
     state = state_of(request)
     viewer = viewer_of(request)
     clock = asyncio.get_running_loop().time
@@ -124,28 +147,26 @@ async def _wait(
             left = deadline - clock()
             if status.status in ENDED or enough(status) or left <= 0:
                 return status
-            happened = await _news(events, status, min(left, LOOK_AGAIN_SECONDS), others)
+            async with _task(_next_news(events, status, news)) as change:
+                happened, _ = await asyncio.wait(
+                    {change, *others}, timeout=min(left, LOOK_AGAIN_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                )
             if gone in happened:
                 raise ClientDisconnect
+            if change in happened and isinstance(change.result(), TERMINAL):
+                return None
             others -= happened
 
 
-async def _news(
-    events: Subscription, status: JobStatus, seconds: float, others: set[asyncio.Task[Any]]
-) -> set[asyncio.Task[Any]]:
-    """Wait for an event that may change a status word, or one of the others; which of the others it was."""
-    async with _task(_next_change(events, status)) as change:
-        done, _ = await asyncio.wait({change, *others}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    return done & others
-
-
-async def _next_change(events: Subscription, status: JobStatus) -> None:
-    # Of a job that runs, only what ends it is news.
-    while isinstance(event := await events.next(), JobProgressEvent) and status.status == "Processing":
-        pass
-    if event is None:
-        # The service is stopping, and says so at once to all who ask from then on.
-        await asyncio.sleep(STOPPING_PAUSE_SECONDS)
+async def _next_news(
+    events: Subscription, status: JobStatus, news: Callable[[JobEvent, JobStatus], bool]
+) -> JobEvent | None:
+    while (event := await events.next()) is not None:
+        if isinstance(event, TERMINAL) or news(event, status):
+            return event
+    # The service is stopping, and says so at once to all who ask from then on.
+    await asyncio.sleep(STOPPING_PAUSE_SECONDS)
+    return None
 
 
 async def _until_gone(receive: Receive) -> None:

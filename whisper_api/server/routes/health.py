@@ -20,7 +20,7 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Whether jobs can be worked on now.
+    """Whether jobs can be worked on now; and what is still being loaded, as long as something is.
 
     Raises:
         Problem: 503 with the state as its code: starting, stalled, draining or failed.
@@ -29,4 +29,4 @@ async def readyz(request: Request) -> Response:
     health = await blocking(state.reads, state.service.health)
     if not health.ready:
         raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
-    return JsonResponse({"status": health.state})
+    return JsonResponse({"status": health.state, **({"loading": health.loading} if health.loading else {})})

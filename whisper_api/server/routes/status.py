@@ -40,6 +40,7 @@ def _describe(state: ServerState) -> dict[str, Any]:
             "uptime_seconds": round(time.monotonic() - state.started, 1),
             "state": health.state,
             "reason": health.reason,
+            "loading": health.loading,
         },
         "processing": {
             "concurrent_mode": config.enable_concurrency,

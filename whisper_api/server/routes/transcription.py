@@ -13,17 +13,18 @@ from starlette.responses import Response
 
 from whisper_api.errors import Draining, JobFailed
 from whisper_api.jobs.service import Submission
-from whisper_api.server.forms import read_form
+from whisper_api.server.forms import Form, read_form
 from whisper_api.server.problems import problem_of
 from whisper_api.server.query import address_of, idempotency_key
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import failed_in_sync, result_response
 from whisper_api.server.state import ServerState, blocking, owner_of, state_of
 from whisper_api.server.uploads import Limits, Upload, receive_upload
-from whisper_api.server.waiting import ENDED, unless_draining, wait_for_end
+from whisper_api.server.waiting import unless_draining, wait_for_end
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import Reservation
+    from whisper_api.jobs.store import Job
 
 __all__ = ["submit"]
 
@@ -46,38 +47,39 @@ async def submit(request: Request) -> Response:
             state,
             receive_upload(request, place.directory, limits, state.uploads, fingerprint=key is not None),
         )
-        form = await blocking(
-            state.uploads, lambda: read_form(upload.fields, config, device=state.service.executor.device)
-        )
-        audio_seconds = await blocking(state.uploads, _length, upload)
-        submission = Submission(
-            job_id=place.job_id,
-            owner=owner_of(request),
-            options=form.options,
-            output_format=form.output_format,
-            keep_result=form.keep_result,
-            file_name=upload.file_name,
-            audio_bytes=upload.size,
-            audio_seconds=audio_seconds,
-            hf_token=form.hf_token,
-            warnings=form.warnings,
-            idempotency_key=key,
-            fingerprint=upload.fingerprint,
-        )
-        job = await blocking(state.uploads, state.service.submit, submission, place)
+        job, form = await blocking(state.uploads, _new_job, state, place, upload, key)
     request.scope["job_id"] = job.job_id
     if form.sync:
         return await _in_sync(request, job.job_id)
     return _accepted(request, job.job_id)
 
 
+def _new_job(state: ServerState, place: Reservation, upload: Upload, key: str | None) -> tuple[Job, Form]:
+    """What the form asks for, looked at, and accepted."""
+    form = read_form(upload.fields, state.config, device=state.service.executor.device)
+    submission = Submission(
+        job_id=place.job_id,
+        owner=place.owner,
+        options=form.options,
+        output_format=form.output_format,
+        keep_result=form.keep_result,
+        file_name=upload.file_name,
+        audio_bytes=upload.size,
+        audio_seconds=_length(upload),
+        hf_token=form.hf_token,
+        warnings=form.warnings,
+        idempotency_key=key,
+        fingerprint=upload.fingerprint,
+    )
+    return state.service.submit(submission, place), form
+
+
 async def _in_sync(request: Request, job_id: str) -> Response:
     """Wait for the job; when that takes too long, answer as if nobody had asked to."""
     try:
-        status = await wait_for_end(request, job_id, state_of(request).config.sync_timeout_seconds or None)
-        if status.status not in ENDED:
-            return _accepted(request, job_id)
-        return await result_response(request, job_id)
+        if await wait_for_end(request, job_id, state_of(request).config.sync_timeout_seconds or None):
+            return await result_response(request, job_id)
+        return _accepted(request, job_id)
     except JobFailed as error:
         raise failed_in_sync(error) from error
     except Draining as error:
@@ -112,5 +114,6 @@ async def _reserved(state: ServerState, owner: str) -> AsyncIterator[Reservation
     try:
         yield place
     finally:
-        # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
-        await asyncio.shield(blocking(state.uploads, place.__exit__, None, None, None))
+        if place.open:
+            # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
+            await asyncio.shield(blocking(state.uploads, place.__exit__, None, None, None))
