@@ -1,79 +1,64 @@
 #!/usr/bin/env python3
-"""Peak memory of a long recording, made by repetition, beside that of a short one: the decoded audio plus a constant.
+"""Peak memory of a long recording beside that of a short one: the decoded audio plus a constant.
 
-    scripts/bench_memory.py [--minutes N] [--diarize] [--align]
+    scripts/bench_memory.py [--minutes N] [--align] [--diarize] [--json FILE] [--plot FILE.png]
 
-Each recording is transcribed in a process of its own, as compressed audio in a file.
+Each recording is the sample call over and over, as FLAC, and is transcribed in a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
+from measuring import Comparison, Report, Sample, arguments, models_dir, one_process, sample_call
 
 OURS = """
 import sys
 from whisper_api import Engine, TranscriptionOptions
 options = TranscriptionOptions(
-    model="base", language="en", align="align" in sys.argv, diarize="diarize" in sys.argv, beam_size=1
+    model=sys.argv[3], language="en", align="align" in sys.argv, diarize="diarize" in sys.argv, beam_size=1
 )
 with Engine(device="cpu", models_dir=sys.argv[2], offline=True) as engine:
     transcript = engine.transcribe(sys.argv[1], options)
-counts = len(transcript.segments), len(transcript.words), len(transcript.speakers)
-print(counts, transcript.timings, transcript.warnings)
+print(len(transcript.words), len(transcript.speakers))
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = arguments(__doc__, runs=1)
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--align", action="store_true")
     parser.add_argument("--diarize", action="store_true")
-    arguments = parser.parse_args()
-    models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
-    stages = [name for name in ("align", "diarize") if getattr(arguments, name)]
-    print("| recording | decoded audio | peak memory | over the decoded audio | seconds |\n|---|---|---|---|---|")
+    options = parser.parse_args()
+    report = Report("memory", options)
+    stages = [name for name in ("align", "diarize") if getattr(options, name)]
+    samples: dict[str, list[Sample]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for minutes in (1, arguments.minutes):
+        for minutes in (1, 2 if options.quick else options.minutes):
             path = repeated_call(Path(folder), minutes)
-            begun = time.perf_counter()
-            process = subprocess.Popen(
-                [sys.executable, "-c", OURS, str(path), str(models), *stages], stdout=subprocess.PIPE, text=True
-            )
-            assert process.stdout is not None
-            summary = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                raise SystemExit(f"{minutes} min failed with status {process.returncode}")
-            peak = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+            command = [sys.executable, "-c", OURS, str(path), str(models_dir()), options.model, *stages]
             audio = minutes * 60 * 16_000 * 4 / (1 << 20)
-            seconds = time.perf_counter() - begun
-            print(
-                f"| {minutes} min | {audio:.0f} MB | {peak:.0f} MB | {peak - audio:.0f} MB | {seconds:.0f} |",
-                flush=True,
-            )
-            print(f"segments, words, speakers, stages: {summary.strip()}", file=sys.stderr)
+            runs = samples[f"{minutes} min"] = []
+            for _ in range(options.runs):
+                run = one_process(command)
+                run.values = {"decoded audio MB": audio, "MB over it": run.peak_mb - audio}
+                words, speakers = (run.text or "0 0").split()
+                run.values |= {"timed words": float(words), "speakers": float(speakers)}
+                runs.append(run)
+    title = f"memory of one process, greedy{''.join(f', {stage}' for stage in stages)}"
+    report.add(Comparison(title, samples))
+    return report.finish()
 
 
 def repeated_call(folder: Path, minutes: int) -> Path:
     """The call that pyannote.audio brings along, over and over, as FLAC."""
     import av
+    import numpy as np
 
-    spec = importlib.util.find_spec("pyannote.audio")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    sample = Path(next(iter(spec.submodule_search_locations))) / "sample" / "sample.wav"
-    with av.open(str(sample)) as container:
+    with av.open(str(sample_call())) as container:
         blocks = [frame.to_ndarray().reshape(1, -1) for frame in container.decode(audio=0)]
     call = np.concatenate(blocks, axis=1).astype(np.int16)
     path = folder / f"{minutes}.flac"
@@ -90,4 +75,4 @@ def repeated_call(folder: Path, minutes: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

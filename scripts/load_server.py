@@ -186,7 +186,9 @@ def started(folder: Path) -> Iterator[tuple[str, int]]:
         url = f"http://127.0.0.1:{port}"
         while True:
             with contextlib.suppress(OSError):
-                if Api(url).get("/readyz")[0] == 200:
+                status, body = Api(url).get("/readyz")
+                # It is ready before all models are there, whose memory must not count as the load's.
+                if status == 200 and not body.get("loading"):
                     break
             if process.poll() is not None:
                 raise SystemExit(f"the server has ended:\n{(folder / 'server.log').read_text()}")

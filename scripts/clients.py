@@ -1,0 +1,103 @@
+"""A client for measurements: one connection, the form made once, as little work as can be in this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+WAIT_SECONDS = 60
+LOOK_SECONDS = 0.1
+
+
+class Client:
+    """One connection to a server without authorization.
+
+    Args:
+        url: of the server.
+        audio: what each request sends.
+        fields: of the form, besides language, speakers and format.
+    """
+
+    def __init__(self, url: str, audio: Path, **fields: Any) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=3600)
+        content = audio.read_bytes()
+        every = {"language": "en", "diarize": False, "beam_size": 5, "output_format": "txt", **fields}
+        self._forms = {sync: _form(content, {**every, "sync": sync}) for sync in (True, False)}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def transcribe(self) -> str:
+        """Send the audio and wait for the answer; the text."""
+        answer = self._submit(sync=True)
+        return str(answer["text"])
+
+    def submit(self) -> str:
+        """Send the audio; the job's id."""
+        return str(self._submit(sync=False)["job_id"])
+
+    def submit_and_fetch(self) -> str:
+        """Send the audio, wait for the job and fetch its result; the text."""
+        job_id = self.submit()
+        while (state := self.status(job_id, wait=WAIT_SECONDS)["status"]) in ("Queued", "Processing"):
+            pass
+        if state != "Completed":
+            raise SystemExit(f"job {job_id} is {state}")
+        return str(self._ask("GET", f"/transcription/{job_id}/result")["text"])
+
+    def status(self, job_id: str, *, wait: float = 0) -> dict[str, Any]:
+        """Where a job stands, after a change of its state or so many seconds."""
+        return self._ask("GET", f"/transcription/{job_id}?wait={wait:g}")
+
+    def stop(self, job_id: str) -> None:
+        """Cancel a job that waits or runs."""
+        self._ask("DELETE", f"/transcription/{job_id}?force=true")
+
+    def _submit(self, *, sync: bool) -> dict[str, Any]:
+        body, content_type = self._forms[sync]
+        return self._ask("POST", "/transcribe", body, {"Content-Type": content_type})
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        self._connection.request(method, path, body, headers or {})
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status not in (200, 202):
+            raise SystemExit(f"{method} {path} was answered with {response.status}: {answer[:500]!r}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+
+def settled(url: str) -> None:
+    """Wait until a server loads nothing more: it is ready before all of its models are there."""
+    while True:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        state = json.loads(response.read())
+        connection.close()
+        if response.status == 200 and not state.get("loading"):
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _form(content: bytes, fields: dict[str, Any]) -> tuple[bytes, str]:
+    boundary = uuid.uuid4().hex
+    parts = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{_text(value)}\r\n'
+        for name, value in fields.items()
+    )
+    file = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n\r\n'
+    body = (parts + file).encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

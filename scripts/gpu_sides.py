@@ -1,0 +1,350 @@
+"""The sides of ``bench_gpu.py``: each loads its models in a process of its own and returns what does one job.
+
+All sides of a comparison use the same randomly initialised weights, compute type, beam, windows and, by
+``fixed_tokens``, the same number of tokens for each window. Each run tells how many times real time it was, and the
+peak of the device's memory that it added to what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fixed_tokens import FixedWhisper, Tally, our_tokens_fixed, words
+from gpu_gauge import SAMPLE_RATE, WINDOW, Floats, Gauge, Setting, speech
+
+if TYPE_CHECKING:
+    from whisper_api import Engine
+
+Job = Callable[..., dict[str, Any]]
+
+_LASTING = contextlib.ExitStack()
+
+
+# --- recognition: windows of 30 s, the same on all sides ------------------------------------------------------------
+
+
+def ours(windows: int, **settings: Any) -> Job:
+    """The engine over so many windows, from features to text."""
+    from whisper_api.engine import vad
+
+    setting = Setting(**settings)
+    size = round(WINDOW * SAMPLE_RATE)
+    vad.detect = lambda ctx, audio: [vad.Span(i * size, (i + 1) * size) for i in range(len(audio) // size)]
+    return _ours(setting, speech(windows * WINDOW))
+
+
+def ours_hour(seconds: float, **settings: Any) -> Job:
+    """The engine through all stages: voice activity, recognition, alignment, diarization."""
+    return _ours(Setting(**settings), speech(seconds), align=True, diarize=True)
+
+
+def _ours(setting: Setting, audio: Floats, *, align: bool = False, diarize: bool = False) -> Job:
+    gauge, tally = Gauge(setting.device), Tally()
+    engine = _engine(setting, tally)
+    options = _options(setting, align=align, diarize=diarize)
+    engine.preload(options)
+    if align:
+        engine.preload_rest(options)
+    gauge.loaded()
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(len(audio) / SAMPLE_RATE, values):
+            transcript = engine.transcribe(audio, options)
+        values |= tally.take()
+        if align:
+            values |= {f"{stage} s": seconds for stage, seconds in transcript.timings.items()}
+        return {"values": values, "warnings": list(transcript.warnings)}
+
+    return job
+
+
+def whisperx(windows: int, **settings: Any) -> Job:
+    """WhisperX resident, over the same windows."""
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    pipeline = _whisperx(setting, tally, _given_windows())
+    audio = speech(windows * WINDOW)
+    gauge.loaded()
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(len(audio) / SAMPLE_RATE, values):
+            pipeline.transcribe(audio, batch_size=setting.batch)
+        return {"values": values | tally.take()}
+
+    return job
+
+
+def whisperx_hour(seconds: float, **settings: Any) -> Job:
+    """WhisperX resident: its own voice activity, recognition and alignment. Its diarization needs an account."""
+    import peers
+    import whisperx as peer
+
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    pipeline = _whisperx(setting, tally, None)
+    peers.spare_nltk()
+    aligner = peer.load_align_model("en", setting.device, model_dir=str(peers.alignment_dir(Path(setting.models))))
+    audio = speech(seconds)
+    gauge.loaded()
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(seconds, values):
+            begun = time.perf_counter()
+            found = pipeline.transcribe(audio, batch_size=setting.batch)
+            values["asr s"] = time.perf_counter() - begun
+            peer.align(found["segments"], *aligner, audio, setting.device)
+            values["align s"] = time.perf_counter() - begun - values["asr s"]
+        return {"values": values | tally.take()}
+
+    return job
+
+
+def batched(windows: int, **settings: Any) -> Job:
+    """faster-whisper's BatchedInferencePipeline, resident, over the same windows."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    model = WhisperModel(setting.weights, compute_type=setting.compute_type, **setting.place)
+    model.model = FixedWhisper(model.model, _end(model), setting.tokens, tally)
+    pipeline = BatchedInferencePipeline(model)
+    audio = speech(windows * WINDOW)
+    given = [{"start": i * WINDOW, "end": (i + 1) * WINDOW} for i in range(windows)]
+    gauge.loaded()
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(len(audio) / SAMPLE_RATE, values):
+            found, _ = pipeline.transcribe(
+                audio, language="en", beam_size=setting.beam, batch_size=setting.batch, clip_timestamps=given
+            )
+            list(found)
+        return {"values": values | tally.take()}
+
+    return job
+
+
+# --- clients --------------------------------------------------------------------------------------------------------
+
+
+def ours_clients(clients: int, seconds: float, **settings: Any) -> Job:
+    """The engine, asked by so many clients at once or by one after the other."""
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    engine = _engine(setting, tally)
+    options = _options(setting, align=False, diarize=False)
+    engine.preload(options)
+    gauge.loaded()
+    clips = [speech(seconds, start=number) for number in range(clients)]
+
+    def job(at_once: bool) -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(seconds * clients, values), ThreadPoolExecutor(clients if at_once else 1) as pool:
+            list(pool.map(lambda clip: engine.transcribe(clip, options), clips))
+        return {"values": values | tally.take()}
+
+    return job
+
+
+def whisperx_clients(clients: int, seconds: float, **settings: Any) -> Job:
+    """WhisperX resident behind a lock: one client after the other, which is what its shared state allows."""
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    pipeline = _whisperx(setting, tally, None)
+    gauge.loaded()
+    clips = [speech(seconds, start=number) for number in range(clients)]
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(seconds * clients, values):
+            for clip in clips:
+                pipeline.transcribe(clip, batch_size=setting.batch)
+        return {"values": values | tally.take()}
+
+    return job
+
+
+# --- alignment ------------------------------------------------------------------------------------------------------
+
+
+def ours_align(windows: int, **settings: Any) -> Job:
+    """The alignment stage over segments of 30 s with a hundred words each."""
+    from whisper_api.engine.align import align
+    from whisper_api.engine.context import JobContext
+    from whisper_api.engine.gpu_worker import GpuWorker
+    from whisper_api.schema import Segment
+
+    setting = Setting(**settings)
+    gauge = Gauge(setting.device)
+    engine = _engine(setting, Tally())
+    worker = GpuWorker(lanes=engine.lanes)
+    audio = speech(windows * WINDOW)
+    segments = [Segment(id=i, **segment) for i, segment in enumerate(_segments(setting, windows))]
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        ctx = JobContext(
+            options=_options(setting, align=True, diarize=False),
+            device=engine.device,
+            worker=worker,
+            models=engine.models,
+            store=engine.store,
+        )
+        with gauge.run(len(audio) / SAMPLE_RATE, values):
+            found = align(ctx, audio, segments, "en")
+        ctx.close()
+        spoken = [word for segment in found.segments for word in segment.words]
+        values["words"] = len(spoken)
+        values["with times"] = sum(not word.interpolated for word in spoken)
+        return {"values": values}
+
+    job()  # loads the model
+    gauge.loaded()
+    return job
+
+
+def whisperx_align(windows: int, **settings: Any) -> Job:
+    """``whisperx.align`` over the same segments, with the same weights."""
+    import peers
+    import whisperx as peer
+
+    setting = Setting(**settings)
+    gauge = Gauge(setting.device)
+    peers.spare_nltk()
+    aligner = peer.load_align_model("en", setting.device, model_dir=str(peers.alignment_dir(Path(setting.models))))
+    audio = speech(windows * WINDOW)
+    segments = _segments(setting, windows)
+    gauge.loaded()
+
+    def job() -> dict[str, Any]:
+        values: dict[str, float] = {}
+        with gauge.run(len(audio) / SAMPLE_RATE, values):
+            found = peer.align(segments, *aligner, audio, setting.device)
+        spoken = [word for segment in found["segments"] for word in segment["words"]]
+        values["words"] = len(spoken)
+        values["with times"] = sum("score" in word for word in spoken)
+        return {"values": values}
+
+    return job
+
+
+# --- the device alone -----------------------------------------------------------------------------------------------
+
+
+def sweep(**settings: Any) -> Job:
+    """Batches of samples through the model, without anything around it, by one thread or by several at once."""
+    from whisper_api.engine.whisper import DecodeSettings, Row
+
+    setting = Setting(**settings)
+    gauge, tally = Gauge(setting.device), Tally()
+    engine = _engine(setting, tally)
+    whisper: Any = engine.whisper_source(engine.store.ensure(setting.whisper)).load()
+    gauge.loaded()
+    tokenizer = whisper.tokenizer("en")
+    prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
+
+    def job(batch: int, beam: int, lanes: int, rounds: int) -> dict[str, Any]:
+        todo = DecodeSettings(3000, len(prompt), beam, 0.0, whisper.non_speech_tokens)
+        operation = whisper.decode(todo, batch, float("inf"))
+        rows = [Row(speech(WINDOW, start=number), prompt, 3000) for number in range(batch)]
+        values: dict[str, float] = {}
+        with gauge.run(WINDOW * batch * lanes * rounds, values), ThreadPoolExecutor(lanes) as pool:
+            list(pool.map(lambda _: _to_the_end(operation, rows), range(lanes * rounds)))
+        return {"values": values | tally.take()}
+
+    return job
+
+
+def _to_the_end(operation: Any, rows: list[Any]) -> None:
+    """Run a batch, and again what is not finished: on a CPU a decoding gives way between steps."""
+    from whisper_api.engine.gpu_worker import Again
+
+    while rows:
+        size = min(operation.max_items, len(rows))
+        results = [result for i in range(0, len(rows), size) for result in operation.run(rows[i : i + size])]
+        unfinished = [result for result in results if isinstance(result, Again)]
+        rows = [result.input for result in unfinished]
+        operation = next((result.operation for result in unfinished if result.operation), operation)
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _engine(setting: Setting, tally: Tally) -> Engine:
+    from whisper_api import Engine
+
+    # For as long as this process lives.
+    _LASTING.enter_context(our_tokens_fixed(setting.tokens, tally))
+    return Engine(
+        model=setting.whisper,
+        language="en",
+        device=setting.device,
+        compute_type=setting.compute_type,
+        batch_size=setting.batch,
+        models_dir=setting.models,
+        offline=True,
+    )
+
+
+def _options(setting: Setting, *, align: bool, diarize: bool) -> Any:
+    from whisper_api import TranscriptionOptions
+
+    return TranscriptionOptions(language="en", beam_size=setting.beam, align=align, diarize=diarize)
+
+
+def _whisperx(setting: Setting, tally: Tally, vad: Any) -> Any:
+    import whisperx as peer
+
+    pipeline = peer.load_model(
+        setting.weights,
+        compute_type=setting.compute_type,
+        language="en",
+        vad_model=vad,
+        asr_options={"beam_size": setting.beam},
+        **setting.place,
+    )
+    model = pipeline.model
+    model.model = FixedWhisper(model.model, _end(model), setting.tokens, tally)
+    return pipeline
+
+
+def _given_windows() -> Any:
+    """A voice activity detection for whisperx that finds speech in every window of 30 s."""
+    from whisperx.vads import Vad
+
+    class Given(Vad):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(0.5)
+
+        @staticmethod
+        def preprocess_audio(audio: Floats) -> Floats:
+            return audio
+
+        def __call__(self, audio: dict[str, Any]) -> int:
+            return len(audio["waveform"])
+
+        @staticmethod
+        def merge_chunks(samples: int, *_: Any, **__: Any) -> list[dict[str, float]]:
+            count = round(samples / SAMPLE_RATE / WINDOW)
+            return [{"start": i * WINDOW, "end": (i + 1) * WINDOW} for i in range(count)]
+
+    return Given()
+
+
+def _end(model: Any) -> int:
+    return int(model.hf_tokenizer.token_to_id("<|endoftext|>"))
+
+
+def _segments(setting: Setting, windows: int) -> list[dict[str, Any]]:
+    from tokenizers import Tokenizer
+
+    text = Tokenizer.from_file(str(Path(setting.weights) / "tokenizer.json")).decode(words(100)).strip()
+    return [{"start": i * WINDOW, "end": (i + 1) * WINDOW, "text": text} for i in range(windows)]

@@ -1,0 +1,81 @@
+"""What the measuring scripts share: sides run in turn, what they use, accuracy, tables, records, plots.
+
+A script names its sides, runs them in turn, and compares pairs of them::
+
+    from measuring import Comparison, Pair, Report, arguments, resident, sample, take_turns
+
+    parser = arguments(__doc__, runs=5)             # --runs, --audio, --json, --plot, --quick ...
+    options = parser.parse_args()
+    with resident("peers:whisperx", **settings) as theirs, resident("peers:ours", **settings) as ours:
+        sides = {
+            "whisperx": lambda: theirs.run(path=str(audio.path)),       # a Sample
+            "ours": lambda: heard(ours.run(path=str(audio.path)), audio),   # with its words and word errors
+        }
+        samples = take_turns(sides, runs=options.runs)          # A, B, A, B; the first of each is discarded
+    comparison = Comparison("10 s clip", samples, [Pair("ours", "whisperx", by="wall", first=30, then=45)])
+    report = Report("latency", options)
+    report.add(comparison)
+    report.finish()                                 # prints what was missed, writes --json and --plot; 1 when missed
+
+``served(folder, models_dir())`` is a server of ours for as long as it is open, and its ``send(path)`` gives a sample.
+A side is any function without arguments that gives a :class:`Sample`. Make one with ``with sample(pids=[server.pid]) as
+run: ...; run.values["requests"] = 10`` where the work is done by a process that does not take commands (a server), with
+:func:`resident` for a child that does, with :func:`one_process` for a program that ends. ``resident("module:function",
+**settings)`` starts a process in which ``function(**settings)`` gives the function that does one job: its keyword
+arguments come from ``run()``, and it returns a dictionary with ``text`` and whatever else shall be kept.
+"""
+
+from measuring.children import Resident, one_process, resident
+from measuring.floor import (
+    SHAPES,
+    Ceilings,
+    Shape,
+    ceilings,
+    diarization_floor,
+    measured_ceilings,
+    wav2vec2_floor,
+    whisper_floor,
+)
+from measuring.machine import Machine, machine, usage_of
+from measuring.options import arguments, models_dir, port
+from measuring.report import Comparison, Pair, Report, table
+from measuring.sampling import Sample, median, sample, take_turns
+from measuring.serving import Served, served
+from measuring.speech import Piece, Recording, clip, heard, recording, sample_call, word_errors
+
+__all__ = [
+    "SHAPES",
+    "Ceilings",
+    "Comparison",
+    "Machine",
+    "Pair",
+    "Piece",
+    "Recording",
+    "Report",
+    "Resident",
+    "Sample",
+    "Served",
+    "Shape",
+    "arguments",
+    "ceilings",
+    "clip",
+    "diarization_floor",
+    "heard",
+    "machine",
+    "measured_ceilings",
+    "median",
+    "models_dir",
+    "one_process",
+    "port",
+    "recording",
+    "resident",
+    "sample",
+    "sample_call",
+    "served",
+    "table",
+    "take_turns",
+    "usage_of",
+    "wav2vec2_floor",
+    "whisper_floor",
+    "word_errors",
+]

@@ -1,0 +1,178 @@
+"""Sides in processes of their own: resident ones that take one job after the other, and programs that end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring.machine import megabytes, own_seconds, peak_memory, reset_peak
+from measuring.sampling import Sample, Watch
+
+SCRIPTS = Path(__file__).parent.parent
+
+
+class Resident:
+    """A child process that has its models loaded and does one job after the other. Made by :func:`resident`."""
+
+    def __init__(self, process: subprocess.Popen[str], name: str) -> None:
+        self._process = process
+        self._name = name
+        self.start_seconds = 0.0
+        """Wall seconds from its start until it took jobs."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def run(self, **job: Any) -> Sample:
+        """Do one job and measure it.
+
+        Args:
+            job: keyword arguments of the side's function; JSON values.
+
+        Returns:
+            Its figures. ``text`` of what the function returns becomes the sample's, ``values`` its values, and the rest
+            is kept.
+
+        Raises:
+            SystemExit: the child has failed; its traceback stands on standard error.
+        """
+        watch = Watch()
+        answer = self._ask(job)
+        result: dict[str, Any] = answer["result"] or {}
+        found = Sample(answer["wall"], answer["cpu"], answer["peak_mb"], result.pop("values", {}))
+        found.text = result.pop("text", None)
+        found.kept = result
+        watch.note(found)
+        return found
+
+    def _ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            if message is not None:
+                print(json.dumps(message), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name} ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def resident(function: str, *, variables: dict[str, str] | None = None, **settings: Any) -> Iterator[Resident]:
+    """Start a side in a process of its own, and end it afterwards.
+
+    Args:
+        function: ``module:function``, the module beside the scripts; called as ``function(**settings)``, it loads what
+            it needs and returns the function that does one job.
+        variables: of the environment, on top of this process's.
+        settings: JSON values.
+
+    Yields:
+        The side, ready.
+    """
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from measuring.children import serve; serve()", function, json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(**{"PYTHONPATH": _python_path(), **(variables or {})}),
+    )
+    side = Resident(process, function)
+    try:
+        side._ask(None)
+        side.start_seconds = time.perf_counter() - begun
+        yield side
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's variables, and that compiled modules are kept: an installed program has them, on both sides.
+
+    Args:
+        more: variables on top.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "whisper-api-bytecode"))
+    return {**kept, **more}
+
+
+def _python_path() -> str:
+    found = os.environ.get("PYTHONPATH")
+    return f"{SCRIPTS}{os.pathsep}{found}" if found else str(SCRIPTS)
+
+
+def serve() -> None:
+    """What the child runs: load, then one JSON line in and one out for each job, until the input ends."""
+    # Libraries print as they like; the answers go where standard output was.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    module, _, name = sys.argv[1].partition(":")
+    job = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        reset_peak()
+        before, begun = own_seconds(), time.perf_counter()
+        result = job(**json.loads(line))
+        wall, cpu = time.perf_counter() - begun, own_seconds() - before
+        answer = {"wall": wall, "cpu": cpu, "peak_mb": peak_memory(), "result": result}
+        print(json.dumps(answer), file=answers, flush=True)
+    # Without waiting for the threads of what was loaded.
+    os._exit(0)
+
+
+def one_process(command: Sequence[str], *, variables: dict[str, str] | None = None) -> Sample:
+    """Run a program to its end.
+
+    Returns:
+        Its figures; those of the children that it waited for are counted. ``kept["first"]`` is the seconds until its
+        first line of output, ``text`` is all of it.
+
+    Raises:
+        SystemExit: it failed; the end of what it wrote on standard error is told.
+    """
+    watch = Watch()
+    begun = time.perf_counter()
+    # Not a pipe: one that nobody reads would stop it.
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            list(command), stdout=subprocess.PIPE, stderr=said, env=environment(**(variables or {}))
+        ) as process,
+    ):
+        assert process.stdout is not None
+        head = process.stdout.readline()
+        first = time.perf_counter() - begun
+        text = (head + process.stdout.read()).decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - begun
+        if process.returncode:
+            said.seek(0)
+            end = said.read().decode(errors="replace")[-2000:]
+            raise SystemExit(f"{end}\nstatus {process.returncode} from {' '.join(command)[:300]}")
+    found = Sample(wall, usage.ru_utime + usage.ru_stime, megabytes(usage), text=text, kept={"first": first})
+    watch.note(found, ended=True)
+    return found

@@ -1,0 +1,131 @@
+"""A server of its own for a measurement, and recordings sent to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring.children import environment
+from measuring.machine import usage_of
+from measuring.options import port
+from measuring.sampling import Sample, Watch, sample
+
+START_SECONDS = 120.0
+# A model that is not here shall be missed at once, not after the network's timeouts.
+NO_NETWORK = {"HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+NO_NETWORK |= {"NO_PROXY": "127.0.0.1,localhost"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs.
+
+    Attributes:
+        url: without a slash at the end.
+        pid: of its process.
+        started: what it took from its start until it was ready.
+    """
+
+    url: str
+    pid: int
+    started: Sample
+
+    @property
+    def start_seconds(self) -> float:
+        """Wall seconds from its start until it was ready."""
+        return self.started.wall
+
+    def send(self, path: Path, **fields: Any) -> Sample:
+        """Send a recording, wait for the answer, and measure both.
+
+        Args:
+            path: of the recording.
+            fields: of the form: ``align=False``, ``beam_size=1`` ...
+
+        Returns:
+            The figures of the server's process; ``text`` is the transcript in the format that was asked for.
+
+        Raises:
+            SystemExit: the server refused it, or the job failed.
+        """
+        import requests
+
+        form = {name: str(value).lower() if isinstance(value, bool) else value for name, value in fields.items()}
+        with sample([self.pid]) as run, path.open("rb") as file:
+            given = {"language": "en", "diarize": "false", "output_format": "txt", "sync": "true", **form}
+            answer = requests.post(f"{self.url}/transcribe", data=given, files={"file": file}, timeout=3600)
+            body = answer.text
+        if not answer.ok:
+            raise SystemExit(f"the server answered {answer.status_code}: {body[:500]}")
+        run.text = json.loads(body)["text"]
+        return run
+
+
+@contextlib.contextmanager
+def served(folder: Path, models: Path, **settings: Any) -> Iterator[Served]:
+    """Start ``whisper-api serve``, wait until its models are loaded, and stop it afterwards.
+
+    Args:
+        folder: for its configuration, database and log; one of its own.
+        models: the models directory.
+        settings: of the configuration file: ``ENABLE_CONCURRENCY=True`` ...
+
+    Raises:
+        SystemExit: it does not start; its log is told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = port()
+    every = {
+        "WHISPER_API_HOST": "127.0.0.1",
+        "WHISPER_API_PORT": number,
+        "WHISPER_MODELS_DIR": str(models),
+        "WHISPER_DATA_DIR": str(folder / "data"),
+        "WHISPER_TMP_FILES": str(folder / "uploads"),
+        "WHISPER_MODEL": "base",
+        "WHISPER_LANGUAGE": "en",
+        "ENABLE_AUTHORIZATION": False,
+        **settings,
+    }
+    config = folder / "whisper_api.conf"
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in every.items()))
+    watch, begun = Watch(), time.perf_counter()
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "whisper_api", "serve", "--config", str(config)],
+            stdout=log,
+            stderr=log,
+            env=environment(**NO_NETWORK),
+        )
+    url = f"http://127.0.0.1:{number}"
+    try:
+        while not _is_ready(url):
+            if process.poll() is not None or time.perf_counter() - begun > START_SECONDS:
+                raise SystemExit(f"the server did not start:\n{(folder / 'server.log').read_text()}")
+            time.sleep(0.02)
+        started = Sample(wall=time.perf_counter() - begun)
+        started.cpu, started.peak_mb = usage_of([process.pid])
+        watch.note(started)
+        yield Served(url, process.pid, started)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    import requests
+
+    try:
+        return bool(requests.get(f"{url}/readyz", timeout=5).ok)
+    except requests.RequestException:
+        return False

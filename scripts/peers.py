@@ -1,0 +1,284 @@
+"""The sides that the benchmarks compare, each a function that loads its models and returns what does one job.
+
+``measuring.resident("peers:whisperx_resident", ...)`` runs one of them in a process of its own. All use the same
+Whisper weights, and the same wav2vec 2.0 of random weights where words are aligned: the text does not depend on it, and
+its time does not depend on the weights.
+
+Two things are changed in the peers, and neither makes them slower. whisperx cuts sentences with NLTK's Punkt, whose
+data would have to be downloaded; where it is missing, a regular expression takes its place. Stock pyannote has no
+loader for the ECAPA-TDNN of an account-free install: an adapter embeds what its masks select, one signal after the
+other, so that no padding is computed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from measuring import Sample, one_process
+from measuring.children import SCRIPTS
+
+Job = Callable[..., dict[str, Any]]
+
+NO_FFMPEG = "whisperx was left out: there is no ffmpeg program here."
+NO_WHISPERX = "whisperx was left out: it is not installed."
+
+
+def missing() -> str | None:
+    """Why whisperx cannot be run; None when it can."""
+    if importlib.util.find_spec("whisperx") is None:
+        return NO_WHISPERX
+    return None if shutil.which("ffmpeg") else NO_FFMPEG
+
+
+def cores() -> int:
+    """Threads for a peer: one for each core, which serves it better than its own default of four on a small machine."""
+    from whisper_api.engine.device import physical_cores
+
+    return physical_cores()
+
+
+def with_alignment(folder: Path, models: Path) -> Path:
+    """A models directory like another one, with an English alignment model of random weights in it.
+
+    Args:
+        folder: where it is made.
+        models: whose other models it has, as links.
+    """
+    import random_models
+
+    root = without_alignment(folder, models)
+    random_models.make_alignment(root)
+    return root
+
+
+def without_alignment(folder: Path, models: Path) -> Path:
+    """A models directory like another one, without its alignment models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in models.iterdir():
+        if entry.is_dir() and entry.name != "align":
+            (folder / entry.name).symlink_to(entry, target_is_directory=True)
+    return folder
+
+
+def alignment_dir(models: Path) -> Path:
+    """Where the English alignment model lies in a models directory."""
+    return models / "align" / "en"
+
+
+# --- Whisper API --------------------------------------------------------------------------------------------------
+
+
+def ours(models: str, **options: Any) -> Job:
+    """The engine, resident.
+
+    Args:
+        models: the models directory.
+        options: defaults of :class:`whisper_api.TranscriptionOptions`.
+    """
+    from whisper_api import Engine, TranscriptionOptions
+
+    engine = Engine(device="cpu", models_dir=models, offline=True)
+
+    def job(path: str, **more: Any) -> dict[str, Any]:
+        transcript = engine.transcribe(path, TranscriptionOptions(**{"language": "en", **options, **more}))
+        segments = [{"start": s.start, "end": s.end, "text": s.text} for s in transcript.segments]
+        return {
+            "text": transcript.text,
+            "segments": segments,
+            "timings": transcript.timings,
+            "word_times": transcript.word_times,
+            "warnings": list(transcript.warnings),
+        }
+
+    return job
+
+
+# --- whisperx -----------------------------------------------------------------------------------------------------
+
+
+def whisperx_process(path: Path, weights: Path, folder: Path, *, align_dir: Path | None) -> Sample:
+    """One ``whisperx`` process for one job: int8, beam 5, batch 8, its own VAD.
+
+    Args:
+        path: of the recording.
+        weights: directory of the Whisper model.
+        folder: where its output goes.
+        align_dir: of the alignment model; None for no word times.
+    """
+    program = [sys.executable, "-c", "import peers; peers.whisperx_program()", str(path), "--model", str(weights)]
+    program += ["--language", "en", "--device", "cpu", "--compute_type", "int8", "--threads", str(cores())]
+    program += ["--output_dir", str(folder), "--output_format", "txt"]
+    program += ["--no_align"] if align_dir is None else ["--model_dir", str(align_dir)]
+    run = one_process(program, variables={"PYTHONPATH": os.pathsep.join(_python_path()), "HF_HUB_OFFLINE": "1"})
+    run.text = (folder / f"{path.stem}.txt").read_text(encoding="utf-8")
+    return run
+
+
+def _python_path() -> Iterator[str]:
+    yield str(SCRIPTS)
+    if os.environ.get("PYTHONPATH"):
+        yield os.environ["PYTHONPATH"]
+
+
+def whisperx_program() -> None:
+    """What ``python -m whisperx`` runs. Sentences are cut without NLTK's data where that is missing."""
+    if "--no_align" not in sys.argv:
+        spare_nltk()
+    from whisperx.__main__ import cli
+
+    cli()
+
+
+class Sentences:
+    """What whisperx uses of NLTK's sentence splitter."""
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\S.*?(?:[.?!](?=\s)|$)", text, re.DOTALL)]
+
+
+def spare_nltk() -> None:
+    """Let whisperx cut sentences by a regular expression where NLTK's data is missing."""
+    import nltk
+    import whisperx.alignment
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        splitter = Sentences()
+        whisperx.alignment.nltk_load = lambda _path: splitter
+
+
+def whisperx_resident(weights: str, *, align_dir: str | None = None, defaults: bool = False) -> Job:
+    """whisperx with its models loaded: one job at a time, which is what its shared state allows.
+
+    Args:
+        weights: directory of the Whisper model.
+        align_dir: of the alignment model; None for no word times.
+        defaults: with what ``whisperx.load_model`` chooses by itself on a CPU (float32, four threads); else int8 and a
+            thread for each core. Beam 5, batch 8 and pyannote's VAD either way.
+    """
+    import whisperx
+
+    settings = {} if defaults else {"compute_type": "int8", "threads": cores()}
+    model = whisperx.load_model(weights, "cpu", language="en", **settings)
+    aligner = None
+    if align_dir is not None:
+        spare_nltk()
+        aligner = whisperx.load_align_model("en", "cpu", model_dir=align_dir)
+
+    def job(path: str) -> dict[str, Any]:
+        audio = whisperx.load_audio(path)
+        result = model.transcribe(audio, batch_size=8)
+        if aligner is not None:
+            result = whisperx.align(result["segments"], *aligner, audio, "cpu")
+        return {"text": "\n".join(segment["text"].strip() for segment in result["segments"])}
+
+    return job
+
+
+# --- faster-whisper -----------------------------------------------------------------------------------------------
+
+
+def batched(weights: str, *, beam_size: int = 5, batch_size: int = 8) -> Job:
+    """faster-whisper's BatchedInferencePipeline in int8 with its own VAD, resident."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+    model = WhisperModel(weights, device="cpu", compute_type="int8", cpu_threads=cores())
+    pipeline = BatchedInferencePipeline(model)
+
+    def job(path: str) -> dict[str, Any]:
+        segments, _ = pipeline.transcribe(path, language="en", beam_size=beam_size, batch_size=batch_size)
+        found = list(segments)
+        return {
+            "text": "\n".join(segment.text.strip() for segment in found),
+            "decoded tokens": sum(len(segment.tokens) for segment in found),
+        }
+
+    return job
+
+
+# --- pyannote -----------------------------------------------------------------------------------------------------
+
+
+def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tuple[float, float, str]]]:
+    """pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
+
+    Args:
+        segmentation: the checkpoint.
+        ecapa: the embedding's checkpoint.
+
+    Returns:
+        A function from a path to turns: start, end, speaker.
+    """
+    import torch
+    from pyannote.audio import Model
+    from pyannote.audio.pipelines import speaker_diarization as stock
+
+    torch.set_num_threads(cores())
+    adapter = _ecapa_adapter(Path(ecapa))
+    # Both are looked up by the constructor, which knows no embedding that is already loaded and wants a PLDA always.
+    stock.PretrainedSpeakerEmbedding = lambda *_args, **_kwargs: adapter
+    stock.get_plda = lambda *_args, **_kwargs: None
+    pipeline = stock.SpeakerDiarization(
+        segmentation=Model.from_pretrained(segmentation),
+        clustering="AgglomerativeClustering",
+        embedding_exclude_overlap=True,
+        segmentation_batch_size=32,
+        embedding_batch_size=32,
+    )
+    found = {"min_duration_off": 0.5817029604921046}
+    if not pipeline._segmentation.model.specifications.powerset:
+        found["threshold"] = 0.4442333667381752
+    clustering = {"method": "centroid", "min_cluster_size": 15, "threshold": 0.7153814381597874}
+    pipeline.instantiate({"segmentation": found, "clustering": clustering})
+
+    def job(path: str) -> list[tuple[float, float, str]]:
+        output = pipeline(path)
+        annotation = getattr(output, "speaker_diarization", output)
+        return [(turn.start, turn.end, str(name)) for turn, _, name in annotation.itertracks(yield_label=True)]
+
+    return job
+
+
+def _ecapa_adapter(path: Path) -> Any:
+    import numpy as np
+    import torch
+    from pyannote.audio.core.inference import BaseInference
+
+    from whisper_api.engine.ecapa import DIMENSION, features, load_ecapa
+
+    network: Any = load_ecapa(path)
+
+    class Adapter(BaseInference):  # type: ignore[misc]
+        sample_rate = 16_000
+        dimension = DIMENSION
+        metric = "cosine"
+        min_num_samples = 1600
+
+        def to(self, device: Any) -> Any:
+            return self
+
+        def __call__(self, waveforms: Any, masks: Any = None) -> Any:
+            """(batch, 1, samples) and (batch, frames) to (batch, dimension); not a number where too short."""
+            size = waveforms.shape[-1]
+            wide = torch.nn.functional.interpolate(masks[:, None], size=size, mode="nearest")[:, 0] > 0.5
+            found = np.full((len(waveforms), DIMENSION), np.nan, np.float32)
+            with torch.inference_mode():
+                for row, (waveform, mask) in enumerate(zip(waveforms[:, 0], wide, strict=True)):
+                    signal = waveform[mask]
+                    if len(signal) >= self.min_num_samples:
+                        x = features(signal[None])
+                        x = x - x.mean(dim=2, keepdim=True)
+                        count = x.shape[2]
+                        x = network.trunk(x, torch.full((1, count), 1 / count))
+                        found[row] = network.pool(x[0], [torch.arange(count)])[0].numpy()
+            return found
+
+    return Adapter()

@@ -1,0 +1,161 @@
+"""The engine on a CUDA device, with randomly initialised models: skips where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import pytest
+
+from whisper_api import Engine, TranscriptionOptions
+from whisper_api.engine.align_models import AlignmentSource
+from whisper_api.engine.ecapa import EcapaSource, embed
+from whisper_api.engine.segmentation import SegmentationSource, SegmentWindows
+from whisper_api.engine.whisper import DecodeSettings, Row
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
+
+import random_models
+from fixed_tokens import Tally, our_tokens_fixed
+from gpu_gauge import speech
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(ctranslate2.get_cuda_device_count() == 0, reason="no CUDA device"),
+]
+
+TOKENS = 20
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_models.make_models(tmp_path_factory.mktemp("models"), "base")
+
+
+@pytest.fixture(scope="module")
+def engine(models: Path) -> Iterator[Engine]:
+    with Engine(device="cuda", model="base", models_dir=models, offline=True) as engine:
+        yield engine
+
+
+@pytest.fixture
+def whisper(engine: Engine) -> Iterator[Any]:
+    source = engine.whisper_source(engine.store.ensure("base"))
+    with engine.models.lease(source) as whisper:
+        yield whisper
+
+
+def decode(whisper: Any, audio: list[Any], beam: int = 1) -> list[tuple[int, ...]]:
+    """The tokens of each window, in one batch."""
+    tokenizer = whisper.tokenizer("en")
+    prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
+    settings = DecodeSettings(3000, len(prompt), beam, 0.0, (*whisper.non_speech_tokens, whisper.end_of_text))
+    operation = whisper.decode(settings, 64, float("inf"))
+    return [result.tokens for result in operation.run([Row(samples, prompt, 3000) for samples in audio])]
+
+
+def test_an_engine_makes_cublas_available_to_ctranslate2(engine: Engine) -> None:
+    assert engine.device.kind == "cuda"
+    ctypes.CDLL("libcublas.so.12")
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+def test_a_window_has_the_same_text_alone_and_in_a_batch(whisper: Any, beam: int) -> None:
+    audio = [speech(30.0, start=number) for number in range(5)]
+    together = decode(whisper, audio, beam)
+    alone = [decode(whisper, [one], beam)[0] for one in audio]
+    same = np.mean([np.mean(np.array(a) == np.array(b)) for a, b in zip(together, alone, strict=True)])
+    # Half precision may decide a tie the other way, and what follows is then another text.
+    assert same > 0.6
+
+
+def test_lanes_run_at_once_and_give_the_same(whisper: Any) -> None:
+    audio = [[speech(30.0, start=2 * lane + row) for row in range(2)] for lane in range(4)]
+    before = [decode(whisper, rows) for rows in audio]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda rows: decode(whisper, rows), audio)) == before
+
+
+def test_the_language_is_judged_and_the_encoding_kept(whisper: Any) -> None:
+    audio = speech(30.0)
+    ((encoded, languages),) = whisper.listen(3000, 4, float("inf")).run([audio])
+    assert encoded.shape == (1500, 512)
+    assert sum(languages.values()) == pytest.approx(1.0, abs=0.01)
+    tokenizer = whisper.tokenizer("en")
+    prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
+    settings = DecodeSettings(3000, len(prompt), 1, 0.0, whisper.non_speech_tokens, encoded=True)
+    (result,) = whisper.decode(settings, 4, float("inf")).run([Row(encoded, prompt, 3000)])
+    assert np.isfinite(result.avg_logprob)
+
+
+def test_a_recording_goes_through_all_stages(engine: Engine) -> None:
+    tally = Tally()
+    with our_tokens_fixed(TOKENS, tally):
+        transcript = engine.transcribe(
+            speech(90.0), TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
+        )
+    counted = tally.take()
+    assert counted["tokens"] == TOKENS * counted["windows"]
+    assert transcript.word_times == "ctc"
+    assert transcript.speakers
+
+
+def test_many_clients_are_served_at_once(engine: Engine) -> None:
+    options = TranscriptionOptions(language="en", align=False, diarize=False, beam_size=1)
+    with our_tokens_fixed(TOKENS, Tally()), ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda start: engine.transcribe(speech(10.0, start=start), options), range(16)))
+    assert all(transcript.segments for transcript in found)
+
+
+def test_alignment_gives_what_the_cpu_gives(models: Path) -> None:
+    audio = [speech(4.0), speech(6.0, start=5), speech(0.01)]
+    path = models / "align" / "en"
+    expected = AlignmentSource("en", path).load().logits(audio)
+    source = AlignmentSource("en", path, "cuda:0", "float16")
+    model = source.load()
+    for mine, reference in zip(model.logits(audio), expected, strict=True):
+        assert mine.shape == reference.shape
+        assert float((mine.detach().float().cpu() - reference.detach()).abs().max()) < 0.05
+    source.unload(model)
+
+
+def test_embeddings_give_what_the_cpu_gives(models: Path) -> None:
+    (checkpoint,) = (models / "diarization" / "ecapa").glob("*.ckpt")
+    audio, spans = speech(5.0), [np.arange(100), np.arange(150, 400)]
+    given = (audio, np.zeros(80, np.float32), np.ones(501, np.float32), spans)
+    cpu, gpu = (embed(EcapaSource(str(checkpoint), device).load(), *given) for device in ("cpu", "cuda:0"))
+    assert np.min(np.sum(cpu * gpu, axis=1)) > 0.999
+
+
+def test_segmentation_gives_what_the_cpu_gives(engine: Engine) -> None:
+    path = str(engine.store.ensure("segmentation").path)
+    windows = [speech(10.0), speech(10.0, start=11)]
+    cpu, gpu = (
+        SegmentWindows(SegmentationSource(path, device).load(), device).run(windows) for device in ("cpu", "cuda:0")
+    )
+    for mine, reference in zip(gpu, cpu, strict=True):
+        assert np.abs(mine.astype(np.float32) - reference.astype(np.float32)).max() < 0.02
+
+
+def test_a_batch_that_does_not_fit_is_halved(engine: Engine) -> None:
+    import torch
+
+    options = TranscriptionOptions(language="en", align=False, diarize=False, beam_size=1)
+    with our_tokens_fixed(TOKENS, Tally()):
+        engine.transcribe(speech(30.0), options)
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        # A window of 30 s takes some 100 MB on its way through base.
+        taken = torch.empty(max(0, free - (700 << 20)), dtype=torch.uint8, device="cuda")
+        try:
+            transcript = engine.transcribe(speech(16 * 30.0), options)
+        finally:
+            del taken
+            torch.cuda.empty_cache()
+    assert len(transcript.segments) >= 12
