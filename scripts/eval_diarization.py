@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--fp32", action="store_true", help="no bfloat16, whatever the CPU can do")
     arguments = parser.parse_args()
     if arguments.fp32:
-        diarize.has_bfloat16 = lambda: False
+        diarize.embedding_dtype = lambda device: "float32"
     recordings = list(_recordings(arguments.folder))
     analyses = _analyze(recordings)
     _report(recordings, analyses)

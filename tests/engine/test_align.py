@@ -7,6 +7,7 @@ import json
 import random
 import wave
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine import align as stage
-from whisper_api.engine import sentences
+from whisper_api.engine import sentences, wav2vec
 from whisper_api.engine.align_models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
 from whisper_api.engine.catalog import ModelStore
 from whisper_api.engine.context import JobContext
@@ -39,6 +40,8 @@ SMALL = {
     "encoder_num_heads": 2,
     "encoder_ff_interm_features": 48,
 }
+FRAME = 0.0205
+"""Seconds; a frame and the rounding of two times."""
 LATIN = "enisratdhulcgmobwfkzvüpäößjyxqéèàâçêîôûñáíóúì'"
 JAPANESE = "こんにちは今日いい天気ですねどに行きまか東京大学で勉強したー"
 
@@ -174,6 +177,12 @@ def contexts() -> Iterator[Callable[[Loaded], JobContext]]:
     yield make
     models.close()
     worker.close()
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everywhere the dtype in which the times are WhisperX's to the last digit."""
+    monkeypatch.setattr(stage, "has_bfloat16", lambda device: False)
 
 
 def with_whisperx(loaded: Loaded, audio: Audio, segments: list[Segment], spans: Spans) -> list[dict[str, Any]]:
@@ -369,6 +378,70 @@ def test_half_precision_changes_probabilities_a_little(
     for one, other in zip(exact, rounded, strict=True):
         assert other.dtype == np.float32
         np.testing.assert_allclose(np.exp(other), np.exp(one), atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["bundle", "dutch", "portuguese"])
+def test_bfloat16_keeps_words_where_they_are(
+    name: str,
+    request: pytest.FixtureRequest,
+    speech: Audio,
+    contexts: Callable[[Loaded], JobContext],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: Loaded = request.getfixturevalue(name)
+    text = " ".join(phrase for phrase in PHRASES[loaded.language] if phrase.isascii())
+    segments = [Segment(id=i, start=i * 6.0, end=i * 6.0 + 5.5, text=text[:60]) for i in range(5)]
+    exact = stage.align(contexts(loaded), speech, segments, loaded.language).segments
+    monkeypatch.setattr(stage, "has_bfloat16", lambda device: True)
+    rounded = stage.align(contexts(loaded), speech, segments, loaded.language).segments
+    words, others = ([word for segment in found for word in segment.words] for found in (exact, rounded))
+    assert [word.word for word in words] == [word.word for word in others]
+    apart = np.abs([one.start - other.start for one, other in zip(words, others, strict=True)])
+    assert float(np.median(apart)) == 0.0
+    assert float((apart <= FRAME).mean()) >= 0.95
+
+
+@pytest.mark.parametrize("name", ["bundle", "dutch", "portuguese"])
+def test_packed_weights_give_what_the_network_gives(name: str, request: pytest.FixtureRequest, speech: Audio) -> None:
+    import torch
+
+    loaded: Loaded = request.getfixturevalue(name)
+    source = AlignmentSource(loaded.language, loaded.root / "align" / loaded.language)
+    network = source.load().network
+    packed = wav2vec.convert(network)
+    assert packed is not None
+    # One frame, one more, the border of a stretch, and more than one block of rows in the attention.
+    for samples in (400, 719, 720, 320 * 50 + 80, 320 * 51 + 80, 200_000):
+        waveform = torch.from_numpy(speech[:samples]) + 0.05
+        with torch.inference_mode():
+            output: Any = network(waveform[None])
+            expected = (output.logits if hasattr(output, "logits") else output[0])[0]
+            found = packed(waveform).float()
+        assert found.shape == expected.shape
+        # Bfloat16 has eight bits: the logits here reach tens.
+        assert float((found - expected).abs().mean() / expected.std()) < 0.03
+
+
+def test_packed_weights_do_not_depend_on_what_runs_beside_them(bundle: Loaded, speech: Audio) -> None:
+    source = AlignmentSource(bundle.language, bundle.root / "align" / bundle.language, dtype="bfloat16")
+    model = source.load()
+    assert model.packed is not None
+    pieces = [speech[: 16_000 * seconds] for seconds in (3, 5, 2, 7)]
+    inputs = [EmissionInput(piece, np.arange(20), True) for piece in pieces]
+    alone = [Emissions(model).run([item])[0] for item in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        beside = list(pool.map(lambda item: Emissions(model).run([item])[0], inputs))
+    for one, *others in zip(alone, beside, Emissions(model).run(inputs), strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_too_short_for_a_frame_has_one(bundle: Loaded, speech: Audio) -> None:
+    source = AlignmentSource(bundle.language, bundle.root / "align" / bundle.language, dtype="bfloat16")
+    assert source.estimated_bytes() == dataclasses.replace(source, dtype="float32").estimated_bytes() // 2
+    found = Emissions(source.load()).run([EmissionInput(speech[:samples], np.arange(3), False) for samples in (1, 399)])
+    assert [len(emission) for emission in found] == [1, 1]
+    assert np.isfinite(found).all()
 
 
 def test_a_batch_holds_segments_of_like_length(bundle: Loaded) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.catalog import ModelStore
-from whisper_api.engine.community import CommunitySource, run_pipeline
+from whisper_api.engine.community import CommunitySource, EmbedWindows, _model, run_pipeline
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.device import Device
 from whisper_api.engine.diarize import diarize
@@ -139,6 +139,35 @@ def test_it_finds_what_the_pipeline_left_as_it_is_finds(
     np.testing.assert_allclose(found.speaker_embeddings, expected.speaker_embeddings, rtol=1e-3, atol=1e-4)
     # Windows of 5 s each 2 s over 9 s, each a work item of both models.
     assert worker.operations == ["SegmentWindows"] * 3 + ["EmbedWindows"] * 3
+
+
+def test_half_precision_gives_the_same_embeddings_and_turns(
+    directory: Path, pipeline: Any, speech: Floats, worker: CountingWorker, tmp_path: Path
+) -> None:
+    half = CommunitySource(str(directory), "cpu", "bfloat16").load()
+    exact, rounded = (run_pipeline(job(worker, ModelStore(tmp_path)), speech, model) for model in (pipeline, half))
+    assert tracks(rounded.speaker_diarization) == tracks(exact.speaker_diarization) != []
+    for one, other in zip(exact.speaker_embeddings, rounded.speaker_embeddings, strict=True):
+        assert one @ other >= 0.999 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
+def test_a_window_s_embeddings_are_those_of_the_network_left_as_it_is(
+    directory: Path, pipeline: Any, speech: Floats
+) -> None:
+    import torch
+
+    model = _model(directory / "embedding" / "pytorch_model.bin")
+    windows = np.stack([speech[start : start + 80_000] for start in (0, 32_000, 64_000)])
+    masks = (np.random.default_rng(0).random((3, 3, 293)) > 0.5).astype(np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(windows)[:, None], weights=torch.from_numpy(masks)).numpy()
+    inputs = list(zip(windows, masks, strict=True))
+    found = np.stack(EmbedWindows(pipeline._embedding.model_, "cpu", 2).run(inputs))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    half = CommunitySource(str(directory), "cpu", "bfloat16").load()
+    rounded = np.stack(EmbedWindows(half._embedding.model_, "cpu", 2).run(inputs))
+    norms = np.linalg.norm(rounded, axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert float(((rounded * expected).sum(axis=-1) / norms).min()) > 0.999
 
 
 def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: CountingWorker) -> None:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine import ctc
 from whisper_api.engine.align_models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
+from whisper_api.engine.device import has_bfloat16
 from whisper_api.engine.sentences import spans
 from whisper_api.errors import UnknownModel
 from whisper_api.schema import Segment, Word
@@ -32,9 +33,9 @@ SAMPLE_RATE = 16_000
 # Segments are sorted by length among so many, so that a batch has little padding.
 LOOK_AHEAD = 64
 WINDOW = 32
-# Seconds of audio in a batch: on a CPU batches bring no speed, and a long one keeps other jobs waiting.
-BATCH_SECONDS = {"cpu": 30.0, "cuda": 120.0}
-DTYPES = {"cpu": "float32", "cuda": "float16"}
+# Segments in a batch, and seconds of audio: on a CPU batches bring no speed, and a long one keeps other jobs waiting.
+BATCH_SEGMENTS = {"cpu": 1, "cuda": 64}
+BATCH_SECONDS = {"cpu": 30.0, "cuda": 480.0}
 # The languages in which WhisperX takes every character for a word.
 CHARACTER_LANGUAGES = frozenset({"ja", "zh"})
 WILDCARD = -1
@@ -70,7 +71,8 @@ def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
     """
     model_id(language)
     local = ctx.store.ensure(f"align-{language}", hf_token=ctx.hf_token)
-    return AlignmentSource(language, local.path, ctx.device.torch_name, DTYPES[ctx.device.kind])
+    half = "float16" if ctx.device.kind == "cuda" else "bfloat16" if has_bfloat16(ctx.device) else "float32"
+    return AlignmentSource(language, local.path, ctx.device.torch_name, half)
 
 
 def align(
@@ -94,7 +96,12 @@ def align(
     name = model_id(language)
     source = alignment_source(ctx, language)
     with ctx.models.lease(source) as model:
-        operation = Emissions(model, max_cost=BATCH_SECONDS[ctx.device.kind], memory_key=("alignment", source))
+        operation = Emissions(
+            model,
+            max_items=BATCH_SEGMENTS[ctx.device.kind],
+            max_cost=BATCH_SECONDS[ctx.device.kind],
+            memory_key=("alignment", source),
+        )
         found = _align_all(ctx, operation, audio, segments, language)
     failed = sum(
         not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)

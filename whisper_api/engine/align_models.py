@@ -4,7 +4,7 @@ Wav2vec 2.0 (Baevski et al., 2020) is run as WhisperX runs it: on the raw wavefo
 normalisation, one segment at a time on a CPU. On a GPU the segments of a batch go through the convolutions one by one
 and through the transformer together, padded, with a mask. Many of these models (all of torchaudio's here) normalise the
 first convolution's output over time, so padding the waveform would change their result; behind the convolutions it
-does not.
+does not. In bfloat16 on a CPU it runs as :mod:`whisper_api.engine.wav2vec` lays it out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.device import limit_torch_threads
 from whisper_api.engine.model_table import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
+from whisper_api.engine.wav2vec import Wav2Vec, convert
 from whisper_api.errors import ModelCorrupt, UnknownModel
 
 if TYPE_CHECKING:
@@ -61,19 +62,22 @@ class EmissionInput:
 
 @dataclass(frozen=True, eq=False)
 class AlignmentModel:
-    """A loaded model. Only the worker's thread may run it.
+    """A loaded model. Any number of threads may run it.
 
     Attributes:
-        network: torchaudio's ``Wav2Vec2Model`` or transformers' ``Wav2Vec2ForCTC``, in eval mode.
+        network: torchaudio's ``Wav2Vec2Model`` or transformers' ``Wav2Vec2ForCTC``, in eval mode; without its weights
+            where ``packed`` has them.
         dictionary: lower-case character (or special token) to label.
         blank: the label of the CTC blank.
         together: run the transformer on a whole padded batch rather than on one segment after another.
+        packed: the network in bfloat16 for a CPU.
     """
 
     network: torch.nn.Module
     dictionary: dict[str, int]
     blank: int
     together: bool
+    packed: Wav2Vec | None = None
 
     def logits(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> list[torch.Tensor]:
         """Run the network.
@@ -86,8 +90,10 @@ class AlignmentModel:
         """
         import torch
 
+        if self.packed is not None:
+            return [self.packed(_filled(torch.tensor(waveform))) for waveform in waveforms]
         like = next(self.network.parameters())
-        tensors = [torch.tensor(waveform, dtype=like.dtype, device=like.device)[None] for waveform in waveforms]
+        tensors = [_moved(waveform, like)[None] for waveform in waveforms]
         long = [tensor for tensor in tensors if tensor.shape[1] >= MIN_SAMPLES]
         if self.together and len(long) > 1 and self._has_parts():
             batch = iter(self._together(long))
@@ -97,11 +103,10 @@ class AlignmentModel:
     def _alone(self, waveform: torch.Tensor) -> torch.Tensor:
         import torch
 
-        missing = MIN_SAMPLES - waveform.shape[1]
         lengths = None
-        if missing > 0:
+        if waveform.shape[1] < MIN_SAMPLES:
             lengths = torch.tensor([waveform.shape[1]], device=waveform.device)
-            waveform = torch.nn.functional.pad(waveform, (0, missing))
+            waveform = _filled(waveform)
         output: Any = self.network(waveform) if self._is_hub() else self.network(waveform, lengths=lengths)[0]
         logits: torch.Tensor = (output.logits if self._is_hub() else output)[0]
         return logits
@@ -136,6 +141,24 @@ class AlignmentModel:
         return hasattr(network, "feature_extractor") and network.aux is not None
 
 
+def _filled(waveform: torch.Tensor) -> torch.Tensor:
+    """With silence behind it where it is too short for one frame."""
+    import torch
+
+    return torch.nn.functional.pad(waveform, (0, max(0, MIN_SAMPLES - waveform.shape[-1])))
+
+
+def _moved(waveform: npt.NDArray[np.float32], like: torch.Tensor) -> torch.Tensor:
+    """A waveform as a tensor of a network's kind, on its device."""
+    import torch
+
+    tensor = torch.tensor(waveform)
+    if like.is_cuda:
+        # From pinned memory the copy runs beside what the device is doing.
+        tensor = tensor.pin_memory()
+    return tensor.to(like.device, like.dtype, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Emissions:
     """The work of one batch: log probabilities of the wanted labels for each segment's frames."""
@@ -153,17 +176,18 @@ class Emissions:
         """
         import torch
 
-        results = []
+        wanted = []
         with torch.inference_mode():
             for item, logits in zip(inputs, self.model.logits([item.samples for item in inputs]), strict=True):
                 emission = torch.log_softmax(logits.float(), dim=-1)
                 # Only what the text needs is copied from the device and kept: some languages have thousands of labels.
-                wanted = emission[:, torch.tensor(item.columns, device=emission.device)]
+                columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
                 if item.wildcard:
                     emission[:, self.model.blank] = -torch.inf
-                    wanted = torch.cat([wanted, emission.amax(dim=1, keepdim=True)], dim=1)
-                results.append(wanted.cpu().numpy())
-        return results
+                    columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
+                wanted.append(columns)
+            # Fetched when all is under way: each fetch waits for the device.
+            return [columns.cpu().numpy() for columns in wanted]
 
 
 @dataclass(frozen=True)
@@ -174,7 +198,7 @@ class AlignmentSource:
         language: its code.
         path: directory that holds a torchaudio bundle's checkpoint, perhaps beside others, or a hub model's files.
         device: as torch names it.
-        dtype: float32 or float16.
+        dtype: float32, float16 or bfloat16; the last on a CPU that multiplies it natively.
     """
 
     language: str
@@ -186,7 +210,7 @@ class AlignmentSource:
         """The size of the weights; of the largest set where a directory has them in several formats."""
         patterns = (self._checkpoint().name,) if self.language in TORCHAUDIO_ALIGNMENT else _WEIGHTS
         sizes = [sum(file.stat().st_size for file in self.path.glob(pattern)) for pattern in patterns]
-        return max(sizes) // (2 if self.dtype == "float16" else 1)
+        return max(sizes) // (1 if self.dtype == "float32" else 2)
 
     def load(self) -> AlignmentModel:
         """Load the model.
@@ -204,7 +228,13 @@ class AlignmentSource:
         blank = 0
         for label in ("[pad]", "<pad>"):
             blank = dictionary.get(label, blank)
-        network = network.to(device=self.device, dtype=getattr(torch, self.dtype)).eval()
+        packed = convert(network.eval()) if (self.device, self.dtype) == ("cpu", "bfloat16") else None
+        if packed is not None:
+            return AlignmentModel(network.to("meta"), dictionary, blank, together=False, packed=packed)
+        network = network.to(device=self.device, dtype=getattr(torch, self.dtype))
+        if self.device != "cpu":
+            # The worker's threads run it on streams of their own, which do not wait for this one's.
+            torch.cuda.synchronize(self.device)
         return AlignmentModel(network, dictionary, blank, together=self.device != "cpu")
 
     def unload(self, model: AlignmentModel) -> None:

@@ -24,23 +24,33 @@ from whisper_api.engine.segmentation import SAMPLE_RATE, load_checkpoint
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
+    import torch
+
     from whisper_api.engine.context import JobContext
 
 __all__ = ["CommunitySource", "run_pipeline"]
 
 Floats = npt.NDArray[np.float32]
 
-# Windows of 10 s in one batch. On a CPU more only takes memory.
-_WINDOWS = {"cpu": 8, "cuda": 64}
+# Windows of 10 s in one batch. On a CPU more only keep other jobs waiting.
+_SEGMENTATION_WINDOWS = {"cpu": 8, "cuda": 64}
+_EMBEDDING_WINDOWS = {"cpu": 2, "cuda": 64}
 _SEGMENTATION_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class CommunitySource:
-    """The pipeline's directory: ``config.yaml`` and the folders ``segmentation``, ``embedding`` and ``plda``."""
+    """The pipeline's directory: ``config.yaml`` and the folders ``segmentation``, ``embedding`` and ``plda``.
+
+    Attributes:
+        path: the directory.
+        device: as torch names it.
+        dtype: what the embedding's convolutions compute in: float32, bfloat16 or float16.
+    """
 
     path: str
     device: str
+    dtype: str = "float32"
 
     def estimated_bytes(self) -> int:
         """The size of the weights."""
@@ -66,6 +76,10 @@ class CommunitySource:
             raise
         except Exception as error:
             raise ModelCorrupt(f"diarization pipeline in {self.path}: cannot be loaded ({error})") from error
+        network = pipeline._embedding.model_.resnet
+        _join_normalisation(network)
+        for part in _trunk(network):
+            part.to(dtype=getattr(torch, self.dtype), memory_format=torch.channels_last)
         return pipeline.to(torch.device(self.device))
 
     def unload(self, model: Any) -> None:
@@ -154,11 +168,42 @@ class EmbedWindows:
         """One result for each window."""
         import torch
 
-        waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in inputs]))[:, None].to(self.device)
-        masks = torch.from_numpy(np.stack([mask for _, mask in inputs])).to(self.device)
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return list(self.model(waveforms, weights=masks).cpu().numpy())
+        waveforms = _to_device(np.stack([waveform for waveform, _ in inputs])[:, None], self.device)
+        masks = _to_device(np.stack([mask for _, mask in inputs]), self.device)
+        network = self.model.resnet
+        with torch.inference_mode():
+            features = self.model.compute_fbank(waveforms).to(network.conv1.weight.dtype)
+            frames = network.forward_frames(features).float()
+            return list(self.model.forward_embedding(frames, weights=masks).cpu().numpy())
+
+
+def _to_device(array: Floats, device: str) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(array)
+    # From pinned memory the copy runs beside what the device is doing.
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _trunk(network: Any) -> tuple[Any, ...]:
+    """The convolutional part of a ResNet: all but pooling and the linear layers behind it."""
+    return (network.conv1, network.bn1, network.layer1, network.layer2, network.layer3, network.layer4)
+
+
+def _join_normalisation(network: Any) -> None:
+    """Make each batch normalisation of a ResNet part of the convolution before it."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = [(network, "conv1", "bn1")]
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        for block in layer:
+            pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"bn{i}")]
+            if len(block.shortcut) == 2:
+                pairs.append((block.shortcut, "0", "1"))
+    for owner, conv, norm in pairs:
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+        setattr(owner, norm, nn.Identity())
 
 
 def _windows(audio: Floats, size: int, step: int) -> Iterator[Floats]:
@@ -173,7 +218,7 @@ def _segmentations(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:
 
     inference = pipeline._segmentation
     size, step = round(inference.duration * SAMPLE_RATE), round(inference.step * SAMPLE_RATE)
-    operation = SegmentWindows(inference, ctx.device.torch_name, _WINDOWS[ctx.device.kind])
+    operation = SegmentWindows(inference, ctx.device.torch_name, _SEGMENTATION_WINDOWS[ctx.device.kind])
     count = len(range(0, max(1, len(audio) - size + step), step))
     results = []
     for result in ctx.run((operation, window, inference.duration) for window in _windows(audio, size, step)):
@@ -198,7 +243,8 @@ def _embeddings(ctx: JobContext, audio: Floats, pipeline: Any, segmentations: An
         masks = np.where(clean.sum(axis=2, keepdims=True) > least, clean, masks)
     speaking = masks.any(axis=(1, 2))
     embeddings = np.ones((*masks.shape[:2], pipeline._embedding.dimension), dtype=np.float32)
-    operation = EmbedWindows(pipeline._embedding.model_, ctx.device.torch_name, _WINDOWS[ctx.device.kind])
+    model = pipeline._embedding.model_
+    operation = EmbedWindows(model, ctx.device.torch_name, _EMBEDDING_WINDOWS[ctx.device.kind])
     items = (
         (operation, (samples, masks[number]), float(window.duration))
         for number, samples in enumerate(_windows(audio, size, step))

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.activity import WINDOW, Activity, Spans, turns_of, who_speaks, window_starts
 from whisper_api.engine.clustering import Bounds, ClusteringOptions, Voices, find_voices
+from whisper_api.engine.device import has_bfloat16
 from whisper_api.engine.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
 from whisper_api.engine.segmentation import SAMPLE_RATE, SegmentationSource, SegmentWindows
 from whisper_api.engine.speakers import Turn
@@ -28,6 +29,7 @@ from whisper_api.errors import Canceled, EngineClosed
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
+    from whisper_api.engine.device import Device
     from whisper_api.schema import TranscriptionOptions
 
 __all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "open_sources"]
@@ -90,6 +92,16 @@ def diarize(ctx: JobContext, audio: Floats) -> Diarization:
     return result
 
 
+def embedding_dtype(device: Device) -> str:
+    """What the embeddings are computed in; the speakers found are the same in half precision.
+
+    The segmentation stays in float32: its rounding is enough to turn two alike voices into three.
+    """
+    if has_bfloat16(device):
+        return "bfloat16"
+    return "float16" if device.kind == "cuda" else "float32"
+
+
 def bounds_of(options: TranscriptionOptions) -> Bounds:
     """How many speakers there may be."""
     least = options.num_speakers or options.min_speakers or 1
@@ -118,7 +130,9 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
             if not _has_token(ctx):
                 return None
             model = ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token)
-        with ctx.models.lease(CommunitySource(str(model.path), ctx.device.torch_name)) as pipeline:
+        with ctx.models.lease(
+            CommunitySource(str(model.path), ctx.device.torch_name, embedding_dtype(ctx.device))
+        ) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
     except (Canceled, EngineClosed):
         raise
@@ -219,8 +233,9 @@ def _segment(ctx: JobContext, audio: Floats, model: Any) -> Activity:
     starts = window_starts(len(audio))
     operation = SegmentWindows(model, ctx.device.torch_name)
     windows = (audio[start : start + size] for start in starts)
+    items = ((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows)
     results: list[npt.NDArray[np.float16]] = []
-    for result in ctx.run((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows):
+    for result in ctx.run(items, window=2 * operation.max_items):
         results.append(result)
         ctx.progress(_SEGMENTATION_SHARE * len(results) / len(starts))
     return Activity(np.stack(results), starts, len(audio))
@@ -230,7 +245,7 @@ def _embed(ctx: JobContext, audio: Floats, model: Any, activity: Activity, spans
     """(spans, 192)."""
     if len(spans.times) == 0:
         return np.zeros((0, DIMENSION), dtype=np.float32)
-    operation = EmbedSpans(model, ctx.device.torch_name, ctx.device.kind == "cpu" and has_bfloat16())
+    operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
     speech = activity.speech_features()
     stretches = _stretches(audio, speech, _feature_mean(audio, speech), spans)
     results: list[Floats] = []
@@ -239,13 +254,6 @@ def _embed(ctx: JobContext, audio: Floats, model: Any, activity: Activity, spans
         done = sum(map(len, results)) / len(spans.times)
         ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done)
     return np.concatenate(results)
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively: the embeddings then cost less than half, and agree to 0.9999."""
-    import torch
-
-    return bool(torch.cpu._is_avx512_bf16_supported()) if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
 
 
 def _feature_mean(audio: Floats, speech: Floats) -> Floats:

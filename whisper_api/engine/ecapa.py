@@ -100,7 +100,7 @@ def embed(
             one voice looks the same in each stretch.
         speech: shape (frames,), the weight of each feature frame as context; some must be above 0.
         spans: for each, the numbers of the feature frames it consists of, at least one.
-        half_precision: run the trunk in bfloat16.
+        half_precision: run the trunk and the attention in bfloat16, or float16 where the device has no bfloat16.
 
     Returns:
         Shape (spans, 192), each of length 1.
@@ -112,9 +112,10 @@ def embed(
         x = features(torch.from_numpy(waveform).to(device)[None])
         x = x - torch.from_numpy(mean).to(device)[None, :, None]
         weight = torch.from_numpy(speech).to(device)[None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=half_precision):
+        half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
+        with torch.autocast(device.type, half, enabled=half_precision):
             x = model.trunk(x, weight / weight.sum())
-        vectors = model.pool(x[0].float(), [torch.from_numpy(span).to(device) for span in spans])
+        vectors = model.pool(x[0].float().T.contiguous(), spans, half if half_precision else torch.float32)
         embeddings: Floats = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
     return embeddings
 
@@ -150,8 +151,12 @@ class EmbedSpans:
     device: str
     half_precision: bool
 
-    max_items = 4
     max_cost = math.inf
+
+    @property
+    def max_items(self) -> int:
+        """On a CPU each stretch alone, so that the next one can run beside it."""
+        return 1 if self.device == "cpu" else 4
 
     @property
     def memory_key(self) -> Hashable:
@@ -253,29 +258,45 @@ def _network() -> torch.nn.Module:
             aggregated: torch.Tensor = self.aggregate(torch.cat(outputs, dim=1))
             return aggregated
 
-        def pool(self, x: torch.Tensor, spans: Sequence[torch.Tensor]) -> torch.Tensor:
-            """The trunk's output (3072, frames) to one vector of 192 for each span, which is a list of frames."""
-            weights = x.new_zeros(x.shape[1], len(spans))
+        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
+            """The trunk's output (frames, 3072) to one vector of 192 for each span, which is a list of frames."""
+            weights = np.zeros((len(spans), len(x)), dtype=np.float32)
             for number, span in enumerate(spans):
-                weights[span, number] = 1 / len(span)
-            mean, deviation = x @ weights, _deviation(x.square() @ weights, x @ weights)
+                weights[number, span] = 1 / len(span)
+            of_spans = torch.from_numpy(weights).to(x.device)
+            mean = of_spans @ x
+            statistics = torch.cat([mean, _deviation(of_spans @ x.square(), mean)], dim=1)
             # The same over all frames of a span, mean and deviation enter the layer once instead of at each frame; and
             # what the frames themselves bring is the same for all spans.
             weight, bias = self.attention_in.conv.parameters()
-            context = weight[:, x.shape[0] :, 0] @ torch.cat([mean, deviation]) + bias[:, None]
-            hidden = weight[:, : x.shape[0], 0] @ x
-            pooled = torch.stack(
-                [self._attend(x[:, span], hidden[:, span] + context[:, i : i + 1]) for i, span in enumerate(spans)]
-            )
+            channels = x.shape[1]
+            context = statistics @ weight[:, channels:, 0].T + bias
+            hidden = x @ weight[:, :channels, 0].T
+            norm: Any = self.attention_in.norm
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            shift = norm.bias - norm.running_mean * scale
+            # Powers of two are quicker than those of e. The layer's bias is the same for all frames, so that a softmax
+            # over frames does not see it.
+            out = (self.attention_out.weight[:, :, 0].T * math.log2(math.e)).to(dtype)
+            pooled = torch.empty(len(spans), 2 * channels, device=x.device)
+            for number, span in enumerate(spans):
+                rows = _rows(span, x.device)
+                inner = torch.addcmul(shift, functional.relu(hidden[rows] + context[number]), scale).tanh()
+                attention = (inner.to(dtype) @ out).float()
+                attention.sub_(attention.amax(dim=0)).exp2_()
+                total = attention.sum(dim=0)
+                values = x[rows]
+                average = attention.mul_(values).sum(dim=0) / total
+                pooled[number, :channels] = average
+                pooled[number, channels:] = _deviation(attention.mul_(values).sum(dim=0) / total, average)
             vectors: torch.Tensor = self.output(self.statistics_norm(pooled).unsqueeze(2)).squeeze(2)
             return vectors
 
-        def _attend(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-            hidden = self.attention_in.norm(functional.relu(hidden).unsqueeze(0)).tanh()
-            attention = self.attention_out(hidden)[0].softmax(dim=1)
-            weighted = attention * x
-            mean = weighted.sum(dim=1)
-            return torch.cat([mean, _deviation((weighted * x).sum(dim=1), mean)])
+    def _rows(span: npt.NDArray[np.int64], device: torch.device) -> Any:
+        """What picks a span's frames: a slice, which copies nothing, where it has no gap."""
+        if int(span[-1]) - int(span[0]) + 1 == len(span):
+            return slice(int(span[0]), int(span[-1]) + 1)
+        return torch.from_numpy(span).to(device)
 
     def _deviation(mean_of_squares: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         return (mean_of_squares - mean.square()).clamp(min=1e-12).sqrt()

@@ -158,8 +158,14 @@ class CheckpointSource(ABC):
         Raises:
             ModelCorrupt: the file holds something else.
         """
+        import torch
+
         limit_torch_threads()
-        return self.network(Path(self.path)).to(self.device)
+        model = self.network(Path(self.path)).to(self.device)
+        if self.device != "cpu":
+            # The worker's threads run it on streams of their own, which do not wait for this one's.
+            torch.cuda.synchronize(self.device)
+        return model
 
     def unload(self, model: Any) -> None:
         """Give the device's memory back."""

@@ -1,0 +1,307 @@
+"""Wav2vec 2.0 in bfloat16 on a CPU: the same network as torchaudio's and transformers', in fewer and larger steps.
+
+A convolution with stride over (frames, channels) is a matrix product whose rows overlap, so all of the network but the
+convolution for positions is products with weights that were packed when the model was loaded. GELU and residual sums
+are done as a product's result is written. The stack of convolutions runs over short stretches of frames, which stay in
+the processor's cache. Baevski et al., "wav2vec 2.0", 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+__all__ = ["Wav2Vec", "convert"]
+
+# Frames of the convolutions' output computed together, and rows of an attention matrix.
+_STRETCH = 50
+_ROWS = 256
+
+
+class _Linear:
+    """A product with packed weights, its activation fused."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none") -> None:
+        import torch
+
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16().contiguous())
+        self.bias = None if bias is None else bias.detach().bfloat16()
+        self.activation = activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
+        return y
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """``residual`` plus the product."""
+        import torch
+
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return y
+
+
+class _Norm:
+    """Layer normalisation over the channels."""
+
+    def __init__(self, module: Any) -> None:
+        self.shape, self.eps = tuple(module.normalized_shape), module.eps
+        self.weight, self.bias = module.weight.detach().bfloat16(), module.bias.detach().bfloat16()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.nn.functional.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class _FirstConvolution:
+    """The convolution over samples, in float32.
+
+    Where it is normalised over time (one group for each channel), mean and variance of its output follow from those of
+    the windows it reads, so the normalisation becomes part of the weights.
+    """
+
+    def __init__(self, conv: Any, norm: Any) -> None:
+        import torch
+
+        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
+        self.weight = conv.weight.detach().float()[:, 0]
+        self.bias = None if conv.bias is None else conv.bias.detach().float()
+        self.over_time: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        self.over_channels: _Norm | None = None
+        if isinstance(norm, torch.nn.GroupNorm):
+            self.over_time = norm.weight.detach().double(), norm.bias.detach().double(), norm.eps
+        elif norm is not None:
+            self.over_channels = _Norm(norm)
+
+    def windows(self, waveform: torch.Tensor, first: int, count: int) -> torch.Tensor:
+        return waveform.as_strided(
+            (count, self.kernel), (self.stride, 1), waveform.storage_offset() + first * self.stride
+        )
+
+    def weights(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias for one waveform."""
+        if self.over_time is None:
+            return self.weight, self.bias
+        gain, offset, eps = self.over_time
+        windows = self.windows(waveform, 0, (len(waveform) - self.kernel) // self.stride + 1).double()
+        mean = windows.mean(dim=0)
+        windows -= mean
+        covariance = windows.T @ windows / len(windows)
+        weight = self.weight.double()
+        variance = ((weight @ covariance) * weight).sum(dim=1)
+        scale = gain / (variance + eps).sqrt()
+        # A bias of the convolution moves the mean with it, so it has no effect.
+        return (weight * scale[:, None]).float(), (offset - weight @ mean * scale).float()
+
+    def __call__(self, windows: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
+        import torch
+
+        activation = "none" if self.over_channels else "gelu"
+        y = torch.ops.mkldnn._linear_pointwise(windows, *weights, activation, [], "none").bfloat16()
+        return torch.nn.functional.gelu(self.over_channels(y)) if self.over_channels else y
+
+
+class _Convolution:
+    """One of the further convolutions."""
+
+    def __init__(self, conv: Any, norm: Any) -> None:
+        self.kernel, self.stride, self.channels = conv.kernel_size[0], conv.stride[0], conv.in_channels
+        weight = conv.weight.detach().permute(0, 2, 1).flatten(1)
+        self.norm = None if norm is None else _Norm(norm)
+        self.linear = _Linear(weight, conv.bias, "none" if self.norm else "gelu")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        count = (len(x) - self.kernel) // self.stride + 1
+        y = self.linear(x.as_strided((count, self.kernel * self.channels), (self.stride * self.channels, 1)))
+        return torch.nn.functional.gelu(self.norm(y)) if self.norm else y
+
+
+class _Positions:
+    """The grouped convolution that tells the transformer what is near what; its weight normalisation is done once."""
+
+    def __init__(self, conv: Any) -> None:
+        import torch
+
+        self.kernel, self.groups = conv.kernel_size[0], conv.groups
+        self.bias = conv.bias.detach().bfloat16()
+        weight = conv.weight.detach().bfloat16().unsqueeze(2)
+        sides = ([0, self.kernel // 2], [1, 1], [1, 1], self.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *sides, [1, conv.in_channels, 1, 512])
+        self.sides = sides
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        image = x.T[None, :, None]
+        y = torch.ops.mkldnn._convolution_pointwise(image, self.weight, self.bias, *self.sides, "gelu", [], "none")
+        frames: torch.Tensor = y[0, :, 0, : len(x)].T.contiguous()
+        return frames
+
+
+class _Layer:
+    """Self-attention and two linear layers, each with a residual sum and a normalisation before or behind it."""
+
+    def __init__(self, parts: Sequence[Any], heads: int, norm_first: bool) -> None:
+        import torch
+
+        query, key, value, out, wide, narrow, norm, final_norm = parts
+        self.heads, self.norm_first = heads, norm_first
+        # Powers of two are quicker than those of e, and a factor within the weights costs nothing.
+        scale = (query.out_features // heads) ** -0.5 * math.log2(math.e)
+        weights = [query.weight * scale, key.weight, value.weight]
+        self.input = _Linear(torch.cat(weights), torch.cat([query.bias * scale, key.bias, value.bias]))
+        self.output = _Linear(out.weight, out.bias)
+        self.wide = _Linear(wide.weight, wide.bias, "gelu")
+        self.narrow = _Linear(narrow.weight, narrow.bias)
+        self.norm, self.final_norm = _Norm(norm), _Norm(final_norm)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm_first:
+            x = self.output.add(_attend(self.input(self.norm(x)), self.heads), x)
+            return self.narrow.add(self.wide(self.final_norm(x)), x)
+        x = self.norm(self.output.add(_attend(self.input(x), self.heads), x))
+        return self.final_norm(self.narrow.add(self.wide(x), x))
+
+
+def _attend(joined: torch.Tensor, heads: int) -> torch.Tensor:
+    """Attention over (frames, 3 * width) queries, keys and values; the queries hold the scale and log2(e)."""
+    import torch
+
+    frames, width = len(joined), joined.shape[1] // 3
+    size = width // heads
+    result = torch.empty(frames, width, dtype=joined.dtype)
+    products = torch.empty(min(frames, _ROWS), frames, dtype=joined.dtype)
+    powers = torch.empty(products.shape, dtype=torch.float32)
+    for head in range(heads):
+        columns = slice(head * size, (head + 1) * size)
+        query, key, value = (part[:, columns] for part in joined.chunk(3, dim=1))
+        for first in range(0, frames, _ROWS):
+            rows = slice(first, min(first + _ROWS, frames))
+            scores, weights = products[: rows.stop - first], powers[: rows.stop - first]
+            torch.mm(query[rows], key.T, out=scores)
+            weights.copy_(scores)
+            weights.sub_(weights.amax(dim=1, keepdim=True)).exp2_()
+            scores.copy_(weights)
+            result[rows, columns] = torch.mm(scores, value) / weights.sum(dim=1, keepdim=True)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Wav2Vec:
+    """The network, made by :func:`convert`. Any number of threads may call it."""
+
+    first: _FirstConvolution
+    convolutions: list[_Convolution]
+    feature_norm: _Norm
+    projection: _Linear
+    positions: _Positions
+    norm: _Norm
+    norm_first: bool
+    layers: list[_Layer]
+    labels: _Linear
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(samples,) float32 at 16 kHz, as many as one frame needs at least, to (frames, labels) logits, bfloat16."""
+        x = self.projection(self.feature_norm(self._features(waveform)))
+        x = x + self.positions(x)
+        if not self.norm_first:
+            x = self.norm(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.labels(self.norm(x) if self.norm_first else x)
+
+    def _features(self, waveform: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        weights = self.first.weights(waveform)
+        frames, step, reach = (len(waveform) - self.first.kernel) // self.first.stride + 1, 1, 1
+        for conv in self.convolutions:
+            frames = (frames - conv.kernel) // conv.stride + 1
+            reach += (conv.kernel - 1) * step
+            step *= conv.stride
+        stretches = []
+        for begin in range(0, frames, _STRETCH):
+            count = min(_STRETCH, frames - begin)
+            x = self.first(self.first.windows(waveform, begin * step, (count - 1) * step + reach), weights)
+            for conv in self.convolutions:
+                x = conv(x)
+            stretches.append(x)
+        return torch.cat(stretches)
+
+
+def convert(network: Any) -> Wav2Vec | None:
+    """The network with packed bfloat16 weights; None where it has a part that is not known here.
+
+    Args:
+        network: torchaudio's ``Wav2Vec2Model`` with a linear layer for labels, or transformers' ``Wav2Vec2ForCTC``.
+    """
+    import torch
+
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch._C._has_mkldnn:
+        return None
+    with torch.no_grad():
+        return _from_hub(network) if hasattr(network, "config") else _from_torchaudio(network)
+
+
+def _from_torchaudio(network: Any) -> Wav2Vec | None:
+    if not hasattr(network, "feature_extractor") or network.aux is None:
+        return None
+    transformer = network.encoder.transformer
+    layers = []
+    for layer in transformer.layers:
+        attention, forward = layer.attention, layer.feed_forward
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+        parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
+        layers.append(_Layer(parts, attention.num_heads, layer.layer_norm_first))
+    first, *further = network.feature_extractor.conv_layers
+    projection = network.encoder.feature_projection
+    return Wav2Vec(
+        _FirstConvolution(first.conv, first.layer_norm),
+        [_Convolution(layer.conv, layer.layer_norm) for layer in further],
+        _Norm(projection.layer_norm),
+        _Linear(projection.projection.weight, projection.projection.bias),
+        _Positions(transformer.pos_conv_embed.conv),
+        _Norm(transformer.layer_norm),
+        not transformer.layer_norm_first,
+        layers,
+        _Linear(network.aux.weight, network.aux.bias),
+    )
+
+
+def _from_hub(network: Any) -> Wav2Vec | None:
+    config = network.config
+    activations = {config.feat_extract_activation, config.hidden_act}
+    if config.model_type != "wav2vec2" or config.add_adapter or activations != {"gelu"}:
+        return None
+    if getattr(config, "adapter_attn_dim", None) is not None:
+        return None
+    encoder = network.wav2vec2.encoder
+    layers = []
+    for layer in encoder.layers:
+        attention, forward = layer.attention, layer.feed_forward
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+        parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
+        layers.append(_Layer(parts, attention.num_heads, config.do_stable_layer_norm))
+    first, *further = network.wav2vec2.feature_extractor.conv_layers
+    projection = network.wav2vec2.feature_projection
+    return Wav2Vec(
+        _FirstConvolution(first.conv, getattr(first, "layer_norm", None)),
+        [_Convolution(layer.conv, getattr(layer, "layer_norm", None)) for layer in further],
+        _Norm(projection.layer_norm),
+        _Linear(projection.projection.weight, projection.projection.bias),
+        _Positions(encoder.pos_conv_embed.conv),
+        _Norm(encoder.layer_norm),
+        config.do_stable_layer_norm,
+        layers,
+        _Linear(network.lm_head.weight, network.lm_head.bias),
+    )
