@@ -278,12 +278,12 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def limit_torch_threads() -> None:
-    """Keep torch to the cores this process may use: by itself it counts those of the whole machine."""
+    """Keep torch to the threads of one lane: by itself it takes every core of the machine, for each lane."""
     import torch
 
-    cores = physical_cores()
-    if torch.get_num_threads() > cores:
-        torch.set_num_threads(cores)
+    threads = threads_and_lanes(Device("cpu")).threads
+    if torch.get_num_threads() > threads:
+        torch.set_num_threads(threads)
 
 
 def _cgroup_cpus() -> int | None:
