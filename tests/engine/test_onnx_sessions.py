@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,20 @@ def test_a_window_gives_the_same_to_the_last_bit_whatever_is_beside_it(quick: Se
     alone, together = run([]), run(others)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_state_that_nobody_needs_is_gone_at_once(quick: Sessions, features: Floats) -> None:
+    """Without a search for cycles, which would come long after the memory has run out."""
+    encoded = quick.encode(features)
+    gc.disable()
+    try:
+        states = [quick.start(encoded) for _ in range(3)]
+        for state in states:
+            feed_sequence(state, TOKENS)
+        feeds = [(np.array([11]), np.array([6]), np.ones((1, len(TOKENS) + 1), np.bool_)) for _ in states]
+        feed_together(states, feeds)
+        held = [weakref.ref(state._group) for state in states] + [weakref.ref(state) for state in states]
+        del states, state
+        assert [reference() for reference in held] == [None] * 6
+    finally:
+        gc.enable()

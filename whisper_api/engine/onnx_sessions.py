@@ -115,8 +115,9 @@ class State:
         self.positions = len(encoded)
         self.length = 0
         self.attention: Floats = np.empty((0, 0, self.positions), np.float32)
-        self._alone = _Group([self], [self._memory], model.empty_pools(1, POOL), POOL)
-        self._group = self._alone
+        # A group does not lead back to its states: a cycle would stay in memory until somebody looks for cycles.
+        self._group = _Group([self._memory], [self.positions], model.empty_pools(1, POOL), POOL)
+        self._place = 0
 
     def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:
         """Run tokens through the decoder, all at once. The token of row ``r`` becomes cache entry ``length + r``.
@@ -149,7 +150,9 @@ def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats
     model, group = states[0]._model, states[0]._group
     # Never one row alone: the runtime adds up in another order then, and a window beside others may have company.
     rows = max(2, *(len(tokens) for tokens, _, _ in feeds))
-    if len(group.members) != len(states) or any(a is not b for a, b in zip(group.members, states, strict=True)):
+    if group.size != len(states) or any(
+        state._group is not group or state._place != place for place, state in enumerate(states)
+    ):
         group = _Group.of(model, states)
     group.make_room(model, max(state.length for state in states) + rows)
     capacity, count = group.capacity, len(states)
@@ -188,7 +191,7 @@ class _Group:
     """Windows that are fed together: what they hear and their caches, beside each other.
 
     Attributes:
-        members: their states.
+        size: how many.
         pools: of each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
             width + 1), the last column being ones.
         capacity: cache entries that a pool can hold.
@@ -196,13 +199,13 @@ class _Group:
         inputs: memory and pools, by the graph's names.
     """
 
-    def __init__(self, members: list[State], memories: Sequence[Arrays], pools: Pools, capacity: int) -> None:
-        self.members = members
-        self.positions = positions = max(state.positions for state in members)
-        self._memory = dict(memories[0]) if len(members) == 1 else _beside(memories, positions)
-        mask = np.zeros((len(members), 1, 1, positions), np.float32)
-        for number, state in enumerate(members):
-            mask[number, ..., state.positions :] = MASKED
+    def __init__(self, memories: Sequence[Arrays], positions: Sequence[int], pools: Pools, capacity: int) -> None:
+        self.size = len(memories)
+        self.positions = max(positions)
+        self._memory = dict(memories[0]) if self.size == 1 else _beside(memories, self.positions)
+        mask = np.zeros((self.size, 1, 1, self.positions), np.float32)
+        for place, heard in enumerate(positions):
+            mask[place, ..., heard:] = MASKED
         self._memory["memory_mask"] = mask
         self._set_pools(pools, capacity)
 
@@ -211,12 +214,11 @@ class _Group:
         """A new group of these states, which leave the ones they were in."""
         capacity = max(POOL, *(state.length for state in states))
         pools = model.empty_pools(len(states), capacity)
-        for number, state in enumerate(states):
-            old = state._group
-            _copy_pools(old.pools, old.members.index(state), pools, number, state.length)
-        group = cls(list(states), [state._memory for state in states], pools, capacity)
-        for state in states:
-            state._group = group
+        for place, state in enumerate(states):
+            _copy_pools(state._group.pools, state._place, pools, place, state.length)
+        group = cls([state._memory for state in states], [state.positions for state in states], pools, capacity)
+        for place, state in enumerate(states):
+            state._group, state._place = group, place
         return group
 
     def make_room(self, model: Sessions, entries: int) -> None:
@@ -224,9 +226,9 @@ class _Group:
         if entries <= self.capacity:
             return
         capacity = -(-entries // POOL) * POOL
-        pools = model.empty_pools(len(self.members), capacity)
-        for number, state in enumerate(self.members):
-            _copy_pools(self.pools, number, pools, number, state.length)
+        pools = model.empty_pools(self.size, capacity)
+        for place in range(self.size):
+            _copy_pools(self.pools, place, pools, place, self.capacity)
         self._set_pools(pools, capacity)
 
     def _set_pools(self, pools: Pools, capacity: int) -> None:
