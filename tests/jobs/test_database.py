@@ -127,8 +127,9 @@ for number in itertools.count():
                 told[job_id] = state
             child.kill()
             for line in lines:
-                job_id, state = line.split()
-                told[job_id] = state
+                # The last one may be cut short: it was killed while it wrote.
+                if len(words := line.split()) == 2 and words[1] in ORDER:
+                    told[words[0]] = words[1]
     assert len(told) >= 4
 
     store = JobStore(path)
