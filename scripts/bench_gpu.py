@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cuda_libraries import load_cuda_libraries
 from gpu_floor import Ceiling, ceiling, wav2vec2_floor, whisper_floor
+from gpu_gauge import require_cuda
 from measuring import Comparison, Pair, Report, Resident, Sample, arguments, resident, take_turns
 from random_models import POSITIONS, SHAPES, make_models
 
@@ -243,7 +243,7 @@ def main() -> int:
     options.tokens = options.tokens or (8 if options.quick else 100)
     options.runs = 1 if options.quick else options.runs
     options.device = _device(options.device)
-    load_cuda_libraries(options.device)
+    require_cuda(options.device)
     report = Report("gpu", options, gpus=_gpus())
     best = ceiling(options.device, quick=options.quick)
     print(f"{options.device}: {best}\n", flush=True)

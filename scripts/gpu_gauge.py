@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cuda_libraries import load_cuda_libraries
 from measuring.speech import sample_call
 from numpy.typing import NDArray
+
+from whisper_api.engine.device import cuda_problem
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "Floats", "Gauge", "Setting", "speech"]
 
@@ -58,6 +59,19 @@ class Setting:
         return {"device": kind, "device_index": int(index or 0)}
 
 
+def require_cuda(device: str) -> None:
+    """Load what CTranslate2 needs on a GPU.
+
+    Args:
+        device: nothing is needed for ``cpu``.
+
+    Raises:
+        SystemExit: it cannot be had; says what to do.
+    """
+    if device != "cpu" and (problem := cuda_problem()):
+        raise SystemExit(f"the GPU cannot be used: {problem}")
+
+
 class Gauge:
     """The device's memory: what this process adds to what was in use when it began.
 
@@ -67,7 +81,7 @@ class Gauge:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        load_cuda_libraries(device)
+        require_cuda(device)
         self._before = self._used()
         self._loaded = self._before
 

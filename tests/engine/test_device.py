@@ -13,7 +13,6 @@ from whisper_api.engine.device import (
     choose_compute_type,
     choose_device,
     has_bfloat16,
-    has_vnni,
     physical_cores,
     threads_and_lanes,
     visible_devices,
@@ -61,17 +60,18 @@ def test_cores_and_memory_are_those_of_a_machine() -> None:
     import os
 
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
-    for memory in (Device("cpu").total_memory(), Device("cpu").free_memory()):
-        assert memory is None or memory > 1 << 28
+    memory = Device("cpu").free_memory()
+    assert memory is None or memory > 1 << 28
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(gpus == 0, reason="no CUDA device")
 def test_the_free_memory_of_a_gpu_is_not_more_than_it_has() -> None:
-    free, total = Device("cuda").free_memory(), Device("cuda").total_memory()
+    import torch
+
+    free = Device("cuda").free_memory()
     assert free is not None
-    assert total is not None
-    assert 0 < free <= total
+    assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
 
 
 def test_all_devices_are_seen() -> None:
@@ -90,16 +90,16 @@ def test_lanes_take_the_cores_of_a_cpu(cores: int, expected: tuple[int, int], mo
 
 
 CPUINFO = {
-    "x86 with bfloat16": ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16\n", True, True),
-    "x86 with VNNI": ("flags\t\t: fpu avx2 avx_vnni\n", False, True),
-    "old x86": ("model name\t: avx512_bf16 avx_vnni\nflags\t\t: fpu sse2\n", False, False),
-    "Arm": ("Features\t: fp asimd asimddp bf16\n", True, True),
+    "x86 with bfloat16": ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16\n", True),
+    "x86 with VNNI": ("flags\t\t: fpu avx2 avx_vnni\n", False),
+    "old x86": ("model name\t: avx512_bf16 avx_vnni\nflags\t\t: fpu sse2\n", False),
+    "Arm": ("Features\t: fp asimd asimddp bf16\n", True),
 }
 
 
-@pytest.mark.parametrize(("text", "bfloat16", "vnni"), CPUINFO.values(), ids=CPUINFO)
+@pytest.mark.parametrize(("text", "bfloat16"), CPUINFO.values(), ids=CPUINFO)
 def test_what_a_cpu_can_do_is_read_from_its_flags(
-    text: str, bfloat16: bool, vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(text)
@@ -107,7 +107,6 @@ def test_what_a_cpu_can_do_is_read_from_its_flags(
     device_module._cpu_flags.cache_clear()
     try:
         assert has_bfloat16(Device("cpu")) is bfloat16
-        assert has_vnni() is vnni
         monkeypatch.setattr(device_module, "CPUINFO", tmp_path / "none")
         device_module._cpu_flags.cache_clear()
         assert not has_bfloat16(Device("cpu"))
@@ -119,5 +118,4 @@ def test_this_cpu_can_do_what_its_libraries_say() -> None:
     torch = pytest.importorskip("torch")
     if not device_module.CPUINFO.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
         pytest.skip("nothing to compare with")
-    assert has_vnni() or not torch.cpu._is_vnni_supported()
     assert has_bfloat16(Device("cpu")) or not torch.cpu._is_avx512_bf16_supported()

@@ -22,8 +22,8 @@ __all__ = [
     "choose_compute_type",
     "choose_device",
     "choose_devices",
+    "cuda_problem",
     "has_bfloat16",
-    "has_vnni",
     "limit_torch_threads",
     "physical_cores",
     "threads_and_lanes",
@@ -89,14 +89,6 @@ class Device:
         with torch.cuda.stream(torch.cuda.Stream(self.index)):  # type: ignore[no-untyped-call]
             yield
 
-    def total_memory(self) -> int | None:
-        """Bytes of memory on the device; None where that cannot be told."""
-        if self.kind == "cuda":
-            import torch
-
-            return int(torch.cuda.get_device_properties(self.index).total_memory)
-        return available_ram()
-
     def free_memory(self) -> int | None:
         """Bytes of memory that can still be had on the device, where others may use it too; None if not known."""
         if self.kind == "cuda":
@@ -131,7 +123,7 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
             raise InvalidOption("device", f"{name!r} is not a device; use auto, cpu, cuda, cuda:<index> or cuda:all")
         index = 0 if suffix == "all" else int(suffix)
     count = int(ctranslate2.get_cuda_device_count())
-    problem = _cuda_problem() if count and kind in ("auto", "cuda") else None
+    problem = cuda_problem() if count and kind in ("auto", "cuda") else None
     if kind == "auto":
         if problem:
             log.warning("there is a GPU, but it cannot be used: %s", problem)
@@ -162,7 +154,7 @@ def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
 CUBLAS = "libcublas.so.12"
 
 
-def _cuda_problem() -> str | None:
+def cuda_problem() -> str | None:
     """Why models cannot run on a GPU although there is one; None when they can.
 
     Loads cuBLAS, which CTranslate2 opens by its name when it first multiplies: that of PyPI's packages lies where no
@@ -257,11 +249,6 @@ def has_bfloat16(device: Device) -> bool:
 
         return "bfloat16" in ctranslate2.get_supported_compute_types("cuda", device.index)
     return not _cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def has_vnni() -> bool:
-    """Whether the CPU adds up products of int8 in one instruction: x86 with VNNI, Arm with dot products."""
-    return not _cpu_flags().isdisjoint(("avx512_vnni", "avx_vnni", "asimddp"))
 
 
 @functools.cache

@@ -94,10 +94,15 @@ def feed_sequence(state: DecoderState, tokens: Sequence[int]) -> Floats:
     Returns:
         Raw logits: float32, shape (tokens, vocabulary).
     """
-    length, count = state.length, len(tokens)
+    return state.feed(*sequence_feed(state.length, tokens))
+
+
+def sequence_feed(length: int, tokens: Sequence[int]) -> Feed:
+    """What :func:`feed_sequence` feeds to a state whose cache has so many entries."""
+    count = len(tokens)
     visible = np.zeros((count, length + count), np.bool_)
     visible[:, length:] = np.tri(count, dtype=np.bool_)
-    return state.feed(np.array(tokens, np.int64), np.arange(count, dtype=np.int64), visible)
+    return np.array(tokens, np.int64), np.arange(count, dtype=np.int64), visible
 
 
 class Decoding:
@@ -150,6 +155,8 @@ class Decoding:
         self._position = len(self._prompt)
         # Which cache entries each row of the last feed attended to; none before the prompt is fed.
         self._visible: NDArray[np.bool_] | None = None
+        # The same for the feed that was given last.
+        self._feeding = np.zeros((0, 0), np.bool_)
 
     def advance(self, steps: int) -> bool:
         """Run at most so many steps of the decoder; the prompt is one.
@@ -165,17 +172,13 @@ class Decoding:
 
     def next_feed(self) -> Feed:
         """What the state is to be fed next. The decoding must not be finished."""
-        length = self._state.length
-        known = self._visible
-        if known is None:
-            count = len(self._prompt)
-            visible = np.zeros((count, length + count), np.bool_)
-            visible[:, length:] = np.tri(count, dtype=np.bool_)
-            return np.array(self._prompt, np.int64), np.arange(count, dtype=np.int64), visible
-        rows = len(self._tokens)
+        if self._visible is None:
+            return sequence_feed(self._state.length, self._prompt)
+        rows, length = len(self._tokens), self._visible.shape[1]
         visible = np.zeros((rows, length + rows), np.bool_)
-        visible[:, :length] = known[self._parents]
+        visible[:, :length] = self._visible[self._parents]
         np.fill_diagonal(visible[:, length:], True)
+        self._feeding = visible
         return np.array(self._tokens, np.int64), np.full(rows, self._position, np.int64), visible
 
     def take(self, logits: Floats) -> None:
@@ -187,11 +190,7 @@ class Decoding:
         if self._visible is None:
             logits = self._after_prompt(logits)
         else:
-            rows, length = len(self._tokens), self._visible.shape[1]
-            visible = np.zeros((rows, length + rows), np.bool_)
-            visible[:, :length] = self._visible[self._parents]
-            np.fill_diagonal(visible[:, length:], True)
-            self._visible = visible
+            self._visible = self._feeding
             self._position += 1
         logits[:, self._suppress] = -np.inf
         self._parents, self._tokens = self._search.step(logits)

@@ -253,16 +253,19 @@ def convert(network: Any) -> Wav2Vec | None:
         return _from_hub(network) if hasattr(network, "config") else _from_torchaudio(network)
 
 
+def _layer(layer: Any, norm_first: bool) -> _Layer:
+    """A layer of the transformer; both libraries name its parts alike."""
+    attention, forward = layer.attention, layer.feed_forward
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+    parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
+    return _Layer(parts, attention.num_heads, norm_first)
+
+
 def _from_torchaudio(network: Any) -> Wav2Vec | None:
     if not hasattr(network, "feature_extractor") or network.aux is None:
         return None
     transformer = network.encoder.transformer
-    layers = []
-    for layer in transformer.layers:
-        attention, forward = layer.attention, layer.feed_forward
-        parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
-        parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
-        layers.append(_Layer(parts, attention.num_heads, layer.layer_norm_first))
+    layers = [_layer(layer, layer.layer_norm_first) for layer in transformer.layers]
     first, *further = network.feature_extractor.conv_layers
     projection = network.encoder.feature_projection
     return Wav2Vec(
@@ -286,12 +289,7 @@ def _from_hub(network: Any) -> Wav2Vec | None:
     if getattr(config, "adapter_attn_dim", None) is not None:
         return None
     encoder = network.wav2vec2.encoder
-    layers = []
-    for layer in encoder.layers:
-        attention, forward = layer.attention, layer.feed_forward
-        parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
-        parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
-        layers.append(_Layer(parts, attention.num_heads, config.do_stable_layer_norm))
+    layers = [_layer(layer, config.do_stable_layer_norm) for layer in encoder.layers]
     first, *further = network.wav2vec2.feature_extractor.conv_layers
     projection = network.wav2vec2.feature_projection
     return Wav2Vec(
