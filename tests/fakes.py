@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
-from whisper_api.jobs.executor import ExecutorFacts, OnProgress
+from whisper_api.jobs.executor import ExecutorFacts, OnProgress, OnStretch
 from whisper_api.jobs.service import JobService, Reservation, Submission
 from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore, Rates
 from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
@@ -101,7 +101,9 @@ class FakeExecutor:
         if self.refusal is not None:
             raise self.refusal
 
-    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, cancel: threading.Event) -> Transcript:
+    def run(
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+    ) -> Transcript:
         self._touch()
         with self._lock:
             self.started.append(job.job_id)

@@ -6,12 +6,14 @@ written by a newer version can be read by an older one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "Correction",
+    "Corrections",
     "JobCanceledEvent",
     "JobCompletedEvent",
     "JobEvent",
@@ -19,23 +21,30 @@ __all__ = [
     "JobProgressEvent",
     "JobQueuedEvent",
     "JobResult",
+    "JobSegmentEvent",
     "JobState",
     "JobStatus",
     "Progress",
     "ResultSegment",
     "ResultWord",
     "Segment",
+    "SpokenLanguage",
+    "Stretch",
+    "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
     "Word",
     "job_result",
+    "result_segment",
 ]
+
+T = TypeVar("T")
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 
-Task = Literal["transcribe", "translate"]
+Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
@@ -57,7 +66,9 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     language: Annotated[
         str | None, _described("language code spoken in the audio (fr, en ...), or auto to detect it")
     ] = None
-    task: Annotated[Task, _described("transcribe, or translate into English")] = "transcribe"
+    task: Annotated[
+        Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
+    ] = "transcribe"
     align: Annotated[bool, _described("give every word its start and end")] = True
     diarize: Annotated[
         bool | None,
@@ -84,6 +95,21 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     min_speakers: Annotated[SpeakerCount | None, _described("at least so many speakers")] = None
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
+    logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """One token that was decoded, and how sure the decoder was of it.
+
+    Attributes:
+        token: its text; U+FFFD where it is only a part of a character.
+        bytes: its UTF-8, which is whole when the bytes of all tokens are put together.
+        logprob: natural logarithm of its probability, given those before it.
+    """
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,6 +145,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         no_speech_prob: probability that the window holds no speech.
         temperature: of the decoding that was kept; above 0 the first attempts had failed.
         flags: why to doubt this text (``repetitive``, ``low_confidence``, ``truncated``); empty when all is well.
+        seek: where the window that it was decoded from begins, in hundredths of a second.
+        tokens: ids of the text tokens it was decoded as; those of a word that was cut go with its first character.
+        logprobs: of the same tokens, when they were asked for.
     """
 
     id: int
@@ -132,6 +161,23 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     no_speech_prob: float | None = None
     temperature: float | None = None
     flags: tuple[str, ...] = ()
+    seek: int | None = None
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of speech as far as it is known: what is shown before the transcript is there.
+
+    Attributes:
+        index: 0, 1, 2 ... in order of time. A later stretch with the same index takes the earlier one's place.
+        aligned: whether its words have the times they will keep.
+        segments: as :class:`Segment`, but for their ids, which only the transcript gives, and their speakers.
+    """
+
+    index: int
+    aligned: bool
+    segments: tuple[Segment, ...]
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +186,12 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         language: code of the language used for the transcription.
         language_probability: of that language, when it was judged; None when it was given.
+        language_probabilities: code to probability of all languages, the likeliest first; only for the task
+            ``detect_language``.
         duration: seconds of audio.
         segments: in order of time; empty when nobody speaks.
-        speakers: labels in order of appearance (``SPEAKER_00`` ...); empty without diarization.
+        speakers: labels in order of appearance (``SPEAKER_00`` ..., or the name of a known speaker); empty without
+            diarization.
         speaker_embeddings: label to vector, when asked for.
         word_times: where word times come from: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
@@ -158,6 +207,7 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     duration: float
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    language_probabilities: dict[str, float] | None = None
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | None = None
     word_times: WordTimes = "none"
@@ -213,6 +263,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         audio_seconds: length of the audio, when it is known.
         error: why it Failed.
         warnings: what could not be done as asked, one sentence each.
+        file_name: what the client called the file.
+        metadata: what the client gave to be kept with the job.
     """
 
     job_id: str
@@ -226,6 +278,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eta_seconds: float | None = None
     audio_seconds: float | None = None
     error: str | None = None
+    file_name: str | None = None
+    metadata: dict[str, Any] | None = None
     # A default that a function makes is never left out: whoever reads this need not ask whether it is there.
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
 
@@ -264,6 +318,8 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
         speakers: labels in order of appearance.
         warnings: what could not be done as asked, one sentence each.
         speaker_embeddings: label to vector; not there unless it was asked for.
+        language_probabilities: code to probability; not there unless the task was ``detect_language``.
+        metadata: what the client gave to be kept with the job; not there when it gave none.
     """
 
     text: str
@@ -275,40 +331,99 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
-def job_result(transcript: Transcript, text: str, warnings: tuple[str, ...] = ()) -> JobResult:
+class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
+    """Which language is spoken in a recording.
+
+    Attributes:
+        language: code of the likeliest.
+        language_probability: of that one.
+        language_probabilities: code to probability, the likeliest first.
+        duration: seconds of audio.
+        model: the Whisper model that judged, by name.
+        warnings: what could not be done as asked, one sentence each.
+    """
+
+    language: str
+    language_probability: float | None
+    language_probabilities: dict[str, float]
+    duration: float
+    model: str
+    warnings: tuple[str, ...] = ()
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wrote in place of what was recognised.
+
+    Attributes:
+        segment: id of the segment.
+        word: which of its words, from 0; None for the text of a segment without words.
+        text: what stands there instead; empty removes the word.
+    """
+
+    segment: Annotated[int, Meta(ge=0)]
+    word: Annotated[int, Meta(ge=0)] | None = None
+    text: Annotated[str, Meta(max_length=10_000)]
+
+
+class Corrections(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was corrected in one transcript; later results, in every format, have it.
+
+    Attributes:
+        words: in any order; of two for the same place the last counts.
+        speakers: label to the name that is shown instead.
+    """
+
+    words: Annotated[tuple[Correction, ...], Meta(max_length=100_000)] = ()
+    speakers: Annotated[dict[str, Annotated[str, Meta(min_length=1, max_length=255)]], Meta(max_length=1000)] = {}
+
+
+def result_segment(segment: Segment) -> ResultSegment:
+    """A segment as results and events show it."""
+    return ResultSegment(
+        id=segment.id,
+        start=segment.start,
+        end=segment.end,
+        text=segment.text,
+        speaker=segment.speaker,
+        words=tuple(
+            ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
+            for word in segment.words
+        ),
+    )
+
+
+def job_result(
+    transcript: Transcript, text: str, warnings: tuple[str, ...] = (), metadata: dict[str, Any] | None = None
+) -> JobResult:
     """The result that a transcript makes.
 
     Args:
         transcript: what the engine gave.
         text: the same, rendered in the job's format.
         warnings: of the submission; they stand before the transcript's own.
+        metadata: the client's.
     """
     return JobResult(
         text=text,
         language=transcript.language,
-        segments=tuple(
-            ResultSegment(
-                id=segment.id,
-                start=segment.start,
-                end=segment.end,
-                text=segment.text,
-                speaker=segment.speaker,
-                words=tuple(
-                    ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
-                    for word in segment.words
-                ),
-            )
-            for segment in transcript.segments
-        ),
+        segments=tuple(result_segment(segment) for segment in transcript.segments),
         language_probability=transcript.language_probability,
         duration=transcript.duration,
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         speakers=transcript.speakers,
-        speaker_embeddings=msgspec.UNSET if transcript.speaker_embeddings is None else transcript.speaker_embeddings,
+        speaker_embeddings=_or_unset(transcript.speaker_embeddings),
+        language_probabilities=_or_unset(transcript.language_probabilities),
+        metadata=_or_unset(metadata),
     )
+
+
+def _or_unset(value: T | None) -> T | msgspec.UnsetType:
+    return msgspec.UNSET if value is None else value
 
 
 class JobQueuedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="queued"):
@@ -337,6 +452,21 @@ class JobProgressEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
     eta_seconds: float | None = None
 
 
+class JobSegmentEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="segment"):
+    """Some more of the text is known, or known better.
+
+    Attributes:
+        job_id: which.
+        index, aligned: as in :class:`Stretch`: what comes later with the same index takes the earlier one's place.
+        segments: what is said there. Their ids count within the stretch.
+    """
+
+    job_id: str
+    index: int
+    aligned: bool
+    segments: tuple[ResultSegment, ...]
+
+
 class JobCompletedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="completed"):
     """The job has its result."""
 
@@ -361,4 +491,4 @@ class JobCanceledEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
     job_id: str
 
 
-JobEvent = JobQueuedEvent | JobProgressEvent | JobCompletedEvent | JobFailedEvent | JobCanceledEvent
+JobEvent = JobQueuedEvent | JobProgressEvent | JobSegmentEvent | JobCompletedEvent | JobFailedEvent | JobCanceledEvent

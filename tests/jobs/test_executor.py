@@ -76,7 +76,9 @@ def job(options: TranscriptionOptions = QUICK) -> Job:
 
 
 def run(executor: LocalExecutor, audio: Path, on_progress: Callable[[Progress], None] = lambda progress: None) -> str:
-    return executor.run(job(), audio, on_progress=on_progress, cancel=threading.Event()).text
+    return executor.run(
+        job(), audio, on_progress=on_progress, on_stretch=lambda stretch: None, cancel=threading.Event()
+    ).text
 
 
 def leases(executor: LocalExecutor) -> list[int]:

@@ -15,7 +15,7 @@ import msgspec
 
 from whisper_api.errors import Canceled, DeviceError, EngineClosed, ModelUnavailable, UnknownModel
 from whisper_api.jobs.store import Job
-from whisper_api.schema import Progress, Transcript, TranscriptionOptions
+from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -28,6 +28,7 @@ __all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
 log = logging.getLogger("whisper_api.jobs")
 
 OnProgress = Callable[[Progress], None]
+OnStretch = Callable[[Stretch], None]
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +88,16 @@ class Executor(Protocol):
             ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart.
         """
 
-    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, cancel: threading.Event) -> Transcript:
+    def run(
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+    ) -> Transcript:
         """Run one job to its end.
 
         Args:
             job: what is asked for.
-            audio: its upload.
+            audio: its upload; the recordings of its known speakers are beside it.
             on_progress: called as the job goes on, from this thread or another.
+            on_stretch: called with what is known of the text, as it gets known, from this thread.
             cancel: set from another thread to stop the job within one work item.
 
         Raises:
@@ -193,7 +197,9 @@ class LocalExecutor:
                 "fetches one or says why not"
             )
 
-    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, cancel: threading.Event) -> Transcript:
+    def run(
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+    ) -> Transcript:
         last = Progress(0.0, "load")
 
         def report(progress: Progress) -> None:

@@ -71,4 +71,10 @@ MIGRATIONS = (
         """,
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN metadata TEXT",
+        "ALTER TABLE jobs ADD COLUMN known_speakers TEXT NOT NULL DEFAULT '[]'",
+        "CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL",
+        "ALTER TABLE transcripts ADD COLUMN corrections BLOB",
+    ),
 )

@@ -50,6 +50,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         delivered_at: when its result was first sent in full; seconds since 1970.
         idempotency_key: the client's word for this submission; of one owner's jobs, no two have the same.
         fingerprint: of the submission's content.
+        metadata: the client's own, to be given back.
+        known_speakers: names; how number N of them speaks is heard in the file ``speaker-N`` beside the upload.
         seq: set by the store; rises with submission.
         place: set by the store; order in the queue.
     """
@@ -76,6 +78,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     delivered_at: float | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    metadata: dict[str, Any] | None = None
+    known_speakers: tuple[str, ...] = ()
     seq: int = 0
     place: int = 0
 
@@ -125,6 +129,8 @@ def values_of(job: Job) -> dict[str, Any]:
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
     values["options"] = msgspec.json.encode(job.options).decode()
     values["warnings"] = warnings_text(job.warnings)
+    values["metadata"] = None if job.metadata is None else msgspec.json.encode(job.metadata).decode()
+    values["known_speakers"] = msgspec.json.encode(job.known_speakers).decode()
     return values
 
 
@@ -143,6 +149,9 @@ def job_of(row: sqlite3.Row) -> Job:
     try:
         values["options"] = msgspec.json.decode(row["options"], type=TranscriptionOptions)
         values["warnings"] = msgspec.json.decode(row["warnings"], type=tuple[str, ...])
+        values["known_speakers"] = msgspec.json.decode(row["known_speakers"], type=tuple[str, ...])
+        if row["metadata"] is not None:
+            values["metadata"] = msgspec.json.decode(row["metadata"], type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error
     values["keep_result"] = bool(row["keep_result"])

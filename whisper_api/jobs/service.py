@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -50,7 +51,12 @@ DRAINING_RETRY_SECONDS = 10.0
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.store.Job`."""
+    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.store.Job`, but for one.
+
+    Attributes:
+        join: take the owner's job with the same fingerprint instead of a new one, where it waits, runs, or has just
+            ended and was not delivered yet.
+    """
 
     job_id: str
     owner: str
@@ -64,6 +70,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    metadata: dict[str, Any] | None = None
+    known_speakers: tuple[str, ...] = ()
+    join: bool = False
 
     def __repr__(self) -> str:
         # The token, the prompt and the client's file name must not find their way into a log.
@@ -199,7 +208,8 @@ class JobService:
             self._check_not_draining()
             self.executor.check(submission.options, submission.hf_token)
             job = Job(
-                created_at=time.time(), **{name: getattr(submission, name) for name in Submission.__struct_fields__}
+                created_at=time.time(),
+                **{name: getattr(submission, name) for name in Submission.__struct_fields__ if name != "join"},
             )
             try:
                 job = self.store.add(job)

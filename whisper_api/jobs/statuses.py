@@ -83,6 +83,8 @@ def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float
         audio_seconds=job.audio_seconds,
         error=job.error if job.state == "Failed" else None,
         warnings=job.warnings,
+        file_name=job.file_name,
+        metadata=job.metadata,
     )
 
 

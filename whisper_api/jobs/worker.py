@@ -194,7 +194,11 @@ class Worker:
         try:
             return Completed(
                 self._place.executor.run(
-                    job, audio, on_progress=lambda progress: self._heard(running, progress), cancel=running.cancel
+                    job,
+                    audio,
+                    on_progress=lambda progress: self._heard(running, progress),
+                    on_stretch=lambda stretch: None,
+                    cancel=running.cancel,
                 )
             )
         except BaseException as error:

@@ -21,10 +21,7 @@ from whisper_api.server.cors import CrossOrigin
 from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
 from whisper_api.server.resource import Resource
-from whisper_api.server.routes.health import livez, readyz
-from whisper_api.server.routes.jobs import cancel, jobs, result, status
-from whisper_api.server.routes.status import server_status
-from whisper_api.server.routes.transcription import submit
+from whisper_api.server.routes import health, jobs, status, transcription
 from whisper_api.server.state import ServerState, thread_count
 
 if TYPE_CHECKING:
@@ -33,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["create_app", "new_service"]
 
 ROUTES = {
-    "/transcribe": Resource({"POST": submit}),
-    "/transcription": Resource({"POST": submit}),
-    "/transcription/{job_id}": Resource({"GET": status, "DELETE": cancel}),
-    "/transcription/{job_id}/result": Resource({"GET": result}),
-    "/transcriptions": Resource({"GET": jobs}),
-    "/status": Resource({"GET": server_status}),
-    "/livez": Resource({"GET": livez}),
-    "/readyz": Resource({"GET": readyz}),
-    "/health": Resource({"GET": readyz}),
+    "/transcribe": Resource({"POST": transcription.SUBMIT}),
+    "/transcription": Resource({"POST": transcription.SUBMIT}),
+    "/transcription/{job_id}": Resource({"GET": jobs.STATUS, "DELETE": jobs.CANCEL}),
+    "/transcription/{job_id}/result": Resource({"GET": jobs.RESULT}),
+    "/transcriptions": Resource({"GET": jobs.JOBS}),
+    "/status": Resource({"GET": status.STATUS}),
+    "/livez": Resource({"GET": health.LIVEZ}),
+    "/readyz": Resource({"GET": health.READYZ}),
+    "/health": Resource({"GET": health.READYZ}),
 }
 
 

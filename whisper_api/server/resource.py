@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["JsonResponse", "Resource"]
+from whisper_api.server.operations import Operation
 
-Handler = Callable[[Request], Awaitable[Response]]
+__all__ = ["JsonResponse", "Resource"]
 
 
 class JsonResponse(Response):
@@ -28,11 +28,12 @@ class Resource:
     """An ASGI application for one address: HEAD is answered as GET is, OPTIONS with what is allowed, the rest is 405.
 
     Args:
-        handlers: method to what answers it.
+        operations: method to what is done.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        self.handlers = dict(handlers)
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self.operations = dict(operations)
+        self.handlers = {method: operation.handler for method, operation in operations.items()}
         if "GET" in self.handlers:
             self.handlers["HEAD"] = self.handlers["GET"]
         self.allow = ", ".join([*self.handlers, "OPTIONS"])

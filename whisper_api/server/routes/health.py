@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.problems import Problem
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import blocking, state_of
 
-__all__ = ["livez", "readyz"]
+__all__ = ["LIVEZ", "READYZ"]
 
 RETRY_SECONDS = 5
 
 
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Jobs can be worked on.
+
+    Attributes:
+        status: in one word.
+        loading: what is being loaded meanwhile; not there when nothing is.
+    """
+
+    status: str
+    loading: str = ""
+
+
 async def livez(request: Request) -> Response:
     """The process answers: nothing more is said, so that a server that only loads its models is not restarted."""
-    return JsonResponse({"status": "ok"})
+    return JsonResponse(Alive())
 
 
 async def readyz(request: Request) -> Response:
@@ -29,4 +51,10 @@ async def readyz(request: Request) -> Response:
     health = await blocking(state.reads, state.service.health)
     if not health.ready:
         raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
-    return JsonResponse({"status": health.state, **({"loading": health.loading} if health.loading else {})})
+    return JsonResponse(Ready(status=health.state, loading=health.loading))
+
+
+LIVEZ = Operation(livez, "Health", (Answer(200, "It answers", {"application/json": Alive}),), open=True)
+READYZ = Operation(
+    readyz, "Health", (Answer(200, "Jobs are worked on", {"application/json": Ready}),), refusals=(503,), open=True
+)

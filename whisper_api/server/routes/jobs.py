@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.schema import JobState
-from whisper_api.server.query import job_id_of, query_value
+from whisper_api.errors import (
+    InvalidOption,
+    JobCanceled,
+    JobFailed,
+    JobIsProcessing,
+    JobNotFinished,
+    JobNotFound,
+    ResultGone,
+    StorageError,
+)
+from whisper_api.formats import FORMATS
+from whisper_api.schema import JobResult, JobState, JobStatus
+from whisper_api.server.operations import Answer, Operation, Parameter
+from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import result_response
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.waiting import wait_for_change
 
-__all__ = ["cancel", "jobs", "result", "status"]
+__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 
-WaitSeconds = Annotated[float, Meta(ge=0, le=60)]
-PageLength = Annotated[int, Meta(ge=1, le=1000)]
-DEFAULT_PAGE = 50
+JOB_ID = Parameter("job_id", str, "Of the job, as the answer to its submission gave it", place="path", required=True)
+WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
+FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Answer this format alone")
+FORCE = Parameter("force", bool, "Stop the job also when it runs", False)
+TEXTS = {format.media_type: str for format in FORMATS.values() if not format.media_type.endswith("json")}
+STATE = Parameter("status", JobState, "Only jobs in this state")
+LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Jobs on a page", 50)
+AFTER = Parameter("after", str, "What the page before gave as next")
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of jobs.
+
+    Attributes:
+        jobs: newest first.
+        next: to be given as ``after`` for the next page; None on the last one.
+    """
+
+    jobs: tuple[JobStatus, ...]
+    next: str | None
+
+
+class Canceled(msgspec.Struct, frozen=True, kw_only=True):
+    """The job was canceled, or its result removed."""
+
+    success: bool = True
+    message: str = "Job canceled successfully"
 
 
 async def status(request: Request) -> Response:
     """Where a job stands; with ``?wait=N``, when its status has changed or N seconds have passed."""
     state = state_of(request)
     job_id = job_id_of(request)
-    seconds = query_value(request, "wait", WaitSeconds, 0.0)
+    seconds = WAIT.of(request)
     if seconds:
         return JsonResponse(await wait_for_change(request, job_id, seconds))
     return JsonResponse(await blocking(state.reads, state.service.status, job_id, viewer_of(request)))
@@ -35,28 +72,61 @@ async def status(request: Request) -> Response:
 async def result(request: Request) -> Response:
     """What a job gave: JSON; with ``?format=``, the text in that format alone."""
     job_id = job_id_of(request)
-    format = query_value(request, "format", str)
-    return await result_response(request, job_id, None if format is None else format.lower())
+    return await result_response(request, job_id, FORMAT.of(request))
 
 
 async def cancel(request: Request) -> Response:
     """Cancel a job that waits, remove one that has ended; with ``?force=true``, stop one that runs."""
     state = state_of(request)
     job_id = job_id_of(request)
-    force = query_value(request, "force", bool, False)
+    force = FORCE.of(request)
     # By force it takes until the running work item has ended.
     pool = None if force else state.uploads
     await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
-    return JsonResponse({"success": True, "message": "Job canceled successfully"})
+    return JsonResponse(Canceled())
 
 
 async def jobs(request: Request) -> Response:
     """The caller's jobs, newest first, a page at a time."""
     state = state_of(request)
-    word = query_value(request, "status", JobState)
-    limit = query_value(request, "limit", PageLength, DEFAULT_PAGE)
-    after = query_value(request, "after", str)
+    word, limit, after = STATE.of(request), LIMIT.of(request), AFTER.of(request)
     page, cursor = await blocking(
         state.reads, lambda: state.service.list(viewer_of(request), status=word, limit=limit, after=after)
     )
-    return JsonResponse({"jobs": page, "next": cursor})
+    return JsonResponse(JobPage(jobs=tuple(page), next=cursor))
+
+
+STATUS = Operation(
+    status,
+    "Jobs",
+    (Answer(200, "Where it stands", {"application/json": JobStatus}),),
+    refusals=(InvalidOption, JobNotFound),
+    parameters=(JOB_ID, WAIT),
+)
+RESULT = Operation(
+    result,
+    "Jobs",
+    (
+        Answer(
+            200,
+            "The result",
+            {"application/json": JobResult, **TEXTS},
+        ),
+    ),
+    refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
+    parameters=(JOB_ID, FORMAT),
+)
+CANCEL = Operation(
+    cancel,
+    "Jobs",
+    (Answer(200, "It is canceled", {"application/json": Canceled}),),
+    refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
+    parameters=(JOB_ID, FORCE),
+)
+JOBS = Operation(
+    jobs,
+    "Jobs",
+    (Answer(200, "A page of jobs", {"application/json": JobPage}),),
+    refusals=(InvalidOption,),
+    parameters=(STATE, LIMIT, AFTER),
+)

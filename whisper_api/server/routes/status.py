@@ -12,10 +12,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import ServerState, blocking, state_of, thread_count
 
-__all__ = ["server_status"]
+__all__ = ["STATUS"]
 
 
 async def server_status(request: Request) -> Response:
@@ -91,3 +92,6 @@ def _free_bytes(directory: Path) -> int | None:
         return shutil.disk_usage(directory).free
     except OSError:
         return None
+
+
+STATUS = Operation(server_status, "Server", (Answer(200, "How it is", {"application/json": dict[str, Any]}),))

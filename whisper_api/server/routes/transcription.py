@@ -8,12 +8,26 @@ import io
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import Draining, JobFailed
+from whisper_api.errors import (
+    CallerLimit,
+    Draining,
+    IdempotencyConflict,
+    InvalidAudio,
+    InvalidOption,
+    JobFailed,
+    ModelUnavailable,
+    QueueFull,
+    StorageError,
+    UnknownModel,
+)
 from whisper_api.jobs.service import Submission
+from whisper_api.schema import JobResult
 from whisper_api.server.forms import Form, read_form
+from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.problems import problem_of
 from whisper_api.server.query import address_of, idempotency_key
 from whisper_api.server.resource import JsonResponse
@@ -26,7 +40,20 @@ if TYPE_CHECKING:
     from whisper_api.jobs.service import Reservation
     from whisper_api.jobs.store import Job
 
-__all__ = ["submit"]
+__all__ = ["SUBMIT"]
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A job was accepted: it will be run whatever happens to the process.
+
+    Attributes:
+        job_id: a UUID.
+        status_url: the path to ask for its status at.
+    """
+
+    job_id: str
+    status_url: str
+
 
 # When to ask for the status of a job that was just accepted.
 RETRY_SECONDS = 1
@@ -91,7 +118,7 @@ async def _in_sync(request: Request, job_id: str) -> Response:
 def _accepted(request: Request, job_id: str) -> Response:
     address = address_of(request, job_id)
     headers = {"Location": address, "Retry-After": str(RETRY_SECONDS)}
-    return JsonResponse({"job_id": job_id, "status_url": address}, 202, headers)
+    return JsonResponse(Accepted(job_id=job_id, status_url=address), 202, headers)
 
 
 def _length(upload: Upload) -> float | None:
@@ -117,3 +144,27 @@ async def _reserved(state: ServerState, owner: str) -> AsyncIterator[Reservation
         if place.open:
             # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
             await asyncio.shield(blocking(state.uploads, place.__exit__, None, None, None))
+
+
+SUBMIT = Operation(
+    submit,
+    "Transcription",
+    (
+        Answer(202, "The job is accepted", {"application/json": Accepted}),
+        Answer(200, "The result, with sync", {"application/json": JobResult}),
+    ),
+    refusals=(
+        InvalidOption,
+        InvalidAudio,
+        UnknownModel,
+        ModelUnavailable,
+        IdempotencyConflict,
+        QueueFull,
+        CallerLimit,
+        Draining,
+        StorageError,
+        JobFailed,
+        408,
+        413,
+    ),
+)
