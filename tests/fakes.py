@@ -230,8 +230,8 @@ class FaultyStore(JobStore):
         self.broken, self.after = set(), set()
         super().__init__(path)
 
-    def add(self, job: Job) -> Job:
-        return self._faulty("add", functools.partial(super().add, job))
+    def add(self, job: Job, **joining: Any) -> Job:
+        return self._faulty("add", functools.partial(super().add, job, **joining))
 
     def claim(self, job_id: str, now: float) -> Job | None:
         return self._faulty("claim", functools.partial(super().claim, job_id, now))

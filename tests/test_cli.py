@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -262,6 +263,15 @@ def test_one_format_goes_to_standard_output(transcribe: Run, clip: Path, capfd: 
 
 
 @pytest.mark.models
+def test_the_language_alone_is_one_line_for_each_file(
+    transcribe: Run, base_model_dir: Path, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert transcribe("--model", "base", "--task", "detect_language", "-q", clip, clip) == 0
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == second
+    assert re.fullmatch(r"en 0\.[5-9]\d|en 1\.00", first)
+
+
 def test_the_configuration_chooses_the_format_and_a_flag_wins(
     transcribe: Run, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

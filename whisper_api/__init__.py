@@ -52,7 +52,16 @@ if TYPE_CHECKING:
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, render
-    from whisper_api.schema import JobResult, JobStatus, Progress, Segment, Transcript, TranscriptionOptions, Word
+    from whisper_api.schema import (
+        JobResult,
+        JobStatus,
+        Progress,
+        Segment,
+        Stretch,
+        Transcript,
+        TranscriptionOptions,
+        Word,
+    )
     from whisper_api.server.app import create_app
     from whisper_api.server.serving import Server
 
@@ -96,6 +105,7 @@ __all__ = [
     "StorageError",
     "StorageFull",
     "StorageLocked",
+    "Stretch",
     "Transcript",
     "TranscriptionOptions",
     "UnknownModel",
@@ -116,6 +126,7 @@ _HOMES = {
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
     "Server": "whisper_api.server.serving",
+    "Stretch": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Word": "whisper_api.schema",

@@ -5,6 +5,7 @@ those writers fail, this is given instead:
 
 - A segment without words among segments with words is a subtitle of its own, with the segment's text and times.
 - A time before zero counts as zero in subtitles.
+- Where only the language was asked for, txt is one line: its code and its probability.
 
 One thing of theirs is worth knowing: when the first segment has no words, every segment is one subtitle, and the
 options for lines and highlighting have no effect.
@@ -127,6 +128,10 @@ def _word_dict(word: Word) -> dict[str, Any]:
 
 
 def _txt(transcript: Transcript, options: RenderOptions) -> str:
+    if transcript.language_probabilities is not None:
+        # Of a recording whose language alone was asked for, there is nothing else to say.
+        probability = transcript.language_probability
+        return f"{transcript.language}\n" if probability is None else f"{transcript.language} {probability:.2f}\n"
     return "".join(f"{_prefix(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 

@@ -265,6 +265,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         warnings: what could not be done as asked, one sentence each.
         file_name: what the client called the file.
         metadata: what the client gave to be kept with the job.
+        result_gone: whether it is Completed, and its result was delivered and has gone, has expired or was deleted.
     """
 
     job_id: str
@@ -280,12 +281,20 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     file_name: str | None = None
     metadata: dict[str, Any] | None = None
+    result_gone: bool = False
     # A default that a function makes is never left out: whoever reads this need not ask whether it is there.
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
 
 
 class ResultWord(msgspec.Struct, frozen=True, kw_only=True):
-    """A :class:`Word` as a result shows it: every key is there."""
+    """One word with its time: a :class:`Word` as a result shows it, with every key.
+
+    Attributes:
+        word: with its punctuation, without surrounding spaces.
+        start, end: seconds from the beginning of the audio.
+        score: confidence from 0 to 1; None where word times were not asked for.
+        speaker: label; None without diarization.
+    """
 
     word: str
     start: float
@@ -295,7 +304,15 @@ class ResultWord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A :class:`Segment` as a result shows it: every key is there."""
+    """A sentence: a :class:`Segment` as a result shows it, with every key.
+
+    Attributes:
+        id: 0, 1, 2 ... in order of time.
+        start, end: seconds from the beginning of the audio.
+        text: what was said.
+        speaker: label of the speaker who talks most in it; None without diarization.
+        words: empty when word times were not asked for.
+    """
 
     id: int
     start: float
@@ -468,7 +485,11 @@ class JobSegmentEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="even
 
 
 class JobCompletedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="completed"):
-    """The job has its result."""
+    """The job has its result.
+
+    Attributes:
+        job_id: which.
+    """
 
     job_id: str
 
@@ -486,7 +507,11 @@ class JobFailedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event
 
 
 class JobCanceledEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="canceled"):
-    """The job was canceled."""
+    """The job was canceled.
+
+    Attributes:
+        job_id: which.
+    """
 
     job_id: str
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import random
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from whisper_api.engine import align as stage
 from whisper_api.engine import sentences, wav2vec
@@ -290,6 +291,25 @@ def test_equals_whisperx(
         aligned = stage.align(contexts(loaded), audio, segments, loaded.language)
         assert_equal(aligned.segments, with_whisperx(loaded, audio, segments, spans))
         assert_well_formed(aligned.segments)
+
+
+def test_segments_are_told_as_they_get_their_times_those_that_cannot_be_aligned_too(
+    dutch: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    segments = random_segments("nl", len(speech) / stage.SAMPLE_RATE, 12, 7)
+    # Too much text for so little audio.
+    segments.append(Segment(id=12, start=1.0, end=1.1, text="veel te veel tekst " * 20, avg_logprob=-0.1))
+    told: dict[int, list[Segment]] = {}
+
+    def tell(index: int, sentences: Sequence[Segment]) -> None:
+        assert index not in told
+        told[index] = list(sentences)
+
+    aligned = stage.align(contexts(dutch), speech, segments, "nl", tell)
+    together = [sentence for index in sorted(told) for sentence in told[index]]
+    assert sorted(told) == list(range(len(segments)))
+    assert [replace(sentence, id=0) for sentence in together] == [replace(each, id=0) for each in aligned.segments]
+    assert all(word.interpolated for word in told[12][0].words)
 
 
 def test_japanese_sentences_have_the_characters_of_whisperx_once_each(

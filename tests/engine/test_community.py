@@ -22,7 +22,7 @@ from whisper_api.engine.catalog import ModelStore
 from whisper_api.engine.community import CommunitySource, EmbedWindows, _model, run_pipeline
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.device import Device
-from whisper_api.engine.diarize import diarize
+from whisper_api.engine.diarize import diarize, voice_of
 from whisper_api.engine.gpu_worker import GpuWorker
 from whisper_api.engine.models import ModelCache
 from whisper_api.errors import Canceled, ModelCorrupt
@@ -102,9 +102,9 @@ class CountingWorker(GpuWorker):
         super().__init__()
         self.operations: list[str] = []
 
-    def submit(self, job: Hashable, operation: Any, input: Any, cost: float) -> Any:
+    def submit(self, job: Hashable, operation: Any, input: Any, cost: float, *, ahead: bool = False) -> Any:
         self.operations.append(type(operation).__name__)
-        return super().submit(job, operation, input, cost)
+        return super().submit(job, operation, input, cost, ahead=ahead)
 
 
 @pytest.fixture
@@ -184,6 +184,22 @@ def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: C
     assert set(found.embeddings) == {turn.speaker for turn in found.turns}
     for vector in found.embeddings.values():
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Floats, worker: CountingWorker) -> None:
+    ctx = job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 2})
+    voice = voice_of(ctx, speech[: 3 * 16_000], community=True)
+    assert voice is not None
+    assert voice.shape == (256,)
+    assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-5)
+    assert "EmbedWindows" in worker.operations
+    # It is the same voice in a recording in which it is alone.
+    (alone,) = diarize(
+        job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 1}),
+        speech[: 3 * 16_000],
+    ).embeddings.values()
+    assert float(voice @ alone) == pytest.approx(1, abs=1e-4)
+    assert voice_of(ctx, np.zeros(3 * 16_000, np.float32), community=True) is None
 
 
 def test_where_it_fails_the_open_models_take_over(

@@ -126,6 +126,39 @@ def test_a_job_may_go_past_its_own_blocked_item() -> None:
     assert queue.choose(limit_of, lambda operation: getattr(operation, "exclusive", None) == "pipeline") is None
 
 
+def test_what_goes_ahead_goes_before_the_rest_of_its_job_and_delays_no_other() -> None:
+    def times(ahead: bool) -> tuple[list[object], list[object]]:
+        queue = FairQueue()
+        for number in range(3):
+            queue.push("a", ONE, f"a{number}", 1.0)
+            queue.push("b", ONE, f"b{number}", 1.0)
+        for number in range(2):
+            queue.push("a", ONE, f"first {number}", 1.0, ahead=ahead)
+        order = [input for _ in range(8) for input in inputs_of(take(queue))]
+        return order, [isinstance(input, str) and input.startswith("b") for input in order]
+
+    order, of_others = times(ahead=True)
+    assert order == ["first 0", "b0", "first 1", "b1", "a0", "b2", "a1", "a2"]
+    # Which turns the other job has does not depend on it.
+    assert of_others == times(ahead=False)[1]
+
+
+def test_what_goes_ahead_stays_ahead_until_it_is_finished() -> None:
+    queue = FairQueue()
+    for number in range(3):
+        queue.push("a", ONE, number, 5.0)
+    (first,) = take(queue).items
+    assert first.input == 0
+    queue.push("a", ONE, "first", 30.0, ahead=True)
+    (item,) = take(queue).items
+    assert item.input == "first"
+    queue.put_back(item, 15.0)
+    # Neither an item that comes back nor a new one gets in between.
+    queue.put_back(first, 1.0)
+    queue.push("a", ONE, 3, 5.0)
+    assert [input for _ in range(5) for input in inputs_of(take(queue))] == ["first", 0, 1, 2, 3]
+
+
 def test_an_unfinished_item_goes_before_the_rest_of_its_job_unless_it_did_more_than_its_cost() -> None:
     queue = FairQueue()
     for number in range(3):

@@ -161,6 +161,7 @@ def test_the_score_is_what_the_decoder_gives_the_text(english: list[Window]) -> 
         logits[0, list(rules.blank)] = -np.inf
         taken = log_softmax(logits)[np.arange(len(logits)), [*found.tokens, rules.eot]]
         assert found.score == pytest.approx(taken.sum() / len(found.tokens), abs=1e-4)
+        assert found.logprobs == pytest.approx(taken[:-1], abs=1e-3)
 
 
 def test_sampling_is_repeatable_with_a_seed(english: list[Window]) -> None:
@@ -176,7 +177,7 @@ def test_the_best_sample_is_kept(english: list[Window]) -> None:
     assert running.advance(1000)
     texts = running._search.finished
     assert len({text for text, _ in texts}) > 1
-    assert running.result().score == max(score for _, score in texts)
+    assert running.result().score == max(totals[-1] / len(text) for text, totals in texts)
 
 
 def test_sampling_at_a_low_temperature_is_greedy_search(english: list[Window]) -> None:

@@ -98,6 +98,25 @@ def test_a_window_decodes_as_ctranslate2_decodes_it(
     assert len(ours.attention.tokens) == pytest.approx(len(theirs.attention.tokens), abs=3)
 
 
+def test_both_tell_how_probable_each_token_is(
+    worker: GpuWorker, exact: OnnxWhisper, peer: Ct2Whisper, call: Floats
+) -> None:
+    audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
+    start = tuple(exact.tokenizer("en").sot_sequence)
+    wanted = {"logprobs_from": start, "align_from": None}
+    ours, theirs = (decoded(worker, whisper, audio, 1300, **wanted) for whisper in (exact, peer))
+    assert ours.tokens == theirs.tokens
+    assert len(ours.logprobs) == len(ours.tokens)
+    # The search may not begin with a space and may end the text, the other may begin with it and not end: so the first
+    # and the last token differ.
+    inner = slice(1, -1)
+    np.testing.assert_allclose(np.exp(ours.logprobs[inner]), np.exp(theirs.logprobs[inner]), atol=0.03)
+    assert ours.attention is None
+    assert theirs.attention is None
+    for whisper in (exact, peer):
+        assert decoded(worker, whisper, audio, 1300).logprobs == ()
+
+
 def test_both_hear_the_same_language(exact: OnnxWhisper, peer: Ct2Whisper, call: Floats) -> None:
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
     ((encoded, ours),) = exact.listen(1300, 1, 60.0).run([audio])

@@ -19,7 +19,7 @@ from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, Unknown
 from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
 from whisper_api.jobs.service import JobService, Submission
 from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore
-from whisper_api.schema import Progress, TranscriptionOptions
+from whisper_api.schema import Progress, Stretch, TranscriptionOptions
 
 pytestmark = pytest.mark.models
 
@@ -120,6 +120,32 @@ def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
     assert text_of(service, short)
     idle(service)
     assert set(leases(executor)) == {0}
+
+
+def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_upload(
+    executor: LocalExecutor, sample_call: Path, ecapa_path: Path, tmp_path: Path
+) -> None:
+    excerpt(sample_call, tmp_path / "audio", 30.0)
+    # By the call's .rttm only one of the two speaks there.
+    with wave.open(str(sample_call)) as call, wave.open(str(tmp_path / "speaker-1"), "wb") as part:
+        part.setparams(call.getparams())
+        call.setpos(int(21.9 * call.getframerate()))
+        part.writeframes(call.readframes(int(5.9 * call.getframerate())))
+    with wave.open(str(tmp_path / "speaker-0"), "wb") as silent:
+        silent.setparams((1, 2, 16_000, 0, "NONE", ""))
+        silent.writeframes(bytes(2 * 16_000 * 3))
+    told: list[Stretch] = []
+    transcript = executor.run(
+        replace(job(TranscriptionOptions(language="en", diarize=True)), known_speakers=("Silent", "Sheila")),
+        tmp_path / "audio",
+        on_progress=lambda progress: None,
+        on_stretch=told.append,
+        cancel=threading.Event(),
+    )
+    assert [stretch.index for stretch in told] == [0]
+    assert "New Jersey" in " ".join(segment.text for segment in told[0].segments)
+    assert transcript.speakers == ("SPEAKER_00", "Sheila")
+    assert any("'Silent'" in warning for warning in transcript.warnings)
 
 
 def test_the_models_are_resident_before_the_first_job(config: Config, sample_call: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ own times instead of their neighbours'. Words that WhisperX leaves without times
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -76,7 +76,11 @@ def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
 
 
 def align(
-    ctx: JobContext, audio: npt.NDArray[np.float32], segments: Sequence[Segment], language: str
+    ctx: JobContext,
+    audio: npt.NDArray[np.float32],
+    segments: Sequence[Segment],
+    language: str,
+    on_aligned: Callable[[int, Sequence[Segment]], None] | None = None,
 ) -> AlignedSegments:
     """Find the time of every word.
 
@@ -85,6 +89,8 @@ def align(
         audio: (n,) float32 mono audio at 16 kHz.
         segments: recognised text with rough times, in seconds from the start of the audio.
         language: code of the language the text is in.
+        on_aligned: called with the place of a segment and its sentences, as soon as they have their times; not in
+            order of time.
 
     Returns:
         The segments cut into sentences, with words.
@@ -102,7 +108,7 @@ def align(
             max_cost=BATCH_SECONDS[ctx.device.kind],
             memory_key=("alignment", source),
         )
-        found = _align_all(ctx, operation, audio, segments, language)
+        found = _align_all(ctx, operation, audio, segments, language, on_aligned)
     failed = sum(
         not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)
     )
@@ -111,8 +117,10 @@ def align(
             f"{failed} of {len(segments)} segments could not be aligned; the times of their words are interpolated."
         )
     cut: list[Segment] = []
-    for segment, sentences in zip(segments, found, strict=True):
+    for index, (segment, sentences) in enumerate(zip(segments, found, strict=True)):
         cut.extend(sentences or [_unaligned(segment, language)])
+        if not sentences and on_aligned is not None:
+            on_aligned(index, cut[-1:])
     return AlignedSegments(tuple(replace(segment, id=index) for index, segment in enumerate(cut)), name)
 
 
@@ -122,6 +130,7 @@ def _align_all(
     audio: npt.NDArray[np.float32],
     segments: Sequence[Segment],
     language: str,
+    on_aligned: Callable[[int, Sequence[Segment]], None] | None,
 ) -> list[list[Segment]]:
     """The sentences of each segment; none where it could not be aligned."""
     waiting: deque[tuple[int, _Labels]] = deque()
@@ -144,6 +153,8 @@ def _align_all(
         times = _character_times(segment, labels, emission)
         if times is not None:
             found[index] = _sentences(segment, times, language)
+            if on_aligned is not None:
+                on_aligned(index, found[index])
         done += segment.end - segment.start
         ctx.progress(done / total if total > 0 else 1.0)
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.attention import LEAD_SECONDS, words_of
+from whisper_api.engine.tokens import token_logprobs
 from whisper_api.engine.vad import WINDOW_SECONDS, Activity, Span, windows
 from whisper_api.engine.whisper import (
     FRAMES_PER_SECOND,
@@ -124,6 +125,9 @@ class Recognizer:
         audio: float32, shape (samples,), 16 kHz.
         spans: the windows to decode, of at most 30 s.
         batching: the size of batches on this device.
+
+    Attributes:
+        whisper: the model.
     """
 
     def __init__(
@@ -136,11 +140,30 @@ class Recognizer:
         batching: Batching,
     ) -> None:
         self._ctx = ctx
-        self._whisper = whisper
+        self.whisper = whisper
         self._lead = LEAD_SECONDS.get(model_name, 0.0)
         self._audio = audio
         self._batching = batching
         self._windows = [_Window(span, self.padded_frames(span.seconds)) for span in spans]
+
+    def detect_language(self, asked: str) -> tuple[str, dict[str, float]]:
+        """Which language is spoken, whatever was asked for.
+
+        Args:
+            asked: a language code, or ``auto``: what is taken when nobody speaks.
+
+        Returns:
+            The likeliest code, and the probability of each, the likeliest first; empty when nobody speaks.
+        """
+        if not self._windows:
+            self._ctx.warn("the language was not detected, because nobody speaks")
+            return ("en" if asked == "auto" else asked), {}
+        if not self.whisper.multilingual:
+            self._ctx.warn("the model knows English only: it cannot tell languages apart")
+            return "en", {"en": 1.0}
+        heard = self._listen(LANGUAGE_WINDOWS)
+        probabilities = {code: round(heard[code], 4) for code in sorted(heard, key=lambda code: (-heard[code], code))}
+        return next(iter(probabilities)), probabilities
 
     def judge_language(self, asked: str) -> tuple[str, float | None]:
         """The language to transcribe in.
@@ -154,12 +177,12 @@ class Recognizer:
         Raises:
             InvalidOption: the model does not know the language.
         """
-        if not self._whisper.multilingual:
+        if not self.whisper.multilingual:
             if asked not in ("auto", "en"):
                 self._ctx.warn(f"the model knows English only: transcribed as English, not as {asked!r}")
             return "en", None
-        if asked != "auto" and asked not in self._whisper.languages:
-            known = ", ".join(sorted(self._whisper.languages))
+        if asked != "auto" and asked not in self.whisper.languages:
+            known = ", ".join(sorted(self.whisper.languages))
             raise InvalidOption("language", f"this model does not know {asked!r}; it knows {known}")
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
@@ -189,7 +212,7 @@ class Recognizer:
         """
         decoder = _Decoder(self, language, word_times)
         done, number, doubtful = 0.0, 0, 0
-        results = self._ctx.run(decoder.items(self._windows), window=self._batching.window)
+        results = self._ctx.run(decoder.items(self._windows), window=self._batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
@@ -211,7 +234,7 @@ class Recognizer:
         chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
         items = (
             (
-                self._whisper.listen(window.frames, self._batching.max_items, self._batching.max_cost),
+                self.whisper.listen(window.frames, self._batching.max_items, self._batching.max_cost),
                 self.samples(window.span),
                 window.frames / FRAMES_PER_SECOND,
             )
@@ -219,7 +242,7 @@ class Recognizer:
         )
         sums: dict[str, float] = {}
         weight = 0.0
-        for index, (encoded, languages) in zip(chosen, self._ctx.run(items), strict=True):
+        for index, (encoded, languages) in zip(chosen, self._ctx.run(items, ahead=count), strict=True):
             window = self._windows[index]
             self._windows[index] = replace(window, encoded=encoded)
             weight += window.span.seconds
@@ -244,7 +267,7 @@ class _Decoder:
     def __init__(self, job: Recognizer, language: str, word_times: bool) -> None:
         self._job = job
         self._ctx = job._ctx
-        self._whisper = job._whisper
+        self._whisper = job.whisper
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
@@ -252,17 +275,22 @@ class _Decoder:
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
         self._suppress = suppress
-        self._align_from = tuple(self._tokenizer.sot_sequence) if word_times else None
+        start = tuple(self._tokenizer.sot_sequence)
+        self._align_from = start if word_times else None
+        self._logprobs_from = start if options.logprobs else None
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size or FALLBACK_BEAM_SIZE
 
     def items(self, pending: Sequence[_Window]) -> Iterator[tuple[Operation, Row, float]]:
         """Work items of the first attempt on each window."""
-        for following, window in zip(reversed(range(len(pending))), pending, strict=True):
-            yield self._item(window, self._beam_size, self.first_temperature, following)
+        for number, window in enumerate(pending):
+            following = len(pending) - 1 - number
+            # The first window's text is waited for.
+            alone = number == 0
+            yield self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
 
     def _item(
-        self, window: _Window, beam_size: int, temperature: float, following: int = 0
+        self, window: _Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
     ) -> tuple[Operation, Row, float]:
         settings = DecodeSettings(
             window.frames,
@@ -272,11 +300,12 @@ class _Decoder:
             suppress=self._suppress,
             encoded=window.encoded is not None,
             align_from=self._align_from,
+            logprobs_from=self._logprobs_from,
         )
         batching = self._job._batching
         operation = self._whisper.decode(settings, batching.max_items, batching.max_cost)
         value = window.encoded if window.encoded is not None else self._job.samples(window.span)
-        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following)
+        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
         return operation, row, window.frames / FRAMES_PER_SECOND
 
     def attempt(self, decoded: Decoded, temperature: float) -> _Attempt:
@@ -346,6 +375,11 @@ class _Decoder:
             no_speech_prob=round(decoded.no_speech_prob, 4),
             temperature=attempt.temperature,
             flags=attempt.flags,
+            seek=round(start * FRAMES_PER_SECOND),
+            tokens=decoded.tokens,
+            logprobs=token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
+            if self._logprobs_from is not None
+            else (),
         )
 
 

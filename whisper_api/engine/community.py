@@ -92,11 +92,12 @@ class CommunitySource:
             torch.cuda.empty_cache()
 
 
-def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:
+def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, alone: bool = False) -> Any:
     """Run the pipeline on one recording.
 
     Args:
         ctx: the job; its options bound the number of speakers.
+        alone: whether one person speaks in it, whatever the options say.
         audio: shape (samples,), 16 kHz.
         pipeline: from :class:`CommunitySource`. Jobs share it, so it is not changed.
 
@@ -118,9 +119,9 @@ def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:
         warnings.simplefilter("ignore")
         return mine.apply(
             file,
-            num_speakers=options.num_speakers,
-            min_speakers=options.min_speakers,
-            max_speakers=options.max_speakers,
+            num_speakers=1 if alone else options.num_speakers,
+            min_speakers=None if alone else options.min_speakers,
+            max_speakers=None if alone else options.max_speakers,
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from whisper_api.errors import Canceled
-from whisper_api.schema import Progress, Stage, TranscriptionOptions
+from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.catalog import ModelStore
@@ -35,6 +38,7 @@ class JobContext:
         hf_token: the caller's Hugging Face token, if any; never logged.
         cancel: set by the caller to stop the job.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
+        on_stretch: called from the job's thread with a :class:`~whisper_api.schema.Stretch`.
 
     Attributes:
         stage_done: how far the running stage is, from 0 to 1.
@@ -51,6 +55,7 @@ class JobContext:
         hf_token: str | None = None,
         cancel: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_stretch: Callable[[Stretch], None] | None = None,
     ) -> None:
         self.options = options
         self.device = device
@@ -62,6 +67,7 @@ class JobContext:
         self._worker = worker
         self._cancels = () if cancel is None else (cancel,)
         self._on_progress = on_progress
+        self._on_stretch = on_stretch
         self._job: Hashable = object()
         self._stage: Stage = "load"
         self._stage_from = 0.0
@@ -103,6 +109,18 @@ class JobContext:
         if message not in self.warnings:
             self.warnings.append(message)
 
+    def tell(self, index: int, segments: Sequence[Segment], *, aligned: bool) -> None:
+        """Tell what is said in one window, as far as it is known.
+
+        Args:
+            index: of the window, among those in which something is said.
+            segments: its text.
+            aligned: whether its words have the times they keep.
+        """
+        if self._on_stretch is not None:
+            numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
+            self._on_stretch(Stretch(index=index, aligned=aligned, segments=numbered))
+
     def begin(self, stage: Stage, start: float, end: float) -> None:
         """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
         self._stage, self._stage_from, self._stage_to = stage, start, end
@@ -120,13 +138,16 @@ class JobContext:
             self._reported = max(overall, self._reported)
             self._on_progress(Progress(round(self._reported, 4), self._stage))
 
-    def run(self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16) -> Generator[Any, None, None]:
+    def run(
+        self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16, ahead: int = 0
+    ) -> Generator[Any, None, None]:
         """Run work items on the device, interleaved with those of other jobs.
 
         Args:
             items: operation, input and cost (seconds of audio) of each; taken lazily, so that a generator's inputs
                 never all stand in memory.
             window: how many items may be in flight.
+            ahead: so many of the first go before whatever else the job waits for.
 
         Yields:
             The results, in the order of the items.
@@ -137,13 +158,13 @@ class JobContext:
         pending: deque[Future[Any]] = deque()
         try:
             source = iter(items)
-            while True:
+            for number in itertools.count():
                 with self._worker.expecting():
                     item = next(source, None)
                     if item is None:
                         break
                     self.check()
-                    pending.append(self._worker.submit(self._job, *item))
+                    pending.append(self._worker.submit(self._job, *item, ahead=number < ahead))
                 if len(pending) >= window:
                     yield self._wait(pending.popleft())
             while pending:

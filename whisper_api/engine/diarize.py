@@ -28,11 +28,13 @@ from whisper_api.engine.speakers import Turn
 from whisper_api.errors import Canceled, EngineClosed
 
 if TYPE_CHECKING:
+    from whisper_api.engine.catalog import LocalModel
+    from whisper_api.engine.community import CommunitySource
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.device import Device
     from whisper_api.schema import TranscriptionOptions
 
-__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "open_sources"]
+__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "open_sources", "voice_of"]
 
 log = logging.getLogger(__name__)
 
@@ -62,21 +64,22 @@ class Diarization:
     Attributes:
         turns: in order of time; those of different speakers may overlap. Labels are ``SPEAKER_00``, ``SPEAKER_01`` ...
             in order of first appearance.
-        embeddings: label to a vector of length 1, shape (dimension,), when asked for.
+        embeddings: label to a vector of length 1, shape (dimension,).
         model: what it was done with, for people.
+        community: whether that was pyannote's pipeline.
     """
 
     turns: tuple[Turn, ...]
-    embeddings: dict[str, npt.NDArray[np.float32]] | None
+    embeddings: dict[str, npt.NDArray[np.float32]]
     model: str
+    community: bool = False
 
 
 def diarize(ctx: JobContext, audio: Floats) -> Diarization:
     """Tell the speakers of a recording apart.
 
     Args:
-        ctx: the job: its options bound the number of speakers and ask for embeddings; what could not be done as asked
-            becomes a warning of it.
+        ctx: the job: its options bound the number of speakers; what could not be done as asked becomes a warning of it.
         audio: shape (samples,), mono, 16 kHz.
 
     Raises:
@@ -90,6 +93,34 @@ def diarize(ctx: JobContext, audio: Floats) -> Diarization:
         _warn_of_count(ctx, found)
     ctx.progress(1.0)
     return result
+
+
+def voice_of(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | None:
+    """The embedding of the one person who speaks in a recording.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+        community: whether to embed as pyannote's pipeline does, which must be here then; else as the open models do.
+
+    Returns:
+        A vector of length 1 that those of a :class:`Diarization` made the same way can be held against; None when
+        nobody speaks.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
+    """
+    audio = np.ascontiguousarray(audio, dtype=np.float32)
+    if community:
+        from whisper_api.engine.community import run_pipeline
+
+        with ctx.models.lease(_community_source(ctx, ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token))) as pipeline:
+            vectors = run_pipeline(ctx, audio, pipeline, alone=True).speaker_embeddings
+        vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
+    else:
+        analysis = analyze(ctx, audio)
+        vector = analysis.spans.seconds.astype(np.float32) @ analysis.embeddings if len(analysis.embeddings) else None
+    return _unit(vector) if vector is not None and vector.any() else None
 
 
 def embedding_dtype(device: Device) -> str:
@@ -122,7 +153,7 @@ def _warn_of_count(ctx: JobContext, found: int) -> None:
 
 def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
     """None where that pipeline is neither here nor to be had with a token, or fails."""
-    from whisper_api.engine.community import CommunitySource, run_pipeline
+    from whisper_api.engine.community import run_pipeline
 
     model = ctx.store.find(COMMUNITY)
     try:
@@ -130,9 +161,7 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
             if not _has_token(ctx):
                 return None
             model = ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token)
-        with ctx.models.lease(
-            CommunitySource(str(model.path), ctx.device.torch_name, embedding_dtype(ctx.device))
-        ) as pipeline:
+        with ctx.models.lease(_community_source(ctx, model)) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
     except (Canceled, EngineClosed):
         raise
@@ -147,7 +176,13 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
     tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
     turns = [Turn(float(turn.start), float(turn.end), str(label)) for turn, _, label in tracks]
     vectors = {} if output.speaker_embeddings is None else dict(zip(labels, output.speaker_embeddings, strict=False))
-    return _in_order(ctx, turns, vectors, f"pyannote {COMMUNITY}")
+    return _in_order(turns, vectors, f"pyannote {COMMUNITY}", community=True)
+
+
+def _community_source(ctx: JobContext, model: LocalModel) -> CommunitySource:
+    from whisper_api.engine.community import CommunitySource
+
+    return CommunitySource(str(model.path), ctx.device.torch_name, embedding_dtype(ctx.device))
 
 
 def _has_token(ctx: JobContext) -> bool:
@@ -225,7 +260,7 @@ def _open(ctx: JobContext, audio: Floats) -> Diarization:
     ctx.check()
     turns = analysis.turns(voices)
     vectors = {} if voices is None else {_label(number): row for number, row in enumerate(voices.centroids)}
-    return _in_order(ctx, turns, vectors, "pyannote segmentation 2, ECAPA-TDNN")
+    return _in_order(turns, vectors, "pyannote segmentation 2, ECAPA-TDNN")
 
 
 def _segment(ctx: JobContext, audio: Floats, model: Any) -> Activity:
@@ -295,17 +330,16 @@ def _label(number: int) -> str:
     return f"SPEAKER_{number:02d}"
 
 
-def _in_order(ctx: JobContext, turns: list[Turn], vectors: dict[str, Any], model: str) -> Diarization:
+def _unit(vector: Floats) -> Floats:
+    return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
+
+def _in_order(turns: list[Turn], vectors: dict[str, Any], model: str, *, community: bool = False) -> Diarization:
     """Turns by time, speakers renamed in order of first appearance."""
     turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
     names: dict[str, str] = {}
     for turn in turns:
         names.setdefault(turn.speaker, _label(len(names)))
-    embeddings = None
-    if ctx.options.speaker_embeddings:
-        embeddings = {
-            name: (vectors[old] / max(float(np.linalg.norm(vectors[old])), 1e-12)).astype(np.float32)
-            for old, name in names.items()
-            if old in vectors
-        }
-    return Diarization(tuple(Turn(turn.start, turn.end, names[turn.speaker]) for turn in turns), embeddings, model)
+    embeddings = {name: _unit(vectors[old]) for old, name in names.items() if old in vectors}
+    renamed = tuple(Turn(turn.start, turn.end, names[turn.speaker]) for turn in turns)
+    return Diarization(renamed, embeddings, model, community)

@@ -85,6 +85,7 @@ class WorkItem:
         started: whether it has run, so that its future cannot be cancelled any more.
         alone: whether no other batch may run beside it, since it did not fit into memory with one.
         dropped: whether its job was forgotten while it ran.
+        ahead: whether it goes before what else its job waits for.
     """
 
     job: Hashable
@@ -97,6 +98,7 @@ class WorkItem:
     started: bool = False
     alone: bool = False
     dropped: bool = False
+    ahead: bool = False
 
 
 ORDER = attrgetter("tag", "turn")
@@ -120,6 +122,15 @@ class _JobQueue:
     items: list[WorkItem] = field(default_factory=list)
     finish_tag: float = 0.0
 
+    def add(self, item: WorkItem) -> None:
+        """Add an item at its tag; those that go ahead then share out the job's first tags among themselves."""
+        insort(self.items, item, key=ORDER)
+        if any(each.ahead for each in self.items):
+            places = [ORDER(each) for each in self.items]
+            self.items.sort(key=lambda each: not each.ahead)
+            for each, (tag, turn) in zip(self.items, places, strict=True):
+                each.tag, each.turn = tag, turn
+
 
 class FairQueue:
     """The items that wait. Not safe for threads: its owner locks it."""
@@ -132,13 +143,17 @@ class FairQueue:
     def __bool__(self) -> bool:
         return any(queue.items for queue in self._jobs.values())
 
-    def push(self, job: Hashable, operation: Operation, input: Any, cost: float) -> WorkItem:
-        """Add an item at the end of its job's queue."""
+    def push(self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False) -> WorkItem:
+        """Add an item at the end of its job's queue, or ahead of it.
+
+        One that goes ahead takes the place of the first that does not, which takes that of the second, and so on: other
+        jobs wait no longer for it.
+        """
         queue = self._jobs.setdefault(job, _JobQueue())
         tag = max(self._virtual_time, queue.finish_tag)
         queue.finish_tag = tag + max(cost, MIN_COST)
-        item = WorkItem(job, operation, input, cost, tag, next(self._turns))
-        queue.items.append(item)
+        item = WorkItem(job, operation, input, cost, tag, next(self._turns), ahead=ahead)
+        queue.add(item)
         return item
 
     def put_back(self, item: WorkItem, done: float = 0.0) -> None:
@@ -151,7 +166,7 @@ class FairQueue:
         """
         item.tag += done
         item.turn = next(self._turns)
-        insort(self._jobs.setdefault(item.job, _JobQueue()).items, item, key=ORDER)
+        self._jobs.setdefault(item.job, _JobQueue()).add(item)
 
     def forget(self, job: Hashable) -> list[WorkItem]:
         """Drop a job and its place on the virtual clock.

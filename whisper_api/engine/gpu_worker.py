@@ -91,7 +91,9 @@ class GpuWorker:
         """How many batches may run at once."""
         return len(self._threads)
 
-    def submit(self, job: Hashable, operation: Operation, input: Any, cost: float) -> Future[Any]:
+    def submit(
+        self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False
+    ) -> Future[Any]:
         """Queue one work item.
 
         Args:
@@ -99,6 +101,7 @@ class GpuWorker:
             operation: what to run; must be hashable and equal to that of the items it may share a batch with.
             input: whatever ``operation.run`` takes.
             cost: how much work this is, in seconds of audio.
+            ahead: whether it goes before what else its job waits for.
 
         Returns:
             A future of the item's result. Cancelling it before its batch starts drops the item.
@@ -109,7 +112,7 @@ class GpuWorker:
         with self._changed:
             if self._closed:
                 raise EngineClosed("the engine is closed")
-            item = self._queue.push(job, operation, input, cost)
+            item = self._queue.push(job, operation, input, cost, ahead=ahead)
             self._changed.notify()
         return item.future
 

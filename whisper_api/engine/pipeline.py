@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from whisper_api.engine.transcription import WEIGHTS, Transcription
 from whisper_api.engine.whisper import WhisperSource
 from whisper_api.engine.worker_pool import Station, WorkerPool
 from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
-from whisper_api.schema import Progress, Transcript, TranscriptionOptions
+from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -164,6 +164,8 @@ class Engine:
         options: TranscriptionOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        on_stretch: Callable[[Stretch], None] | None = None,
+        known_speakers: Mapping[str, AudioInput] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
     ) -> Transcript:
@@ -173,6 +175,10 @@ class Engine:
             source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
             options: what is asked for; None for the defaults.
             on_progress: called from this thread as the job goes on.
+            on_stretch: called from this thread with the text of each window as it is decoded, and again when its words
+                have got the times they keep.
+            known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
+                recognised has the name as label; the others keep ``SPEAKER_NN``.
             cancel: set it from another thread to stop the job within one work item.
             hf_token: instead of the engine's.
 
@@ -189,6 +195,10 @@ class Engine:
         if self._closed:
             raise EngineClosed("the engine is closed")
         options = self._filled_in(options)
+        if known_speakers:
+            from whisper_api.engine.known_speakers import check_names
+
+            check_names(known_speakers)
         # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
         with self._pool.place(0.0) as station:
             ctx = JobContext(
@@ -200,9 +210,10 @@ class Engine:
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
                 on_progress=on_progress,
+                on_stretch=on_stretch,
             )
             try:
-                return Transcription(self, ctx).run(source)
+                return Transcription(self, ctx, known_speakers or {}).run(source)
             finally:
                 ctx.close()
 

@@ -80,12 +80,15 @@ class Hypothesis:
             the end of text not counted.
         no_speech_prob: probability of the no-speech token where the transcript starts.
         capped: whether it has as many tokens as were allowed.
+        logprobs: natural logarithm of each token's probability, given those before it, among the tokens that were
+            allowed there.
     """
 
     tokens: tuple[int, ...]
     score: float
     no_speech_prob: float
     capped: bool
+    logprobs: tuple[float, ...]
 
 
 def feed_sequence(state: DecoderState, tokens: Sequence[int]) -> Floats:
@@ -203,8 +206,10 @@ class Decoding:
         """
         if not self.finished:
             raise RuntimeError("the decoding is not finished")
-        tokens, score = max(self._search.finished, key=lambda text: text[1])
-        return Hypothesis(tokens, score, self._no_speech_prob, len(tokens) >= self._max_new_tokens)
+        tokens, totals = max(self._search.finished, key=_score)
+        logprobs = np.diff(totals[: len(tokens)], prepend=0.0).tolist()
+        capped = len(tokens) >= self._max_new_tokens
+        return Hypothesis(tokens, _score((tokens, totals)), self._no_speech_prob, capped, tuple(logprobs))
 
     @property
     def finished(self) -> bool:
@@ -222,7 +227,8 @@ class Decoding:
         return first
 
 
-_Text = tuple[tuple[int, ...], float]
+# Tokens, and after each of them, the end of text included, the sum of the log probabilities up to there.
+_Text = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 class _Beams:
@@ -238,7 +244,7 @@ class _Beams:
         self._steps_left = max_new_tokens
         self._beam_size = beam_size
         self._enough = math.floor(beam_size * patience + 0.5)
-        self._texts: list[tuple[int, ...]] = [()]
+        self._texts: list[_Text] = [((), ())]
         self._scores = np.zeros(1)
         self._picker: TokenPicker | None = None
         self.finished: list[_Text] = []
@@ -254,16 +260,19 @@ class _Beams:
         for place in range(min(self._beam_size, len(tokens))):
             ends = tokens[place] == self._eot
             if ends or last:
-                text = self._texts[rows[place]] + (() if ends else (tokens[place],))
-                self.finished.append(_scored(text, float(scores[place])))
+                self.finished.append(self._grown(rows[place], () if ends else (tokens[place],), scores[place]))
                 kept.append(next(others, place))
             else:
                 kept.append(place)
         if last or len(self.finished) >= self._enough:
             return [], []
-        self._texts = [(*self._texts[rows[place]], tokens[place]) for place in kept]
+        self._texts = [self._grown(rows[place], (tokens[place],), scores[place]) for place in kept]
         self._scores = scores[kept]
         return [rows[place] for place in kept], [tokens[place] for place in kept]
+
+    def _grown(self, row: int, tokens: tuple[int, ...], score: float) -> _Text:
+        text, totals = self._texts[row]
+        return text + tokens, (*totals, float(score))
 
 
 class _Samples:
@@ -275,7 +284,7 @@ class _Samples:
         self._count = count
         self._temperature = temperature
         self._rng = rng
-        self._growing: list[_Text] = [((), 0.0)]
+        self._growing: list[_Text] = [((), ())]
         self._picker: TokenPicker | None = None
         self.finished: list[_Text] = []
 
@@ -285,20 +294,23 @@ class _Samples:
         self._steps_left -= 1
         growing: list[_Text] = []
         parents = []
-        for row, (text, score) in enumerate(self._growing):
+        for row, (text, totals) in enumerate(self._growing):
             tokens, log_probabilities = self._picker.sample(logits[row], self._temperature, self._count, self._rng)
             for token, log_probability in zip(tokens, log_probabilities, strict=True):
-                total = score + log_probability
-                grown = text if token == self._eot else (*text, token)
+                grown = (
+                    text if token == self._eot else (*text, token),
+                    (*totals, (totals[-1] if totals else 0.0) + log_probability),
+                )
                 if token == self._eot or self._steps_left == 0:
-                    self.finished.append(_scored(grown, total))
+                    self.finished.append(grown)
                 else:
-                    growing.append((grown, total))
+                    growing.append(grown)
                     parents.append(row)
         self._growing = growing
         self._count = 1  # only the first step branches
         return parents, [text[-1] for text, _ in growing]
 
 
-def _scored(text: tuple[int, ...], total: float) -> _Text:
-    return text, total / len(text) if text else -math.inf
+def _score(text: _Text) -> float:
+    tokens, totals = text
+    return totals[-1] / len(tokens) if tokens else -math.inf

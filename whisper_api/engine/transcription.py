@@ -6,20 +6,25 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.asr import Recognizer
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import AudioInput, decode
 from whisper_api.engine.sentences import split_sentences
+from whisper_api.engine.tokens import hand_out_tokens
+from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper import Whisper
 from whisper_api.errors import ModelError
 from whisper_api.schema import Segment, Stage, Transcript
 
 if TYPE_CHECKING:
+    from whisper_api.engine.catalog import LocalModel
     from whisper_api.engine.diarize import Diarization
     from whisper_api.engine.pipeline import Engine
 
@@ -40,18 +45,19 @@ class Transcription:
     Args:
         engine: whose models and settings it uses.
         ctx: the job.
+        known_speakers: name to a recording of that person alone.
     """
 
-    def __init__(self, engine: Engine, ctx: JobContext) -> None:
+    def __init__(self, engine: Engine, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
         self._engine = engine
         self._ctx = ctx
+        self._known_speakers = known_speakers
         self._options = ctx.options
         self._timings: dict[str, float] = {}
         stages: list[Stage] = ["decode", "load", "vad", "asr"]
-        if self._options.align:
-            stages.append("align")
-        if self._options.diarize is not False:
-            stages.append("diarize")
+        if self._options.task != "detect_language":
+            stages += ["align"] if self._options.align else []
+            stages += ["diarize"] if self._options.diarize is not False else []
         total = sum(WEIGHTS[stage] for stage in stages)
         self._bounds: dict[Stage, tuple[float, float]] = {}
         at = 0.0
@@ -66,6 +72,7 @@ class Transcription:
         assert options.language
         with self._stage("decode"):
             decoded = decode(source, check=ctx.check, progress=ctx.progress)
+            references = self._references()
         for warning in decoded.warnings:
             ctx.warn(warning)
         audio = decoded.audio
@@ -79,51 +86,104 @@ class Transcription:
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
                 spans = vad.detect(ctx, audio)
-            speakers = beside.enter_context(self._diarizing(audio)) if options.diarize is not False and spans else None
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching)
+            if options.task == "detect_language":
+                with self._stage("asr"):
+                    language, probabilities = recognizer.detect_language(options.language)
+                return self._transcript(
+                    local,
+                    decoded.duration,
+                    language=language,
+                    language_probability=probabilities.get(language),
+                    language_probabilities=probabilities,
+                )
+            speakers = (
+                beside.enter_context(self._diarizing(audio, references))
+                if options.diarize is not False and spans
+                else None
+            )
             with self._stage("asr"):
                 language, probability = recognizer.judge_language(options.language)
                 with_model = bool(spans) and options.align and self._has_alignment(language, leases)
-                speech = sum(span.seconds for span in spans) or 1.0
-                segments: Sequence[Segment] = list(
-                    recognizer.transcribe(
-                        language,
-                        word_times=options.align and not with_model,
-                        on_window=lambda done: ctx.progress(done / speech),
-                    )
-                )
+                segments = self._recognized(recognizer, language, with_model, spans)
             alignment_model = None
             if options.align and segments:
                 with self._stage("align"):
                     if with_model:
-                        from whisper_api.engine.align import align
-
-                        aligned = align(ctx, audio, segments, language)
-                        segments, alignment_model = aligned.segments, aligned.model
-                    else:
-                        segments = split_sentences(segments, "en" if options.task == "translate" else language)
+                        segments, alignment_model = self._aligned(audio, segments, language, whisper)
             diarization = self._diarization(speakers) if speakers is not None and segments else None
         if diarization is not None:
             from whisper_api.engine.speakers import assign_speakers
 
             segments = assign_speakers(segments, diarization.turns)
-        ctx.begin("done", 1.0, 1.0)
-        return Transcript(
+        segments = hand_out_tokens(segments, whisper.token_bytes)
+        return self._transcript(
+            local,
+            decoded.duration,
             language=language,
             language_probability=probability,
-            duration=round(decoded.duration, 3),
-            segments=tuple(segments),
+            segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=_in_order(segments),
-            speaker_embeddings=_embeddings(diarization),
+            speaker_embeddings=_embeddings(diarization) if options.speaker_embeddings else None,
             word_times="none" if not (options.align and segments) else "ctc" if alignment_model else "attention",
-            model=local.name,
-            model_revision=local.revision,
             alignment_model=alignment_model,
             diarization_model=diarization.model if diarization else None,
-            options=options,
-            timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
-            warnings=tuple(ctx.warnings),
         )
+
+    def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
+        self._ctx.begin("done", 1.0, 1.0)
+        return Transcript(
+            language=language,
+            duration=round(duration, 3),
+            model=model.name,
+            model_revision=model.revision,
+            options=self._options,
+            timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
+            warnings=tuple(self._ctx.warnings),
+            **{"segments": (), **found},
+        )
+
+    def _recognized(
+        self, recognizer: Recognizer, language: str, with_model: bool, spans: Sequence[Span]
+    ) -> Sequence[Segment]:
+        """The text of every window in which something is said, told as it is decoded.
+
+        Where no alignment model follows, that is its sentences, whose words have their times.
+        """
+        options, ctx = self._options, self._ctx
+        timed = options.align and not with_model
+        speech = sum(span.seconds for span in spans) or 1.0
+        found: list[Segment] = []
+        windows = recognizer.transcribe(language, word_times=timed, on_window=lambda done: ctx.progress(done / speech))
+        for index, segment in enumerate(windows):
+            written = "en" if options.task == "translate" else language
+            pieces = split_sentences([segment], written) if timed else (segment,)
+            ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+            found.extend(pieces)
+        return found
+
+    def _aligned(
+        self, audio: Any, segments: Sequence[Segment], language: str, whisper: Whisper
+    ) -> tuple[Sequence[Segment], str]:
+        """The sentences with their words' times, told as they get them, and the name of the model."""
+        from whisper_api.engine.align import align
+
+        def tell(index: int, sentences: Sequence[Segment]) -> None:
+            self._ctx.tell(index, hand_out_tokens(sentences, whisper.token_bytes), aligned=True)
+
+        aligned = align(self._ctx, audio, segments, language, tell)
+        return aligned.segments, aligned.model
+
+    def _references(self) -> dict[str, Any]:
+        """The recordings of the known speakers, when they are to be looked for."""
+        if not self._known_speakers:
+            return {}
+        if self._options.diarize is False or self._options.task == "detect_language":
+            self._ctx.warn("the known speakers were not looked for, since the speakers were not to be told apart")
+            return {}
+        from whisper_api.engine.known_speakers import decode_references
+
+        return decode_references(self._ctx, self._known_speakers)
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
@@ -154,10 +214,10 @@ class Transcription:
         return True
 
     @contextlib.contextmanager
-    def _diarizing(self, audio: Any) -> Iterator[_Beside]:
+    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Beside]:
         """Tell the speakers apart in a thread of its own: it needs no text."""
         stop = threading.Event()
-        beside = _Beside(self._ctx.beside(stop), audio)
+        beside = _Beside(self._ctx.beside(stop), audio, references)
         try:
             yield beside
         finally:
@@ -188,8 +248,9 @@ class Transcription:
 class _Beside:
     """Diarization in a thread beside the job's own."""
 
-    def __init__(self, ctx: JobContext, audio: Any) -> None:
+    def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
         self.ctx = ctx
+        self._references = references
         self._future: Future[Diarization] = Future()
         self._thread = threading.Thread(target=self._run, args=(audio,), name="diarize", daemon=True)
         self._thread.start()
@@ -210,7 +271,12 @@ class _Beside:
         try:
             from whisper_api.engine.diarize import diarize
 
-            self._future.set_result(diarize(self.ctx, audio))
+            found = diarize(self.ctx, audio)
+            if self._references:
+                from whisper_api.engine.known_speakers import name_speakers
+
+                found = name_speakers(self.ctx, found, self._references)
+            self._future.set_result(found)
         except BaseException as error:
             self._future.set_exception(error)
 
@@ -231,6 +297,6 @@ def _in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
 
 
 def _embeddings(diarization: Diarization | None) -> dict[str, tuple[float, ...]] | None:
-    if diarization is None or diarization.embeddings is None:
+    if diarization is None:
         return None
     return {speaker: tuple(float(x) for x in vector) for speaker, vector in diarization.embeddings.items()}

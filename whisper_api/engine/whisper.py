@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.languages import CODES
+from whisper_api.engine.tokens import token_bytes
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Row:
         prompt: tokens up to and including ``<|notimestamps|>``.
         speech_frames: frames of audio before the padding begins.
         following: windows of the same recording that come after it.
+        alone: whether to decode it at once and by itself, because its text is waited for.
         restarted: whether it was begun before and left half way by an error.
     """
 
@@ -51,6 +53,7 @@ class Row:
     prompt: tuple[int, ...]
     speech_frames: int
     following: int = 0
+    alone: bool = False
     restarted: bool = False
 
 
@@ -78,6 +81,9 @@ class Decoded:
         no_speech_prob: probability that the window holds no speech.
         capped: whether it ended at the token cap instead of by itself.
         attention: where the tokens are heard, when the operation asks for it.
+        logprobs: natural logarithm of each token's probability, when the operation asks for it. On a CPU it is the
+            search's own, given the prompt too and among the tokens that it may take; CTranslate2 does not tell that, so
+            on a GPU it comes from feeding the text once more, without the prompt and among all text tokens.
     """
 
     tokens: tuple[int, ...]
@@ -85,6 +91,7 @@ class Decoded:
     no_speech_prob: float
     capped: bool
     attention: Attention | None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class DecodeSettings:
         suppress: tokens that are never sampled.
         encoded: whether the rows hold the encoder's output instead of samples.
         align_from: the start sequence for word times from cross-attention, None for no word times.
+        logprobs_from: the start sequence for the log probabilities of tokens, None for none.
     """
 
     frames: int
@@ -108,6 +116,7 @@ class DecodeSettings:
     suppress: tuple[int, ...]
     encoded: bool = False
     align_from: tuple[int, ...] | None = None
+    logprobs_from: tuple[int, ...] | None = None
 
 
 def token_cap(frames: int) -> int:
@@ -161,6 +170,10 @@ class Whisper(ABC):
         from faster_whisper.tokenizer import Tokenizer
 
         return Tokenizer(self._tokenizers, self.multilingual, task=task, language=language)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 that a text token stands for; it may be a part of a character."""
+        return token_bytes(self._tokenizers.id_to_token(token) or "")
 
     @functools.cached_property
     def end_of_text(self) -> int:

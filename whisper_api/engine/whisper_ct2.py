@@ -195,18 +195,23 @@ class Ct2Decode(_Ct2Operation):
             length = len(result.sequences_ids[0])
             # The score is normalised by length; the end-of-text token counts in the mean but not in the length.
             logprob = float(result.scores[0]) * length / (length + 1)
-            decoded.append(Decoded(tokens, logprob, float(result.no_speech_prob), length >= cap, attention))
+            logprobs: tuple[float, ...] = ()
+            if settings.logprobs_from is not None and attention is not None:
+                logprobs = tuple(np.log(np.maximum(attention.probabilities, np.finfo(np.float64).tiny)).tolist())
+            times = attention if settings.align_from is not None else None
+            decoded.append(Decoded(tokens, logprob, float(result.no_speech_prob), length >= cap, times, logprobs))
         return decoded
 
     def _align(
         self, encoder_output: Any, texts: Sequence[tuple[int, ...]], inputs: Sequence[Row]
     ) -> list[Attention | None]:
         settings = self.settings
-        if settings.align_from is None or not any(texts):
+        start = settings.align_from or settings.logprobs_from
+        if start is None or not any(texts):
             return [None] * len(texts)
         results = self.whisper.ct2.align(
             encoder_output,
-            list(settings.align_from),
+            list(start),
             [list(tokens) for tokens in texts],
             [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
             median_filter_width=self.median_filter_width,

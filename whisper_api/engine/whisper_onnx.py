@@ -114,8 +114,6 @@ class OnnxWhisper(Whisper):
 class _OnnxOperation:
     whisper: OnnxWhisper
 
-    # Encoding is bound by arithmetic, which a batch does not save.
-    max_items: ClassVar[int] = 1
     max_cost: ClassVar[float] = float("inf")
 
     @property
@@ -129,6 +127,9 @@ class OnnxListen(_OnnxOperation):
     """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
 
     frames: int
+
+    # Encoding is bound by arithmetic, which a batch does not save.
+    max_items: ClassVar[int] = 1
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[Floats, dict[str, float]]]:
         """Samples to the encoder's output and the probability of each language."""
@@ -165,6 +166,8 @@ class OnnxDecode(_OnnxOperation):
 
     settings: DecodeSettings
 
+    max_items: ClassVar[int] = 1
+
     def run(self, inputs: Sequence[Row]) -> list[Again]:
         """For each row, what is to go on with it."""
         return [self._start(row) for row in inputs]
@@ -187,15 +190,19 @@ class OnnxDecode(_OnnxOperation):
         decoding.advance(1)
         # Behind the next windows of the same recording, so that they are encoded first and all decoded side by side.
         seconds = settings.frames / FRAMES_PER_SECOND
-        done = max(ENCODING_SHARE, min(row.following, TOGETHER - 1)) * seconds
-        return Again(Running(row, settings, state, decoding), done, OnnxAdvance(self.whisper))
+        beside = 0 if row.alone else min(row.following, TOGETHER - 1)
+        return Again(
+            Running(row, settings, state, decoding),
+            max(ENCODING_SHARE, beside) * seconds,
+            OnnxAdvance(self.whisper, 1 if row.alone else TOGETHER),
+        )
 
 
 @dataclass(frozen=True)
 class OnnxAdvance(_OnnxOperation):
     """Decode windows that were encoded, of any job and with any settings, for a few steps."""
 
-    max_items: ClassVar[int] = TOGETHER
+    max_items: int = TOGETHER
 
     def run(self, inputs: Sequence[Running]) -> list[Decoded | Again]:
         """For each window its text, or that it is to go on."""
@@ -235,7 +242,11 @@ class OnnxAdvance(_OnnxOperation):
         length = len(best.tokens)
         # The score is normalised by length; the end-of-text token counts in the mean but not in the length.
         logprob = best.score * length / (length + 1) if length else best.score
-        return Decoded(tokens, logprob, best.no_speech_prob, best.capped, self._align(running, tokens))
+        logprobs: tuple[float, ...] = ()
+        if running.settings.logprobs_from is not None:
+            pairs = zip(best.tokens, best.logprobs, strict=True)
+            logprobs = tuple(each for token, each in pairs if token < self.whisper.end_of_text)
+        return Decoded(tokens, logprob, best.no_speech_prob, best.capped, self._align(running, tokens), logprobs)
 
     def _align(self, running: Running, tokens: tuple[int, ...]) -> Attention | None:
         start = running.settings.align_from

@@ -211,7 +211,15 @@ class LocalExecutor:
             engine = self._ready_engine()
             try:
                 return engine.transcribe(
-                    audio, job.options, on_progress=report, cancel=cancel, hf_token=job.hf_token or None
+                    audio,
+                    job.options,
+                    on_progress=report,
+                    on_stretch=on_stretch,
+                    known_speakers={
+                        name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
+                    },
+                    cancel=cancel,
+                    hf_token=job.hf_token or None,
                 )
             except EngineClosed:
                 self._replace(engine)

@@ -1,0 +1,176 @@
+"""Speakers recognised by a recording of their voice."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions
+from whisper_api.engine.decode import decode
+from whisper_api.engine.known_speakers import THRESHOLD, match
+
+RATE = 16_000
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+SPEAKERS = TranscriptionOptions(language="en", align=False, diarize=True)
+
+
+def axis(number: int) -> Floats:
+    vector: Floats = np.zeros(8, np.float32)
+    vector[number] = 1.0
+    return vector
+
+
+def between(similarity: float, other: int) -> Floats:
+    """A voice that is so similar to speaker 0, and for the rest to nobody."""
+    mixed: Floats = similarity * axis(0) + np.float32(np.sqrt(1 - similarity**2)) * axis(other)
+    return mixed
+
+
+def test_each_speaker_gets_the_name_of_the_most_similar_voice() -> None:
+    speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": axis(1)}
+    assert match(speakers, {"Ada": axis(1), "Bo": between(0.9, 5)}) == {"SPEAKER_00": "Bo", "SPEAKER_01": "Ada"}
+
+
+def test_below_the_threshold_nobody_is_named() -> None:
+    speakers = {"SPEAKER_00": axis(0)}
+    assert match(speakers, {"Ada": between(THRESHOLD - 0.01, 5)}) == {}
+    assert match(speakers, {"Ada": between(THRESHOLD + 0.01, 5)}) == {"SPEAKER_00": "Ada"}
+    assert match(speakers, {}) == {}
+    assert match({}, {"Ada": axis(0)}) == {}
+
+
+def test_one_name_goes_to_one_speaker() -> None:
+    speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": between(0.9, 2)}
+    assert match(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
+    assert match({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_the_pairs_are_one_to_one_and_above_the_threshold(speakers: int, voices: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def some(count: int, name: str) -> dict[str, Floats]:
+        vectors = rng.normal(size=(count, 3)).astype(np.float32)
+        return {f"{name}{n}": vector / np.linalg.norm(vector) for n, vector in enumerate(vectors)}
+
+    labels, known = some(speakers, "SPEAKER_0"), some(voices, "voice")
+    found = match(labels, known)
+    assert len(set(found.values())) == len(found)
+    assert all(float(labels[label] @ known[name]) >= THRESHOLD for label, name in found.items())
+
+
+# --- with real voices -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def call(sample_call: Path) -> Floats:
+    return decode(sample_call).audio
+
+
+def wav(audio: Floats) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        out.writeframes((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+# By the call's .rttm: the longest stretches in which one of the two speaks alone, in seconds.
+ALONE = {"Diane": (11.1, 14.4), "Sheila": (21.9, 27.8)}
+
+
+@pytest.fixture(scope="module")
+def voices(call: Floats) -> dict[str, bytes]:
+    """A recording of each speaker of the call."""
+    return {name: wav(call[int(start * RATE) : int(end * RATE)]) for name, (start, end) in ALONE.items()}
+
+
+def order(transcript: Transcript) -> list[str | None]:
+    return [segment.speaker for segment in transcript.segments]
+
+
+@pytest.mark.models
+def test_speakers_who_are_known_have_their_names_everywhere(
+    engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    options = TranscriptionOptions(language="en", diarize=True, speaker_embeddings=True)
+    plain = engine.transcribe(call, options)
+    named = engine.transcribe(call, options, known_speakers=voices)
+    names = dict(zip(plain.speakers, named.speakers, strict=True))
+    assert set(names) == {"SPEAKER_00", "SPEAKER_01"}
+    assert set(names.values()) == {"Diane", "Sheila"}
+    assert [names[str(segment.speaker)] for segment in plain.segments] == order(named)
+    assert [names[str(word.speaker)] for word in plain.words] == [word.speaker for word in named.words]
+    assert named.speaker_embeddings is not None
+    assert set(named.speaker_embeddings) == {"Diane", "Sheila"}
+    said = {name: " ".join(s.text for s in named.segments if s.speaker == name) for name in names.values()}
+    assert "This is Diane" in said["Diane"]
+    assert "I'm Sheila" in said["Sheila"]
+    # Swapped, the names follow the voices.
+    swapped = engine.transcribe(call, options, known_speakers={"Sheila": voices["Diane"], "Diane": voices["Sheila"]})
+    other = {"Diane": "Sheila", "Sheila": "Diane"}
+    assert [other[str(speaker)] for speaker in order(named)] == order(swapped)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("known", "speakers"), [("Diane", ("Diane", "SPEAKER_01")), ("Sheila", ("SPEAKER_00", "Sheila"))]
+)
+def test_who_is_not_known_keeps_the_number_by_appearance(
+    known: str, speakers: tuple[str, ...], engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    options = TranscriptionOptions(language="en", diarize=True)
+    assert engine.transcribe(call, options, known_speakers={known: voices[known]}).speakers == speakers
+
+
+@pytest.mark.models
+def test_names_come_without_word_times_too(
+    engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    piece = call[int(21.7 * RATE) : int(28.0 * RATE)]
+    transcript = engine.transcribe(piece, SPEAKERS, known_speakers=voices)
+    assert transcript.words == ()
+    assert order(transcript) == ["Sheila"]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("seconds", [0.01, 3.0])
+def test_a_recording_without_speech_is_a_warning_that_names_it(
+    seconds: float, engine: Engine, call: Floats, ecapa_path: Path
+) -> None:
+    silence = np.zeros(int(seconds * RATE), np.float32)
+    named = engine.transcribe(call, SPEAKERS, known_speakers={"Ada": silence})
+    assert named.speakers == ("SPEAKER_00",)
+    (warning,) = (warning for warning in named.warnings if "Ada" in warning)
+    assert "nobody can be heard" in warning
+
+
+@pytest.mark.models
+def test_known_speakers_are_not_looked_for_when_speakers_are_not_told_apart(
+    engine: Engine, call: Floats, voices: dict[str, bytes]
+) -> None:
+    options = TranscriptionOptions(language="en", align=False, diarize=False)
+    transcript = engine.transcribe(call[: 10 * RATE], options, known_speakers=dict(voices))
+    assert transcript.speakers == ()
+    assert any("known speakers" in warning for warning in transcript.warnings)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["", "  ", "SPEAKER_00", "speaker_7"])
+def test_names_that_cannot_be_told_from_labels_are_refused(engine: Engine, call: Floats, name: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        engine.transcribe(call, SPEAKERS, known_speakers={name: call})
+    assert caught.value.field == "known_speakers"
+
+
+@pytest.mark.models
+def test_a_recording_that_cannot_be_decoded_is_told_by_its_number(engine: Engine, call: Floats) -> None:
+    with pytest.raises(InvalidAudio, match="known speaker 2"):
+        engine.transcribe(call, SPEAKERS, known_speakers={"Ada": call, "Bo": b"no audio at all, just words\n" * 40})
