@@ -23,6 +23,7 @@ def convert(value: object, annotation: Any) -> Any:
     Raises:
         ValueError: it is no such value; the message says what was expected, and does not repeat the value.
     """
+    strict = False
     if isinstance(value, str):
         value = value.strip()
         word = value.lower()
@@ -31,8 +32,11 @@ def convert(value: object, annotation: Any) -> Any:
                 value = _BOOLEANS.get(word, value)
             elif isinstance(part, inspect.LiteralType) and word in part.values:
                 value = word
+            elif isinstance(part, inspect.DateTimeType):
+                # Not strictly, a number would be one too.
+                strict = True
     try:
-        return msgspec.convert(value, annotation, strict=False, dec_hook=_path)
+        return msgspec.convert(value, annotation, strict=strict, dec_hook=_path)
     except (msgspec.ValidationError, ValueError):
         raise ValueError(f"expected {expected(annotation)}") from None
 
@@ -74,6 +78,8 @@ def _in_words(info: inspect.Type) -> str:
             return str(single)
         case inspect.LiteralType(values=values):
             return f"one of {', '.join(map(str, values))}"
+        case inspect.DateTimeType():
+            return "a time with its zone, as in 2030-12-31T23:59:59Z"
         case inspect.CustomType():
             return "a path"
         case _:

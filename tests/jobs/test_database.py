@@ -21,8 +21,8 @@ from whisper_api.errors import StorageError, StorageFull, StorageLocked
 from whisper_api.jobs import store as store_module
 from whisper_api.jobs.database import Database
 from whisper_api.jobs.migrations import MIGRATIONS
-from whisper_api.jobs.store import Job, JobStore
-from whisper_api.schema import Segment, Transcript, TranscriptionOptions
+from whisper_api.jobs.store import AlreadyThere, Job, JobStore
+from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60.0
@@ -392,24 +392,45 @@ def test_a_closed_store_is_an_error_and_nothing_else(store: JobStore) -> None:
 # --- versions ---
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, version: int) -> None:
     path.parent.mkdir()
-    first = sqlite3.connect(path)
-    for statement in MIGRATIONS[0]:
-        first.execute(statement)
-    first.execute(
+    earlier = sqlite3.connect(path)
+    for migration in MIGRATIONS[:version]:
+        for statement in migration:
+            earlier.execute(statement)
+    insert = (
         "INSERT INTO jobs (place, job_id, owner, state, options, output_format, keep_result, audio_bytes, warnings,"
-        " created_at, crashes, interruptions, error_name)"
-        """ VALUES (7, 'job', 'ada', 'Queued', '{"model":"base"}', 'srt', 1, 5, '["one"]', 1.5, 0, 0, '')"""
+        " created_at, finished_at, crashes, interruptions, error_name, fingerprint)"
+        """ VALUES (?, ?, 'ada', ?, '{"model":"base"}', 'srt', 1, 5, '["one"]', 1.5, ?, 0, 0, '', 'print')"""
     )
-    first.execute("PRAGMA user_version=1")
-    first.commit()
-    first.close()
+    earlier.execute(insert, (7, "job", "Queued", None))
+    earlier.execute(insert, (6, "done", "Completed", 1.75))
+    content = msgspec.json.encode(new_transcript("spoken"))
+    earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
+    earlier.execute(f"PRAGMA user_version={version}")
+    earlier.commit()
+    earlier.close()
+
     store = JobStore(path)
     job = store.get("job")
     assert job is not None
     assert (job.owner, job.options.model, job.output_format, job.keep_result) == ("ada", "base", "srt", True)
     assert (job.warnings, job.place, job.has_result) == (("one",), 7, False)
+    assert (job.metadata, job.known_speakers) == (None, ())
+    assert store.result("done") == (new_transcript("spoken"), None)
+    # What is new works with what was there, and with what comes.
+    corrections = Corrections(words=(Correction(segment=0, text="written"),))
+    assert store.set_corrections("done", corrections)
+    assert store.result("done") == (new_transcript("spoken"), corrections)
+    listed: dict[str, Any] = {"owner": "ada", "state": None, "limit": 10, "before_seq": None, "metadata_key": "case"}
+    assert store.page(**listed) == []
+    added = store.add(new_job("new", owner="ada", metadata={"case": 1}, known_speakers=("Ada",)))
+    assert (added.seq, added.place) == (3, 8)
+    assert store.page(**listed) == [added]
+    with pytest.raises(AlreadyThere) as caught:
+        store.add(msgspec.structs.replace(job, job_id="again"), join_after=2.0)
+    assert caught.value.job == job
     assert store.claim("job", 2.0) is not None
     store.close()
 

@@ -19,6 +19,7 @@ from whisper_api.schema import (
     JobFailedEvent,
     JobProgressEvent,
     JobQueuedEvent,
+    JobSegmentEvent,
 )
 
 T = TypeVar("T")
@@ -253,3 +254,46 @@ def test_threads_wait_for_changes_too() -> None:
     until(lambda: bus.changes() > since)
     bus.close()
     bus.wait_for_change(bus.changes(), DEADLINE)
+
+
+def test_text_is_told_and_changes_no_state() -> None:
+    bus = EventBus()
+    segment = JobSegmentEvent(job_id="a", index=0, aligned=False, segments=())
+
+    async def listen() -> list[JobEvent | None]:
+        async with bus.subscribe("a") as events:
+            before = bus.changes()
+            bus.publish(progress(0.1), segment)
+            assert bus.changes() == before
+            bus.publish(segment, COMPLETED)
+            assert bus.changes() == before + 1
+            return [await events.next(0) for _ in range(5)]
+
+    assert run(listen()) == [progress(0.1), segment, segment, COMPLETED, None]
+
+
+def test_a_subscription_holds_no_more_than_it_asked_for_and_the_end_in_any_case() -> None:
+    bus = EventBus()
+
+    async def listen() -> list[JobEvent | None]:
+        async with bus.subscribe("a", most=1) as events:
+            bus.publish(QUEUED, progress(0.1), COMPLETED, progress(0.2))
+            return [await events.next(0) for _ in range(2)]
+
+    assert run(listen()) == [COMPLETED, None]
+
+
+def test_one_subscription_can_be_woken_alone() -> None:
+    bus = EventBus()
+
+    async def listen() -> JobEvent | None:
+        async with bus.subscribe("a") as woken, bus.subscribe("a") as other:
+            waiting = [asyncio.ensure_future(each.next()) for each in (woken, other)]
+            await asyncio.sleep(0)
+            woken.wake()
+            assert await waiting[0] is None
+            assert not waiting[1].done()
+            bus.publish(COMPLETED)
+            return await waiting[1]
+
+    assert run(listen()) == COMPLETED

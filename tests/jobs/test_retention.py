@@ -104,8 +104,11 @@ def test_uploads_stay_while_their_job_waits_or_runs(store: JobStore, uploads: Pa
     stay = {upload(uploads, waiting), upload(uploads, running)}
     upload(uploads, ended)
     upload(uploads, str(uuid.uuid4()), "audio.part")
+    known = upload(uploads, str(uuid.uuid4()))
+    for number in range(2):
+        (known / f"speaker-{number}").write_bytes(b"voice")
     (uploads / str(uuid.uuid4())).mkdir()
-    assert retention.sweep(NOW).files == 3
+    assert retention.sweep(NOW).files == 4
     assert set(uploads.iterdir()) == stay
     assert all((directory / "audio").read_bytes() == b"sound" for directory in stay)
 
@@ -128,6 +131,7 @@ def test_what_is_not_ours_stays(tmp_path: Path, uploads: Path, retention: Retent
     upload(tmp_path, "elsewhere")
     upload(uploads, "mail")
     upload(uploads, str(uuid.uuid4()), "thesis.doc")
+    upload(uploads, str(uuid.uuid4()), "speaker-")
     upload(uploads, uuid.uuid4().hex)
     upload(uploads, str(uuid.uuid4()).upper())
     (uploads / str(uuid.uuid4())).write_bytes(b"a file")

@@ -19,15 +19,18 @@ from whisper_api.schema import (
     JobFailedEvent,
     JobProgressEvent,
     JobQueuedEvent,
+    JobSegmentEvent,
 )
 
-__all__ = ["TERMINAL", "EventBus", "Subscription"]
+__all__ = ["TERMINAL", "UNDERWAY", "EventBus", "Subscription"]
 
 # Of these only the newest matters: it replaces one of its kind that was not read yet.
 REPLACED = (JobQueuedEvent, JobProgressEvent)
+# These come while a job runs, and leave its state as it is.
+UNDERWAY = (JobProgressEvent, JobSegmentEvent)
 # After these a job has no more events; they are never dropped.
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
-# Events that wait for one subscriber. Beyond that the oldest go.
+# Events that wait for one subscriber, unless it says otherwise. Beyond that the oldest go.
 MAX_PENDING = 256
 
 
@@ -50,17 +53,21 @@ class EventBus:
                 for subscription in self._subscriptions.get(event.job_id, ()):
                     subscription._add(event)
                     woken.add(subscription)
-            if not all(isinstance(event, JobProgressEvent) for event in events):
+            if not all(isinstance(event, UNDERWAY) for event in events):
                 self._note_change()
             loops = _to_wake(woken)
         self._wake(loops)
 
-    def subscribe(self, job_id: str) -> Subscription:
+    def subscribe(self, job_id: str, *, most: int = MAX_PENDING) -> Subscription:
         """Hear of a job: ``async with bus.subscribe(job_id) as events``.
 
         What happens from the moment it is entered is heard; ask for the job's status after that, and nothing is missed.
+
+        Args:
+            job_id: which.
+            most: how many events may wait to be read.
         """
-        return Subscription(self, job_id)
+        return Subscription(self, job_id, most)
 
     def watched(self) -> set[str]:
         """The jobs that somebody has subscribed to."""
@@ -86,12 +93,12 @@ class EventBus:
         self._wake(loops)
 
     def changes(self) -> int:
-        """How often something has happened, but for progress; for :meth:`wait_for_change`."""
+        """How often something has happened to a job's state; for :meth:`wait_for_change`."""
         with self._lock:
             return self._changes
 
     def wait_for_change(self, since: int, timeout: float | None) -> None:
-        """Block a thread until something has happened to any job, or the bus was woken or closed.
+        """Block a thread until the state of any job has changed, or the bus was woken or closed.
 
         Args:
             since: what :meth:`changes` gave before the thread looked.
@@ -144,9 +151,10 @@ class Subscription:
         job_id: whose events these are.
     """
 
-    def __init__(self, bus: EventBus, job_id: str) -> None:
+    def __init__(self, bus: EventBus, job_id: str, most: int) -> None:
         self.job_id = job_id
         self._bus = bus
+        self._most = most
         self._pending: deque[JobEvent] = deque()
         self._woken = False
         self._waking = False
@@ -197,13 +205,20 @@ class Subscription:
             if timer is not None:
                 timer.cancel()
 
+    def wake(self) -> None:
+        """Let :meth:`next` return None, once. To be called on the loop that the subscription belongs to."""
+        with self._bus._lock:
+            self._woken = True
+        if self._ready is not None:
+            self._ready.set()
+
     def _add(self, event: JobEvent) -> None:
         """Called with the bus's lock held."""
         if self._pending and isinstance(event, REPLACED) and type(self._pending[-1]) is type(event):
             self._pending[-1] = event
             return
         self._pending.append(event)
-        if len(self._pending) > MAX_PENDING:
+        if len(self._pending) > self._most:
             oldest = next((each for each in self._pending if not isinstance(each, TERMINAL)), None)
             if oldest is not None:
                 self._pending.remove(oldest)

@@ -77,4 +77,17 @@ MIGRATIONS = (
         "CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL",
         "ALTER TABLE transcripts ADD COLUMN corrections BLOB",
     ),
+    (
+        # The top-level keys of every job's metadata, so that a search does not read all jobs of an owner.
+        """
+        CREATE TABLE job_metadata (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            seq INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,
+            PRIMARY KEY (owner, key, value, seq)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX metadata_by_job ON job_metadata (seq)",
+    ),
 )

@@ -28,11 +28,12 @@ class JobQueue:
         self._wakes = 0
         self._closed = False
 
-    def reserve(self, retry_after: float = RETRY_SECONDS) -> None:
+    def reserve(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
         """Keep a place for a job that is still on its way.
 
         Args:
             retry_after: seconds to tell a caller who finds no place.
+            spare: places there are for this caller beyond those for all.
 
         Raises:
             QueueFull: there is no place.
@@ -41,7 +42,7 @@ class JobQueue:
         with self._changed:
             if self._closed:
                 raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
-            if len(self._ids) + self._reserved >= self._capacity:
+            if len(self._ids) + self._reserved >= self._capacity + spare:
                 raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
             self._reserved += 1
 

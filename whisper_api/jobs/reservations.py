@@ -77,22 +77,23 @@ class Reservations:
         self._open: dict[str, Reservation] = {}
         self._submitting: set[str] = set()
 
-    def reserve(self, owner: str) -> Reservation:
+    def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
         """Ask for a place.
 
         Args:
             owner: for whom; empty when nobody is told apart, and then the limit for one owner does not hold.
+            spare: how many of the owner's jobs do not count.
 
         Raises:
             QueueFull: as many wait as may.
             CallerLimit: this owner has as many unfinished jobs as one may have.
             Draining: the service is stopping.
         """
-        self._queue.reserve()
+        self._queue.reserve(spare=spare)
         place = Reservation(owner, self._uploads_dir, self)
         try:
             with self._lock:
-                self._check_limit(owner)
+                self._check_limit(owner, spare)
                 self._open[place.job_id] = place
         except BaseException:
             self._queue.release_reservation()
@@ -143,13 +144,13 @@ class Reservations:
         self._retention.unprotect(place.job_id)
         self._queue.release_reservation()
 
-    def _check_limit(self, owner: str) -> None:
+    def _check_limit(self, owner: str, spare: int) -> None:
         """Called with the lock held: of two who ask at once, the second must see the first."""
         if not self._per_owner or not owner:
             return
         # A job that is being submitted may be counted twice for a moment, never not at all.
         coming = sum(place.owner == owner for place in self._open.values())
-        if self._store.unfinished(owner) + coming >= self._per_owner:
+        if self._store.unfinished(owner) + coming >= self._per_owner + spare:
             raise CallerLimit(
                 f"This key has {self._per_owner} unfinished jobs, which is as many as one may have: "
                 "try again when one has ended",

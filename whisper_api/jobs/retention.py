@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -18,8 +19,8 @@ __all__ = ["UPLOAD_FILES", "Retention", "Swept"]
 
 log = logging.getLogger(__name__)
 
-# All that the directory of an upload ever holds: the file while it comes, and when it is whole.
-UPLOAD_FILES = frozenset({"audio.part", "audio"})
+# All that the directory of an upload ever holds: the file while it comes, and when it is whole; known speakers.
+UPLOAD_FILES = re.compile(r"audio(\.part)?|speaker-\d+")
 MIN_TICK_SECONDS = 1.0
 
 
@@ -172,10 +173,11 @@ def _is_upload(path: Path) -> bool:
 def _remove(directory: Path) -> bool:
     """Remove the directory of an upload; whether it was one."""
     try:
-        if not UPLOAD_FILES.issuperset(path.name for path in directory.iterdir()):
+        files = list(directory.iterdir())
+        if not all(UPLOAD_FILES.fullmatch(path.name) for path in files):
             return False
-        for name in UPLOAD_FILES:
-            (directory / name).unlink(missing_ok=True)
+        for path in files:
+            path.unlink(missing_ok=True)
         directory.rmdir()
     except FileNotFoundError:
         return False  # whoever ended the job was faster

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import builtins
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from whisper_api.config import Config
-from whisper_api.errors import (
-    Draining,
-    IdempotencyConflict,
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobIsProcessing,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-)
+from whisper_api.errors import Draining, InvalidOption, JobIsProcessing
+from whisper_api.jobs.cursors import cursor_of, seq_of
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.health import Health
+from whisper_api.jobs.intake import Intake
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.outcomes import event_of, remove_upload
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.reservations import Reservation, Reservations
+from whisper_api.jobs.results import Results, visible_job
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.statuses import Statuses
-from whisper_api.jobs.store import AlreadyThere, Job, JobStore
+from whisper_api.jobs.store import Job, JobStore
+from whisper_api.jobs.submission import Submission
 from whisper_api.jobs.worker import Workplace
-from whisper_api.schema import JobQueuedEvent, JobState, JobStatus, Transcript, TranscriptionOptions
+from whisper_api.schema import Corrections, JobQueuedEvent, JobState, JobStatus, Transcript
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
@@ -48,35 +39,6 @@ ENDED: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
 MAX_PAGE = 1000
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
-
-
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.store.Job`, but for one.
-
-    Attributes:
-        join: take the owner's job with the same fingerprint instead of a new one, where it waits, runs, or has just
-            ended and was not delivered yet.
-    """
-
-    job_id: str
-    owner: str
-    options: TranscriptionOptions
-    output_format: str
-    keep_result: bool = False
-    file_name: str | None = None
-    audio_bytes: int
-    audio_seconds: float | None
-    hf_token: str | None = None
-    warnings: tuple[str, ...] = ()
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    metadata: dict[str, Any] | None = None
-    known_speakers: tuple[str, ...] = ()
-    join: bool = False
-
-    def __repr__(self) -> str:
-        # The token, the prompt and the client's file name must not find their way into a log.
-        return f"Submission(job_id={self.job_id!r}, owner={self.owner!r})"
 
 
 class JobService:
@@ -93,6 +55,7 @@ class JobService:
 
     Attributes:
         events: what happens to jobs, for those who wait on an event loop.
+        feed: the same, and the text of those that run, for those who come late or are away for a while.
         store, executor: as given.
     """
 
@@ -113,6 +76,7 @@ class JobService:
         slots = config.max_concurrent_jobs if config.enable_concurrency else 1
         self._queue = JobQueue(config.max_queued_jobs)
         self._running = RunningJobs(slots)
+        self._results = Results(store)
         self._estimates = Estimates(store, lambda: executor.device, executor.model_name, slots)
         self._retention = Retention(
             store,
@@ -123,15 +87,21 @@ class JobService:
         self._reservations = Reservations(
             self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
         )
+        self._intake = Intake(
+            store, executor, self._reservations, self._running, self._estimates, self._check_not_draining
+        )
         preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
         taken: set[str] = set()
         self._statuses = Statuses(self._queue, self._running, self._estimates, taken)
+        self.feed = Feed(self.events, self._statuses.position)
+        self._moving = threading.Lock()
         self._place = Workplace(
             store=store,
             queue=self._queue,
             executor=executor,
             running=self._running,
             events=self.events,
+            feed=self.feed,
             estimates=self._estimates,
             uploads_dir=self._uploads_dir,
             moved=self._moved,
@@ -176,17 +146,18 @@ class JobService:
         """Whether jobs are worked on, and why not."""
         return self._life.health()
 
-    def reserve(self, owner: str) -> Reservation:
+    def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
         """Ask for a place in the queue, before the upload is read: ``with service.reserve(owner) as place``.
 
         Args:
             owner: for whom.
+            spare: how many of the owner's jobs do not count, since this one may join them, or else they go.
 
         Raises:
             QueueFull, CallerLimit, Draining: not now.
         """
         self._check_not_draining()
-        return self._reservations.reserve(owner)
+        return self._reservations.reserve(owner, spare=spare)
 
     def submit(self, submission: Submission, place: Reservation) -> Job:
         """Accept a job: once this returns it is on the disk, and will be run whatever happens to the process.
@@ -196,7 +167,8 @@ class JobService:
             place: what was reserved for it. It is used up, or on any failure given back with its directory removed.
 
         Returns:
-            The job; the one that was there before when the owner sends the same idempotency key and content again.
+            The job; the one that was there before when the owner sends the same idempotency key and content again, or
+            wants to join one that is the same.
 
         Raises:
             UnknownModel, ModelUnavailable: it cannot be served.
@@ -204,29 +176,20 @@ class JobService:
             Draining: the service is stopping.
             StorageError: it could not be stored.
         """
-        with self._reservations.submitting(place) as enqueue:
-            self._check_not_draining()
-            self.executor.check(submission.options, submission.hf_token)
-            job = Job(
-                created_at=time.time(),
-                **{name: getattr(submission, name) for name in Submission.__struct_fields__ if name != "join"},
-            )
-            try:
-                job = self.store.add(job)
-            except AlreadyThere as there:
-                if there.job.fingerprint != submission.fingerprint:
-                    raise IdempotencyConflict(
-                        there.job.job_id, "This Idempotency-Key came before, with another upload or other fields"
-                    ) from None
-                log.info("job submitted again", extra={"job_id": there.job.job_id})
-                return there.job
-            self._estimates.expect(job)
-            enqueue()
-        log.info(
-            "job submitted",
-            extra={"job_id": job.job_id, "audio_bytes": job.audio_bytes, "audio_seconds": job.audio_seconds},
-        )
-        return job
+        return self._intake.submit(submission, place)
+
+    def find_submitted(self, owner: str, key: str, fingerprint: str | None) -> Job | None:
+        """The job that an idempotency key has made, before anything is reserved for one more.
+
+        Args:
+            owner: whose.
+            key: as the client sent it.
+            fingerprint: of what came with it now.
+
+        Raises:
+            IdempotencyConflict: it came with something else then.
+        """
+        return self._intake.find(owner, key, fingerprint)
 
     def status(self, job_id: str, owner: str | None) -> JobStatus:
         """Where a job stands.
@@ -237,13 +200,26 @@ class JobService:
         return self._statuses.of(self._job(job_id, owner))
 
     def list(
-        self, owner: str | None, *, status: JobState | None = None, limit: int = 50, after: str | None = None
+        self,
+        owner: str | None,
+        *,
+        status: JobState | None = None,
+        metadata_key: str | None = None,
+        metadata_value: str | None = None,
+        created_after: float | None = None,
+        created_before: float | None = None,
+        limit: int = 50,
+        after: str | None = None,
     ) -> tuple[builtins.list[JobStatus], str | None]:
         """Jobs, newest first, a page at a time.
 
         Args:
             owner: whose; None for everybody's.
             status: only those in this state.
+            metadata_key: only those that have it at the top of their metadata.
+            metadata_value: only those that have this there: text, or a number, true, false or null as JSON.
+            created_after: only those submitted then or later; seconds since 1970.
+            created_before: only those submitted earlier; seconds since 1970.
             limit: how many at most, up to 1000.
             after: where the page before ended.
 
@@ -251,36 +227,51 @@ class JobService:
             The page, and what to give as ``after`` for the next one; None when this was the last.
 
         Raises:
-            InvalidOption: a limit or ``after`` that cannot be.
+            InvalidOption: a limit or ``after`` that cannot be, or a value of metadata without its key.
         """
+        if metadata_value is not None and metadata_key is None:
+            raise InvalidOption("metadata_value", "needs metadata_key, the name that it stands under")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        before_seq = None if after is None else _seq_of(after)
-        jobs = self.store.page(owner=owner, state=status, limit=limit + 1, before_seq=before_seq)
+        jobs = self.store.page(
+            owner=owner,
+            state=status,
+            metadata_key=metadata_key,
+            metadata_value=metadata_value,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit + 1,
+            before_seq=None if after is None else seq_of(after),
+        )
         page = jobs[:limit]
-        return self._statuses.of_all(page), _cursor_of(page[-1].seq) if len(jobs) > limit else None
+        return self._statuses.of_all(page), cursor_of(page[-1].seq) if len(jobs) > limit else None
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
-        """The transcript of a job.
+        """The transcript of a job, with what was corrected in it.
 
         Raises:
             JobNotFound: there is none, or it is somebody else's.
             JobNotFinished, JobFailed, JobCanceled: it has none.
             ResultGone: it was delivered, has expired or was deleted.
         """
-        job = self._job(job_id, owner)
-        match job.state:
-            case "Failed":
-                raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
-            case "Canceled":
-                raise JobCanceled(job_id, "The job was canceled, so there is no result")
-            case "Completed":
-                transcript = self.store.transcript(job_id)
-                if transcript is None:
-                    raise ResultGone(job_id, "The result was delivered, has expired or was deleted")
-                return job, transcript
-            case _:
-                raise JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
+        return self._results.corrected(job_id, owner)
+
+    def corrections(self, job_id: str, owner: str | None) -> Corrections:
+        """What was corrected in a result.
+
+        Raises:
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: as with :meth:`result`.
+        """
+        return self._results.corrections(job_id, owner)
+
+    def correct(self, job_id: str, owner: str | None, corrections: Corrections) -> None:
+        """Correct a result, in the place of all that was corrected before.
+
+        Raises:
+            InvalidOption: a segment, word or speaker that is not there.
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: as with :meth:`result`.
+        """
+        self._results.correct(job_id, owner, corrections)
 
     def mark_delivered(self, job_id: str) -> None:
         """The result was sent in full to a client that was still there: unless it is to be kept, it goes soon."""
@@ -343,10 +334,7 @@ class JobService:
             self.events.wait_for_change(changes, left)
 
     def _job(self, job_id: str, owner: str | None) -> Job:
-        job = self.store.get(job_id)
-        if job is None or (owner is not None and job.owner != owner):
-            raise JobNotFound(job_id)
-        return job
+        return visible_job(self.store, job_id, owner)
 
     def _check_not_draining(self) -> None:
         if self._life.draining:
@@ -365,7 +353,7 @@ class JobService:
         remove_upload(self._uploads_dir, job_id)
         job = self.store.get(job_id)
         if job is not None:
-            self.events.publish(event_of(job))
+            self.feed.publish(event_of(job))
         self._moved()
 
     def _remove_result(self, job: Job) -> None:
@@ -376,23 +364,11 @@ class JobService:
     def _moved(self) -> None:
         """Tell those who wait for a job in the queue where it stands now."""
         watched = self.events.watched()
-        if watched:
+        if not watched:
+            return
+        # One after the other, so that what is told last is how it is now.
+        with self._moving:
             places = self._statuses.positions()
-            self.events.publish(
+            self.feed.publish(
                 *(JobQueuedEvent(job_id=each, queue_position=places[each]) for each in watched & places.keys())
             )
-
-
-def _cursor_of(seq: int) -> str:
-    return base64.urlsafe_b64encode(str(seq).encode()).decode().rstrip("=")
-
-
-def _seq_of(cursor: str) -> int:
-    try:
-        seq = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
-        seq = 0
-    # Much else can be decoded too; and SQLite knows no larger numbers.
-    if not 0 < seq < 1 << 63 or _cursor_of(seq) != cursor:
-        raise InvalidOption("after", "expected what an answer gave as next")
-    return seq

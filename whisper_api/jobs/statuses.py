@@ -85,6 +85,7 @@ def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float
         warnings=job.warnings,
         file_name=job.file_name,
         metadata=job.metadata,
+        result_gone=completed and not job.has_result,
     )
 
 

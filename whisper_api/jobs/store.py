@@ -1,23 +1,27 @@
 """JobStore: jobs, transcripts, keys and what was learned about speed, in one SQLite database.
 
-The only SQL, beside that of the tables themselves in ``migrations.py``. A job is changed by one statement that names
-the state it must be in, so that of two who want it one gets it. Whatever a method returned from is on the disk; what
-``claim`` and ``mark_delivered`` note outlives the process, but perhaps not a loss of power: the job is then run again,
-or its result kept for longer.
+All SQL is here, in the parts that the store is made of (``result_table.py``, ``key_table.py``), in ``job_search.py``
+and, for the tables themselves, in ``migrations.py``. A job is changed by one statement that names the state it must be
+in, so that of two who want it one gets it. Whatever a method returned from is on the disk; what ``claim`` and
+``mark_delivered`` note outlives the process, but perhaps not a loss of power: the job is then run again, or its result
+kept for longer.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from whisper_api.errors import StorageError
 from whisper_api.jobs.database import BUSY_SECONDS, Database
+from whisper_api.jobs.job_search import conditions
+from whisper_api.jobs.key_table import KeyTable
+from whisper_api.jobs.metadata import searchable
 from whisper_api.jobs.migrations import MIGRATIONS
-from whisper_api.jobs.rows import JOB_COLUMNS, KEY_COLUMNS, Job, Key, Rates, job_of, key_of, values_of, warnings_text
+from whisper_api.jobs.result_table import ResultTable, learn
+from whisper_api.jobs.rows import JOB_COLUMNS, Job, Key, Rates, job_of, values_of, warnings_text
 from whisper_api.schema import JobState, Transcript
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
@@ -34,29 +38,31 @@ _SELECT_JOB = f"""
         EXISTS (SELECT 1 FROM transcripts WHERE transcripts.seq = jobs.seq) AS has_result
     FROM jobs
 """
-_SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest FROM keys"
-# Counts for a fifth of the mean at least, so that what was learned on a busy day is forgotten.
-_LEARN_RATE = """
-    INSERT INTO stage_rates (model, device, stage, rate, samples) VALUES (?, ?, ?, ?, 1)
-    ON CONFLICT (model, device, stage) DO UPDATE SET
-        rate = rate + (excluded.rate - rate) * MAX(0.2, 1.0 / (samples + 1)),
-        samples = samples + 1
+_INSERT_METADATA = "INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)"
+# A job that gives, or has just given, what another submission would: same content, and the same asked of it.
+_TO_JOIN = """
+    owner = :owner AND fingerprint = :fingerprint AND options = :options AND output_format = :output_format
+    AND (
+        finished_at IS NULL
+        OR (state = 'Completed' AND has_result AND delivered_at IS NULL AND finished_at >= :join_after)
+    )
+    ORDER BY seq DESC
 """
 
 
 class AlreadyThere(Exception):
-    """A job with this owner and this idempotency key is there already.
+    """A job with this owner and this idempotency key is there already, or one that is to be joined.
 
     Args:
         job: that job.
     """
 
     def __init__(self, job: Job) -> None:
-        super().__init__(f"job {job.job_id} was submitted with this idempotency key")
+        super().__init__(f"job {job.job_id} was submitted before")
         self.job = job
 
 
-class JobStore:
+class JobStore(ResultTable, KeyTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -69,43 +75,38 @@ class JobStore:
     """
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
-        self._database = Database(path, MIGRATIONS, busy_seconds=busy_seconds)
+        super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def exclusive(self, uploads_dir: Path | None = None) -> None:
-        """Be the only server on this data directory, and on that of the uploads, until the store is closed.
-
-        Two servers with one upload directory would each remove what the other has accepted.
-
-        Raises:
-            StorageLocked: another one is.
-        """
-        self._database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
-
-    def compact(self) -> None:
-        """Give space back, and wipe what was deleted from the database's log."""
-        self._database.compact()
-
-    def close(self) -> None:
-        """Close the database. Calling it twice is fine."""
-        self._database.close()
-
-    # --- jobs ---
-
-    def add(self, job: Job) -> Job:
+    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Sequence[str] = ()) -> Job:
         """Add a job behind all others.
+
+        Args:
+            job: not in the store yet.
+            join_after: do not, if the owner has an equal job that waits, runs, or was Completed at this time (seconds
+                since 1970) or later and not delivered yet; None to add it all the same.
+            not_to_join: ids of jobs that do not count there.
 
         Returns:
             The same with ``seq`` and ``place`` set.
 
         Raises:
-            AlreadyThere: the owner has a job with this idempotency key.
+            AlreadyThere: the owner has a job with this idempotency key, or one to be joined.
         """
+        values = values_of(job)
         with self._database.write() as connection:
             if job.idempotency_key is not None:
                 there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, job.idempotency_key)
                 if there is not None:
                     raise AlreadyThere(there)
-            seq = connection.execute(_INSERT_JOB, values_of(job)).lastrowid
+            if join_after is not None and job.fingerprint is not None:
+                equal = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", values | {"join_after": join_after})
+                for row in equal:
+                    if row["job_id"] not in not_to_join:
+                        raise AlreadyThere(job_of(row))
+            seq = connection.execute(_INSERT_JOB, values).lastrowid
+            if job.metadata:
+                rows = [(job.owner, key, value, seq) for key, value in searchable(job.metadata)]
+                connection.executemany(_INSERT_METADATA, rows)
             row = connection.execute(f"{_SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
         return job_of(row)
 
@@ -136,7 +137,18 @@ class JobStore:
         """How many jobs of an owner wait or run."""
         return int(self._rows("SELECT COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL", owner)[0][0])
 
-    def page(self, *, owner: str | None, state: JobState | None, limit: int, before_seq: int | None) -> list[Job]:
+    def page(
+        self,
+        *,
+        owner: str | None,
+        state: JobState | None,
+        limit: int,
+        before_seq: int | None,
+        metadata_key: str | None = None,
+        metadata_value: str | None = None,
+        created_after: float | None = None,
+        created_before: float | None = None,
+    ) -> list[Job]:
         """Jobs, the newest first.
 
         Args:
@@ -144,11 +156,20 @@ class JobStore:
             state: in which state; None for any.
             limit: how many at most.
             before_seq: only those submitted before this one; None to begin with the newest.
+            metadata_key: only those with this at the top of their metadata.
+            metadata_value: only those with this as its value.
+            created_after, created_before: only those submitted then or later, and earlier; seconds since 1970.
         """
-        wanted = {"owner = ?": owner, "state = ?": state, "seq < ?": before_seq}
-        given = {condition: value for condition, value in wanted.items() if value is not None}
-        where = f"WHERE {' AND '.join(given)}" if given else ""
-        rows = self._rows(f"{_SELECT_JOB} {where} ORDER BY seq DESC LIMIT ?", *given.values(), limit)
+        where, values = conditions(
+            owner=owner,
+            state=state,
+            before_seq=before_seq,
+            metadata_key=metadata_key,
+            metadata_value=metadata_value,
+            created_after=created_after,
+            created_before=created_before,
+        )
+        rows = self._rows(f"{_SELECT_JOB} {where} ORDER BY seq DESC LIMIT ?", *values, limit)
         return [job_of(row) for row in rows]
 
     def claim(self, job_id: str, now: float) -> Job | None:
@@ -192,7 +213,7 @@ class JobStore:
             )
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
-                _learn(connection, rates)
+                learn(connection, rates)
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -259,117 +280,9 @@ class JobStore:
         """Remove a job and its transcript without a trace."""
         self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
 
-    # --- results ---
-
-    def transcript(self, job_id: str) -> Transcript | None:
-        """The transcript of a job, when it is there."""
-        rows = self._rows("SELECT content FROM transcripts JOIN jobs USING (seq) WHERE job_id = ?", job_id)
-        try:
-            return msgspec.json.decode(rows[0][0], type=Transcript) if rows else None
-        except msgspec.DecodeError as error:
-            raise StorageError(f"The transcript of job {job_id} cannot be read: {error}") from error
-
-    def mark_delivered(self, job_id: str, now: float) -> None:
-        """Note that the result was sent in full. Only the first time counts."""
-        with self._database.write(synced=False) as connection:
-            connection.execute(
-                "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
-                (now, job_id),
-            )
-
-    def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript; the job stays.
-
-        Returns:
-            Whether there was one.
-        """
-        return self._change("DELETE FROM transcripts WHERE seq = (SELECT seq FROM jobs WHERE job_id = ?)", job_id)
-
-    def expired_results(self, before: float) -> list[str]:
-        """Ids of the jobs whose result is there, was delivered before then and need not be kept."""
-        return self._column(
-            "SELECT job_id FROM jobs JOIN transcripts USING (seq) WHERE delivered_at < ? AND NOT keep_result", before
-        )
-
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before then."""
         return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
-
-    # --- what was learned, and what is to be remembered ---
-
-    def stage_rates(self) -> dict[tuple[str, str, str], float]:
-        """Seconds of work for a second of audio, by model, device and stage."""
-        rows = self._rows("SELECT model, device, stage, rate FROM stage_rates")
-        return {(row["model"], row["device"], row["stage"]): row["rate"] for row in rows}
-
-    def fact(self, name: str) -> str | None:
-        """Something that was noted with :meth:`set_fact`."""
-        values = self._column("SELECT value FROM facts WHERE name = ?", name)
-        return values[0] if values else None
-
-    def set_fact(self, name: str, value: str | None) -> None:
-        """Note something that outlives the process; None to forget it."""
-        if value is None:
-            self._change("DELETE FROM facts WHERE name = ?", name)
-        else:
-            self._change("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", name, value)
-
-    # --- keys ---
-
-    def add_key(self, key: Key, digest: bytes) -> bool:
-        """Add a key.
-
-        Args:
-            key: its row.
-            digest: hash of its secret.
-
-        Returns:
-            False when a key that is not revoked has its name, or any key its id.
-        """
-        with self._database.write() as connection:
-            taken = connection.execute(
-                "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
-            ).fetchone()
-            if taken is None:
-                connection.execute(
-                    "INSERT INTO keys (key_id, name, role, created_at, revoked_at, digest) VALUES (?, ?, ?, ?, ?, ?)",
-                    (*(getattr(key, name) for name in KEY_COLUMNS), digest),
-                )
-        return taken is None
-
-    def keys(self) -> list[Key]:
-        """All keys, revoked ones too, the oldest first."""
-        return [key_of(row) for row in self._rows(f"{_SELECT_KEY} ORDER BY created_at, rowid")]
-
-    def key(self, key_id: str) -> tuple[Key, bytes] | None:
-        """A key and the hash of its secret."""
-        rows = self._rows(f"{_SELECT_KEY} WHERE key_id = ?", key_id)
-        return (key_of(rows[0]), bytes(rows[0]["digest"])) if rows else None
-
-    def revoke_key(self, key_id: str, now: float) -> bool:
-        """Refuse a key from now on.
-
-        Returns:
-            False when there is none, or it was revoked before.
-        """
-        return self._change("UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id)
-
-    def _change(self, statement: str, *values: object) -> bool:
-        """Run one statement in a transaction of its own; whether it changed a row."""
-        with self._database.write() as connection:
-            return connection.execute(statement, values).rowcount > 0
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._database.read() as connection:
-            return connection.execute(query, values).fetchall()
-
-    def _column(self, query: str, *values: object) -> list[str]:
-        return [row[0] for row in self._rows(query, *values)]
-
-
-def _learn(connection: sqlite3.Connection, rates: Rates) -> None:
-    rows = [(rates.model, rates.device, stage, rate) for stage, rate in rates.seconds.items()]
-    connection.executemany(_LEARN_RATE, rows)
 
 
 def _job(connection: sqlite3.Connection, condition: str, *values: str) -> Job | None:

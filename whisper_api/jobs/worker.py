@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiError
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.outcomes import (
     AUDIO_NAME,
     Completed,
@@ -29,7 +32,15 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.store import Job, JobStore
-from whisper_api.schema import JobCompletedEvent, JobEvent, JobProgressEvent, Progress
+from whisper_api.schema import (
+    JobCompletedEvent,
+    JobEvent,
+    JobProgressEvent,
+    JobSegmentEvent,
+    Progress,
+    Stretch,
+    result_segment,
+)
 
 __all__ = ["Worker", "Workplace"]
 
@@ -51,7 +62,7 @@ class Workplace:
     """What all workers of a service share.
 
     Attributes:
-        store, queue, executor, running, events, estimates: the service's.
+        store, queue, executor, running, events, feed, estimates: the service's.
         uploads_dir: holds a directory for each job, named by its id.
         moved: called when places in the queue have changed.
         completed: called when a job has its result.
@@ -66,6 +77,7 @@ class Workplace:
     executor: Executor
     running: RunningJobs
     events: EventBus
+    feed: Feed
     estimates: Estimates
     uploads_dir: Path
     moved: Callable[[], None]
@@ -110,7 +122,7 @@ class Worker:
             self._place.running.leave(running)
         # Only now: whoever hears of the end finds nothing of the job that still runs.
         if event is not None:
-            self._place.events.publish(event)
+            self._place.feed.publish(event)
         return True
 
     def _run_guarded(self) -> None:
@@ -155,7 +167,7 @@ class Worker:
         if claimed is None:
             return None
         log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(time.time() - job.created_at)})
-        place.events.publish(event_of(claimed))
+        place.feed.publish(event_of(claimed))
         return claimed, running
 
     def _claim(self, job_id: str) -> Job | None:
@@ -197,7 +209,7 @@ class Worker:
                     job,
                     audio,
                     on_progress=lambda progress: self._heard(running, progress),
-                    on_stretch=lambda stretch: None,
+                    on_stretch=lambda stretch: self._read(running, stretch),
                     cancel=running.cancel,
                 )
             )
@@ -207,12 +219,22 @@ class Worker:
 
     def _heard(self, running: Running, progress: Progress) -> None:
         place, job_id = self._place, running.job_id
-        if not place.running.note(running, progress) or job_id not in place.events.watched():
+        if not place.running.note(running, progress):
             return
         live = place.running.live().get(job_id)
         eta = place.estimates.of_running(job_id, live) if live is not None else None
-        place.events.publish(
+        place.feed.publish(
             JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
+        )
+
+    def _read(self, running: Running, stretch: Stretch) -> None:
+        if self._place.running.get(running.job_id) is not running:
+            return
+        segments = (replace(result_segment(segment), id=number) for number, segment in enumerate(stretch.segments))
+        self._place.feed.publish(
+            JobSegmentEvent(
+                job_id=running.job_id, index=stretch.index, aligned=stretch.aligned, segments=tuple(segments)
+            )
         )
 
     def _outcome_of(self, error: BaseException, job: Job, running: Running) -> Outcome:
@@ -314,9 +336,10 @@ class Worker:
             place.estimates.forget(job_id)
             return event_of(job)
         # Before another worker can take it, and tell that it runs.
-        place.events.publish(event_of(job))
+        place.feed.publish(event_of(job))
         if not place.stopping.is_set():
             place.queue.put(job_id, reserved=False)
+            place.moved()
         return None
 
 

@@ -1,0 +1,508 @@
+"""What a watcher of a job is given: what it has not had, nothing that does not matter any more, and always the end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, running, submit, until
+
+from whisper_api.errors import EngineClosed
+from whisper_api.jobs import service as service_module
+from whisper_api.jobs.events import EventBus
+from whisper_api.jobs.executor import OnStretch
+from whisper_api.jobs.feed import LAST_ID, Feed, Told
+from whisper_api.jobs.store import Job
+from whisper_api.schema import (
+    JobCanceledEvent,
+    JobCompletedEvent,
+    JobEvent,
+    JobFailedEvent,
+    JobProgressEvent,
+    JobQueuedEvent,
+    JobSegmentEvent,
+    Progress,
+    ResultSegment,
+    Segment,
+    Stretch,
+    Transcript,
+    Word,
+)
+
+T = TypeVar("T")
+
+NOW = 1_700_000_000
+COMPLETED = JobCompletedEvent(job_id="a")
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def feed_of(clock: Callable[[], float] | None = None) -> Feed:
+    return Feed(EventBus(), lambda job_id: 3, clock or Clock())
+
+
+def queued(position: int = 1) -> JobQueuedEvent:
+    return JobQueuedEvent(job_id="a", queue_position=position)
+
+
+def progress(fraction: float) -> JobProgressEvent:
+    return JobProgressEvent(job_id="a", progress=fraction, stage="asr")
+
+
+def stretch(index: int, text: str = "", *, aligned: bool = False) -> JobSegmentEvent:
+    segment = ResultSegment(id=0, start=float(index), end=index + 1.0, text=text or f"text {index}")
+    return JobSegmentEvent(job_id="a", index=index, aligned=aligned, segments=(segment,))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, DEADLINE))
+
+
+def events_of(news: tuple[Told, ...]) -> list[JobEvent]:
+    ids = [told.id for told in news]
+    assert ids == sorted(set(ids)), "ids rise"
+    return [told.event for told in news]
+
+
+async def known(feed: Feed, after: int = 0) -> tuple[Told, ...]:
+    """What a watcher is given that comes now."""
+    async with feed.watch("a", after) as watch:
+        return await watch.next(0)
+
+
+# --- what is told ---
+
+
+def test_who_comes_late_is_given_the_newest_of_everything_in_the_order_of_its_last_change() -> None:
+    feed = feed_of()
+
+    async def watch() -> None:
+        feed.publish(queued(2), progress(0.0))
+        feed.publish(stretch(0), stretch(1), progress(0.2), stretch(2))
+        feed.publish(stretch(0, "better", aligned=True))
+        feed.publish(progress(0.3))
+        assert events_of(await known(feed)) == [
+            stretch(1),
+            stretch(2),
+            stretch(0, "better", aligned=True),
+            progress(0.3),
+        ]
+
+    run(watch())
+
+
+def test_who_was_away_is_given_what_it_has_missed() -> None:
+    feed = feed_of()
+
+    async def watch() -> None:
+        feed.publish(progress(0.0), stretch(0), stretch(1))
+        before = await known(feed)
+        assert await known(feed, before[-1].id) == ()
+        feed.publish(progress(0.5), stretch(1, "better"), stretch(2))
+        assert events_of(await known(feed, before[-1].id)) == [progress(0.5), stretch(1, "better"), stretch(2)]
+
+    run(watch())
+
+
+def test_who_stays_is_given_everything_once() -> None:
+    feed = feed_of()
+
+    async def watch() -> list[list[JobEvent]]:
+        async with feed.watch("a") as watch:
+            given = [await watch.next(0)]
+            for events in ([queued(2)], [progress(0.0)], [stretch(0)], [stretch(0, "better"), stretch(1)], [COMPLETED]):
+                feed.publish(*events)
+                given.append(await watch.next(DEADLINE))
+            given.append(await watch.next(0))
+            return [events_of(news) for news in given]
+
+    assert run(watch()) == [
+        [queued(3)],
+        [queued(2)],
+        [progress(0.0)],
+        [stretch(0)],
+        [stretch(0, "better"), stretch(1)],
+        [COMPLETED],
+        [],
+    ]
+
+
+def test_a_job_that_is_put_back_begins_anew() -> None:
+    feed = feed_of()
+
+    async def watch() -> None:
+        async with feed.watch("a") as stays:
+            feed.publish(progress(0.0), stretch(0), stretch(1))
+            before = await stays.next(0)
+            feed.publish(queued(4))
+            assert events_of(await known(feed)) == [queued(4)]
+            feed.publish(progress(0.1), stretch(0, "again"))
+            # Who has had the old text must hear that it is void; for who comes now, the job simply runs.
+            again = [queued(4), progress(0.1), stretch(0, "again")]
+            assert events_of(await stays.next(0)) == again
+            assert events_of(await known(feed, before[-1].id)) == again
+            assert events_of(await known(feed)) == again[1:]
+
+    run(watch())
+
+
+def test_who_was_there_before_a_restart_begins_anew() -> None:
+    clock = Clock()
+
+    async def watch() -> None:
+        before = feed_of(clock)
+        before.publish(progress(0.0), stretch(0), stretch(1))
+        last = (await known(before))[-1].id
+        clock.now += 1
+        after = feed_of(clock)
+        after.publish(progress(0.0), stretch(0, "again"))
+        assert events_of(await known(after, last)) == [queued(1), progress(0.0), stretch(0, "again")]
+        # As if the clock had been set back meanwhile: what was had before tells nothing.
+        assert events_of(await known(after, last + 10**9)) == [queued(1), progress(0.0), stretch(0, "again")]
+
+    run(watch())
+
+
+def test_ids_rise_whatever_the_clock_does() -> None:
+    clock = Clock()
+    feed = feed_of(clock)
+
+    async def watch() -> list[int]:
+        ids = []
+        async with feed.watch("a") as watch:
+            for step in (0.0, 0.0, -3600.0, 0.000001, 60.0):
+                clock.now += step
+                feed.publish(stretch(0, str(step)))
+                ids += [told.id for told in await watch.next(0)]
+            feed.publish(COMPLETED)
+            ids += [told.id for told in await watch.next(0)]
+        return ids
+
+    ids = run(watch())
+    assert ids == sorted(set(ids))
+    assert ids[0] // 10**6 == NOW
+    assert ids[-1] == LAST_ID == 2**53 - 1
+
+
+@pytest.mark.parametrize(
+    "end", [COMPLETED, JobFailedEvent(job_id="a", error="no speech"), JobCanceledEvent(job_id="a")]
+)
+def test_the_end_comes_last_with_all_that_was_not_had(end: JobEvent) -> None:
+    feed = feed_of()
+
+    async def watch() -> list[JobEvent]:
+        async with feed.watch("a") as watch:
+            feed.publish(progress(0.0), stretch(0), progress(0.9), end)
+            return events_of(await watch.next(0))
+
+    assert run(watch()) == [stretch(0), progress(0.9), end]
+
+
+def test_events_are_encoded_once_and_read_back() -> None:
+    feed = feed_of()
+
+    async def watch() -> None:
+        feed.publish(progress(0.0), stretch(0))
+        first, second = await known(feed), await known(feed)
+        assert [told.name for told in first] == ["progress", "segment"]
+        for one, other in zip(first, second, strict=True):
+            assert one.data is other.data
+            assert msgspec.json.decode(one.data, type=JobEvent) == one.event
+            assert msgspec.json.decode(one.data)["event"] == one.name
+
+    run(watch())
+
+
+# --- who waits ---
+
+
+def test_who_waits_is_woken_from_another_thread() -> None:
+    feed = feed_of()
+
+    async def watch() -> list[JobEvent]:
+        async with feed.watch("a") as watch:
+            await watch.next(0)
+            waiting = asyncio.ensure_future(watch.next())
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            threading.Thread(target=feed.publish, args=(stretch(0),)).start()
+            return events_of(await waiting)
+
+    assert run(watch()) == [stretch(0)]
+
+
+def test_waiting_ends_when_the_time_is_over_and_when_it_is_woken() -> None:
+    bus = EventBus()
+    feed = Feed(bus)
+
+    async def watch() -> None:
+        with pytest.raises(RuntimeError):
+            await feed.watch("a").next(0)
+        async with feed.watch("a") as watch:
+            assert await watch.next(0)
+            assert await watch.next(0.01) == ()
+            for wake in (watch.wake, bus.wake, bus.close):
+                waiting = asyncio.ensure_future(watch.next())
+                await asyncio.sleep(0)
+                wake()
+                assert await waiting == ()
+            feed.publish(COMPLETED)
+            assert events_of(await watch.next()) == [COMPLETED]
+
+    run(watch())
+
+
+def test_progress_waits_a_moment_for_more_and_nothing_else_does() -> None:
+    feed = feed_of()
+
+    async def watch() -> list[JobEvent]:
+        async with feed.watch("a") as watch:
+            feed.publish(progress(0.0))
+            await watch.next(0)
+            waiting = asyncio.ensure_future(watch.next())
+            for step in range(1, 6):
+                feed.publish(progress(step / 10))
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            events = events_of(await waiting)
+            feed.publish(progress(0.6))
+            waiting = asyncio.ensure_future(watch.next())
+            await asyncio.sleep(0)
+            feed.publish(stretch(0))
+            return events + events_of(await waiting)
+
+    assert run(watch()) == [progress(0.5), progress(0.6), stretch(0)]
+
+
+def test_who_does_not_read_holds_no_more_than_there_is_to_know() -> None:
+    bus = EventBus()
+    feed = Feed(bus)
+
+    async def watch() -> None:
+        async with feed.watch("a") as watch:
+            for number in range(1000):
+                feed.publish(progress(number / 1000), stretch(number % 5, str(number)))
+            assert len(watch._signal._pending) == 1
+            assert events_of(await watch.next(0)) == [
+                *(stretch(number % 5, str(number)) for number in range(995, 999)),
+                progress(0.999),
+                stretch(4, "999"),
+            ]
+
+    run(watch())
+
+
+def test_many_watchers_are_all_told_while_some_come_and_go() -> None:
+    feed = feed_of()
+    last = 200
+
+    async def follow() -> list[str]:
+        texts: dict[int, str] = {}
+        async with feed.watch("a") as watch:
+            while True:
+                for told in await watch.next():
+                    match told.event:
+                        case JobSegmentEvent(index=index, segments=segments):
+                            texts[index] = segments[0].text
+                        case JobCompletedEvent():
+                            return [texts[index] for index in sorted(texts)]
+
+    async def come_and_go() -> None:
+        while True:
+            async with feed.watch("a") as watch:
+                await watch.next(0)
+                await watch.next(0.001)
+
+    def tell() -> None:
+        for number in range(last):
+            feed.publish(progress(number / last), stretch(number % 20, f"{number // 20}"))
+        feed.publish(COMPLETED)
+
+    async def watch() -> None:
+        followers = [asyncio.ensure_future(follow()) for _ in range(50)]
+        restless = asyncio.ensure_future(come_and_go())
+        await asyncio.sleep(0.01)
+        threading.Thread(target=tell).start()
+        for texts in await asyncio.gather(*followers):
+            assert texts == ["9"] * 20
+        restless.cancel()
+
+    run(watch())
+
+
+# --- what is kept ---
+
+
+def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended() -> None:
+    feed = feed_of()
+
+    async def watch() -> None:
+        async with feed.watch("a"):
+            assert feed._logs
+            async with feed.watch("a"):
+                pass
+            assert feed._logs
+        # It waits, and its place is asked for when somebody watches again.
+        assert not feed._logs
+        feed.publish(progress(0.0), stretch(0))
+        await known(feed)
+        assert feed._logs
+        feed.publish(COMPLETED)
+        assert not feed._logs
+        feed.publish(COMPLETED)
+        assert not feed._logs
+
+    run(watch())
+
+
+# --- what the service tells ---
+
+
+class Reader(FakeExecutor):
+    """A fake that gives stretches, as an engine does.
+
+    Args:
+        read: gives them.
+        held: as for any fake.
+    """
+
+    def __init__(self, read: Callable[[OnStretch], None], *, held: bool = False) -> None:
+        super().__init__(held=held, behave=lambda executor, job: read(self.on_stretch))
+
+    def run(self, job: Job, audio: Path, *, on_stretch: OnStretch, **others: Any) -> Transcript:
+        self.on_stretch = on_stretch
+        return super().run(job, audio, on_stretch=on_stretch, **others)
+
+
+def read_two(tell: OnStretch) -> None:
+    """A stretch, the same aligned, and another."""
+    word = Word(word="Hello", start=0.0, end=1.0, score=0.5, interpolated=True)
+    segment = Segment(id=7, start=0.0, end=1.0, text="Hello", avg_logprob=-0.1, tokens=(1, 2), seek=0)
+    tell(Stretch(index=0, aligned=False, segments=(segment,)))
+    tell(Stretch(index=0, aligned=True, segments=(msgspec.structs.replace(segment, words=(word,)),)))
+    tell(Stretch(index=1, aligned=False, segments=(segment,)))
+
+
+def read_one(tell: OnStretch) -> None:
+    """A stretch of two segments."""
+    segment = Segment(id=7, start=0.0, end=1.0, text="Hello")
+    tell(Stretch(index=0, aligned=False, segments=(segment, segment)))
+
+
+def test_a_service_tells_of_a_job_from_the_queue_to_its_end(serve: Services) -> None:
+    executor = Reader(read_two, held=True)
+    service = serve(executor)
+    first = submit(service)
+    running(service, first)
+    jobs = [submit(service, str(number)) for number in range(3)]
+
+    async def watch() -> list[JobEvent]:
+        events: list[JobEvent] = []
+        async with service.feed.watch(jobs[2]) as watch:
+            events += events_of(await watch.next(0))
+            await asyncio.to_thread(service.cancel, jobs[0], None)
+            events += events_of(await watch.next())
+            executor.release()
+            while not isinstance(events[-1], JobCompletedEvent):
+                events += events_of(await watch.next())
+        return events
+
+    events = run(watch())
+    # The last place may pass too quickly to be told.
+    places = [event.queue_position for event in events if isinstance(event, JobQueuedEvent)]
+    assert places in ([3, 2, 1], [3, 2])
+    stages = [event.stage for event in events if isinstance(event, JobProgressEvent)]
+    assert stages in (["load", "asr"], ["asr"])
+    texts = [event for event in events if isinstance(event, JobSegmentEvent)]
+    assert [(event.index, event.aligned) for event in texts][-2:] == [(0, True), (1, False)]
+    assert msgspec.json.decode(msgspec.json.encode(texts[-2].segments)) == [
+        {
+            "id": 0,
+            "start": 0.0,
+            "end": 1.0,
+            "text": "Hello",
+            "speaker": None,
+            "words": [{"word": "Hello", "start": 0.0, "end": 1.0, "score": 0.5, "speaker": None}],
+        }
+    ]
+    assert not service.feed._logs
+
+
+def test_segments_count_within_their_stretch(serve: Services) -> None:
+    service = serve(Reader(read_one, held=True))
+    job_id = submit(service)
+    running(service, job_id)
+
+    async def watch() -> tuple[int, ...]:
+        async with service.feed.watch(job_id) as watch:
+            while True:
+                for told in await watch.next():
+                    if isinstance(told.event, JobSegmentEvent):
+                        return tuple(segment.id for segment in told.event.segments)
+
+    assert run(watch()) == (0, 1)
+
+
+def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Services) -> None:
+    crashes = itertools.count()
+    gate = threading.Event()
+
+    def read(tell: OnStretch) -> None:
+        read_one(tell)
+        if not next(crashes):
+            assert gate.wait(DEADLINE)
+            raise EngineClosed("the engine has failed")
+
+    service = serve(Reader(read))
+    job_id = submit(service)
+    running(service, job_id)
+
+    async def watch() -> list[str]:
+        names: list[str] = []
+        async with service.feed.watch(job_id) as watch:
+            while "segment" not in names:
+                names += [told.name for told in await watch.next()]
+            gate.set()
+            names.append("|")
+            while names[-1] != "completed":
+                names += [told.name for told in await watch.next()]
+        return names
+
+    names = run(watch())
+    after = names[names.index("|") + 1 :]
+    assert after[0] == "queued"
+    assert after.index("queued") < after.index("segment")
+    ended(service, job_id)
+    idle(service)
+    until(lambda: not service.feed._logs, "nothing is kept")
+
+
+def test_what_a_hung_job_still_says_after_it_was_canceled_does_not_stay(
+    serve: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.01)
+    gate = threading.Event()
+    service = serve(FakeExecutor(behave=holding(gate)))
+    job_id = submit(service)
+    running(service, job_id)
+    service.cancel(job_id, None, force=True)
+    live = service._running.get(job_id)
+    assert live is not None
+    service._place.running.note(live, Progress(0.6, "asr"))
+    service.feed.publish(JobProgressEvent(job_id=job_id, progress=0.6, stage="asr"))
+    assert service.feed._logs
+    gate.set()
+    until(lambda: not service.feed._logs, "nothing is kept")

@@ -1,0 +1,168 @@
+"""What people wrote in place of what was recognised: checked against a transcript, and put into it.
+
+Segments and words are counted as they were recognised, whatever was removed since, so that a correction means the same
+place for ever. What was decoded (tokens and their probabilities) stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from whisper_api.errors import InvalidOption
+from whisper_api.schema import Correction, Corrections, Segment, Transcript, Word
+
+__all__ = ["applied", "checked"]
+
+T = TypeVar("T")
+
+# Of a wrong label, so much is repeated in the message.
+SHOWN_CHARACTERS = 80
+
+
+def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
+    """Corrections as they are kept: each place once, in order, in one line, and only what differs.
+
+    Args:
+        transcript: as it was recognised.
+        corrections: as somebody sent them.
+
+    Raises:
+        InvalidOption: they name a segment, a word or a speaker that is not there, or a name that is empty.
+    """
+    segments = {segment.id: segment for segment in transcript.segments}
+    words: dict[tuple[int, int], Correction] = {}
+    for given in corrections.words:
+        before = _recognised(segments, given)
+        text = _in_one_line(given.text)
+        place = (given.segment, -1 if given.word is None else given.word)
+        words.pop(place, None)
+        if text != before:
+            words[place] = replace(given, text=text)
+    known = _labels(transcript)
+    speakers = {}
+    for label, name in corrections.speakers.items():
+        if label not in known:
+            raise InvalidOption("speakers", f"there is no speaker {label[:SHOWN_CHARACTERS]!r} in this transcript")
+        if not (text := _in_one_line(name)):
+            raise InvalidOption("speakers", f"the name of {label} is empty")
+        if text != label:
+            speakers[label] = text
+    return Corrections(words=tuple(words[place] for place in sorted(words)), speakers=speakers)
+
+
+def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
+    """The transcript with corrections in it.
+
+    A segment of which nothing is left is not there; the others keep their ids. Speakers who were given one name are
+    one speaker, with the embedding of the one who spoke first.
+
+    Args:
+        transcript: as it was recognised.
+        corrections: as :func:`checked` gave them for it.
+    """
+    from whisper_api.engine.sentences import LANGUAGES_WITHOUT_SPACES
+
+    by_segment: dict[int, dict[int, str]] = {}
+    for each in corrections.words:
+        by_segment.setdefault(each.segment, {})[-1 if each.word is None else each.word] = each.text
+    space = "" if _language(transcript) in LANGUAGES_WITHOUT_SPACES else " "
+    names = corrections.speakers
+    segments = []
+    for segment in transcript.segments:
+        changed = segment
+        if segment.id in by_segment:
+            changed = _rewritten(segment, by_segment[segment.id], space)
+            if not changed.text:
+                continue
+        segments.append(_renamed(changed, names) if names else changed)
+    embeddings = transcript.speaker_embeddings
+    return replace(
+        transcript,
+        segments=tuple(segments),
+        speakers=tuple(dict.fromkeys(names.get(label, label) for label in transcript.speakers)),
+        speaker_embeddings=None if embeddings is None else _keyed_anew(embeddings, names),
+    )
+
+
+def _recognised(segments: Mapping[int, Segment], given: Correction) -> str:
+    """What stands at the place of a correction."""
+    segment = segments.get(given.segment)
+    if segment is None:
+        raise InvalidOption("words", f"there is no segment {given.segment} in this transcript")
+    if given.word is None:
+        if segment.words:
+            raise InvalidOption("words", f"segment {given.segment} has words: say which of them, from 0")
+        return segment.text
+    if given.word >= len(segment.words):
+        raise InvalidOption("words", f"segment {given.segment} has no word {given.word}; it has {len(segment.words)}")
+    return segment.words[given.word].word
+
+
+def _in_one_line(text: str) -> str:
+    # A blank line ends a subtitle, and the arrow begins one.
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _labels(transcript: Transcript) -> set[str]:
+    found = {*transcript.speakers, *(segment.speaker for segment in transcript.segments)}
+    return {label for label in found if label is not None}
+
+
+def _language(transcript: Transcript) -> str:
+    """In which the text is written."""
+    return "en" if transcript.options.task == "translate" else transcript.language
+
+
+def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segment:
+    """A segment with other texts.
+
+    Args:
+        segment: as it was recognised.
+        texts: number of the word to what stands in its place; -1 for the segment's own text.
+        space: what the language puts between words.
+    """
+    if not segment.words:
+        return replace(segment, text=texts.get(-1, segment.text))
+    words = [
+        # How sure the model was of another word says nothing of this one.
+        replace(word, word=texts[index], score=None) if index in texts else word
+        for index, word in enumerate(segment.words)
+    ]
+    text = _respelled(segment, words)
+    kept = tuple(word for word in words if word.word)
+    return replace(segment, text=space.join(word.word for word in kept) if text is None else text, words=kept)
+
+
+def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:
+    """The segment's text with these words in the place of its own; None when its own do not stand in it."""
+    pieces: list[str] = []
+    position = 0
+    for old, new in zip(segment.words, words, strict=True):
+        begin = segment.text.find(old.word, position)
+        if begin < 0:
+            return None
+        between = segment.text[position:begin]
+        # The space in front of a word goes with it.
+        pieces += [between, new.word] if new.word else [between.rstrip()]
+        position = begin + len(old.word)
+    return "".join([*pieces, segment.text[position:]]).strip()
+
+
+def _renamed(segment: Segment, names: Mapping[str, str]) -> Segment:
+    if segment.speaker is None:
+        return segment
+    words = tuple(
+        word if word.speaker is None else replace(word, speaker=names.get(word.speaker, word.speaker))
+        for word in segment.words
+    )
+    return replace(segment, speaker=names.get(segment.speaker, segment.speaker), words=words)
+
+
+def _keyed_anew(values: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for label, value in values.items():
+        found.setdefault(names.get(label, label), value)
+    return found

@@ -1,0 +1,85 @@
+"""How a submission becomes a job, or turns out to be one that is there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from whisper_api.errors import IdempotencyConflict
+from whisper_api.jobs.estimates import Estimates
+from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.reservations import Reservation, Reservations
+from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.store import AlreadyThere, Job, JobStore
+from whisper_api.jobs.submission import Submission
+
+__all__ = ["JOIN_SECONDS", "Intake"]
+
+log = logging.getLogger("whisper_api.jobs")
+
+# How long ago a job may have ended that another one joins: a client whose connection broke has come again by then.
+JOIN_SECONDS = 600.0
+
+
+class Intake:
+    """Accepts jobs. Safe to use from any thread.
+
+    Args:
+        store, executor, reservations, running, estimates: the service's.
+        check_open: raises Draining once no job is taken any more.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        reservations: Reservations,
+        running: RunningJobs,
+        estimates: Estimates,
+        check_open: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._reservations = reservations
+        self._running = running
+        self._estimates = estimates
+        self._check_open = check_open
+
+    def submit(self, submission: Submission, place: Reservation) -> Job:
+        """As :meth:`~whisper_api.jobs.service.JobService.submit`."""
+        with self._reservations.submitting(place) as enqueue:
+            self._check_open()
+            self._executor.check(submission.options, submission.hf_token)
+            try:
+                job = self._add(submission, time.time())
+            except AlreadyThere as there:
+                _check_same(there.job, submission.fingerprint)
+                log.info("job submitted again", extra={"job_id": there.job.job_id})
+                return there.job
+            self._estimates.expect(job)
+            enqueue()
+        log.info(
+            "job submitted",
+            extra={"job_id": job.job_id, "audio_bytes": job.audio_bytes, "audio_seconds": job.audio_seconds},
+        )
+        return job
+
+    def find(self, owner: str, key: str, fingerprint: str | None) -> Job | None:
+        """As :meth:`~whisper_api.jobs.service.JobService.find_submitted`."""
+        job = self._store.by_idempotency_key(owner, key)
+        if job is not None:
+            _check_same(job, fingerprint)
+        return job
+
+    def _add(self, submission: Submission, now: float) -> Job:
+        if not submission.join:
+            return self._store.add(submission.job(now))
+        # Nobody wants a job for its result that is about to end without one.
+        leaving = [each.job_id for each in self._running.all() if self._running.reason(each) == "cancel"]
+        return self._store.add(submission.job(now), join_after=now - JOIN_SECONDS, not_to_join=leaving)
+
+
+def _check_same(job: Job, fingerprint: str | None) -> None:
+    if job.fingerprint != fingerprint:
+        raise IdempotencyConflict(job.job_id, "This Idempotency-Key came before, with another upload or other fields")

@@ -1,0 +1,50 @@
+"""What a caller asks of the service: a job as it is wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from whisper_api.jobs.rows import Job
+from whisper_api.schema import TranscriptionOptions
+
+__all__ = ["Submission"]
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.rows.Job`, but for one.
+
+    Attributes:
+        join: take the owner's job with the same fingerprint, options and format instead of a new one, where it waits,
+            runs, or has just ended and was not delivered yet.
+    """
+
+    job_id: str
+    owner: str
+    options: TranscriptionOptions
+    output_format: str
+    keep_result: bool = False
+    file_name: str | None = None
+    audio_bytes: int
+    audio_seconds: float | None
+    hf_token: str | None = None
+    warnings: tuple[str, ...] = ()
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    metadata: dict[str, Any] | None = None
+    known_speakers: tuple[str, ...] = ()
+    join: bool = False
+
+    def __repr__(self) -> str:
+        # The token, the prompt and the client's file name must not find their way into a log.
+        return f"Submission(job_id={self.job_id!r}, owner={self.owner!r})"
+
+    def job(self, created_at: float) -> Job:
+        """The job to be stored.
+
+        Args:
+            created_at: seconds since 1970.
+        """
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "join"}
+        return Job(created_at=created_at, **fields)
