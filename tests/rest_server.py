@@ -59,7 +59,7 @@ Fault = Reset | Refuse | Lose | Hold
 
 @dataclass(frozen=True)
 class Request:
-    """What came in: bytes of the body, and of a form its fields and the file."""
+    """What came in: the body and its size, and of a form its fields and the file."""
 
     method: str
     path: str
@@ -69,6 +69,7 @@ class Request:
     file: bytes | None
     file_name: str | None
     size: int
+    body: bytes
 
 
 @dataclass
@@ -82,6 +83,8 @@ class Rest:
         by_key: idempotency key to id.
         script: the statuses of jobs to come.
         results: id to its result; with "*", that of all others.
+        streams: id to what is sent of its events, for one request after the other.
+        corrected: id to the body that its corrections were sent as.
         canceled: ids, with the query of the request.
     """
 
@@ -91,6 +94,8 @@ class Rest:
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     script: list[dict[str, Any]] = field(default_factory=lambda: [{"status": "Completed"}])
+    streams: dict[str, list[str]] = field(default_factory=dict)
+    corrected: dict[str, bytes] = field(default_factory=dict)
     canceled: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -116,9 +121,16 @@ class Rest:
                     return 404, {"code": "job_not_found", "detail": detail}
                 case ("GET", ["transcription", job_id]):
                     return 200, self._status(job_id)
+                case ("GET", ["transcription", job_id, "events"]):
+                    return 200, self.streams[job_id].pop(0)
                 case ("GET", ["transcription", job_id, "result"]):
                     name = request.query.get("format")
                     return 200, f"{name} of {job_id}" if name else result(job_id)
+                case ("PUT", ["transcription", job_id, "corrections"]):
+                    self.corrected[job_id] = request.body
+                    return 200, json.loads(request.body)
+                case ("GET", ["transcription", job_id, "corrections"]):
+                    return 200, json.loads(self.corrected.get(job_id, b"{}"))
                 case ("DELETE", ["transcription", job_id]):
                     self.canceled.append((job_id, request.query))
                     return 200, {"success": True}
@@ -162,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle()
 
-    do_POST = do_DELETE = do_GET  # noqa: N815
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
     def _handle(self) -> None:
         fault = self.rest.take_fault(self.command)
@@ -215,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
                 else:
                     file, name = content, part.get_filename()
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        return Request(self.command, parts.path, query, headers, fields, file, name, size)
+        return Request(self.command, parts.path, query, headers, fields, file, name, size, body)
 
     def _refuse(self, fault: Refuse) -> None:
         body = fault.body

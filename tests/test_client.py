@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
 
 from whisper_api import Client, TranscriptionOptions, errors
 from whisper_api.client import transport
-from whisper_api.schema import JobStatus
+from whisper_api.schema import Correction, Corrections, JobStatus
 from whisper_api.server.problems import RULES
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
@@ -336,6 +338,58 @@ def test_a_key_that_cannot_be_one_is_refused_and_not_shown() -> None:
         Client(api_key="wk_geheim\r\nX-Evil: 1")
     assert "geheim" not in str(raised.value)
     assert Client(api_key="  wk_key\n") is not None
+
+
+# --- what goes with a job, and what is found by it ---
+
+
+def test_metadata_is_sent_as_json(client: Client, rest: Rest) -> None:
+    metadata = {"case": "Ü-17", "pages": [1, 2.5, None, True], "nested": {"a": ""}}
+    client.submit(AUDIO, metadata=metadata)
+    client.transcribe(AUDIO, metadata=metadata)
+    client.submit(AUDIO, metadata={})
+    assert [json.loads(post.fields["metadata"]) for post in posts(rest)] == [metadata, metadata, {}]
+
+
+def test_a_search_is_sent_as_it_is_meant(client: Client, rest: Rest) -> None:
+    when = datetime(2030, 1, 31, 9, 30, tzinfo=timezone(timedelta(hours=2)))
+    list(client.jobs("Failed", metadata_key="case", metadata_value="17", created_after=when))
+    query = rest.seen[-1].query
+    assert {**query, "created_after": ""} == {
+        "status": "Failed",
+        "metadata_key": "case",
+        "metadata_value": "17",
+        "created_after": "",
+    }
+    assert datetime.fromisoformat(query["created_after"]) == when
+    # What names no zone is local time.
+    list(client.jobs(created_before=datetime(2030, 1, 31, 9, 30)))
+    assert datetime.fromisoformat(rest.seen[-1].query["created_before"]) == datetime(2030, 1, 31, 9, 30).astimezone()
+
+
+@pytest.mark.parametrize(("value", "sent"), [("", '""'), (" x", '" x"'), ("x y", "x y"), ('"x"', '"x"')])
+def test_a_value_that_a_server_would_not_see_is_sent_as_json(value: str, sent: str, client: Client, rest: Rest) -> None:
+    list(client.jobs(metadata_key="case", metadata_value=value))
+    assert rest.seen[-1].query["metadata_value"] == sent
+
+
+def test_a_search_holds_for_every_page(client: Client, rest: Rest) -> None:
+    for _ in range(5):
+        client.submit(AUDIO)
+    assert len(list(client.jobs(metadata_key="case"))) == 5
+    assert [request.query["metadata_key"] for request in rest.of("GET")] == ["case"] * 3
+
+
+def test_corrections_are_sent_and_read(client: Client, rest: Rest) -> None:
+    job_id = client.submit(AUDIO)
+    assert client.corrections(job_id) == Corrections()
+    corrections = Corrections(words=(Correction(segment=0, word=1, text="été"),), speakers={"SPEAKER_00": "Ada"})
+    rest.faults["PUT"] = [Reset(0), Refuse(503, "storage_unavailable", retry_after="0")]
+    assert client.correct(job_id, corrections) == corrections
+    assert client.corrections(job_id) == corrections
+    assert rest.of("PUT")[-1].headers["content-type"] == "application/json"
+    with pytest.raises(errors.JobNotFound):
+        client.correct("none", corrections)
 
 
 # --- errors by name ---

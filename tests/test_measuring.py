@@ -404,7 +404,9 @@ def test_a_recording_becomes_mp3(tmp_path: Path, sample_call: Path) -> None:
     assert len(decode_audio(str(path))) == pytest.approx(30 * SAMPLE_RATE, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["bench_latency", "bench_throughput", "bench_stages", "bench_start", "bench_memory"])
+@pytest.mark.parametrize(
+    "name", ["bench_events", "bench_latency", "bench_throughput", "bench_stages", "bench_start", "bench_memory"]
+)
 def test_each_script_tells_its_arguments(name: str) -> None:
     script = Path(__file__).parent.parent / "scripts" / f"{name}.py"
     told = subprocess.run([sys.executable, str(script), "--help"], check=True, capture_output=True, text=True).stdout

@@ -117,6 +117,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
         "WHISPER_TLS_KEY_FILE", None
     )
+    enable_url_uploads: Annotated[bool, _is("fetch audio from addresses that callers name")] = _key(
+        "ENABLE_URL_UPLOADS", False
+    )
+    url_fetch_timeout_seconds: Annotated[Seconds, _is("seconds that fetching a file may take")] = _key(
+        "URL_FETCH_TIMEOUT_SECONDS", 300
+    )
+    url_private_hosts: Annotated[
+        str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
+    ] = _key("URL_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
     hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
         "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")

@@ -340,6 +340,8 @@ def problem(response: httpx.Response, status: int, code: str | None = None) -> d
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json", response.headers
     body: dict[str, Any] = response.json()
+    jobs = body.pop("jobs", None)
+    assert (jobs is not None) == (body["code"] == "no_file_accepted")
     assert set(body) == {"type", "title", "status", "detail", "error", "code", "request_id"}
     assert body["status"] == status
     assert body["detail"] == body["error"]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fakes import FakeExecutor, config_in, new_service
 from starlette.applications import Starlette
-from starlette.types import Message, Scope
+from starlette.types import ASGIApp, Message, Scope
 
 from whisper_api.jobs.keys import KeyRing, Role
 from whisper_api.jobs.service import JobService
@@ -143,7 +143,7 @@ class RawRequest:
         """Its body."""
         return b"".join(message.get("body", b"") for message in self.sent)
 
-    async def to(self, app: Starlette) -> None:
+    async def to(self, app: ASGIApp) -> None:
         """Have the application answer it."""
         path, _, query = self.path.partition("?")
         headers = {"host": "127.0.0.1", **{name.lower(): value for name, value in self.headers.items()}}

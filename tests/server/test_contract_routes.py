@@ -268,7 +268,8 @@ def test_head_answers_as_get_without_a_body(client: httpx.Client, hello: bytes) 
         ("PUT", "/transcription"),
         ("GET", "/transcribe"),
         ("POST", "/status"),
-        ("POST", "/transcriptions"),
+        ("PUT", "/transcriptions"),
+        ("GET", "/detect-language"),
         ("DELETE", "/readyz"),
         ("PATCH", f"/transcription/{uuid.uuid4()}"),
         ("DELETE", f"/transcription/{uuid.uuid4()}/result"),
@@ -281,7 +282,7 @@ def test_another_method_is_405(client: httpx.Client, method: str, path: str) -> 
 
 
 def test_another_path_is_404(client: httpx.Client) -> None:
-    for path in ("/", "/nothing", "/transcription/", "/transcribe/x/y", "/transcription/../status/x"):
+    for path in ("/assets/nothing", "/nothing", "/transcription/", "/transcribe/x/y", "/transcription/../status/x"):
         problem(client.get(path), 404)
 
 

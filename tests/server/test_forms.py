@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.forms import Form, read_form
+from whisper_api.server.intake.forms import Form, read_form
 from whisper_api.server.problems import Problem, problem_of
 
 CONFIG = Config()
@@ -34,7 +37,7 @@ FIELDS = (
         "align",
     ),
     *("num_speakers", "min_speakers", "max_speakers", "hotwords", "temperature", "beam_size", "vad_onset"),
-    *("vad_offset", "keep_result", "device", "device_index"),
+    *("vad_offset", "keep_result", "device", "device_index", "metadata", "url"),
 )
 TRUE = ("true", "True", "TRUE", "1", "yes", "on", " true ")
 FALSE = ("false", "False", "0", "no", "No", "off", "OFF")
@@ -42,6 +45,15 @@ FALSE = ("false", "False", "0", "no", "No", "off", "OFF")
 
 def form(*fields: tuple[str, str], config: Config = CONFIG, **named: str) -> Form:
     return read_form([*fields, *named.items()], config, device="cpu")
+
+
+def wav(seconds: float) -> str:
+    """Silence as a data URL."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, 8000, 0, "NONE", ""))
+        out.writeframes(bytes(2 * int(8000 * seconds)))
+    return f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def option(name: str, value: str) -> Any:
@@ -198,6 +210,56 @@ def test_nothing_private_is_shown() -> None:
     assert "of mine" not in f"{private!r} {private}"
 
 
+def test_metadata_is_a_json_object() -> None:
+    assert form().metadata is None
+    assert form(metadata=' {"case": 7, "tags": ["a"], "ü": null} ').metadata == {"case": 7, "tags": ["a"], "ü": None}
+    assert form(metadata="{}").metadata == {}
+    for text in ("[]", "7", "null", "true", "{", "{'a': 1}", '{"a": NaN}', "x" * 20_000, "[" * 10_000):
+        refused("metadata", text)
+    assert form(metadata='{"a": "%s"}' % ("x" * 16_000)).metadata
+    assert "16384" in refused("metadata", '{"a": "%s"}' % ("é" * 8_200))
+
+
+def test_an_address_is_read_elsewhere() -> None:
+    assert form(url="http://example.com/a.wav") == form()
+
+
+def test_known_speakers_are_written_beside_the_upload(tmp_path: Path) -> None:
+    def read(*fields: tuple[str, str]) -> Form:
+        return read_form(fields, CONFIG, device="cpu", directory=tmp_path)
+
+    assert read() == form()
+    silent = wav(3.0)
+    for ending in ("", "[]"):
+        directory = tmp_path / f"ending{ending}"
+        directory.mkdir()
+        given = [(f"known_speaker_names{ending}", name) for name in ("Ada", " Grace ")]
+        given += [(f"known_speaker_references{ending}", silent)] * 2
+        # What a browser sends of fields that were left alone.
+        given += [(f"known_speaker_names{ending}", ""), (f"known_speaker_references{ending}", " ")]
+        known = read_form(given, CONFIG, device="cpu", directory=directory)
+        assert (known.known_speakers, known.warnings) == (("Ada", "Grace"), ())
+        assert sorted(path.name for path in directory.iterdir()) == ["speaker-0", "speaker-1"]
+    for fields in (
+        [("known_speaker_names", "Ada")],
+        [("known_speaker_references", silent)],
+        [("known_speaker_names", "Ada"), ("known_speaker_references", "data:audio/wav;base64,AAAA")],
+        [("known_speaker_names", "Ada"), ("known_speaker_references", wav(1.0))],
+    ):
+        with pytest.raises(InvalidOption, match="known_speaker"):
+            read(*fields)
+    # Without a directory there is nowhere to keep them.
+    (warning,) = form(known_speaker_names="Ada").warnings
+    assert "known_speaker_names" in warning
+
+
+def test_recordings_are_written_when_all_else_can_be_used(tmp_path: Path) -> None:
+    fields = [("known_speaker_names", "Ada"), ("known_speaker_references", wav(3.0)), ("metadata", "[]")]
+    with pytest.raises(InvalidOption, match="metadata"):
+        read_form(fields, CONFIG, device="cpu", directory=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 # --- the device ---
 
 
@@ -304,7 +366,7 @@ def test_no_text_makes_anything_but_a_form_or_a_refusal(fields: list[tuple[str, 
 def test_reading_a_form_loads_no_model_library() -> None:
     """Neither the module nor, for a form that names no language, its reading loads what runs models."""
     program = (
-        "import sys; from whisper_api.config import Config; from whisper_api.server import forms;"
+        "import sys; from whisper_api.config import Config; from whisper_api.server.intake import forms;"
         "assert not {'numpy', 'faster_whisper', 'torch'} & set(sys.modules), 'imported with the module';"
         "forms.read_form([], Config(language='auto'), device='cpu');"
         "assert not {'torch', 'whisperx'} & set(sys.modules), 'imported by reading'"

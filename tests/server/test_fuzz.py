@@ -24,7 +24,8 @@ BOUNDARY = "fuzzy"
 FIELDS = (
     *("language", "model", "task", "diarize", "num_speakers", "min_speakers", "max_speakers", "prompt", "hotwords"),
     *("align", "temperature", "beam_size", "vad_onset", "vad_offset", "output_format", "response_format", "sync"),
-    *("keep_result", "hf_token", "device", "device_index", "file"),
+    *("keep_result", "hf_token", "device", "device_index", "metadata", "url", "file"),
+    *("known_speaker_names[]", "known_speaker_references[]", "known_speaker_references"),
 )
 # Values that stand near the edge of what some field takes.
 EDGES = (
@@ -35,6 +36,7 @@ EDGES = (
 )
 values = st.sampled_from(EDGES) | st.text(max_size=40)
 names = st.sampled_from(FIELDS) | st.text(max_size=20)
+uploads = st.sampled_from(["/transcribe", "/transcriptions", "/detect-language"])
 forms = st.lists(st.tuples(names, values.map(str.encode) | st.binary(max_size=40)), max_size=8)
 paths = st.sampled_from(
     [
@@ -43,6 +45,7 @@ paths = st.sampled_from(
             "/transcribe",
             "/transcription",
             "/transcriptions",
+            "/detect-language",
             "/status",
             "/livez",
             "/readyz",
@@ -101,10 +104,10 @@ def check(response: httpx.Response) -> None:
         assert response.content == b""
 
 
-@given(fields=forms, file=st.booleans(), file_first=st.booleans())
+@given(path=uploads, fields=forms, file=st.booleans(), file_first=st.booleans())
 @UPLOADS
 def test_any_form(
-    server: RunningServer, hello: bytes, fields: list[tuple[str, bytes]], file: bool, file_first: bool
+    server: RunningServer, hello: bytes, path: str, fields: list[tuple[str, bytes]], file: bool, file_first: bool
 ) -> None:
     parts = [
         b"--fuzzy\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n" % (json.dumps(name).encode(), value)
@@ -115,13 +118,15 @@ def test_any_form(
         parts.insert(0 if file_first else len(parts), sound)
     with server.client(server.key("tests-fuzz")) as client:
         response = client.post(
-            "/transcribe",
+            path,
             content=b"".join(parts) + b"--fuzzy--\r\n",
             headers={"Content-Type": "multipart/form-data; boundary=fuzzy"},
         )
         check(response)
         if response.status_code == 202:
-            check(client.delete(response.headers["Location"], params={"force": "true"}))
+            for made in response.json().get("jobs", [response.json()]):
+                if "status_url" in made:
+                    check(client.delete(made["status_url"], params={"force": "true"}))
 
 
 @given(name=st.sampled_from(FIELDS), value=values)

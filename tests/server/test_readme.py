@@ -29,23 +29,27 @@ def beside_call(tmp_path: Path, sample_call: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("code", examples("python"), ids=["requests", "client"])
+@pytest.mark.parametrize("code", examples("python"), ids=["requests", "client", "openai"])
 @pytest.mark.usefixtures("beside_call")
 def test_the_examples_in_python(server: RunningServer, code: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"key": server.user_key}
     exec(code.replace(ADDRESS, server.url), names)
+    printed = capsys.readouterr().out
+    if "openai" in code:
+        assert printed.count("I didn't know you were there") >= 2
+        assert "TranscriptionTextDoneEvent" in printed
+        return
     result = names["result"]
     text = result["text"] if isinstance(result, dict) else result.text
     assert "I didn't know you were there" in text
-    assert capsys.readouterr().out
+    assert printed
 
 
 @pytest.mark.usefixtures("beside_call")
 def test_the_example_with_curl(server: RunningServer) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    (code,) = examples("sh")
-    calls = [line for line in code.splitlines() if line.startswith("curl")]
+    calls = [line for code in examples("sh") for line in code.splitlines() if line.startswith("curl")]
     environment = {**os.environ, "KEY": server.user_key}
 
     def answer(call: str) -> str:
@@ -63,3 +67,4 @@ def test_the_example_with_curl(server: RunningServer) -> None:
         assert '"Failed"' not in status
     assert "I didn't know you were there" in answer(calls[2].replace(shortened, job))
     assert answer(calls[3].replace(shortened, job)).startswith("1\n00:00:0")
+    assert "event: completed" in answer(calls[4].replace(shortened, job))

@@ -15,8 +15,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ from server.upload_server import (
 )
 from server.virtual_time import Inline, run_at_once
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
 from whisper_api.server.problems import Problem
-from whisper_api.server.uploads import Limits, Upload, receive_upload
 
 MAX_FILE_SIZE = 1_000_000
 MAX_GROWTH = 20 << 20  # bytes
@@ -295,7 +295,7 @@ def piece(data: bytes, more: bool = True) -> Message:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
-def play(directory: Path, script: Script) -> Upload:
+def play(directory: Path, script: Script, pool: Executor | None = None) -> Upload:
     """Receive what comes after so many seconds each, all at once."""
     content_type = f"multipart/form-data; boundary={BOUNDARY}".encode()
     messages = iter(script)
@@ -308,7 +308,7 @@ def play(directory: Path, script: Script) -> Upload:
     async def run() -> Upload:
         scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type)]}
         bounds = Limits(max_file_size=MAX_FILE_SIZE, timeout_seconds=480)
-        return await receive_upload(Request(scope, receive), directory, bounds, Inline())
+        return await receive_upload(Request(scope, receive), directory, bounds, pool or Inline())
 
     return run_at_once(run())
 
@@ -322,6 +322,32 @@ def test_a_sender_may_take_its_time_as_long_as_it_sends(tmp_path: Path) -> None:
         play(silent, [*script[:150], (481.0, piece(body[150:], more=False))])
     assert raised.value.status == 408
     assert not silent.exists()
+
+
+class Slow(Executor):
+    """Works for a second on everything, on a clock that runs at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as error:
+                future.set_exception(error)
+
+        asyncio.get_running_loop().call_later(1.0, work)
+        return future
+
+
+@pytest.mark.parametrize("cut", [100, len(BODY) // 2, len(BODY) - 1])
+def test_the_end_may_come_while_the_disk_is_slow(tmp_path: Path, cut: int) -> None:
+    """It is not taken for the end of what was looked at."""
+    for end in ([(0.1, piece(BODY[cut:], more=False))], [(0.1, piece(BODY[cut:])), (0.1, piece(b"", more=False))]):
+        upload = play(tmp_path / str(len(end)), [(0.0, piece(BODY[:cut])), *end], Slow())
+        assert upload.size == len(AUDIO)
+    with pytest.raises(ClientDisconnect):
+        play(tmp_path / "gone", [(0.0, piece(BODY[:cut])), (0.1, {"type": "http.disconnect"})], Slow())
 
 
 # --- what breaks off ---

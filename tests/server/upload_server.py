@@ -29,8 +29,8 @@ from starlette.types import ASGIApp
 
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.delivery import DeliveredResponse, EarlyAnswer
+from whisper_api.server.intake.uploads import Limits, receive_upload
 from whisper_api.server.problems import Problem, answer
-from whisper_api.server.uploads import Limits, receive_upload
 
 __all__ = [
     "BOUNDARY",

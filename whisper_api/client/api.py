@@ -6,16 +6,18 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from whisper_api.client.events import follow
 from whisper_api.client.transport import Transport, decoded
 from whisper_api.client.upload import Form, Source, opened
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished, WhisperApiError
-from whisper_api.schema import JobResult, JobState, JobStatus, TranscriptionOptions
+from whisper_api.schema import Corrections, JobEvent, JobResult, JobState, JobStatus, TranscriptionOptions
 
 if TYPE_CHECKING:
     import requests
@@ -85,6 +87,7 @@ class Client:
         *,
         output_format: str | None = None,
         keep_result: bool = False,
+        metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
@@ -96,6 +99,7 @@ class Client:
             options: what is asked for; what is not set is as the server is configured.
             output_format: srt, vtt, txt, tsv, json or aud; None for the server's default.
             keep_result: keep the result after it was delivered, until the job expires.
+            metadata: what JSON can say, up to 16384 bytes of it; kept with the job and given back.
             hf_token: for models that need an account; the server forgets it when the job ends.
             on_upload: called with the bytes of audio that were sent and those in all. A second attempt begins at 0.
 
@@ -109,6 +113,8 @@ class Client:
             RequestError: it refused for another reason (413: too large) or cannot be reached.
         """
         fields = _fields(options, output_format, keep_result, hf_token)
+        if metadata is not None:
+            fields["metadata"] = msgspec.json.encode(metadata).decode()
         key = str(uuid.uuid4())
         with opened(source) as (file, name):
             form = Form(fields, file, name, on_upload)
@@ -167,6 +173,22 @@ class Client:
                 time.sleep(max(0.0, min(asked + SHORTEST_POLL, deadline) - now))
             last = status
 
+    def events(self, job_id: str) -> Iterator[JobEvent]:
+        """What happens to a job, as it happens, until it has ended. A server that is restarted meanwhile is waited for.
+
+        Whoever comes late is told where the job stands and what is known of its text. A later
+        :class:`~whisper_api.schema.JobSegmentEvent` with the same index takes the earlier one's place; a
+        :class:`~whisper_api.schema.JobQueuedEvent` says that the job begins anew, and makes all text before it void.
+
+        Args:
+            job_id: which.
+
+        Raises:
+            JobNotFound: there is no such job, or it is another's.
+            RequestError: the server refused, or has not answered for two minutes.
+        """
+        return follow(self._transport, _path(job_id, "/events"), job_id, RESTART_SECONDS)
+
     def result(self, job_id: str) -> JobResult:
         """The result of a job that has ended. It goes some minutes after it was delivered.
 
@@ -190,6 +212,34 @@ class Client:
         answer = self._transport.request("GET", _path(job_id, "/result"), job_id=job_id, params={"format": format})
         return answer.body.decode("utf-8")
 
+    def corrections(self, job_id: str) -> Corrections:
+        """What was corrected in a job's result, which has it already.
+
+        Raises:
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
+        """
+        return decoded(self._transport.request("GET", _path(job_id, "/corrections"), job_id=job_id), Corrections)
+
+    def correct(self, job_id: str, corrections: Corrections) -> Corrections:
+        """Correct words and name speakers in a job's result, in the place of all that was corrected before.
+
+        Args:
+            job_id: which.
+            corrections: segments and words are counted as they were recognised.
+
+        Returns:
+            What is kept: each place once, and only what differs from what was recognised.
+
+        Raises:
+            InvalidOption: a segment, word or speaker that is not there.
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
+        """
+        body, headers = msgspec.json.encode(corrections), {"Content-Type": "application/json"}
+        answer = self._transport.request(
+            "PUT", _path(job_id, "/corrections"), job_id=job_id, headers=headers, form=body
+        )
+        return decoded(answer, Corrections)
+
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a job that waits, or remove the result of one that has ended.
 
@@ -205,16 +255,36 @@ class Client:
         params = {"force": "true"} if force else {}
         self._transport.request("DELETE", _path(job_id), job_id=job_id, params=params)
 
-    def jobs(self, status: JobState | None = None) -> Iterator[JobStatus]:
+    def jobs(
+        self,
+        status: JobState | None = None,
+        *,
+        metadata_key: str | None = None,
+        metadata_value: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> Iterator[JobStatus]:
         """The caller's jobs, newest first.
 
         Args:
             status: only those; None for all.
+            metadata_key: only those that have it at the top of their metadata.
+            metadata_value: with the key, only those that have this there: text, or a number, true, false or null.
+            created_after: only those submitted then or later; local time where it names no zone.
+            created_before: only those submitted earlier.
 
         Raises:
+            InvalidOption: a value without its key.
             RequestError: the server refused, or cannot be reached.
         """
-        params: dict[str, str] = {"status": status} if status else {}
+        given = {
+            "status": status,
+            "metadata_key": metadata_key,
+            "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
+            "created_after": None if created_after is None else created_after.astimezone().isoformat(),
+            "created_before": None if created_before is None else created_before.astimezone().isoformat(),
+        }
+        params: dict[str, str] = {name: value for name, value in given.items() if value is not None}
         while True:
             page = decoded(self._transport.request("GET", "/transcriptions", params=params), _Page)
             yield from page.jobs
@@ -228,6 +298,7 @@ class Client:
         options: TranscriptionOptions | None = None,
         *,
         output_format: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
         on_upload: Callable[[int, int], None] | None = None,
         on_progress: Callable[[JobStatus], None] | None = None,
@@ -236,7 +307,7 @@ class Client:
         """Submit, wait and fetch the result. What interrupts the wait, as Ctrl-C does, cancels the job.
 
         Args:
-            source, options, output_format, hf_token, on_upload: as with :meth:`submit`.
+            source, options, output_format, metadata, hf_token, on_upload: as with :meth:`submit`.
             on_progress: as with :meth:`wait`.
             timeout: seconds to wait for the job; None for as long as it takes.
 
@@ -246,7 +317,9 @@ class Client:
             JobNotFinished: not within the timeout. The job goes on; the error has its id.
             WhisperApiError: as with :meth:`submit`.
         """
-        job_id = self.submit(source, options, output_format=output_format, hf_token=hf_token, on_upload=on_upload)
+        job_id = self.submit(
+            source, options, output_format=output_format, metadata=metadata, hf_token=hf_token, on_upload=on_upload
+        )
         try:
             status = self.wait(job_id, on_progress=on_progress, timeout=timeout)
             match status.status:
@@ -303,6 +376,11 @@ def _fields(
         for name, value in fields.items()
         if value is not None
     }
+
+
+def _as_sent(value: str) -> str:
+    # A server takes an empty parameter for none, and spaces around one for nothing; not so inside JSON.
+    return value if value and value == value.strip() else msgspec.json.encode(value).decode()
 
 
 def _path(job_id: str, rest: str = "") -> str:

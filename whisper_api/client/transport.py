@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from whisper_api.errors import InvalidInput, InvalidOption, RequestError, Whispe
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Answer", "Transport", "decoded"]
+__all__ = ["Answer", "NotNow", "Transport", "decoded", "pause_before"]
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class Transport:
         job_id: str = "",
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        form: Form | None = None,
+        form: Form | bytes | None = None,
         held_seconds: float = 0.0,
         deadline: float = math.inf,
         patience_seconds: float = 0.0,
@@ -116,7 +117,7 @@ class Transport:
         """Send a request until it is answered with something else than "not now".
 
         Args:
-            method, path, params, headers, form: of the request.
+            method, path, params, headers, form: of the request; the last one is its body.
             job_id: which job errors are about.
             held_seconds: how long the server was asked to hold the request.
             deadline: on the monotonic clock; nothing is tried again after it.
@@ -133,8 +134,7 @@ class Transport:
             try:
                 answer = self._attempt(method, path, params or {}, headers or {}, form, held_seconds)
             except _Broken as broken:
-                error = RequestError(f"{self._url} cannot be reached: {broken}")
-                error.__cause__ = broken.__cause__
+                error = self._unreachable(broken)
             else:
                 if 200 <= answer.status < 300:
                     return answer
@@ -145,9 +145,7 @@ class Transport:
             now = time.monotonic()
             if now >= deadline or (attempt >= self._retries and now >= given_up):
                 raise error
-            jitter = FIRST_PAUSE if pause else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
-            pause += random.uniform(0.5, 1.0) * jitter
-            time.sleep(min(pause, max(0.0, deadline - now)))
+            time.sleep(min(pause_before(attempt, pause), max(0.0, deadline - now)))
             attempt += 1
 
     def _attempt(
@@ -156,9 +154,59 @@ class Transport:
         path: str,
         params: Mapping[str, str],
         headers: Mapping[str, str],
-        form: Form | None,
+        form: Form | bytes | None,
         held_seconds: float,
     ) -> Answer:
+        with self._opened(method, path, params, headers, form, self._timeout + held_seconds) as response:
+            return Answer(response.status_code, response.headers, response.content)
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, *, job_id: str, headers: Mapping[str, str], silence_seconds: float
+    ) -> Iterator[Iterator[bytes]]:
+        """Open an answer that is read as it comes. Nothing is tried again.
+
+        Args:
+            path, headers: of the request.
+            job_id: which job errors are about.
+            silence_seconds: without a byte, after which it counts as failed.
+
+        Yields:
+            The pieces of its body.
+
+        Raises:
+            NotNow: the connection failed, while it was read too, or the server says that it is busy.
+            WhisperApiError: what else the server said, by its name.
+        """
+        try:
+            with self._opened("GET", path, {}, headers, None, max(self._timeout, silence_seconds)) as response:
+                if not 200 <= response.status_code < 300:
+                    answer = Answer(response.status_code, response.headers, response.content)
+                    error = _error(answer, job_id)
+                    if answer.status in RETRIED and answer.retry_after <= LONGEST_RETRY_AFTER:
+                        raise NotNow(error, answer.retry_after)
+                    raise error
+                # By chunks as they come; where the body has none, anything but single bytes would be waited for.
+                chunked = getattr(response.raw, "chunked", False)
+                yield response.iter_content(chunk_size=None if chunked else 1)
+        except _Broken as broken:
+            raise NotNow(self._unreachable(broken)) from broken
+
+    def _unreachable(self, broken: _Broken) -> RequestError:
+        error = RequestError(f"{self._url} cannot be reached: {broken}")
+        error.__cause__ = broken.__cause__
+        return error
+
+    @contextlib.contextmanager
+    def _opened(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        headers: Mapping[str, str],
+        form: Form | bytes | None,
+        read_seconds: float,
+    ) -> Iterator[requests.Response]:
         import requests
 
         if self._session is None:
@@ -171,13 +219,13 @@ class Transport:
                 headers=headers,
                 data=form,
                 auth=self._authorize,
-                timeout=(self._timeout, self._timeout + held_seconds),
+                timeout=(self._timeout, read_seconds),
                 allow_redirects=False,
                 stream=True,
             ) as response:
                 # Before urllib3 2, an answer that is cut short would be taken for a whole one.
                 response.raw.enforce_content_length = True
-                answer = Answer(response.status_code, response.headers, response.content)
+                yield response
         except SourceFailed as error:
             raise error.__cause__ or error from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -186,7 +234,6 @@ class Transport:
             raise _Broken(_reason(error)) from error
         except requests.RequestException as error:
             raise RequestError(f"{self._url}: {error}") from error
-        return answer
 
     def _authorize(self, request: Any) -> Any:
         # As an auth, not as a header: requests would put what a .netrc file says in the header's place.
@@ -199,9 +246,34 @@ class _Broken(Exception):
     """An attempt failed on the way; the message says how."""
 
 
+class NotNow(Exception):
+    """An answer could not be had or ended early; it may be asked for again.
+
+    Args:
+        reason: what to raise when it is not.
+        retry_after: seconds that the server asked to wait.
+    """
+
+    def __init__(self, reason: WhisperApiError, retry_after: float = 0.0) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.retry_after = retry_after
+
+
 class _Problem(msgspec.Struct):
     detail: str = ""
     code: str = ""
+
+
+def pause_before(attempt: int, retry_after: float) -> float:
+    """How long to wait before a request is tried again.
+
+    Args:
+        attempt: how often that was done before.
+        retry_after: seconds that the server asked for.
+    """
+    longest = FIRST_PAUSE if retry_after else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
+    return retry_after + random.uniform(0.5, 1.0) * longest
 
 
 def decoded(answer: Answer, kind: type[T]) -> T:

@@ -21,7 +21,16 @@ from whisper_api.server.cors import CrossOrigin
 from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
 from whisper_api.server.resource import Resource
-from whisper_api.server.routes import health, jobs, status, transcription
+from whisper_api.server.routes import (
+    corrections,
+    events,
+    health,
+    jobs,
+    languages,
+    openai,
+    status,
+    transcription,
+)
 from whisper_api.server.state import ServerState, thread_count
 
 if TYPE_CHECKING:
@@ -29,16 +38,26 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "new_service"]
 
+# Files that are fetched at a time; a thread that waits for another server costs next to nothing.
+FETCHES = 16
+
 ROUTES = {
     "/transcribe": Resource({"POST": transcription.SUBMIT}),
     "/transcription": Resource({"POST": transcription.SUBMIT}),
     "/transcription/{job_id}": Resource({"GET": jobs.STATUS, "DELETE": jobs.CANCEL}),
     "/transcription/{job_id}/result": Resource({"GET": jobs.RESULT}),
-    "/transcriptions": Resource({"GET": jobs.JOBS}),
+    "/transcription/{job_id}/events": Resource({"GET": events.EVENTS}),
+    "/transcription/{job_id}/corrections": Resource({"GET": corrections.CORRECTIONS, "PUT": corrections.CORRECT}),
+    "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
+    "/detect-language": Resource({"POST": languages.DETECT}),
     "/status": Resource({"GET": status.STATUS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
     "/health": Resource({"GET": health.READYZ}),
+    "/v1/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE}),
+    "/v1/audio/translations": Resource({"POST": openai.TRANSLATE}),
+    "/v1/models": Resource({"GET": openai.MODELS}),
+    "/v1/models/{id:path}": Resource({"GET": openai.MODEL}),
 }
 
 
@@ -110,13 +129,15 @@ async def _lifespan(app: Starlette, *, config: Config, given: JobService | None)
         threads = thread_count(config.http_workers)
         uploads = stack.enter_context(_pool(threads, "uploads"))
         reads = stack.enter_context(_pool(threads, "reads"))
-        state = ServerState(config, service, KeyRing(service.store), uploads, reads)
+        fetches = stack.enter_context(_pool(FETCHES, "fetches"))
+        state = ServerState(config, service, KeyRing(service.store), uploads, reads, fetches)
         app.state.server = state
         try:
             yield
         finally:
             del app.state.server
             state.draining.set()
+            await state.waiters.close()
             if given is None:
                 await asyncio.to_thread(service.stop, config.shutdown_grace_seconds)
             state.stopped.set()

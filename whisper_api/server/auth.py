@@ -14,8 +14,10 @@ from whisper_api.server.state import blocking, state_in
 
 __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers"]
 
-# For whatever watches the server; they tell nothing about jobs.
-OPEN_PATHS = frozenset(("/livez", "/readyz", "/health"))
+# For whatever watches the server, the page, which asks for a key itself, and what describes the API; they tell nothing
+# about jobs.
+OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
+OPEN_PREFIXES = ("/assets/",)
 CHALLENGE = 'Bearer realm="whisper-api"'
 
 
@@ -100,5 +102,6 @@ def _forbidden(reason: str) -> Problem:
 
 
 def _is_open(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return scope["method"] == "OPTIONS" or path.removeprefix(scope.get("root_path", "")) in OPEN_PATHS
+    whole: str = scope["path"]
+    path = whole.removeprefix(scope.get("root_path", ""))
+    return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

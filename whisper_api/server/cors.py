@@ -9,11 +9,11 @@ __all__ = ["CrossOrigin"]
 
 ANSWER_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Location, Retry-After, X-Request-ID",
+    "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-ID, X-Request-ID",
 }
 PREFLIGHT_HEADERS = {
-    # A browser takes no asterisk for Authorization.
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+    # The asterisk is for what OpenAI's client tells of itself; a browser does not take it for Authorization.
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID, *",
     "Access-Control-Max-Age": "86400",
 }
 

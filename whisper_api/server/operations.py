@@ -55,6 +55,7 @@ class FormField:
         description: one sentence.
         required: whether the call fails without it.
         repeated: whether it may come several times.
+        default: what it is when it is not there, if that is always the same.
     """
 
     name: str
@@ -62,6 +63,7 @@ class FormField:
     description: str
     required: bool = False
     repeated: bool = False
+    default: Any = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Answer:
     Attributes:
         status: of HTTP.
         description: one sentence.
-        content: media type to the type of what is sent; ``str`` for text, nothing for an empty body.
+        content: media type to the type of what is sent; ``str`` for text, nothing for an empty body, several types as
+            a tuple. Of an event stream, the type of the JSON in each event.
         headers: that it has beside the usual ones, name to description.
     """
 

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
+from whisper_api.server.intake.accepted import FileOutcome
 
-__all__ = ["Problem", "ProblemResponse", "answer", "problem_of"]
+__all__ = ["Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,27 @@ class Problem(Exception):
         code: one word for programs.
         detail: one sentence for people: what is wrong and what to do.
         headers: to send along.
+        field: of the form, which is wrong; None when it is none.
+        jobs: what became of each file, where there were several.
     """
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        field: str | None = None,
+        jobs: tuple[FileOutcome, ...] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.headers = dict(headers or {})
+        self.field = field
+        self.jobs = jobs
 
 
 class _Rule(NamedTuple):
@@ -71,7 +85,20 @@ RULES: dict[type[Exception], _Rule] = {
 }
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True):
+class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request was refused, or failed (RFC 9457).
+
+    Attributes:
+        type: always ``about:blank``.
+        title: what HTTP calls the status.
+        status: of HTTP.
+        detail: one sentence for people: what is wrong and what to do.
+        error: the same as ``detail``.
+        code: one word for programs.
+        request_id: by which the server's log knows the request.
+        jobs: what became of each file; only where there were several and none was accepted.
+    """
+
     type: str
     title: str
     status: int
@@ -79,6 +106,7 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     code: str
     request_id: str
+    jobs: tuple[FileOutcome, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ProblemResponse(Response):
@@ -87,7 +115,7 @@ class ProblemResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, problem: Problem, request_id: str) -> None:
-        body = _Body(
+        body = ProblemBody(
             type="about:blank",
             title=HTTPStatus(problem.status).phrase,
             status=problem.status,
@@ -95,6 +123,7 @@ class ProblemResponse(Response):
             error=problem.detail,
             code=problem.code,
             request_id=request_id,
+            jobs=msgspec.UNSET if problem.jobs is None else problem.jobs,
         )
         super().__init__(msgspec.json.encode(body), problem.status, problem.headers)
 
@@ -108,15 +137,20 @@ def problem_of(error: Exception) -> Problem:
     for kind in type(error).__mro__:
         rule = RULES.get(kind)
         if rule is not None:
-            return Problem(rule.status, rule.code, str(error), _headers(error))
+            field = error.field if isinstance(error, errors.InvalidOption) else None
+            return Problem(rule.status, rule.code, str(error), _headers(error), field=field)
     return Problem(500, "internal_error", "The server failed; its log has the reason under this request id")
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """Exception handler: the problem that an error is."""
+    """Exception handler: the problem that an error is, in the shape that the clients of its address read."""
+    from whisper_api.server.openai.errors import ErrorResponse, is_openai
+
     problem = problem_of(error)
     if problem.status == 500:
         log.error("a request failed", exc_info=error)
+    if is_openai(request):
+        return ErrorResponse(problem)
     return ProblemResponse(problem, str(request.scope.get("request_id", "")))
 
 

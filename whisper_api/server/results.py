@@ -21,7 +21,7 @@ from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["failed_in_sync", "result_response"]
+__all__ = ["failed_in_sync", "note_delivery", "result_response"]
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,12 @@ async def result_response(request: Request, job_id: str, format: str | None = No
     return DeliveredResponse(
         rendered.body,
         headers={"Content-Type": rendered.content_type},
-        on_delivered=functools.partial(_note_delivery, state, job_id),
+        on_delivered=functools.partial(note_delivery, state, job_id),
     )
 
 
-async def _note_delivery(state: ServerState, job_id: str) -> None:
+async def note_delivery(state: ServerState, job_id: str) -> None:
+    """Note that a client has had a job's result in full."""
     try:
         await blocking(None, state.service.mark_delivered, job_id)
     except StorageError as error:
@@ -80,7 +81,8 @@ def _rendered(service: JobService, job_id: str, viewer: str | None, format: str 
     job, transcript = service.result(job_id, viewer)
     text = render(transcript, format or job.output_format)
     if format is None:
-        return _Rendered(msgspec.json.encode(job_result(transcript, text, job.warnings)), "application/json")
+        whole = job_result(transcript, text, job.warnings, job.metadata)
+        return _Rendered(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
     return _Rendered(text.encode(), f"{media_type}{suffix}")

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from whisper_api.config import Config
+from whisper_api.server.openai.waiters import Waiters
 from whisper_api.server.problems import Problem
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class ServerState:
         keys: who may enter.
         uploads: threads that write uploads and look into them. A slow disk fills these, and only these.
         reads: threads for what is answered within milliseconds.
+        fetches: threads that wait for other servers.
         draining: set when the server begins to stop: open answers that wait for nothing in particular end.
         stopped: set when no job runs any more: all other open answers end too.
         started: by ``time.monotonic``.
+        waiters: the requests that wait for jobs which nobody else knows of.
     """
 
     config: Config
@@ -47,9 +50,14 @@ class ServerState:
     keys: KeyRing
     uploads: ThreadPoolExecutor
     reads: ThreadPoolExecutor
+    fetches: ThreadPoolExecutor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
+    waiters: Waiters = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waiters = Waiters(self.service)
 
 
 def state_in(scope: Scope) -> ServerState:

@@ -12,14 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from whisper_api.errors import Draining
-from whisper_api.jobs.events import TERMINAL
-from whisper_api.schema import JobEvent, JobProgressEvent, JobStatus
+from whisper_api.jobs.events import TERMINAL, UNDERWAY
+from whisper_api.schema import JobEvent, JobStatus
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.events import Subscription
 
-__all__ = ["ENDED", "unless_draining", "wait_for_change", "wait_for_end"]
+__all__ = ["ENDED", "beside", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
 
 ENDED = frozenset(("Completed", "Failed", "Canceled"))
 # While the server stops, whoever asks again and again is still held back a little.
@@ -58,7 +58,7 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
 
     def news(event: JobEvent, status: JobStatus) -> bool:
         # Of a job that runs, only what ends it is news.
-        return not (isinstance(event, JobProgressEvent) and status.status == "Processing")
+        return not (isinstance(event, UNDERWAY) and status.status == "Processing")
 
     status = await _wait(request, job_id, seconds, changed, leave, news=news)
     if status is None:
@@ -108,7 +108,7 @@ async def unless_draining(state: ServerState, work: Any) -> Any:
         Draining: the server stops.
     """
     task = asyncio.ensure_future(work)
-    async with _task(state.draining.wait()) as draining:
+    async with beside(state.draining.wait()) as draining:
         try:
             await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -138,8 +138,8 @@ async def _wait(
     clock = asyncio.get_running_loop().time
     deadline = math.inf if seconds is None else clock() + seconds
     async with contextlib.AsyncExitStack() as stack:
-        gone = await stack.enter_async_context(_task(_until_gone(request.receive)))
-        others = {gone, *[await stack.enter_async_context(_task(stop.wait())) for stop in stops]}
+        gone = await stack.enter_async_context(beside(until_gone(request.receive)))
+        others = {gone, *[await stack.enter_async_context(beside(stop.wait())) for stop in stops]}
         # Before the first look, so that nothing that happens after it is missed.
         events = await stack.enter_async_context(state.service.events.subscribe(job_id))
         while True:
@@ -147,7 +147,7 @@ async def _wait(
             left = deadline - clock()
             if status.status in ENDED or enough(status) or left <= 0:
                 return status
-            async with _task(_next_news(events, status, news)) as change:
+            async with beside(_next_news(events, status, news)) as change:
                 happened, _ = await asyncio.wait(
                     {change, *others}, timeout=min(left, LOOK_AGAIN_SECONDS), return_when=asyncio.FIRST_COMPLETED
                 )
@@ -169,14 +169,19 @@ async def _next_news(
     return None
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Wait until a client has gone.
+
+    Args:
+        receive: of its request; nobody else may use it meanwhile.
+    """
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @contextlib.asynccontextmanager
-async def _task(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """Something that goes on beside this one, and not longer."""
+async def beside(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    """A coroutine as a task that goes on beside what stands in the ``with``, and not longer."""
     task: asyncio.Task[Any] = asyncio.ensure_future(work)
     try:
         yield task

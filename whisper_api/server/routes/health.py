@@ -19,7 +19,11 @@ RETRY_SECONDS = 5
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The process answers.
+
+    Attributes:
+        status: in one word.
+    """
 
     status: Literal["ok"] = "ok"
 

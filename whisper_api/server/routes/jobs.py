@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,6 +23,7 @@ from whisper_api.errors import (
 )
 from whisper_api.formats import FORMATS
 from whisper_api.schema import JobResult, JobState, JobStatus
+from whisper_api.server.description.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
@@ -36,6 +39,13 @@ FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Answer this format alone"
 FORCE = Parameter("force", bool, "Stop the job also when it runs", False)
 TEXTS = {format.media_type: str for format in FORMATS.values() if not format.media_type.endswith("json")}
 STATE = Parameter("status", JobState, "Only jobs in this state")
+METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this at the top of their metadata")
+METADATA_VALUE = Parameter(
+    "metadata_value", str, "With metadata_key: only jobs with this there, as text or as JSON (5, true, null)"
+)
+MOMENT = Annotated[datetime, Meta(tz=True)]
+CREATED_AFTER = Parameter("created_after", MOMENT, "Only jobs submitted then or later (RFC 3339)")
+CREATED_BEFORE = Parameter("created_before", MOMENT, "Only jobs submitted earlier (RFC 3339)")
 LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Jobs on a page", 50)
 AFTER = Parameter("after", str, "What the page before gave as next")
 
@@ -53,7 +63,12 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Canceled(msgspec.Struct, frozen=True, kw_only=True):
-    """The job was canceled, or its result removed."""
+    """The job was canceled, or its result removed.
+
+    Attributes:
+        success: always true: what fails is an error.
+        message: the same in words.
+    """
 
     success: bool = True
     message: str = "Job canceled successfully"
@@ -87,13 +102,25 @@ async def cancel(request: Request) -> Response:
 
 
 async def jobs(request: Request) -> Response:
-    """The caller's jobs, newest first, a page at a time."""
+    """The caller's jobs, newest first, a page at a time; those for which all that is asked for holds."""
     state = state_of(request)
-    word, limit, after = STATE.of(request), LIMIT.of(request), AFTER.of(request)
-    page, cursor = await blocking(
-        state.reads, lambda: state.service.list(viewer_of(request), status=word, limit=limit, after=after)
+    search = functools.partial(
+        state.service.list,
+        viewer_of(request),
+        status=STATE.of(request),
+        metadata_key=METADATA_KEY.of(request),
+        metadata_value=METADATA_VALUE.of(request),
+        created_after=_seconds(CREATED_AFTER.of(request)),
+        created_before=_seconds(CREATED_BEFORE.of(request)),
+        limit=LIMIT.of(request),
+        after=AFTER.of(request),
     )
+    page, cursor = await blocking(state.reads, search)
     return JsonResponse(JobPage(jobs=tuple(page), next=cursor))
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
 STATUS = Operation(
@@ -110,7 +137,7 @@ RESULT = Operation(
         Answer(
             200,
             "The result",
-            {"application/json": JobResult, **TEXTS},
+            {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
         ),
     ),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
@@ -128,5 +155,5 @@ JOBS = Operation(
     "Jobs",
     (Answer(200, "A page of jobs", {"application/json": JobPage}),),
     refusals=(InvalidOption,),
-    parameters=(STATE, LIMIT, AFTER),
+    parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
 )

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
+from whisper_api.server.intake.part_headers import display_name, file_name_in, parameters_of, shown, text_of, unescaped
 from whisper_api.server.problems import Problem
 
-__all__ = ["FILE_FIELD", "FormReader", "Limits", "boundary_of", "display_name", "shown", "too_large"]
+__all__ = [
+    "FILE_FIELD",
+    "HOW_TO_SEND",
+    "URL_FIELD",
+    "FormReader",
+    "Limits",
+    "boundary_of",
+    "display_name",
+    "invalid_form",
+    "media_type_of",
+    "no_file",
+    "shown",
+    "too_large",
+]
 
 # The parser warns of what a client did wrong, which the client is told.
 parser_log = logging.getLogger(f"{__name__}.parser")
 parser_log.setLevel(logging.ERROR)
 
 FILE_FIELD = "file"
-MAX_NAME_CHARACTERS = 255
+URL_FIELD = "url"
 MAX_PART_HEADERS = 16
 HOW_TO_SEND = f'Send the audio as multipart/form-data in the field "{FILE_FIELD}" (curl -F {FILE_FIELD}=@call.wav)'
 
 # RFC 2046 allows 70 characters of fewer kinds; clients are not that exact.
 _BOUNDARY = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
-_PARAMETER = re.compile(
-    r""";[ \t]*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*
-        (?:"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)"|(?P<bare>[^;]*))""",
-    re.VERBOSE | re.DOTALL,
-)
-# What browsers write for the three characters that would end a quoted name (WHATWG, multipart form data).
-_ESCAPED = {"%0D": "\r", "%0A": "\n", "%22": '"'}
-# They turn the reading direction, so that a name looks like another.
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Text parts may say that they are not UTF-8 (RFC 7578, section 5.1.2); these are what clients say.
 _CHARSETS = ("ISO-8859-1", "WINDOWS-1252")
 
@@ -70,7 +73,7 @@ def boundary_of(content_type: str) -> bytes:
     Raises:
         Problem: it is not ``multipart/form-data``, or without a usable boundary.
     """
-    kind, parameters = _parameters(content_type)
+    kind, parameters = parameters_of(content_type)
     if kind != "multipart/form-data":
         raise Problem(400, "not_multipart", f"Not a form. {HOW_TO_SEND}")
     boundary = parameters.get("boundary", "")
@@ -83,12 +86,9 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode("ascii")
 
 
-def display_name(name: str) -> str | None:
-    """A client's name for its file, to be shown to people: without directories and control characters, not too long."""
-    name = name.replace("\\", "/").rpartition("/")[2]
-    name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in _DIRECTIONS)
-    name = name.strip()[:MAX_NAME_CHARACTERS].strip()
-    return name if name.strip(".") else None
+def media_type_of(content_type: str) -> str:
+    """What a Content-Type says first."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def too_large(size: int, limit: int) -> Problem:
@@ -165,13 +165,13 @@ class FormReader:
                 self._check_other_bytes()
                 return
             if not data.startswith(self._opening):
-                raise _invalid("it does not begin with the boundary that the Content-Type names")
+                raise invalid_form("it does not begin with the boundary that the Content-Type names")
             self._head = None
         try:
             self._parser.write(data)
         except FormParserError as error:
             # Not in the parser's words: they count from where the piece at hand begins.
-            raise _invalid("a boundary or the header of a part is malformed") from error
+            raise invalid_form("a boundary or the header of a part is malformed") from error
         self._check_other_bytes()
 
     def finish(self) -> None:
@@ -181,14 +181,19 @@ class FormReader:
             Problem: the form has not ended, or holds no file.
         """
         if not self._ended:
-            raise _invalid("it ends before its last boundary")
-        if not self._has_file or not (self.size or self._named):
-            raise _no_file("no part holds one")
+            raise invalid_form("it ends before its last boundary")
+        if not self.has_file and not any(name == URL_FIELD and value.strip() for name, value in self.fields):
+            raise no_file("no part holds one")
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a file came; what a browser sends of a field that was left alone is none."""
+        return self._has_file and bool(self.size or self._named)
 
     def _check_other_bytes(self) -> None:
         """Bytes that belong to nothing cost time, and would pass every other limit."""
         if self._received - self.size - self._field_bytes > self._limits.max_other_bytes:
-            raise _invalid("there is too much outside of its parts")
+            raise invalid_form("there is too much outside of its parts")
 
     def _part_begin(self) -> None:
         self._headers = {}
@@ -204,116 +209,93 @@ class FormReader:
     def _count_header(self, count: int) -> None:
         self._header_bytes += count
         if self._header_bytes > self._limits.max_header_bytes:
-            raise _invalid(f"the headers of its parts have more than {self._limits.max_header_bytes} bytes")
+            raise invalid_form(f"the headers of its parts have more than {self._limits.max_header_bytes} bytes")
 
     def _header_end(self) -> None:
         name = self._header_name.decode("ascii").lower()
         if name in self._headers:
-            raise _invalid(f"a part has two headers {shown(name)}")
-        self._headers[name] = _text(self._header_value)
+            raise invalid_form(f"a part has two headers {shown(name)}")
+        self._headers[name] = text_of(self._header_value)
         self._header_name = self._header_value = b""
 
     def _headers_finished(self) -> None:
-        kind, parameters = _parameters(self._headers.get("content-disposition", ""))
+        kind, parameters = parameters_of(self._headers.get("content-disposition", ""))
         if kind != "form-data" or "name" not in parameters:
-            raise _invalid("a part has no name")
+            raise invalid_form("a part has no name")
         encoding = self._headers.get("content-transfer-encoding", "binary").strip().lower()
         if encoding not in ("binary", "8bit", "7bit"):
-            raise _invalid(f"Content-Transfer-Encoding {shown(encoding)} is not known; send the bytes as they are")
-        content_type, type_parameters = _parameters(self._headers.get("content-type", ""))
-        self._field = _unescaped(parameters["name"])
-        file_name = _file_name(parameters)
+            raise invalid_form(f"Content-Transfer-Encoding {shown(encoding)} is not known; send the bytes as they are")
+        content_type, type_parameters = parameters_of(self._headers.get("content-type", ""))
+        self._field = unescaped(parameters["name"])
+        file_name = file_name_in(parameters)
         if file_name is None and self._field == FILE_FIELD and content_type and not content_type.startswith("text/"):
             file_name = ""
         if file_name is not None:
             self._begin_file(file_name)
             return
         if self._field == FILE_FIELD:
-            raise _no_file(f'the field "{FILE_FIELD}" is text')
+            self._text_for_file()
+            return
         if len(self.fields) >= self._limits.max_fields:
-            raise _invalid(f"it has more than {self._limits.max_fields} fields")
+            raise invalid_form(f"it has more than {self._limits.max_fields} fields")
         charset = type_parameters.get("charset", "").upper()
         self._charset = charset if charset in _CHARSETS else "UTF-8"
         self._value = bytearray()
 
     def _begin_file(self, file_name: str) -> None:
         if self._has_file:
-            raise _invalid("it has more than one file")
+            raise invalid_form("it has more than one file")
         if self._field != FILE_FIELD:
-            raise _no_file(f'the part {shown(self._field)} is a file, and only "{FILE_FIELD}" may be one')
+            raise no_file(f'the part {shown(self._field)} is a file, and only "{FILE_FIELD}" may be one')
         self._has_file = True
         self._named = bool(file_name)
         self.file_name = display_name(file_name)
 
+    def _text_for_file(self) -> None:
+        raise no_file(f'the field "{FILE_FIELD}" is text')
+
+    def _file_data(self, data: memoryview) -> None:
+        self.size += len(data)
+        if self.size > self._limits.max_file_size:
+            raise too_large(max(self.size, self._stated_bytes or 0), self._limits.max_file_size)
+        self._write(data)
+
+    def _end_file(self) -> None:
+        """For whoever takes several."""
+
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is None:
-            self.size += end - start
-            if self.size > self._limits.max_file_size:
-                raise too_large(max(self.size, self._stated_bytes or 0), self._limits.max_file_size)
-            self._write(memoryview(data)[start:end])
+            self._file_data(memoryview(data)[start:end])
             return
         self._field_bytes += end - start
         if self._field_bytes > self._limits.max_field_bytes:
-            raise _invalid(f"its fields besides the file have more than {self._limits.max_field_bytes} bytes")
+            raise invalid_form(f"its fields besides the file have more than {self._limits.max_field_bytes} bytes")
         self._value += data[start:end]
 
     def _part_end(self) -> None:
         if self._value is None:
+            self._end_file()
             return
         try:
             text = self._value.decode(self._charset)
         except UnicodeDecodeError as error:
             detail = f"The field {shown(self._field)} is not {self._charset} text, at byte {error.start + 1}"
             raise Problem(400, "invalid_field", detail) from None
-        self.fields.append((self._field, text))
+        self._add_field(self._field, text)
         self._value = None
+
+    def _add_field(self, name: str, text: str) -> None:
+        self.fields.append((name, text))
 
     def _end(self) -> None:
         self._ended = True
 
 
-def _invalid(reason: str) -> Problem:
+def invalid_form(reason: str) -> Problem:
+    """The answer to a form that cannot be read."""
     return Problem(400, "invalid_form", f"The form cannot be read: {reason}")
 
 
-def _no_file(reason: str) -> Problem:
+def no_file(reason: str) -> Problem:
+    """The answer to a form without a file where one must be."""
     return Problem(400, "no_file", f"No file: {reason}. {HOW_TO_SEND}")
-
-
-def shown(text: str) -> str:
-    """What a client wrote, short and printable, for a message."""
-    return repr(text if len(text) <= 40 else f"{text[:39]}…")
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _parameters(header: str) -> tuple[str, dict[str, str]]:
-    """What a header says first, and its parameters; of two with the same name, the first."""
-    found: dict[str, str] = {}
-    for match in _PARAMETER.finditer(header):
-        quoted = match["quoted"]
-        # No other backslash is an escape: some browsers send a Windows path as it is.
-        value = match["bare"].strip(' \t"') if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
-        found.setdefault(match["name"].lower(), value)
-    return header.partition(";")[0].strip().lower(), found
-
-
-def _file_name(parameters: dict[str, str]) -> str | None:
-    """The file name in a Content-Disposition, None when the part is no file.
-
-    ``filename*`` (RFC 5987) has no place in a form (RFC 7578, section 4.2), but some clients send it.
-    """
-    charset, _, encoded = parameters.get("filename*", "").partition("'")
-    if charset.lower() in ("utf-8", "iso-8859-1"):
-        return unquote(encoded.partition("'")[2], charset, "replace")
-    name = parameters.get("filename")
-    return None if name is None else _unescaped(name)
-
-
-def _unescaped(name: str) -> str:
-    return re.sub("%0[AD]|%22", lambda match: _ESCAPED[match[0].upper()], name, flags=re.IGNORECASE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -12,23 +12,29 @@ from msgspec import Meta
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
+from whisper_api.jobs.metadata import metadata_of
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.multipart import shown
+from whisper_api.server.intake.form_values import (
+    LINE_BREAKS,
+    MAX_TEXT_CHARACTERS,
+    MAX_WORD_CHARACTERS,
+    check_text,
+    converted,
+    field_warnings,
+)
+from whisper_api.server.intake.known_speakers import NAMES_FIELD, REFERENCES_FIELD, write_known_speakers
+from whisper_api.server.intake.multipart import URL_FIELD, shown
 from whisper_api.server.problems import Problem
-from whisper_api.values import convert
 
 __all__ = ["Form", "read_form"]
 
-MAX_TEXT_CHARACTERS = 10_000
-MAX_WORD_CHARACTERS = 255
-NAMES_IN_WARNING = 10
-LINE_BREAKS = frozenset("\t\r\n")
 
 FORMAT_FIELDS = ("output_format", "response_format")
 DEVICE_FIELDS = ("device", "device_index")
 TEXT_FIELDS = ("prompt", "hotwords")
 OPTION_FIELDS = TranscriptionOptions.__struct_fields__
-KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, "sync", "keep_result", "hf_token"))
+OTHER_FIELDS = ("sync", "keep_result", "hf_token", "metadata", URL_FIELD)
+KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, *OTHER_FIELDS))
 OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
 Index = Annotated[int, Meta(ge=0)]
 
@@ -43,6 +49,8 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
         keep_result: whether the result stays after it was delivered.
         hf_token: the caller's Hugging Face token.
         warnings: what was not understood, one sentence each.
+        metadata: the client's own, to be given back.
+        known_speakers: names, whose recordings are beside the upload.
     """
 
     options: TranscriptionOptions
@@ -51,13 +59,15 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     keep_result: bool = False
     hf_token: str | None = None
     warnings: tuple[str, ...] = ()
+    metadata: dict[str, Any] | None = None
+    known_speakers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # The token, the prompt and the hotwords are nobody else's business.
         return f"Form(output_format={self.output_format!r}, sync={self.sync}, keep_result={self.keep_result}, ...)"
 
 
-def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str) -> Form:
+def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str, directory: Path | None = None) -> Form:
     """Read a form's text fields. A field that is empty or only white space was not given.
 
     The first language that is named loads the list of those that Whisper knows, which may take a second.
@@ -66,12 +76,14 @@ def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str)
         fields: name and value of each, in order. Of a field that comes twice, the last counts.
         config: its model, language, format and mode are the defaults.
         device: that the server runs its models on: ``cpu``, ``cuda:0`` ...
+        directory: of the upload, where recordings of known speakers are written; None where none are taken.
 
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
         Problem: 422, another device is asked for.
     """
-    given, warnings = _given(fields)
+    lists: dict[str, list[str]] = {} if directory is None else {NAMES_FIELD: [], REFERENCES_FIELD: []}
+    given, warnings = _given(fields, lists)
     _check_device(given, device)
     return Form(
         options=_options(given, config),
@@ -80,42 +92,41 @@ def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str)
         keep_result=_value("keep_result", given, bool, False),
         hf_token=_token(given.get("hf_token")),
         warnings=warnings,
+        metadata=metadata_of(given["metadata"]) if "metadata" in given else None,
+        # Last, since it writes.
+        known_speakers=()
+        if directory is None
+        else write_known_speakers(lists[NAMES_FIELD], lists[REFERENCES_FIELD], directory),
     )
 
 
-def _given(fields: Sequence[tuple[str, str]]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The fields that say something, and what is to be said about all of them."""
+def _given(fields: Sequence[tuple[str, str]], lists: Mapping[str, list[str]]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The fields that say something, and what is to be said about all of them; those that may come again into lists."""
     given: dict[str, str] = {}
     # Dictionaries, since they keep the order.
     unknown: dict[str, None] = {}
     repeated: dict[str, None] = {}
     for name, value in fields:
+        listed = lists.get(name.removesuffix("[]"))
+        if listed is not None:
+            listed += filter(None, [value.strip()])
+            continue
         if name not in KNOWN:
             unknown[name] = None
             continue
         if name in given:
             repeated[name] = None
         given[name] = value.strip()
-    warnings = []
-    if unknown:
-        warnings.append(f"unknown fields were ignored: {_names(unknown)}")
-    if repeated:
-        warnings.append(f"of fields that were given more than once, the last counts: {_names(repeated)}")
-    return {name: value for name, value in given.items() if value}, tuple(warnings)
-
-
-def _names(names: Iterable[str]) -> str:
-    every = [shown(name) for name in names]
-    more = len(every) - NAMES_IN_WARNING
-    return ", ".join(every[:NAMES_IN_WARNING]) + (f" and {more} more" if more > 0 else "")
+    warnings = field_warnings(unknown, repeated)
+    return {name: value for name, value in given.items() if value}, warnings
 
 
 def _options(given: Mapping[str, str], config: Config) -> TranscriptionOptions:
     from whisper_api.engine.vad import settings_of
 
-    values = {name: _converted(name, given[name], OPTION_TYPES[name]) for name in OPTION_FIELDS if name in given}
+    values = {name: converted(name, given[name], OPTION_TYPES[name]) for name in OPTION_FIELDS if name in given}
     for name in TEXT_FIELDS:
-        _check_text(name, given.get(name, ""), MAX_TEXT_CHARACTERS, LINE_BREAKS)
+        check_text(name, given.get(name, ""), MAX_TEXT_CHARACTERS, LINE_BREAKS)
     values["model"] = _model(given.get("model")) or _model(config.model)
     values["language"] = _language(given.get("language", config.language))
     options = TranscriptionOptions(**values)
@@ -128,14 +139,14 @@ def _options(given: Mapping[str, str], config: Config) -> TranscriptionOptions:
 
 def _model(name: str | None) -> str | None:
     """A model's name; None for the engine's own choice."""
-    _check_text("model", name or "", MAX_WORD_CHARACTERS)
+    check_text("model", name or "", MAX_WORD_CHARACTERS)
     return None if name is None or name.lower() == "auto" else name
 
 
 def _language(name: str) -> str:
     from whisper_api.engine.languages import language_code
 
-    _check_text("language", name, MAX_WORD_CHARACTERS)
+    check_text("language", name, MAX_WORD_CHARACTERS)
     return "auto" if name.lower() == "auto" else language_code(name)
 
 
@@ -168,18 +179,4 @@ def _check_device(given: Mapping[str, str], served: str) -> None:
 
 
 def _value(name: str, given: Mapping[str, str], annotation: Any, default: Any) -> Any:
-    return _converted(name, given[name], annotation) if name in given else default
-
-
-def _converted(name: str, text: str, annotation: Any) -> Any:
-    try:
-        return convert(text, annotation)
-    except ValueError as error:
-        raise InvalidOption(name, str(error)) from None
-
-
-def _check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:
-    if len(text) > max_characters:
-        raise InvalidOption(name, f"expected at most {max_characters} characters")
-    if any(unicodedata.category(character) == "Cc" and character not in allowed for character in text):
-        raise InvalidOption(name, "expected text without control characters")
+    return converted(name, given[name], annotation) if name in given else default

@@ -1,0 +1,53 @@
+"""What is read out of docstrings."""
+
+from __future__ import annotations
+
+from whisper_api.server.description.docstrings import described, plain
+
+
+def whole() -> None:
+    """Do a thing with :class:`~whisper_api.schema.Word`, as ``this``.
+
+    A paragraph
+    on two lines.
+
+    - ``one``: an item
+      on two lines.
+    - two
+
+    Args:
+        name: nothing that a reader of the API sees.
+
+    Attributes:
+        first, second: None, or what
+            stands on two lines.
+        third: ``x: y``.
+
+    Raises:
+        InvalidOption: not here.
+
+    The end.
+    """
+
+
+def test_a_docstring_is_taken_apart() -> None:
+    told = described(whole)
+    assert told.summary == "Do a thing with `Word`, as `this`"
+    assert told.text == "A paragraph on two lines.\n\n- `one`: an item on two lines.\n- two\n\nThe end."
+    assert told.attributes == {
+        "first": "null, or what stands on two lines.",
+        "second": "null, or what stands on two lines.",
+        "third": "`x: y`.",
+    }
+    assert told.whole.startswith("Do a thing with `Word`, as `this`.\n\nA paragraph")
+
+
+def test_where_nothing_is_said_nothing_is_read() -> None:
+    def silent() -> None: ...
+
+    told = described(silent)
+    assert (told.summary, told.text, told.attributes, told.whole) == ("", "", {}, "")
+
+
+def test_roles_become_names() -> None:
+    assert plain(":func:`whisper_api.formats.render` and :data:`FORMATS`, ``a`b``") == "`render` and `FORMATS`, ``a`b``"

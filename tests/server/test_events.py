@@ -1,0 +1,404 @@
+"""``/transcription/{job_id}/events``: what a watcher is sent, and what becomes of it when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import FakeExecutor, config_in, new_service, submit, until
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from server.inside import Inside, RawRequest, inside, on_a_loop, problem
+from server.virtual_time import Inline, run_at_once
+from whisper_api.jobs.executor import OnStretch
+from whisper_api.jobs.feed import LAST_ID
+from whisper_api.jobs.keys import KeyRing
+from whisper_api.jobs.store import Job
+from whisper_api.schema import Segment, Stretch, Transcript
+from whisper_api.server.event_stream import HEARTBEAT, EventStream
+from whisper_api.server.state import ServerState
+from whisper_api.server.watching import watch_job
+
+SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
+
+
+class Reader(FakeExecutor):
+    """A fake whose jobs have told one stretch when they are held."""
+
+    tell: OnStretch
+
+    def __init__(self) -> None:
+        first = Stretch(index=0, aligned=True, segments=(SPOKEN,))
+        super().__init__(held=True, behave=lambda executor, job: self.tell(first))
+
+    def run(self, job: Job, audio: Path, *, on_stretch: OnStretch, **others: Any) -> Transcript:
+        self.tell = on_stretch
+        return super().run(job, audio, on_stretch=on_stretch, **others)
+
+
+class Watcher(RawRequest):
+    """A request for the events of a job."""
+
+    def __init__(self, job_id: str, query: str = "", **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        super().__init__("GET", f"/transcription/{job_id}/events{query}", named)
+
+    @property
+    def headers_sent(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def events(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """What was sent: id, name and data of each event."""
+        found = []
+        for frame in self.answer.decode().split("\n\n"):
+            lines = dict(line.split(": ", 1) for line in frame.split("\n") if line and not line.startswith(":"))
+            if "data" in lines:
+                found.append((int(lines["id"]), lines["event"], msgspec.json.decode(lines["data"])))
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name, _ in self.events]
+
+    @contextlib.asynccontextmanager
+    async def on(self, app: Inside) -> AsyncIterator[asyncio.Task[None]]:
+        """While open, it is answered; it leaves at the end."""
+        task = asyncio.create_task(self.to(app.app))
+        try:
+            yield task
+        finally:
+            self.gone.set()
+            await task
+
+
+def reader_of(app: Inside) -> Reader:
+    assert isinstance(app.executor, Reader)
+    return app.executor
+
+
+async def watched(app: Inside, job_id: str, query: str = "", **headers: str) -> Watcher:
+    """A request for the events of a job that has ended, answered."""
+    watcher = Watcher(job_id, query, **headers)
+    await watcher.to(app.app)
+    assert not watcher.sent[-1].get("more_body")
+    return watcher
+
+
+# --- what is sent ---
+
+
+@on_a_loop
+async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) -> None:
+    async with inside(tmp_path, Reader()) as app, app.client() as client:
+        first = await app.running(client)
+        job_id = await app.submit(client)
+        watcher = Watcher(job_id)
+        async with watcher.on(app) as answer:
+            await app.until(lambda: watcher.events)
+            assert watcher.answer.startswith(b"retry: 2000\n\nid: ")
+            app.executor.release(first)
+            await app.until(lambda: "segment" in watcher.names)
+            app.executor.release()
+            await answer
+        assert watcher.status == 200
+        assert watcher.headers_sent["content-type"].startswith("text/event-stream")
+        assert watcher.headers_sent["cache-control"] == "no-store"
+        assert watcher.headers_sent["x-accel-buffering"] == "no"
+        assert "content-length" not in watcher.headers_sent
+        assert not watcher.sent[-1].get("more_body")
+        ids = [number for number, _, _ in watcher.events]
+        assert ids == sorted(set(ids))
+        # Where places and stages pass quickly, some are not told.
+        assert [*dict.fromkeys(watcher.names)] == ["queued", "progress", "segment", "completed"]
+        for _, name, data in watcher.events:
+            assert (data["event"], data["job_id"]) == (name, job_id)
+        of = {name: data for _, name, data in reversed(watcher.events)}
+        assert of["queued"]["queue_position"] == 1
+        assert of["progress"].keys() == {"event", "job_id", "progress", "stage", "eta_seconds"}
+        assert of["segment"]["index"] == 0
+        assert of["segment"]["aligned"] is True
+        assert [(each["id"], each["text"]) for each in of["segment"]["segments"]] == [(0, "Hello.")]
+
+
+@on_a_loop
+async def test_a_watcher_that_comes_back_is_sent_what_it_has_missed(tmp_path: Path) -> None:
+    async with inside(tmp_path, Reader()) as app, app.client() as client:
+        job_id = await app.running(client)
+        first = Watcher(job_id)
+        async with first.on(app):
+            await app.until(lambda: first.names == ["progress", "segment"])
+        last = first.events[-1][0]
+        reader_of(app).tell(Stretch(index=1, aligned=False, segments=(SPOKEN,)))
+        by_header = Watcher(job_id, last_event_id=str(last))
+        by_query = Watcher(job_id, f"?after={last}")
+        other = Watcher(job_id, f"?after={last}", last_event_id="0")
+        async with by_header.on(app), by_query.on(app), other.on(app):
+            await app.until(lambda: by_header.events and by_query.events and other.events)
+            assert [data["index"] for _, _, data in by_header.events] == [1]
+            assert by_query.events == by_header.events
+            # The header is newer than the address that a browser opened first.
+            assert other.names == ["progress", "segment", "segment"]
+
+
+@pytest.mark.parametrize("bad", ["x", "-1", "1.5", "9" * 30, "²", ""])
+@on_a_loop
+async def test_an_id_that_is_none_counts_as_none(tmp_path: Path, bad: str) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        job_id = await app.submit(client)
+        await app.finish(client, job_id)
+        assert (await watched(app, job_id, last_event_id=bad)).names == ["completed"]
+
+
+@on_a_loop
+async def test_a_job_that_has_ended_ends_the_stream_at_once_and_then_there_is_nothing(tmp_path: Path) -> None:
+    def fail(executor: FakeExecutor, job: Job) -> None:
+        if job.options.prompt == "fail":
+            raise RuntimeError("it is broken")
+
+    async with inside(tmp_path, FakeExecutor(behave=fail)) as app, app.client() as client:
+        good = await app.submit(client)
+        await app.finish(client, good)
+        bad = await app.submit(client, prompt="fail")
+        await app.finish(client, bad)
+        app.executor.held = True
+        canceled = await app.running(client)
+        await client.delete(f"/transcription/{canceled}?force=true")
+        assert (await watched(app, good)).events == [(LAST_ID, "completed", {"event": "completed", "job_id": good})]
+        assert (await watched(app, bad)).events == [
+            (LAST_ID, "failed", {"event": "failed", "job_id": bad, "error": "it is broken"})
+        ]
+        assert (await watched(app, canceled, last_event_id="1700000000000000")).names == ["canceled"]
+        for watcher in (
+            await watched(app, good, last_event_id=str(LAST_ID)),
+            await watched(app, good, f"?after={LAST_ID}"),
+        ):
+            assert watcher.status == 204
+            assert watcher.answer == b""
+        assert not app.service.feed._logs
+        assert not app.service.events.watched()
+
+
+@on_a_loop
+async def test_head_has_the_headers_and_no_body(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        answer = await client.head(f"/transcription/{await app.running(client)}/events")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert answer.content == b""
+        assert not app.service.events.watched()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@on_a_loop
+async def test_nothing_listens_to_the_client_any_more_when_the_end_is_sent(method: str) -> None:
+    # Over HTTP/2 the end of the request is waited for then, and must not have been taken by somebody else.
+    order = []
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            order.append("closed")
+
+    async def send(message: Message) -> None:
+        order.append(message.get("body", b"begin").decode() or "end")
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    rest = frames()
+    await EventStream(await anext(rest), rest)({"type": "http", "method": method}, receive, send)
+    assert order == ["begin", *(["first", "second"] if method == "GET" else []), "closed", "end"]
+
+
+# --- who may see it ---
+
+
+@on_a_loop
+async def test_only_who_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        mine, other, admin = app.token("mine"), app.token("other"), app.token("admin", "admin")
+        async with app.client(mine) as client:
+            job_id = await app.submit(client)
+            await app.finish(client, job_id)
+            problem(
+                await client.get("/transcription/00000000-0000-0000-0000-000000000000/events"), 404, "job_not_found"
+            )
+            problem(await client.get(f"/transcription/{job_id}/events?after=x"), 400, "invalid_field")
+            problem(await client.post(f"/transcription/{job_id}/events"), 405, "method_not_allowed")
+        async with app.client(other) as client:
+            problem(await client.get(f"/transcription/{job_id}/events"), 404, "job_not_found")
+        async with app.client() as client:
+            problem(await client.get(f"/transcription/{job_id}/events"), 401, "unauthorized")
+        for token in (mine, admin):
+            async with app.client(token) as client:
+                assert "event: completed" in (await client.get(f"/transcription/{job_id}/events")).text
+
+
+# --- who leaves, and what stops ---
+
+
+@on_a_loop
+async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        job_id = await app.running(client)
+        watcher = Watcher(job_id)
+        async with watcher.on(app):
+            await app.until(lambda: watcher.events)
+            assert app.service.events.watched() == {job_id}
+        assert not app.service.events.watched()
+        # Without an end: that is for streams that have told everything.
+        assert watcher.sent[-1]["more_body"]
+        app.executor.release()
+        assert (await app.finish(client, job_id))["status"] == "Completed"
+
+
+@on_a_loop
+async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_again(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        running = await app.running(client)
+        waiting = await app.submit(client)
+        watchers = [Watcher(running), Watcher(waiting)]
+        async with watchers[0].on(app) as first, watchers[1].on(app) as second:
+            await app.until(lambda: all(watcher.events for watcher in watchers))
+            app.state.draining.set()
+            await asyncio.to_thread(app.service.drain)
+            # What runs may still come to its end.
+            assert not first.done()
+            await asyncio.to_thread(app.service.stop, 0.0)
+            app.state.stopped.set()
+            await asyncio.gather(first, second)
+        assert watchers[0].names[-1] == "queued"
+        assert set(watchers[1].names) == {"queued"}
+        assert not any(watcher.sent[-1].get("more_body") for watcher in watchers)
+        # Who comes now is not told to stay away.
+        late = await watched(app, running)
+        assert (late.status, late.names) == (200, ["queued"])
+
+
+@on_a_loop
+async def test_a_hundred_watchers_hold_no_thread(tmp_path: Path) -> None:
+    async with inside(tmp_path, Reader()) as app, app.client() as client:
+        job_id = await app.running(client)
+        before = threading.active_count()
+        watchers = [Watcher(job_id) for _ in range(100)]
+        async with contextlib.AsyncExitStack() as stack:
+            answers = [await stack.enter_async_context(watcher.on(app)) for watcher in watchers]
+            await app.until(lambda: all(watcher.names == ["progress", "segment"] for watcher in watchers))
+            assert threading.active_count() <= before + app.state.reads._max_workers
+            app.executor.release()
+            await asyncio.gather(*answers)
+        assert {watcher.answer for watcher in watchers} == {watchers[0].answer}
+
+
+@on_a_loop
+async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_is_out_of_date(tmp_path: Path) -> None:
+    async with inside(tmp_path, Reader()) as app, app.client() as client:
+        job_id = await app.running(client)
+        taking = asyncio.Event()
+
+        async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_slowly(message: Message) -> None:
+                await send(message)
+                if len(slow.sent) > 1:
+                    await taking.wait()
+
+            await app.app(scope, receive, send_slowly)
+
+        slow, quick = Watcher(job_id), Watcher(job_id)
+        stuck = asyncio.create_task(slow.to(slowly))
+        async with quick.on(app) as answer:
+            await app.until(lambda: len(slow.sent) > 1 and "segment" in quick.names)
+            for number in range(10):
+                reader_of(app).tell(Stretch(index=1, aligned=False, segments=(SPOKEN,) * (number + 1)))
+                while quick.names.count("segment") < 2 + number:
+                    await asyncio.sleep(0.005)
+            app.executor.release()
+            await answer
+        before = len(slow.events)
+        taking.set()
+        await stuck
+        news = [(name, len(data.get("segments", ()))) for _, name, data in slow.events[before:]]
+        assert news == [("segment", 10), ("completed", 0)]
+
+
+# --- time ---
+
+
+def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(tmp_path: Path) -> None:
+    executor = Reader()
+    service = new_service(tmp_path, executor)
+    service.start()
+    job_id = submit(service)
+    until(lambda: job_id in service.feed._logs and service.feed._logs[job_id].stretches, "it has told something")
+
+    async def watch() -> list[tuple[float, str | None]]:
+        pools: Any = {"uploads": Inline(), "reads": Inline(), "fetches": Inline()}
+        state = ServerState(config_in(tmp_path), service, KeyRing(service.store), **pools)
+        app = Starlette()
+        app.state.server = state
+        gone = asyncio.Event()
+
+        async def receive() -> Message:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        request = Request({"type": "http", "app": app, "state": {}, "headers": []}, receive)
+        told: list[tuple[float, str | None]] = []
+        async with contextlib.aclosing(watch_job(request, job_id)) as events:
+            async for event in events:
+                told.append((asyncio.get_running_loop().time(), None if event is None else event.name))
+                if len(told) == 4:
+                    executor.tell(Stretch(index=1, aligned=True, segments=(SPOKEN,)))
+                if len(told) == 6:
+                    # As if the event that tells of it had been lost.
+                    assert service.store.cancel(job_id, 1.0, states=("Processing",))
+        return told
+
+    with contextlib.closing(service):
+        assert run_at_once(watch()) == [
+            (0.0, "progress"),
+            (0.0, "segment"),
+            (15.0, None),
+            (30.0, None),
+            (30.0, "segment"),
+            (45.0, None),
+            (45.0, "canceled"),
+        ]
+
+
+def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async def work() -> tuple[float, int]:
+        closed = 0
+
+        async def frames() -> Any:
+            nonlocal closed
+            try:
+                while True:
+                    yield HEARTBEAT
+            finally:
+                closed += 1
+
+        async def send(message: Any) -> None:
+            if message.get("body") == HEARTBEAT:
+                await asyncio.Event().wait()
+
+        async def receive() -> Any:
+            raise AssertionError("nothing is read")
+
+        begun = asyncio.get_running_loop().time()
+        stream = EventStream(b"retry: 1\n\n", frames(), take_seconds=60)
+        await stream({"type": "http", "method": "GET"}, receive, send)
+        return asyncio.get_running_loop().time() - begun, closed
+
+    assert run_at_once(work()) == (60.0, 1)

@@ -1,0 +1,74 @@
+"""Known speakers: what is taken, and what becomes of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from whisper_api.errors import InvalidOption
+from whisper_api.server.intake.known_speakers import write_known_speakers
+
+Cut = Callable[[float, float], bytes]
+
+
+def data_url(recording: bytes) -> str:
+    return f"data:audio/wav;base64,{base64.b64encode(recording).decode()}"
+
+
+def test_recordings_are_put_beside_the_upload(tmp_path: Path, cut: Cut) -> None:
+    two, ten = cut(10.0, 2.0), cut(10.0, 10.0)
+    loose = f"data:audio/wav;base64,{base64.encodebytes(ten).decode().rstrip().rstrip('=')}"
+    assert write_known_speakers([" Ann ", "Ärzte"], [data_url(two), loose], tmp_path) == ("Ann", "Ärzte")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"speaker-0": two, "speaker-1": ten}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_data_without_base64_is_taken_as_it_is(tmp_path: Path, cut: Cut) -> None:
+    recording = cut(10.0, 2.0)
+    write_known_speakers(["Ann"], [f"DATA:audio/wav,{quote(recording)}"], tmp_path)
+    assert (tmp_path / "speaker-0").read_bytes() == recording
+
+
+def test_nothing_is_nothing(tmp_path: Path) -> None:
+    assert write_known_speakers([], [], tmp_path) == ()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_used_is_refused_and_leaves_nothing(tmp_path: Path, cut: Cut) -> None:
+    good = data_url(cut(10.0, 3.0))
+    for names, references, field, reason in (
+        (["Ann"], [], "references", "1 names and 0 recordings"),
+        ([], [good], "references", "0 names and 1 recordings"),
+        (["a", "b", "c", "d", "e"], [good] * 5, "names", "at most 4"),
+        (["Ann", "Ann"], [good] * 2, "names", "once"),
+        (["Ann", "Ann "], [good] * 2, "names", "once"),
+        ([" "], [good], "names", "1 to 255"),
+        (["x" * 256], [good], "names", "1 to 255"),
+        (["a\nb"], [good], "names", "control"),
+        (["speaker_00"], [good], "names", "SPEAKER_00"),
+        (["Ann"], ["somewhere.wav"], "references", "data URLs"),
+        (["Ann"], ["data:audio/wav;base64,***"], "references", "not base64"),
+        (["Ann", "Bob"], [good, data_url(b"no sound")], "references", "recording 2"),
+        (["Ann"], [data_url(cut(10.0, 1.0))], "references", "number 1 has 1.0"),
+        (["Ann"], [data_url(cut(10.0, 11.0))], "references", "number 1 has 11.0"),
+        (["Ann"], [data_url(_silence(300))], "references", "more than 60"),
+    ):
+        with pytest.raises(InvalidOption) as caught:
+            write_known_speakers(names, references, tmp_path)
+        assert caught.value.field == f"known_speaker_{field}"
+        assert reason in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+
+def _silence(seconds: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 1, 8000, 0, "NONE", ""))
+        out.writeframes(b"\x80" * 8000 * seconds)
+    return file.getvalue()

@@ -1,0 +1,252 @@
+"""What OpenAI's clients send, as values; and how text and speakers are written in answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from fakes import FakeExecutor
+from fakes import transcript as fake_transcript
+
+from server.inside import inside, on_a_loop
+from whisper_api.errors import InvalidOption, UnknownModel
+from whisper_api.schema import JobSegmentEvent, ResultSegment, Segment, TokenLogprob, Transcript
+from whisper_api.server.openai.answers import answer_of, diarized_segments, speaker_names
+from whisper_api.server.openai.chunking import chunking_options
+from whisper_api.server.openai.fields import Wish, read_fields
+from whisper_api.server.openai.streaming import Deltas
+from whisper_api.server.openai.texts import joined
+
+
+@on_a_loop
+async def test_fields_become_options(tmp_path: Path) -> None:
+    async with inside(tmp_path, language="fr", model="base") as app:
+
+        def read(*fields: tuple[str, str], translate: bool = False) -> Wish:
+            return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
+
+        # Absent means detected, whatever the server's own default is.
+        options = read().options
+        assert (options.language, options.model, options.align, options.diarize) == ("auto", "base", False, False)
+        assert options == read(("language", " "), ("model", "")).options
+        assert read(("language", "en-US")).options.language == "en"
+        assert read(("language", "German")).options.language == "de"
+        assert read(("languages[]", "en")).options.language == "en"
+        assert read(("languages[]", "en"), ("languages[]", "fr")).options.language == "auto"
+        assert read(("languages[]", "en"), ("language", "fr")).options.language == "fr"
+        assert (
+            read(("hotwords", "Ada"), ("keywords[]", "Bell"), ("keywords[]", "Cox")).options.hotwords
+            == "Ada, Bell, Cox"
+        )
+        assert read(("prompt", "Ann:")).options.prompt == "Ann:"
+        assert read(("temperature", "0.4")).options.temperature == 0.4
+        for name, format, align, diarize in (
+            ("json", "json", False, False),
+            ("text", "txt", False, False),
+            ("srt", "srt", True, False),
+            ("vtt", "vtt", True, False),
+            ("verbose_json", "json", True, False),
+            ("diarized_json", "json", True, True),
+        ):
+            wish = read(("response_format", name))
+            assert (wish.output_format, wish.options.align, wish.options.diarize) == (format, align, diarize)
+        for brackets in ("", "[]"):
+            granular = read(
+                ("response_format", "verbose_json"),
+                (f"timestamp_granularities{brackets}", "word"),
+                (f"timestamp_granularities{brackets}", "segment"),
+            )
+            assert granular.granularities == {"word", "segment"}
+            assert read((f"include{brackets}", "logprobs")).options.logprobs
+        translation = read(("language", "de"), ("stream", "true"), translate=True)
+        assert (translation.options.task, translation.options.language, translation.stream) == (
+            "translate",
+            "auto",
+            False,
+        )
+        assert translation.warnings == ("unknown fields were ignored: 'language', 'stream'",)
+        assert read(("user", "1"), ("model", "base"), ("model", "whisper-1")).warnings == (
+            "unknown fields were ignored: 'user'",
+            "of fields that were given more than once, the last counts: 'model'",
+        )
+
+
+@on_a_loop
+async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+    async with inside(tmp_path) as app:
+        for field, *others in (
+            ("language", ("language", "klingon")),
+            ("language", ("languages[]", "klingon")),
+            ("response_format", ("response_format", "xml")),
+            ("temperature", ("temperature", "1.5")),
+            ("stream", ("stream", "true"), ("response_format", "srt")),
+            ("stream", ("stream", "perhaps")),
+            ("timestamp_granularities", ("timestamp_granularities[]", "word")),
+            ("timestamp_granularities", ("response_format", "verbose_json"), ("timestamp_granularities", "letter")),
+            ("include", ("include[]", "item"), ("response_format", "json")),
+            ("include", ("include[]", "logprobs"), ("response_format", "text")),
+            ("known_speaker_names", ("known_speaker_names[]", "Ann")),
+            ("prompt", ("prompt", "a\0b")),
+            ("hotwords", ("keywords[]", "x" * 10_001)),
+            ("chunking_strategy", ("chunking_strategy", "never")),
+        ):
+            with pytest.raises(InvalidOption) as caught:
+                read_fields(others, tmp_path, app.state, "transcribe")
+            assert caught.value.field == field
+        with pytest.raises(InvalidOption):
+            read_fields([("response_format", "diarized_json")], tmp_path, app.state, "translate")
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked", "model"),
+    [
+        ("auto", None, None),
+        ("auto", "whisper-1", None),
+        ("auto", "auto", None),
+        ("auto", "fake", None),
+        ("auto", "small", "small"),
+        ("auto", "turbo", "large-v3-turbo"),
+        ("large-v3", "large", "large-v3"),
+        ("large-v3", "whisper-1", "large-v3"),
+        ("organisation/own", "organisation/own", "organisation/own"),
+    ],
+)
+def test_names_of_models(tmp_path: Path, configured: str, asked: str | None, model: str | None) -> None:
+    class Configured(FakeExecutor):
+        def model_name(self, options: object) -> str:
+            return "fake" if configured == "auto" else configured
+
+    @on_a_loop
+    async def check() -> None:
+        async with inside(tmp_path, Configured(), model=configured) as app:
+            fields = [] if asked is None else [("model", asked)]
+            assert read_fields(fields, tmp_path, app.state, "transcribe").options.model == model
+            for unknown in ("gpt-4o", "ecapa", "organisation/other", "../base", "Base"):
+                with pytest.raises(UnknownModel):
+                    read_fields([("model", unknown)], tmp_path, app.state, "transcribe")
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts", "options"),
+    [
+        (None, {}, {}),
+        ("auto", {}, {}),
+        ('{"type": "server_vad"}', {}, {}),
+        (
+            '{"type": "server_vad", "threshold": 0.4, "silence_duration_ms": 250, "prefix_padding_ms": 100}',
+            {},
+            {"vad_onset": 0.4, "vad_min_silence": 0.25, "vad_padding": 0.1},
+        ),
+        (None, {"type": "server_vad", "threshold": "1"}, {"vad_onset": 0.99}),
+        (None, {"type": "server_vad", "silence_duration_ms": "200", "new": "1"}, {"vad_min_silence": 0.2}),
+    ],
+)
+def test_chunking_strategies(whole: str | None, parts: dict[str, str], options: dict[str, float]) -> None:
+    assert chunking_options(whole, parts) == options
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"),
+    [
+        ("[]", {}),
+        ('{"type": "other"}', {}),
+        ('{"type": "server_vad", "threshold": 2}', {}),
+        (None, {"threshold": "0.5"}),
+        (None, {"type": "server_vad", "prefix_padding_ms": "-1"}),
+    ],
+)
+def test_what_is_no_chunking_strategy(whole: str | None, parts: dict[str, str]) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        chunking_options(whole, parts)
+    assert caught.value.field.startswith("chunking_strategy")
+
+
+@pytest.mark.parametrize(
+    ("texts", "whole"),
+    [
+        (["One.", " two ", "", "three."], "One. two three."),
+        (["你好。", "再见。"], "你好。再见。"),
+        (["今日は", "Tokyo", "です"], "今日はTokyoです"),
+        (["안녕.", "잘 가."], "안녕. 잘 가."),
+        ([], ""),
+    ],
+)
+def test_texts_are_put_together(texts: list[str], whole: str) -> None:
+    assert joined(texts) == whole
+
+
+def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
+    labels = ("SPEAKER_00", "Ann", "SPEAKER_02", "SPEAKER_27")
+    assert speaker_names(labels) == {"SPEAKER_00": "A", "SPEAKER_02": "C", "SPEAKER_27": "AB"}
+    assert speaker_names(("SPEAKER_00", "A", "SPEAKER_02")) == {"SPEAKER_00": "B", "SPEAKER_02": "D"}
+    assert speaker_names(()) == {}
+
+
+def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
+    bare = fake_transcript("Hello.")
+    verbose = msgspec.json.decode(answer_of(bare, Wish(options=bare.options, response_format="verbose_json")).body)
+    assert verbose["segments"] == [
+        {
+            "id": 0,
+            "seek": 0,
+            "start": 0.0,
+            "end": 10.0,
+            "text": " Hello.",
+            "tokens": [],
+            "temperature": 0.0,
+            "avg_logprob": 0.0,
+            "compression_ratio": 0.0,
+            "no_speech_prob": 0.0,
+        }
+    ]
+    assert (verbose["language"], verbose["duration"], verbose["usage"]) == (
+        "english",
+        10.0,
+        {"type": "duration", "seconds": 10},
+    )
+    assert [segment.speaker for segment in diarized_segments(bare)] == ["unknown"]
+    silence = msgspec.structs.replace(bare, segments=(), duration=1.2)
+    assert msgspec.json.decode(answer_of(silence, Wish(options=bare.options)).body) == {
+        "text": "",
+        "languages": [],
+        "usage": {"type": "duration", "seconds": 2},
+    }
+
+
+def test_logprobs_are_those_of_all_segments_in_order() -> None:
+    tokens = tuple(TokenLogprob(token=text, bytes=tuple(text.encode()), logprob=-0.5) for text in (" a", " b"))
+    bare = fake_transcript("a")
+    segments = tuple(
+        Segment(id=number, start=number, end=number + 1, text=token.token, logprobs=(token,))
+        for number, token in enumerate(tokens)
+    )
+    transcript: Transcript = msgspec.structs.replace(bare, segments=segments)
+    options = msgspec.structs.replace(bare.options, logprobs=True)
+    answer = msgspec.json.decode(answer_of(transcript, Wish(options=options)).body)
+    assert answer["text"] == "a b"
+    assert answer["logprobs"] == [
+        {"token": " a", "bytes": [32, 97], "logprob": -0.5},
+        {"token": " b", "bytes": [32, 98], "logprob": -0.5},
+    ]
+
+
+def test_deltas_come_in_order_and_each_stretch_once() -> None:
+    deltas = Deltas()
+
+    def add(index: int, *texts: str, aligned: bool = False) -> list[str]:
+        segments = tuple(ResultSegment(id=n, start=0.0, end=1.0, text=text) for n, text in enumerate(texts))
+        event = JobSegmentEvent(job_id="", index=index, aligned=aligned, segments=segments)
+        return [delta.delta for delta in deltas.add(event)]
+
+    assert add(0, " One two.", "Three.") == ["One two. Three."]
+    assert add(0, "One two.", "Three", aligned=True) == []
+    assert add(2, "six.") == []
+    assert add(1, "four") == [" four", " six."]
+    # A job that was put back begins anew.
+    assert add(0, "One two.") == []
+    assert [delta.delta for delta in deltas.end("One two. Three. four six. Seven.")] == [" Seven."]
+    assert list(deltas.end(deltas.text)) == []
+    assert list(deltas.end("Something else.")) == []

@@ -1,0 +1,92 @@
+"""A call of the API as a command line, for those who want to try it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["curl_of"]
+
+Object = Mapping[str, Any]
+
+REFERENCE = "#/components/schemas/"
+# Words of a shell that an example leaves to its reader; they come from us, so they may stand between double quotes.
+SHOWN = {"job_id": "$JOB", "id": "whisper-1"}
+
+
+def curl_of(api: Object, path: str, method: str, operation: Object) -> str:
+    """The call with what it cannot do without.
+
+    Args:
+        api: the whole description.
+        path: of the operation.
+        method: of HTTP, in lower case.
+        operation: its part of the description.
+    """
+    words = ["curl"]
+    if set(operation["responses"].get("200", {}).get("content", ())) == {"text/event-stream"}:
+        # What comes is shown as it comes.
+        words.append("-N")
+    if method not in ("get", "post"):
+        words.append(f"-X {method.upper()}")
+    if operation.get("security"):
+        words.append('-H "Authorization: Bearer $KEY"')
+    query = []
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", SHOWN.get(parameter["name"], "..."))
+        elif parameter["required"]:
+            query.append(f"{parameter['name']}=...")
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        words += _sent(api, media_type, content["schema"])
+    address = f"$URL{path}" + (f"?{'&'.join(query)}" if query else "")
+    return " ".join([*words, f'"{address}"'])
+
+
+def _sent(api: Object, media_type: str, schema: Object) -> list[str]:
+    if media_type == "application/json":
+        return ["-H 'Content-Type: application/json'", "-d", shlex.quote(json.dumps(_example(api, schema)))]
+    if media_type != "multipart/form-data":
+        return []
+    required = schema.get("required", ())
+    files = {name: field for name, field in schema["properties"].items() if _is_file(field)}
+    words = [f"-F {name}=@call.wav" for name in list(files)[:1]]
+    for name, field in schema["properties"].items():
+        if name in required and name not in files:
+            words.append(f"-F {name}={shlex.quote(str(_example(api, field)))}")
+    return words
+
+
+def _is_file(schema: Object) -> bool:
+    item = schema.get("items", schema)
+    return bool(item.get("format") == "binary")
+
+
+def _example(api: Object, schema: Object) -> Any:
+    """A small value of a schema."""
+    if "$ref" in schema:
+        return _example(api, api["components"]["schemas"][schema["$ref"].removeprefix(REFERENCE)])
+    if schema.get("examples"):
+        return schema["examples"][0]
+    if schema.get("default") is not None and schema["default"] not in ((), [], {}):
+        return schema["default"]
+    if "anyOf" in schema:
+        return _example(api, schema["anyOf"][0])
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            given = {name: _example(api, part) for name, part in schema.get("properties", {}).items()}
+            return given or {"SPEAKER_00": "Ann"} if "additionalProperties" in schema else given
+        case "array":
+            return [_example(api, schema["items"])]
+        case "integer":
+            return 0
+        case "number":
+            return 0.5
+        case "boolean":
+            return True
+        case _:
+            return "..."

@@ -1,0 +1,79 @@
+"""Uploads that come as an address: fetched in place of a file, where the configuration allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+
+from whisper_api.config import Config
+from whisper_api.server.fetch.fetching import Fetch, FetchRules
+from whisper_api.server.fetch.urls import file_name_of
+from whisper_api.server.intake.storing import StoredFile
+from whisper_api.server.intake.uploads import Upload
+from whisper_api.server.problems import Problem
+from whisper_api.server.state import ServerState
+
+__all__ = ["check_enabled", "fetched", "rules_of"]
+
+# That a fetch has to notice by itself that its time is over, and to say what it was.
+MARGIN_SECONDS = 1.0
+
+
+def check_enabled(config: Config) -> None:
+    """Whether anything may be fetched here.
+
+    Raises:
+        Problem: 400 ``url_not_enabled``.
+    """
+    if not config.enable_url_uploads:
+        raise Problem(
+            400,
+            "url_not_enabled",
+            "This server fetches no files: send the audio itself, or set ENABLE_URL_UPLOADS = true where it runs",
+        )
+
+
+def rules_of(config: Config) -> FetchRules:
+    """What may be fetched, as the configuration says."""
+    hosts = (host.strip().lower() for host in (config.url_private_hosts or "").split(","))
+    return FetchRules(
+        max_bytes=config.max_file_size,
+        seconds=config.url_fetch_timeout_seconds,
+        private_hosts=frozenset(filter(None, hosts)),
+    )
+
+
+async def fetched(state: ServerState, upload: Upload) -> Upload:
+    """Fetch the file of an upload that came as an address. No longer than the configuration says, whatever hangs.
+
+    Args:
+        state: of the server, which has threads for this.
+        upload: whose ``url`` is set; its directory is there, and whoever owns it removes what lies in it on failure.
+
+    Returns:
+        The same with the file at its path.
+
+    Raises:
+        Problem: 400 ``url_not_enabled`` or ``url_refused``, 413 ``url_too_large`` or 422 ``url_unreachable``.
+        StorageError: the file cannot be written.
+    """
+    check_enabled(state.config)
+    assert upload.url is not None
+    rules = rules_of(state.config)
+    file = StoredFile(upload.path.parent)
+    fetch = Fetch(upload.url, file, rules)
+    context = contextvars.copy_context()
+    running = asyncio.get_running_loop().run_in_executor(state.fetches, context.run, fetch.run)
+    try:
+        await asyncio.wait({running}, timeout=rules.seconds + MARGIN_SECONDS)
+        if not running.done():
+            raise fetch.unreachable()
+        running.result()
+    finally:
+        if not running.done():
+            # Nobody waits for a name that is still being looked up; what it ends with is nobody's concern.
+            fetch.abort()
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())
+            running.cancel()
+    return dataclasses.replace(upload, size=file.size, file_name=file_name_of(upload.url))

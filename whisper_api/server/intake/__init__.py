@@ -1,0 +1,1 @@
+"""How requests become jobs: forms, files, fields, idempotency keys."""

@@ -1,0 +1,67 @@
+"""What all forms have in common: fields as values, checked, and what is said of those that mean nothing."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from whisper_api.errors import InvalidOption
+from whisper_api.server.intake.multipart import shown
+from whisper_api.values import convert
+
+__all__ = ["LINE_BREAKS", "MAX_TEXT_CHARACTERS", "MAX_WORD_CHARACTERS", "check_text", "converted", "field_warnings"]
+
+MAX_TEXT_CHARACTERS = 10_000
+MAX_WORD_CHARACTERS = 255
+NAMES_IN_WARNING = 10
+LINE_BREAKS = frozenset("\t\r\n")
+
+
+def converted(name: str, text: str, annotation: Any) -> Any:
+    """A field's text as a value.
+
+    Raises:
+        InvalidOption: it is no value of this type; says what is expected.
+    """
+    try:
+        return convert(text, annotation)
+    except ValueError as error:
+        raise InvalidOption(name, str(error)) from None
+
+
+def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:
+    """Refuse what is too long to be meant, or no text.
+
+    Args:
+        name: of the field.
+        text: its value.
+        max_characters: that it may have.
+        allowed: control characters that may stand in it.
+
+    Raises:
+        InvalidOption: says what is expected.
+    """
+    if len(text) > max_characters:
+        raise InvalidOption(name, f"expected at most {max_characters} characters")
+    if any(unicodedata.category(character) == "Cc" and character not in allowed for character in text):
+        raise InvalidOption(name, "expected text without control characters")
+
+
+def field_warnings(unknown: Iterable[str], repeated: Iterable[str]) -> tuple[str, ...]:
+    """What is to be said about a form's fields, one sentence each.
+
+    Args:
+        unknown: names that mean nothing.
+        repeated: names that came more than once, and may not.
+    """
+    told = (
+        ("unknown fields were ignored", list(unknown)),
+        ("of fields that were given more than once, the last counts", list(repeated)),
+    )
+    return tuple(f"{what}: {_listed(names)}" for what, names in told if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMES_IN_WARNING
+    return ", ".join(map(shown, names[:NAMES_IN_WARNING])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,68 @@
+"""What a request with an ``Idempotency-Key`` has made before. Everything here touches the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from whisper_api.server.intake.file_parts import MAX_FILES
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
+    from whisper_api.jobs.store import Job
+
+__all__ = ["job_before", "jobs_before", "key_of_file"]
+
+
+def key_of_file(key: str, number: int) -> str:
+    """The key of one job of several: no client can send this character.
+
+    Args:
+        key: of the request.
+        number: of the file, from 0.
+    """
+    return f"{key}\x1f{number}"
+
+
+def job_before(service: JobService, owner: str, key: str | None, fingerprint: str | None) -> Job | None:
+    """The job that a request with one file has made before.
+
+    Args:
+        service: the door to the jobs.
+        owner: whose key it is.
+        key: as the client sent it, if it did.
+        fingerprint: of the request.
+
+    Raises:
+        IdempotencyConflict: the key came with something else.
+    """
+    if key is None:
+        return None
+    for number in range(MAX_FILES):
+        service.find_submitted(owner, key_of_file(key, number), fingerprint)
+    return service.find_submitted(owner, key, fingerprint)
+
+
+def jobs_before(
+    service: JobService, owner: str, key: str | None, fingerprints: Mapping[int, str | None]
+) -> dict[int, Job]:
+    """The jobs that a request with several files has made before, by the number of the file.
+
+    Args:
+        service: the door to the jobs.
+        owner: whose key it is.
+        key: as the client sent it, if it did.
+        fingerprints: of each file and all that came with it.
+
+    Raises:
+        IdempotencyConflict: the key came with something else.
+    """
+    if key is None:
+        return {}
+    service.find_submitted(owner, key, None)
+    # All that there may be: of a file that was refused, no job is there to tell a different request by.
+    found = {
+        number: service.find_submitted(owner, key_of_file(key, number), fingerprints.get(number))
+        for number in range(MAX_FILES)
+    }
+    return {number: job for number, job in found.items() if job is not None}

@@ -1,0 +1,104 @@
+"""The body of a request, from the socket to threads that work on it, in pieces that are worth their while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from whisper_api.server.delivery import BodyReceive
+from whisper_api.server.problems import Problem
+
+__all__ = ["Reception", "receive"]
+
+# What is gathered before a thread is given it, and how long for more to come.
+GATHER_BYTES = 512 << 10
+GATHER_SECONDS = 0.01
+
+T = TypeVar("T")
+
+
+class Reception(Protocol):
+    """What becomes of a body's bytes. Its methods run in threads, one at a time but for :meth:`discard`."""
+
+    def feed(self, piece: bytes) -> None:
+        """Take some more of the body."""
+
+    def finish(self, piece: bytes) -> Any:
+        """Take the last of the body, and give what it was."""
+
+    def discard(self) -> None:
+        """Leave nothing behind; what is fed after this is dropped."""
+
+
+async def receive(request: Request, reception: Reception, timeout_seconds: float, pool: Executor) -> Any:
+    """Feed a request's body to a reception, in the pool's threads, which discards it when that fails in any way.
+
+    Args:
+        request: whose body was not read yet.
+        reception: takes it.
+        timeout_seconds: without a byte, after which a sender is cut off.
+        pool: threads for blocking work.
+
+    Returns:
+        What the reception's ``finish`` gives.
+
+    Raises:
+        Problem: 408, no byte came for too long.
+        ClientDisconnect: the client has gone.
+    """
+    pieces = _pieces(BodyReceive(request.scope, request.receive), timeout_seconds)
+    try:
+        async with contextlib.aclosing(pieces):
+            async for piece, last in pieces:
+                if last:
+                    return await _in_thread(pool, reception.finish, piece)
+                await _in_thread(pool, reception.feed, piece)
+        return await _in_thread(pool, reception.finish, b"")
+    except BaseException:
+        await asyncio.shield(_in_thread(pool, reception.discard))
+        raise
+
+
+async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerator[tuple[bytes, bool], None]:
+    """The body, in pieces that are worth a thread's while; with each, whether the body ends with it."""
+    loop = asyncio.get_running_loop()
+    # Waited for without being canceled: a message must not be lost because the time to gather was over. The last one
+    # may have come, and not been looked at, while the piece before it was worked on.
+    message: asyncio.Task[Message] | None = None
+    try:
+        while message is not None or not receive.ended:
+            gathered = bytearray()
+            deadline = loop.time() + timeout_seconds
+            while len(gathered) < GATHER_BYTES and (message is not None or not receive.ended):
+                message = message or asyncio.create_task(receive())
+                patience = GATHER_SECONDS if gathered else deadline - loop.time()
+                await asyncio.wait({message}, timeout=patience)
+                if not message.done():
+                    if gathered:
+                        break
+                    raise _slow(timeout_seconds)
+                received = message.result()
+                message = None
+                if received["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                gathered += received.get("body", b"")
+            if gathered:
+                yield bytes(gathered), message is None and receive.ended
+    finally:
+        if message is not None:
+            message.cancel()
+            await asyncio.wait({message})
+
+
+async def _in_thread(pool: Executor, work: Callable[..., T], *args: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
+def _slow(seconds: float) -> Problem:
+    return Problem(408, "slow_sender", f"No byte came for {seconds:g} seconds", {"Connection": "close"})

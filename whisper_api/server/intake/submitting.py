@@ -1,0 +1,184 @@
+"""The one way by which an upload becomes a job: a place is reserved, the form received, read, and the job submitted.
+
+::
+
+    job, wanted = await accept(request, read, purpose="/v1/audio/transcriptions", join=True)
+
+``read(upload, directory)`` runs in a thread: it reads ``upload.fields``, writes what belongs beside the upload into
+``directory``, and says what is wanted (:class:`Wanted`, which :class:`~whisper_api.server.intake.forms.Form` is).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from starlette.requests import Request
+
+from whisper_api.config import Config
+from whisper_api.jobs.service import Submission
+from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.fetch.url_uploads import check_enabled, fetched
+from whisper_api.server.intake.idempotency import job_before
+from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
+from whisper_api.server.query import idempotency_key
+from whisper_api.server.state import ServerState, blocking, owner_of, state_of
+from whisper_api.server.waiting import unless_draining
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import Reservation
+    from whisper_api.jobs.store import Job
+
+__all__ = ["MAX_FIELD_BYTES", "Wanted", "accept", "limits_of", "reserved", "submit"]
+
+# A known speaker's ten seconds as a data URL are two million characters, and there may be four.
+MAX_FIELD_BYTES = 16 << 20
+
+
+class Wanted(Protocol):
+    """What the fields of a form ask for; attributes as those of a :class:`~whisper_api.jobs.service.Submission`."""
+
+    @property
+    def options(self) -> TranscriptionOptions: ...
+    @property
+    def output_format(self) -> str: ...
+    @property
+    def keep_result(self) -> bool: ...
+    @property
+    def hf_token(self) -> str | None: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def metadata(self) -> dict[str, Any] | None: ...
+    @property
+    def known_speakers(self) -> tuple[str, ...]: ...
+
+
+W = TypeVar("W", bound=Wanted)
+
+
+async def accept(
+    request: Request, read: Callable[[Upload, Path], W], *, purpose: str = "", join: bool = False
+) -> tuple[Job, W]:
+    """Make a job of a request that has one file, or in its place the address of one.
+
+    What is refused is refused as early as it can be told: a full queue before the upload is read, a file that is too
+    large while it comes, fields that cannot be used before anything is fetched, what is not audio before it is queued.
+    The ``Idempotency-Key`` is honoured. The job's id is noted in the request's scope, for the log.
+
+    Args:
+        request: whose body was not read yet.
+        read: says what is wanted, in a thread; its errors are the answer.
+        purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
+        join: as in :class:`~whisper_api.jobs.service.Submission`.
+
+    Returns:
+        The job, which may have been there before, and what was read.
+
+    Raises:
+        Problem: 400, 408 or 413, and its code says what is wrong.
+        InvalidAudio: the file is not audio.
+        WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.reserve` and ``submit`` raise.
+        ClientDisconnect: the client has gone.
+    """
+    state = state_of(request)
+    key = idempotency_key(request)
+    owner = owner_of(request)
+    # A client that comes again needs no other place than that of the job it has left.
+    spare = state.waiters.left(owner) if join else 0
+    async with reserved(state, owner, spare) as place:
+        upload: Upload = await unless_draining(
+            state,
+            receive_upload(
+                request,
+                place.directory,
+                limits_of(state.config),
+                state.uploads,
+                fingerprint=join or key is not None,
+                purpose=purpose,
+            ),
+        )
+        if upload.url is not None:
+            check_enabled(state.config)
+        wanted = await blocking(state.uploads, read, upload, place.directory)
+        job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
+        if job is None:
+            if upload.url is not None:
+                upload = await unless_draining(state, fetched(state, upload))
+            job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join)
+    request.scope["job_id"] = job.job_id
+    return job, wanted
+
+
+def submit(
+    state: ServerState, place: Reservation, upload: Upload, wanted: Wanted, key: str | None, join: bool = False
+) -> Job:
+    """Look into an upload that has come whole, and make it a job. Blocks.
+
+    Raises:
+        InvalidAudio: it is not audio.
+        WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
+    """
+    submission = Submission(
+        job_id=place.job_id,
+        owner=place.owner,
+        options=wanted.options,
+        output_format=wanted.output_format,
+        keep_result=wanted.keep_result,
+        file_name=upload.file_name,
+        audio_bytes=upload.size,
+        audio_seconds=_length(upload),
+        hf_token=wanted.hf_token,
+        warnings=wanted.warnings,
+        idempotency_key=key,
+        fingerprint=upload.fingerprint,
+        metadata=wanted.metadata,
+        known_speakers=wanted.known_speakers,
+        join=join,
+    )
+    return state.service.submit(submission, place)
+
+
+@contextlib.asynccontextmanager
+async def reserved(state: ServerState, owner: str, spare: int = 0) -> AsyncIterator[Reservation]:
+    """A place in the queue, given back however this ends.
+
+    Args:
+        state: the server's.
+        owner: for whom.
+        spare: how many of the owner's jobs do not count.
+
+    Raises:
+        QueueFull, CallerLimit, Draining: not now.
+    """
+
+    def take() -> Reservation:
+        return state.service.reserve(owner, spare=spare).__enter__()
+
+    place = await blocking(state.uploads, take)
+    try:
+        yield place
+    finally:
+        if place.open:
+            # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
+            await asyncio.shield(blocking(state.uploads, place.__exit__, None, None, None))
+
+
+def limits_of(config: Config) -> Limits:
+    """What one upload may take."""
+    return Limits(
+        max_file_size=config.max_file_size, timeout_seconds=config.timeout_seconds, max_field_bytes=MAX_FIELD_BYTES
+    )
+
+
+def _length(upload: Upload) -> float | None:
+    from whisper_api.engine.decode import probe
+
+    with io.FileIO(upload.path) as file:
+        # As the client knows it, for the message that it gets when this is not audio.
+        file.name = upload.file_name or "the file"
+        return probe(file).duration

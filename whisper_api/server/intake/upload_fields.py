@@ -1,0 +1,63 @@
+"""What an upload may say of itself, for the description of the API; :mod:`whisper_api.server.intake.forms` reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from whisper_api.config import OutputFormat
+from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.intake.known_speakers import NAMES_FIELD, REFERENCES_FIELD
+from whisper_api.server.intake.multipart import URL_FIELD
+from whisper_api.server.operations import FormField, Parameter
+from whisper_api.values import help_line
+
+__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "SYNC", "URL"]
+
+KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
+
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    KeyText,
+    "By which the same request is known when it comes again: it is answered as before, and makes no second job",
+    place="header",
+)
+FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
+URL = FormField(
+    URL_FIELD, str, "Instead of a file, where it can be fetched from (http, https), if ENABLE_URL_UPLOADS allows that"
+)
+SYNC = FormField("sync", bool, "Answer with the result when the job has ended; by default as DEFAULT_SYNC_MODE says")
+
+
+DEFAULTS = TranscriptionOptions()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+# The configuration has a default of its own for the model and the language.
+OPTION_FIELDS = tuple(
+    FormField(field.name, field.type, _sentence(help_line(field.type)), default=getattr(DEFAULTS, field.name))
+    for field in msgspec.structs.fields(TranscriptionOptions)
+)
+# What a job is told beside its audio.
+JOB_FIELDS = (
+    *OPTION_FIELDS,
+    FormField("output_format", OutputFormat, "Format of the result's text; by default the configuration's"),
+    FormField("response_format", OutputFormat, "The same as output_format"),
+    FormField("keep_result", bool, "Keep the result after it was delivered, until the job expires", default=False),
+    FormField("metadata", str, "A JSON object of at most 16384 bytes that is kept with the job and given back"),
+    FormField(NAMES_FIELD, str, "Names of speakers who are known, up to four", repeated=True),
+    FormField(
+        REFERENCES_FIELD,
+        str,
+        "For each name, in the same order, 2 to 10 seconds of that speaker as a data URL",
+        repeated=True,
+    ),
+    FormField("hf_token", str, "Hugging Face token, for models that ask for one"),
+    FormField("device", str, "The device that this server runs on, or auto; another one is refused"),
+    FormField("device_index", Annotated[int, Meta(ge=0)], "Its number; another one is refused"),
+)

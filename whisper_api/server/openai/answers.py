@@ -1,0 +1,212 @@
+"""A transcript as the body that was asked for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from whisper_api.formats import FORMATS, render
+from whisper_api.schema import Segment, TokenLogprob, Transcript
+from whisper_api.server.openai.bodies import (
+    DiarizedSegment,
+    DiarizedTranscription,
+    Language,
+    Transcription,
+    Translation,
+    Usage,
+    VerboseSegment,
+    VerboseTranscription,
+    VerboseWord,
+)
+from whisper_api.server.openai.events import TextDone
+from whisper_api.server.openai.fields import Wish
+from whisper_api.server.openai.texts import joined, space_between
+
+__all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
+
+_LABEL = re.compile(r"SPEAKER_(\d+)")
+# A segment that nobody was heard in, though the type that clients read has no place for that.
+NOBODY = "unknown"
+
+
+class Answer(NamedTuple):
+    """A body, ready to be sent."""
+
+    body: bytes
+    content_type: str
+
+
+def answer_of(transcript: Transcript, wish: Wish) -> Answer:
+    """The answer to a request that does not stream.
+
+    Args:
+        transcript: what the job gave.
+        wish: what the request asked for.
+    """
+    return RENDERERS[wish.response_format](transcript, wish)
+
+
+def done_event(transcript: Transcript, wish: Wish) -> TextDone:
+    """The last event of a stream."""
+    return TextDone(
+        text=_text(transcript),
+        languages=_languages(transcript),
+        logprobs=_logprobs(transcript, wish),
+        usage=_usage(transcript),
+    )
+
+
+def diarized_segments(transcript: Transcript) -> tuple[DiarizedSegment, ...]:
+    """What each speaker says."""
+    names = speaker_names(transcript.speakers)
+    return tuple(
+        DiarizedSegment(
+            id=f"seg_{number}",
+            start=segment.start,
+            end=segment.end,
+            text=segment.text.strip(),
+            speaker=names.get(segment.speaker, segment.speaker) if segment.speaker else NOBODY,
+        )
+        for number, segment in enumerate(transcript.segments)
+    )
+
+
+def speaker_names(labels: tuple[str, ...]) -> dict[str, str]:
+    """What speakers are called: those without a name by letters, in which each keeps its number.
+
+    Args:
+        labels: of all speakers: ``SPEAKER_00``, or the names of those that are known.
+
+    Returns:
+        Label to A, B ... Z, AA ...; no letter that is somebody's name is given to another.
+    """
+    numbers = {label: int(match[1]) for label in labels if (match := _LABEL.fullmatch(label))}
+    taken = set(labels) - set(numbers)
+    free = (letters for letters in _letters() if letters not in taken)
+    by_number = list(itertools.islice(free, max(numbers.values(), default=-1) + 1))
+    return {label: by_number[number] for label, number in numbers.items()}
+
+
+def _letters() -> Iterator[str]:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(alphabet, repeat=length))
+
+
+def _json(transcript: Transcript, wish: Wish) -> Answer:
+    text = _text(transcript)
+    if wish.options.task == "translate":
+        return _encoded(Translation(text=text))
+    return _encoded(
+        Transcription(
+            text=text,
+            languages=_languages(transcript),
+            logprobs=_logprobs(transcript, wish),
+            usage=_usage(transcript),
+        )
+    )
+
+
+def _verbose_json(transcript: Transcript, wish: Wish) -> Answer:
+    translated = wish.options.task == "translate"
+    words: tuple[VerboseWord, ...] = ()
+    if "word" in wish.granularities:
+        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
+    segments = tuple(
+        _verbose_segment(before, segment)
+        for before, segment in itertools.pairwise((None, *transcript.segments))
+        if segment is not None
+    )
+    return _encoded(
+        VerboseTranscription(
+            task="translate" if translated else "transcribe",
+            language="english" if translated else _english_name(transcript.language),
+            duration=transcript.duration,
+            text=_text(transcript),
+            segments=segments if "segment" in wish.granularities else UNSET,
+            words=words if "word" in wish.granularities else UNSET,
+            usage=_usage(transcript),
+        )
+    )
+
+
+def _verbose_segment(before: Segment | None, segment: Segment) -> VerboseSegment:
+    text = segment.text.strip()
+    # OpenAI's begin with the space that stands between, the first one too.
+    space = space_between(before.text.strip() if before is not None else ".", text)
+    return VerboseSegment(
+        id=segment.id,
+        seek=round(100 * segment.start) if segment.seek is None else segment.seek,
+        start=segment.start,
+        end=segment.end,
+        text=space + text,
+        tokens=segment.tokens,
+        temperature=segment.temperature or 0.0,
+        avg_logprob=segment.avg_logprob or 0.0,
+        compression_ratio=segment.compression_ratio or 0.0,
+        no_speech_prob=segment.no_speech_prob or 0.0,
+    )
+
+
+def _diarized_json(transcript: Transcript, wish: Wish) -> Answer:
+    return _encoded(
+        DiarizedTranscription(
+            duration=transcript.duration,
+            text=_text(transcript),
+            segments=diarized_segments(transcript),
+            usage=_usage(transcript),
+        )
+    )
+
+
+def _plain(transcript: Transcript, wish: Wish) -> Answer:
+    return Answer(f"{_text(transcript)}\n".encode(), "text/plain; charset=utf-8")
+
+
+def _subtitles(transcript: Transcript, wish: Wish) -> Answer:
+    format = FORMATS[wish.response_format]
+    return Answer(render(transcript, format.name).encode(), f"{format.media_type}; charset=utf-8")
+
+
+def _encoded(body: msgspec.Struct) -> Answer:
+    return Answer(msgspec.json.encode(body), "application/json")
+
+
+def _text(transcript: Transcript) -> str:
+    return joined(segment.text for segment in transcript.segments)
+
+
+def _usage(transcript: Transcript) -> Usage:
+    return Usage(seconds=math.ceil(transcript.duration))
+
+
+def _languages(transcript: Transcript) -> tuple[Language, ...]:
+    return (Language(code=transcript.language),) if transcript.segments else ()
+
+
+def _logprobs(transcript: Transcript, wish: Wish) -> tuple[TokenLogprob, ...] | UnsetType:
+    if not wish.options.logprobs:
+        return UNSET
+    return tuple(token for segment in transcript.segments for token in segment.logprobs)
+
+
+def _english_name(code: str) -> str:
+    from whisper_api.engine.languages import ENGLISH_NAMES
+
+    return ENGLISH_NAMES.get(code, code)
+
+
+RENDERERS: dict[str, Callable[[Transcript, Wish], Answer]] = {
+    "json": _json,
+    "text": _plain,
+    "srt": _subtitles,
+    "vtt": _subtitles,
+    "verbose_json": _verbose_json,
+    "diarized_json": _diarized_json,
+}

@@ -1,0 +1,71 @@
+"""``/transcription/{job_id}/corrections``: what people wrote in place of what was recognised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import (
+    InvalidInput,
+    InvalidOption,
+    JobCanceled,
+    JobFailed,
+    JobNotFinished,
+    JobNotFound,
+    ResultGone,
+    StorageError,
+)
+from whisper_api.schema import Corrections
+from whisper_api.server.json_body import received_body, value_of
+from whisper_api.server.operations import Answer, JsonBody, Operation
+from whisper_api.server.query import job_id_of
+from whisper_api.server.resource import JsonResponse
+from whisper_api.server.routes.jobs import JOB_ID
+from whisper_api.server.state import blocking, state_of, viewer_of
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
+
+__all__ = ["CORRECT", "CORRECTIONS"]
+
+MAX_BYTES = 1 << 20
+
+
+async def corrections(request: Request) -> Response:
+    """What was corrected in a transcript. Results have it already, in every format."""
+    state = state_of(request)
+    job_id = job_id_of(request)
+    return JsonResponse(await blocking(state.reads, state.service.corrections, job_id, viewer_of(request)))
+
+
+async def correct(request: Request) -> Response:
+    """Correct words and name speakers; takes the place of all earlier corrections.
+
+    Segments and words are counted as they were recognised, also when some were removed since. The answer is what is
+    kept: each place once, and only what differs.
+    """
+    state = state_of(request)
+    job_id = job_id_of(request)
+    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state.config.timeout_seconds)
+    return JsonResponse(await blocking(state.uploads, _correct, state.service, job_id, viewer_of(request), body))
+
+
+def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) -> Corrections:
+    service.correct(job_id, viewer, value_of(body, Corrections))
+    return service.corrections(job_id, viewer)
+
+
+WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
+KEPT = Answer(200, "The corrections that are kept", {"application/json": Corrections})
+
+CORRECTIONS = Operation(corrections, "Jobs", (KEPT,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
+CORRECT = Operation(
+    correct,
+    "Jobs",
+    (KEPT,),
+    refusals=(InvalidInput, InvalidOption, *WITHOUT_RESULT, StorageError, 408, 413),
+    parameters=(JOB_ID,),
+    body=JsonBody(Corrections),
+)

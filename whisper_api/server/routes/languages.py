@@ -1,0 +1,89 @@
+"""``POST /detect-language``: which language is spoken, without a transcript."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.schema import SpokenLanguage, Transcript
+from whisper_api.server.answering import accepted_response, when_ended
+from whisper_api.server.delivery import DeliveredResponse
+from whisper_api.server.intake.forms import Form, read_form
+from whisper_api.server.intake.submitting import accept
+from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.intake.uploads import Upload
+from whisper_api.server.operations import Answer, FormBody, Operation
+from whisper_api.server.results import note_delivery
+from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
+from whisper_api.server.state import blocking, state_of, viewer_of
+
+__all__ = ["DETECT"]
+
+PURPOSE = "detect-language"
+# What has a meaning where nothing is transcribed.
+FIELD_NAMES = ("model", "language", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
+OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
+
+
+async def detect(request: Request) -> Response:
+    """Say which language is spoken in a recording, without a transcript.
+
+    The answer comes when it is known; with ``sync=false``, or when it takes too long, 202 with the job's id, whose
+    result has the languages too.
+    """
+    device = state_of(request).service.executor.device
+    config = msgspec.structs.replace(state_of(request).config, default_sync=True)
+
+    def read(upload: Upload, directory: Path) -> Form:
+        form = read_form(upload.fields, config, device=device)
+        options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
+        return msgspec.structs.replace(form, options=options)
+
+    job, form = await accept(request, read, purpose=PURPOSE)
+    if not form.sync:
+        return accepted_response(request, job.job_id)
+    return await when_ended(request, job.job_id, lambda: _language_response(request, job.job_id))
+
+
+async def _language_response(request: Request, job_id: str) -> Response:
+    state = state_of(request)
+    job, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
+    body = spoken_language(transcript, job.warnings)
+    return DeliveredResponse(
+        msgspec.json.encode(body),
+        headers={"Content-Type": "application/json"},
+        on_delivered=functools.partial(note_delivery, state, job_id),
+    )
+
+
+def spoken_language(transcript: Transcript, warnings: tuple[str, ...] = ()) -> SpokenLanguage:
+    """What a transcript without text says of the language.
+
+    Args:
+        transcript: of a job with the task ``detect_language``.
+        warnings: of the submission; they stand before the transcript's own.
+    """
+    return SpokenLanguage(
+        language=transcript.language,
+        language_probability=transcript.language_probability,
+        language_probabilities=transcript.language_probabilities or {},
+        duration=transcript.duration,
+        model=transcript.model,
+        warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
+    )
+
+
+DETECT = Operation(
+    detect,
+    "Transcription",
+    (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
+    refusals=(*REFUSALS, *IN_SYNC),
+    parameters=(IDEMPOTENCY_KEY,),
+    body=FormBody(
+        (FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+    ),
+)

@@ -1,0 +1,220 @@
+"""``/v1``: transcriptions, translations and models as OpenAI's clients ask for them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import JobFailed
+from whisper_api.schema import Task
+from whisper_api.server.delivery import DeliveredResponse
+from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
+from whisper_api.server.intake.submitting import accept
+from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, URL
+from whisper_api.server.intake.uploads import Upload
+from whisper_api.server.openai.answers import Answer as Body
+from whisper_api.server.openai.answers import answer_of
+from whisper_api.server.openai.bodies import (
+    DiarizedTranscription,
+    Model,
+    ModelList,
+    Transcription,
+    Translation,
+    VerboseTranscription,
+)
+from whisper_api.server.openai.chunking import CHUNKING_FIELD
+from whisper_api.server.openai.errors import job_problem
+from whisper_api.server.openai.events import StreamEvent
+from whisper_api.server.openai.fields import TRANSLATION_FORMATS, Granularity, ResponseFormat, Wish, read_fields
+from whisper_api.server.openai.models import model_named, models_here
+from whisper_api.server.openai.streaming import stream_response
+from whisper_api.server.operations import Answer, FormBody, FormField, Operation, Parameter
+from whisper_api.server.query import idempotency_key
+from whisper_api.server.resource import JsonResponse
+from whisper_api.server.results import note_delivery
+from whisper_api.server.state import ServerState, blocking, owner_of, state_of, viewer_of
+from whisper_api.server.waiting import wait_for_end
+
+__all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSLATE"]
+
+TAG = "OpenAI"
+JOB_HEADER = "X-Job-ID"
+
+
+async def transcribe(request: Request) -> Response:
+    """Transcribe audio, as OpenAI's route of this name does.
+
+    The answer comes when the job has ended, however long that takes; with ``stream``, its text comes as it is decoded:
+    events ``transcript.text.delta``, for ``diarized_json`` then ``transcript.text.segment``, in the end one
+    ``transcript.text.done`` with the whole text, or an event ``error``.
+
+    A client that goes away cancels the job, unless it comes back within ten seconds with the same upload or has sent
+    an ``Idempotency-Key``; the same upload from the same key joins the job that runs. ``X-Job-ID`` names the job.
+    """
+    return await _answer(request, "transcribe")
+
+
+async def translate(request: Request) -> Response:
+    """Transcribe audio into English text, as OpenAI's route of this name does.
+
+    The answer comes when the job has ended; what is said of transcriptions holds here too.
+    """
+    return await _answer(request, "translate")
+
+
+async def models(request: Request) -> Response:
+    """The models that are here, the configured one first; transcriptions may ask for others, which are fetched."""
+    state = state_of(request)
+    return JsonResponse(ModelList(data=await blocking(state.reads, models_here, state)))
+
+
+async def model(request: Request) -> Response:
+    """The model that a transcription gets when it asks for this name."""
+    state = state_of(request)
+    return JsonResponse(await blocking(state.reads, model_named, request.path_params["id"], state))
+
+
+async def _answer(request: Request, task: Task) -> Response:
+    state, owner = state_of(request), owner_of(request)
+
+    def read(upload: Upload, directory: Path) -> Wish:
+        return read_fields(upload.fields, directory, state, task)
+
+    with contextlib.ExitStack() as waiting:
+        async with state.waiters.uploading(owner):
+            job, wish = await accept(request, read, purpose=request.url.path, join=True)
+            # Who sends a key says that it will come back.
+            left_to_run = idempotency_key(request) is not None
+            waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
+        if wish.stream:
+            response = await stream_response(request, job.job_id, wish, waiting.pop_all())
+        else:
+            response = await _when_ended(request, job.job_id, wish)
+    response.headers[JOB_HEADER] = job.job_id
+    return response
+
+
+async def _when_ended(request: Request, job_id: str, wish: Wish) -> Response:
+    state = state_of(request)
+    # Without a bound of ours: a client that gives up comes again, and joins the job.
+    await wait_for_end(request, job_id, None)
+    try:
+        body = await blocking(None, _body, state, job_id, viewer_of(request), wish)
+    except JobFailed as error:
+        raise job_problem(error) from error
+    return DeliveredResponse(
+        body.body,
+        headers={"Content-Type": body.content_type},
+        on_delivered=functools.partial(note_delivery, state, job_id),
+    )
+
+
+def _body(state: ServerState, job_id: str, viewer: str | None, wish: Wish) -> Body:
+    _, transcript = state.service.result(job_id, viewer)
+    return answer_of(transcript, wish)
+
+
+MODEL_FIELD = FormField("model", str, "`whisper-1` for the configured model, or the name of a Whisper model")
+PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
+TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Of the first attempt")
+HOTWORDS = FormField("hotwords", str, "Words to expect, put before every window")
+KEYWORDS = FormField("keywords[]", str, "Words to expect, one each", repeated=True)
+
+TRANSCRIPTION_FIELDS = (
+    FILE,
+    URL,
+    MODEL_FIELD,
+    FormField("language", str, "Code of the language that is spoken; detected when it is not given"),
+    FormField(
+        "languages[]", str, "Languages that may be spoken: one counts as language, several are detected", repeated=True
+    ),
+    PROMPT,
+    TEMPERATURE,
+    HOTWORDS,
+    KEYWORDS,
+    FormField("response_format", ResponseFormat, "Of the answer; json when it is not given"),
+    FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
+    FormField("stream", bool, "Send the text as it is decoded; for json, text and diarized_json"),
+    FormField(
+        CHUNKING_FIELD,
+        str,
+        'auto, or JSON: {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "prefix_padding_ms": 300};'
+        " also field by field, as chunking_strategy[type] ...",
+    ),
+    FormField("include[]", Literal["logprobs"], "logprobs: of every token, in a json", repeated=True),
+    FormField(
+        "known_speaker_names[]",
+        str,
+        f"Names of up to {MAX_KNOWN_SPEAKERS} speakers; a speaker like none of them keeps a letter",
+        repeated=True,
+    ),
+    FormField(
+        "known_speaker_references[]",
+        str,
+        "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
+        repeated=True,
+    ),
+)
+TRANSLATION_FIELDS = (
+    FILE,
+    URL,
+    MODEL_FIELD,
+    PROMPT,
+    TEMPERATURE,
+    HOTWORDS,
+    KEYWORDS,
+    FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
+)
+TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
+JOB_NAMED = {JOB_HEADER: "Id of the job"}
+# As numbers, since under this address some errors have another status than elsewhere.
+REFUSALS = (400, 404, 408, 409, 410, 413, 422, 429)
+
+TRANSCRIBE = Operation(
+    transcribe,
+    TAG,
+    (
+        Answer(
+            200,
+            "What was said, in the format that was asked for",
+            {
+                "application/json": Transcription | VerboseTranscription | DiarizedTranscription,
+                **TEXTS,
+                "text/event-stream": StreamEvent,
+            },
+            headers=JOB_NAMED,
+        ),
+    ),
+    refusals=REFUSALS,
+    parameters=(IDEMPOTENCY_KEY,),
+    body=FormBody(TRANSCRIPTION_FIELDS),
+)
+TRANSLATE = Operation(
+    translate,
+    TAG,
+    (
+        Answer(
+            200,
+            "What was said, in English and in the format that was asked for",
+            {"application/json": Translation | VerboseTranscription, **TEXTS},
+            headers=JOB_NAMED,
+        ),
+    ),
+    refusals=REFUSALS,
+    parameters=(IDEMPOTENCY_KEY,),
+    body=FormBody(TRANSLATION_FIELDS),
+)
+MODELS = Operation(models, TAG, (Answer(200, "The models", {"application/json": ModelList}),))
+MODEL = Operation(
+    model,
+    TAG,
+    (Answer(200, "The model", {"application/json": Model}),),
+    refusals=(404,),
+    parameters=(Parameter("id", str, "Its name", place="path", required=True),),
+)
