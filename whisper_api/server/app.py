@@ -23,6 +23,7 @@ from whisper_api.server.problems import answer
 from whisper_api.server.resource import Resource
 from whisper_api.server.routes import (
     corrections,
+    docs,
     events,
     health,
     jobs,
@@ -58,6 +59,9 @@ ROUTES = {
     "/v1/audio/translations": Resource({"POST": openai.TRANSLATE}),
     "/v1/models": Resource({"GET": openai.MODELS}),
     "/v1/models/{id:path}": Resource({"GET": openai.MODEL}),
+    "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
+    "/docs": Resource({"GET": docs.PAGE}),
+    "/docs.css": Resource({"GET": docs.STYLE}),
 }
 
 

@@ -1,0 +1,161 @@
+"""The page of the description: it needs nothing but itself, everything in it leads somewhere, its examples work."""
+
+from __future__ import annotations
+
+import collections
+import html
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from server.harness import PATIENCE_SECONDS, RunningServer, finish, submit
+from server.inside import inside, on_a_loop
+from whisper_api.server.app import ROUTES
+from whisper_api.server.description.docs import page
+from whisper_api.server.description.openapi import description
+
+# They have no end tag.
+VOID = {"meta", "link"}
+
+
+class Elements(HTMLParser):
+    """The elements of a page: which there are, whether each is closed, and what they say."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: dict[str, list[dict[str, str | None]]] = collections.defaultdict(list)
+        self.texts: dict[str, list[str]] = collections.defaultdict(list)
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes[tag].append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1]].append(data)
+
+    @property
+    def ids(self) -> list[str]:
+        every = [given for elements in self.attributes.values() for given in elements]
+        return [given["id"] or "" for given in every if "id" in given]
+
+
+def shown(authorization: bool = True) -> Elements:
+    return Elements(page(description(ROUTES, root_path="", authorization=authorization)))
+
+
+def test_nothing_is_run_and_nothing_comes_from_elsewhere() -> None:
+    found = shown()
+    assert not found.attributes.keys() & {"script", "style", "img", "iframe", "object", "form", "base"}
+    assert [given["href"] for given in found.attributes["link"]] == ["docs.css"]
+    for elements in found.attributes.values():
+        assert not any(name == "style" or name.startswith("on") for given in elements for name in given)
+
+
+def test_every_link_leads_somewhere() -> None:
+    found = shown()
+    assert len(found.ids) == len(set(found.ids))
+    targets = [given["href"] or "" for given in found.attributes["a"]]
+    assert len(targets) > 100
+    assert {target for target in targets if not target.startswith("#")} == {"openapi.json"}
+    assert {target[1:] for target in targets if target.startswith("#")} <= set(found.ids)
+
+
+def test_it_shows_every_operation_field_and_status() -> None:
+    api = description(ROUTES, root_path="", authorization=True)
+    found = shown()
+    words = set(found.texts["code"])
+    for path, methods in api["paths"].items():
+        assert path in words
+        for operation in methods.values():
+            assert operation["operationId"] in found.ids
+            assert {parameter["name"] for parameter in operation.get("parameters", [])} <= words
+            assert set(operation["responses"]) <= set(found.texts["dt"])
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                assert set(content["schema"].get("properties", {})) <= words
+    for name, schema in api["components"]["schemas"].items():
+        assert f"value-{name}" in found.ids
+        assert set(schema["properties"]) <= words
+
+
+def test_whoever_cannot_see_it_finds_the_way() -> None:
+    found = shown()
+    assert found.attributes["html"] == [{"lang": "en"}]
+    assert len(found.attributes["h1"]) == len(found.attributes["main"]) == 1
+    assert [given.get("aria-label") for given in found.attributes["nav"]] == ["Calls"]
+    assert found.attributes["a"][0] == {"class": "skip", "href": "#main"}
+    assert all("scope" in given for given in found.attributes["th"])
+
+
+def test_what_is_said_cannot_become_markup() -> None:
+    evil = '<b onclick="x">&amp;'
+    api = description(ROUTES, root_path="", authorization=True)
+    api["info"]["description"] = f"`{evil}` {evil}"
+    schema = api["components"]["schemas"]["JobStatus"]
+    schema["properties"][evil] = {"enum": [evil], "default": evil, "description": evil}
+    text = page(api)
+    assert "<b onclick" not in text
+    assert text.count(html.escape(evil)) >= 5
+    Elements(text)
+
+
+@on_a_loop
+async def test_it_is_served_to_everybody_under_a_strict_policy(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
+        answer = await client.get("/docs", headers={"Host": "it's<b>:1"})
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert policy["style-src"] == "'self'"
+        assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
+        assert "<b>:1" not in answer.text
+        Elements(answer.text)
+        style = await client.get("/docs.css")
+        assert style.headers["Content-Type"] == "text/css; charset=utf-8"
+        assert "prefers-color-scheme: dark" in style.text
+        assert not re.search(r"@import|url\(", style.text)
+
+
+@on_a_loop
+async def test_without_authorization_no_key_is_spoken_of(tmp_path: Path) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        text = (await client.get("/docs")).text
+        assert "$KEY" not in text
+        assert "KEY=" not in text
+
+
+def test_the_examples_work(server: RunningServer, hello: bytes, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("there is no curl on this machine")
+    (tmp_path / "call.wav").write_bytes(hello)
+    with server.client() as client:
+        job_id = submit(client, hello, keep_result="true", align="true", diarize="true")
+        finish(client, job_id, "Completed")
+        examples = [text for text in Elements(client.get("/docs").text).texts["code"] if text.startswith("curl ")]
+    assert len(examples) > 15
+    # What removes the job, last; what makes a job that nobody waits for, not at all.
+    examples = [line for line in examples if not re.search(r'URL/(transcribe|transcription|transcriptions)"', line)]
+    for line in sorted(examples, key=lambda line: "DELETE" in line):
+        done = subprocess.run(
+            ["/bin/sh", "-c", line.replace("curl ", 'curl -sS -o /dev/null -w "%{http_code}" --noproxy "*" ', 1)],
+            env={"URL": server.url, "KEY": server.user_key, "JOB": job_id, "PATH": str(Path(curl).parent)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.stdout == "200", f"{line}: {done.stdout} {done.stderr}"

@@ -1,0 +1,77 @@
+"""``/openapi.json`` and ``/docs``: what the server can do. No key is asked for."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from whisper_api.server.description.docs import ADDRESS_MARK, page
+from whisper_api.server.description.openapi import description
+from whisper_api.server.operations import Answer, Operation
+from whisper_api.server.resource import Resource
+from whisper_api.server.state import blocking, state_of
+
+__all__ = ["DESCRIPTION", "PAGE", "STYLE"]
+
+STYLESHEET = Path(__file__).parents[1] / "description" / "docs.css"
+# Nothing is run, nothing is fetched but the stylesheet, and no other page shows this one within itself.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
+
+
+async def openapi(request: Request) -> Response:
+    """This description, as a program reads it (OpenAPI 3.1)."""
+    described = await blocking(state_of(request).reads, _described, request)
+    return Response(described[0], media_type="application/json")
+
+
+async def docs(request: Request) -> Response:
+    """This description, as people read it."""
+    _, html = await blocking(state_of(request).reads, _described, request)
+    # As the client calls this server; where it does not say, it has to know by itself.
+    host = request.headers.get("host") or "127.0.0.1"
+    address = shlex.quote(f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}")
+    return Response(html.replace(ADDRESS_MARK, escape(address)), headers=PAGE_HEADERS, media_type="text/html")
+
+
+async def style(request: Request) -> Response:
+    """How the page of the description looks."""
+    return Response(_stylesheet(), media_type="text/css")
+
+
+def _described(request: Request) -> tuple[bytes, str]:
+    routes = tuple(
+        (route.path, route.endpoint)
+        for route in request.app.routes
+        if isinstance(route, Route) and isinstance(route.endpoint, Resource)
+    )
+    return _made(routes, request.scope.get("root_path", ""), state_of(request).config.enable_authorization)
+
+
+@functools.lru_cache(maxsize=4)
+def _made(routes: tuple[tuple[str, Resource], ...], root_path: str, authorization: bool) -> tuple[bytes, str]:
+    """As JSON and as HTML; an application's never changes, and mostly a process has one."""
+    api = description(dict(routes), root_path=root_path, authorization=authorization)
+    return msgspec.json.encode(api), page(api)
+
+
+@functools.cache
+def _stylesheet() -> bytes:
+    return STYLESHEET.read_bytes()
+
+
+DESCRIPTION = Operation(
+    openapi, "Documents", (Answer(200, "The description", {"application/json": dict[str, Any]}),), open=True
+)
+PAGE = Operation(docs, "Documents", (Answer(200, "The page", {"text/html": str}),), open=True)
+STYLE = Operation(style, "Documents", (Answer(200, "The stylesheet", {"text/css": str}),), open=True, hidden=True)
