@@ -29,6 +29,7 @@ from whisper_api.server.routes import (
     jobs,
     languages,
     openai,
+    page,
     status,
     transcription,
 )
@@ -43,6 +44,8 @@ __all__ = ["create_app", "new_service"]
 FETCHES = 16
 
 ROUTES = {
+    "/": Resource({"GET": page.PAGE}),
+    "/assets/{name}": Resource({"GET": page.ASSET}),
     "/transcribe": Resource({"POST": transcription.SUBMIT}),
     "/transcription": Resource({"POST": transcription.SUBMIT}),
     "/transcription/{job_id}": Resource({"GET": jobs.STATUS, "DELETE": jobs.CANCEL}),

@@ -1,0 +1,93 @@
+"""A server that goes away and comes back, one that asks for no key, and one that stands under a prefix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+
+from playwright.sync_api import Browser, FilePayload, Route, expect
+from server.harness import RunningServer
+
+from page.test_transcribing import choose, repeated
+from page.visits import Visit
+
+Open = Callable[..., Visit]
+
+
+@pytest.fixture
+def open_server(browser: Browser, tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iterator[RunningServer]:
+    """A server without keys."""
+    settings: dict[str, object] = {"ENABLE_AUTHORIZATION": False, "PRELOAD_MODELS": False}
+    with RunningServer(tmp_path, models_dir, settings) as server:
+        yield server
+
+
+def test_a_page_that_watches_resumes_when_the_server_was_killed(
+    visit: Open, open_server: RunningServer, cut: Callable[[float, float], bytes]
+) -> None:
+    tab = visit(open_server)
+    page = tab.home()
+    # Nobody asks for a key here.
+    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_label("Language").select_option("en")
+    page.get_by_label("Speakers").select_option("none")
+    choose(page, ("meeting.wav", repeated(cut(0.0, 30.0), 3)))
+    page.locator("#transcript .stretch .w").first.wait_for()
+    open_server.kill()
+    expect(page.locator("#trouble")).to_be_visible()
+    tab.picture("19-away")
+    open_server.start()
+    tab.finished()
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert " ".join(tab.words).count("Chicago") >= 5
+    assert "job requeued" in open_server.log
+
+
+def test_a_file_is_sent_again_when_the_server_was_away(visit: Open, open_server: RunningServer, hello: bytes) -> None:
+    tab = visit(open_server)
+    page = tab.home()
+    expect(page.get_by_text("None yet.")).to_be_visible()
+    page.get_by_label("Speakers").select_option("none")
+    open_server.kill()
+    choose(page, ("hello.wav", hello))
+    expect(page.get_by_text("The server is away; trying again")).to_be_visible()
+    open_server.start()
+    expect(page.get_by_role("heading", name="hello.wav")).to_be_visible()
+    tab.finished()
+    with open_server.client() as client:
+        assert len(client.get("/transcriptions").json()["jobs"]) == 1
+
+
+def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_server: RunningServer) -> None:
+    tab = visit(page_server, key=page_server.key("tests-leaving"))
+    page = tab.home()
+    expect(page.get_by_text("None yet.")).to_be_visible()
+    assert page_server.command("keys", "revoke", "tests-leaving").returncode == 0
+    page.set_input_files("#files", FilePayload(name="a.wav", mimeType="audio/wav", buffer=b"no audio"))
+    dialog = page.get_by_role("dialog", name="A key, please")
+    expect(dialog.get_by_role("alert")).to_have_text("This key is not known here, or was revoked.")
+    # With another one, what was begun goes on.
+    dialog.get_by_label("Key").fill(page_server.user_key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="This is not audio or video")).to_be_visible()
+
+
+def test_the_page_works_under_a_prefix(visit: Open, page_server: RunningServer, call: str) -> None:
+    tab = visit(page_server, key=page_server.user_key)
+    outside: list[str] = []
+    tab.page.on("request", lambda request: None if "/under/" in request.url else outside.append(request.url))
+
+    def serve(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/under/", "/", 1)))
+
+    tab.page.route(re.compile("/under/"), serve)
+    tab.url = f"{page_server.url}/under"
+    tab.job(call)
+    assert "Hello." in tab.words
+    assert outside == []

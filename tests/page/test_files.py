@@ -1,0 +1,135 @@
+"""The files that the page is made of: how they are sent, and that they agree with one another and with the server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from server.harness import RunningServer
+
+from whisper_api.engine.languages import CODES
+from whisper_api.server.routes import page
+
+ROOT = Path(__file__).parents[2]
+FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(page.DIRECTORY.iterdir())}
+SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+
+
+class Links(HTMLParser):
+    """What a document loads, and what stands in it that a strict policy forbids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.inline: list[str] = []
+        self.ids: list[str] = []
+        self.texts: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.found |= {given[name] for name in ("src", "href") if name in given}
+        self.inline += [f"{tag} {name}" for name in given if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        self.texts |= {value for name, value in given.items() if name.startswith("data-t")}
+
+
+@pytest.fixture(scope="module")
+def index() -> Links:
+    links = Links()
+    links.feed(FILES["index.html"])
+    return links
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[httpx.Client]:
+    """Speaks to a server that asks for keys, without one."""
+    directory = tmp_path_factory.mktemp("bare")
+    with RunningServer(directory, models_dir, {"PRELOAD_MODELS": False}) as server, server.client(key="") as client:
+        yield client
+
+
+def texts(language: str) -> dict[str, str]:
+    """Keys of one language's texts, and the places in each that are filled in."""
+    (body,) = re.findall(rf"^const {language} = {{\n(.*?)^}};", FILES["messages.js"], re.M | re.S)
+    entries = re.findall(r"^  (\w+):(.*?)(?=^  \w+:|\Z)", body, re.M | re.S)
+    return {key: " ".join(sorted(set(re.findall(r"\{\w+\}", text)))) for key, text in entries}
+
+
+def test_the_page_and_its_files_need_no_key_and_may_load_nothing_else(bare: httpx.Client, index: Links) -> None:
+    for path in ("/", *(f"/assets/{name}" for name in FILES if name != "index.html")):
+        answer = bare.get(path)
+        assert answer.status_code == 200
+        assert answer.content.decode() == FILES[path.rpartition("/")[2] or "index.html"]
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';")
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "microphone=(self)" in answer.headers["Permissions-Policy"]
+    assert bare.get("/").headers["Content-Type"] == "text/html; charset=utf-8"
+    assert bare.get("/assets/app.js").headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert bare.get("/transcriptions").status_code == 401
+
+
+def test_what_has_not_changed_is_not_sent_again(bare: httpx.Client) -> None:
+    first = bare.get("/assets/app.js")
+    assert first.headers["Cache-Control"] == "no-cache"
+    again = bare.get("/assets/app.js", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    assert bare.get("/", headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+    head = bare.head("/")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+OTHERS = ("/assets/", "/assets/no.js", "/assets/%2e%2e/app.py", "/assets/../app.py", "/index.html")
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_no_other_file_is_sent(bare: httpx.Client, path: str) -> None:
+    assert bare.get(path).status_code in (401, 404)
+
+
+def test_there_is_nothing_inline_and_nothing_from_elsewhere(index: Links) -> None:
+    assert index.inline == []
+    assert all(link.startswith(("assets/", "#")) for link in index.found)
+    for name, text in FILES.items():
+        # The name of a vocabulary is no address that anything is loaded from.
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text), name
+    for name, text in SCRIPTS.items():
+        assert not re.search(r"(inner|outer|Adjacent)HTML|document\.write|\beval\(|new Function", text), name
+
+
+def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links) -> None:
+    english, french = texts("en"), texts("fr")
+    assert english == french
+    code = "".join(text for name, text in SCRIPTS.items() if name != "messages.js")
+    used = index.texts | set(re.findall(r'"(\w+)"', code))
+    assert index.texts <= set(english)
+    assert set(re.findall(r'\bt\("(\w+)"', code)) <= set(english)
+    families = ("error_", "stage_", "format_")
+    assert {key for key in english if key not in used and not key.startswith(families)} == set()
+    stages = {key for key in english if key.startswith("stage_")}
+    assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
+
+
+def test_the_page_offers_the_languages_that_the_server_knows() -> None:
+    (listed,) = re.findall(r'LANGUAGES =\s*"([a-z ]+)"', FILES["composer.js"])
+    assert sorted(listed.split()) == sorted(CODES)
+
+
+def test_the_files_are_in_the_package() -> None:
+    built = {Path(file.distribution_path).name for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert set(FILES) <= built
+
+
+def test_the_files_stay_small() -> None:
+    for name, text in FILES.items():
+        assert len(text.encode()) < 16_000, name
+    assert sum(len(text.encode()) for text in FILES.values()) < 130_000

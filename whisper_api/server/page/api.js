@@ -1,0 +1,162 @@
+/** Speaking to the server: the key, requests, problems, and patience with a server that is away for a moment. */
+
+import { $ } from "./dom.js";
+import { has, t } from "./i18n.js";
+
+// Wherever the application is mounted, the scripts stand in assets/ beside its other addresses.
+const BASE = new URL("..", import.meta.url);
+const STORED_KEY = "whisper-api-key";
+const FIRST_DELAY = 500;
+const LONGEST_DELAY = 8000;
+
+/** What the server, or the way to it, would not do. Status 0: it was not reached. */
+export class ApiError extends Error {
+  constructor(status, code, detail, retryAfter = 0) {
+    super(has(`error_${code}`) ? t(`error_${code}`) : detail || t("error_unknown"));
+    this.name = "ApiError";
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether the same request may succeed in a while. */
+  get passes() {
+    return [0, 429, 502, 503, 504].includes(this.status);
+  }
+}
+
+export const addressOf = (path, query = {}) => {
+  const url = new URL(path, BASE);
+  for (const [name, value] of Object.entries(query)) if (value !== null && value !== "") url.searchParams.set(name, value);
+  return url;
+};
+
+export const storedKey = () => sessionStorage.getItem(STORED_KEY);
+export const authorization = () => (storedKey() ? { Authorization: `Bearer ${storedKey()}` } : {});
+
+/** Forget the key of this session. */
+export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
+
+let asking = null;
+
+/** Ask for a key, once for all requests that need one; resolves when there is another than `refused`. */
+export function askForKey(refused) {
+  if (storedKey() !== refused) return Promise.resolve();
+  asking ??= new Promise((resolve) => {
+    const [dialog, form, input] = [$("key-dialog"), $("key-form"), $("key")];
+    $("key-problem").textContent = refused ? t("keyRefused") : "";
+    input.value = "";
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      const key = input.value.trim();
+      // What cannot stand in a header is no key.
+      if (!/^[\x21-\x7e]+$/.test(key)) {
+        $("key-problem").textContent = t("keyRefused");
+        return;
+      }
+      sessionStorage.setItem(STORED_KEY, key);
+      input.value = "";
+      $("forget").hidden = false;
+      dialog.close();
+    };
+    // Without a key there is nothing to go back to.
+    dialog.oncancel = (event) => event.preventDefault();
+    dialog.onclose = () => {
+      asking = null;
+      if (storedKey() === refused) askForKey(refused).then(resolve);
+      else resolve();
+    };
+    dialog.showModal();
+    input.focus();
+  });
+  return asking;
+}
+
+/** The problem that an answer tells, from its body. */
+export function problemOf(status, text, retryAfter = null) {
+  let body = {};
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // A proxy's page, or nothing: the status has to do.
+  }
+  return new ApiError(status, body.code ?? `http_${status}`, body.detail, Number(retryAfter) || 0);
+}
+
+/**
+ * One request; a missing or refused key is asked for, and the request made again.
+ * Resolves to the response when it is no error. Throws an ApiError, or an AbortError when `signal` says so.
+ */
+export async function request(path, { method = "GET", query, headers = {}, body, signal } = {}) {
+  for (;;) {
+    const key = storedKey();
+    let response;
+    try {
+      response = await fetch(addressOf(path, query), {
+        method,
+        headers: { ...headers, ...authorization() },
+        body,
+        signal,
+        cache: "no-store",
+        credentials: "omit",
+        referrerPolicy: "no-referrer",
+      });
+    } catch (error) {
+      throw error.name === "AbortError" ? error : new ApiError(0, "network", "");
+    }
+    if (response.ok) return response;
+    const problem = problemOf(response.status, await response.text(), response.headers.get("Retry-After"));
+    if (response.status !== 401) throw problem;
+    await askForKey(key);
+  }
+}
+
+/** A request whose answer is JSON; `body` is sent as JSON too. */
+export async function json(path, { body, headers = {}, ...rest } = {}) {
+  const given = body === undefined ? { headers } : { headers: { ...headers, "Content-Type": "application/json" } };
+  const response = await request(path, { ...rest, ...given, body: body === undefined ? undefined : JSON.stringify(body) });
+  try {
+    return await response.json();
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new ApiError(0, "network", "");
+  }
+}
+
+/** Wait; ends early when the network comes back, and with an AbortError when `signal` says so. */
+export function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const done = (how, value) => {
+      clearTimeout(timer);
+      removeEventListener("online", wake);
+      signal?.removeEventListener("abort", stop);
+      how(value);
+    };
+    const wake = () => done(resolve);
+    const stop = () => done(reject, signal.reason);
+    const timer = setTimeout(wake, milliseconds);
+    addEventListener("online", wake, { once: true });
+    if (signal?.aborted) stop();
+    else signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/** How long to wait before trying again, for the nth time: longer each time, and not in step with others. */
+export const delay = (attempt, first = FIRST_DELAY) => Math.min(LONGEST_DELAY, first * 2 ** attempt) * (0.75 + Math.random() / 2);
+
+/**
+ * Do something again until it succeeds, or fails for good.
+ * `onTrouble` hears of each failure that may pass, and of null when it has.
+ */
+export async function patiently(action, signal, onTrouble = () => {}) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      const value = await action();
+      onTrouble(null);
+      return value;
+    } catch (error) {
+      if (!(error instanceof ApiError) || !error.passes) throw error;
+      onTrouble(error);
+      await pause(delay(attempt), signal);
+    }
+  }
+}

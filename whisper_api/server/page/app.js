@@ -1,0 +1,56 @@
+/** The page: puts its parts together, and shows what the address names: nothing, or one job. */
+
+import { forgetKey, storedKey } from "./api.js";
+import { Composer } from "./composer.js";
+import { $, complain, content, furnish, toast } from "./dom.js";
+import { language, t } from "./i18n.js";
+import { JobView } from "./job.js";
+import { JobList } from "./jobs.js";
+import { remember } from "./player.js";
+import { Uploads } from "./uploads.js";
+
+const JOB_ID = /^#([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
+
+document.documentElement.lang = language;
+furnish();
+
+const list = new JobList();
+const view = new JobView(list);
+const uploads = new Uploads($("uploads"), async (jobId, file) => {
+  remember(jobId, file);
+  await list.look(jobId);
+});
+const composer = new Composer(uploads, { onFirst: (jobId) => (location.hash = jobId) });
+
+/** Show what the address names. Reading goes on there, unless the page was only just `loaded`. */
+function route(loaded = false) {
+  const jobId = JOB_ID.exec(location.hash)?.[1] ?? null;
+  content();
+  list.mark(jobId);
+  document.body.dataset.view = jobId ? "job" : "home";
+  $("composer").hidden = Boolean(jobId);
+  document.title = "Whisper API";
+  if (jobId) view.open(jobId);
+  else view.close();
+  if (!loaded) $(jobId ? "job-title" : "main").focus({ preventScroll: true });
+  scrollTo(0, 0);
+}
+
+addEventListener("hashchange", () => route());
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("main").focus();
+});
+$("forget").hidden = !storedKey();
+$("forget").addEventListener("click", () => {
+  forgetKey();
+  location.reload();
+});
+addEventListener("unhandledrejection", (event) => complain(event.reason));
+
+route(true);
+list.load().catch(complain);
+composer.learn().then((status) => {
+  const hours = status?.resources?.job_retention_hours;
+  if (hours) $("kept").textContent = t("kept", { count: hours });
+});

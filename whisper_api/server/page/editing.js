@@ -1,0 +1,123 @@
+/** Correcting words and naming speakers: what is written goes to the server, which puts it into every format. */
+
+import { json } from "./api.js";
+import { announce, complain, h, toast } from "./dom.js";
+import { t } from "./i18n.js";
+import { shownSpeaker } from "./transcript.js";
+
+/** Changes of one job's transcript, one after the other. */
+export class Corrections {
+  constructor(jobId, kept) {
+    this.address = `transcription/${jobId}/corrections`;
+    this.kept = kept;
+    this.last = Promise.resolve();
+  }
+
+  /** Keep a change: `merge` gets what the server has now and gives what it shall have. */
+  change(merge) {
+    const turn = this.last.then(async () => {
+      // Somebody else, or another tab, may have corrected the same transcript.
+      this.kept = await json(this.address, { method: "PUT", body: merge(await json(this.address)) });
+    });
+    this.last = turn.catch(() => {});
+    return turn;
+  }
+
+  setWord(place, text) {
+    const same = (each) => each.segment === place.segment && (each.word ?? null) === place.word;
+    const correction = { segment: place.segment, ...(place.word === null ? {} : { word: place.word }), text };
+    return this.change((now) => ({ ...now, words: [...now.words.filter((each) => !same(each)), correction] }));
+  }
+
+  /** Give a name to everybody who is now shown under `shown`; resolves to nothing. */
+  nameSpeaker(shown, name) {
+    return this.change((now) => {
+      const labels = Object.keys(now.speakers).filter((label) => now.speakers[label] === shown);
+      // A label that nobody has renamed is shown as it is.
+      const changed = labels.length ? labels : [shown];
+      return { ...now, speakers: { ...now.speakers, ...Object.fromEntries(changed.map((label) => [label, name])) } };
+    });
+  }
+}
+
+/** Put a field in the place of an element until something was written or the escape key pressed. */
+function rewrite(element, { text, label, save }) {
+  const input = h("input", { class: "rewrite", value: text, "aria-label": label, spellcheck: "true", autocomplete: "off" });
+  input.size = Math.max(4, text.length + 1);
+  let over = false;
+  const close = (back) => {
+    over = true;
+    input.replaceWith(element);
+    if (back) element.focus();
+  };
+  const finish = (back) => {
+    if (over) return;
+    const written = input.value.trim().replace(/\s+/g, " ");
+    close(back);
+    if (written !== text) save(written);
+  };
+  input.addEventListener("input", () => (input.size = Math.max(4, input.value.length + 1)));
+  input.addEventListener("blur", () => finish(false));
+  input.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.isComposing) return;
+    if (event.key === "Enter") finish(true);
+    if (event.key === "Escape") close(true);
+  });
+  for (const name of ["click", "dblclick"]) input.addEventListener(name, (event) => event.stopPropagation());
+  element.replaceWith(input);
+  input.focus();
+  input.select();
+}
+
+/** Correct a word where it stands. */
+export function editWord(transcript, corrections, entry, onChange) {
+  const { element } = entry;
+  const before = element.textContent;
+  const put = async (text, undoes) => {
+    const was = element.textContent;
+    const [parent, next] = [element.parentNode, element.nextSibling];
+    element.textContent = text;
+    element.classList.add("corrected", "saving");
+    try {
+      await corrections.setWord(entry, text);
+    } catch (error) {
+      element.textContent = was;
+      complain(error);
+      return;
+    } finally {
+      element.classList.remove("saving");
+    }
+    const kept = corrections.kept.words.some((each) => each.segment === entry.segment && (each.word ?? null) === entry.word);
+    element.classList.toggle("corrected", kept);
+    if (text === "") transcript.remove(entry);
+    onChange();
+    if (undoes) {
+      announce(t("restored"));
+      return;
+    }
+    const undo = () => {
+      if (text === "") parent.insertBefore(element, next?.parentNode === parent ? next : null);
+      put(was || before, true).then(() => transcript.recount());
+    };
+    toast(t(text ? "corrected" : "removed"), { label: t("undo"), run: undo });
+  };
+  rewrite(element, { text: before, label: t("correctWord", { word: before }), save: (text) => put(text, false) });
+}
+
+/** Give a speaker another name where it stands. */
+export function renameSpeaker(button, corrections, onRenamed) {
+  const shown = button.dataset.name;
+  const save = async (name) => {
+    if (!name) return;
+    try {
+      await corrections.nameSpeaker(shown, name);
+    } catch (error) {
+      complain(error);
+      return;
+    }
+    onRenamed(new Map([[shown, name]]));
+    toast(t("renamed", { name }));
+  };
+  rewrite(button, { text: shownSpeaker(shown), label: t("nameSpeaker", { name: shownSpeaker(shown) }), save });
+}

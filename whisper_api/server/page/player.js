@@ -1,0 +1,189 @@
+/** Hearing what was said: the audio that this browser still has, and the word that is being said. */
+
+import { $, icon } from "./dom.js";
+import { clock, t } from "./i18n.js";
+
+// After a word, its mark stays for so long when none follows.
+const LINGER_SECONDS = 0.4;
+// Whoever scrolls is not pulled back for so long.
+const SCROLL_REST = 4000;
+
+// What was chosen or recorded since the page was loaded, by job: the server drops the audio when a job has ended.
+const heard = new Map();
+export const remember = (jobId, audio) => heard.set(jobId, audio);
+export const isHeard = (jobId) => heard.has(jobId);
+export const forget = (jobId) => heard.delete(jobId);
+
+export class Player {
+  constructor(transcript) {
+    this.transcript = transcript;
+    this.audio = $("audio");
+    this.jobId = null;
+    this.length = 0;
+    this.words = [];
+    this.starts = new Float64Array();
+    this.marked = null;
+    this.scrolled = -SCROLL_REST;
+    this.url = null;
+    this.measuring = false;
+    this.#listen();
+  }
+
+  /** Show the player for a job, with its audio when there is some, and without when `shown` is false. */
+  open(jobId, shown) {
+    const audio = heard.get(jobId);
+    if (jobId !== this.jobId || !shown || Boolean(audio) !== Boolean(this.url)) {
+      this.close();
+      this.jobId = jobId;
+      if (audio && shown) {
+        this.url = URL.createObjectURL(audio);
+        this.audio.src = this.url;
+      }
+    }
+    $("player").hidden = !shown;
+    document.body.classList.toggle("with-player", shown);
+    $("player-controls").hidden = !audio;
+    $("player-missing").hidden = Boolean(audio);
+  }
+
+  close() {
+    this.audio.pause();
+    this.#mark(null);
+    if (this.url) {
+      this.audio.removeAttribute("src");
+      this.audio.load();
+      URL.revokeObjectURL(this.url);
+    }
+    this.url = null;
+    $("player").hidden = true;
+    document.body.classList.remove("with-player");
+  }
+
+  /** The words may have changed: look them up anew. `length` is that of the audio in seconds, where it is known. */
+  refresh(length = this.length) {
+    this.length = length;
+    this.words = [...this.transcript.words].sort((a, b) => a.start - b.start);
+    this.starts = Float64Array.from(this.words, (word) => word.start);
+    this.marked = null;
+    this.#show();
+  }
+
+  /** Play from this second on. */
+  playFrom(seconds) {
+    if (!this.url) {
+      $("choose-audio").focus();
+      return;
+    }
+    this.#seek(seconds);
+    this.#play();
+  }
+
+  #listen() {
+    const { audio } = this;
+    $("play").addEventListener("click", () => (audio.paused ? this.#play() : audio.pause()));
+    $("seek").addEventListener("input", () => this.#seek(Number($("seek").value)));
+    $("speed").addEventListener("change", () => (audio.playbackRate = Number($("speed").value)));
+    $("choose-audio").addEventListener("click", () => $("audio-file").click());
+    $("audio-file").addEventListener("change", () => {
+      const [file] = $("audio-file").files;
+      $("audio-file").value = "";
+      if (!file) return;
+      remember(this.jobId, file);
+      this.open(this.jobId, true);
+      $("play").focus();
+    });
+    audio.addEventListener("loadedmetadata", () => {
+      // What a browser recorded does not tell its length: the browser finds it by looking for a far end.
+      this.measuring = audio.duration === Infinity;
+      if (this.measuring) audio.currentTime = Number.MAX_SAFE_INTEGER;
+      audio.playbackRate = Number($("speed").value);
+      this.#show();
+    });
+    audio.addEventListener("seeked", () => {
+      if (this.measuring) audio.currentTime = 0;
+      this.measuring = false;
+    });
+    audio.addEventListener("durationchange", () => this.#show());
+    for (const name of ["play", "pause", "ended"]) audio.addEventListener(name, () => this.#show());
+    for (const name of ["seeked", "timeupdate"]) audio.addEventListener(name, () => audio.paused && this.#follow());
+    audio.addEventListener("play", () => this.#run());
+    for (const name of ["wheel", "touchmove"])
+      addEventListener(name, () => (this.scrolled = performance.now()), { passive: true });
+    this.#show();
+  }
+
+  get #total() {
+    return Number.isFinite(this.audio.duration) && this.audio.duration > 0 ? this.audio.duration : this.length;
+  }
+
+  #play() {
+    this.scrolled = -SCROLL_REST;
+    // That it was paused again before it began is no error.
+    this.audio.play().catch(() => this.#show());
+  }
+
+  #seek(seconds) {
+    this.audio.currentTime = seconds;
+    this.#follow();
+  }
+
+  /** While it plays, look once for each picture of the screen which word is said. */
+  #run() {
+    if (this.audio.paused) return;
+    this.#follow();
+    requestAnimationFrame(() => this.#run());
+  }
+
+  #follow() {
+    if (this.measuring) return;
+    const now = this.audio.currentTime;
+    if (document.activeElement !== $("seek") || !this.audio.paused) $("seek").value = now;
+    const text = clock(now);
+    if ($("time").textContent !== text) {
+      $("time").textContent = text;
+      $("seek").setAttribute("aria-valuetext", t("positionOf", { at: text, total: clock(this.#total) }));
+    }
+    const word = this.words[lastAtOrBefore(this.starts, now + 0.02)] ?? null;
+    this.#mark(word && now <= word.end + LINGER_SECONDS ? word : null);
+  }
+
+  #mark(word) {
+    if (word === this.marked) return;
+    this.marked?.element.classList.remove("now");
+    this.marked = word;
+    word?.element.classList.add("now");
+    if (word && !this.audio.paused && performance.now() - this.scrolled > SCROLL_REST) keepInView(word.element);
+  }
+
+  #show() {
+    const playing = !this.audio.paused;
+    const shown = playing ? "pause" : "play";
+    if ($("play").dataset.shown !== shown) {
+      $("play").dataset.shown = shown;
+      $("play").replaceChildren(icon(shown));
+      $("play").setAttribute("aria-label", t(shown));
+    }
+    $("seek").max = this.#total || 1;
+    $("total").textContent = clock(this.#total);
+    this.#follow();
+  }
+}
+
+/** The index of the last of these rising numbers that is not above `value`; -1 when all are. */
+export function lastAtOrBefore(numbers, value) {
+  let [low, high] = [0, numbers.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (numbers[middle] <= value) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}
+
+/** Scroll only when the element is out of the quiet part of the screen. */
+export function keepInView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  if (top > 80 && bottom < innerHeight - 140) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
+}

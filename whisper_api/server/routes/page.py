@@ -1,0 +1,98 @@
+"""``/`` and ``/assets/{name}``: the page for people. It asks for nothing that any client could not ask for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.server.operations import Answer, Operation, Parameter
+
+__all__ = ["ASSET", "PAGE", "SECURITY_HEADERS"]
+
+DIRECTORY = Path(__file__).parents[1] / "page"
+INDEX = "index.html"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# Nothing but what this server sends is run, shown or asked for; what is recorded or chosen here may be played.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "media-src 'self' blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
+    "Referrer-Policy": "no-referrer",
+}
+NAME = Parameter("name", str, "Of a file that the page is made of", place="path", required=True)
+
+
+class _Asset(NamedTuple):
+    content: bytes
+    etag: str
+
+
+@functools.cache
+def _assets() -> Mapping[str, _Asset]:
+    """The page's files by name: only what was there at the start is ever sent."""
+    return {
+        path.name: _Asset(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+        for path in sorted(DIRECTORY.iterdir())
+        if path.suffix in MEDIA_TYPES
+        for content in (path.read_bytes(),)
+    }
+
+
+async def page(request: Request) -> Response:
+    """The page: drop files or record, read, correct and download transcripts."""
+    return _response(request, INDEX)
+
+
+async def asset(request: Request) -> Response:
+    """A file that the page is made of."""
+    return _response(request, request.path_params["name"])
+
+
+def _response(request: Request, name: str) -> Response:
+    found = _assets().get(name)
+    if found is None:
+        raise HTTPException(404)
+    # Asked for at each visit and answered in a few bytes: a new version of the server never runs with old scripts.
+    headers = {**SECURITY_HEADERS, "ETag": found.etag, "Cache-Control": "no-cache"}
+    if found.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(found.content, headers={**headers, "Content-Type": MEDIA_TYPES[Path(name).suffix]})
+
+
+_NOT_MODIFIED = Answer(304, "It has not changed")
+PAGE = Operation(page, "Page", (Answer(200, "The page", {"text/html": str}), _NOT_MODIFIED), open=True, hidden=True)
+ASSET = Operation(
+    asset,
+    "Page",
+    (Answer(200, "The file", {"text/css": str, "text/javascript": str, "image/svg+xml": str}), _NOT_MODIFIED),
+    refusals=(404,),
+    parameters=(NAME,),
+    open=True,
+    hidden=True,
+)
