@@ -405,7 +405,16 @@ def test_a_recording_becomes_mp3(tmp_path: Path, sample_call: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bench_events", "bench_latency", "bench_throughput", "bench_stages", "bench_start", "bench_memory"]
+    "name",
+    [
+        "bench_events",
+        "bench_first_text",
+        "bench_latency",
+        "bench_throughput",
+        "bench_stages",
+        "bench_start",
+        "bench_memory",
+    ],
 )
 def test_each_script_tells_its_arguments(name: str) -> None:
     script = Path(__file__).parent.parent / "scripts" / f"{name}.py"

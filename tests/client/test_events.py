@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
-from rest_server import Lose, Refuse, Rest, serving
+from rest_server import Lose, Refuse, Rest
 
 from whisper_api import Client, errors
-from whisper_api.client import api, transport
+from whisper_api.client import api
 from whisper_api.schema import (
     JobCompletedEvent,
     JobEvent,
@@ -27,19 +25,6 @@ SEGMENT = JobSegmentEvent(
 )
 COMPLETED = JobCompletedEvent(job_id="a")
 RETRY = "retry: 2000\n\n"
-
-
-@pytest.fixture
-def rest() -> Iterator[Rest]:
-    with serving(Rest()) as rest:
-        yield rest
-
-
-@pytest.fixture
-def client(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
-    with Client(rest.url, "wk_key", timeout=20) as client:
-        yield client
 
 
 def frame(number: int, event: JobEvent) -> str:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from pathlib import Path
@@ -26,19 +25,6 @@ from whisper_api.schema import Correction, Corrections, JobStatus
 from whisper_api.server.problems import RULES
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
-
-
-@pytest.fixture
-def rest() -> Iterator[Rest]:
-    with serving(Rest()) as rest:
-        yield rest
-
-
-@pytest.fixture
-def client(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
-    with Client(rest.url, "wk_key", timeout=20) as client:
-        yield client
 
 
 def posts(rest: Rest) -> list[Request]:
