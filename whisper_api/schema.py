@@ -312,6 +312,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
         text: what was said.
         speaker: label of the speaker who talks most in it; None without diarization.
         words: empty when word times were not asked for.
+        logprobs: of every token, as they were decoded; not there unless they were asked for.
     """
 
     id: int
@@ -320,6 +321,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     speaker: str | None = None
     words: tuple[ResultWord, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -410,6 +412,7 @@ def result_segment(segment: Segment) -> ResultSegment:
             ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
             for word in segment.words
         ),
+        logprobs=segment.logprobs or msgspec.UNSET,
     )
 
 

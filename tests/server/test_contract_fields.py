@@ -17,6 +17,17 @@ ALL_FIELDS = (
 )
 
 
+# --- logprobs ---
+
+
+def test_the_probabilities_of_tokens_come_when_they_are_asked_for(client: httpx.Client, hello: bytes) -> None:
+    assert all("logprobs" not in segment for segment in transcribed(client, hello)["segments"])
+    result = transcribed(client, hello, logprobs="true")
+    tokens = [token for segment in result["segments"] for token in segment["logprobs"]]
+    assert bytes(byte for token in tokens for byte in token["bytes"]).decode().strip() == result["text"].strip()
+    assert all(token["logprob"] <= 0 for token in tokens)
+
+
 # --- file ---
 
 
