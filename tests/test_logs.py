@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -22,20 +22,6 @@ LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|E
 FORMATS: tuple[Literal["text", "json"], ...] = ("text", "json")
 # Half a surrogate pair too: file names on disk may hold them.
 ANYTHING = st.text(st.characters(codec=None, categories=None), max_size=40)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", "whisper_api")]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    hook = threading.excepthook
-    with warnings.catch_warnings():
-        yield
-    threading.excepthook = hook
-    logging.captureWarnings(False)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
 
 
 def lines(

@@ -13,6 +13,7 @@ from server.harness import RunningServer, finish, post, problem, submit
 
 # Known by name, but nowhere to be had in these tests.
 ABSENT_MODEL = "large-v1"
+NO_JOB = "0b5f0d3e-6a43-4c52-9d5e-2f6f6b1f8a11"
 
 
 def protected(job_id: str) -> list[tuple[str, str]]:
@@ -22,6 +23,11 @@ def protected(job_id: str) -> list[tuple[str, str]]:
         ("GET", f"/transcription/{job_id}"),
         ("GET", f"/transcription/{job_id}/result"),
         ("DELETE", f"/transcription/{job_id}"),
+        ("GET", f"/transcription/{job_id}/events"),
+        ("GET", f"/transcription/{job_id}/corrections"),
+        ("PUT", f"/transcription/{job_id}/corrections"),
+        ("POST", "/transcriptions"),
+        ("POST", "/detect-language"),
         ("GET", "/transcriptions"),
         ("GET", "/status"),
     ]
@@ -150,7 +156,7 @@ def test_no_key_is_ever_logged(server: RunningServer, client: httpx.Client) -> N
 # --- 404 ---
 
 
-@pytest.mark.parametrize("job_id", [str(uuid.uuid4()), "1", "x" * 300, "%00", "..%2f..%2fetc%2fpasswd", "caf%C3%A9"])
+@pytest.mark.parametrize("job_id", [NO_JOB, "1", "x" * 300, "%00", "..%2f..%2fetc%2fpasswd", "caf%C3%A9"])
 def test_404_for_a_job_that_is_not_there(client: httpx.Client, job_id: str) -> None:
     for method, path in protected(job_id)[2:5]:
         body = problem(client.request(method, path), 404)

@@ -271,8 +271,8 @@ def test_head_answers_as_get_without_a_body(client: httpx.Client, hello: bytes) 
         ("PUT", "/transcriptions"),
         ("GET", "/detect-language"),
         ("DELETE", "/readyz"),
-        ("PATCH", f"/transcription/{uuid.uuid4()}"),
-        ("DELETE", f"/transcription/{uuid.uuid4()}/result"),
+        ("PATCH", "/transcription/0b5f0d3e-6a43-4c52-9d5e-2f6f6b1f8a11"),
+        ("DELETE", "/transcription/0b5f0d3e-6a43-4c52-9d5e-2f6f6b1f8a11/result"),
     ],
 )
 def test_another_method_is_405(client: httpx.Client, method: str, path: str) -> None:
