@@ -68,8 +68,8 @@ class NumpyState:
 
     def __post_init__(self) -> None:
         self.length = 0
-        self.attention = np.empty((0, 0, 0), np.float32)
-        empty = np.empty((self.decoder.heads, 0, self.crossed[0][0].shape[2]), np.float32)
+        self.attention: Floats = np.empty((0, 0, 0), np.float32)
+        empty: Floats = np.empty((self.decoder.heads, 0, self.crossed[0][0].shape[2]), np.float32)
         self._cache = [(empty, empty) for _ in self.crossed]
 
     def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from whisper_api.engine.ct2_file import read_weights
 from whisper_api.errors import ModelCorrupt
 
 
-def write_model(path: Path, quantization: str | None) -> np.ndarray:
+def write_model(path: Path, quantization: str | None) -> NDArray[np.float32]:
     """A model of one layer in CTranslate2's format; its matrix."""
     import ctranslate2
 

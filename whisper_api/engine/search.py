@@ -245,7 +245,7 @@ class _Beams:
         self._beam_size = beam_size
         self._enough = math.floor(beam_size * patience + 0.5)
         self._texts: list[_Text] = [((), ())]
-        self._scores = np.zeros(1)
+        self._scores: NDArray[np.float64] = np.zeros(1)
         self._picker: TokenPicker | None = None
         self.finished: list[_Text] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
@@ -36,6 +37,9 @@ def target_of(url: str) -> SplitResult:
     try:
         target = urlsplit(url)
         port = target.port
+        if "[" in target.netloc:
+            # Before Python 3.11.4, anything may stand in brackets.
+            ipaddress.IPv6Address(target.hostname or "")
     except ValueError:
         raise refused("it cannot be read") from None
     if target.scheme not in PORTS or not target.hostname or port == 0:
