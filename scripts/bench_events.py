@@ -102,11 +102,12 @@ def watch(url: str, watchers: int) -> list[bytes]:
             received[sock] = bytearray()
         while selector.get_map():
             for key, _ in selector.select():
-                sock = key.fileobj  # type: ignore[assignment]
-                data = sock.recv(1 << 16)
-                received[sock] += data
+                watcher = key.fileobj
+                assert isinstance(watcher, socket.socket)
+                data = watcher.recv(1 << 16)
+                received[watcher] += data
                 if not data:
-                    selector.unregister(sock)
+                    selector.unregister(watcher)
     return [bytes(data) for data in received.values()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import msgspec
 import pytest
 from rest_server import Lose, Refuse, Rest
@@ -108,5 +110,6 @@ def test_who_looks_no_further_closes_the_connection(client: Client, rest: Rest) 
     job_id = streams(client, rest, frame(1, PROGRESS) + frame(2, COMPLETED))
     events = client.events(job_id)
     assert next(events) == PROGRESS
-    events.close()  # type: ignore[attr-defined]
+    assert isinstance(events, Generator)
+    events.close()
     assert client.status(job_id).status == "Completed"

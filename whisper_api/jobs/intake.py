@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from whisper_api.errors import IdempotencyConflict
 from whisper_api.jobs.estimates import Estimates
@@ -65,12 +65,12 @@ class Intake:
         )
         return job
 
-    def find(self, owner: str, key: str, fingerprint: str | None) -> Job | None:
+    def find(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
         """As :meth:`~whisper_api.jobs.service.JobService.find_submitted`."""
-        job = self._store.by_idempotency_key(owner, key)
-        if job is not None:
-            _check_same(job, fingerprint)
-        return job
+        found = self._store.by_idempotency_keys(owner, fingerprints.keys())
+        for key, job in found.items():
+            _check_same(job, fingerprints[key])
+        return found
 
     def _add(self, submission: Submission, now: float) -> Job:
         if not submission.join:

@@ -6,7 +6,7 @@ import builtins
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from whisper_api.config import Config
 from whisper_api.errors import Draining, InvalidOption, JobIsProcessing
@@ -178,18 +178,17 @@ class JobService:
         """
         return self._intake.submit(submission, place)
 
-    def find_submitted(self, owner: str, key: str, fingerprint: str | None) -> Job | None:
-        """The job that an idempotency key has made, before anything is reserved for one more.
+    def find_submitted(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
+        """The jobs that idempotency keys have made before, by key.
 
         Args:
             owner: whose.
-            key: as the client sent it.
-            fingerprint: of what came with it now.
+            fingerprints: key to the fingerprint of what came with it now.
 
         Raises:
-            IdempotencyConflict: it came with something else then.
+            IdempotencyConflict: one came with something else then.
         """
-        return self._intake.find(owner, key, fingerprint)
+        return self._intake.find(owner, fingerprints)
 
     def status(self, job_id: str, owner: str | None) -> JobStatus:
         """Where a job stands.

@@ -10,7 +10,7 @@ kept for longer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -119,6 +119,12 @@ class JobStore(ResultTable, KeyTable):
         """The job that an owner submitted with this idempotency key."""
         with self._database.read() as connection:
             return _job(connection, "owner = ? AND idempotency_key = ?", owner, key)
+
+    def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
+        """The jobs that an owner submitted with any of these idempotency keys, by key; a few hundred keys at most."""
+        marks = ", ".join("?" * len(keys))
+        rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *keys)
+        return {row["idempotency_key"]: job_of(row) for row in rows}
 
     def queued(self) -> list[str]:
         """Ids of the jobs that wait, in the order in which they are taken."""

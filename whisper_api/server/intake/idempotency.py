@@ -38,9 +38,8 @@ def job_before(service: JobService, owner: str, key: str | None, fingerprint: st
     """
     if key is None:
         return None
-    for number in range(MAX_FILES):
-        service.find_submitted(owner, key_of_file(key, number), fingerprint)
-    return service.find_submitted(owner, key, fingerprint)
+    keys = (key, *(key_of_file(key, number) for number in range(MAX_FILES)))
+    return service.find_submitted(owner, dict.fromkeys(keys, fingerprint)).get(key)
 
 
 def jobs_before(
@@ -59,10 +58,8 @@ def jobs_before(
     """
     if key is None:
         return {}
-    service.find_submitted(owner, key, None)
     # All that there may be: of a file that was refused, no job is there to tell a different request by.
-    found = {
-        number: service.find_submitted(owner, key_of_file(key, number), fingerprints.get(number))
-        for number in range(MAX_FILES)
-    }
-    return {number: job for number, job in found.items() if job is not None}
+    numbers = {key_of_file(key, number): number for number in range(MAX_FILES)}
+    wanted = {file_key: fingerprints.get(number) for file_key, number in numbers.items()}
+    found = service.find_submitted(owner, {key: None, **wanted})
+    return {numbers[file_key]: job for file_key, job in found.items() if file_key in numbers}
