@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS, RenderOptions, render, to_whisperx
-from whisper_api.schema import Segment, Transcript, TranscriptionOptions, Word, WordTimes
+from whisper_api.schema import Segment, Task, Transcript, TranscriptionOptions, Word, WordTimes
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEAKERS = ("SPEAKER_00", "SPEAKER_01", "")
@@ -164,6 +164,27 @@ def test_an_empty_transcript_equals_the_writers_of_whisperx(name: str, language:
         transcript = make([], language, word_times)
         expected = by_whisperx(to_whisperx(transcript), name, RenderOptions(), tmp_path)
         assert render(transcript, name).encode() == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "task", "words", "shown"),
+    [
+        ("ja", "translate", ["Good", "day."], "Good day."),
+        ("th", "translate", ["Good", "day."], "Good day."),
+        ("ja", "transcribe", ["今", "日"], "今日"),
+        ("th", "transcribe", ["สวัสดี", "ครับ"], "สวัสดีครับ"),
+        ("yue", "transcribe", ["你", "好"], "你好"),
+        ("ko", "transcribe", ["안녕", "하세요"], "안녕 하세요"),
+    ],
+)
+@pytest.mark.parametrize("name", ["srt", "vtt"])
+def test_words_are_joined_as_the_text_is_written(
+    name: str, language: str, task: Task, words: list[str], shown: str
+) -> None:
+    spoken = tuple(Word(word=word, start=at, end=at + 1.0) for at, word in enumerate(words))
+    transcript = make([Segment(id=0, start=0.0, end=2.0, text=shown, words=spoken)], language, "attention")
+    transcript = msgspec.structs.replace(transcript, options=TranscriptionOptions(task=task))
+    assert render(transcript, name).splitlines()[-2] == shown
 
 
 def test_keys_and_their_order_are_those_of_whisperx() -> None:

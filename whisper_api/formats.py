@@ -5,6 +5,8 @@ those writers fail, this is given instead:
 
 - A segment without words among segments with words is a subtitle of its own, with the segment's text and times.
 - A time before zero counts as zero in subtitles.
+- The words of a translation, which are English, have spaces between them whatever language is spoken, and those of
+  Burmese, Cantonese, Lao and Thai have none: whisperx has no words for these.
 - Where only the language was asked for, txt is one line: its code and its probability.
 
 One thing of theirs is worth knowing: when the first segment has no words, every segment is one subtitle, and the
@@ -22,11 +24,10 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Segment, Transcript, Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
 
 __all__ = ["FORMATS", "Format", "RenderOptions", "render", "to_whisperx"]
 
-NO_SPACES = frozenset(("ja", "zh"))  # whisperx joins the words of these languages without spaces
 UNBOUNDED_LINE = 1000  # characters; whisperx's bound where none is asked for
 LONG_PAUSE = 3.0  # seconds after which a subtitle ends, when lines are counted
 
@@ -207,7 +208,8 @@ def _subtitles(
         for segment in segments:
             yield _whole(segment, time)
         return
-    space = "" if transcript.language in NO_SPACES else " "
+    written = transcript.options.written_language(transcript.language)
+    space = "" if written in LANGUAGES_WITHOUT_SPACES else " "
     for cue in _cues(segments, options):
         if isinstance(cue, Segment):
             yield _whole(cue, time)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "LANGUAGES_WITHOUT_SPACES",
     "Correction",
     "Corrections",
     "JobCanceledEvent",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
+"""Languages that write no space between words, as Whisper's tokenizer has it: their words are put together without."""
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -96,6 +100,14 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
+
+    def written_language(self, spoken: str) -> str:
+        """Code of the language that the text is in.
+
+        Args:
+            spoken: code of the one that is spoken.
+        """
+        return "en" if self.task == "translate" else spoken
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
@@ -364,6 +376,7 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
         duration: seconds of audio.
         model: the Whisper model that judged, by name.
         warnings: what could not be done as asked, one sentence each.
+        metadata: what the client gave to be kept with the job; not there when it gave none.
     """
 
     language: str
@@ -372,6 +385,7 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
     duration: float
     model: str
     warnings: tuple[str, ...] = ()
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):

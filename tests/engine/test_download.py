@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -12,10 +13,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import COMMIT, FILES, REPO, Hub, blob_id, serving
 
+from whisper_api.engine import catalog
 from whisper_api.engine.catalog import DownloadProgress, ModelStore, model_facts
 from whisper_api.engine.download import Expected, SourceFailed, SourceUnreachable, WrongContent, fetch_url
 from whisper_api.engine.model_entry import Entry, HubSource, KnownFile
@@ -234,6 +237,35 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_for_every_model(
         store.ensure(REPO)
     assert hub.seen == []
     assert ModelStore(store.root).ensure(REPO).revision == COMMIT
+
+
+def test_a_hub_that_stays_away_is_asked_more_and_more_rarely(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, answers = 1000, False
+    asked: list[int] = []
+
+    def fetch(*ignored: object) -> None:
+        asked.append(now)
+        raise SourceFailed("no such model") if answers else SourceUnreachable("no connection")
+
+    monkeypatch.setattr(catalog, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(catalog, "fetch_from", fetch)
+
+    def pauses(until: int) -> list[int]:
+        nonlocal now
+        asked.clear()
+        for moment in range(now, until, 10):
+            now = moment
+            with pytest.raises(ModelUnavailable):
+                store.ensure(REPO)
+        return [later - earlier for earlier, later in itertools.pairwise(asked)]
+
+    assert pauses(15_000) == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    answers = True
+    assert set(pauses(20_000)) == {10}
+    answers = False
+    assert pauses(20_500) == [60, 120, 240]
 
 
 def test_a_hub_that_does_not_answer_is_given_up(store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,8 +163,8 @@ def test_known_speakers_are_not_looked_for_when_speakers_are_not_told_apart(
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", ["", "  ", "SPEAKER_00", "speaker_7"])
-def test_names_that_cannot_be_told_from_labels_are_refused(engine: Engine, call: Floats, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", "SPEAKER_00", "speaker_7", "Ada\n", "Ada\u2028Bo", "Ada --> Bo"])
+def test_names_that_cannot_be_labels_are_refused(engine: Engine, call: Floats, name: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         engine.transcribe(call, SPEAKERS, known_speakers={name: call})
     assert caught.value.field == "known_speakers"

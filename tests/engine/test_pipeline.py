@@ -137,6 +137,16 @@ def test_word_times_say_where_they_come_from(offline: Engine, call: Floats) -> N
     assert len(timed.segments) > 1  # sentences
 
 
+def test_a_translation_has_english_words_whatever_language_is_spoken(offline: Engine, call: Floats) -> None:
+    options = TranscriptionOptions(language="ja", task="translate", diarize=False)
+    translated = offline.transcribe(call[: 20 * RATE], options)
+    assert translated.word_times == "attention"
+    assert translated.segments
+    for segment in translated.segments:
+        assert [word.word for word in segment.words] == segment.text.split()
+        assert segment.text in render(translated, "srt").splitlines()
+
+
 def test_all_inputs_give_the_same_text(engine: Engine, sample_call: Path, call: Floats) -> None:
     expected = engine.transcribe(str(sample_call), QUICK).text
     assert "Chicago" in expected

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.engine.sentences import LANGUAGES_WITHOUT_SPACES, spans, split_sentences
-from whisper_api.schema import Segment, Word
+from whisper_api.engine.sentences import spans, split_sentences
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Word
 
 LANGUAGES = ["en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "zh", "ja", "ar", "th", "xx", ""]
 

@@ -168,8 +168,9 @@ def test_a_segment_without_words_has_its_text_replaced() -> None:
     assert [each.text for each in found.segments] == ["Hello there."]
 
 
-def test_what_is_written_cannot_break_subtitles() -> None:
-    found = corrected(TALK, word(0, 0, "1\n\n2\n00:01 --> 00:02"), SPEAKER_00="A\n\n1\n00:00 --> 00:01")
+@pytest.mark.parametrize("arrow", ["-->", "--->", "------>", "-->-->"])
+def test_what_is_written_cannot_break_subtitles(arrow: str) -> None:
+    found = corrected(TALK, word(0, 0, f"1\n\n2\n00:01 {arrow} 00:02"), SPEAKER_00=f"A\n\n1\n00:00 {arrow} 00:01")
     for format in ("srt", "vtt"):
         assert render(found, format).count("-->") == len(TALK.segments)
         assert render(found, format).count("\n\n") == render(TALK, format).count("\n\n")

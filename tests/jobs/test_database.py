@@ -397,8 +397,10 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     path.parent.mkdir()
     earlier = sqlite3.connect(path)
     for migration in MIGRATIONS[:version]:
-        for statement in migration:
-            earlier.execute(statement)
+        for step in migration:
+            step(earlier) if callable(step) else earlier.execute(step)
+    # Metadata of an earlier version were not searched yet.
+    metadata = {"case": "É\n7", "pages": 3.0, "tags": ["a"]} if version > 1 else None
     insert = (
         "INSERT INTO jobs (place, job_id, owner, state, options, output_format, keep_result, audio_bytes, warnings,"
         " created_at, finished_at, crashes, interruptions, error_name, fingerprint)"
@@ -408,6 +410,8 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     earlier.execute(insert, (6, "done", "Completed", 1.75))
     content = msgspec.json.encode(new_transcript("spoken"))
     earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
+    if metadata:
+        earlier.execute("UPDATE jobs SET metadata = ? WHERE seq = 1", (msgspec.json.encode(metadata).decode(),))
     earlier.execute(f"PRAGMA user_version={version}")
     earlier.commit()
     earlier.close()
@@ -417,17 +421,21 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     assert job is not None
     assert (job.owner, job.options.model, job.output_format, job.keep_result) == ("ada", "base", "srt", True)
     assert (job.warnings, job.place, job.has_result) == (("one",), 7, False)
-    assert (job.metadata, job.known_speakers) == (None, ())
+    assert (job.metadata, job.known_speakers) == (metadata, ())
     assert store.result("done") == (new_transcript("spoken"), None)
     # What is new works with what was there, and with what comes.
     corrections = Corrections(words=(Correction(segment=0, text="written"),))
     assert store.set_corrections("done", corrections)
     assert store.result("done") == (new_transcript("spoken"), corrections)
     listed: dict[str, Any] = {"owner": "ada", "state": None, "limit": 10, "before_seq": None, "metadata_key": "case"}
-    assert store.page(**listed) == []
+    found = [job] if metadata else []
+    assert store.page(**listed) == found
+    assert store.page(**listed, metadata_value="É\n7") == found
+    assert store.page(**{**listed, "metadata_key": "pages"}, metadata_value="3") == found
+    assert store.page(**{**listed, "metadata_key": "tags"}) == found
     added = store.add(new_job("new", owner="ada", metadata={"case": 1}, known_speakers=("Ada",)))
     assert (added.seq, added.place) == (3, 8)
-    assert store.page(**listed) == [added]
+    assert store.page(**listed) == [added, *found]
     with pytest.raises(AlreadyThere) as caught:
         store.add(msgspec.structs.replace(job, job_id="again"), join_after=2.0)
     assert caught.value.job == job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -199,8 +199,8 @@ class Recognizer:
 
     def transcribe(
         self, language: str, *, word_times: bool, on_window: Callable[[float], None] | None = None
-    ) -> Iterator[Segment]:
-        """Decode all windows.
+    ) -> Generator[Segment, None, None]:
+        """Decode all windows; those that wait are dropped when it is closed.
 
         Args:
             language: code.
@@ -270,6 +270,7 @@ class _Decoder:
         self._whisper = job.whisper
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
+        self._written = self._whisper.tokenizer(options.written_language(language), options.task)
         self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
@@ -362,7 +363,7 @@ class _Decoder:
         if decoded.attention is not None:
             audio = self._job._audio[span.start : span.end]
             words = tuple(
-                words_of(decoded.attention, decoded.tokens, self._tokenizer, audio, offset=start, lead=self._job._lead)
+                words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._job._lead)
             )
         return Segment(
             id=number,

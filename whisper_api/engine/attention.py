@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.schema import Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Word
 
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
@@ -27,8 +27,6 @@ __all__ = ["words_of"]
 SAMPLE_RATE = 16_000
 SECONDS_PER_POSITION = 0.02
 OPENING = frozenset("\"'“¿¡([{-«‹„")
-# The languages whose words the tokenizer cannot tell by spaces, as in OpenAI Whisper.
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 CLOSING = frozenset("\"'.。,，!！?？:：”)]}、…»›;")
 
 # Seconds by which the attention of a model runs ahead of the voice: the median over 44 words of read English whose
@@ -63,7 +61,7 @@ def words_of(
     Args:
         attention: the path through the window.
         tokens: the window's text tokens.
-        tokenizer: of the language, which decides where words are divided.
+        tokenizer: of the language that is written, which decides where words are divided.
         audio: float32, shape (samples,), 16 kHz: the window without its padding.
         offset: seconds at which the window begins in the recording.
         lead: seconds by which the model's attention runs ahead of the voice.
@@ -79,7 +77,7 @@ def words_of(
     duration = len(audio) / SAMPLE_RATE
     times = np.clip(token_times(attention, len(tokens)) + lead, 0.0, duration)
     scores = [float(np.mean(attention.probabilities[a:b])) for a, b in zip(begins, ends, strict=True)]
-    spaced = tokenizer.language_code not in UNSPACED
+    spaced = tokenizer.language_code not in LANGUAGES_WITHOUT_SPACES
     spoken = _words(texts[:-1], times[begins], times[ends], scores, spaced=spaced)
     starts, stops = _without_pauses([word.start for word in spoken], [word.end for word in spoken], audio)
     return [

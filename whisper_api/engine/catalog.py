@@ -56,8 +56,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# A source that did not answer is not asked again for so long.
-UNREACHABLE_SECONDS = 60.0
+# A source that did not answer is not asked again for so long, twice as long after each further time, up to the second:
+# whoever waits for the answer is a job.
+UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS = 60.0, 3600.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,18 @@ class ModelStatus:
         return self.local is not None
 
 
+@dataclass(frozen=True)
+class _Unreachable:
+    """A source that did not answer: not to be asked until then, how long that was, and why."""
+
+    until: float
+    seconds: float
+    reason: str
+
+
+_ANSWERS = _Unreachable(0.0, 0.0, "")
+
+
 class ModelStore:
     """The models directory, and the ways to fill it. Safe to use from several threads and processes.
 
@@ -125,8 +138,8 @@ class ModelStore:
         self._hf_token = hf_token
         self._offline = bool(offline)
         self._progress = progress
-        # Source to (until when, why). Entries are only ever replaced whole, so no lock is needed.
-        self._unreachable: dict[str, tuple[float, str]] = {}
+        # Entries are only ever replaced whole, so no lock is needed.
+        self._unreachable: dict[str, _Unreachable] = {}
 
     def find(self, name: str) -> LocalModel | None:
         """Look for a model on this machine: the models directory, then the caches of the libraries it comes from.
@@ -244,18 +257,24 @@ class ModelStore:
         corrupt = False
         partial = self._partial(entry)
         for source in entry.sources:
-            until, reason = self._unreachable.get(source, (0.0, ""))
+            silent = self._unreachable.get(source, _ANSWERS)
+            reason = silent.reason
             if source == "bundled":
                 reason = "not installed"
             elif self._offline and not needs_no_network(source, entry):
                 reason = "downloads are switched off"
-            elif until <= time.monotonic():
+            elif silent.until <= time.monotonic():
                 try:
-                    return self._install(entry, source, fetch_from(source, entry, partial / source, token, progress))
+                    fetched = fetch_from(source, entry, partial / source, token, progress)
+                    self._unreachable.pop(source, None)
+                    return self._install(entry, source, fetched)
                 except SourceFailed as error:
                     reason, corrupt = str(error), corrupt or isinstance(error, WrongContent)
                     if isinstance(error, SourceUnreachable):
-                        self._unreachable[source] = (time.monotonic() + UNREACHABLE_SECONDS, reason)
+                        seconds = min(2 * silent.seconds or UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS)
+                        self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
+                    else:
+                        self._unreachable.pop(source, None)
                 except OSError as error:
                     translate_disk_full(error, entry.name, self.root, entry.approximate_bytes)
                     raise ModelUnavailable(f"{entry.name} cannot be stored in {self.root}: {error}") from error

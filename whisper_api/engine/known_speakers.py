@@ -38,16 +38,20 @@ LABEL = re.compile(r"SPEAKER_\d+", re.IGNORECASE | re.ASCII)
 
 
 def check_names(names: Mapping[str, object]) -> None:
-    """Refuse names that cannot be told from labels.
+    """Refuse names that cannot be told from labels, or that subtitles cannot hold.
 
     Raises:
-        InvalidOption: one is empty or looks like the label of an unknown speaker.
+        InvalidOption: one is empty, looks like the label of an unknown speaker, has several lines or holds an arrow.
     """
     for name in names:
         if not name.strip():
             raise InvalidOption("known_speakers", "a name is empty")
         if LABEL.fullmatch(name.strip()):
             raise InvalidOption("known_speakers", f"{name!r} is the label of a speaker who is not known; use a name")
+        if "-->" in name or name.splitlines() != [name]:
+            raise InvalidOption(
+                "known_speakers", "a name has a line break or an arrow (-->), which subtitles cannot hold"
+            )
 
 
 def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[str, Floats]:

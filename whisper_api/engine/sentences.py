@@ -6,14 +6,11 @@ import logging
 import re
 from collections.abc import Sequence
 
-from whisper_api.schema import Segment, Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Word
 
-__all__ = ["LANGUAGES_WITHOUT_SPACES", "spans", "split_sentences"]
+__all__ = ["spans", "split_sentences"]
 
 log = logging.getLogger(__name__)
-
-# As Whisper's tokenizer has it: languages that write no space between words.
-LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 
 # The library takes non-ASCII white space for one byte and fails on a lone surrogate. Replacing one character by one
 # character keeps the positions.

@@ -1,4 +1,7 @@
-"""One transcription: its stages, one after the other, the telling apart of speakers beside them."""
+"""One transcription: its stages, one after the other.
+
+Beside them speakers are told apart, and the alignment model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.asr import Recognizer
+from whisper_api.engine.beside import Beside
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import AudioInput, decode
 from whisper_api.engine.sentences import split_sentences
@@ -24,6 +27,7 @@ from whisper_api.errors import ModelError
 from whisper_api.schema import Segment, Stage, Transcript
 
 if TYPE_CHECKING:
+    from whisper_api.engine.align_models import AlignmentModel
     from whisper_api.engine.catalog import LocalModel
     from whisper_api.engine.diarize import Diarization
     from whisper_api.engine.pipeline import Engine
@@ -104,8 +108,8 @@ class Transcription:
             )
             with self._stage("asr"):
                 language, probability = recognizer.judge_language(options.language)
-                with_model = bool(spans) and options.align and self._has_alignment(language, leases)
-                segments = self._recognized(recognizer, language, with_model, spans)
+                alignment = self._alignment(language, leases, beside) if spans and options.align else None
+                segments, with_model = self._recognized(recognizer, language, spans, alignment)
             alignment_model = None
             if options.align and segments:
                 with self._stage("align"):
@@ -144,22 +148,48 @@ class Transcription:
         )
 
     def _recognized(
-        self, recognizer: Recognizer, language: str, with_model: bool, spans: Sequence[Span]
-    ) -> Sequence[Segment]:
-        """The text of every window in which something is said, told as it is decoded.
+        self, recognizer: Recognizer, language: str, spans: Sequence[Span], alignment: Beside[AlignmentModel] | None
+    ) -> tuple[Sequence[Segment], bool]:
+        """The text of every window in which something is said, and whether an alignment model is there for its words.
 
-        Where no alignment model follows, that is its sentences, whose words have their times.
+        A model that was to be had and cannot be loaded is found out while windows are decoded: then they are decoded
+        once more, with word times.
         """
-        options, ctx = self._options, self._ctx
-        timed = options.align and not with_model
+        if alignment is not None:
+            segments = self._decoded(recognizer, language, spans, timed=False, give_up=alignment.failed)
+            try:
+                alignment.result()
+            except ModelError as error:
+                self._warn_of_attention(language, error)
+            else:
+                return segments, True
+        return self._decoded(recognizer, language, spans, timed=self._options.align), False
+
+    def _decoded(
+        self,
+        recognizer: Recognizer,
+        language: str,
+        spans: Sequence[Span],
+        *,
+        timed: bool,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> Sequence[Segment]:
+        """The text of the windows, told as it is decoded, until it is to be given up.
+
+        With times, that is its sentences, whose words have theirs.
+        """
+        ctx = self._ctx
+        written = self._options.written_language(language)
         speech = sum(span.seconds for span in spans) or 1.0
         found: list[Segment] = []
         windows = recognizer.transcribe(language, word_times=timed, on_window=lambda done: ctx.progress(done / speech))
-        for index, segment in enumerate(windows):
-            written = "en" if options.task == "translate" else language
-            pieces = split_sentences([segment], written) if timed else (segment,)
-            ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
-            found.extend(pieces)
+        with contextlib.closing(windows):
+            for index, segment in enumerate(windows):
+                pieces = split_sentences([segment], written) if timed else (segment,)
+                ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                found.extend(pieces)
+                if give_up():
+                    break
         return found
 
     def _aligned(
@@ -194,37 +224,45 @@ class Transcription:
         finally:
             self._timings[stage] = self._timings.get(stage, 0.0) + time.perf_counter() - begun
 
-    def _has_alignment(self, language: str, leases: contextlib.ExitStack) -> bool:
-        """Whether an alignment model will give the word times; leased before decoding, while there is a choice."""
+    def _alignment(
+        self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
+    ) -> Beside[AlignmentModel] | None:
+        """The alignment model that will give the word times, on its way: nobody's first text waits for it."""
         from whisper_api.engine.align import alignment_source, has_model
 
         # An alignment model hears the language that is spoken; a translation is English text over other speech.
         if self._options.task == "translate" or not has_model(language):
-            return False
+            return None
         try:
-            leases.enter_context(self._ctx.models.lease(alignment_source(self._ctx, language)))
+            source = alignment_source(self._ctx, language)
         except ModelError as error:
-            log.info("no alignment model for %s: %s", language, error)
-            # Without the error's text: a transcript may go to people who have no business with the machine's paths.
-            self._ctx.warn(
-                f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be "
-                f"had here; `whisper-api models pull align-{language}` fetches it or says why not"
-            )
-            return False
-        return True
+            self._warn_of_attention(language, error)
+            return None
+        # Joined before the leases end, so that only one thread at a time has to do with them.
+        loading = Beside("alignment", lambda: leases.enter_context(self._ctx.models.lease(source)))
+        beside.callback(loading.join)
+        return loading
+
+    def _warn_of_attention(self, language: str, error: ModelError) -> None:
+        log.info("no alignment model for %s: %s", language, error)
+        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        self._ctx.warn(
+            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
+            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
+        )
 
     @contextlib.contextmanager
-    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Beside]:
+    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
         """Tell the speakers apart in a thread of its own: it needs no text."""
         stop = threading.Event()
-        beside = _Beside(self._ctx.beside(stop), audio, references)
+        beside = _Diarizing(self._ctx.beside(stop), audio, references)
         try:
             yield beside
         finally:
             stop.set()
             beside.join()
 
-    def _diarization(self, beside: _Beside) -> Diarization | None:
+    def _diarization(self, beside: _Diarizing) -> Diarization | None:
         """Wait for it. The stage's time is what the job waits, not what diarization takes."""
         with self._stage("diarize"):
             try:
@@ -245,40 +283,22 @@ class Transcription:
                     self._ctx.warn(warning)
 
 
-class _Beside:
-    """Diarization in a thread beside the job's own."""
+class _Diarizing(Beside["Diarization"]):
+    """Who speaks when, by name where the voice is known."""
 
     def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
         self.ctx = ctx
-        self._references = references
-        self._future: Future[Diarization] = Future()
-        self._thread = threading.Thread(target=self._run, args=(audio,), name="diarize", daemon=True)
-        self._thread.start()
+        super().__init__("diarize", lambda: self._diarize(audio, references))
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it has ended, at the latest after so many seconds."""
-        return bool(wait((self._future,), timeout=seconds).done)
+    def _diarize(self, audio: Any, references: Mapping[str, Any]) -> Diarization:
+        from whisper_api.engine.diarize import diarize
 
-    def result(self) -> Diarization:
-        """What it ended with."""
-        return self._future.result()
+        found = diarize(self.ctx, audio)
+        if references:
+            from whisper_api.engine.known_speakers import name_speakers
 
-    def join(self) -> None:
-        """Wait for the thread."""
-        self._thread.join()
-
-    def _run(self, audio: Any) -> None:
-        try:
-            from whisper_api.engine.diarize import diarize
-
-            found = diarize(self.ctx, audio)
-            if self._references:
-                from whisper_api.engine.known_speakers import name_speakers
-
-                found = name_speakers(self.ctx, found, self._references)
-            self._future.set_result(found)
-        except BaseException as error:
-            self._future.set_exception(error)
+            found = name_speakers(self.ctx, found, references)
+        return found
 
 
 def translates(model: str) -> bool:

@@ -6,18 +6,20 @@ place for ever. What was decoded (tokens and their probabilities) stays as it wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Correction, Corrections, Segment, Transcript, Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Correction, Corrections, Segment, Transcript, Word
 
 __all__ = ["applied", "checked"]
 
 T = TypeVar("T")
 
+ARROW = re.compile(r"--+>")
 # Of a wrong label, so much is repeated in the message.
 SHOWN_CHARACTERS = 80
 
@@ -63,12 +65,11 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
         transcript: as it was recognised.
         corrections: as :func:`checked` gave them for it.
     """
-    from whisper_api.engine.sentences import LANGUAGES_WITHOUT_SPACES
-
     by_segment: dict[int, dict[int, str]] = {}
     for each in corrections.words:
         by_segment.setdefault(each.segment, {})[-1 if each.word is None else each.word] = each.text
-    space = "" if _language(transcript) in LANGUAGES_WITHOUT_SPACES else " "
+    written = transcript.options.written_language(transcript.language)
+    space = "" if written in LANGUAGES_WITHOUT_SPACES else " "
     names = corrections.speakers
     segments = []
     for segment in transcript.segments:
@@ -102,18 +103,13 @@ def _recognised(segments: Mapping[int, Segment], given: Correction) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    # A blank line ends a subtitle, and the arrow begins one.
-    return " ".join(text.split()).replace("-->", "->")
+    # A blank line ends a subtitle, and the arrow, also one with a longer shaft, begins one.
+    return ARROW.sub("->", " ".join(text.split()))
 
 
 def _labels(transcript: Transcript) -> set[str]:
     found = {*transcript.speakers, *(segment.speaker for segment in transcript.segments)}
     return {label for label in found if label is not None}
-
-
-def _language(transcript: Transcript) -> str:
-    """In which the text is written."""
-    return "en" if transcript.options.task == "translate" else transcript.language
 
 
 def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segment:

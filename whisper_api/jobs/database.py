@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from whisper_api.errors import StorageError, StorageFull, StorageLocked
 
 __all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
 
-# The statements that lead from one version of the schema to the next.
-Migration = Sequence[str]
+Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
+"""What leads from one version of the schema to the next: statements, and functions where SQL does not suffice."""
 
 LOCK_NAME = "server.lock"
 BUSY_SECONDS = 5.0
@@ -199,8 +199,11 @@ class Database:
                     f"{len(migrations)}): install that version, or choose another data directory"
                 )
             for migration in migrations[version:]:
-                for statement in migration:
-                    self._writer.execute(statement)
+                for step in migration:
+                    if callable(step):
+                        step(self._writer)
+                    else:
+                        self._writer.execute(step)
             self._writer.execute(f"PRAGMA user_version={len(migrations)}")
 
     def _version(self) -> int:

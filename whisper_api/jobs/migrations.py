@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from whisper_api.jobs.database import Migration
+from whisper_api.jobs.metadata import searchable
+
 __all__ = ["MIGRATIONS"]
 
+
+def _enter_metadata(connection: sqlite3.Connection) -> None:
+    """Have the metadata found that came before there was a table of them."""
+    rows = connection.execute("SELECT owner, seq, metadata FROM jobs WHERE metadata IS NOT NULL")
+    connection.executemany(
+        "INSERT OR IGNORE INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)",
+        (
+            (owner, key, value, seq)
+            for owner, seq, text in rows
+            for key, value in searchable(msgspec.json.decode(text, type=dict[str, Any]))
+        ),
+    )
+
+
 # What was shipped once is never changed again: a new version is one more entry.
-MIGRATIONS = (
+MIGRATIONS: tuple[Migration, ...] = (
     (
         """
         CREATE TABLE jobs (
@@ -90,4 +112,5 @@ MIGRATIONS = (
         """,
         "CREATE INDEX metadata_by_job ON job_metadata (seq)",
     ),
+    (_enter_metadata,),
 )

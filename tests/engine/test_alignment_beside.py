@@ -1,0 +1,137 @@
+"""An alignment model that is here but not loaded: no text waits for it, and nothing is lost without it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from whisper_api import Canceled, Engine, TranscriptionOptions
+from whisper_api.engine.align_models import AlignmentModel, AlignmentSource
+from whisper_api.engine.decode import decode
+from whisper_api.schema import Stretch, Transcript
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
+
+import random_models
+
+pytestmark = pytest.mark.models
+
+RATE = 16_000
+DEADLINE = 120.0
+WANTED = TranscriptionOptions(language="en", diarize=False)
+CHECKPOINT = "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
+
+
+@pytest.fixture(scope="module")
+def audio(sample_call: Path) -> npt.NDArray[np.float32]:
+    """Two windows of speech."""
+    speech = decode(sample_call).audio[8 * RATE : 16 * RATE]
+    return np.concatenate([speech, np.zeros(25 * RATE, np.float32), speech])
+
+
+@contextlib.contextmanager
+def engine_with(models_dir: Path, root: Path) -> Iterator[Engine]:
+    """An engine with the real Whisper and the alignment model below this directory."""
+    (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
+    with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """With an alignment model of the true shape, which has to be loaded anew for every job."""
+    root = tmp_path_factory.mktemp("models")
+    assert random_models.make_alignment(root).name == CHECKPOINT
+    with engine_with(models_dir, root) as engine:
+        yield engine
+
+
+@pytest.fixture
+def unloaded(aligning: Engine) -> Engine:
+    aligning.models.evict_idle()
+    return aligning
+
+
+def test_the_first_text_does_not_wait_for_the_alignment_model(
+    unloaded: Engine, audio: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    waited: list[bool] = []
+    load = AlignmentSource.load
+
+    def load_later(source: AlignmentSource) -> AlignmentModel:
+        waited.append(told.wait(DEADLINE))
+        return load(source)
+
+    monkeypatch.setattr(AlignmentSource, "load", load_later)
+    stretches: list[Stretch] = []
+
+    def tell(stretch: Stretch) -> None:
+        stretches.append(stretch)
+        told.set()
+
+    transcript = unloaded.transcribe(audio, WANTED, on_stretch=tell)
+    assert waited == [True]
+    assert not stretches[0].aligned
+    assert transcript.word_times == "ctc"
+    assert {stretch.index for stretch in stretches if stretch.aligned} == {stretch.index for stretch in stretches}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the last window"])
+def test_an_alignment_model_that_cannot_be_loaded_is_done_without(
+    late: bool,
+    models_dir: Path,
+    audio: npt.NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damaged = tmp_path / "align" / "en" / CHECKPOINT
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no weights")
+    decoded = threading.Event()
+    load = AlignmentSource.load
+
+    def load_then(source: AlignmentSource) -> AlignmentModel:
+        if late:
+            assert decoded.wait(DEADLINE)
+        return load(source)
+
+    monkeypatch.setattr(AlignmentSource, "load", load_then)
+    shown: dict[int, Stretch] = {}
+
+    def tell(stretch: Stretch) -> None:
+        shown[stretch.index] = stretch
+        if len(shown) == 2:
+            decoded.set()
+
+    with engine_with(models_dir, tmp_path) as engine:
+        transcript = engine.transcribe(audio, WANTED, on_stretch=tell)
+        damaged.unlink()
+        expected = engine.transcribe(audio, WANTED)
+    assert transcript.word_times == "attention"
+    (warning,) = transcript.warnings
+    assert "whisper-api models pull align-en" in warning
+    assert str(tmp_path) not in warning
+    assert all(stretch.aligned for stretch in shown.values())
+    assert [piece.words for index in sorted(shown) for piece in shown[index].segments] == words(transcript)
+    assert words(transcript) == words(expected) != []
+
+
+def words(transcript: Transcript) -> list[object]:
+    return [segment.words for segment in transcript.segments]
+
+
+def test_a_job_that_is_canceled_while_the_model_loads_gives_it_back(
+    unloaded: Engine, audio: npt.NDArray[np.float32]
+) -> None:
+    cancel = threading.Event()
+    with pytest.raises(Canceled):
+        unloaded.transcribe(audio, WANTED, cancel=cancel, on_stretch=lambda stretch: cancel.set())
+    assert [model.leases for model in unloaded.models.resident()] == [0, 0]
