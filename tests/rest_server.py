@@ -198,7 +198,8 @@ class Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-        self._send(status, content, {}, fault.after if isinstance(fault, Lose) else None)
+        media_type = "text/event-stream; charset=utf-8" if request.path.endswith("/events") else "application/json"
+        self._send(status, content, {"Content-Type": media_type}, fault.after if isinstance(fault, Lose) else None)
 
     def _read(self, length: int) -> tuple[int, bytes]:
         if length <= KEPT_BYTES:

@@ -10,6 +10,7 @@ from rest_server import Lose, Refuse, Rest
 
 from whisper_api import Client, errors
 from whisper_api.client import api
+from whisper_api.client import events as client_events
 from whisper_api.schema import (
     JobCompletedEvent,
     JobEvent,
@@ -104,6 +105,49 @@ def test_a_server_that_stays_away_is_not_waited_for_for_ever(
     assert next(events) == PROGRESS
     with pytest.raises(errors.RequestError, match="cannot be reached"):
         next(events)
+
+
+class Clock:
+    """Goes on only when somebody sleeps, or does something that takes long."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(client_events, "time", clock)
+    return clock
+
+
+def test_what_the_caller_does_with_an_event_is_no_time_that_the_server_was_away(
+    client: Client, rest: Rest, clock: Clock
+) -> None:
+    job_id = streams(client, rest, frame(1, PROGRESS), frame(2, COMPLETED))
+    rest.faults["GET"] = [Lose(len(frame(1, PROGRESS))), Refuse(503, "draining", "it stops", retry_after="0")]
+    events = client.events(job_id)
+    assert next(events) == PROGRESS
+    clock.now += 10 * api.RESTART_SECONDS
+    assert list(events) == [COMPLETED]
+
+
+def test_streams_without_an_event_are_not_asked_for_for_ever(client: Client, rest: Rest, clock: Clock) -> None:
+    job_id = streams(client, rest, frame(1, PROGRESS), *["retry: 1\n"] * 1_000_000)
+    with pytest.raises(errors.RequestError, match="end before it does"):
+        list(client.events(job_id))
+    assert clock.now >= api.RESTART_SECONDS
+
+
+def test_another_server_is_not_asked_again(client: Client, rest: Rest) -> None:
+    rest.faults["GET"] = [Refuse(200, body=b"<html>\n\n<title>Sign in</title>")]
+    with pytest.raises(errors.RequestError, match="not that of a Whisper API server"):
+        next(client.events(streams(client, rest)))
 
 
 def test_who_looks_no_further_closes_the_connection(client: Client, rest: Rest) -> None:

@@ -241,7 +241,7 @@ class Client:
         return decoded(answer, Corrections)
 
     def cancel(self, job_id: str, *, force: bool = False) -> None:
-        """Cancel a job that waits, or remove the result of one that has ended.
+        """Cancel a job that waits, remove the result of one that has ended, or one that Failed altogether.
 
         Args:
             job_id: which.

@@ -9,11 +9,12 @@ from typing import NamedTuple, get_args
 import msgspec
 
 from whisper_api.client.transport import NotNow, Transport, pause_before
-from whisper_api.errors import RequestError
+from whisper_api.errors import RequestError, WhisperApiError
 from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
 __all__ = ["follow"]
 
+MEDIA_TYPE = "text/event-stream"
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
 NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(JobEvent))
 # The server sends a comment every 15 seconds. Who hears nothing for so long has lost it.
@@ -45,24 +46,27 @@ def follow(transport: Transport, path: str, job_id: str, patience_seconds: float
     attempt = 0
     while True:
         retry_after = 0.0
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
-        if last:
-            headers["Last-Event-ID"] = last
+        # A server that stops ends its streams in good order: it will be back.
+        reason: WhisperApiError = RequestError(f"the events of job {job_id} end before it does, whenever they are read")
+        headers = {"Last-Event-ID": last} if last else {}
         try:
-            with transport.stream(path, job_id=job_id, headers=headers, silence_seconds=SILENCE_SECONDS) as pieces:
+            with transport.stream(
+                path, job_id=job_id, media_type=MEDIA_TYPE, headers=headers, silence_seconds=SILENCE_SECONDS
+            ) as pieces:
                 for frame in _frames(pieces):
-                    heard, attempt = time.monotonic(), 0
+                    attempt = 0
                     last = frame.id or last
                     if frame.name in NAMES:
                         event = _event(frame.data)
                         yield event
                         if isinstance(event, TERMINAL):
                             return
+                    # Only now: what the caller does with an event may take long.
+                    heard = time.monotonic()
         except NotNow as error:
-            if time.monotonic() - heard >= patience_seconds:
-                raise error.reason from error.reason.__cause__
-            retry_after = error.retry_after
-        # A server that stops ends its streams in good order: it will be back.
+            reason, retry_after = error.reason, error.retry_after
+        if time.monotonic() - heard >= patience_seconds:
+            raise reason from reason.__cause__
         time.sleep(pause_before(attempt, retry_after))
         attempt += 1
 

@@ -162,13 +162,14 @@ class Transport:
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, *, job_id: str, headers: Mapping[str, str], silence_seconds: float
+        self, path: str, *, job_id: str, media_type: str, headers: Mapping[str, str], silence_seconds: float
     ) -> Iterator[Iterator[bytes]]:
         """Open an answer that is read as it comes. Nothing is tried again.
 
         Args:
             path, headers: of the request.
             job_id: which job errors are about.
+            media_type: what the answer has to be.
             silence_seconds: without a byte, after which it counts as failed.
 
         Yields:
@@ -176,8 +177,9 @@ class Transport:
 
         Raises:
             NotNow: the connection failed, while it was read too, or the server says that it is busy.
-            WhisperApiError: what else the server said, by its name.
+            WhisperApiError: what else the server said, by its name, or that it is another one.
         """
+        headers = {**headers, "Accept": media_type, "Accept-Encoding": "identity"}
         try:
             with self._opened("GET", path, {}, headers, None, max(self._timeout, silence_seconds)) as response:
                 if not 200 <= response.status_code < 300:
@@ -186,6 +188,12 @@ class Transport:
                     if answer.status in RETRIED and answer.retry_after <= LONGEST_RETRY_AFTER:
                         raise NotNow(error, answer.retry_after)
                     raise error
+                given = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+                if given != media_type:
+                    reason = f"it is {given or 'nothing'}, not {media_type}"
+                    raise RequestError(
+                        f"the answer is not that of a Whisper API server: {reason}", response.status_code
+                    )
                 # By chunks as they come; where the body has none, anything but single bytes would be waited for.
                 chunked = getattr(response.raw, "chunked", False)
                 yield response.iter_content(chunk_size=None if chunked else 1)
