@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, running, submit, until
+from server.virtual_time import run_at_once
 
 from whisper_api.errors import EngineClosed
 from whisper_api.jobs import service as service_module
@@ -51,7 +52,7 @@ class Clock:
 
 
 def feed_of(clock: Callable[[], float] | None = None) -> Feed:
-    return Feed(EventBus(), lambda job_id: 3, clock or Clock())
+    return Feed(EventBus(), lambda: {"a": 3}, clock or Clock())
 
 
 def queued(position: int = 1) -> JobQueuedEvent:
@@ -155,6 +156,46 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
             assert events_of(await stays.next(0)) == again
             assert events_of(await known(feed, before[-1].id)) == again
             assert events_of(await known(feed)) == again[1:]
+
+    run(watch())
+
+
+def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None:
+    # As if somebody else's job had left the queue just when this one began to run, or was canceled.
+    feed = feed_of()
+
+    async def watch() -> None:
+        async with feed.watch("a") as watch:
+            feed.publish(progress(0.0), stretch(0))
+            before = await watch.next(0)
+            feed.moved()
+            assert await watch.next(0) == ()
+            assert await known(feed) == before
+            feed.publish(JobCanceledEvent(job_id="a"))
+            feed.moved()
+            assert events_of(await watch.next(0)) == [JobCanceledEvent(job_id="a")]
+        assert not feed._logs
+
+    run(watch())
+
+
+def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
+    places = {"a": 3, "b": 4}
+    feed = Feed(EventBus(), lambda: places, Clock())
+
+    async def watch() -> None:
+        async with feed.watch("a") as watch:
+            assert events_of(await watch.next(0)) == [queued(3)]
+            feed.moved()
+            assert await watch.next(0) == ()
+            places["a"] = 2
+            feed.moved()
+            assert events_of(await watch.next(0)) == [queued(2)]
+            # Taken, and about to start.
+            del places["a"]
+            feed.moved()
+            assert await watch.next(0) == ()
+            assert feed._logs.keys() == {"a"}
 
     run(watch())
 
@@ -268,23 +309,32 @@ def test_waiting_ends_when_the_time_is_over_and_when_it_is_woken() -> None:
 def test_progress_waits_a_moment_for_more_and_nothing_else_does() -> None:
     feed = feed_of()
 
-    async def watch() -> list[JobEvent]:
+    async def watch() -> list[tuple[float, list[JobEvent]]]:
+        given = []
+        clock = asyncio.get_running_loop().time
         async with feed.watch("a") as watch:
             feed.publish(progress(0.0))
-            await watch.next(0)
-            waiting = asyncio.ensure_future(watch.next())
-            for step in range(1, 6):
-                feed.publish(progress(step / 10))
-                await asyncio.sleep(0)
-            assert not waiting.done()
-            events = events_of(await waiting)
-            feed.publish(progress(0.6))
-            waiting = asyncio.ensure_future(watch.next())
-            await asyncio.sleep(0)
-            feed.publish(stretch(0))
-            return events + events_of(await waiting)
+            given.append((clock(), events_of(await watch.next(0))))
+            sent: list[list[JobEvent]] = [
+                [progress(step / 10) for step in range(1, 6)],
+                [progress(0.6), stretch(0)],
+                [progress(0.7), COMPLETED],
+            ]
+            for work in sent:
+                waiting = asyncio.ensure_future(watch.next())
+                for event in work:
+                    await asyncio.sleep(0.1)
+                    feed.publish(event)
+                news = events_of(await waiting)
+                given.append((round(clock(), 3), news))
+        return given
 
-    assert run(watch()) == [progress(0.5), progress(0.6), stretch(0)]
+    assert run_at_once(watch()) == [
+        (0.0, [progress(0.0)]),
+        (1.0, [progress(0.5)]),
+        (1.2, [progress(0.6), stretch(0)]),
+        (1.4, [progress(0.7), COMPLETED]),
+    ]
 
 
 def test_who_does_not_read_holds_no_more_than_there_is_to_know() -> None:

@@ -50,6 +50,19 @@ def test_what_is_not_the_same_is_not_joined(serve: Services) -> None:
     assert len(job_ids) == len(others) + 2
 
 
+def test_a_job_with_an_idempotency_key_joins_none_and_is_joined_by_none(serve: Services) -> None:
+    service = serve(FakeExecutor(held=True))
+    wanted: dict[str, Any] = {"owner": "ada", "fingerprint": "f", "join": True}
+    first = submit(service, **wanted)
+    second = submit(service, **wanted, idempotency_key="k")
+    assert second != first
+    assert submit(service, **wanted) == first
+    assert submit(service, **wanted, idempotency_key="k") == second
+    assert submit(service, **wanted, not_to_join=frozenset((first,))) not in (first, second)
+    with pytest.raises(IdempotencyConflict):
+        submit(service, **{**wanted, "fingerprint": "g"}, idempotency_key="k")
+
+
 def joins(store: JobStore, after: float = 100.0) -> bool:
     """Whether an equal submission becomes the first job, and not a second one."""
     try:

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from whisper_api.server.fetch.addresses import is_public, resolve
+from whisper_api.server.fetch.addresses import is_own, is_public, resolve
 
 PUBLIC = ("93.184.215.14", "8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450:4001:80b::200e")
 PRIVATE = {
@@ -50,3 +50,8 @@ def test_however_this_machine_is_written_it_is_not_public(host: str) -> None:
     found = resolve(host, 80)
     assert found
     assert not any(map(is_public, found))
+
+
+def test_addresses_of_this_machine_are_told_from_others() -> None:
+    assert all(is_own(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::ffff:127.0.0.1"))
+    assert not any(is_own(ipaddress.ip_address(address)) for address in PUBLIC)

@@ -60,6 +60,16 @@ def test_canceling_twice_is_fine(client: httpx.Client, busy: Busy, hello: bytes,
     assert client.get(f"/transcription/{done}").json()["status"] == "Completed"
 
 
+def test_a_job_that_failed_is_removed_altogether(client: httpx.Client, stranger: httpx.Client, hello: bytes) -> None:
+    job_id = submit(client, hello, model="large-v1")
+    assert finish(client, job_id)["status"] == "Failed"
+    problem(stranger.delete(f"/transcription/{job_id}"), 404, "job_not_found")
+    assert job_id in _all_jobs(client)
+    assert client.delete(f"/transcription/{job_id}").status_code == 200
+    problem(client.get(f"/transcription/{job_id}"), 404, "job_not_found")
+    assert job_id not in _all_jobs(client)
+
+
 def test_what_belonged_to_a_canceled_job_is_gone(
     server: RunningServer, client: httpx.Client, busy: Busy, hello: bytes, hours: bytes
 ) -> None:

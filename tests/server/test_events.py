@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from fakes import FakeExecutor, config_in, new_service, submit, until
@@ -18,14 +19,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.inside import Inside, RawRequest, inside, on_a_loop, problem
 from server.virtual_time import Inline, run_at_once
+from whisper_api.errors import JobNotFound
 from whisper_api.jobs.executor import OnStretch
 from whisper_api.jobs.feed import LAST_ID
 from whisper_api.jobs.keys import KeyRing
 from whisper_api.jobs.store import Job
-from whisper_api.schema import Segment, Stretch, Transcript
+from whisper_api.schema import JobCanceledEvent, Segment, Stretch, Transcript
 from whisper_api.server.event_stream import HEARTBEAT, EventStream
+from whisper_api.server.problems import Problem
+from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState
-from whisper_api.server.watching import watch_job
+from whisper_api.server.waiting import beside, wait_for_change, wait_for_end
+from whisper_api.server.watching import watch_news
 
 SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
 
@@ -85,6 +90,14 @@ def reader_of(app: Inside) -> Reader:
     return app.executor
 
 
+async def reading(app: Inside, client: httpx.AsyncClient) -> str:
+    """A job that runs, and has told its first stretch."""
+    job_id = await app.running(client)
+    logs = app.service.feed._logs
+    await app.until(lambda: job_id in logs and logs[job_id].stretches)
+    return job_id
+
+
 async def watched(app: Inside, job_id: str, query: str = "", **headers: str) -> Watcher:
     """A request for the events of a job that has ended, answered."""
     watcher = Watcher(job_id, query, **headers)
@@ -132,7 +145,7 @@ async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) 
 @on_a_loop
 async def test_a_watcher_that_comes_back_is_sent_what_it_has_missed(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
-        job_id = await app.running(client)
+        job_id = await reading(app, client)
         first = Watcher(job_id)
         async with first.on(app):
             await app.until(lambda: first.names == ["progress", "segment"])
@@ -264,6 +277,22 @@ async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> No
 
 
 @on_a_loop
+async def test_a_job_that_is_canceled_while_it_waits_ends_its_stream(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        await app.running(client)
+        jobs = [await app.submit(client) for _ in range(2)]
+        watchers = [Watcher(job_id) for job_id in jobs]
+        async with watchers[0].on(app) as first, watchers[1].on(app):
+            await app.until(lambda: all(watcher.events for watcher in watchers))
+            await client.delete(f"/transcription/{jobs[0]}")
+            await first
+            await app.until(lambda: len(watchers[1].events) == 2)
+        assert watchers[0].names == ["queued", "canceled"]
+        assert not watchers[0].sent[-1]["more_body"]
+        assert [data["queue_position"] for _, _, data in watchers[1].events] == [2, 1]
+
+
+@on_a_loop
 async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_again(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         running = await app.running(client)
@@ -289,7 +318,7 @@ async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_
 @on_a_loop
 async def test_a_hundred_watchers_hold_no_thread(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
-        job_id = await app.running(client)
+        job_id = await reading(app, client)
         before = threading.active_count()
         watchers = [Watcher(job_id) for _ in range(100)]
         async with contextlib.AsyncExitStack() as stack:
@@ -304,7 +333,7 @@ async def test_a_hundred_watchers_hold_no_thread(tmp_path: Path) -> None:
 @on_a_loop
 async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_is_out_of_date(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
-        job_id = await app.running(client)
+        job_id = await reading(app, client)
         taking = asyncio.Event()
 
         async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
@@ -332,49 +361,164 @@ async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_i
         assert news == [("segment", 10), ("completed", 0)]
 
 
+@on_a_loop
+async def test_a_long_text_is_sent_in_pieces_that_a_slow_client_can_take_in_time(tmp_path: Path) -> None:
+    async with inside(tmp_path, Reader()) as app, app.client() as client:
+        job_id = await reading(app, client)
+        for index in range(1, 200):
+            reader_of(app).tell(Stretch(index=index, aligned=True, segments=(SPOKEN,) * 100))
+        late = Watcher(job_id)
+        async with late.on(app):
+            await app.until(lambda: len(late.names) == 201)
+        assert len(late.answer) > 1_000_000
+        assert max(len(message.get("body", b"")) for message in late.sent) < 100_000
+        # Nor one by one: each sending costs.
+        assert len(late.sent) < 40
+
+
 # --- time ---
 
 
-def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(tmp_path: Path) -> None:
-    executor = Reader()
-    service = new_service(tmp_path, executor)
-    service.start()
-    job_id = submit(service)
-    until(lambda: job_id in service.feed._logs and service.feed._logs[job_id].stretches, "it has told something")
+class Waiting:
+    """A service with one running job that has told some text, and requests for it on a loop whose clock does not tick.
 
-    async def watch() -> list[tuple[float, str | None]]:
+    Args:
+        directory: of the service.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.executor = Reader()
+        self.service = new_service(directory, self.executor)
+        self.service.start()
+        self.keys = KeyRing(self.service.store)
+        self.key, _ = self.keys.create("mine")
+        self.job_id = submit(self.service, owner=self.key.key_id)
+        logs = self.service.feed._logs
+        until(lambda: self.job_id in logs and logs[self.job_id].stretches, "it has told something")
+        self.config = config_in(directory)
+
+    def request(self) -> Request:
+        """One whose client does not leave; to be made on the loop."""
         pools: Any = {"uploads": Inline(), "reads": Inline(), "fetches": Inline()}
-        state = ServerState(config_in(tmp_path), service, KeyRing(service.store), **pools)
         app = Starlette()
-        app.state.server = state
+        app.state.server = ServerState(self.config, self.service, self.keys, **pools)
+        path = {"job_id": self.job_id}
+        scope = {"type": "http", "method": "GET", "app": app, "state": {"key": self.key}, "path_params": path}
         gone = asyncio.Event()
 
         async def receive() -> Message:
             await gone.wait()
             return {"type": "http.disconnect"}
 
-        request = Request({"type": "http", "app": app, "state": {}, "headers": []}, receive)
-        told: list[tuple[float, str | None]] = []
-        async with contextlib.aclosing(watch_job(request, job_id)) as events:
-            async for event in events:
-                told.append((asyncio.get_running_loop().time(), None if event is None else event.name))
-                if len(told) == 4:
-                    executor.tell(Stretch(index=1, aligned=True, segments=(SPOKEN,)))
-                if len(told) == 6:
+        return Request({**scope, "query_string": b"", "headers": []}, receive)
+
+    def tell(self, index: int) -> None:
+        self.executor.tell(Stretch(index=index, aligned=True, segments=(SPOKEN,)))
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[Waiting]:
+    waiting = Waiting(tmp_path)
+    with contextlib.closing(waiting.service):
+        yield waiting
+
+
+def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(waiting: Waiting) -> None:
+    async def watch() -> list[tuple[float, list[str]]]:
+        told: list[tuple[float, list[str]]] = []
+        async with contextlib.aclosing(watch_news(waiting.request(), waiting.job_id)) as all_news:
+            async for news in all_news:
+                told.append((asyncio.get_running_loop().time(), [each.name for each in news]))
+                if len(told) == 3:
+                    waiting.tell(1)
+                if len(told) == 5:
                     # As if the event that tells of it had been lost.
-                    assert service.store.cancel(job_id, 1.0, states=("Processing",))
+                    assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))
         return told
 
-    with contextlib.closing(service):
-        assert run_at_once(watch()) == [
-            (0.0, "progress"),
-            (0.0, "segment"),
-            (15.0, None),
-            (30.0, None),
-            (30.0, "segment"),
-            (45.0, None),
-            (45.0, "canceled"),
-        ]
+    assert run_at_once(watch()) == [
+        (0.0, ["progress", "segment"]),
+        (15.0, []),
+        (30.0, []),
+        (30.0, ["segment"]),
+        (45.0, []),
+        (45.0, ["canceled"]),
+    ]
+
+
+@pytest.mark.parametrize("times", [(), (10,), range(1, 1000)], ids=["silent", "once", "busy"])
+def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: Collection[int]) -> None:
+    async def talk() -> None:
+        for time in times:
+            await asyncio.sleep(time - asyncio.get_running_loop().time())
+            waiting.tell(time)
+
+    async def watch() -> tuple[float, list[Message]]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async with beside(talk()):
+            request = waiting.request()
+            response = await events(request)
+            waiting.keys.revoke("mine")
+            await response(request.scope, request.receive, send)
+            with pytest.raises(Problem) as refused:
+                await events(waiting.request())
+        assert refused.value.status == 401
+        return asyncio.get_running_loop().time(), sent
+
+    ended, sent = run_at_once(watch())
+    assert ended == 15.0
+    # In good order, so that the client asks again, and is refused.
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    told = [time for time in range(1, 15) if any(b'"index":%d,' % time in each.get("body", b"") for each in sent)]
+    assert told == [time for time in times if time < 15]
+    assert not waiting.service.events.watched()
+
+
+def test_a_stream_whose_job_has_gone_ends(waiting: Waiting) -> None:
+    async def watch() -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        request = waiting.request()
+        response = await events(request)
+        waiting.service.store.delete(waiting.job_id)
+        await response(request.scope, request.receive, send)
+        with pytest.raises(JobNotFound):
+            await events(waiting.request())
+        return sent
+
+    assert run_at_once(watch())[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def test_a_poll_ends_soon_after_its_key_was_revoked(waiting: Waiting) -> None:
+    async def poll() -> tuple[int, float]:
+        asyncio.get_running_loop().call_later(1.0, waiting.keys.revoke, "mine")
+        with pytest.raises(Problem) as refused:
+            await wait_for_change(waiting.request(), waiting.job_id, 60.0)
+        return refused.value.status, asyncio.get_running_loop().time()
+
+    assert run_at_once(poll()) == (401, 15.0)
+
+
+def test_no_result_is_for_who_waits_for_it_with_a_key_that_was_revoked(waiting: Waiting) -> None:
+    def end() -> None:
+        waiting.keys.revoke("mine")
+        assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))
+        waiting.service.feed.publish(JobCanceledEvent(job_id=waiting.job_id))
+
+    async def wait() -> tuple[int, float]:
+        asyncio.get_running_loop().call_later(1.0, end)
+        with pytest.raises(Problem) as refused:
+            await wait_for_end(waiting.request(), waiting.job_id, None)
+        return refused.value.status, asyncio.get_running_loop().time()
+
+    assert run_at_once(wait()) == (401, 1.0)
 
 
 def test_a_client_that_takes_nothing_is_cut_off() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import unicodedata
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import pytest
 
-from whisper_api.errors import InvalidOption
+from whisper_api.errors import InvalidOption, StorageFull
 from whisper_api.server.intake.known_speakers import write_known_speakers
 
 Cut = Callable[[float, float], bytes]
@@ -35,6 +38,28 @@ def test_data_without_base64_is_taken_as_it_is(tmp_path: Path, cut: Cut) -> None
     assert (tmp_path / "speaker-0").read_bytes() == recording
 
 
+def test_a_disk_that_is_full_is_named(tmp_path: Path, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFull, match="no space is left"):
+        write_known_speakers(["Ann"], [data_url(cut(10.0, 2.0))], tmp_path)
+
+
+def test_a_name_that_is_too_long_is_not_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normalizing takes the square of the length of combining characters, and no other thread runs meanwhile."""
+    normalize = unicodedata.normalize
+
+    def bounded(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
+        assert len(text) <= 255
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", bounded)
+    with pytest.raises(InvalidOption, match="1 to 255"):
+        write_known_speakers(["a" + "\u0301\u0323" * 1000], ["data:,"], tmp_path)
+
+
 def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert write_known_speakers([], [], tmp_path) == ()
     assert not list(tmp_path.iterdir())
@@ -51,6 +76,8 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(tmp_path: Path, cut: 
         ([" "], [good], "names", "1 to 255"),
         (["x" * 256], [good], "names", "1 to 255"),
         (["a\nb"], [good], "names", "control"),
+        (["a\u2028b"], [good], "names", "line breaks"),
+        (["a --> b"], [good], "names", "arrows"),
         (["speaker_00"], [good], "names", "SPEAKER_00"),
         (["Ann"], ["somewhere.wav"], "references", "data URLs"),
         (["Ann"], ["data:audio/wav;base64,***"], "references", "not base64"),

@@ -99,6 +99,15 @@ async def test_what_takes_too_long_is_a_job(tmp_path: Path) -> None:
 
 
 @on_a_loop
+async def test_metadata_is_given_back(tmp_path: Path) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        for fields, expected in (({"metadata": '{"case": 7}'}, {"case": 7}), ({"metadata": "{}"}, {}), ({}, None)):
+            answer = await client.post("/detect-language", files={"file": ("a.wav", AUDIO)}, data=fields)
+            assert answer.status_code == 200, answer.text
+            assert answer.json().get("metadata") == expected
+
+
+@on_a_loop
 async def test_known_speakers_mean_nothing_here(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         fields: dict[str, Any] = {"known_speaker_names[]": "Ada", "unknown": "x"}

@@ -154,6 +154,7 @@ def test_chunking_strategies(whole: str | None, parts: dict[str, str], options: 
         ("[]", {}),
         ('{"type": "other"}', {}),
         ('{"type": "server_vad", "threshold": 2}', {}),
+        pytest.param('{"type": "server_vad", "new": ' + "[" * 100_000, {}, id="nested too deep"),
         (None, {"threshold": "0.5"}),
         (None, {"type": "server_vad", "prefix_padding_ms": "-1"}),
     ],
@@ -183,6 +184,8 @@ def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
     assert speaker_names(labels) == {"SPEAKER_00": "A", "SPEAKER_02": "C", "SPEAKER_27": "AB"}
     assert speaker_names(("SPEAKER_00", "A", "SPEAKER_02")) == {"SPEAKER_00": "B", "SPEAKER_02": "D"}
     assert speaker_names(()) == {}
+    # Somebody's correction of a name, and not the ten-millionth speaker.
+    assert speaker_names(("SPEAKER_00", "SPEAKER_9999999")) == {"SPEAKER_00": "A"}
 
 
 def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:

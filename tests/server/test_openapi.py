@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import httpx
 import msgspec
@@ -19,13 +19,16 @@ from starlette.routing import Mount
 
 from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidAudio, JobNotFinished, QueueFull, UnknownModel
+from whisper_api.jobs.health import Health
 from whisper_api.schema import Corrections, JobResult, JobStatus, Segment, TranscriptionOptions
 from whisper_api.server.app import ROUTES
+from whisper_api.server.auth import OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.description.openapi import description
 from whisper_api.server.description.struct_schemas import schemas_of, without_null
 from whisper_api.server.description.whisperx_json import WhisperxTranscript
 from whisper_api.server.intake.forms import KNOWN
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
+from whisper_api.server.problems import Problem
 from whisper_api.server.resource import Resource
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
@@ -183,7 +186,22 @@ def test_errors_have_the_shape_of_those_who_read_them() -> None:
             else:
                 assert set(response["content"]) == {"application/problem+json"}
                 assert response["content"]["application/problem+json"]["schema"]["$ref"].endswith("/ProblemBody")
-            assert ("Retry-After" in response["headers"]) is (status in ("429", "503"))
+            later = status in ("429", "503") or "`job_not_finished`" in response["description"]
+            assert ("Retry-After" in response["headers"]) is later
+
+
+def test_it_says_in_which_states_the_server_is_not_ready() -> None:
+    refused = described()["paths"]["/readyz"]["get"]["responses"]["503"]["description"]
+    states = {state for state in get_args(get_type_hints(Health)["state"]) if state != "ready"}
+    assert len(states) == 4
+    assert states <= set(re.findall(r"`(\w+)`: ", refused))
+
+
+def test_what_is_open_is_described_as_open() -> None:
+    is_open = {
+        path for path, resource in ROUTES.items() if any(operation.open for operation in resource.operations.values())
+    }
+    assert is_open == {*OPEN_PATHS, *(f"{prefix}{{name}}" for prefix in OPEN_PREFIXES)}
 
 
 class Inner(msgspec.Struct, omit_defaults=True):
@@ -239,7 +257,7 @@ def test_an_operation_says_what_its_declaration_says() -> None:
         handler,
         "Things",
         (Answer(200, "Done", {"application/json": Outer, "text/plain": str}, {"Location": "Where"}),),
-        refusals=(UnknownModel, InvalidAudio, JobNotFinished, 413),
+        refusals=(UnknownModel, InvalidAudio, JobNotFinished, Problem(413, "too_large", "There is more than may be")),
         parameters=(
             Parameter("name", str, "Whose", place="path"),
             Parameter("limit", Annotated[int, Meta(le=9)] | None, "How many", 3),
@@ -258,6 +276,7 @@ def test_an_operation_says_what_its_declaration_says() -> None:
     assert done["content"]["text/plain"]["schema"] == {"type": "string"}
     assert done["headers"]["Location"]["description"] == "Where"
     assert told["responses"]["415"]["description"].startswith("`invalid_audio`: ")
+    assert told["responses"]["413"]["description"] == "`too_large`: there is more than may be"
     assert told["responses"]["422"]["description"].startswith("`unknown_model`: ")
     schemas = api["components"]["schemas"]
     assert schemas["Outer"]["required"] == ["inner", "always"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -9,7 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from server.harness import RunningServer
 
@@ -17,8 +21,8 @@ README = Path(__file__).parents[2] / "README.md"
 ADDRESS = "http://127.0.0.1:8181"
 
 
-def examples(language: str) -> list[str]:
-    section = README.read_text(encoding="utf-8").partition("## The API by example")[2].partition("\n## ")[0]
+def examples(language: str, heading: str = "The API by example") -> list[str]:
+    section = README.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
@@ -68,3 +72,34 @@ def test_the_example_with_curl(server: RunningServer) -> None:
     assert "I didn't know you were there" in answer(calls[2].replace(shortened, job))
     assert answer(calls[3].replace(shortened, job)).startswith("1\n00:00:0")
     assert "event: completed" in answer(calls[4].replace(shortened, job))
+
+
+@pytest.mark.usefixtures("beside_call", "base_model_dir", "ecapa_path")
+def test_the_example_of_the_library(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHISPER_MODELS_DIR", str(models_dir))
+    exec(examples("python", "Library")[0], {})
+    printed = capsys.readouterr().out
+    assert "[SPEAKER_00]: I didn't know you were there." in printed
+    assert re.search(r"^\d+\.\d+ \d+\.\d+ SPEAKER_00 Hello\.$", printed, re.MULTILINE)
+
+
+def test_the_example_of_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("whisper_api.conf").write_text("WHISPER_API_PORT = 0\nPRELOAD_MODELS = false\nWHISPER_DEVICE = 'cpu'\n")
+    names: dict[str, Any] = {"Starlette": Starlette, "Mount": Mount, "httpx": httpx}
+    code = examples("python", "Library")[1]
+    # What it leaves to its reader.
+    assert code.count("    ...  #") == 1
+    exec(code.replace("    ...  #", "    alive = httpx.get(f'{url}/livez')  #"), names)
+    assert names["alive"].status_code == 200
+
+    async def ask() -> list[int]:
+        parent = names["parent"]
+        async with parent.router.lifespan_context(parent):
+            transport = httpx.ASGITransport(parent)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return [(await client.get(f"/whisper/{path}")).status_code for path in ("livez", "docs", "status")]
+
+    assert asyncio.run(ask()) == [200, 200, 401]

@@ -73,7 +73,8 @@ def strictly() -> dict[str, Any]:
     return document
 
 
-described = schemathesis.openapi.from_dict(strictly(), config=schemathesis.config.SchemathesisConfig(seed=1)).exclude(
+DOCUMENT = strictly()
+described = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.config.SchemathesisConfig(seed=1)).exclude(
     path=ALIASES
 )
 
@@ -151,6 +152,10 @@ def test_what_the_server_answers_is_what_it_says(
         base_url=served.url, headers={"Authorization": f"Bearer {served.key(KEY)}"}, excluded_checks=left_out
     )
     answered[case.operation.label].add(response.status_code)
+    if response.status_code >= 400 and response.status_code != 405:
+        body = response.json()
+        told = DOCUMENT["paths"][case.operation.path][case.operation.method]["responses"][str(response.status_code)]
+        assert f"`{body['code'] if 'code' in body else body['error']['code']}`: " in told["description"]
     if response.status_code == 202:
         _stop_jobs(served, response.json())
 

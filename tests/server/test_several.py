@@ -213,6 +213,15 @@ async def test_what_was_accepted_before_the_disk_was_full_is_told(
         assert (jobs[1]["error"]["status"], jobs[1]["error"]["code"]) == (503, "storage_full")
 
 
+@on_a_loop
+async def test_as_many_files_as_may_be_may_have_long_names(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        names = [f"{'東' * 248}{number:03}.wav" for number in range(file_parts.MAX_FILES)]
+        jobs = accepted(await post(client, *((name, audio(number)) for number, name in enumerate(names))))
+        assert [job["file_name"] for job in jobs] == names
+        assert all("job_id" in job for job in jobs)
+
+
 # --- what cannot be read at all ---
 
 

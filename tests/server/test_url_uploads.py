@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from fakes import FakeExecutor
 
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
+from whisper_api.server.app import FETCHES
+from whisper_api.server.fetch.fetching import Fetch
+from whisper_api.server.intake.file_parts import MAX_FILES
 
 PATHS = ("/transcribe", "/transcription", "/transcriptions", "/detect-language")
 
@@ -111,6 +116,20 @@ async def test_several_addresses_need_no_parts(tmp_path: Path, files: FileServer
         urls = [files.url("/a.wav"), files.url("/b.wav")]
         answer = await client.post("/transcriptions", data={"url": urls, "language": "en"})
         assert [job["file_name"] for job in answer.json()["jobs"]] == ["a.wav", "b.wav"]
+
+
+@on_a_loop
+async def test_as_many_addresses_as_files_may_be_named(tmp_path: Path, files: FileServer) -> None:
+    async with fetching(tmp_path, files, FakeExecutor(held=True)) as (app, client):
+        fields = {"url": [files.url("/a.wav")] * MAX_FILES, "language": "en"}
+        answer = await client.post("/transcriptions", data=fields)
+        assert answer.status_code == 202, answer.text
+        assert ["job_id" in job for job in answer.json()["jobs"]] == [True] * MAX_FILES
+        for parts in ({"data": {"url": ["x"] * (MAX_FILES + 1)}}, {"files": [("url", (None, "x"))] * (MAX_FILES + 1)}):
+            sent: dict[str, Any] = parts
+            body = problem(await client.post("/transcriptions", **sent), 400, "invalid_form")
+            assert f"more than {MAX_FILES} files" in body["detail"]
+        assert sum(app.service.counts()) == MAX_FILES
 
 
 # --- what is refused ---
@@ -245,8 +264,54 @@ async def test_a_name_that_is_looked_up_for_ever_does_not_hold_the_answer(
         assert nothing_left(tmp_path, app)
         # What comes of it later is dropped.
         answers.set()
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(app.state.fetches.shutdown)
         assert len(files.asked) == count
+        assert nothing_left(tmp_path, app)
+
+
+@on_a_loop
+async def test_what_waits_for_other_fetches_is_not_called_unreachable(tmp_path: Path, files: FileServer) -> None:
+    over = threading.Event()
+    async with fetching(tmp_path, files, url_fetch_timeout_seconds=0.2) as (app, client):
+        for _ in range(FETCHES):
+            app.state.fetches.submit(over.wait)
+        try:
+            answer = await client.post("/transcribe", data={"url": files.url("/a.wav")})
+        finally:
+            over.set()
+        problem(answer, 503, "queue_full")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert nothing_left(tmp_path, app)
+
+
+@on_a_loop
+async def test_a_slow_disk_holds_up_nobody_else_when_a_fetch_is_ended(
+    tmp_path: Path, files: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, ending, written = threading.Event(), threading.Event(), threading.Event()
+    told: list[bool] = []
+    abort, fsync = Fetch.abort, os.fsync
+
+    def slow(descriptor: int) -> None:
+        writing.set()
+        told.append(written.wait(20))
+        fsync(descriptor)
+
+    def end(fetch: Fetch) -> None:
+        ending.set()
+        abort(fetch)
+
+    async with fetching(tmp_path, files) as (app, client):
+        monkeypatch.setattr(Fetch, "abort", end)
+        monkeypatch.setattr(os, "fsync", slow)
+        sending = asyncio.create_task(client.post("/transcribe", data={"url": files.url("/a.wav")}))
+        await app.until(writing.is_set)
+        app.state.draining.set()
+        await app.until(ending.is_set)
+        # Nothing gets here while the loop waits for the disk.
+        written.set()
+        problem(await sending, 503, "draining")
+        assert told[0]
         assert nothing_left(tmp_path, app)
 
 

@@ -20,6 +20,7 @@ from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop
 from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
 from whisper_api.jobs.store import Job
+from whisper_api.schema import JobStatus
 
 MESSAGE = "secret/path is broken"
 
@@ -208,6 +209,34 @@ async def test_sync_gets_its_result_while_the_server_stops(tmp_path: Path) -> No
         wait = asyncio.create_task(app.post(client, sync="true"))
         await app.until(lambda: app.executor.started)
         async with stopping(app):
+            app.executor.release()
+            assert (await wait).status_code == 200
+
+
+@on_a_loop
+async def test_sync_of_a_job_that_began_before_the_server_stopped_gets_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
+        first = await app.running(client)
+        look, looked, go_on = app.service.status, threading.Event(), threading.Event()
+
+        def slowly(job_id: str, owner: str | None) -> JobStatus:
+            status = look(job_id, owner)
+            looked.set()
+            go_on.wait()
+            return status
+
+        monkeypatch.setattr(app.service, "status", slowly)
+        wait = asyncio.create_task(app.post(client, sync="true"))
+        # That it is Queued is on its way to the one that waits,
+        await app.until(looked.is_set)
+        app.executor.release(first)
+        # when it begins, and then the server to stop.
+        await app.until(lambda: len(app.executor.started) == 2)
+        async with stopping(app):
+            go_on.set()
+            await asyncio.sleep(0.05)
             app.executor.release()
             assert (await wait).status_code == 200
 

@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -92,15 +92,15 @@ class Feed:
 
     Args:
         bus: hears of everything, too, and wakes those who watch.
-        position: a waiting job's place in the queue.
+        places: of the jobs in the queue.
         clock: seconds since 1970.
     """
 
     def __init__(
-        self, bus: EventBus, position: Callable[[str], int] = lambda job_id: 1, clock: Callable[[], float] = time.time
+        self, bus: EventBus, places: Callable[[], Mapping[str, int]] = dict, clock: Callable[[], float] = time.time
     ) -> None:
         self._bus = bus
-        self._position = position
+        self._places = places
         self._clock = clock
         self._lock = threading.Lock()
         # Guarded by _lock, and with it what they hold:
@@ -112,6 +112,19 @@ class Feed:
             for event in events:
                 self._keep(event)
         self._bus.publish(*events)
+
+    def moved(self) -> None:
+        """Tell watchers where their jobs stand in the queue now. Of a job that has left it, this says nothing."""
+        told: list[JobEvent] = []
+        # In one with what is known: a place that was looked up before is not told of a job that runs meanwhile.
+        with self._lock:
+            waiting = [job_id for job_id, log in self._logs.items() if log.progress is None]
+            places = self._places() if waiting else {}
+            for job_id in waiting:
+                if job_id in places:
+                    told.append(JobQueuedEvent(job_id=job_id, queue_position=places[job_id]))
+                    self._keep(told[-1])
+        self._bus.publish(*told)
 
     def watch(self, job_id: str, after: int = 0) -> Watch:
         """Watch a job: ``async with feed.watch(job_id) as watch``.
@@ -159,7 +172,8 @@ class Feed:
         with self._lock:
             log = self._logs.get(job_id)
             if log is None:
-                queued = JobQueuedEvent(job_id=job_id, queue_position=self._position(job_id))
+                # What is not in the queue, though it waits, is about to start.
+                queued = JobQueuedEvent(job_id=job_id, queue_position=self._places().get(job_id, 1))
                 log = self._logs[job_id] = _Log(Told(self._now(), queued))
             log.watchers += 1
             return log

@@ -72,12 +72,21 @@ class Intake:
             _check_same(job, fingerprints[key])
         return found
 
+    def find_to_join(self, submission: Submission) -> Job | None:
+        """As :meth:`~whisper_api.jobs.service.JobService.find_to_join`."""
+        now = time.time()
+        return self._store.to_join(submission.job(now), now - JOIN_SECONDS, self._not_to_join(submission))
+
     def _add(self, submission: Submission, now: float) -> Job:
         if not submission.join:
             return self._store.add(submission.job(now))
+        not_to_join = self._not_to_join(submission)
+        return self._store.add(submission.job(now), join_after=now - JOIN_SECONDS, not_to_join=not_to_join)
+
+    def _not_to_join(self, submission: Submission) -> frozenset[str]:
         # Nobody wants a job for its result that is about to end without one.
-        leaving = [each.job_id for each in self._running.all() if self._running.reason(each) == "cancel"]
-        return self._store.add(submission.job(now), join_after=now - JOIN_SECONDS, not_to_join=leaving)
+        leaving = (each.job_id for each in self._running.all() if self._running.reason(each) == "cancel")
+        return submission.not_to_join.union(leaving)
 
 
 def _check_same(job: Job, fingerprint: str | None) -> None:

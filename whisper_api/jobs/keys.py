@@ -74,6 +74,11 @@ class KeyRing:
             return None
         return key
 
+    def still_good(self, key: Key) -> bool:
+        """Whether a key that has let somebody in was not revoked since."""
+        found = self._store.key(key.key_id)
+        return found is not None and found[0].revoked_at is None
+
     def list(self) -> list[Key]:
         """All keys, revoked ones too, the oldest first."""
         return self._store.keys()

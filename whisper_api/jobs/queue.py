@@ -33,7 +33,7 @@ class JobQueue:
 
         Args:
             retry_after: seconds to tell a caller who finds no place.
-            spare: places there are for this caller beyond those for all.
+            spare: places there are for this caller beyond those for all; it gets no more than as many again.
 
         Raises:
             QueueFull: there is no place.
@@ -42,7 +42,7 @@ class JobQueue:
         with self._changed:
             if self._closed:
                 raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
-            if len(self._ids) + self._reserved >= self._capacity + spare:
+            if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
                 raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
             self._reserved += 1
 

@@ -82,7 +82,8 @@ class Reservations:
 
         Args:
             owner: for whom; empty when nobody is told apart, and then the limit for one owner does not hold.
-            spare: how many of the owner's jobs do not count.
+            spare: how many of the owner's jobs do not count; no more than there may be, or whoever leaves one after
+                the other would have no bound.
 
         Raises:
             QueueFull: as many wait as may.
@@ -150,7 +151,7 @@ class Reservations:
             return
         # A job that is being submitted may be counted twice for a moment, never not at all.
         coming = sum(place.owner == owner for place in self._open.values())
-        if self._store.unfinished(owner) + coming >= self._per_owner + spare:
+        if self._store.unfinished(owner) + coming >= self._per_owner + min(spare, self._per_owner):
             raise CallerLimit(
                 f"This key has {self._per_owner} unfinished jobs, which is as many as one may have: "
                 "try again when one has ended",

@@ -29,7 +29,7 @@ from whisper_api.jobs.statuses import Statuses
 from whisper_api.jobs.store import Job, JobStore
 from whisper_api.jobs.submission import Submission
 from whisper_api.jobs.worker import Workplace
-from whisper_api.schema import Corrections, JobQueuedEvent, JobState, JobStatus, Transcript
+from whisper_api.schema import Corrections, JobState, JobStatus, Transcript
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
@@ -93,8 +93,7 @@ class JobService:
         preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
         taken: set[str] = set()
         self._statuses = Statuses(self._queue, self._running, self._estimates, taken)
-        self.feed = Feed(self.events, self._statuses.position)
-        self._moving = threading.Lock()
+        self.feed = Feed(self.events, self._statuses.positions)
         self._place = Workplace(
             store=store,
             queue=self._queue,
@@ -104,7 +103,7 @@ class JobService:
             feed=self.feed,
             estimates=self._estimates,
             uploads_dir=self._uploads_dir,
-            moved=self._moved,
+            moved=self.feed.moved,
             completed=preload.succeeded,
             retry_seconds=write_retry_seconds,
             stopping=threading.Event(),
@@ -189,6 +188,16 @@ class JobService:
             IdempotencyConflict: one came with something else then.
         """
         return self._intake.find(owner, fingerprints)
+
+    def find_to_join(self, submission: Submission) -> Job | None:
+        """The job that :meth:`submit` would join, for a submission whose upload is not there yet."""
+        return self._intake.find_to_join(submission)
+
+    def waited_for(self) -> builtins.list[Job]:
+        """The jobs that have not ended and were submitted to be joined: whoever wants their results waits for them."""
+        # Of all other jobs only those with an idempotency key have a fingerprint.
+        unfinished = self.store.in_state("Queued", "Processing")
+        return [job for job in unfinished if job.fingerprint is not None and job.idempotency_key is None]
 
     def status(self, job_id: str, owner: str | None) -> JobStatus:
         """Where a job stands.
@@ -278,7 +287,7 @@ class JobService:
         log.info("result delivered", extra={"job_id": job_id})
 
     def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> None:
-        """Cancel a job that waits; remove result and files of one that has ended.
+        """Cancel a job that waits; remove result and files of one that has ended, and one that Failed altogether.
 
         Args:
             job_id: which.
@@ -292,7 +301,7 @@ class JobService:
         while True:
             job = self._job(job_id, owner)
             if job.state in ENDED:
-                self._remove_result(job)
+                self._remove(job)
                 return
             if job.state == "Processing" and not force:
                 raise JobIsProcessing(job_id)
@@ -353,21 +362,13 @@ class JobService:
         job = self.store.get(job_id)
         if job is not None:
             self.feed.publish(event_of(job))
-        self._moved()
+        self.feed.moved()
 
-    def _remove_result(self, job: Job) -> None:
-        if self.store.drop_result(job.job_id):
+    def _remove(self, job: Job) -> None:
+        # What Failed has no result: all that its owner can want to be rid of is the job.
+        if job.state == "Failed":
+            self.store.delete(job.job_id)
+            log.info("job removed", extra={"job_id": job.job_id})
+        elif self.store.drop_result(job.job_id):
             log.info("result removed", extra={"job_id": job.job_id})
         remove_upload(self._uploads_dir, job.job_id)
-
-    def _moved(self) -> None:
-        """Tell those who wait for a job in the queue where it stands now."""
-        watched = self.events.watched()
-        if not watched:
-            return
-        # One after the other, so that what is told last is how it is now.
-        with self._moving:
-            places = self._statuses.positions()
-            self.feed.publish(
-                *(JobQueuedEvent(job_id=each, queue_position=places[each]) for each in watched & places.keys())
-            )

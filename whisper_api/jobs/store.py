@@ -10,8 +10,9 @@ kept for longer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,9 +40,11 @@ _SELECT_JOB = f"""
     FROM jobs
 """
 _INSERT_METADATA = "INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)"
-# A job that gives, or has just given, what another submission would: same content, and the same asked of it.
+# A job that gives, or has just given, what another submission would: same content, and the same asked of it. One with
+# an idempotency key is nobody else's: who has sent it comes back to it, and hears of it when the key comes with more.
 _TO_JOIN = """
     owner = :owner AND fingerprint = :fingerprint AND options = :options AND output_format = :output_format
+    AND idempotency_key IS NULL AND :idempotency_key IS NULL
     AND (
         finished_at IS NULL
         OR (state = 'Completed' AND has_result AND delivered_at IS NULL AND finished_at >= :join_after)
@@ -77,7 +80,7 @@ class JobStore(ResultTable, KeyTable):
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Sequence[str] = ()) -> Job:
+    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.
 
         Args:
@@ -98,17 +101,21 @@ class JobStore(ResultTable, KeyTable):
                 there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, job.idempotency_key)
                 if there is not None:
                     raise AlreadyThere(there)
-            if join_after is not None and job.fingerprint is not None:
-                equal = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", values | {"join_after": join_after})
-                for row in equal:
-                    if row["job_id"] not in not_to_join:
-                        raise AlreadyThere(job_of(row))
+            if join_after is not None:
+                there = _to_join(connection, values, join_after, not_to_join)
+                if there is not None:
+                    raise AlreadyThere(there)
             seq = connection.execute(_INSERT_JOB, values).lastrowid
             if job.metadata:
                 rows = [(job.owner, key, value, seq) for key, value in searchable(job.metadata)]
                 connection.executemany(_INSERT_METADATA, rows)
             row = connection.execute(f"{_SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
         return job_of(row)
+
+    def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
+        """The job that :meth:`add` would say is there already, to be joined."""
+        with self._database.read() as connection:
+            return _to_join(connection, values_of(job), join_after, not_to_join)
 
     def get(self, job_id: str) -> Job | None:
         """One job, without its transcript."""
@@ -289,6 +296,13 @@ class JobStore(ResultTable, KeyTable):
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before then."""
         return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
+
+
+def _to_join(
+    connection: sqlite3.Connection, values: Mapping[str, Any], join_after: float, not_to_join: Collection[str]
+) -> Job | None:
+    rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values, "join_after": join_after})
+    return next((job_of(row) for row in rows if row["job_id"] not in not_to_join), None)
 
 
 def _job(connection: sqlite3.Connection, condition: str, *values: str) -> Job | None:

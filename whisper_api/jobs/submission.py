@@ -13,11 +13,12 @@ __all__ = ["Submission"]
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.rows.Job`, but for one.
+    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.rows.Job`, but for two.
 
     Attributes:
         join: take the owner's job with the same fingerprint, options and format instead of a new one, where it waits,
-            runs, or has just ended and was not delivered yet.
+            runs, or has just ended and was not delivered yet; none that has an idempotency key, or if this has one.
+        not_to_join: ids of jobs that are not taken.
     """
 
     job_id: str
@@ -35,6 +36,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
     known_speakers: tuple[str, ...] = ()
     join: bool = False
+    not_to_join: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         # The token, the prompt and the client's file name must not find their way into a log.
@@ -46,5 +48,5 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             created_at: seconds since 1970.
         """
-        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "join"}
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("join", "not_to_join")}
         return Job(created_at=created_at, **fields)

@@ -138,6 +138,7 @@ async def _lifespan(app: Starlette, *, config: Config, given: JobService | None)
         reads = stack.enter_context(_pool(threads, "reads"))
         fetches = stack.enter_context(_pool(FETCHES, "fetches"))
         state = ServerState(config, service, KeyRing(service.store), uploads, reads, fetches)
+        await state.waiters.start()
         app.state.server = state
         try:
             yield

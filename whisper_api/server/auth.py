@@ -5,14 +5,15 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.config import Config
 from whisper_api.server.problems import Problem
 from whisper_api.server.sockets import is_loopback
-from whisper_api.server.state import blocking, state_in
+from whisper_api.server.state import blocking, state_in, state_of
 
-__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers"]
+__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 
 # For whatever watches the server, the page, which asks for a key itself, and what describes the API; they tell nothing
 # about jobs.
@@ -48,13 +49,19 @@ class Authentication:
         state = state_in(scope)
         key = await blocking(state.reads, state.keys.verify, token.strip())
         if key is None:
-            raise Problem(
-                401,
-                "unauthorized",
-                "This key is not known here, or was revoked",
-                {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
-            )
+            raise _refused()
         return key
+
+
+def check_key(request: Request) -> None:
+    """Look again whether a request's key still lets it in: for one that takes long. Blocks on the database.
+
+    Raises:
+        Problem: 401 ``unauthorized``: the key was revoked meanwhile.
+    """
+    key = request.scope["state"].get("key")
+    if key is not None and not state_of(request).keys.still_good(key):
+        raise _refused()
 
 
 class LocalCallers:
@@ -86,6 +93,15 @@ class LocalCallers:
             raise _forbidden("The request comes from a page of another origin")
         if headers.get("sec-fetch-site", "") == "cross-site":
             raise _forbidden("The request comes from a page of another site")
+
+
+def _refused() -> Problem:
+    return Problem(
+        401,
+        "unauthorized",
+        "This key is not known here, or was revoked",
+        {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
+    )
 
 
 def _host_name(host: str) -> str:

@@ -9,7 +9,7 @@ __all__ = ["CrossOrigin"]
 
 ANSWER_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-ID, X-Request-ID",
+    "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-ID, X-Request-ID, X-Should-Retry",
 }
 PREFLIGHT_HEADERS = {
     # The asterisk is for what OpenAI's client tells of itself; a browser does not take it for Authorization.

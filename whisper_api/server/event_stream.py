@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -13,12 +13,14 @@ from starlette.types import Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from whisper_api.jobs.feed import Told
 
-__all__ = ["HEARTBEAT", "EventStream", "frame"]
+__all__ = ["HEARTBEAT", "EventStream", "frames"]
 
 # A line that begins with a colon is a comment.
 HEARTBEAT = b": still here\n\n"
 # A client that takes nothing for so long has what is in the buffers on the way, and gets no more.
 TAKE_SECONDS = 60.0
+# What is sent at once is held for each client until it has taken it, and has to be taken within that time.
+PIECE_BYTES = 1 << 16
 
 
 class EventStream(Response):
@@ -59,6 +61,13 @@ class EventStream(Response):
         await asyncio.wait_for(send(message), self._take_seconds)
 
 
-def frame(told: Told) -> bytes:
-    """An event as it is written into a stream."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (told.id, told.name.encode(), told.data)
+def frames(news: Iterable[Told]) -> Iterator[bytes]:
+    """Events as they are written into a stream, in pieces of whole events."""
+    piece = bytearray()
+    for told in news:
+        piece += b"id: %d\nevent: %s\ndata: %s\n\n" % (told.id, told.name.encode(), told.data)
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)

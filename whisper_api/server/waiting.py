@@ -14,21 +14,38 @@ from starlette.types import Receive
 from whisper_api.errors import Draining
 from whisper_api.jobs.events import TERMINAL, UNDERWAY
 from whisper_api.schema import JobEvent, JobStatus
+from whisper_api.server.auth import check_key
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.events import Subscription
 
-__all__ = ["ENDED", "beside", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
+__all__ = ["ENDED", "beside", "look", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
 
 ENDED = frozenset(("Completed", "Failed", "Canceled"))
 # While the server stops, whoever asks again and again is still held back a little.
 DRAINING_WAIT_SECONDS = 1.0
 STOPPING_PAUSE_SECONDS = 0.1
-# Events tell of every change; this is for the one that got lost in a way nobody has thought of.
+# Events tell of every change, but not that a key was revoked; nor of what got lost in a way nobody has thought of.
 LOOK_AGAIN_SECONDS = 15.0
 # About as long as a restart takes.
 RESTART_SECONDS = 10.0
+
+
+async def look(request: Request, job_id: str) -> JobStatus:
+    """Where a job stands, for a request that has waited.
+
+    Raises:
+        JobNotFound: there is no such job, or none that this caller may see.
+        Problem: the caller's key was revoked meanwhile.
+    """
+    state = state_of(request)
+
+    def status() -> JobStatus:
+        check_key(request)
+        return state.service.status(job_id, viewer_of(request))
+
+    return await blocking(state.reads, status)
 
 
 async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobStatus:
@@ -41,6 +58,7 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
 
     Raises:
         JobNotFound: there is no such job, or none that this caller may see.
+        Problem: the caller's key was revoked meanwhile.
         ClientDisconnect: nobody waits any more.
     """
     state = state_of(request)
@@ -60,10 +78,7 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
         # Of a job that runs, only what ends it is news.
         return not (isinstance(event, UNDERWAY) and status.status == "Processing")
 
-    status = await _wait(request, job_id, seconds, changed, leave, news=news)
-    if status is None:
-        status = await blocking(state.reads, state.service.status, job_id, viewer_of(request))
-    return status
+    return await _wait(request, job_id, seconds, changed, leave, news=news)
 
 
 async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> bool:
@@ -79,12 +94,17 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
 
     Raises:
         Draining: the server stops, and the job will be run after it has started again.
+        Problem: the caller's key was revoked meanwhile.
         ClientDisconnect: nobody waits any more.
     """
     state = state_of(request)
+    draining = state.draining.is_set()
 
     def put_off(status: JobStatus) -> bool:
-        if state.stopped.is_set() or (state.draining.is_set() and status.status == "Queued"):
+        nonlocal draining
+        # What was Queued before the server began to stop may have been begun by then.
+        before, draining = draining, state.draining.is_set()
+        if state.stopped.is_set() or (before and status.status == "Queued"):
             raise Draining(
                 f"The server stops. Job {job_id} is kept and will run when it has started again: ask for its status",
                 RESTART_SECONDS,
@@ -94,7 +114,7 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
     status = await _wait(
         request, job_id, seconds, put_off, state.draining, state.stopped, news=lambda event, status: False
     )
-    return status is None or status.status in ENDED
+    return status.status in ENDED
 
 
 async def unless_draining(state: ServerState, work: Any) -> Any:
@@ -127,23 +147,17 @@ async def _wait(
     enough: Callable[[JobStatus], bool],
     *stops: asyncio.Event,
     news: Callable[[JobEvent, JobStatus], bool],
-) -> JobStatus | None:
-    """Ask for the status at every stop and event that is news, until it is enough, has ended or time is up.
-
-    Returns:
-        The status then; None when an event has told that the job has ended.
-    """
-    state = state_of(request)
-    viewer = viewer_of(request)
+) -> JobStatus:
+    """Ask for the status at every stop and event that is news, until it is enough, has ended or time is up."""
     clock = asyncio.get_running_loop().time
     deadline = math.inf if seconds is None else clock() + seconds
     async with contextlib.AsyncExitStack() as stack:
         gone = await stack.enter_async_context(beside(until_gone(request.receive)))
         others = {gone, *[await stack.enter_async_context(beside(stop.wait())) for stop in stops]}
         # Before the first look, so that nothing that happens after it is missed.
-        events = await stack.enter_async_context(state.service.events.subscribe(job_id))
+        events = await stack.enter_async_context(state_of(request).service.events.subscribe(job_id))
         while True:
-            status: JobStatus = await blocking(state.reads, state.service.status, job_id, viewer)
+            status = await look(request, job_id)
             left = deadline - clock()
             if status.status in ENDED or enough(status) or left <= 0:
                 return status
@@ -153,20 +167,15 @@ async def _wait(
                 )
             if gone in happened:
                 raise ClientDisconnect
-            if change in happened and isinstance(change.result(), TERMINAL):
-                return None
             others -= happened
 
 
-async def _next_news(
-    events: Subscription, status: JobStatus, news: Callable[[JobEvent, JobStatus], bool]
-) -> JobEvent | None:
+async def _next_news(events: Subscription, status: JobStatus, news: Callable[[JobEvent, JobStatus], bool]) -> None:
     while (event := await events.next()) is not None:
         if isinstance(event, TERMINAL) or news(event, status):
-            return event
+            return
     # The service is stopping, and says so at once to all who ask from then on.
     await asyncio.sleep(STOPPING_PAUSE_SECONDS)
-    return None
 
 
 async def until_gone(receive: Receive) -> None:

@@ -10,28 +10,16 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 
 from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent, JobStatus
-from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.waiting import ENDED, beside, until_gone
+from whisper_api.server.state import state_of
+from whisper_api.server.waiting import ENDED, beside, look, until_gone
 
 if TYPE_CHECKING:
     from whisper_api.jobs.feed import Told
 
-__all__ = ["HEARTBEAT_SECONDS", "watch_job", "watch_news"]
+__all__ = ["watch_news"]
 
 # Some proxies end a connection on which nothing has come for 30 seconds, and most after 60.
 HEARTBEAT_SECONDS = 15.0
-
-
-async def watch_job(
-    request: Request, job_id: str, *, after: int = 0, heartbeat: float = HEARTBEAT_SECONDS
-) -> AsyncGenerator[Told | None, None]:
-    """As :func:`watch_news`, one event after the other, and None when there is nothing to tell."""
-    async with contextlib.aclosing(watch_news(request, job_id, after=after, heartbeat=heartbeat)) as all_news:
-        async for news in all_news:
-            for told in news:
-                yield told
-            if not news:
-                yield None
 
 
 async def watch_news(
@@ -45,7 +33,8 @@ async def watch_news(
         request: of the watcher, its body read.
         job_id: which job.
         after: id of the last event that this watcher has had before; 0 for none.
-        heartbeat: seconds without news after which there is an empty one.
+        heartbeat: seconds from one look at the job and the caller's key to the next. Without news, there is an empty
+            one then.
 
     Yields:
         Events, oldest first; none at all at first when the watcher has had them, later as a heartbeat. Nothing comes
@@ -53,19 +42,17 @@ async def watch_news(
 
     Raises:
         JobNotFound: there is no such job, or none that this caller may see.
+        Problem: the caller's key was revoked meanwhile.
         ClientDisconnect: nobody watches any more.
     """
     from whisper_api.jobs.feed import LAST_ID, Told
 
-    state, viewer = state_of(request), viewer_of(request)
-
-    async def look() -> JobStatus:
-        return await blocking(state.reads, state.service.status, job_id, viewer)
-
+    state = state_of(request)
+    clock = asyncio.get_running_loop().time
     async with contextlib.AsyncExitStack() as stack:
         # Before the first look, so that nothing that happens after it is missed.
         watch = await stack.enter_async_context(state.service.feed.watch(job_id, after))
-        status = await look()
+        looked, status = clock(), await look(request, job_id)
         gone = await stack.enter_async_context(beside(until_gone(request.receive)))
         stopped: asyncio.Task[object] = await stack.enter_async_context(beside(state.stopped.wait()))
         for task in (gone, stopped):
@@ -78,10 +65,10 @@ async def watch_news(
             yield news
             if (news and news[-1].id == LAST_ID) or stopped.done():
                 return
-            if wait and not news:
-                # Events tell of every change; this is for the one that got lost in a way nobody has thought of.
-                status = await look()
-            wait = heartbeat
+            if clock() - looked >= heartbeat:
+                # Events do not tell that a key was revoked, nor of what got lost in a way nobody has thought of.
+                looked, status = clock(), await look(request, job_id)
+            wait = looked + heartbeat - clock()
         if after < LAST_ID:
             yield (Told(LAST_ID, _end_of(status)),)
 

@@ -5,34 +5,28 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Draining, StorageError
+from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
 from whisper_api.server.description.docstrings import described
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
-from whisper_api.server.operations import Operation
+from whisper_api.server.operations import Cause, Operation
 from whisper_api.server.problems import RULES, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 
-# What only HTTP knows of.
+# Where there is no more to say than HTTP does.
 MEANINGS = {
     400: "The request is malformed, or a value in it cannot be used",
     401: "There is no key, or none that is known here and was not revoked",
     403: "Authorization is off, and the request does not come from this machine",
     404: "There is nothing of this name",
-    408: "No byte of the body came for too long",
-    409: "It cannot be done as things stand",
-    413: "What was sent is larger than allowed",
-    415: "What was sent is of a kind that is not taken",
-    422: "It is understood, but cannot be done here",
-    429: "This caller asks for too much at a time",
     500: "The server failed; its log has the reason under the request's id",
-    503: "The server cannot do it now",
 }
 # Where there is but one.
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 # Whatever is asked: the request may be malformed, and the last two are the server's own state.
-EVERYWHERE: tuple[type[Exception] | int, ...] = (400, 500, Draining, StorageError)
-RETRIED = frozenset((429, 503))
+EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
+# What comes with the time after which to try again.
+RETRIED = (Busy, StorageError, JobNotFinished)
 
 
 class Refusal(NamedTuple):
@@ -61,21 +55,29 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     if not operation.open:
         causes.append(401 if authorization else 403)
     meanings: dict[int, dict[str, None]] = {}
+    retried = set()
     for cause in causes:
         status, meaning = _told(cause, openai=openai)
         meanings.setdefault(status, {})[meaning] = None
+        if isinstance(cause, type) and issubclass(cause, RETRIED):
+            retried.add(status)
     for status, told in meanings.items():
         if len(told) > 1:
             # The general sentence says nothing beside those that are to the point.
             told.pop(MEANINGS.get(status, ""), None)
-    return [Refusal(status, tuple(meanings[status]), _headers(status, openai=openai)) for status in sorted(meanings)]
+    return [
+        Refusal(status, tuple(meanings[status]), _headers(status, retried=status in retried, openai=openai))
+        for status in sorted(meanings)
+    ]
 
 
-def _told(cause: type[Exception] | int, *, openai: bool) -> tuple[int, str]:
+def _told(cause: Cause, *, openai: bool) -> tuple[int, str]:
     """The status of a cause, and what it means."""
     if isinstance(cause, int):
         code, sentence = CODES.get(cause, ""), MEANINGS.get(cause, HTTPStatus(cause).phrase)
         problem = Problem(cause, code, sentence)
+    elif isinstance(cause, Problem):
+        problem = cause
     else:
         rule = next(RULES[kind] for kind in cause.__mro__ if kind in RULES)
         problem = Problem(rule.status, rule.code, described(cause).summary)
@@ -84,9 +86,9 @@ def _told(cause: type[Exception] | int, *, openai: bool) -> tuple[int, str]:
     return status, f"`{code}`: {problem.detail[:1].lower()}{problem.detail[1:]}" if code else problem.detail
 
 
-def _headers(status: int, *, openai: bool) -> dict[str, str]:
-    told = {RETRY_HEADER: "`false` when another attempt would be refused too"} if openai else {}
-    if status in RETRIED:
+def _headers(status: int, *, retried: bool, openai: bool) -> dict[str, str]:
+    told = {RETRY_HEADER: "`true` or `false`: whether to try again"} if openai else {}
+    if retried:
         return {**told, "Retry-After": "Seconds after which to try again"}
     if status == 401:
         return {**told, "WWW-Authenticate": "How to authenticate (RFC 6750)"}

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Address", "Resolver", "is_public", "resolve"]
+__all__ = ["Address", "Resolver", "is_own", "is_public", "resolve"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[Address]]
@@ -37,6 +37,7 @@ _NOT_PUBLIC = tuple(
     )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_ANY_PORT = 9
 
 
 def resolve(host: str, port: int) -> list[Address]:
@@ -71,6 +72,21 @@ def is_public(address: Address) -> bool:
         and not getattr(known, "is_site_local", False)
         and not any(address.version == network.version and address in network for network in _NOT_PUBLIC)
     )
+
+
+def is_own(address: Address) -> bool:
+    """Whether an address, even a public one, is this machine's own, where a firewall lets in whoever is on it.
+
+    Nothing is sent: only the system is asked where it would send from.
+    """
+    family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((str(address), _ANY_PORT))
+            source = str(asking.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return False  # there is no way to it
+    return ipaddress.ip_address(source) == address
 
 
 def _inner(address: Address) -> ipaddress.IPv4Address | None:

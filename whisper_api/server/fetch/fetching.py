@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
-from whisper_api.server.fetch.addresses import Resolver, is_public, resolve
+from whisper_api.server.fetch.addresses import Resolver, is_own, is_public, resolve
 from whisper_api.server.fetch.urls import PORTS, joined, refused, target_of
 from whisper_api.server.intake.storing import StoredFile, storage_errors
 from whisper_api.server.problems import Problem
@@ -41,7 +41,8 @@ class FetchRules:
     Attributes:
         max_bytes: of a file.
         seconds: that a fetch may take, redirects and all.
-        private_hosts: ``host`` or ``host:port``, in lower case, whose addresses need not be public.
+        private_hosts: ``host`` or ``host:port``, in lower case, whose addresses need not be public; an IPv6 address in
+            brackets, or alone as it is.
         resolve: finds the addresses of a host.
         context: of TLS; None for the certificates that are trusted here.
     """
@@ -91,7 +92,7 @@ class Fetch:
             self._file.close()
 
     def abort(self) -> None:
-        """End it from another thread; nothing is written after this returns."""
+        """End it from another thread; nothing is written after this returns. Waits for a disk that writes just now."""
         with self._lock:
             self._aborted = True
             if self._socket is not None:
@@ -153,8 +154,9 @@ class Fetch:
 
     def _connect(self, host: str, port: int) -> socket.socket:
         addresses = self._rules.resolve(host, port)
-        private = {host.lower(), f"{host.lower()}:{port}"} & self._rules.private_hosts
-        if not private and not all(map(is_public, addresses)):
+        name = f"[{host}]" if ":" in host else host
+        private = {host, name, f"{name}:{port}"} & self._rules.private_hosts
+        if not private and not all(is_public(address) and not is_own(address) for address in addresses):
             raise refused("its host is in a network that this server does not fetch from")
         failure: OSError = OSError("no address")
         for address in addresses[:MAX_ADDRESSES]:

@@ -7,17 +7,19 @@ import contextvars
 import dataclasses
 
 from whisper_api.config import Config
+from whisper_api.errors import QueueFull
 from whisper_api.server.fetch.fetching import Fetch, FetchRules
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.problems import Problem
-from whisper_api.server.state import ServerState
+from whisper_api.server.state import ServerState, blocking
 
 __all__ = ["check_enabled", "fetched", "rules_of"]
 
 # That a fetch has to notice by itself that its time is over, and to say what it was.
 MARGIN_SECONDS = 1.0
+BUSY_RETRY_SECONDS = 30.0
 
 
 def check_enabled(config: Config) -> None:
@@ -45,7 +47,10 @@ def rules_of(config: Config) -> FetchRules:
 
 
 async def fetched(state: ServerState, upload: Upload) -> Upload:
-    """Fetch the file of an upload that came as an address. No longer than the configuration says, whatever hangs.
+    """Fetch the file of an upload that came as an address.
+
+    It takes no longer than the configuration says, whatever hangs, once it has its turn; nor does it wait longer for
+    that.
 
     Args:
         state: of the server, which has threads for this.
@@ -56,6 +61,7 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
 
     Raises:
         Problem: 400 ``url_not_enabled`` or ``url_refused``, 413 ``url_too_large`` or 422 ``url_unreachable``.
+        QueueFull: so many others are fetched that its turn did not come.
         StorageError: the file cannot be written.
     """
     check_enabled(state.config)
@@ -63,9 +69,19 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
     rules = rules_of(state.config)
     file = StoredFile(upload.path.parent)
     fetch = Fetch(upload.url, file, rules)
-    context = contextvars.copy_context()
-    running = asyncio.get_running_loop().run_in_executor(state.fetches, context.run, fetch.run)
+    loop = asyncio.get_running_loop()
+    begun = asyncio.Event()
+
+    def run() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        fetch.run()
+
+    running = loop.run_in_executor(state.fetches, contextvars.copy_context().run, run)
     try:
+        try:
+            await asyncio.wait_for(begun.wait(), rules.seconds)
+        except asyncio.TimeoutError:
+            raise QueueFull("Too many other files are being fetched: try again later", BUSY_RETRY_SECONDS) from None
         await asyncio.wait({running}, timeout=rules.seconds + MARGIN_SECONDS)
         if not running.done():
             raise fetch.unreachable()
@@ -73,7 +89,8 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
     finally:
         if not running.done():
             # Nobody waits for a name that is still being looked up; what it ends with is nobody's concern.
-            fetch.abort()
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             running.cancel()
+            # Not here, where a slow disk would hold up everybody.
+            await asyncio.shield(blocking(state.uploads, fetch.abort))
     return dataclasses.replace(upload, size=file.size, file_name=file_name_of(upload.url))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+import string
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from whisper_api.server.intake.multipart import display_name
 from whisper_api.server.problems import Problem
@@ -19,7 +20,9 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 
 def file_name_of(url: str) -> str | None:
-    """The last part of a URL's path, fit for display."""
+    """The last part of a URL's path, fit for display; None where there is none, or the URL is too long for any use."""
+    if len(url) > MAX_URL_CHARACTERS:
+        return None
     try:
         return display_name(unquote(urlsplit(url).path))
     except ValueError:
@@ -56,13 +59,14 @@ def joined(url: str, location: str) -> str:
 
     Args:
         url: that was asked.
-        location: as it answered.
+        location: as it answered; what may not stand in a URL, as servers send it nevertheless, is encoded.
 
     Raises:
         Problem: 400 ``url_refused``: it cannot be read.
     """
     try:
-        return urljoin(url, location)
+        # Headers are read as Latin-1, whatever they are.
+        return urljoin(url, quote(location.encode("latin-1"), safe=string.punctuation))
     except ValueError:
         raise refused("it leads to what cannot be read") from None
 

@@ -59,7 +59,7 @@ async def accept_several(
     """
     state = state_of(request)
     key = idempotency_key(request)
-    async with _places(state, owner_of(request)) as reserve:
+    async with _places(state, owner_of(request), key) as reserve:
         parts: list[Part] = await unless_draining(
             state,
             receive_several(
@@ -88,10 +88,10 @@ async def accept_several(
 
 
 @contextlib.asynccontextmanager
-async def _places(state: ServerState, owner: str) -> AsyncIterator[Callable[[], Reservation]]:
+async def _places(state: ServerState, owner: str, key: str | None) -> AsyncIterator[Callable[[], Reservation]]:
     """Gives places, to a thread, one at a time; takes back those that were not used."""
     given: list[Reservation] = []
-    async with reserved(state, owner) as first:
+    async with reserved(state, owner, key) as first:
         spare = [first]
 
         def reserve() -> Reservation:

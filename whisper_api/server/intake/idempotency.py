@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
     from whisper_api.jobs.store import Job
 
-__all__ = ["job_before", "jobs_before", "key_of_file"]
+__all__ = ["is_known", "job_before", "jobs_before", "key_of_file"]
 
 
 def key_of_file(key: str, number: int) -> str:
@@ -22,6 +22,17 @@ def key_of_file(key: str, number: int) -> str:
         number: of the file, from 0.
     """
     return f"{key}\x1f{number}"
+
+
+def is_known(service: JobService, owner: str, key: str | None) -> bool:
+    """Whether a key has made a job before: then its request most likely makes none, whatever comes with it.
+
+    Args:
+        service: the door to the jobs.
+        owner: whose key it is.
+        key: as the client sent it, if it did.
+    """
+    return key is not None and bool(service.store.by_idempotency_keys(owner, _keys_of(key)))
 
 
 def job_before(service: JobService, owner: str, key: str | None, fingerprint: str | None) -> Job | None:
@@ -38,8 +49,7 @@ def job_before(service: JobService, owner: str, key: str | None, fingerprint: st
     """
     if key is None:
         return None
-    keys = (key, *(key_of_file(key, number) for number in range(MAX_FILES)))
-    return service.find_submitted(owner, dict.fromkeys(keys, fingerprint)).get(key)
+    return service.find_submitted(owner, dict.fromkeys(_keys_of(key), fingerprint)).get(key)
 
 
 def jobs_before(
@@ -63,3 +73,8 @@ def jobs_before(
     wanted = {file_key: fingerprints.get(number) for file_key, number in numbers.items()}
     found = service.find_submitted(owner, {key: None, **wanted})
     return {numbers[file_key]: job for file_key, job in found.items() if file_key in numbers}
+
+
+def _keys_of(key: str) -> tuple[str, ...]:
+    """Of all jobs that a request with this key may have made."""
+    return (key, *(key_of_file(key, number) for number in range(MAX_FILES)))

@@ -10,10 +10,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.jobs.database import sync_directory
+from whisper_api.server.intake.storing import storage_errors
+from whisper_api.server.intake.urlencoded import unquoted
 
 __all__ = ["MAX_KNOWN_SPEAKERS", "NAMES_FIELD", "REFERENCES_FIELD", "write_known_speakers"]
 
@@ -45,6 +46,7 @@ def write_known_speakers(names: Sequence[str], references: Sequence[str], direct
 
     Raises:
         InvalidOption: names or recordings cannot be used; says which and why.
+        StorageFull, StorageError: the recordings cannot be written.
     """
     checked = _checked(names)
     if len(references) != len(checked):
@@ -56,25 +58,28 @@ def write_known_speakers(names: Sequence[str], references: Sequence[str], direct
     if not checked:
         return ()
     recordings = [_recording(number, reference) for number, reference in enumerate(references)]
-    for number, recording in enumerate(recordings):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(directory / f"speaker-{number}", flags, 0o600), "wb") as file:
-            file.write(recording)
-            file.flush()
-            os.fsync(file.fileno())
-    sync_directory(directory)
+    with storage_errors():
+        for number, recording in enumerate(recordings):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(directory / f"speaker-{number}", flags, 0o600), "wb") as file:
+                file.write(recording)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_directory(directory)
     return checked
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
-    checked = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
-    if len(checked) > MAX_KNOWN_SPEAKERS:
+    if len(names) > MAX_KNOWN_SPEAKERS:
         raise InvalidOption(NAMES_FIELD, f"expected at most {MAX_KNOWN_SPEAKERS} names")
+    # Before anything else: of a long row of combining characters, normalizing takes for ever, and nothing runs beside.
+    if any(not 1 <= len(name.strip()) <= MAX_NAME_CHARACTERS for name in names):
+        raise InvalidOption(NAMES_FIELD, f"expected names of 1 to {MAX_NAME_CHARACTERS} characters")
+    checked = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
     for name in checked:
-        if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-            raise InvalidOption(NAMES_FIELD, f"expected names of 1 to {MAX_NAME_CHARACTERS} characters")
-        if any(unicodedata.category(character).startswith("C") for character in name):
-            raise InvalidOption(NAMES_FIELD, "expected names without control characters")
+        # What would break a line of subtitles, or begin one of them.
+        if "-->" in name or any(unicodedata.category(each)[0] == "C" or each in "\u2028\u2029" for each in name):
+            raise InvalidOption(NAMES_FIELD, "expected names without control characters, line breaks and arrows")
         if _LABEL.fullmatch(name):
             raise InvalidOption(NAMES_FIELD, "names like SPEAKER_00 are those of speakers that nobody knows")
     if len(set(checked)) != len(checked):
@@ -102,12 +107,12 @@ def _content(number: int, url: str) -> bytes:
         raise InvalidOption(
             REFERENCES_FIELD, f"expected data URLs (data:audio/wav;base64,...); number {number + 1} is none"
         )
-    content = unquote_to_bytes(data)
+    content = unquoted(data.encode())
     if rest.rpartition(";")[2].strip().lower() != "base64":
         return content
     try:
         # Some write it in lines, and some leave out the padding.
-        packed = b"".join(content.split()).rstrip(b"=")
+        packed = content.translate(None, b" \t\r\n\f\v").rstrip(b"=")
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error:
         raise InvalidOption(REFERENCES_FIELD, f"the data of number {number + 1} is not base64") from None

@@ -5,6 +5,7 @@ What is wrong with one of them is noted with it, and does not stop the others.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 
 from whisper_api.errors import Busy, Draining
-from whisper_api.server.intake.file_parts import ComingFile, Part, SeveralReader
-from whisper_api.server.intake.multipart import URL_FIELD, Limits, boundary_of, media_type_of
+from whisper_api.server.intake.file_parts import MAX_FILES, ComingFile, Part, SeveralReader
+from whisper_api.server.intake.multipart import URL_FIELD, Limits, boundary_of, invalid_form, media_type_of
 from whisper_api.server.intake.receiving import receive
 from whisper_api.server.intake.storing import StoredFile, storage_errors
 from whisper_api.server.intake.uploads import Upload, fingerprint_of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Reserve", "receive_several"]
 
 Reserve = Callable[[], "Reservation"]
+
+# A name of 255 characters may have four bytes for each, and stand there twice.
+FILE_HEADER_BYTES = 2 << 10
 
 
 async def receive_several(
@@ -52,6 +56,8 @@ async def receive_several(
         ClientDisconnect: the client has gone.
     """
     content_type = request.headers.get("content-type", "")
+    header_bytes = limits.max_header_bytes + MAX_FILES * FILE_HEADER_BYTES
+    limits = dataclasses.replace(limits, max_header_bytes=header_bytes)
     reception = _Reception(content_type, limits, reserve, purpose if fingerprint else None)
     parts: list[Part] = await receive(request, reception, limits.timeout_seconds, pool)
     return parts
@@ -66,7 +72,7 @@ class _Reception:
         self._purpose = purpose
         self._reader: SeveralReader | FieldsReader
         if media_type_of(content_type) == MEDIA_TYPE:
-            self._reader = FieldsReader(limits)
+            self._reader = FieldsReader(limits, MAX_FILES)
         else:
             self._reader = SeveralReader(boundary_of(content_type), limits, self._begin)
         self._lock = threading.Lock()
@@ -119,6 +125,8 @@ class _Reception:
         if isinstance(self._reader, SeveralReader):
             return self._reader.parts, {coming.part.number: coming for coming in self._reader.coming}
         urls = [value.strip() for name, value in self._reader.fields if name == URL_FIELD and value.strip()]
+        if len(urls) > MAX_FILES:
+            raise invalid_form(f"it has more than {MAX_FILES} files")
         self._reader.fields = [field for field in self._reader.fields if field[0] != URL_FIELD]
         return [Part(number, None, url) for number, url in enumerate(urls)], {}
 

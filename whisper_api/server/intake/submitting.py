@@ -23,7 +23,7 @@ from whisper_api.config import Config
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
-from whisper_api.server.intake.idempotency import job_before
+from whisper_api.server.intake.idempotency import is_known, job_before
 from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
 from whisper_api.server.query import idempotency_key
 from whisper_api.server.state import ServerState, blocking, owner_of, state_of
@@ -62,7 +62,12 @@ W = TypeVar("W", bound=Wanted)
 
 
 async def accept(
-    request: Request, read: Callable[[Upload, Path], W], *, purpose: str = "", join: bool = False
+    request: Request,
+    read: Callable[[Upload, Path], W],
+    *,
+    purpose: str = "",
+    join: bool = False,
+    not_to_join: frozenset[str] = frozenset(),
 ) -> tuple[Job, W]:
     """Make a job of a request that has one file, or in its place the address of one.
 
@@ -74,7 +79,7 @@ async def accept(
         request: whose body was not read yet.
         read: says what is wanted, in a thread; its errors are the answer.
         purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
-        join: as in :class:`~whisper_api.jobs.service.Submission`.
+        join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
 
     Returns:
         The job, which may have been there before, and what was read.
@@ -90,7 +95,7 @@ async def accept(
     owner = owner_of(request)
     # A client that comes again needs no other place than that of the job it has left.
     spare = state.waiters.left(owner) if join else 0
-    async with reserved(state, owner, spare) as place:
+    async with reserved(state, owner, key, spare) as place:
         upload: Upload = await unless_draining(
             state,
             receive_upload(
@@ -106,16 +111,26 @@ async def accept(
             check_enabled(state.config)
         wanted = await blocking(state.uploads, read, upload, place.directory)
         job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
+        if job is None and join and upload.url is not None:
+            # What was fetched for a job that is there need not be there a second time.
+            coming = _submission(place, upload, wanted, key, join, not_to_join)
+            job = await blocking(state.uploads, state.service.find_to_join, coming)
         if job is None:
             if upload.url is not None:
                 upload = await unless_draining(state, fetched(state, upload))
-            job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join)
+            job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join, not_to_join)
     request.scope["job_id"] = job.job_id
     return job, wanted
 
 
 def submit(
-    state: ServerState, place: Reservation, upload: Upload, wanted: Wanted, key: str | None, join: bool = False
+    state: ServerState,
+    place: Reservation,
+    upload: Upload,
+    wanted: Wanted,
+    key: str | None,
+    join: bool = False,
+    not_to_join: frozenset[str] = frozenset(),
 ) -> Job:
     """Look into an upload that has come whole, and make it a job. Blocks.
 
@@ -123,7 +138,20 @@ def submit(
         InvalidAudio: it is not audio.
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
     """
-    submission = Submission(
+    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(upload))
+    return state.service.submit(submission, place)
+
+
+def _submission(
+    place: Reservation,
+    upload: Upload,
+    wanted: Wanted,
+    key: str | None,
+    join: bool,
+    not_to_join: frozenset[str],
+    audio_seconds: float | None = None,
+) -> Submission:
+    return Submission(
         job_id=place.job_id,
         owner=place.owner,
         options=wanted.options,
@@ -131,7 +159,7 @@ def submit(
         keep_result=wanted.keep_result,
         file_name=upload.file_name,
         audio_bytes=upload.size,
-        audio_seconds=_length(upload),
+        audio_seconds=audio_seconds,
         hf_token=wanted.hf_token,
         warnings=wanted.warnings,
         idempotency_key=key,
@@ -139,17 +167,19 @@ def submit(
         metadata=wanted.metadata,
         known_speakers=wanted.known_speakers,
         join=join,
+        not_to_join=not_to_join,
     )
-    return state.service.submit(submission, place)
 
 
 @contextlib.asynccontextmanager
-async def reserved(state: ServerState, owner: str, spare: int = 0) -> AsyncIterator[Reservation]:
+async def reserved(state: ServerState, owner: str, key: str | None, spare: int = 0) -> AsyncIterator[Reservation]:
     """A place in the queue, given back however this ends.
 
     Args:
         state: the server's.
         owner: for whom.
+        key: the request's ``Idempotency-Key``. One that comes again gets a place where there is none left, since it is
+            answered with the job that is there.
         spare: how many of the owner's jobs do not count.
 
     Raises:
@@ -157,7 +187,7 @@ async def reserved(state: ServerState, owner: str, spare: int = 0) -> AsyncItera
     """
 
     def take() -> Reservation:
-        return state.service.reserve(owner, spare=spare).__enter__()
+        return state.service.reserve(owner, spare=spare + is_known(state.service, owner, key)).__enter__()
 
     place = await blocking(state.uploads, take)
     try:

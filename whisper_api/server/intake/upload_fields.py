@@ -1,4 +1,7 @@
-"""What an upload may say of itself, for the description of the API; :mod:`whisper_api.server.intake.forms` reads it."""
+"""What an upload may say of itself, and why it may be refused, for the description of the API.
+
+:mod:`whisper_api.server.intake.forms` reads it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,25 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.config import OutputFormat
+from whisper_api.errors import (
+    CallerLimit,
+    Draining,
+    IdempotencyConflict,
+    InvalidAudio,
+    InvalidOption,
+    ModelUnavailable,
+    QueueFull,
+    StorageError,
+    UnknownModel,
+)
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.intake.known_speakers import NAMES_FIELD, REFERENCES_FIELD
 from whisper_api.server.intake.multipart import URL_FIELD
-from whisper_api.server.operations import FormField, Parameter
+from whisper_api.server.operations import Cause, FormField, Parameter
+from whisper_api.server.problems import Problem
 from whisper_api.values import help_line
 
-__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "SYNC", "URL"]
+__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "REFUSALS", "SYNC", "URL"]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 
@@ -60,4 +75,27 @@ JOB_FIELDS = (
     FormField("hf_token", str, "Hugging Face token, for models that ask for one"),
     FormField("device", str, "The device that this server runs on, or auto; another one is refused"),
     FormField("device_index", Annotated[int, Meta(ge=0)], "Its number; another one is refused"),
+)
+# Wherever an upload is taken.
+REFUSALS: tuple[Cause, ...] = (
+    InvalidOption,
+    Problem(400, "not_multipart", "The body is no form"),
+    Problem(400, "invalid_form", "The form cannot be read"),
+    Problem(400, "no_file", "The form has no file where one must be"),
+    Problem(400, "invalid_idempotency_key", "The Idempotency-Key is not 1 to 255 printable characters, once"),
+    Problem(400, "url_not_enabled", "This server fetches no files"),
+    Problem(400, "url_refused", "This url is not fetched"),
+    Problem(408, "slow_sender", "No byte of the body came for too long"),
+    Problem(413, "file_too_large", "The file is larger than MAX_FILE_SIZE"),
+    Problem(413, "form_too_large", "A form without a file is larger than it may be"),
+    Problem(413, "url_too_large", "The file at the url is larger than MAX_FILE_SIZE"),
+    InvalidAudio,
+    UnknownModel,
+    ModelUnavailable,
+    IdempotencyConflict,
+    Problem(422, "url_unreachable", "Nothing could be fetched from the url"),
+    QueueFull,
+    CallerLimit,
+    Draining,
+    StorageError,
 )

@@ -30,7 +30,8 @@ from whisper_api.server.openai.texts import joined, space_between
 
 __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
 
-_LABEL = re.compile(r"SPEAKER_(\d+)")
+# Of no more digits than the engine gives: the number of a name that somebody has written may be of any size.
+_LABEL = re.compile(r"SPEAKER_(\d{2,3})")
 # A segment that nobody was heard in, though the type that clients read has no place for that.
 NOBODY = "unknown"
 

@@ -74,7 +74,7 @@ def chunking_options(whole: str | None, parts: Mapping[str, str]) -> dict[str, A
 def _from_json(text: str) -> ServerVad:
     try:
         return msgspec.json.decode(text, type=ServerVad, strict=False)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidOption(CHUNKING_FIELD, f'expected auto, or {{"type": "server_vad", ...}}: {error}') from None
 
 

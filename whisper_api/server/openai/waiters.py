@@ -1,8 +1,8 @@
 """Who waits for which job: a job that was submitted to be waited for is canceled when nobody does any more.
 
 A client that gives up after some time asks again with the same upload, and its job must be there then. So the job
-goes on for a little while after the last client has left, and for as long as the same owner sends an upload, which may
-be the one that asks for it.
+goes on for a little while after the last client has left, and until the uploads that its owner has begun by then have
+come whole, as one of them may be the one that asks for it. After that the job is given up, and joined by none.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from whisper_api.errors import JobNotFound, StorageError, WhisperApiError
@@ -20,12 +20,14 @@ from whisper_api.server.problems import Problem
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["GRACE_SECONDS", "Waiters"]
+__all__ = ["GRACE_SECONDS", "RESTART_GRACE_SECONDS", "Waiters"]
 
 log = logging.getLogger(__name__)
 
 # Clients wait up to eight seconds before they try again.
 GRACE_SECONDS = 10.0
+# Those that a restart has cut off may have to find out first that there is a server again.
+RESTART_GRACE_SECONDS = 60.0
 
 
 class _Leaving(NamedTuple):
@@ -47,38 +49,49 @@ class Waiters:
         self.grace_seconds = GRACE_SECONDS
         self._service = service
         self._waiting: Counter[str] = Counter()
-        # By owner: how many uploads come in, and what is set when the last of them has ended.
-        self._uploads: Counter[str] = Counter()
-        self._no_upload: dict[str, asyncio.Event] = {}
-        # By job: whose it is, and the task that will cancel it. By task: whose job it is canceling.
+        # By owner: what is set when an upload that comes in has ended.
+        self._uploads: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        # By job: whose it is, and the task that will cancel it.
         self._leaving: dict[str, _Leaving] = {}
-        self._canceling: dict[asyncio.Task[None], str] = {}
+        # Jobs that no upload may join that begins now.
+        self._given_up: set[str] = set()
+        self._canceling: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    @contextlib.asynccontextmanager
-    async def uploading(self, owner: str) -> AsyncIterator[None]:
-        """While open, an upload of this owner comes in, and none of the jobs that its clients have left is canceled.
+    async def start(self) -> None:
+        """Wait for the clients of jobs that an earlier process has left behind: none of them is here any more.
+
+        Raises:
+            StorageError: the jobs cannot be read.
+        """
+        for job in await asyncio.to_thread(self._service.waited_for):
+            self._cancel_soon(job.job_id, job.owner, RESTART_GRACE_SECONDS)
+
+    @contextlib.contextmanager
+    def uploading(self, owner: str) -> Iterator[frozenset[str]]:
+        """While open, an upload of this owner comes in, and no job is canceled that it might join.
 
         Leave it only after :meth:`waiting` was entered for the job that the upload has become.
+
+        Yields:
+            Ids of the jobs that it must not join: they were given up before it began.
         """
-        # An upload must not join a job that has heard already that it is to stop.
-        while canceling := [task for task, whose in self._canceling.items() if whose == owner]:
-            await asyncio.wait(canceling)
-        self._uploads[owner] += 1
-        self._no_upload.setdefault(owner, asyncio.Event())
+        ended = asyncio.Event()
+        self._uploads[owner].add(ended)
         try:
-            yield
+            yield frozenset(self._given_up)
         finally:
-            self._uploads[owner] -= 1
+            ended.set()
+            self._uploads[owner].discard(ended)
             if not self._uploads[owner]:
                 del self._uploads[owner]
-                self._no_upload.pop(owner).set()
 
     @contextlib.contextmanager
     def waiting(self, job_id: str, owner: str, *, cancel: bool = True) -> Iterator[None]:
         """While open, a request waits for this job. When its client goes, the job is canceled, unless others wait.
 
-        Errors of the job itself, and of a server that stops, are none of the client's doing and cancel nothing.
+        Errors of the job itself, and of a server that stops, are none of the client's doing and cancel nothing; but
+        whoever is not let in any more does not come back.
 
         Args:
             job_id: of a job that was submitted to be waited for.
@@ -93,16 +106,15 @@ class Waiters:
         try:
             yield
             left = False
-        except (WhisperApiError, Problem):
-            left = False
+        except (WhisperApiError, Problem) as error:
+            left = isinstance(error, Problem) and error.status == 401
             raise
         finally:
             self._waiting[job_id] -= 1
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
                 if left and cancel and not self._closed:
-                    task = asyncio.create_task(self._cancel_later(job_id, owner))
-                    self._leaving[job_id] = _Leaving(owner, task)
+                    self._cancel_soon(job_id, owner, self.grace_seconds)
 
     def left(self, owner: str) -> int:
         """How many of this owner's jobs nobody waits for any more: they are joined soon, or canceled."""
@@ -118,19 +130,28 @@ class Waiters:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _cancel_later(self, job_id: str, owner: str) -> None:
-        await asyncio.sleep(self.grace_seconds)
-        while (no_upload := self._no_upload.get(owner)) is not None:
-            await no_upload.wait()
-        task = self._leaving.pop(job_id).task
-        self._canceling[task] = owner
+    def _cancel_soon(self, job_id: str, owner: str, grace_seconds: float) -> None:
+        task = asyncio.create_task(self._cancel_later(job_id, owner, grace_seconds))
+        self._leaving[job_id] = _Leaving(owner, task)
+
+    async def _cancel_later(self, job_id: str, owner: str, grace_seconds: float) -> None:
+        await asyncio.sleep(grace_seconds)
+        self._given_up.add(job_id)
         try:
-            if await asyncio.to_thread(self._cancel, job_id):
-                log.info("job canceled: nobody waits for it any more", extra={"job_id": job_id})
-        except StorageError as error:
-            log.warning("a job that nobody waits for could not be canceled: %s", error, extra={"job_id": job_id})
+            # Not for those that begin meanwhile: with many clients there is always one.
+            for upload in tuple(self._uploads.get(owner, ())):
+                await upload.wait()
+            task = self._leaving.pop(job_id).task
+            self._canceling.add(task)
+            try:
+                if await asyncio.to_thread(self._cancel, job_id):
+                    log.info("job canceled: nobody waits for it any more", extra={"job_id": job_id})
+            except StorageError as error:
+                log.warning("a job that nobody waits for could not be canceled: %s", error, extra={"job_id": job_id})
+            finally:
+                self._canceling.discard(task)
         finally:
-            del self._canceling[task]
+            self._given_up.discard(job_id)
 
     def _cancel(self, job_id: str) -> bool:
         """Cancel a job that has not ended; one that has keeps its result, for a client that asks for it again."""

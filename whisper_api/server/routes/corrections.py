@@ -20,6 +20,7 @@ from whisper_api.errors import (
 from whisper_api.schema import Corrections
 from whisper_api.server.json_body import received_body, value_of
 from whisper_api.server.operations import Answer, JsonBody, Operation
+from whisper_api.server.problems import Problem
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.routes.jobs import JOB_ID
@@ -65,7 +66,14 @@ CORRECT = Operation(
     correct,
     "Jobs",
     (KEPT,),
-    refusals=(InvalidInput, InvalidOption, *WITHOUT_RESULT, StorageError, 408, 413),
+    refusals=(
+        InvalidInput,
+        InvalidOption,
+        *WITHOUT_RESULT,
+        StorageError,
+        Problem(408, "slow_sender", "The body has not come in time"),
+        Problem(413, "body_too_large", "The body is larger than 1 MiB"),
+    ),
     parameters=(JOB_ID,),
     body=JsonBody(Corrections),
 )

@@ -10,10 +10,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import InvalidOption, JobNotFound
+from whisper_api.errors import InvalidOption, JobNotFound, WhisperApiError
 from whisper_api.schema import JobEvent
-from whisper_api.server.event_stream import HEARTBEAT, EventStream, frame
+from whisper_api.server.event_stream import HEARTBEAT, EventStream, frames
 from whisper_api.server.operations import Answer, Operation, Parameter
+from whisper_api.server.problems import Problem
 from whisper_api.server.query import job_id_of
 from whisper_api.server.routes.jobs import JOB_ID
 from whisper_api.server.watching import watch_news
@@ -48,21 +49,32 @@ async def events(request: Request) -> Response:
 
     Each object has ``job_id`` and, again, ``event``, too. A client that comes late, or again with ``Last-Event-ID``, is
     told what it has missed, as far as that still matters. There is a comment when nothing else has come for 15 seconds.
+    The stream ends within that time, too, once the key is revoked that it was asked for with.
     """
     job_id = job_id_of(request)
-    frames = _frames(watch_news(request, job_id, after=_last_id(request)))
+    pieces = _pieces(watch_news(request, job_id, after=_last_id(request)))
     try:
-        first = await anext(frames)
+        first = await anext(pieces)
     except StopAsyncIteration:
         # This is what keeps a browser from asking again.
         return Response(status_code=204)
-    return EventStream(RETRY + first, frames)
+    return EventStream(RETRY + first, pieces)
 
 
-async def _frames(all_news: AsyncGenerator[tuple[Told, ...], None]) -> AsyncGenerator[bytes, None]:
+async def _pieces(all_news: AsyncGenerator[tuple[Told, ...], None]) -> AsyncGenerator[bytes, None]:
+    begun = False
     async with contextlib.aclosing(all_news):
-        async for news in all_news:
-            yield b"".join(map(frame, news)) or HEARTBEAT
+        try:
+            async for news in all_news:
+                begun = True
+                for piece in frames(news):
+                    yield piece
+                if not news:
+                    yield HEARTBEAT
+        except (Problem, WhisperApiError):
+            # In the middle of a stream there is no status to say it with: who asks again is told.
+            if not begun:
+                raise
 
 
 def _last_id(request: Request) -> int:

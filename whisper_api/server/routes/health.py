@@ -60,5 +60,13 @@ async def readyz(request: Request) -> Response:
 
 LIVEZ = Operation(livez, "Health", (Answer(200, "It answers", {"application/json": Alive}),), open=True)
 READYZ = Operation(
-    readyz, "Health", (Answer(200, "Jobs are worked on", {"application/json": Ready}),), refusals=(503,), open=True
+    readyz,
+    "Health",
+    (Answer(200, "Jobs are worked on", {"application/json": Ready}),),
+    refusals=(
+        Problem(503, "starting", "The server starts, and models are being loaded"),
+        Problem(503, "stalled", "A job that runs makes no progress"),
+        Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
+    ),
+    open=True,
 )

@@ -63,7 +63,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Canceled(msgspec.Struct, frozen=True, kw_only=True):
-    """The job was canceled, or its result removed.
+    """The job was canceled, or its result removed; one that Failed is removed itself.
 
     Attributes:
         success: always true: what fails is an error.

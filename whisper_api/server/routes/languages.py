@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -52,7 +53,7 @@ async def detect(request: Request) -> Response:
 async def _language_response(request: Request, job_id: str) -> Response:
     state = state_of(request)
     job, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
-    body = spoken_language(transcript, job.warnings)
+    body = spoken_language(transcript, job.warnings, job.metadata)
     return DeliveredResponse(
         msgspec.json.encode(body),
         headers={"Content-Type": "application/json"},
@@ -60,12 +61,15 @@ async def _language_response(request: Request, job_id: str) -> Response:
     )
 
 
-def spoken_language(transcript: Transcript, warnings: tuple[str, ...] = ()) -> SpokenLanguage:
+def spoken_language(
+    transcript: Transcript, warnings: tuple[str, ...] = (), metadata: dict[str, Any] | None = None
+) -> SpokenLanguage:
     """What a transcript without text says of the language.
 
     Args:
         transcript: of a job with the task ``detect_language``.
         warnings: of the submission; they stand before the transcript's own.
+        metadata: of the job.
     """
     return SpokenLanguage(
         language=transcript.language,
@@ -74,6 +78,7 @@ def spoken_language(transcript: Transcript, warnings: tuple[str, ...] = ()) -> S
         duration=transcript.duration,
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
+        metadata=msgspec.UNSET if metadata is None else metadata,
     )
 
 

@@ -11,12 +11,13 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import JobFailed
+from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Task
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.intake.submitting import accept
 from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, URL
+from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.openai.answers import Answer as Body
 from whisper_api.server.openai.answers import answer_of
@@ -34,7 +35,8 @@ from whisper_api.server.openai.events import StreamEvent
 from whisper_api.server.openai.fields import TRANSLATION_FORMATS, Granularity, ResponseFormat, Wish, read_fields
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.streaming import stream_response
-from whisper_api.server.operations import Answer, FormBody, FormField, Operation, Parameter
+from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
+from whisper_api.server.problems import Problem
 from whisper_api.server.query import idempotency_key
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import note_delivery
@@ -54,8 +56,9 @@ async def transcribe(request: Request) -> Response:
     events ``transcript.text.delta``, for ``diarized_json`` then ``transcript.text.segment``, in the end one
     ``transcript.text.done`` with the whole text, or an event ``error``.
 
-    A client that goes away cancels the job, unless it comes back within ten seconds with the same upload or has sent
-    an ``Idempotency-Key``; the same upload from the same key joins the job that runs. ``X-Job-ID`` names the job.
+    A client that goes away cancels the job, unless it comes back within ten seconds with the same upload, after a
+    restart of the server within a minute, or has sent an ``Idempotency-Key``; the same upload from the same key joins
+    the job that runs. ``X-Job-ID`` names the job.
     """
     return await _answer(request, "transcribe")
 
@@ -87,8 +90,8 @@ async def _answer(request: Request, task: Task) -> Response:
         return read_fields(upload.fields, directory, state, task)
 
     with contextlib.ExitStack() as waiting:
-        async with state.waiters.uploading(owner):
-            job, wish = await accept(request, read, purpose=request.url.path, join=True)
+        with state.waiters.uploading(owner) as given_up:
+            job, wish = await accept(request, read, purpose=request.url.path, join=True, not_to_join=given_up)
             # Who sends a key says that it will come back.
             left_to_run = idempotency_key(request) is not None
             waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
@@ -173,8 +176,14 @@ TRANSLATION_FIELDS = (
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 JOB_NAMED = {JOB_HEADER: "Id of the job"}
-# As numbers, since under this address some errors have another status than elsewhere.
-REFUSALS = (400, 404, 408, 409, 410, 413, 422, 429)
+REFUSALS: tuple[Cause, ...] = (
+    *OF_UPLOADS,
+    InvalidInput,
+    JobCanceled,
+    JobNotFound,
+    ResultGone,
+    Problem(500, "job_failed", "The job ended without a result, and would again"),
+)
 
 TRANSCRIBE = Operation(
     transcribe,
@@ -215,6 +224,6 @@ MODEL = Operation(
     model,
     TAG,
     (Answer(200, "The model", {"application/json": Model}),),
-    refusals=(404,),
+    refusals=(UnknownModel,),
     parameters=(Parameter("id", str, "Its name", place="path", required=True),),
 )

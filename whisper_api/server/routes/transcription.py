@@ -9,20 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    CallerLimit,
-    Draining,
-    IdempotencyConflict,
-    InvalidAudio,
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    ModelUnavailable,
-    QueueFull,
-    ResultGone,
-    StorageError,
-    UnknownModel,
-)
+from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.schema import JobResult
 from whisper_api.server.answering import accepted_response, when_ended
 from whisper_api.server.intake.accepted import Accepted, AcceptedFiles
@@ -30,8 +17,10 @@ from whisper_api.server.intake.batch import accept_several
 from whisper_api.server.intake.forms import Form, read_form
 from whisper_api.server.intake.submitting import accept
 from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.intake.uploads import Upload
-from whisper_api.server.operations import Answer, FormBody, Operation
+from whisper_api.server.operations import Answer, Cause, FormBody, Operation
+from whisper_api.server.problems import Problem
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import result_response
 from whisper_api.server.state import state_of
@@ -44,20 +33,11 @@ ACCEPTED = Answer(
     {"application/json": Accepted},
     {"Location": "The path of its status", "Retry-After": "Seconds after which to ask for it"},
 )
-REFUSALS: tuple[type[Exception] | int, ...] = (
-    InvalidOption,
-    InvalidAudio,
-    UnknownModel,
-    ModelUnavailable,
-    IdempotencyConflict,
-    QueueFull,
-    CallerLimit,
-    Draining,
-    StorageError,
-    408,
-    413,
+REFUSALS: tuple[Cause, ...] = (
+    *OF_UPLOADS,
+    Problem(422, "device_not_served", "The models run on another device here"),
 )
-IN_SYNC: tuple[type[Exception] | int, ...] = (JobFailed, JobCanceled, ResultGone)
+IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 
 
 async def submit(request: Request) -> Response:
@@ -107,7 +87,7 @@ SUBMIT_SEVERAL = Operation(
     submit_several,
     "Transcription",
     (Answer(202, "What became of each file", {"application/json": AcceptedFiles}),),
-    refusals=REFUSALS,
+    refusals=(*REFUSALS, Problem(400, "no_file_accepted", "None of the files is accepted; `jobs` says why for each")),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
 )

@@ -1,0 +1,75 @@
+"""What a page of another origin can do with a key: all that its programs need, by a browser's own rules."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+
+from server.harness import RunningServer
+
+from page.visits import Visit
+
+# As programs of their users call: with the headers that they send, and of the answers those that they read.
+CALLS = """async ([server, key, audio]) => {
+    const sound = new Blob([Uint8Array.from(atob(audio), (each) => each.charCodeAt(0))]);
+    const form = (fields) => {
+        const data = new FormData();
+        data.append("file", sound, "hello.wav");
+        for (const [name, value] of Object.entries(fields)) data.append(name, value);
+        return data;
+    };
+    const call = async (path, given = {}) => {
+        const headers = { Authorization: `Bearer ${key}`, ...given.headers };
+        const answer = await fetch(server + path, { ...given, headers });
+        return [answer.status, Object.fromEntries(answer.headers), await answer.text()];
+    };
+    const plain = { language: "en", align: "false", diarize: "false" };
+    const made = await call("/transcribe", {
+        method: "POST", body: form(plain), headers: { "Idempotency-Key": "once", "X-Request-ID": "mine" },
+    });
+    const job = made[1].location;
+    return {
+        made,
+        status: await call(`${job}?wait=60`),
+        events: await call(`${job}/events`, { headers: { "Last-Event-ID": "0" } }),
+        corrected: await call(`${job}/corrections`, {
+            method: "PUT", body: "{}", headers: { "Content-Type": "application/json" },
+        }),
+        result: await call(`${job}/result?format=txt`),
+        removed: await call(job, { method: "DELETE" }),
+        openai: await call("/v1/audio/transcriptions", {
+            method: "POST", body: form({ model: "whisper-1", language: "en" }), headers: { "X-Stainless-Lang": "js" },
+        }),
+        refused: await call("/v1/models/nothing", { headers: { "X-Stainless-Lang": "js" } }),
+        stranger: await call("/status", { headers: { Authorization: "Bearer none" } }),
+    };
+}"""
+
+
+def test_a_page_of_another_origin_calls_the_server(
+    visit: Callable[..., Visit], page_server: RunningServer, hello: bytes
+) -> None:
+    page = visit(page_server).page
+    # By its other name it is another origin to a browser; what is shown there has no policy of its own.
+    page.goto(f"http://localhost:{page_server.port}/livez")
+    assert page.evaluate("origin") != page_server.url
+    audio = base64.b64encode(hello).decode()
+    answers: dict[str, Any] = page.evaluate(CALLS, [page_server.url, page_server.user_key, audio])
+    statuses = {name: answer[0] for name, answer in answers.items()}
+    assert statuses == {
+        **{"made": 202, "status": 200, "events": 200, "corrected": 200, "result": 200, "removed": 200},
+        **{"openai": 200, "refused": 404, "stranger": 401},
+    }
+    headers = {name: answer[1] for name, answer in answers.items()}
+    assert headers["made"]["x-request-id"] == "mine"
+    assert headers["made"]["retry-after"]
+    assert headers["openai"]["x-job-id"]
+    assert headers["refused"]["x-should-retry"] == "false"
+    assert "event: completed" in answers["events"][2]
+    assert "Hello" in answers["result"][2]
+    assert "Hello" in answers["openai"][2]

@@ -1,0 +1,73 @@
+"""Forms without a file: what they hold, and that none takes much memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from urllib.parse import parse_qsl, quote_plus, unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api.server.intake.multipart import Limits
+from whisper_api.server.intake.urlencoded import UNQUOTED_TOGETHER, FieldsReader, unquoted
+from whisper_api.server.problems import Problem
+
+LIMITS = Limits(max_file_size=1, timeout_seconds=1, max_fields=3, max_field_bytes=1000)
+
+
+def read(body: bytes, max_urls: int = 1) -> list[tuple[str, str]]:
+    reader = FieldsReader(LIMITS, max_urls)
+    for at in range(0, len(body), 7):
+        reader.feed(body[at : at + 7])
+    reader.finish()
+    return reader.fields
+
+
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=3))
+def test_fields_are_those_that_were_sent(fields: list[tuple[str, str]]) -> None:
+    body = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in [*fields, ("url", "x")])
+    found = FieldsReader(LIMITS)
+    found.feed(body.encode())
+    found.finish()
+    assert found.fields == [*fields, ("url", "x")]
+
+
+@pytest.mark.parametrize(
+    "body", [b"url=a&&b=1", b"url=a%20+b&c", b"url=%e9%zz&a=b=c", b"=x&url=%25", b"url=\xc3\xa9", b"url=%C3%a9&%61=%"]
+)
+def test_what_is_odd_is_read_as_the_library_does(body: bytes) -> None:
+    try:
+        expected = parse_qsl(body.decode(), True, errors="strict")
+    except UnicodeDecodeError:
+        with pytest.raises(Problem, match="UTF-8"):
+            read(body)
+        return
+    assert read(body) == expected
+
+
+def test_addresses_are_not_counted_as_fields() -> None:
+    others = b"&a=1&b=2&c=3"
+    assert len(read(b"url=x" + others)) == 4
+    assert len(read(b"&".join([b"url=x"] * 20) + others, 20)) == 23
+    for body, max_urls in ((b"url=x" + others + b"&d=4", 20), (b"&".join([b"url=x"] * 21) + others, 20)):
+        with pytest.raises(Problem, match="fields") as raised:
+            read(body, max_urls)
+        assert (raised.value.status, raised.value.code) == (400, "invalid_form")
+
+
+@pytest.mark.parametrize("before", range(UNQUOTED_TOGETHER - 4, UNQUOTED_TOGETHER + 2))
+def test_codes_are_not_torn_apart(before: int) -> None:
+    for data in (b"a" * before + b"%41%zz%4", b"%" * before, b"a" * before + b"%4", b"a" * before + b"%"):
+        assert unquoted(data) == unquote_to_bytes(data)
+
+
+def test_codes_take_little_memory() -> None:
+    data = b"%41" * 300_000
+    tracemalloc.start()
+    try:
+        assert unquoted(data) == b"A" * 300_000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(data)
