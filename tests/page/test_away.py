@@ -64,6 +64,41 @@ def test_a_file_is_sent_again_when_the_server_was_away(visit: Open, open_server:
         assert len(client.get("/transcriptions").json()["jobs"]) == 1
 
 
+def test_a_transcript_is_waited_for_while_the_server_is_away(reader: Visit, call: str) -> None:
+    page = reader.home()
+    link = page.get_by_role("link", name=re.compile("^call.wav")).first
+    expect(link).to_be_visible()
+    page.route("**/transcription/*", lambda route: route.abort())
+    link.click()
+    expect(page.locator("#trouble")).to_contain_text("The server cannot be reached.")
+    expect(page.get_by_role("status").filter(has_text="The server cannot be reached.")).to_have_count(1)
+    # What has ended can neither be canceled nor stands anywhere.
+    expect(page.locator("#progress")).to_be_hidden()
+    page.unroute("**/transcription/*")
+    reader.finished()
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks(reader: Visit) -> None:
+    page = reader.page
+    page.clock.install()
+    reader.home()
+    page.evaluate(
+        """async () => {
+          const { ApiError, patiently } = await import("./assets/api.js");
+          window.tries = 0;
+          patiently(() => {
+            window.tries += 1;
+            throw new ApiError(429, "caller_limit", "", 30);
+          });
+        }"""
+    )
+    page.clock.run_for(29_000)
+    assert page.evaluate("tries") == 1
+    page.clock.run_for(2_000)
+    assert page.evaluate("tries") == 2
+
+
 def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.key("tests-leaving"))
     page = tab.home()
@@ -72,6 +107,8 @@ def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_s
     page.set_input_files("#files", FilePayload(name="a.wav", mimeType="audio/wav", buffer=b"no audio"))
     dialog = page.get_by_role("dialog", name="A key, please")
     expect(dialog.get_by_role("alert")).to_have_text("This key is not known here, or was revoked.")
+    # It is forgotten, and so is not sent again by whoever loads the page anew.
+    assert page.evaluate("sessionStorage.getItem('whisper-api-key')") is None
     # With another one, what was begun goes on.
     dialog.get_by_label("Key").fill(page_server.user_key)
     page.keyboard.press("Enter")

@@ -47,6 +47,8 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     page.keyboard.press("Delete")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Word removed")).to_be_visible()
+    # The next one is where the keyboard goes on.
+    expect(words.nth(5)).to_be_focused()
     # One that is looked at, and left as it is.
     page.keyboard.press("Enter")
     page.keyboard.type("nothing")
@@ -81,6 +83,7 @@ def test_a_correction_is_undone(reader: Visit, page_server: RunningServer, untou
         page.get_by_role("button", name="Undo").click()
         expect(page.get_by_role("status").filter(has_text="Put back")).to_have_count(1)
         expect(page.locator("#transcript .w")).to_have_text(before)
+        expect(page.locator("#transcript .w").nth(2)).to_be_focused()
         expect(page.locator(".w.corrected")).to_have_count(0)
     with page_server.client() as client:
         assert client.get(f"/transcription/{untouched}/corrections").json()["words"] == []
@@ -114,11 +117,12 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     assert "[Sheila]" in text
     assert "SPEAKER" not in text
     # A name is changed again, and two of one name are one.
-    page.locator("#legend").get_by_role("button", name="Sheila").click()
+    page.locator("#transcript").get_by_role("button", name="Sheila").first.click()
     page.keyboard.type("Diane")
     page.keyboard.press("Enter")
     expect(page.locator("#legend .speaker")).to_have_text(["Diane"])
     until(lambda: "[Sheila]" not in srt(page_server, untouched))
+    expect(page.locator("#legend").get_by_role("button", name="Diane")).to_be_focused()
 
 
 def test_what_two_tabs_correct_is_both_kept(

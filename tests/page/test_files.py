@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,6 +19,11 @@ from whisper_api.server.routes import page
 ROOT = Path(__file__).parents[2]
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(page.DIRECTORY.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+
+# What the engine may remark, and the same in French, as notes.js has it.
+FRENCH_REMARKS: dict[str, str] = dict(
+    re.findall(r'^ +\[?"(.*?)",\s+"(.*?)"(?:\],|,$)', FILES["notes.js"], re.M | re.S),
+)
 
 
 class Links(HTMLParser):
@@ -117,6 +123,32 @@ def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links
     assert {key for key in english if key not in used and not key.startswith(families)} == set()
     stages = {key for key in english if key.startswith("stage_")}
     assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
+
+
+def remarks() -> set[str]:
+    """What the engine may remark on a transcript, ``{}`` for what varies."""
+
+    def of(call: ast.Call) -> str | None:
+        told = call.args[0] if call.args else None
+        if isinstance(told, ast.JoinedStr):
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in told.values)
+        return told.value if isinstance(told, ast.Constant) and isinstance(told.value, str) else None
+
+    found = set()
+    for path in (ROOT / "whisper_api/engine").glob("*.py"):
+        lists = ("warnings.append", "found.append") if path.name in ("decode.py", "timeline.py") else ()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("ctx.warn", *lists)):
+                found.add(of(node))
+    return {text for text in found if text}
+
+
+def test_every_remark_of_the_engine_is_there_in_french() -> None:
+    assert remarks() <= set(FRENCH_REMARKS)
+    assert len(remarks()) > 15
+    for english, translated in FRENCH_REMARKS.items():
+        places = [str(place + 1) for place in range(english.count("{}"))]
+        assert sorted(re.findall(r"\{(\d)\}", translated)) == places
 
 
 def test_the_page_offers_the_languages_that_the_server_knows() -> None:

@@ -125,6 +125,20 @@ def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dar
     expect(page.get_by_role("complementary")).to_be_visible()
 
 
+def test_it_fits_the_smallest_phone_in_french(visit: Open, page_server: RunningServer, call: str) -> None:
+    tab = visit(page_server, key=page_server.user_key, size=(320, 568), touch=True, language="fr-FR")
+    page = tab.home()
+    expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
+    assert tab.overflow == 0
+    tab.job(call)
+    page.get_by_text("Télécharger", exact=True).tap()
+    menu = page.locator("#formats").bounding_box()
+    assert menu is not None
+    assert menu["x"] >= 0
+    assert menu["x"] + menu["width"] <= 320
+    tab.picture("27-smallest-phone")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_from_its_ground(visit: Open, page_server: RunningServer, call: str, dark: bool) -> None:
     tab = visit(page_server, key=page_server.user_key, dark=dark)

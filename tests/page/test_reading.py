@@ -85,6 +85,31 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     assert page.evaluate("audio.playbackRate") == 1.5
 
 
+def test_a_recording_that_the_browser_cannot_play_is_told_of(
+    reader: Visit, call: str, cut: Callable[[float, float], bytes]
+) -> None:
+    page = reader.job(call)
+    page.set_input_files("#audio-file", FilePayload(name="call.amr", mimeType="audio/amr", buffer=b"#!AMR"))
+    expect(page.get_by_role("alert").filter(has_text="cannot play this recording")).to_be_visible()
+    expect(page.get_by_role("button", name="Choose the recording")).to_be_focused()
+    hear(page, cut(6.0, 15.0))
+
+
+def test_what_stands_beside_the_words_is_shown(reader: Visit) -> None:
+    page = reader.home()
+    text = page.evaluate(
+        """async () => {
+          const { Transcript } = await import("./assets/transcript.js");
+          const words = ["Ça", "va"].map((word, start) => ({ word, start, end: start + 0.5, score: 1, speaker: null }));
+          const transcript = new Transcript(document.getElementById("transcript"));
+          const segment = { id: 0, start: 0, end: 2, text: "« Ça va » !", words, speaker: null };
+          transcript.showResult({ segments: [segment], speakers: [] }, { words: [], speakers: {} });
+          return transcript.text;
+        }"""
+    )
+    assert text == "« Ça va » !"
+
+
 def test_words_are_found_across_words_case_and_accents(reader: Visit, call: str) -> None:
     page = reader.job(call)
     text = re.sub(r"\s+", " ", " ".join(reader.words)).lower()
@@ -194,3 +219,20 @@ def test_three_hours_stay_usable(reader: Visit, call: str) -> None:
         """() => [...document.querySelectorAll("#transcript p")]
              .filter((each) => !each.firstElementChild.checkVisibility({ contentVisibilityAuto: true })).length > 250"""
     )
+
+
+def test_much_that_comes_at_once_is_counted_once(reader: Visit) -> None:
+    page = reader.home()
+    counted = page.evaluate(
+        """async () => {
+          const { Transcript } = await import("./assets/transcript.js");
+          const transcript = new Transcript(document.getElementById("transcript"));
+          let times = 0;
+          const done = new Promise((resolve) => (transcript.onChange = () => resolve((times += 1))));
+          for (let start = 0; start < 300; start += 1)
+            transcript.showStretch(start, [{ id: 0, start, end: start + 1, text: "word", words: [], speaker: null }]);
+          await done;
+          return [times, transcript.words.length];
+        }"""
+    )
+    assert counted == [1, 300]

@@ -132,6 +132,31 @@ def test_a_recording_can_be_discarded_and_a_refused_microphone_is_explained(read
     expect(page.get_by_role("alert").filter(has_text="not allowed to use the microphone")).to_be_visible()
 
 
+def test_a_microphone_is_asked_for_once(reader: Visit) -> None:
+    page = reader.home()
+    # A browser whose user has not answered yet.
+    page.evaluate(
+        """() => {
+          const devices = navigator.mediaDevices;
+          const ask = devices.getUserMedia.bind(devices);
+          const allowed = new Promise((resolve) => (window.allow = resolve));
+          window.asked = [];
+          devices.getUserMedia = async (wanted) => {
+            const stream = allowed.then(() => ask(wanted));
+            window.asked.push(stream);
+            return stream;
+          };
+        }"""
+    )
+    for _ in range(2):
+        page.get_by_role("button", name="Record").click()
+    page.evaluate("window.allow()")
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_role("button", name="Record")).to_be_focused()
+    tracks = "async () => (await Promise.all(asked)).flatMap((each) => each.getTracks()).map((each) => each.readyState)"
+    assert page.evaluate(tracks) == ["ended"]
+
+
 def test_several_files_are_sent_and_a_bad_one_is_named(reader: Visit, hello: bytes) -> None:
     page = reader.home()
     page.get_by_label("Speakers").select_option("none")

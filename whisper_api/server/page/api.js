@@ -8,6 +8,8 @@ const BASE = new URL("..", import.meta.url);
 const STORED_KEY = "whisper-api-key";
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 8000;
+// However long the server asks to be left alone.
+const LONGEST_REST = 60_000;
 
 /** What the server, or the way to it, would not do. Status 0: it was not reached. */
 export class ApiError extends Error {
@@ -39,10 +41,12 @@ export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
 
 let asking = null;
 
-/** Ask for a key, once for all requests that need one; resolves when there is another than `refused`. */
+/** Ask for a key, once for all requests that need one; resolves when there is another than `refused`, which is forgotten. */
 export function askForKey(refused) {
+  if (asking) return asking;
   if (storedKey() !== refused) return Promise.resolve();
-  asking ??= new Promise((resolve) => {
+  forgetKey();
+  asking = new Promise((resolve) => {
     const [dialog, form, input] = [$("key-dialog"), $("key-form"), $("key")];
     $("key-problem").textContent = refused ? t("keyRefused") : "";
     input.value = "";
@@ -63,8 +67,8 @@ export function askForKey(refused) {
     dialog.oncancel = (event) => event.preventDefault();
     dialog.onclose = () => {
       asking = null;
-      if (storedKey() === refused) askForKey(refused).then(resolve);
-      else resolve();
+      if (storedKey()) resolve();
+      else askForKey(null).then(resolve);
     };
     dialog.showModal();
     input.focus();
@@ -90,7 +94,7 @@ export function problemOf(status, text, retryAfter = null) {
 export async function request(path, { method = "GET", query, headers = {}, body, signal } = {}) {
   for (;;) {
     const key = storedKey();
-    let response;
+    let response, text;
     try {
       response = await fetch(addressOf(path, query), {
         method,
@@ -101,11 +105,12 @@ export async function request(path, { method = "GET", query, headers = {}, body,
         credentials: "omit",
         referrerPolicy: "no-referrer",
       });
+      if (response.ok) return response;
+      text = await response.text();
     } catch (error) {
       throw error.name === "AbortError" ? error : new ApiError(0, "network", "");
     }
-    if (response.ok) return response;
-    const problem = problemOf(response.status, await response.text(), response.headers.get("Retry-After"));
+    const problem = problemOf(response.status, text, response.headers.get("Retry-After"));
     if (response.status !== 401) throw problem;
     await askForKey(key);
   }
@@ -156,7 +161,7 @@ export async function patiently(action, signal, onTrouble = () => {}) {
     } catch (error) {
       if (!(error instanceof ApiError) || !error.passes) throw error;
       onTrouble(error);
-      await pause(delay(attempt), signal);
+      await pause(Math.max(delay(attempt), Math.min(LONGEST_REST, error.retryAfter * 1000)), signal);
     }
   }
 }

@@ -1,6 +1,6 @@
 /** The page: puts its parts together, and shows what the address names: nothing, or one job. */
 
-import { forgetKey, storedKey } from "./api.js";
+import { forgetKey, patiently, storedKey } from "./api.js";
 import { Composer } from "./composer.js";
 import { $, complain, content, furnish, toast } from "./dom.js";
 import { language, t } from "./i18n.js";
@@ -18,9 +18,12 @@ const list = new JobList();
 const view = new JobView(list);
 const uploads = new Uploads($("uploads"), async (jobId, file) => {
   remember(jobId, file);
-  await list.look(jobId);
+  await patiently(() => list.look(jobId));
 });
-const composer = new Composer(uploads, { onFirst: (jobId) => (location.hash = jobId) });
+const composer = new Composer(uploads, {
+  // Who reads another transcript by now is left alone.
+  onFirst: (jobId) => document.body.dataset.view === "home" && (location.hash = jobId),
+});
 
 /** Show what the address names. Reading goes on there, unless the page was only just `loaded`. */
 function route(loaded = false) {

@@ -43,8 +43,8 @@ export class Composer {
       else sent.push(this.uploads.add(file, this.#fields()));
     }
     const jobs = (await Promise.all(sent)).filter(Boolean);
-    // Who sends one thing wants to see it; who sends several, the list.
-    if (jobs.length === 1 && files.length === 1) this.onFirst(jobs[0]);
+    // Who sends one thing wants to see it; who sends several, the list; who records again by now, neither.
+    if (jobs.length === 1 && files.length === 1 && !this.recorder.busy) this.onFirst(jobs[0]);
   }
 
   #fields() {
@@ -98,7 +98,7 @@ export class Composer {
       $("files").value = "";
       this.take(files);
     });
-    const recorder = new Recorder({
+    this.recorder = new Recorder({
       onFile: (file) => this.take([file]),
       onProblem: (text) => complain(new Error(text)),
       onState: (recording) => {
@@ -111,7 +111,7 @@ export class Composer {
     const hindered = obstacle();
     $("record").disabled = Boolean(hindered);
     if (hindered) $("drop-hint").textContent = hindered;
-    $("record").addEventListener("click", () => recorder.start());
+    $("record").addEventListener("click", () => this.recorder.start());
     this.#acceptDrops();
   }
 

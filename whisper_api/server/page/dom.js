@@ -85,7 +85,7 @@ export function toast(text, action = null) {
 export function complain(error) {
   if (error?.name === "AbortError") return;
   const close = h("button", { type: "button", class: "icon quiet", "aria-label": t("close") }, icon("close"));
-  const notice = h("div", { class: "notice" }, h("p", {}, error.message ?? String(error)), close);
+  const notice = h("div", { class: "notice" }, h("p", {}, error?.message ?? String(error)), close);
   close.addEventListener("click", () => notice.remove());
   $("problems").replaceChildren(notice);
 }
@@ -94,6 +94,9 @@ export function complain(error) {
 export function content() {
   $("problems").replaceChildren();
 }
+
+/** Go back to where no job is shown; the history does not lead to what has gone. */
+export const leave = () => location.replace("#");
 
 /** Ask before something that cannot be undone; resolves to whether to go on. */
 export function confirmed(title, words, yes) {

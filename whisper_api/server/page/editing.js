@@ -1,9 +1,20 @@
 /** Correcting words and naming speakers: what is written goes to the server, which puts it into every format. */
 
-import { json } from "./api.js";
-import { announce, complain, h, toast } from "./dom.js";
+import { json, patiently } from "./api.js";
+import { announce, complain, content, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { shownSpeaker } from "./transcript.js";
+
+/** Ask until the server is there to answer: what was written is not lost. Whoever waits is told, once. */
+function patientJson(address, given) {
+  let told = false;
+  return patiently(() => json(address, given), undefined, (error) => {
+    if (told === Boolean(error)) return;
+    told = Boolean(error);
+    if (error) complain(error.status ? error : new Error(t("away")));
+    else content();
+  });
+}
 
 /** Changes of one job's transcript, one after the other. */
 export class Corrections {
@@ -17,7 +28,7 @@ export class Corrections {
   change(merge) {
     const turn = this.last.then(async () => {
       // Somebody else, or another tab, may have corrected the same transcript.
-      this.kept = await json(this.address, { method: "PUT", body: merge(await json(this.address)) });
+      this.kept = await patientJson(this.address, { method: "PUT", body: merge(await patientJson(this.address)) });
     });
     this.last = turn.catch(() => {});
     return turn;
@@ -76,6 +87,7 @@ export function editWord(transcript, corrections, entry, onChange) {
   const before = element.textContent;
   const put = async (text, undoes) => {
     const was = element.textContent;
+    const corrected = element.classList.contains("corrected");
     const [parent, next] = [element.parentNode, element.nextSibling];
     element.textContent = text;
     element.classList.add("corrected", "saving");
@@ -83,6 +95,8 @@ export function editWord(transcript, corrections, entry, onChange) {
       await corrections.setWord(entry, text);
     } catch (error) {
       element.textContent = was;
+      element.classList.toggle("corrected", corrected);
+      if (was === "") transcript.remove(entry);
       complain(error);
       return;
     } finally {
@@ -98,7 +112,13 @@ export function editWord(transcript, corrections, entry, onChange) {
     }
     const undo = () => {
       if (text === "") parent.insertBefore(element, next?.parentNode === parent ? next : null);
-      put(was || before, true).then(() => transcript.recount());
+      put(was || before, true).then(() => {
+        transcript.recount();
+        // The button that was pressed has gone.
+        if (document.activeElement !== document.body) return;
+        transcript.select(entry);
+        element.focus();
+      });
     };
     toast(t(text ? "corrected" : "removed"), { label: t("undo"), run: undo });
   };

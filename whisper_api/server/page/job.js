@@ -1,11 +1,12 @@
 /** One job on the page: where it stands while it runs, its transcript as it comes, and what can be done with that. */
 
 import { json, patiently, request } from "./api.js";
-import { $, announce, complain, confirmed, h } from "./dom.js";
+import { $, announce, complain, confirmed, h, leave } from "./dom.js";
 import { Corrections, editWord, renameSpeaker } from "./editing.js";
 import { follow } from "./events.js";
 import { languageName, span, t, clock, moment } from "./i18n.js";
 import { isOver, placeOf, titleOf } from "./jobs.js";
+import { noted } from "./notes.js";
 import { forget, isHeard, Player } from "./player.js";
 import { Search } from "./search.js";
 import { offerToTake } from "./taking.js";
@@ -55,7 +56,7 @@ export class JobView {
     $("transcript").removeAttribute("lang");
     this.corrections = null;
     this.result = null;
-    for (const id of ["job", "tools", "warnings", "transcript-hint", "legend"]) $(id).hidden = true;
+    for (const id of ["job", "tools", "warnings", "transcript-hint", "legend", "failure"]) $(id).hidden = true;
     this.#clearProgress();
     $("job-title").textContent = "";
     $("facts").textContent = "";
@@ -80,7 +81,7 @@ export class JobView {
 
   /** Where the job stands, shown at the top and in the list. */
   #stand(status) {
-    this.status = { ...this.status, ...status };
+    this.status = status;
     this.list.update(status);
     $("job-title").textContent = document.title = titleOf(status);
     this.#showFacts();
@@ -123,10 +124,10 @@ export class JobView {
 
   /** The server is away, or back again. */
   #trouble(error) {
-    if ($("trouble").hidden !== !error && error) announce(t("away"));
+    const text = error?.status ? error.message : t("away");
+    if (error && $("trouble").hidden) announce(text);
     $("trouble").hidden = !error;
-    $("trouble").textContent = error ? t("away") : "";
-    if (error) $("progress").hidden = false;
+    $("trouble").textContent = error ? text : "";
   }
 
   async #showResult(signal) {
@@ -157,8 +158,13 @@ export class JobView {
   #showEnd() {
     this.transcript.clear();
     this.player.close();
-    if (this.status.status === "Failed") complain(new Error(t("failedBecause", { reason: this.status.error ?? "" })));
-    else location.hash = "";
+    if (this.status.status !== "Failed") {
+      leave();
+      return;
+    }
+    $("failure").hidden = false;
+    $("reason").textContent = this.status.error ?? "";
+    announce(t("failedBecause"));
   }
 
   #showFacts() {
@@ -172,7 +178,7 @@ export class JobView {
     const { warnings } = this.result;
     $("warnings").hidden = !warnings.length;
     $("warnings").querySelector("summary").textContent = t("warnings", { count: warnings.length });
-    $("warnings").querySelector("ul").replaceChildren(...warnings.map((text) => h("li", { lang: "en" }, text)));
+    $("warnings").querySelector("ul").replaceChildren(...warnings.map(noted).map(([text, lang]) => h("li", { lang }, text)));
   }
 
   /** Everybody who speaks, to be named with the keyboard too. */
@@ -192,8 +198,10 @@ export class JobView {
 
   #listen() {
     offerToTake({ text: () => this.transcript.text, job: () => ({ id: this.jobId, name: titleOf(this.status) }) });
-    $("cancel").addEventListener("click", () => this.#remove("cancelTitle", "cancelWords", "cancel", { force: "true" }));
-    $("delete").addEventListener("click", () => this.#remove("deleteTitle", "deleteWords", "delete", {}));
+    $("cancel").addEventListener("click", () => this.#ask("cancelTitle", "cancelWords", "cancel", { force: "true" }));
+    $("delete").addEventListener("click", () => this.#ask("deleteTitle", "deleteWords", "delete", {}));
+    // Nothing is lost with what has failed.
+    $("discard-failed").addEventListener("click", () => this.#remove(this.jobId, {}));
     $("legend-names").addEventListener("click", (event) => this.#clicked(event));
     $("transcript").addEventListener("click", (event) => this.#clicked(event));
     $("transcript").addEventListener("keydown", (event) => {
@@ -209,8 +217,11 @@ export class JobView {
     const speaker = event.target.closest(".speaker");
     const time = event.target.closest(".at");
     const entry = this.transcript.entryOf(event.target);
-    if (speaker && this.corrections) {
-      renameSpeaker(speaker, this.corrections, (names) => {
+    const { corrections } = this;
+    if (speaker && corrections) {
+      renameSpeaker(speaker, corrections, (names) => {
+        // By now another transcript may be shown.
+        if (this.corrections !== corrections) return;
         this.transcript.rename(names);
         // Speakers of one name are one.
         if (new Set(this.transcript.speakers).size < this.#legendSize) this.#redraw();
@@ -237,9 +248,14 @@ export class JobView {
   }
 
   async #redraw() {
-    this.result = await json(`transcription/${this.jobId}/result`);
-    this.transcript.showResult(this.result, this.corrections.kept);
+    const { corrections } = this;
+    const result = await json(`transcription/${this.jobId}/result`);
+    if (this.corrections !== corrections) return;
+    const focused = $("transcript").contains(document.activeElement);
+    this.result = result;
+    this.transcript.showResult(result, corrections.kept);
     this.#showLegend();
+    if (focused) $("legend-names").querySelector(".speaker")?.focus();
   }
 
   #edit(entry) {
@@ -249,9 +265,12 @@ export class JobView {
     editWord(this.transcript, this.corrections, entry, () => this.search.refresh());
   }
 
-  async #remove(title, words, yes, query) {
+  async #ask(title, words, yes, query) {
     const { jobId } = this;
-    if (!(await confirmed(t(title), t(words), t(yes)))) return;
+    if (await confirmed(t(title), t(words), t(yes))) await this.#remove(jobId, query);
+  }
+
+  async #remove(jobId, query) {
     try {
       await request(`transcription/${jobId}`, { method: "DELETE", query });
     } catch (error) {
@@ -261,6 +280,6 @@ export class JobView {
     }
     forget(jobId);
     this.list.remove(jobId);
-    if (this.jobId === jobId) location.hash = "";
+    if (this.jobId === jobId) leave();
   }
 }

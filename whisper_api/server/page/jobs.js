@@ -26,6 +26,7 @@ export class JobList {
   constructor() {
     this.jobs = new Map();
     this.rows = new Map();
+    this.removed = new Set();
     this.open = null;
     this.next = null;
     this.timer = 0;
@@ -50,24 +51,33 @@ export class JobList {
 
   /** Where a job stands now, from whoever knows. */
   update(status) {
-    this.jobs.set(status.job_id, { ...this.jobs.get(status.job_id), ...status });
+    this.#keep(status);
     this.#show();
   }
 
   remove(jobId) {
+    this.removed.add(jobId);
     this.jobs.delete(jobId);
     this.#show();
   }
 
+  /** An answer may be older than what was removed since. */
+  #keep(job) {
+    if (!this.removed.has(job.job_id)) this.jobs.set(job.job_id, job);
+  }
+
   #take(page) {
-    for (const job of page.jobs) this.jobs.set(job.job_id, job);
+    for (const job of page.jobs) this.#keep(job);
     this.next = page.next;
     this.#show();
   }
 
   async #more() {
+    const before = this.rows.size;
     this.#take(await json("transcriptions", { query: { limit: PAGE, after: this.next } }));
     await this.#fill();
+    // Reading goes on there, and the button may have gone.
+    $("jobs").children[before]?.querySelector("a").focus();
   }
 
   /** Jobs that have nothing to show are left out: go on until there is something. */
@@ -122,7 +132,7 @@ export class JobList {
   async #refresh() {
     try {
       const page = await json("transcriptions", { query: { limit: PAGE } });
-      for (const job of page.jobs) this.jobs.set(job.job_id, job);
+      for (const job of page.jobs) this.#keep(job);
       // Those on later pages are asked for one by one: there are hardly ever any.
       const seen = new Set(page.jobs.map((job) => job.job_id));
       const older = [...this.jobs.values()].filter((job) => !isOver(job) && !seen.has(job.job_id));
@@ -136,7 +146,7 @@ export class JobList {
   /** Ask where one job stands. */
   async look(jobId) {
     try {
-      this.jobs.set(jobId, await json(`transcription/${jobId}`));
+      this.#keep(await json(`transcription/${jobId}`));
     } catch (error) {
       if (error.status !== 404) throw error;
       this.jobs.delete(jobId);

@@ -1,6 +1,6 @@
 /** Hearing what was said: the audio that this browser still has, and the word that is being said. */
 
-import { $, icon } from "./dom.js";
+import { $, complain, icon } from "./dom.js";
 import { clock, t } from "./i18n.js";
 
 // After a word, its mark stays for so long when none follows.
@@ -103,6 +103,7 @@ export class Player {
       if (this.measuring) audio.currentTime = 0;
       this.measuring = false;
     });
+    audio.addEventListener("error", () => this.#cannotPlay());
     audio.addEventListener("durationchange", () => this.#show());
     for (const name of ["play", "pause", "ended"]) audio.addEventListener(name, () => this.#show());
     for (const name of ["seeked", "timeupdate"]) audio.addEventListener(name, () => audio.paused && this.#follow());
@@ -110,6 +111,16 @@ export class Player {
     for (const name of ["wheel", "touchmove"])
       addEventListener(name, () => (this.scrolled = performance.now()), { passive: true });
     this.#show();
+  }
+
+  /** What the server can read, a browser may not: another file, or the same in another format, may be chosen. */
+  #cannotPlay() {
+    if (!this.url) return;
+    const focused = $("player-controls").contains(document.activeElement);
+    complain(new Error(t("cannotPlay")));
+    forget(this.jobId);
+    this.open(this.jobId, true);
+    if (focused) $("choose-audio").focus();
   }
 
   get #total() {

@@ -24,18 +24,27 @@ export class Recorder {
   constructor({ onFile, onProblem, onState }) {
     Object.assign(this, { onFile, onProblem, onState });
     this.stream = null;
+    this.asking = false;
     $("stop").addEventListener("click", () => this.#stop(true));
     $("discard").addEventListener("click", () => this.#stop(false));
     addEventListener("beforeunload", (event) => this.stream && event.preventDefault());
   }
 
+  /** Whether it records, or the browser is asking still whether it may. */
+  get busy() {
+    return this.asking || Boolean(this.stream);
+  }
+
   async start() {
-    if (this.stream) return;
+    if (this.busy) return;
+    this.asking = true;
     try {
       this.stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     } catch (error) {
       this.onProblem(t(error.name === "NotAllowedError" ? "micDenied" : "micFailed"));
       return;
+    } finally {
+      this.asking = false;
     }
     const [type] = KINDS.find(([kind]) => MediaRecorder.isTypeSupported(kind)) ?? [""];
     const recorder = new MediaRecorder(this.stream, type ? { mimeType: type } : {});

@@ -25,11 +25,15 @@ export class Search {
       }
       if (event.key !== "Enter" || event.isComposing) return;
       clearTimeout(timer);
-      if (this.sought !== folded(this.input.value.trim())) this.#find();
+      if (this.sought !== this.#wanted) this.#find();
       else this.#go(event.shiftKey ? -1 : 1);
     });
     $("next").addEventListener("click", () => this.#go(1));
     $("previous").addEventListener("click", () => this.#go(-1));
+  }
+
+  get #wanted() {
+    return folded(this.input.value.trim().replace(/\s+/g, " "));
   }
 
   clear() {
@@ -61,7 +65,7 @@ export class Search {
   #find({ move = true } = {}) {
     for (const hit of this.hits) for (const element of hit) element.classList.remove("hit", "hit-now");
     this.hits = [];
-    this.sought = folded(this.input.value.trim().replace(/\s+/g, " "));
+    this.sought = this.#wanted;
     const { words } = this.transcript;
     if (this.sought) {
       const { text, starts } = this.#text();

@@ -22,6 +22,7 @@ export function shownSpeaker(name) {
 export class Transcript {
   constructor(root) {
     this.root = root;
+    this.counting = 0;
     this.clear();
     root.addEventListener("keydown", (event) => this.#move(event));
   }
@@ -46,7 +47,11 @@ export class Transcript {
       this.root.insertBefore(fresh, next);
     }
     this.stretches.set(index, fresh);
-    this.recount();
+    // Whoever comes late gets hours of speech at once.
+    this.counting ||= requestAnimationFrame(() => {
+      this.counting = 0;
+      this.recount();
+    });
   }
 
   /** The whole transcript. `corrections` are in it already; they tell which words were removed or changed. */
@@ -92,8 +97,10 @@ export class Transcript {
 
   /** Take a word out. Of the two spaces that are left, the reader sees one. */
   remove(entry) {
+    const focused = document.activeElement === entry.element;
     this.select(this.#neighbour(entry, 1) ?? this.#neighbour(entry, -1) ?? entry);
     entry.element.remove();
+    if (focused) this.current.element.focus();
     this.recount();
   }
 
@@ -154,6 +161,8 @@ export class Transcript {
       pieces.push(this.#word(word.word, { start: word.start, end: word.end, segment: segment.id, word: place }, changes));
       place += 1;
     }
+    // What no word has, as a mark that stands by itself.
+    pieces.push(segment.text.slice(position));
     return pieces;
   }
 

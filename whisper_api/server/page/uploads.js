@@ -23,7 +23,12 @@ function send(file, fields, { key, onProgress, signal }) {
       if (request.status === 202) resolve(JSON.parse(request.responseText).job_id);
       else reject(problemOf(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     };
-    request.onerror = () => reject(new ApiError(0, "network", ""));
+    // A folder, or a file that was changed or removed since it was chosen, looks like a server that is away.
+    request.onerror = () =>
+      file.slice(0, 1).arrayBuffer().then(
+        () => reject(new ApiError(0, "network", "")),
+        () => reject(new ApiError(400, "unreadable_file", "")),
+      );
     const stop = () => {
       request.abort();
       reject(signal.reason);

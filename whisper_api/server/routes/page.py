@@ -32,7 +32,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
-        "img-src 'self' data:",
+        "img-src 'self'",
         "media-src 'self' blob:",
         "base-uri 'none'",
         "form-action 'none'",

@@ -1,0 +1,123 @@
+/** What the server remarks on a transcript, in the reader's language: it says so in English. */
+
+import { language } from "./i18n.js";
+
+// What the server writes, {} for what varies, and the same in French, where {1} is the first of what varies.
+// The more special one comes first.
+const FRENCH = [
+  [
+    "{} of {} segments could not be aligned; the times of their words are interpolated.",
+    "{1} segments sur {2} n’ont pas pu être calés ; les temps de leurs mots sont interpolés.",
+  ],
+  [
+    "the language was not detected, because nobody speaks",
+    "la langue n’a pas été détectée, car personne ne parle",
+  ],
+  [
+    "the model knows English only: it cannot tell languages apart",
+    "le modèle ne connaît que l’anglais : il ne distingue pas les langues",
+  ],
+  [
+    "the model knows English only: transcribed as English, not as {}",
+    "le modèle ne connaît que l’anglais : transcrit comme de l’anglais, et non en {1}",
+  ],
+  [
+    "the audio sounds like {} (probability {}), but was transcribed as {} as asked; use language 'auto' to have it detected",
+    "on croit entendre la langue {1} (probabilité {2}), mais la transcription est en {3}, comme demandé ; choisissez « Détecter » pour que la langue soit détectée",
+  ],
+  [
+    "{} of {} windows stay doubtful after every attempt; their segments have flags",
+    "{1} passages sur {2} restent douteux après tous les essais ; leurs segments sont signalés",
+  ],
+  [
+    "the file states a length of {} s, of which {} s could be read: it is cut short or damaged",
+    "le fichier annonce une durée de {1} s, dont {2} s ont pu être lues : il est tronqué ou endommagé",
+  ],
+  [
+    "the file has no end mark: it seems cut short; {} s could be read",
+    "le fichier n’a pas de marque de fin : il semble tronqué ; {1} s ont pu être lues",
+  ],
+  [
+    "the file has {} audio streams: number {} ({}{}) was used",
+    "le fichier a {1} pistes audio : la numéro {2} ({3}{4}) a été utilisée",
+  ],
+  [
+    "at least {} speakers were asked for, {} could be told apart",
+    "au moins {1} locuteurs étaient demandés, {2} ont pu être distingués",
+  ],
+  [
+    "{} to {} speakers were asked for, {} could be told apart",
+    "de {1} à {2} locuteurs étaient demandés, {3} ont pu être distingués",
+  ],
+  ["{} speakers were asked for, {} could be told apart", "{1} locuteurs étaient demandés, {2} ont pu être distingués"],
+  [
+    "the speakers were told apart with open models, because {} cannot be used; the log says why",
+    "les locuteurs ont été distingués avec des modèles ouverts, car {1} n’est pas utilisable ; le journal du serveur dit pourquoi",
+  ],
+  [
+    "{} was not looked for, because nobody can be heard in the recording that was given",
+    "{1} n’a pas été cherché, car personne ne s’entend dans l’enregistrement fourni",
+  ],
+  [
+    "{} of {} packets of sound are damaged and were left out",
+    "{1} paquets de son sur {2} sont endommagés et ont été écartés",
+  ],
+  [
+    "the file is damaged: reading met an error ({})",
+    "le fichier est endommagé : sa lecture a rencontré une erreur ({1})",
+  ],
+  [
+    "the file's sound has a hole of {} s, which stands as silence",
+    "le son du fichier a un trou de {1} s, remplacé par du silence",
+  ],
+  [
+    "the file's sound has {} holes, {} s in all, which stand as silence",
+    "le son du fichier a {1} trous, {2} s en tout, remplacés par du silence",
+  ],
+  [
+    "time stamps that jump by {} s were not believed: times after that may differ from those of a player",
+    "des repères de temps qui sautent de {1} s n’ont pas été crus : les temps qui suivent peuvent différer de ceux d’un lecteur",
+  ],
+  [
+    "{} samples were not finite numbers (NaN or infinite) and stand as 0",
+    "{1} échantillons n’étaient pas des nombres finis (NaN ou infini) et valent 0",
+  ],
+  [
+    "samples reach {} where full scale is 1: were they scaled?",
+    "des échantillons atteignent {1} là où la pleine échelle est 1 : ont-ils été mis à l’échelle ?",
+  ],
+  [
+    "{} was not trained to translate: the text may be in the language that is spoken",
+    "{1} n’a pas appris à traduire : le texte peut être dans la langue parlée",
+  ],
+  [
+    "the known speakers were not looked for, since the speakers were not to be told apart",
+    "les locuteurs connus n’ont pas été cherchés, puisque les locuteurs ne devaient pas être distingués",
+  ],
+  [
+    "word times come from Whisper's cross-attention, since the alignment model align-{} cannot be had here; `whisper-api models pull align-{}` fetches it or says why not",
+    "les temps des mots viennent de l’attention croisée de Whisper, car le modèle de calage align-{1} n’est pas disponible ici ; « whisper-api models pull align-{2} » le télécharge ou dit pourquoi",
+  ],
+  [
+    "the speakers were not told apart, since no diarization model can be had here; `whisper-api models pull ecapa` fetches one or says why not",
+    "les locuteurs n’ont pas été distingués, car aucun modèle n’est disponible ici ; « whisper-api models pull ecapa » en télécharge un ou dit pourquoi",
+  ],
+  ["unknown fields were ignored: {}", "des champs inconnus ont été ignorés : {1}"],
+  [
+    "of fields that were given more than once, the last counts: {}",
+    "des champs donnés plusieurs fois, le dernier compte : {1}",
+  ],
+];
+
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+const patternOf = (template) => new RegExp(`^${template.split("{}").map(escaped).join("(.*?)")}$`, "s");
+
+/** A remark of the server's as [text, language]: in the reader's language where the page has it, else as it is. */
+export function noted(remark) {
+  if (language === "en") return [remark, "en"];
+  for (const [template, french] of FRENCH) {
+    const found = patternOf(template).exec(remark);
+    if (found) return [french.replace(/\{(\d)\}/g, (_, place) => found[place]), "fr"];
+  }
+  return [remark, "en"];
+}
