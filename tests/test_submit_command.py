@@ -61,15 +61,20 @@ def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "whisper_api", "submit", "--url", rest.url, *arguments]
+        command = [sys.executable, "-X", "faulthandler", "-m", "whisper_api", "submit", "--url", rest.url, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         return process
 
+    # Where the tests themselves were started to ignore it, what they start would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
+    signal.signal(signal.SIGINT, before)
     for process in processes:
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            # It should have ended: where it is instead is shown with the test that failed.
+            process.send_signal(signal.SIGABRT)
+        print(*process.communicate())
 
 
 def wait_until(condition: Callable[[], object]) -> None:

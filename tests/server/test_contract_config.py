@@ -10,6 +10,7 @@ import contextlib
 import json
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import httpx
 import pytest
@@ -177,14 +178,20 @@ def test_the_other_settings(start_server: Start, hello: bytes, hours: bytes) -> 
         problem(answers[-1], 503, "stalled")
         assert client.get("/livez").status_code == 200
         assert client.delete(f"/transcription/{job_id}", params={"force": "true"}).status_code == 200
-    assert "stall" in server.log
+    until(lambda: "stall" in server.log)
 
 
 def test_the_log_as_json(strict: RunningServer, hello: bytes) -> None:
     with strict.client() as client:
         response = post(client, hello, headers={"X-Request-ID": "find-me"}, file_name="secret-name.wav", prompt="Hush")
         finish(client, job_of(response))
-    lines = [json.loads(line) for line in strict.log.splitlines() if line.startswith("{")]
+
+    def logged() -> list[dict[str, Any]]:
+        whole = strict.log.rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+
+    until(lambda: any(line.get("request_id") == "find-me" for line in logged()))
+    lines = logged()
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     job_id = job_of(response)
     [access] = [line for line in lines if line.get("request_id") == "find-me" and line["logger"].endswith("access")]

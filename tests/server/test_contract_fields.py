@@ -276,7 +276,7 @@ def test_what_is_said_stays_out_of_the_log(server: RunningServer, client: httpx.
     job_id = submit(client, hello, prompt="Mistletoe and wine", hotwords="Rumpelstiltskin")
     finish(client, job_id)
     assert "Hello" in client.get(f"/transcription/{job_id}/result").json()["text"]
-    assert job_id in server.log
+    until(lambda: job_id in server.log)
     for said in ("Mistletoe", "Rumpelstiltskin", "Hello"):
         assert said not in server.log
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from server.conftest import Busy
-from server.harness import RunningServer, finish, job_of, post, problem, submit
+from server.harness import RunningServer, finish, job_of, post, problem, submit, until
 
 STAGES = {"queue", "load", "decode", "vad", "asr", "align", "diarize", "done"}
 
@@ -289,7 +289,8 @@ def test_another_path_is_404(client: httpx.Client) -> None:
 def test_a_request_keeps_its_id(client: httpx.Client, server: RunningServer) -> None:
     mine = f"my-request.{uuid.uuid4().hex}"
     assert client.get("/status", headers={"X-Request-ID": mine}).headers["X-Request-ID"] == mine
-    assert mine in server.log
+    # A request's line is written when its answer is on its way.
+    until(lambda: mine in server.log)
     body = problem(client.get("/nothing", headers={"X-Request-ID": mine}), 404)
     assert body["request_id"] == mine
     for bad in ("a b", "x" * 129, "a;b", '"'):
