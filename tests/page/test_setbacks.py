@@ -16,7 +16,7 @@ from server.harness import RunningServer, finish, problem, submit
 
 from page.test_files import FRENCH_REMARKS
 from page.test_looks import CONTRASTS
-from page.test_transcribing import choose
+from page.test_transcribing import choose, repeated
 from page.visits import PHONE, Visit
 
 Open = Callable[..., Visit]
@@ -70,6 +70,29 @@ def test_a_job_that_failed_says_why_and_is_removed(reader: Visit, page_server: R
     page.go_back()
     expect(page.get_by_role("heading", name="Transcribe a recording")).to_be_visible()
     expect(page.locator("#problems")).to_be_empty()
+
+
+def test_a_transcript_that_is_there_by_then_is_not_canceled(
+    reader: Visit, page_server: RunningServer, cut: Callable[[float, float], bytes], hello: bytes
+) -> None:
+    page = reader.home()
+    with page_server.client() as client:
+        long = submit(client, repeated(cut(0.0, 30.0), 10))
+        choose(page, ("short.wav", hello))
+        expect(page.locator("#progress-text")).to_have_text(re.compile("^Next in the queue"))
+        page.get_by_role("article").get_by_role("button", name="Cancel").click()
+        question = page.get_by_role("dialog", name="Cancel this transcription?")
+        expect(question).to_be_visible()
+        client.delete(f"/transcription/{long}", params={"force": "true"})
+        reader.finished()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.method))
+        question.get_by_role("button", name="Cancel").click()
+        expect(question).to_be_hidden()
+        # Whatever the click led to has been asked for before this has.
+        page.evaluate("fetch('livez')")
+        assert asked == ["GET"]
+        expect(page.locator("#transcript")).to_contain_text("Hello")
 
 
 def test_what_others_write_stays_text(reader: Visit, page_server: RunningServer, untouched: str) -> None:

@@ -198,8 +198,8 @@ export class JobView {
 
   #listen() {
     offerToTake({ text: () => this.transcript.text, job: () => ({ id: this.jobId, name: titleOf(this.status) }) });
-    $("cancel").addEventListener("click", () => this.#ask("cancelTitle", "cancelWords", "cancel", { force: "true" }));
-    $("delete").addEventListener("click", () => this.#ask("deleteTitle", "deleteWords", "delete", {}));
+    $("cancel").addEventListener("click", () => this.#cancel());
+    $("delete").addEventListener("click", () => this.#delete());
     // Nothing is lost with what has failed.
     $("discard-failed").addEventListener("click", () => this.#remove(this.jobId, {}));
     $("legend-names").addEventListener("click", (event) => this.#clicked(event));
@@ -265,9 +265,17 @@ export class JobView {
     editWord(this.transcript, this.corrections, entry, () => this.search.refresh());
   }
 
-  async #ask(title, words, yes, query) {
+  async #cancel() {
     const { jobId } = this;
-    if (await confirmed(t(title), t(words), t(yes))) await this.#remove(jobId, query);
+    if (!(await confirmed(t("cancelTitle"), t("cancelWords"), t("cancel")))) return;
+    // It may have ended while the question stood there: a transcript is not thrown away unasked.
+    if (this.jobId === jobId && isOver(this.status)) return;
+    await this.#remove(jobId, { force: "true" });
+  }
+
+  async #delete() {
+    const { jobId } = this;
+    if (await confirmed(t("deleteTitle"), t("deleteWords"), t("delete"))) await this.#remove(jobId, {});
   }
 
   async #remove(jobId, query) {
