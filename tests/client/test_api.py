@@ -388,7 +388,7 @@ def test_every_error_of_the_server_comes_out_under_its_name(
     rule = RULES[kind]
     job_id = client.submit(AUDIO)
     detail = "language: expected a code" if kind is errors.InvalidOption else "Something in particular"
-    rest.faults["GET"] = [Refuse(rule.status, rule.code, detail, retry_after="0")] * 6
+    rest.faults["GET"] = [Refuse(rule.status, rule.code, detail, retry_after="0")] * 12
     expected = {
         errors.ModelError: errors.ModelUnavailable,
         errors.DeviceError: errors.DeviceUnavailable,
