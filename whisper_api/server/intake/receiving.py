@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from whisper_api.server.delivery import BodyReceive
+from whisper_api.server.intake.storing import storage_errors
 from whisper_api.server.problems import Problem
 
 __all__ = ["Reception", "receive"]
@@ -23,20 +26,64 @@ GATHER_SECONDS = 0.01
 T = TypeVar("T")
 
 
-class Reception(Protocol):
-    """What becomes of a body's bytes. Its methods run in threads, one at a time but for :meth:`discard`."""
+class Reader(Protocol):
+    """Makes something of a body's bytes as they come."""
+
+    def feed(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Reception(ABC, Generic[T]):
+    """A body on its way to the disk. Its methods run in threads.
+
+    ``_lock`` is held by the one that works, since a request that is canceled discards what has come while the thread
+    that writes it cannot be stopped.
+
+    Args:
+        reader: is given the body.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._discarded = False
 
     def feed(self, piece: bytes) -> None:
         """Take some more of the body."""
+        with self._lock, storage_errors():
+            if not self._discarded:
+                self._reader.feed(piece)
 
-    def finish(self, piece: bytes) -> Any:
-        """Take the last of the body, and give what it was."""
+    def finish(self, piece: bytes) -> T:
+        """Take the last of the body, and give what it was.
+
+        Raises:
+            ClientDisconnect: it was discarded meanwhile.
+        """
+        with self._lock, storage_errors():
+            if self._discarded:
+                raise ClientDisconnect
+            if piece:
+                self._reader.feed(piece)
+            self._reader.finish()
+            return self._finished()
 
     def discard(self) -> None:
         """Leave nothing behind; what is fed after this is dropped."""
+        with self._lock:
+            self._discarded = True
+            self._undo()
+
+    @abstractmethod
+    def _finished(self) -> T:
+        """What the body was, now that the reader has all of it."""
+
+    @abstractmethod
+    def _undo(self) -> None:
+        """Close and remove what was written."""
 
 
-async def receive(request: Request, reception: Reception, timeout_seconds: float, pool: Executor) -> Any:
+async def receive(request: Request, reception: Reception[T], timeout_seconds: float, pool: Executor) -> T:
     """Feed a request's body to a reception, in the pool's threads, which discards it when that fails in any way.
 
     Args:

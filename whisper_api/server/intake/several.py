@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from whisper_api.errors import Busy, Draining
 from whisper_api.server.intake.file_parts import MAX_FILES, ComingFile, Part, SeveralReader
 from whisper_api.server.intake.multipart import URL_FIELD, Limits, boundary_of, invalid_form, media_type_of
-from whisper_api.server.intake.receiving import receive
-from whisper_api.server.intake.storing import StoredFile, storage_errors
+from whisper_api.server.intake.receiving import Reception, receive
+from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.uploads import Upload, fingerprint_of
 from whisper_api.server.intake.urlencoded import MEDIA_TYPE, FieldsReader
 
@@ -59,53 +58,39 @@ async def receive_several(
     header_bytes = limits.max_header_bytes + MAX_FILES * FILE_HEADER_BYTES
     limits = dataclasses.replace(limits, max_header_bytes=header_bytes)
     reception = _Reception(content_type, limits, reserve, purpose if fingerprint else None)
-    parts: list[Part] = await receive(request, reception, limits.timeout_seconds, pool)
-    return parts
+    return await receive(request, reception, limits.timeout_seconds, pool)
 
 
-class _Reception:
-    """Several files on their way to the disk; see the one of a single file."""
+class _Reception(Reception[list[Part]]):
+    """Several files on their way to the disk."""
 
     def __init__(self, content_type: str, limits: Limits, reserve: Reserve, purpose: str | None) -> None:
         self._limits = limits
         self._reserve = reserve
         self._purpose = purpose
-        self._reader: SeveralReader | FieldsReader
+        self._form: SeveralReader | FieldsReader
         if media_type_of(content_type) == MEDIA_TYPE:
-            self._reader = FieldsReader(limits, MAX_FILES)
+            self._form = FieldsReader(limits, MAX_FILES)
         else:
-            self._reader = SeveralReader(boundary_of(content_type), limits, self._begin)
-        self._lock = threading.Lock()
-        self._discarded = False
+            self._form = SeveralReader(boundary_of(content_type), limits, self._begin)
+        super().__init__(self._form)
 
-    def feed(self, piece: bytes) -> None:
-        with self._lock, storage_errors():
-            if not self._discarded:
-                self._reader.feed(piece)
-
-    def finish(self, piece: bytes) -> list[Part]:
-        with self._lock, storage_errors():
-            if self._discarded:
-                raise ClientDisconnect
-            if piece:
-                self._reader.feed(piece)
-            self._reader.finish()
-            parts, coming = self._read()
-            fields = tuple(self._reader.fields)
-            whole = self._digest(parts, coming)
-            for part in parts:
-                if self._purpose is not None:
-                    part.fingerprint = fingerprint_of(whole, fields, f"{self._purpose}\0{part.number}")
-                self._complete(part, coming.get(part.number), fields)
+    def _finished(self) -> list[Part]:
+        parts, coming = self._read()
+        fields = tuple(self._form.fields)
+        whole = self._digest(parts, coming)
+        for part in parts:
+            if self._purpose is not None:
+                part.fingerprint = fingerprint_of(whole, fields, f"{self._purpose}\0{part.number}")
+            self._complete(part, coming.get(part.number), fields)
         return parts
 
-    def discard(self) -> None:
-        with self._lock:
-            self._discarded = True
-            if isinstance(self._reader, SeveralReader):
-                for each in self._reader.coming:
-                    if each.file is not None:
-                        each.file.close()
+    def _undo(self) -> None:
+        # The directories go with the places, which whoever gave them takes back.
+        if isinstance(self._form, SeveralReader):
+            for each in self._form.coming:
+                if each.file is not None:
+                    each.file.close()
 
     def _begin(self, part: Part) -> ComingFile:
         self._take_place(part)
@@ -122,12 +107,12 @@ class _Reception:
             part.error = error
 
     def _read(self) -> tuple[list[Part], dict[int, ComingFile]]:
-        if isinstance(self._reader, SeveralReader):
-            return self._reader.parts, {coming.part.number: coming for coming in self._reader.coming}
-        urls = [value.strip() for name, value in self._reader.fields if name == URL_FIELD and value.strip()]
+        if isinstance(self._form, SeveralReader):
+            return self._form.parts, {coming.part.number: coming for coming in self._form.coming}
+        urls = [value.strip() for name, value in self._form.fields if name == URL_FIELD and value.strip()]
         if len(urls) > MAX_FILES:
             raise invalid_form(f"it has more than {MAX_FILES} files")
-        self._reader.fields = [field for field in self._reader.fields if field[0] != URL_FIELD]
+        self._form.fields = [field for field in self._form.fields if field[0] != URL_FIELD]
         return [Part(number, None, url) for number, url in enumerate(urls)], {}
 
     def _complete(self, part: Part, coming: ComingFile | None, fields: tuple[tuple[str, str], ...]) -> None:

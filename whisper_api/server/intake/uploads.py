@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from whisper_api.errors import InvalidOption
 from whisper_api.server.intake.multipart import (
@@ -22,8 +21,8 @@ from whisper_api.server.intake.multipart import (
     media_type_of,
     too_large,
 )
-from whisper_api.server.intake.receiving import receive
-from whisper_api.server.intake.storing import StoredFile, storage_errors
+from whisper_api.server.intake.receiving import Reception, receive
+from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.urlencoded import MEDIA_TYPE, FieldsReader
 
 __all__ = ["Limits", "Upload", "fingerprint_of", "receive_upload", "stated_bytes_of", "url_of"]
@@ -83,8 +82,7 @@ async def receive_upload(
         raise too_large(stated, limits.max_file_size)
     content_type = request.headers.get("content-type", "")
     reception = _Reception(directory, content_type, limits, stated, purpose if fingerprint else None)
-    upload: Upload = await receive(request, reception, limits.timeout_seconds, pool)
-    return upload
+    return await receive(request, reception, limits.timeout_seconds, pool)
 
 
 def url_of(fields: Iterable[tuple[str, str]]) -> str | None:
@@ -116,58 +114,40 @@ def fingerprint_of(digest: bytes, fields: Iterable[tuple[str, str]], purpose: st
     return whole.hexdigest()
 
 
-class _Reception:
-    """One upload on its way to the disk.
-
-    ``_lock`` is held by the thread that works, since a request that is canceled discards the upload while the thread
-    that writes it cannot be stopped.
-    """
+class _Reception(Reception[Upload]):
+    """One upload on its way to the disk."""
 
     def __init__(
         self, directory: Path, content_type: str, limits: Limits, stated_bytes: int | None, purpose: str | None
     ) -> None:
         self._directory = directory
         self._file = StoredFile(directory, hashed=purpose is not None)
-        self._reader: FormReader | FieldsReader
-        if media_type_of(content_type) == MEDIA_TYPE:
-            self._reader = FieldsReader(limits)
-        else:
-            self._reader = FormReader(boundary_of(content_type), limits, self._file.write, stated_bytes)
         self._purpose = purpose
-        self._lock = threading.Lock()
-        self._discarded = False
+        self._form: FormReader | FieldsReader
+        if media_type_of(content_type) == MEDIA_TYPE:
+            self._form = FieldsReader(limits)
+        else:
+            self._form = FormReader(boundary_of(content_type), limits, self._file.write, stated_bytes)
+        super().__init__(self._form)
 
-    def feed(self, piece: bytes) -> None:
-        with self._lock, storage_errors():
-            if not self._discarded:
-                self._reader.feed(piece)
-
-    def finish(self, piece: bytes) -> Upload:
-        with self._lock, storage_errors():
-            if self._discarded:
-                raise ClientDisconnect
-            if piece:
-                self._reader.feed(piece)
-            self._reader.finish()
-            fields = tuple(self._reader.fields)
-            url = url_of(fields)
-            file_name = None
-            if isinstance(self._reader, FormReader) and self._reader.has_file:
-                if url is not None:
-                    raise InvalidOption(URL_FIELD, f"give either this or {FILE_FIELD}, not both")
-                self._file.commit()
-                file_name = self._reader.file_name
-            else:
-                # Known speakers go there before the file does.
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _finished(self) -> Upload:
+        fields = tuple(self._form.fields)
+        url = url_of(fields)
+        file_name = None
+        if isinstance(self._form, FormReader) and self._form.has_file:
+            if url is not None:
+                raise InvalidOption(URL_FIELD, f"give either this or {FILE_FIELD}, not both")
+            self._file.commit()
+            file_name = self._form.file_name
+        else:
+            # Known speakers go there before the file does.
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fingerprint = None if self._purpose is None else fingerprint_of(self._file.digest, fields, self._purpose)
         return Upload(self._file.path, self._file.size, fingerprint, file_name, fields, url)
 
-    def discard(self) -> None:
-        with self._lock:
-            self._discarded = True
-            self._file.close()
-            shutil.rmtree(self._directory, ignore_errors=True)
+    def _undo(self) -> None:
+        self._file.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def stated_bytes_of(request: Request) -> int | None:
