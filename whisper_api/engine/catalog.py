@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from whisper_api.engine import derived_files
 from whisper_api.engine.download import (
     DownloadProgress,
     SourceFailed,
@@ -83,7 +84,7 @@ class ModelStatus:
     Attributes:
         entry: what the catalogue knows: name, kind, title, licence, sources, parameters, whether it is multilingual.
         local: where it is, or None when it is not on this machine.
-        size: bytes on disk when it is here, else roughly what it would take (None: not known).
+        size: bytes of its own files when it is here, else roughly what it would take (None: not known).
         place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files of it are missing or cut
             short; None when it is not here.
     """
@@ -195,7 +196,9 @@ class ModelStore:
             return found or self._fetch(named, hf_token or self._hf_token, progress or self._progress)
 
     def verify(self, name: str) -> Verification:
-        """Hash a model's files and compare them with the catalogue, or else with what was noted when they were fetched.
+        """Hash a model's files and compare them with the catalogue, or else with what was recorded at their download.
+
+        Files that this program made from the model are compared with what was recorded when they were made.
 
         Raises:
             UnknownModel: the name means nothing.
@@ -214,7 +217,7 @@ class ModelStore:
         checked, unchecked, wrong = check_files(entry, model)
         if wrong:
             raise ModelCorrupt(_damaged(name, wrong, model.path))
-        return Verification(model, tuple(checked), tuple(unchecked))
+        return Verification(model, (*checked, *_check_derived(model)), tuple(unchecked))
 
     def remove(self, name: str) -> int:
         """Delete a model from the models directory. A link there is deleted, not what it leads to.
@@ -370,6 +373,19 @@ def _source_title(entry: Entry, source: str) -> str:
     if source == "bundled" and entry.bundled:
         return f"package {entry.bundled[0]}"
     return source
+
+
+def _check_derived(model: LocalModel) -> list[str]:
+    checked: list[str] = []
+    for directory in derived_files.derived_directories(model.path):
+        if damaged := derived_files.damaged_files(directory):
+            raise ModelCorrupt(
+                f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
+                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
+                "is loaded."
+            )
+        checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
+    return checked
 
 
 def _damaged(name: str, wrong: list[str], where: Path) -> str:
