@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from whisper_api.values import help_line
 
-__all__ = ["Config", "Loaded", "Setting", "describe", "settings", "written"]
+__all__ = ["Config", "Downloaders", "Loaded", "Setting", "describe", "settings", "written"]
 
 SECRETS = frozenset({"HF_TOKEN"})
 
@@ -32,6 +32,7 @@ Hours = Annotated[float, Meta(gt=0, le=876_000)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud"]
+Downloaders = Literal["anyone", "administrators", "nobody"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
@@ -87,6 +88,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")
     ] = _key("MODEL_KEEP_ALIVE_SECONDS", -1)
     preload_models: Annotated[bool, _is("load the models when the server starts")] = _key("PRELOAD_MODELS", True)
+    model_downloads: Annotated[
+        Downloaders, _is("whose jobs may name a model that the server must download: anyone, administrators or nobody")
+    ] = _key("WHISPER_MODEL_DOWNLOADS", "administrators")
     job_retention_hours: Annotated[Hours, _is("hours until a job and its result are removed")] = _key(
         "WHISPER_JOB_RETENTION_HOURS", 48
     )

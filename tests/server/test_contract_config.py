@@ -38,6 +38,7 @@ SHOWN_BY = {
     "WHISPER_BATCH_SIZE": "test_the_other_settings",
     "MODEL_KEEP_ALIVE_SECONDS": "test_the_other_settings",
     "PRELOAD_MODELS": "test_models_are_loaded_at_the_start",
+    "WHISPER_MODEL_DOWNLOADS": "jobs/test_model_downloads.py",
     "WHISPER_JOB_RETENTION_HOURS": "test_contract_jobs.py: everything goes",
     "WHISPER_CLEANUP_INTERVAL_HOURS": "test_contract_jobs.py: only what was delivered",
     "WHISPER_RESULT_GRACE_SECONDS": "test_contract_jobs.py: only what was delivered",

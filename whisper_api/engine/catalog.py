@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from whisper_api.engine import derived_files
+from whisper_api.engine import derived_files, model_revisions
 from whisper_api.engine.download import (
     DownloadProgress,
     SourceFailed,
@@ -256,6 +256,7 @@ class ModelStore:
     def _fetch(
         self, entry: Entry, token: str | None, progress: Callable[[DownloadProgress], None] | None
     ) -> LocalModel:
+        entry = model_revisions.pinned(self.root, entry)
         failures: list[str] = []
         corrupt = False
         partial = self._partial(entry)
@@ -313,6 +314,8 @@ class ModelStore:
             # Incomplete or damaged, or it would have been found.
             directory.rename(partial / "replaced")
         staged.replace(directory)
+        if source == "hub" and entry.hub is not None and fetched.revision is not None:
+            model_revisions.pin(self.root, entry.hub.repo_id, fetched.revision)
         shutil.rmtree(partial, ignore_errors=True)
         found = locate(self.root, entry)[0]
         if found is None:

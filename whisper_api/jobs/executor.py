@@ -85,7 +85,27 @@ class Executor(Protocol):
 
         Raises:
             UnknownModel: it names a model that is not served.
-            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart.
+            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart; or its model is
+                not here, and the disk has no room for it.
+        """
+
+    def missing_model(self, options: TranscriptionOptions) -> str | None:
+        """The Whisper model that must be downloaded before a job with these options can run. A look at the disk.
+
+        Returns:
+            Its name; None when it is on this machine.
+        """
+
+    def download_model(self, name: str, cancel: threading.Event) -> None:
+        """Download a model.
+
+        Args:
+            name: as :meth:`missing_model` gave it.
+            cancel: set from another thread to break the download off.
+
+        Raises:
+            ModelUnavailable, ModelCorrupt: it cannot be had.
+            Canceled: ``cancel`` was set.
         """
 
     def run(
@@ -191,11 +211,27 @@ class LocalExecutor:
         name = self._model(options)
         if name not in ("auto", self._config.model):
             _check_name(name)
+        self._check_room(options)
         if options.diarize and not self._tells_speakers_apart(hf_token):
             raise ModelUnavailable(
                 "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
                 "fetches one or says why not"
             )
+
+    def missing_model(self, options: TranscriptionOptions) -> str | None:
+        from whisper_api.engine.catalog import ModelStore
+        from whisper_api.engine.model_files import resolve
+
+        name = self.model_name(options)
+        # Names that mean nothing and directories without a model are errors of the job, not downloads.
+        downloadable = resolve(name) is not None and not isinstance(resolve(name), Path)
+        return name if downloadable and ModelStore(self._config.models_dir).find(name) is None else None
+
+    def download_model(self, name: str, cancel: threading.Event) -> None:
+        from whisper_api.engine.catalog import ModelStore
+
+        with self._watched(_Run(lambda: None, cancel)):
+            ModelStore(self._config.models_dir, hf_token=self._config.hf_token, progress=self._on_download).ensure(name)
 
     def run(
         self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
@@ -278,6 +314,17 @@ class LocalExecutor:
         with self._lock:
             self._device = device
         return device
+
+    def _check_room(self, options: TranscriptionOptions) -> None:
+        from whisper_api.engine.download import require_space
+        from whisper_api.engine.model_files import model_facts
+
+        name = self.missing_model(options)
+        entry = model_facts(name) if name is not None else None
+        if entry is not None and entry.approximate_bytes:
+            directory = self._config.models_dir.absolute()
+            existing = next(place for place in (directory, *directory.parents) if place.is_dir())
+            require_space(entry.name, existing, entry.approximate_bytes)
 
     def _model(self, options: TranscriptionOptions) -> str:
         return options.model if options.model and options.model != "auto" else self._config.model

@@ -83,6 +83,7 @@ class Lifecycle:
         self._place.queue.close()
         self._place.running.close()
         self._preload.close()
+        self._place.downloads.close()
         self._place.events.wake()
         if self._started:
             try:

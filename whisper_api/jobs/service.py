@@ -18,6 +18,7 @@ from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.intake import Intake
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
+from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import event_of, remove_upload
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
@@ -88,7 +89,13 @@ class JobService:
             self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
         )
         self._intake = Intake(
-            store, executor, self._reservations, self._running, self._estimates, self._check_not_draining
+            store,
+            executor,
+            self._reservations,
+            self._running,
+            self._estimates,
+            self._check_not_draining,
+            config.model_downloads,
         )
         preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
         taken: set[str] = set()
@@ -98,6 +105,7 @@ class JobService:
             store=store,
             queue=self._queue,
             executor=executor,
+            downloads=ModelDownloads(executor, self._queue),
             running=self._running,
             events=self.events,
             feed=self.feed,
