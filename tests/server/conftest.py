@@ -44,6 +44,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_mode
     settings: dict[str, object] = {
         "WHISPER_MODELS_DIR": models,
         "PRELOAD_MODELS": False,
+        "WHISPER_MODEL_DOWNLOADS": "administrators",
         "WHISPER_TMP_FILES": "uploads",
         "WHISPER_DATA_DIR": "data",
         "WHISPER_API_TIMEOUT": 3,

@@ -243,6 +243,15 @@ def test_422_for_speakers_asked_for_by_name_where_no_model_tells_them_apart(
             assert any("speaker" in warning for warning in warnings)
 
 
+def test_422_for_a_model_that_only_an_administrator_may_have_downloaded(strict: RunningServer, hello: bytes) -> None:
+    with strict.client() as client:
+        body = problem(post(client, hello, model=ABSENT_MODEL), 422, "model_unavailable")
+    assert "WHISPER_MODEL_DOWNLOADS" in body["detail"]
+    assert f"models pull {ABSENT_MODEL}" in body["detail"]
+    with strict.client(strict.admin_key) as client:
+        assert finish(client, submit(client, hello, model=ABSENT_MODEL))["status"] == "Failed"
+
+
 def test_422_when_a_synchronous_job_has_no_model(client: httpx.Client, hello: bytes) -> None:
     body = problem(post(client, hello, model=ABSENT_MODEL, sync="true"), 422, "model_unavailable")
     assert ABSENT_MODEL in body["detail"]
