@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
+from whisper_api.logs import Repeats
 from whisper_api.server.intake.accepted import FileOutcome
 
 __all__ = ["Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Repeats())
 
 MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10

@@ -1,0 +1,12 @@
+"""The server's connections: accepting them, HTTP/1.1 and HTTP/2 on them, and the bounds that keep one client from using up all.
+
+``accepting`` accepts sockets and holds all connections, ``connection`` reads and writes one of them, ``http1`` and
+``http2`` adapt Hypercorn's protocols, ``limits`` and ``patience`` count, ``settings`` reads the configuration.
+"""
+
+from whisper_api.server.connections.accepting import Connections
+from whisper_api.server.connections.connection import log_lost
+from whisper_api.server.connections.limits import Bounds, raise_open_files
+from whisper_api.server.connections.settings import bounds_of, settings_of
+
+__all__ = ["Bounds", "Connections", "bounds_of", "log_lost", "raise_open_files", "settings_of"]
