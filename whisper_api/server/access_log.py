@@ -40,8 +40,8 @@ PATH_CHARACTERS = 200
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, header, form field or name of a file is logged. Of requests without a key, the first hundred of each status
-    are logged each minute, and the others are counted.
+    No query, header, form field or name of a file is logged. Of requests without a key, the first hundred of each
+    status are logged each minute, and the others are counted.
     """
 
     def __init__(self, app: ASGIApp) -> None:

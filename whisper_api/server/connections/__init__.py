@@ -1,4 +1,4 @@
-"""The server's connections: accepting them, HTTP/1.1 and HTTP/2 on them, and the bounds that keep one client from using up all.
+"""The server's connections: they are accepted, speak HTTP/1.1 and HTTP/2, and no client can use them all up.
 
 ``accepting`` accepts sockets and holds all connections, ``connection`` reads and writes one of them, ``http1`` and
 ``http2`` adapt Hypercorn's protocols, ``limits`` and ``patience`` count, ``settings`` reads the configuration.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import heapq
 import itertools
@@ -43,6 +42,7 @@ EVICTED_AT_ONCE = 16
 # The system has no room for another connection; it may have some again after a pause.
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 PAUSE_SECONDS = 0.2
+DYING_SECONDS = 0.01
 RETRY_SECONDS = 5
 FULL = Problem(
     503,
@@ -144,6 +144,9 @@ class Connections:
             # Accepting does not wait while somebody connects.
             if number % ACCEPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            # Those that were closed to make room have their files until the event loop comes to them.
+            while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:
+                await asyncio.sleep(DYING_SECONDS)
 
     def _admit(self, sock: socket.socket, network: str) -> None:
         counted = self._quota.take(network)
@@ -156,6 +159,7 @@ class Connections:
                 sock.close()
                 return
         connection = Connection(
+            sock,
             self._app if counted else self._health_only,
             self._settings,
             self._context,
@@ -167,7 +171,7 @@ class Connections:
         )
         if counted:
             self._counted.add(connection)
-        self._open[connection] = asyncio.create_task(self._serve(connection, sock))
+        self._open[connection] = asyncio.create_task(self._serve(connection))
 
     def _evict(self, network: str | None, grace: float) -> None:
         """Close those connections that have been idle for longest.
@@ -183,7 +187,7 @@ class Connections:
             if network in (None, connection.network) and (seconds := connection.idle_for(now) or 0.0) >= grace
         ]
         for _, _, connection in heapq.nlargest(EVICTED_AT_ONCE, idle):
-            connection.say_goodbye()
+            connection.say_goodbye(at_once=True)
             self._uncount(connection)
 
     def _reserve(self) -> bool:
@@ -204,9 +208,9 @@ class Connections:
             self._counted.discard(connection)
             self._quota.give_back(connection.network)
 
-    async def _serve(self, connection: Connection, sock: socket.socket) -> None:
+    async def _serve(self, connection: Connection) -> None:
         try:
-            await connection.serve(sock, self._tls)
+            await connection.serve(self._tls)
         except Exception as error:
             # The application's errors do not come here: it is what Hypercorn makes of a client that breaks the rules.
             log_lost(error)

@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -32,8 +33,8 @@ __all__ = ["Connection", "log_lost"]
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because each piece costs as much as
-# a large one. h11 bounds only headers that it does not have whole, so a head is read by smaller pieces.
+# What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because a small piece costs as
+# much as a large one. h11 bounds only headers that it does not have whole, so a head is read by smaller pieces.
 BODY_BYTES = 256 << 10
 HEAD_BYTES = 64 << 10
 # Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
@@ -47,6 +48,7 @@ class Connection:
     """One connection, from the moment it was accepted.
 
     Args:
+        sock: not blocking; it is closed here.
         app: answers.
         settings: of the protocols.
         context: says when the server stops.
@@ -59,6 +61,7 @@ class Connection:
 
     def __init__(
         self,
+        sock: socket.socket,
         app: ASGIApp,
         settings: Settings,
         context: WorkerContext,
@@ -88,30 +91,31 @@ class Connection:
         self._patience = Patience(bounds.take_seconds, self._opened)
         self._send_lock = asyncio.Lock()
         self._protocol: Http1 | Http2 | None = None
-        self._sock: socket.socket | None = None
+        self._sock = sock
+        self._aborted = False
         self._reader = asyncio.StreamReader(limit=BODY_BYTES)
         self._writer: asyncio.StreamWriter | None = None
 
     # --- its life ---
 
-    async def serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def serve(self, tls: ssl.SSLContext | None) -> None:
         """Shake hands, answer requests, and close.
 
         Args:
-            sock: not blocking; it is closed here.
             tls: the certificate; None without TLS.
         """
-        self._sock = sock
         loop = asyncio.get_running_loop()
         try:
+            if self._aborted:
+                raise ConnectionAbortedError
             transport, protocol = await loop.connect_accepted_socket(
                 lambda: asyncio.StreamReaderProtocol(self._reader),
-                sock,
+                self._sock,
                 ssl=tls,
                 ssl_handshake_timeout=None if tls is None else self._bounds.head_seconds,
             )
         except BaseException:
-            sock.close()
+            self._sock.close()
             raise
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._idle_since = time.monotonic()
@@ -138,14 +142,20 @@ class Connection:
             self._send,
         )
         answer, settings, context = self._answer, self._settings, self._context
-        self._http2 = lambda: Http2(answer, settings, context, *about, bounds=self._bounds, slots=self._slots)
+
+        def http2() -> Http2:
+            return Http2(answer, settings, context, *about, bounds=self._bounds, slots=self._slots)
+
+        self._http2 = http2
         if ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2":
             self._protocol = self._http2()
             await self._protocol.initiate()
         else:
             self._protocol = Http1(answer, settings, context, *about)
 
-    async def _answer(self, scope: Any, receive: Any, send: Any, *ignored: object) -> None:
+    async def _answer(
+        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
+    ) -> None:
         await self._app(scope, receive, send)
 
     async def _read(self) -> None:
@@ -223,8 +233,9 @@ class Connection:
         """End it at once, whatever is still to be sent."""
         if self._writer is not None:
             self._writer.transport.abort()
-        elif self._sock is not None:
-            # The handshake fails at once.
+        else:
+            self._aborted = True
+            # A handshake fails at once.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -285,14 +296,19 @@ class Connection:
         if stopping or idle >= limit or head >= self._bounds.head_seconds:
             self.say_goodbye()
 
-    def say_goodbye(self) -> None:
-        """Close it, as its client expects of the protocol; only while no request is open."""
-        if self._writer is None:
-            self.abort()
-            return
-        if isinstance(self._protocol, Http2) and not self._writer.is_closing():
+    def say_goodbye(self, *, at_once: bool = False) -> None:
+        """Close it, as its client expects of the protocol; only while no request is open.
+
+        Args:
+            at_once: wait for nothing, because its place is needed.
+        """
+        if self._writer is not None and isinstance(self._protocol, Http2) and not self._writer.is_closing():
             self._writer.write(self._protocol.say_goodbye())
-        self._writer.close()
+        if at_once or self._writer is None:
+            self.abort()
+        elif self._closing_since is None:
+            self._closing_since = time.monotonic()
+            self._writer.close()
 
     def _cut_off(self, why: str) -> None:
         log.info("a client was cut off: it %s", why, extra={"client": self.network})

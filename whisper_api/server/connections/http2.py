@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h2.events
-import priority
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from hypercorn.config import Config as Settings
-from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup, WorkerContext
 from hypercorn.utils import filter_pseudo_headers
+from priority.priority import MissingStreamError
 
 from whisper_api.server.connections.frames import BoundedConnection
 from whisper_api.server.connections.limits import Bounds, Slots
@@ -185,9 +185,11 @@ class Http2(H2Protocol):
             )
         )
 
-    async def _answer_in_slot(self, *arguments: Any) -> None:
+    async def _answer_in_slot(
+        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
+    ) -> None:
         try:
-            await self._answer(*arguments)
+            await self._answer(scope, receive, send, sync_spawn, call_soon)
         finally:
             self._slots.end()
 
@@ -244,5 +246,5 @@ class Http2(H2Protocol):
         buffer = self.stream_buffers.pop(stream_id, None)
         if buffer is not None:
             buffer.close()
-        with contextlib.suppress(priority.MissingStreamError):
+        with contextlib.suppress(MissingStreamError):
             self.priority.remove_stream(stream_id)

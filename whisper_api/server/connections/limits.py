@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import sys
 from collections import Counter
 from dataclasses import dataclass
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits.
-    resource = None  # type: ignore[assignment]
 
 __all__ = ["Bounds", "Quota", "Slots", "network_of", "raise_open_files"]
 
@@ -125,7 +121,7 @@ class Slots:
             self._quota.give_back(self._holder)
 
     def close(self) -> None:
-        """Give back what is left at the end of the connection: a task that is canceled before it begins ends nothing."""
+        """Give back what is left when the connection ends: a task that was canceled before it began ended nothing."""
         while self.open:
             self.end()
 
@@ -149,8 +145,10 @@ def raise_open_files() -> int | None:
     Returns:
         That number; None where the system has no limit.
     """
-    if resource is None:
+    if sys.platform == "win32":
         return None
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # macOS refuses more than its own maximum, which the hard limit does not tell.

@@ -73,8 +73,8 @@ def bounds_of(config: Config, open_files: int | None) -> Bounds:
     if open_files is not None:
         room = max(2, (open_files - OTHER_FILES) // 2)
         reserved = min(reserved, max(1, room // 8))
-        if connections > room - reserved:
-            connections = max(1, room - reserved)
+        if connections > room - 2 * reserved:
+            connections = max(1, room - 2 * reserved)
             log.warning(
                 "at most %d connections are open at a time, not MAX_CONNECTIONS: this process may open %d files "
                 "(ulimit -n raises that)",

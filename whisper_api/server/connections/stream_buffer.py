@@ -16,7 +16,7 @@ class StreamBuffer:
     """Holds the piece of the body that the application has handed over, and holds the application until it is sent.
 
     Takes the place of Hypercorn's buffer of the same name, which copies a piece of any size and lets the application
-    go on. Nothing is copied here but what goes into the next frame, so that a body which many streams send is held once.
+    go on. Nothing is copied here but what goes into the next frame, so a body that many streams send is held once.
 
     Args:
         patience: of the server with the client that takes this stream.

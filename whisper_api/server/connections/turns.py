@@ -10,7 +10,7 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Lets one connection begin to work on received frames in each round of the event loop: the one with the fewest turns.
+    """Lets one connection in each round of the event loop work on received frames: the one with the fewest turns.
 
     Frames cost their sender next to nothing and the server a request each. Without turns, one round would work on the
     frames of all connections, so a flood on many connections would hold up every answer.
