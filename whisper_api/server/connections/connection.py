@@ -93,6 +93,7 @@ class Connection:
         self._protocol: Http1 | Http2 | None = None
         self._sock = sock
         self._aborted = False
+        self._lost = False
         self._reader = asyncio.StreamReader(limit=BODY_BYTES)
         self._writer: asyncio.StreamWriter | None = None
 
@@ -208,14 +209,20 @@ class Connection:
         assert self._writer is not None
         if isinstance(event, Closed):
             self._close()
-        elif isinstance(event, RawData) and not self._writer.is_closing():
+        elif isinstance(event, RawData) and event.data:
             async with self._send_lock:
                 try:
+                    if self._writer.is_closing():
+                        raise ConnectionAbortedError
                     self._written += len(event.data)
                     self._writer.write(event.data)
                     await self._writer.drain()
+                    return
                 except (ConnectionError, RuntimeError):
-                    await self._handle(Closed())
+                    pass
+            if not self._lost:
+                self._lost = True
+                await self._handle(Closed())
 
     def _close(self) -> None:
         assert self._writer is not None

@@ -7,9 +7,10 @@ import uuid
 from http import HTTPStatus
 
 import h11
+from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Body, Request
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
@@ -49,6 +50,11 @@ class Http1(H11Protocol):
         """Whether a part of a request's head has arrived, and not all of it."""
         return self.stream is None and bool(self.connection.trailing_data[0])
 
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            await self._end()
+
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Body) and len(event.data) > PIECE_BYTES:
             body = memoryview(event.data)
@@ -56,6 +62,16 @@ class Http1(H11Protocol):
                 await super().stream_send(Body(event.stream_id, bytes(body[start : start + PIECE_BYTES])))
         else:
             await super().stream_send(event)
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self.connection.our_state is not h11.IDLE:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Answer nothing of what the client has sent beyond the last request."""
+        self.connection = _Ended()
+        await self.can_read.set()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":
@@ -103,6 +119,22 @@ class Http1(H11Protocol):
         await self._send_h11_event(h11.Data(data=bytes(response.body)))
         await self._send_h11_event(h11.EndOfMessage())
         log.info("malformed request", extra={"status": status_code, "request_id": request_id})
+
+
+class _Ended(H11WSConnection):
+    """Takes the place of h11's connection when it has ended: nothing comes from it and nothing goes to it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def receive_data(self, data: bytes) -> None:
+        pass
+
+    def next_event(self) -> type[h11.NEED_DATA]:
+        return h11.NEED_DATA
+
+    def send(self, event: H11SendableEvent) -> bytes:
+        return b""
 
 
 def _phrase(status: int) -> bytes:
