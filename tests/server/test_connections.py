@@ -187,7 +187,7 @@ def test_a_stream_whose_client_takes_nothing_is_reset(hasty: Server, path: str) 
     """However small the answer; and the connection goes on."""
     with Http2Client(hasty.url, window=0) as client:
         asked = {client.ask(path) for _ in range(20)}
-        reset = set()
+        reset: set[int | None] = set()
         while reset != asked:
             event = client.until(h2.events.StreamReset)
             assert isinstance(event, h2.events.StreamReset)
@@ -398,7 +398,7 @@ def test_accepting_goes_on_when_the_system_had_no_room(
                 raise OSError(number, "no room")
             return await accept(sock)
 
-        loop.sock_accept = sometimes  # type: ignore[assignment]
+        loop.sock_accept = sometimes  # type: ignore[method-assign]
         bounds = Bounds(connections=4, connections_per_address=2)
         connections = Connections(Response("hello"), settings_of(make_config()), bounds)
         await connections.accept([listening])

@@ -152,10 +152,10 @@ def test_a_client_cannot_make_the_encoder_remember_more(server: BoundedConnectio
 
 
 def test_half_a_frame_is_seen(server: BoundedConnection, client: h2.connection.H2Connection) -> None:
-    assert not server.begun
     client.send_headers(1, GET, end_stream=True)
     sent = client.data_to_send()
-    server.receive_data(sent[:5])
-    assert server.begun
-    server.receive_data(sent[5:])
-    assert not server.begun
+    begun = []
+    for piece in (b"", sent[:5], sent[5:]):
+        server.receive_data(piece)
+        begun.append(server.begun)
+    assert begun == [False, True, False]

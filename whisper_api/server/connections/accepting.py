@@ -39,8 +39,7 @@ ACCEPTED_AT_ONCE = 64
 GRACE_SECONDS = 1.0
 # So many idle connections are closed at a time, so that looking for them does not become the work.
 EVICTED_AT_ONCE = 16
-# The system has no room for another connection; it may have some again after a pause.
-NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# When a connection cannot be accepted, mostly because no more files may be open, that may be otherwise after a pause.
 PAUSE_SECONDS = 0.2
 DYING_SECONDS = 0.01
 RETRY_SECONDS = 5
@@ -127,7 +126,7 @@ class Connections:
     def _look(self, *, stopping: bool) -> None:
         now = time.monotonic()
         for connection in list(self._open):
-            connection.look(now, stopping=stopping)
+            _look_at(connection, now, stopping)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +134,8 @@ class Connections:
             try:
                 sock, address = await loop.sock_accept(listening)
             except OSError as error:
-                if error.errno in NO_ROOM:
+                # A client that has gone again by now is nobody's fault.
+                if error.errno != errno.ECONNABORTED:
                     log.error("no connection can be accepted: %s", error.strerror)
                     self._evict(None, 0.0)
                     await asyncio.sleep(PAUSE_SECONDS)
@@ -218,6 +218,15 @@ class Connections:
         finally:
             self._uncount(connection)
             del self._open[connection]
+
+
+def _look_at(connection: Connection, now: float, stopping: bool) -> None:
+    try:
+        connection.look(now, stopping=stopping)
+    except Exception as error:
+        # The deadlines of the others go on.
+        log_lost(error)
+        connection.abort()
 
 
 class _HealthOnly:

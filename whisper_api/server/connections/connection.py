@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
 # What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because a small piece costs as
-# much as a large one. h11 bounds only headers that it does not have whole, so a head is read by smaller pieces.
+# much as a large one; of everything else a little, because it may have to be held until an answer was taken.
 BODY_BYTES = 256 << 10
-HEAD_BYTES = 64 << 10
+HEAD_BYTES = 16 << 10
 # Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
 # of an upload are four frames.
 LEAST_FRAMES_BYTES = 256
@@ -94,7 +94,7 @@ class Connection:
         self._sock = sock
         self._aborted = False
         self._lost = False
-        self._reader = asyncio.StreamReader(limit=BODY_BYTES)
+        self._reader = asyncio.StreamReader(limit=HEAD_BYTES)
         self._writer: asyncio.StreamWriter | None = None
 
     # --- its life ---
@@ -120,6 +120,8 @@ class Connection:
             raise
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._idle_since = time.monotonic()
+        # asyncio's sockets have this attribute; other transports read as they like.
+        self._sized = hasattr(transport, "max_size")
         try:
             async with TaskGroup(loop) as group:
                 await self._begin(loop, group, writer)
@@ -169,8 +171,12 @@ class Connection:
 
     def _at_a_time(self) -> int:
         if isinstance(self._protocol, Http2):
-            return MOST_FRAMES_BYTES
-        return BODY_BYTES if self._protocol is not None and self._protocol.busy else HEAD_BYTES
+            size = MOST_FRAMES_BYTES
+        else:
+            size = BODY_BYTES if self._protocol is not None and self._protocol.receives_body else HEAD_BYTES
+        if self._sized and self._writer is not None:
+            self._writer.transport.max_size = size  # type: ignore[attr-defined]
+        return size
 
     async def _receive(self, data: bytes) -> None:
         # What comes after the end is read only so that the client, which may not expect the end, can read the last
@@ -326,7 +332,8 @@ def log_lost(error: BaseException) -> None:
     """Note that a connection was lost, in one line, and where that comes from for those who look for it."""
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and inner:
         error = inner[0]
-    if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):
+    # TLS errors are among these, and so is a peer that was gone before anything was read.
+    if isinstance(error, OSError):
         log.debug("a connection broke: %s", type(error).__name__)
         return
     trace = error if log.isEnabledFor(logging.DEBUG) else None

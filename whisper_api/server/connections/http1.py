@@ -46,6 +46,11 @@ class Http1(H11Protocol):
         return self.stream is not None
 
     @property
+    def receives_body(self) -> bool:
+        """Whether a request's body is still to come."""
+        return self.stream is not None and self.connection.their_state is h11.SEND_BODY
+
+    @property
     def begun(self) -> bool:
         """Whether a part of a request's head has arrived, and not all of it."""
         return self.stream is None and bool(self.connection.trailing_data[0])
