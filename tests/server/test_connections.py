@@ -22,6 +22,7 @@ from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from hyperframe.frame import PingFrame, WindowUpdateFrame
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from server.conftest import MakeConfig
 from server.in_thread import bare, connect, read_all, wait_until
@@ -409,6 +410,41 @@ def test_accepting_goes_on_when_the_system_had_no_room(
     with caplog.at_level(logging.ERROR):
         asyncio.run(run())
     assert [record.getMessage() for record in caplog.records] == ["no connection can be accepted: no room"] * 2
+
+
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)])
+def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tuple[str, ...]) -> None:
+    """So it may have more than the share of one address, and not more than all."""
+
+    begun = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    async def run() -> int:
+        (listening,) = listen("127.0.0.1", 0, timeout_seconds=60)
+        bounds = Bounds(connections=8, connections_per_address=4, reserved=1)
+        connections = Connections(app, settings_of(make_config()), bounds, proxies=proxies)
+        await connections.accept([listening])
+        host, port = listening.getsockname()
+        writers, ended = [], []
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            writers.append(writer)
+            ended.append(asyncio.create_task(reader.read(1)))
+        # Each is either asked of the application, or refused or closed.
+        while begun + sum(task.done() for task in ended) < 10:
+            await asyncio.sleep(0.01)
+        for writer in writers:
+            writer.close()
+        await connections.close(0.1)
+        await asyncio.wait(ended)
+        return begun
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == (8 if proxies else 4)
 
 
 # --- HTTP/1.1 as all clients read it ---

@@ -9,7 +9,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as Settings
@@ -22,7 +22,7 @@ from whisper_api.server.connections.connection import Connection, log_lost
 from whisper_api.server.connections.limits import Bounds, Quota, Slots, network_of
 from whisper_api.server.connections.turns import Turns
 from whisper_api.server.delivery import EarlyAnswer
-from whisper_api.server.problems import Problem, answer
+from whisper_api.server.problems import TOO_MANY_CONNECTIONS, answer
 
 __all__ = ["Connections"]
 
@@ -42,13 +42,6 @@ EVICTED_AT_ONCE = 16
 # When a connection cannot be accepted, mostly because no more files may be open, that may be otherwise after a pause.
 PAUSE_SECONDS = 0.2
 DYING_SECONDS = 0.01
-RETRY_SECONDS = 5
-FULL = Problem(
-    503,
-    "too_many_connections",
-    "Too many connections are open: try again later (MAX_CONNECTIONS, of which one address may have half)",
-    {"Retry-After": str(RETRY_SECONDS)},
-)
 
 
 class Connections:
@@ -62,13 +55,15 @@ class Connections:
         app: answers.
         settings: of the protocols.
         bounds: on connections.
+        proxies: addresses to which the share of one address does not apply, because they connect for many clients.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, bounds: Bounds) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, bounds: Bounds, *, proxies: Container[str] = ()) -> None:
         self._app = app
         self._health_only = _HealthOnly(app)
         self._settings = settings
         self._bounds = bounds
+        self._proxies = proxies
         self._context = WorkerContext(None)
         self._tls = settings.create_ssl_context()
         self._quota = Quota(bounds.connections, bounds.connections_per_address)
@@ -140,7 +135,9 @@ class Connections:
                     self._evict(None, 0.0)
                     await asyncio.sleep(PAUSE_SECONDS)
             else:
-                self._admit(sock, network_of(address[0]))
+                host, port = address[:2]
+                # Each connection of a proxy counts as an address of its own.
+                self._admit(sock, f"{host} {port}" if host in self._proxies else network_of(host))
             # Accepting does not wait while somebody connects.
             if number % ACCEPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -244,5 +241,5 @@ class _HealthOnly:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    response = await answer(Request(scope), FULL)
+    response = await answer(Request(scope), TOO_MANY_CONNECTIONS)
     await response(scope, receive, send)
