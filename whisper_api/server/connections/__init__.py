@@ -1,7 +1,8 @@
 """The server's connections: they are accepted, speak HTTP/1.1 and HTTP/2, and no client can use them all up.
 
-``accepting`` accepts sockets and holds all connections, ``connection`` reads and writes one of them, ``http1`` and
-``http2`` adapt Hypercorn's protocols, ``limits`` and ``patience`` count, ``settings`` reads the configuration.
+``accepting`` holds all connections, ``connection`` is one of them, ``http1`` and ``http2`` adapt Hypercorn's protocols,
+``frames`` and ``stream_buffer`` bound what h2 and a stream hold, ``limits``, ``patience`` and ``turns`` count, and
+``settings`` reads the configuration.
 """
 
 from whisper_api.server.connections.accepting import Connections
