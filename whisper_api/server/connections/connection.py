@@ -37,6 +37,7 @@ log.addFilter(Repeats())
 # much as a large one; of everything else a little, because it may have to be held until an answer was taken.
 BODY_BYTES = 256 << 10
 HEAD_BYTES = 16 << 10
+WRITE_BYTES = 32 << 10
 # Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
 # of an upload are four frames.
 LEAST_FRAMES_BYTES = 256
@@ -118,10 +119,14 @@ class Connection:
         except BaseException:
             self._sock.close()
             raise
+        # asyncio's 64 kB, for each of a thousand clients that take nothing, would be much.
+        transport.set_write_buffer_limits(high=WRITE_BYTES)
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._idle_since = time.monotonic()
         # asyncio's sockets have this attribute; other transports read as they like.
         self._sized = hasattr(transport, "max_size")
+        # Before the first piece is read.
+        self._at_a_time()
         try:
             async with TaskGroup(loop) as group:
                 await self._begin(loop, group, writer)

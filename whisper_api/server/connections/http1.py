@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
 # So much of a body is handed to the connection at a time; the rest stays where the application has it.
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 32 << 10
 # Statuses that h11 gives to what it cannot read.
 MALFORMED = {
     400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
