@@ -62,6 +62,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     http_workers: Annotated[CountOrZero, _is("threads for blocking request work, in one process; 0 = CPU count")] = (
         _key("HTTP_WORKER_NUMBER", 0)
     )
+    max_connections: Annotated[Count, _is("connections that may be open at a time; one address may have half")] = _key(
+        "MAX_CONNECTIONS", 2000
+    )
     models_dir: Annotated[Path, _is("where model files are kept")] = _key("WHISPER_MODELS_DIR", Path("models_cache"))
     tmp_dir: Annotated[Path, _is("where uploads are kept until their job ends")] = _key(
         "WHISPER_TMP_FILES", Path("var/tmp")

@@ -16,9 +16,32 @@ import numpy as np
 import pytest
 
 from server.harness import RunningServer, finish, submit, until
+from whisper_api import Config
 
 Start = Callable[..., RunningServer]
 Busy = Callable[..., AbstractContextManager[str]]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, models_dir: Path) -> MakeConfig:
+    """A configuration in a directory of its own, on any free port, which loads no model."""
+
+    def make(**changes: Any) -> Config:
+        return Config(
+            **{
+                "port": 0,
+                "data_dir": tmp_path / "data",
+                "tmp_dir": tmp_path / "uploads",
+                "models_dir": models_dir,
+                "device": "cpu",
+                "model": "base",
+                "preload_models": False,
+                **changes,
+            }
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

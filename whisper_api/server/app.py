@@ -34,6 +34,7 @@ from whisper_api.server.routes import (
     transcription,
 )
 from whisper_api.server.state import ServerState, thread_count
+from whisper_api.server.upgrades import NoWebSockets
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -84,7 +85,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     """
     if config is None:
         config = Config.load().config
-    layers = [Middleware(AccessLog), Middleware(EarlyAnswer)]
+    layers = [Middleware(AccessLog), Middleware(EarlyAnswer), Middleware(NoWebSockets)]
     if config.enable_authorization:
         layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
     elif insecure:

@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
+from whisper_api.logs import Repeats
 from whisper_api.server.intake.accepted import FileOutcome
 
-__all__ = ["Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
+__all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Repeats())
 
 MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10
@@ -53,6 +55,15 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.field = field
         self.jobs = jobs
+
+
+# Said where the connection was accepted, before the application is asked.
+TOO_MANY_CONNECTIONS = Problem(
+    503,
+    "too_many_connections",
+    "Too many connections are open, or too many from this address: try again later",
+    {"Retry-After": "5"},
+)
 
 
 class _Rule(NamedTuple):

@@ -9,7 +9,7 @@ from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
 from whisper_api.server.description.docstrings import described
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.operations import Cause, Operation
-from whisper_api.server.problems import RULES, Problem
+from whisper_api.server.problems import RULES, TOO_MANY_CONNECTIONS, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 
@@ -25,6 +25,8 @@ MEANINGS = {
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 # Whatever is asked: the request may be malformed, and the last two are the server's own state.
 EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
+# Health checks are answered however many connections are open.
+HEALTH = "Health"
 # What comes with the time after which to try again.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
@@ -52,6 +54,8 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
         openai: whether it is one of OpenAI's, which say some things otherwise.
     """
     causes = [*operation.refusals, *EVERYWHERE]
+    if operation.tag != HEALTH:
+        causes.append(TOO_MANY_CONNECTIONS)
     if not operation.open:
         causes.append(401 if authorization else 403)
     meanings: dict[int, dict[str, None]] = {}
