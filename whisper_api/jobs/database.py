@@ -95,17 +95,13 @@ class Database:
     def read(self) -> Iterator[sqlite3.Connection]:
         """A read-only connection that nobody else uses meanwhile. It never waits for the writer.
 
-        All statements of one context read the same state of the database.
+        Read every result to its end inside the context: a cursor in the middle of its rows keeps :meth:`wipe` waiting.
         """
         with _named_errors():
             reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
             try:
-                reader.execute("BEGIN")
                 yield reader
             finally:
-                # A statement that was not read to its end, in the frame of an exception for example, would go on
-                # reading an old state of the database, and the log could not be emptied.
-                reader.rollback()
                 with self._lock:
                     if not self._closed:
                         self._readers.append(reader)

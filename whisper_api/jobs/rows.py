@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         warnings: of the submission and, once it is Completed, of the transcript; one sentence each.
         created_at, started_at, finished_at: seconds since 1970, UTC.
         crashes, interruptions: how often the process went down while this job ran: by itself, or for a reason unknown.
-        error, error_name: why it Failed, and the name of that error.
+        error, error_name: why it Failed, or why the server has Canceled it; and the name of an error.
         has_result: whether its transcript is there.
         delivered_at: when its result was first sent in full; seconds since 1970.
         idempotency_key: the client's word for this submission; of one owner's jobs, no two have the same.

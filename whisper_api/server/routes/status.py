@@ -23,7 +23,7 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     """The process and its settings.
 
     Attributes:
-        host, port: where it listens; the port that this request came to, where the configured one is 0.
+        host, port: where it listens; the port is that which the request came to.
         timeout: seconds that a request may take.
         keepalive: seconds that an idle connection stays open.
         worker_number: threads for blocking request work.
@@ -160,7 +160,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
     return ServerStatus(
         server=AboutServer(
             host=config.host,
-            port=str(config.port or port or 0),
+            port=str(port or config.port),
             timeout=config.timeout_seconds,
             keepalive=config.keepalive_seconds,
             worker_number=thread_count(config.http_workers),
