@@ -75,9 +75,12 @@ class Revocations:
 
     def _loop(self) -> None:
         while not self._closing.wait(POLL_SECONDS):
-            try:
-                self.check()
-            except StorageError as error:
-                log.error("jobs of revoked keys could not be canceled: %s", error)
-            except Exception:
-                log.exception("jobs of revoked keys could not be canceled")
+            self._try()
+
+    def _try(self) -> None:
+        try:
+            self.check()
+        except StorageError as error:
+            log.error("jobs of revoked keys could not be canceled: %s", error)
+        except Exception:
+            log.exception("jobs of revoked keys could not be canceled")

@@ -353,9 +353,7 @@ class JobStore(ResultTable, KeyTable):
         return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
 
 
-def _to_join(
-    connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]
-) -> Job | None:
+def _to_join(connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]) -> Job | None:
     rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
     found = (job_of(row) for row in rows.fetchall() if row["job_id"] not in not_to_join)
     # The column has the options without prompt and hotwords.
