@@ -30,8 +30,10 @@ from fakes import (
 
 from jobs.test_store import new_job
 from whisper_api.errors import JobNotFound
+from whisper_api.jobs import retention as retention_module
 from whisper_api.jobs import texts
 from whisper_api.jobs.keys import KeyRing
+from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.service import JobService
 from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
@@ -240,6 +242,24 @@ def test_a_reader_delays_it_and_does_not_prevent_it(serve: Services, tmp_path: P
         assert ended(service, submit(service)).status == "Completed"
         assert on_disk(tmp_path / "data", plants.words)
     plants.gone(tmp_path)
+
+
+def test_a_reader_that_stays_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retention_module, "OVERDUE_SECONDS", 0.0)
+    store = JobStore(tmp_path / "jobs.db")
+    retention = Retention(store, tmp_path / "uploads", retention_seconds=1.0, grace_seconds=1.0)
+    store.add(new_job("job"))
+    with held_open(tmp_path / "jobs.db"):
+        store.delete("job")
+        for _ in range(4):
+            retention._wipe()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "another program" in caplog.text
+    retention._wipe()
+    assert (tmp_path / "jobs.db-wal").stat().st_size == 0
+    store.close()
 
 
 def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
