@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VALUES = {"errors", "schema"}
-SETTINGS = {"config", "config_sources", "values"}
+SETTINGS = {"config", "config_sources", "permissions", "values"}
 DOCTOR = {"doctor", "doctor_stages"}
 ENGINE = VALUES | SETTINGS | {"engine"}
 JOBS = ENGINE | {"formats", "jobs"}
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "values": set(),
     "config": SETTINGS | VALUES,
     "config_sources": SETTINGS | VALUES,
+    "permissions": SETTINGS | VALUES,
     "formats": VALUES,
     "logs": SETTINGS,
     "engine": ENGINE,

@@ -273,7 +273,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         stage: the stage that runs.
         eta_seconds: until the job ends, when that can be told.
         audio_seconds: length of the audio, when it is known.
-        error: why it Failed.
+        error: why it Failed, or why the server has Canceled it.
         warnings: what could not be done as asked, one sentence each.
         file_name: what the client called the file.
         metadata: what the client gave to be kept with the job.

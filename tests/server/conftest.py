@@ -145,7 +145,7 @@ def busy() -> Busy:
 def unharmed(server: RunningServer) -> Iterator[None]:
     """Whatever the test sends, the shared server is ready for the next file, and has nothing left over."""
     yield
-    with server.client() as client:
+    with server.client(server.admin_key) as client:
         assert client.get("/readyz").status_code == 200
         # What its client has left is canceled a while later.
         until(lambda: client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0})

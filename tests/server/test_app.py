@@ -202,9 +202,9 @@ async def test_what_a_request_logs_in_a_thread_has_its_id(tmp_path: Path, monkey
         seen: list[str] = []
         counts = app.service.counts
 
-        def noted() -> tuple[int, int]:
+        def noted(owner: str | None = None) -> tuple[int, int]:
             seen.append(current_request.get())
-            return counts()
+            return counts(owner)
 
         monkeypatch.setattr(app.service, "counts", noted)
         for name in ("one", "two"):
@@ -360,7 +360,7 @@ async def test_the_state_of_the_server_has_the_old_objects_and_ours(tmp_path: Pa
         body = (await client.get("/status")).json()
     assert list(body) == ["server", "processing", "resources", "security", "queue_state"]
     assert body["queue_state"] == {"queued_jobs": 1, "processing_jobs": 1}
-    assert body["server"]["port"] == "0"
+    assert body["server"]["port"] == "8181"
     assert body["server"]["worker_number"] == 3
     assert body["processing"]["device"] == "cpu"
     assert body["processing"]["device_index"] == "0"

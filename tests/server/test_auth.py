@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fakes import FakeExecutor
 
 from server.inside import ORIGIN, inside, on_a_loop
 from whisper_api.jobs.keys import KeyRing
@@ -97,6 +98,41 @@ async def test_users_see_their_own_jobs_and_admins_see_all(tmp_path: Path) -> No
             assert (await second.delete(f"/transcription/{job_id}?force=true")).status_code == 404
             seen = [(await client.get("/transcriptions")).json()["jobs"] for client in (root, first, second)]
             assert [[job["job_id"] for job in jobs] for jobs in seen] == [[job_id], [job_id], []]
+
+
+@on_a_loop
+async def test_the_status_tells_a_user_its_own_numbers_only(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
+        tokens = app.token("root", "admin"), app.token("busy"), app.token("idle")
+        async with app.client(tokens[0]) as root, app.client(tokens[1]) as busy, app.client(tokens[2]) as idle:
+            before = (await idle.get("/status")).json()
+            await app.running(busy)
+            for _ in range(2):
+                await app.submit(busy)
+            told = [(await client.get("/status")).json() for client in (root, busy, idle)]
+    queues = [tuple(status["queue_state"].values()) for status in told]
+    assert queues == [(2, 1), (2, 1), (0, 0)]
+    # What a user is told does not change with what others do.
+    for status in (before, told[2]):
+        del status["server"]["uptime_seconds"]
+    assert told[2] == before
+    seen = ("memory_bytes", "uploads_disk_free_bytes", "data_disk_free_bytes")
+    assert [[status["resources"][name] is None for name in seen] for status in told] == [
+        [False] * 3,
+        [True] * 3,
+        [True] * 3,
+    ]
+
+
+@on_a_loop
+async def test_the_status_needs_a_key_and_without_authorization_tells_all(tmp_path: Path) -> None:
+    async with inside(tmp_path / "closed", enable_authorization=True) as app, app.client() as nobody:
+        assert (await nobody.get("/status")).status_code == 401
+    async with inside(tmp_path / "open", FakeExecutor(held=True)) as app, app.client() as anybody:
+        await app.running(anybody)
+        status = (await anybody.get("/status")).json()
+        assert tuple(status["queue_state"].values()) == (0, 1)
+        assert status["resources"]["data_disk_free_bytes"] > 0
 
 
 # --- pages of other origins ---

@@ -193,7 +193,7 @@ def test_errors_have_the_shape_of_those_who_read_them() -> None:
 def test_it_says_in_which_states_the_server_is_not_ready() -> None:
     refused = described()["paths"]["/readyz"]["get"]["responses"]["503"]["description"]
     states = {state for state in get_args(get_type_hints(Health)["state"]) if state != "ready"}
-    assert len(states) == 4
+    assert len(states) == 5
     assert states <= set(re.findall(r"`(\w+)`: ", refused))
 
 

@@ -63,6 +63,10 @@ def test_without_authorization_no_key_is_made(make_config: MakeConfig) -> None:
             assert client.get("/status").json()["security"] == {"authorization_enabled": False}
 
 
+def test_the_status_tells_the_port_it_listens_on(running: Server, client: httpx.Client) -> None:
+    assert client.get("/status").json()["server"]["port"] == str(urlsplit(running.url).port) != "0"
+
+
 def test_without_authorization_others_must_not_reach_it(make_config: MakeConfig) -> None:
     config = make_config(enable_authorization=False, host="0.0.0.0")
     with pytest.raises(ConfigError, match=r"ENABLE_AUTHORIZATION.*--insecure"):

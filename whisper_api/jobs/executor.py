@@ -54,7 +54,7 @@ class Executor(Protocol):
 
     @property
     def device(self) -> str:
-        """What jobs run on: ``cpu``, ``cuda:0`` ..."""
+        """What jobs run on: ``cpu``, ``cuda:0`` ... To find out may take long, so not from an event loop."""
 
     @property
     def activity(self) -> str:

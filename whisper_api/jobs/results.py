@@ -70,7 +70,7 @@ class Results:
             case "Failed":
                 raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
             case "Canceled":
-                raise JobCanceled(job_id, "The job was canceled, so there is no result")
+                raise JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
             case "Completed":
                 found = self._store.result(job_id)
                 if found is None:

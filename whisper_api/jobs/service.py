@@ -25,6 +25,7 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.reservations import Reservation, Reservations
 from whisper_api.jobs.results import Results, visible_job
 from whisper_api.jobs.retention import Retention
+from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.statuses import Statuses
 from whisper_api.jobs.store import Job, JobStore
@@ -118,7 +119,8 @@ class JobService:
             turn=threading.Lock(),
             taken=taken,
         )
-        self._life = Lifecycle(config, self._place, preload, self._retention)
+        revocations = Revocations(store, self._queue, self._running, self._canceled)
+        self._life = Lifecycle(config, self._place, preload, self._retention, revocations)
 
     def start(self) -> None:
         """Put back what was running, remove what nobody owns, and begin to work; models are loaded meanwhile.
@@ -323,8 +325,14 @@ class JobService:
                 self._canceled(job_id)
                 return
 
-    def counts(self) -> tuple[int, int]:
-        """How many jobs wait, and how many run."""
+    def counts(self, owner: str | None = None) -> tuple[int, int]:
+        """How many jobs wait, and how many run.
+
+        Args:
+            owner: whose; None for everybody's.
+        """
+        if owner is not None:
+            return self.store.unfinished_by_state(owner)
         taken = self._place.taken
         running = sum(each.job_id not in taken for each in self._running.all())
         return len(self._queue) + len(taken), running
@@ -377,6 +385,6 @@ class JobService:
         if job.state == "Failed":
             self.store.delete(job.job_id)
             log.info("job removed", extra={"job_id": job.job_id})
-        elif self.store.drop_result(job.job_id):
+        elif self.store.erase(job.job_id):
             log.info("result removed", extra={"job_id": job.job_id})
         remove_upload(self._uploads_dir, job.job_id)

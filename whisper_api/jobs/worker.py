@@ -291,16 +291,7 @@ class Worker:
                 outcome = failure_of(error)
         if not isinstance(outcome, PutBack):
             remove_upload(place.uploads_dir, job.job_id)
-            if job.hf_token:
-                self._wipe()
         return event
-
-    def _wipe(self) -> None:
-        """Let nothing of a token stay in the database's log of changes."""
-        try:
-            self._place.store.compact()
-        except StorageError as error:
-            log.warning("the database could not be compacted; the next sweep tries again: %s", error)
 
     def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
         """Write the outcome. May be repeated when it raises.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import shlex
 from html import escape
@@ -47,7 +48,7 @@ async def docs(request: Request) -> Response:
 
 async def style(request: Request) -> Response:
     """How the page of the description looks."""
-    return Response(_stylesheet(), media_type="text/css")
+    return Response(await asyncio.to_thread(_stylesheet), media_type="text/css")
 
 
 def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:

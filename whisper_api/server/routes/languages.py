@@ -36,11 +36,11 @@ async def detect(request: Request) -> Response:
     The answer comes when it is known; with ``sync=false``, or when it takes too long, 202 with the job's id, whose
     result has the languages too.
     """
-    device = state_of(request).service.executor.device
+    executor = state_of(request).service.executor
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
 
     def read(upload: Upload, directory: Path) -> Form:
-        form = read_form(upload.fields, config, device=device)
+        form = read_form(upload.fields, config, device=executor.device)
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)
 

@@ -45,10 +45,11 @@ async def submit(request: Request) -> Response:
 
     The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``.
     """
-    config, device = state_of(request).config, state_of(request).service.executor.device
+    config, executor = state_of(request).config, state_of(request).service.executor
 
     def read(upload: Upload, directory: Path) -> Form:
-        return read_form(upload.fields, config, device=device, directory=directory)
+        # Asked for in this thread: which device there is may take the import of torch to tell.
+        return read_form(upload.fields, config, device=executor.device, directory=directory)
 
     job, form = await accept(request, read)
     if not form.sync:
@@ -62,12 +63,12 @@ async def submit_several(request: Request) -> Response:
     The other fields hold for all of them. A file that cannot be used is named with its error and does not stop the
     others; when none is accepted, the answer is a 400 with the same list.
     """
-    device = state_of(request).service.executor.device
+    executor = state_of(request).service.executor
     # Whoever sends several files asks for a list, whatever is the default for one.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
     def read(upload: Upload, directory: Path) -> Form:
-        form = read_form(upload.fields, config, device=device, directory=directory)
+        form = read_form(upload.fields, config, device=executor.device, directory=directory)
         if form.sync:
             raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")
         return form
