@@ -29,7 +29,7 @@ class JobQueue:
         self._closed = False
 
     def reserve(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
-        """Keep a place for a job that is still on its way.
+        """Keep a place for a job that is about to be put in.
 
         Args:
             retry_after: seconds to tell a caller who finds no place.
@@ -40,11 +40,22 @@ class JobQueue:
             Draining: the queue was closed.
         """
         with self._changed:
-            if self._closed:
-                raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
-            if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
-                raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
+            self._check(retry_after, spare)
             self._reserved += 1
+
+    def check(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
+        """Raise what :meth:`reserve` would raise now, and keep no place.
+
+        Args:
+            retry_after: seconds to tell a caller who finds no place.
+            spare: as in :meth:`reserve`.
+
+        Raises:
+            QueueFull: there is no place.
+            Draining: the queue was closed.
+        """
+        with self._changed:
+            self._check(retry_after, spare)
 
     def release_reservation(self) -> None:
         """Give back a place that no job came for."""
@@ -121,6 +132,12 @@ class JobQueue:
     def __len__(self) -> int:
         with self._changed:
             return len(self._ids)
+
+    def _check(self, retry_after: float, spare: int) -> None:
+        if self._closed:
+            raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
+        if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
+            raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
 
     def _unreserve(self) -> None:
         if self._reserved == 0:

@@ -58,7 +58,7 @@ async def receive_several(
     header_bytes = limits.max_header_bytes + MAX_FILES * FILE_HEADER_BYTES
     limits = dataclasses.replace(limits, max_header_bytes=header_bytes)
     reception = _Reception(content_type, limits, reserve, purpose if fingerprint else None)
-    return await receive(request, reception, limits.timeout_seconds, pool)
+    return await receive(request, reception, limits.pace, pool)
 
 
 class _Reception(Reception[list[Part]]):

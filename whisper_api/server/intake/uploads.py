@@ -82,7 +82,7 @@ async def receive_upload(
         raise too_large(stated, limits.max_file_size)
     content_type = request.headers.get("content-type", "")
     reception = _Reception(directory, content_type, limits, stated, purpose if fingerprint else None)
-    return await receive(request, reception, limits.timeout_seconds, pool)
+    return await receive(request, reception, limits.pace, pool)
 
 
 def url_of(fields: Iterable[tuple[str, str]]) -> str | None:
