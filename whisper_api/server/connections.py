@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError
+from whisper_api.server.late_continue import LateContinue
 from whisper_api.server.problems import Problem, ProblemResponse
 
 __all__ = ["Connections", "settings_of"]
@@ -163,7 +164,7 @@ class _Connection(TCPServer):
             await super().protocol_send(event)
 
 
-class _Http1(H11Protocol):
+class _Http1(LateContinue):
     """HTTP/1.1 in which what is no request gets a problem for an answer, as every other error does."""
 
     async def _send_error_response(self, status_code: int) -> None:

@@ -25,6 +25,7 @@ MEANINGS = {
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 # Whatever is asked: the request may be malformed, and the last two are the server's own state.
 EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
+ENCODED = Problem(415, "content_encoding", "The body is compressed; it is taken as it is only")
 # What comes with the time after which to try again.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
@@ -52,6 +53,8 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
         openai: whether it is one of OpenAI's, which say some things otherwise.
     """
     causes = [*operation.refusals, *EVERYWHERE]
+    if operation.body is not None:
+        causes.append(ENCODED)
     if not operation.open:
         causes.append(401 if authorization else 403)
     meanings: dict[int, dict[str, None]] = {}

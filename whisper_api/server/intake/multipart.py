@@ -78,21 +78,25 @@ class Limits:
         return 2 * self.max_header_bytes + 512 * (self.max_fields + 2)
 
 
-def boundary_of(content_type: str) -> bytes:
+def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
     """The boundary that a request's Content-Type names.
+
+    Args:
+        content_type: of the request.
+        how_to_send: what to say to a client that sends something else.
 
     Raises:
         Problem: it is not ``multipart/form-data``, or without a usable boundary.
     """
     kind, parameters = parameters_of(content_type)
     if kind != "multipart/form-data":
-        raise Problem(400, "not_multipart", f"Not a form. {HOW_TO_SEND}")
+        raise Problem(400, "not_multipart", f"Not a form. {how_to_send}")
     boundary = parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
         raise Problem(
             400,
             "not_multipart",
-            f"The Content-Type names no usable boundary between the parts of the form. {HOW_TO_SEND}",
+            f"The Content-Type names no usable boundary between the parts of the form. {how_to_send}",
         )
     return boundary.encode("ascii")
 

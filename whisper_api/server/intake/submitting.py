@@ -72,6 +72,7 @@ async def accept(
     purpose: str = "",
     join: bool = False,
     not_to_join: frozenset[str] = frozenset(),
+    raw: bool = False,
 ) -> tuple[Job, W]:
     """Make a job of a request that has one file, or in its place the address of one.
 
@@ -84,6 +85,7 @@ async def accept(
         read: says what is wanted, in a thread; its errors are the answer.
         purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
         join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+        raw: whether the body may be the recording itself, with the fields in the query.
 
     Returns:
         The job, which may have been there before, and what was read.
@@ -109,6 +111,7 @@ async def accept(
                 state.uploads,
                 fingerprint=join or key is not None,
                 purpose=purpose,
+                raw=raw,
             ),
         )
         if upload.url is not None:

@@ -43,14 +43,15 @@ IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 async def submit(request: Request) -> Response:
     """Accept audio: 202 with the job's id, or with ``sync``, its result when the job has ended.
 
-    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``.
+    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``. It may also be the
+    body itself, with its own ``Content-Type``; then the other fields are query parameters.
     """
     config, device = state_of(request).config, state_of(request).service.executor.device
 
     def read(upload: Upload, directory: Path) -> Form:
         return read_form(upload.fields, config, device=device, directory=directory)
 
-    job, form = await accept(request, read)
+    job, form = await accept(request, read, raw=True)
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id))
@@ -81,7 +82,7 @@ SUBMIT = Operation(
     (ACCEPTED, Answer(200, "The result, with sync", {"application/json": JobResult})),
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC)),
+    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,

@@ -1,0 +1,153 @@
+"""Uploads that drip hold nothing that another key needs, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.conftest import Start
+from server.harness import RunningServer, submit, until
+from server.inside import AUDIO, inside, on_a_loop, problem
+from server.raw_http import answer, file_head, form, head
+from whisper_api.server.intake import upload_turn
+
+DRIPPING = 20
+# So many places has the queue, and so long the window of the least rate is.
+SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANGUAGE": "en"}
+
+
+@contextlib.contextmanager
+def dripping(server: RunningServer, *starts: bytes) -> Iterator[list[socket.socket]]:
+    """Twenty connections that send the beginnings of requests by turns, and then three bytes a second."""
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(DRIPPING)]
+        for connection, start in zip(connections, itertools.cycle(starts), strict=False):
+            connection.sendall(start)
+
+        def drip() -> None:
+            while not over.wait(1.0):
+                for connection in connections:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"abc")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield connections
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_another_key_is_accepted_while_twenty_uploads_drip(start_server: Start, hello: bytes) -> None:
+    server = start_server(SETTINGS)
+    starts = [
+        head(server.user_key, "Content-Length: 1000000", target=target) + file_head() + b"RIFF"
+        for target in ("/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions")
+    ]
+    with server.client(server.key("another")) as another, dripping(server, *starts) as connections:
+        # As many as one key may have are being received.
+        until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
+        for _ in range(3):
+            submit(another, hello)
+        for connection in connections:
+            status, headers, body = answer(connection)
+            assert status == 408, body
+            assert headers["connection"] == "close"
+            assert b"1000 bytes a second" in body
+            assert connection.recv(1) == b""
+    until(lambda: not list(server.uploads_dir.glob("*/audio.part")))
+
+
+def test_bodies_without_a_file_have_a_least_rate_too(start_server: Start, hello: bytes) -> None:
+    """A form without parts, a JSON body, and a body of chunks of which not even the first length comes."""
+    server = start_server(SETTINGS)
+    with server.client() as client:
+        job_id = submit(client, hello)
+    starts = [
+        request(server, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
+        request(
+            server,
+            f"PUT /transcription/{job_id}/corrections",
+            "Content-Type: application/json",
+            "Content-Length: 9999",
+        ),
+        head(server.user_key, "Transfer-Encoding: chunked") + b"5;",
+    ]
+    with dripping(server, *starts) as connections, server.client(server.key("another")) as another:
+        submit(another, hello)
+        for connection in connections:
+            status, headers, body = answer(connection)
+            assert (status, headers["connection"]) == (408, "close"), body
+
+
+def request(server: RunningServer, line: str, *headers: str) -> bytes:
+    lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.user_key}", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
+    """Slower than any line, and longer than the window; the rate that is asked for is half of it."""
+    server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
+    content = form(AUDIO + bytes(10_000))
+    with server.connect() as connection:
+        connection.sendall(head(server.user_key, f"Content-Length: {len(content)}"))
+        pause = threading.Event()
+        for at in range(0, len(content), 1_000):
+            connection.sendall(content[at : at + 1_000])
+            pause.wait(0.5)
+        status, _, body = answer(connection)
+    assert status == 202, body
+    assert json.loads(body)["job_id"]
+
+
+# --- shares ---
+
+
+@on_a_loop
+async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    async with inside(tmp_path, enable_authorization=True, max_uploads_per_key=2) as app:
+        one, two = app.token("one"), app.token("two")
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(app.state.key_uploads.taken(app.state.keys.verify(one).key_id, 1.0))
+            async with app.client(one) as client, app.client(two) as other:
+                refused = await app.post(client)
+                problem(refused, 429, "caller_limit")
+                assert int(refused.headers["Retry-After"]) > 0
+                assert (await app.post(other)).status_code == 202
+        async with app.client(one) as client:
+            assert (await app.post(client)).status_code == 202
+        assert len(app.state.key_uploads) == len(app.state.address_uploads) == 0
+
+
+@pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
+@on_a_loop
+async def test_without_keys_an_address_has_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    async with inside(tmp_path, max_uploads_per_address=1) as app:
+
+        def client(address: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app.app, client=(address, 1))
+            return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8181")
+
+        async with app.state.address_uploads.taken("192.0.2.1", 1.0), client("192.0.2.1") as one:
+            refused = await one.post(path, files={"file": ("a.wav", AUDIO)})
+            assert refused.status_code == 429, refused.text
+            async with client("192.0.2.2") as two:
+                accepted = await two.post(path, files={"file": ("a.wav", AUDIO)})
+                assert accepted.status_code in (200, 202), accepted.text
