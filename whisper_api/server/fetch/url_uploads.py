@@ -9,7 +9,7 @@ import dataclasses
 
 from whisper_api.config import Config
 from whisper_api.errors import QueueFull
-from whisper_api.server.fetch.fetching import Fetch, FetchRules
+from whisper_api.server.fetch.fetching import LOOKUP_SECONDS, Fetch, FetchRules
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.uploads import Upload
@@ -43,6 +43,8 @@ def rules_of(config: Config) -> FetchRules:
     return FetchRules(
         max_bytes=config.max_file_size,
         seconds=config.url_fetch_timeout_seconds,
+        min_bytes_per_second=config.min_upload_bytes_per_second,
+        lookup_seconds=LOOKUP_SECONDS,
         private_hosts=frozenset(filter(None, hosts)),
     )
 

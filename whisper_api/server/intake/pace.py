@@ -54,8 +54,8 @@ class Pace:
 
     The bucket is full at the beginning and holds ``window_seconds``. Waiting drains it; each byte adds
     ``1 / bytes_per_second``. So a sender that is waited for during T seconds has sent at least
-    ``bytes_per_second * (T - window_seconds)`` bytes. Only the time spent in :meth:`wait` counts: while the server
-    writes what has come, or does not read for another reason, the sender loses nothing.
+    ``bytes_per_second * (T - window_seconds)`` bytes. Only the time spent in :meth:`wait`, or told to :meth:`waited`,
+    counts: while the server writes what has come, or does not read for another reason, the sender loses nothing.
 
     Args:
         rules: how slowly the body may come.
@@ -65,6 +65,16 @@ class Pace:
         self._rules = rules
         self._patience = rules.window_seconds
         self._left = rules.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that the next byte may take; 0 or less when the sender is too slow."""
+        return min(self._patience, self._left)
+
+    def waited(self, seconds: float) -> None:
+        """Note how long the sender was waited for."""
+        self._patience -= seconds
+        self._left -= seconds
 
     def came(self, count: int) -> None:
         """Note that bytes have come."""
@@ -83,14 +93,12 @@ class Pace:
         """
         clock = asyncio.get_running_loop().time
         while not message.done():
-            step = min(STEP_SECONDS, self._patience, self._left)
+            step = min(STEP_SECONDS, self.left)
             if step <= 0:
                 raise self._too_slow()
             begun = clock()
             await asyncio.wait({message}, timeout=step)
-            waited = min(step, clock() - begun) if message.done() else step
-            self._patience -= waited
-            self._left -= waited
+            self.waited(min(step, clock() - begun) if message.done() else step)
 
     def _too_slow(self) -> Problem:
         rules = self._rules
