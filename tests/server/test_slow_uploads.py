@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -9,14 +10,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fakes import FakeExecutor
 
 from server.conftest import Start
 from server.harness import RunningServer, submit, until
-from server.inside import AUDIO, inside, on_a_loop, problem
-from server.raw_http import answer, file_head, form, head
+from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
+from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
 from whisper_api.server.intake import upload_turn
 
 DRIPPING = 20
@@ -151,3 +154,60 @@ async def test_without_keys_an_address_has_its_share(
             async with client("192.0.2.2") as two:
                 accepted = await two.post(path, files={"file": ("a.wav", AUDIO)})
                 assert accepted.status_code in (200, 202), accepted.text
+
+
+@on_a_loop
+async def test_unfinished_forms_of_a_key_take_a_bounded_part_of_the_disk(tmp_path: Path) -> None:
+    """Each of the files is small enough; all of them, in two requests at once, are too much."""
+    settings: dict[str, Any] = {"enable_authorization": True, "max_uploads_per_key": 3, "max_file_size": 1000}
+    async with inside(tmp_path, FakeExecutor(held=True), **settings) as app:
+        key, other = app.token("one"), app.token("two")
+        parts = [file_head() + AUDIO.ljust(900, b"\x7f") + b"\r\n"] * 2
+        # With the boundary that ends the second file.
+        begun = raw_form(key, b"".join(parts) + f"--{BOUNDARY}\r\n".encode(), whole=False)
+        sending = asyncio.create_task(begun.to(app.app))
+        await app.until(lambda: len(list(tmp_path.glob("uploads/*/audio"))) == 2)
+        for token, accepted in ((key, 1), (other, 3)):
+            request = raw_form(token, b"".join([*parts, parts[0]]) + tail().lstrip(b"\r\n"))
+            await request.to(app.app)
+            jobs = json.loads(request.answer)["jobs"]
+            assert [("job_id" in job, job.get("error", {}).get("code")) for job in jobs] == [
+                *[(True, None)] * accepted,
+                *[(False, "caller_limit")] * (3 - accepted),
+            ]
+        begun.gone.set()
+        await sending
+        await app.until(lambda: len(list(tmp_path.glob("uploads/*"))) == 4)
+        again = raw_form(key, b"".join(parts) + tail().lstrip(b"\r\n"))
+        await again.to(app.app)
+        assert ["job_id" in job for job in json.loads(again.answer)["jobs"]] == [True, True]
+
+
+def raw_form(key: str, body: bytes, *, whole: bool = True) -> RawRequest:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    headers["Content-Length"] = str(len(body) + (not whole))
+    return RawRequest("POST", "/transcriptions", headers, (body,), whole)
+
+
+@pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
+@on_a_loop
+async def test_a_key_that_is_revoked_while_its_upload_comes_makes_no_job(tmp_path: Path, path: str) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        request = raw_form(app.token("one"), form(AUDIO, {}))
+        request.path = path
+        revoked = asyncio.Event()
+
+        async def receive_after_revoking(scope: Any, receive: Any, send: Any) -> None:
+            async def receive_late() -> Any:
+                message = await receive()
+                if not revoked.is_set():
+                    revoked.set()
+                    await asyncio.to_thread(app.state.keys.revoke, "one")
+                return message
+
+            await app.app(scope, receive_late, send)
+
+        await request.to(receive_after_revoking)
+        assert request.status == 401, request.answer
+        assert app.service.counts() == (0, 0)
+        assert not list(tmp_path.glob("uploads/*"))

@@ -9,7 +9,7 @@ import pytest
 
 from server.inside import on_a_loop
 from server.virtual_time import run_at_once
-from whisper_api.server.turns import Turns, network_of
+from whisper_api.server.turns import Amounts, Turns, network_of
 
 
 def test_more_of_one_caller_wait_and_others_do_not() -> None:
@@ -68,6 +68,24 @@ async def test_nobody_and_no_bound_never_wait() -> None:
     for turns, caller in ((Turns(1), ""), (Turns(0), "a")):
         async with turns.taken(caller, 0.0), turns.taken(caller, 0.0), turns.taken(caller, 0.0):
             assert len(turns) == 0
+
+
+def test_amounts_are_counted_over_all_requests_of_a_caller() -> None:
+    amounts = Amounts(10)
+    with amounts.using("a") as first, amounts.using("b") as other:
+        assert first(6)
+        with amounts.using("a") as second:
+            assert second(4)
+            assert not second(1)
+            assert not first(1)
+            assert other(10)
+        assert first(4)
+        assert not first(1)
+    with amounts.using("a") as again, amounts.using("") as nobody:
+        assert again(10)
+        assert nobody(1_000)
+    with Amounts(0).using("a") as unbounded:
+        assert unbounded(1_000)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from whisper_api.config import Config
 from whisper_api.server.openai.waiters import Waiters
 from whisper_api.server.problems import Problem
-from whisper_api.server.turns import Turns, network_of
+from whisper_api.server.turns import Amounts, Turns, network_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.keys import KeyRing
@@ -48,6 +48,7 @@ class ServerState:
         started: by ``time.monotonic``.
         waiters: the requests that wait for jobs which nobody else knows of.
         key_uploads, address_uploads: how many unfinished uploads one key and one address may have.
+        form_bytes: how many bytes of unfinished forms with several files one caller may have on the disk.
         caller_fetches: how many files are fetched for one caller at a time.
     """
 
@@ -63,12 +64,15 @@ class ServerState:
     waiters: Waiters = field(init=False)
     key_uploads: Turns = field(init=False)
     address_uploads: Turns = field(init=False)
+    form_bytes: Amounts = field(init=False)
     caller_fetches: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiters = Waiters(self.service)
         self.key_uploads = Turns(self.config.max_uploads_per_key)
         self.address_uploads = Turns(self.config.max_uploads_per_address)
+        # As much as the unfinished uploads of one file each that one key may have.
+        self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
 
 

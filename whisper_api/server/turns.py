@@ -1,16 +1,18 @@
-"""Turns: how many requests of one caller are at work at once, so that there is room for other callers."""
+"""Shares of one caller, so that there is room for other callers: turns to be at work, and bytes on the disk."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
-__all__ = ["Turns", "network_of"]
+__all__ = ["Amounts", "Turns", "network_of"]
 
 # A subscriber of IPv6 has a whole network of this size (RFC 6177).
 IPV6_PREFIX = 64
@@ -64,6 +66,49 @@ class Turns:
     def __len__(self) -> int:
         """How many callers have requests now."""
         return len(self._by_caller)
+
+
+class Amounts:
+    """Bounds how much of something each caller has in use, in all of its requests together. Safe from any thread.
+
+    Args:
+        most: for each caller; 0 for no bound.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._used: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def using(self, caller: str) -> Iterator[Callable[[int], bool]]:
+        """Count what one request uses, until the ``with`` ends.
+
+        Args:
+            caller: whose request it is; the empty string is nobody, and has no bound.
+
+        Yields:
+            Takes some more, and says whether there was room for it.
+        """
+        used = 0
+
+        def take(amount: int) -> bool:
+            nonlocal used
+            with self._lock:
+                if self._most and caller and self._used[caller] + amount > self._most:
+                    return False
+                self._used[caller] += amount
+                used += amount
+                return True
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._used[caller] -= used
+                if not self._used[caller]:
+                    del self._used[caller]
 
 
 def network_of(scope: Scope) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 
 from whisper_api.errors import DeviceError, Draining, IdempotencyConflict, InvalidOption, ModelError, WhisperApiError
+from whisper_api.server.auth import check_key
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.accepted import FileError, FileOutcome
@@ -60,12 +61,16 @@ async def accept_several(
     """
     state = state_of(request)
     key = idempotency_key(request)
-    async with upload_turn(request), _places(state, owner_of(request), key) as reserve:
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(upload_turn(request))
+        take = stack.enter_context(state.form_bytes.using(caller_of(request)))
+        reserve = await stack.enter_async_context(_places(state, owner_of(request), key))
         parts: list[Part] = await unless_draining(
             state,
             receive_several(
                 request,
                 reserve,
+                take,
                 limits_of(state.config),
                 state.uploads,
                 fingerprint=key is not None,
@@ -77,6 +82,7 @@ async def accept_several(
         fingerprints = {part.number: part.fingerprint for part in parts}
         jobs = await blocking(state.uploads, jobs_before, state.service, owner_of(request), key, fingerprints)
         waiting = [part for part in parts if part.upload is not None and part.number not in jobs]
+        await blocking(state.reads, check_key, request)
         wanted = await blocking(state.uploads, _read_all, read, waiting)
         await _fetch_all(state, waiting, caller_of(request))
         for part in waiting:

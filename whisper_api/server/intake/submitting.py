@@ -25,6 +25,7 @@ from starlette.requests import Request
 from whisper_api.config import Config
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.auth import check_key
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.intake.idempotency import is_known, job_before
 from whisper_api.server.intake.upload_turn import upload_turn
@@ -116,6 +117,8 @@ async def accept(
         )
         if upload.url is not None:
             check_enabled(state.config)
+        # An upload may take hours.
+        await blocking(state.reads, check_key, request)
         wanted = await blocking(state.uploads, read, upload, place.directory)
         job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
         if job is None and join and upload.url is not None:
