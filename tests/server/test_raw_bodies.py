@@ -109,7 +109,12 @@ async def test_a_recording_without_its_media_type_is_told_what_to_send(tmp_path:
     """As ``curl --data-binary`` sends it."""
     async with inside(tmp_path) as app, app.client() as client:
         form = kind("application/x-www-form-urlencoded")
-        for content, status, code in ((AUDIO, 400, "not_multipart"), (bytes(17 << 20), 413, "form_too_large")):
+        for content, status, code in (
+            (AUDIO, 400, "not_multipart"),
+            (AUDIO + b"\xff&" * 200, 400, "invalid_form"),
+            (AUDIO + b"\xff", 400, "invalid_form"),
+            (bytes(17 << 20), 413, "form_too_large"),
+        ):
             body = problem(await client.post("/transcribe", content=content, headers=form), status, code)
             assert "Content-Type: audio/wav" in body["detail"]
         # Where several files are taken, a body is not one of them.

@@ -123,9 +123,11 @@ async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
     monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
     async with inside(tmp_path, enable_authorization=True, max_uploads_per_key=2) as app:
         one, two = app.token("one"), app.token("two")
+        key = app.state.keys.verify(one)
+        assert key is not None
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(2):
-                await stack.enter_async_context(app.state.key_uploads.taken(app.state.keys.verify(one).key_id, 1.0))
+                await stack.enter_async_context(app.state.key_uploads.taken(key.key_id, 1.0))
             async with app.client(one) as client, app.client(two) as other:
                 refused = await app.post(client)
                 problem(refused, 429, "caller_limit")

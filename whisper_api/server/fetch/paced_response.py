@@ -46,7 +46,7 @@ class _Paced(io.RawIOBase):
             raise TimeoutError("the server sends too slowly")
         self._sock.settimeout(self._pace.left)
         begun = time.monotonic()
-        count: int | None = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        count: int | None = self._raw.readinto(buffer)
         self._pace.waited(time.monotonic() - begun)
         self._pace.came(count or 0)
         return count

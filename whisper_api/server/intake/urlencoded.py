@@ -40,7 +40,6 @@ class FieldsReader:
         """
         self._data += data
         if len(self._data) > self._limits.max_field_bytes:
-            # As curl --data-binary sends a recording whose Content-Type is not given.
             most = self._limits.max_field_bytes
             detail = f"A form without a file may have {most} bytes at most. {self._how_to_send}"
             raise Problem(413, "form_too_large", detail)
@@ -54,16 +53,20 @@ class FieldsReader:
         most = self._limits.max_fields
         # Counted before anything is made of them.
         if self._data.count(b"&") >= most + self._max_urls:
-            raise invalid_form(f"it has more than {most + self._max_urls} fields")
+            raise self._invalid(f"it has more than {most + self._max_urls} fields")
         try:
             self.fields = [_field(bytes(field)) for field in self._data.split(b"&") if field]
         except UnicodeDecodeError:
-            raise invalid_form("it is not UTF-8 text") from None
+            raise self._invalid("it is not UTF-8 text") from None
         urls = [value for name, value in self.fields if name == URL_FIELD]
         if len(self.fields) - len(urls) > most:
-            raise invalid_form(f"it has more than {most} fields")
+            raise self._invalid(f"it has more than {most} fields")
         if not any(url.strip() for url in urls):
             raise Problem(400, "not_multipart", f"Not a form with a file. {self._how_to_send}")
+
+    def _invalid(self, reason: str) -> Problem:
+        # Under this media type, curl --data-binary sends a recording whose Content-Type is not given.
+        return invalid_form(f"{reason}. {self._how_to_send}")
 
 
 def unquoted(data: bytes) -> bytes:
