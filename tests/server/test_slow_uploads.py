@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -111,6 +112,26 @@ def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
         status, _, body = answer(connection)
     assert status == 202, body
     assert json.loads(body)["job_id"]
+
+
+def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
+    """Without a least rate, a sender that is never silent for long goes on, until the whole deadline."""
+    settings = {"WHISPER_API_TIMEOUT": 4, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 9}
+    server = start_server({**SETTINGS, **settings})
+    content = form(AUDIO)
+    request = head(server.user_key, f"Content-Length: {len(content)}") + content
+    for pieces, expected in ((12, 202), (100, 408)):
+        with server.connect() as connection:
+            connection.sendall(request[:-pieces])
+            for at in range(len(request) - pieces, len(request)):
+                threading.Event().wait(0.5)
+                with contextlib.suppress(OSError):
+                    connection.sendall(request[at : at + 1])
+                if select.select([connection], [], [], 0)[0]:
+                    break
+            status, _, body = answer(connection)
+            assert status == expected, body
+            assert (b"within 9 seconds" in body) is (expected == 408)
 
 
 # --- shares ---
