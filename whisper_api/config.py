@@ -110,7 +110,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     )
     max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
     max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
-        _key("MAX_JOBS_PER_KEY", 0)
+        _key("MAX_JOBS_PER_KEY", 200)
+    )
+    max_uploads_per_key: Annotated[
+        CountOrZero, _is("unfinished uploads that one key may have, each of MAX_FILE_SIZE; 0 = no limit of its own")
+    ] = _key("MAX_UPLOADS_PER_KEY", 16)
+    max_uploads_per_address: Annotated[
+        CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
+    ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
+    min_upload_bytes_per_second: Annotated[
+        CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
+    ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)
+    upload_timeout_seconds: Annotated[Seconds, _is("seconds that a whole upload may take")] = _key(
+        "UPLOAD_TIMEOUT_SECONDS", 14400
     )
     stall_seconds: Annotated[Seconds, _is("seconds without progress after which a running job counts as stalled")] = (
         _key("WHISPER_STALL_SECONDS", 600)

@@ -35,7 +35,7 @@ class JobQueue:
         self._closed = False
 
     def reserve(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
-        """Keep a place for a job that is still on its way.
+        """Keep a place for a job that is about to be put in.
 
         Args:
             retry_after: seconds to tell a caller who finds no place.
@@ -46,11 +46,22 @@ class JobQueue:
             Draining: the queue was closed.
         """
         with self._changed:
-            if self._closed:
-                raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
-            if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
-                raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
+            self._check(retry_after, spare)
             self._reserved += 1
+
+    def check(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
+        """Raise what :meth:`reserve` would raise now, and keep no place.
+
+        Args:
+            retry_after: seconds to tell a caller who finds no place.
+            spare: as in :meth:`reserve`.
+
+        Raises:
+            QueueFull: there is no place.
+            Draining: the queue was closed.
+        """
+        with self._changed:
+            self._check(retry_after, spare)
 
     def release_reservation(self) -> None:
         """Give back a place that no job came for."""
@@ -164,6 +175,12 @@ class JobQueue:
     def _first(self) -> int:
         """The index of the first job that is not held; the queue's length when there is none."""
         return next((index for index, job_id in enumerate(self._ids) if job_id not in self._held), len(self._ids))
+
+    def _check(self, retry_after: float, spare: int) -> None:
+        if self._closed:
+            raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
+        if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
+            raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
 
     def _unreserve(self) -> None:
         if self._reserved == 0:

@@ -156,7 +156,7 @@ class JobService:
         return self._life.health()
 
     def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
-        """Ask for a place in the queue, before the upload is read: ``with service.reserve(owner) as place``.
+        """Begin an upload, before it is read: ``with service.reserve(owner) as place``. Takes no place in the queue.
 
         Args:
             owner: for whom.

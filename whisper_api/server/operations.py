@@ -75,9 +75,11 @@ class FormBody:
 
     Attributes:
         fields: what may stand in it.
+        raw: whether the body may also be the file itself, and then the other fields are query parameters.
     """
 
     fields: tuple[FormField, ...]
+    raw: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import h11
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Body, Request
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
+from whisper_api.server.late_continue import LateContinue
 from whisper_api.server.problems import Problem, ProblemResponse
 
 __all__ = ["PIECE_BYTES", "Http1"]
@@ -33,7 +34,7 @@ MALFORMED = {
 }
 
 
-class Http1(H11Protocol):
+class Http1(LateContinue):
     """HTTP/1.1 with problems as answers to what is not a request, reason phrases, and bodies that are sent in pieces.
 
     Upgrades are ignored, as RFC 9110 (section 7.8) allows: a request to change to a WebSocket or to HTTP/2 is answered

@@ -27,6 +27,7 @@ CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
 # Health checks are answered however many connections are open.
 HEALTH = "Health"
+ENCODED = Problem(415, "content_encoding", "The body is compressed; it is taken as it is only")
 # What comes with the time after which to try again.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
@@ -56,6 +57,8 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     causes = [*operation.refusals, *EVERYWHERE]
     if operation.tag != HEALTH:
         causes.append(TOO_MANY_CONNECTIONS)
+    if operation.body is not None:
+        causes.append(ENCODED)
     if not operation.open:
         causes.append(401 if authorization else 403)
     meanings: dict[int, dict[str, None]] = {}

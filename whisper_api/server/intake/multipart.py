@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
+from whisper_api.server.intake.pace import PaceRules, pace_rules
 from whisper_api.server.intake.part_headers import display_name, file_name_in, parameters_of, shown, text_of, unescaped
 from whisper_api.server.problems import Problem
 
@@ -49,10 +51,12 @@ class Limits:
 
     Attributes:
         max_file_size: bytes of the file.
-        timeout_seconds: without a byte, after which a sender is cut off.
+        timeout_seconds: that a sender may be silent.
         max_fields: besides the file.
         max_field_bytes: of all fields together.
         max_header_bytes: of the headers of all parts together.
+        min_bytes_per_second: the least rate of the whole body; 0 for none.
+        upload_seconds: that the whole body may take.
     """
 
     max_file_size: int
@@ -60,6 +64,13 @@ class Limits:
     max_fields: int = 100
     max_field_bytes: int = 1 << 20
     max_header_bytes: int = 32 << 10
+    min_bytes_per_second: float = 0.0
+    upload_seconds: float = math.inf
+
+    @property
+    def pace(self) -> PaceRules:
+        """How slowly the body may come."""
+        return pace_rules(self.timeout_seconds, self.min_bytes_per_second, self.upload_seconds)
 
     @property
     def max_other_bytes(self) -> int:
@@ -67,21 +78,25 @@ class Limits:
         return 2 * self.max_header_bytes + 512 * (self.max_fields + 2)
 
 
-def boundary_of(content_type: str) -> bytes:
+def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
     """The boundary that a request's Content-Type names.
+
+    Args:
+        content_type: of the request.
+        how_to_send: what to say to a client that sends something else.
 
     Raises:
         Problem: it is not ``multipart/form-data``, or without a usable boundary.
     """
     kind, parameters = parameters_of(content_type)
     if kind != "multipart/form-data":
-        raise Problem(400, "not_multipart", f"Not a form. {HOW_TO_SEND}")
+        raise Problem(400, "not_multipart", f"Not a form. {how_to_send}")
     boundary = parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
         raise Problem(
             400,
             "not_multipart",
-            f"The Content-Type names no usable boundary between the parts of the form. {HOW_TO_SEND}",
+            f"The Content-Type names no usable boundary between the parts of the form. {how_to_send}",
         )
     return boundary.encode("ascii")
 

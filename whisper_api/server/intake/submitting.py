@@ -1,4 +1,7 @@
-"""The one way by which an upload becomes a job: a place is reserved, the form received, read, and the job submitted.
+"""The one way by which an upload becomes a job: the form is received and read, and the job submitted.
+
+A caller has a bounded number of uploads on their way. An upload takes a place in the queue only when it is whole, so
+uploads that never end keep nobody else out.
 
 ::
 
@@ -22,11 +25,13 @@ from starlette.requests import Request
 from whisper_api.config import Config
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.auth import check_key
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.intake.idempotency import is_known, job_before
+from whisper_api.server.intake.upload_turn import upload_turn
 from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
 from whisper_api.server.query import idempotency_key
-from whisper_api.server.state import ServerState, blocking, owner_of, state_of
+from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
 from whisper_api.server.waiting import unless_draining
 
 if TYPE_CHECKING:
@@ -68,6 +73,7 @@ async def accept(
     purpose: str = "",
     join: bool = False,
     not_to_join: frozenset[str] = frozenset(),
+    raw: bool = False,
 ) -> tuple[Job, W]:
     """Make a job of a request that has one file, or in its place the address of one.
 
@@ -80,6 +86,7 @@ async def accept(
         read: says what is wanted, in a thread; its errors are the answer.
         purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
         join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+        raw: whether the body may be the recording itself, with the fields in the query.
 
     Returns:
         The job, which may have been there before, and what was read.
@@ -95,7 +102,7 @@ async def accept(
     owner = owner_of(request)
     # A client that comes again needs no other place than that of the job it has left.
     spare = state.waiters.left(owner) if join else 0
-    async with reserved(state, owner, key, spare) as place:
+    async with upload_turn(request), reserved(state, owner, key, spare) as place:
         upload: Upload = await unless_draining(
             state,
             receive_upload(
@@ -105,10 +112,13 @@ async def accept(
                 state.uploads,
                 fingerprint=join or key is not None,
                 purpose=purpose,
+                raw=raw,
             ),
         )
         if upload.url is not None:
             check_enabled(state.config)
+        # An upload may take hours.
+        await blocking(state.reads, check_key, request)
         wanted = await blocking(state.uploads, read, upload, place.directory)
         job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
         if job is None and join and upload.url is not None:
@@ -117,7 +127,7 @@ async def accept(
             job = await blocking(state.uploads, state.service.find_to_join, coming)
         if job is None:
             if upload.url is not None:
-                upload = await unless_draining(state, fetched(state, upload))
+                upload = await unless_draining(state, fetched(state, upload, caller_of(request)))
             job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join, not_to_join)
     request.scope["job_id"] = job.job_id
     return job, wanted
@@ -173,13 +183,13 @@ def _submission(
 
 @contextlib.asynccontextmanager
 async def reserved(state: ServerState, owner: str, key: str | None, spare: int = 0) -> AsyncIterator[Reservation]:
-    """A place in the queue, given back however this ends.
+    """The id and the directory of a job whose upload is to come; what was not submitted is removed however this ends.
 
     Args:
         state: the server's.
         owner: for whom.
-        key: the request's ``Idempotency-Key``. One that comes again gets a place where there is none left, since it is
-            answered with the job that is there.
+        key: the request's ``Idempotency-Key``. One that comes again is let in even when the queue is full, since it
+            is answered with the job that is there.
         spare: how many of the owner's jobs do not count.
 
     Raises:
@@ -201,7 +211,11 @@ async def reserved(state: ServerState, owner: str, key: str | None, spare: int =
 def limits_of(config: Config) -> Limits:
     """What one upload may take."""
     return Limits(
-        max_file_size=config.max_file_size, timeout_seconds=config.timeout_seconds, max_field_bytes=MAX_FIELD_BYTES
+        max_file_size=config.max_file_size,
+        timeout_seconds=config.timeout_seconds,
+        max_field_bytes=MAX_FIELD_BYTES,
+        min_bytes_per_second=config.min_upload_bytes_per_second,
+        upload_seconds=config.upload_timeout_seconds,
     )
 
 

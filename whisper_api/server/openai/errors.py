@@ -21,8 +21,8 @@ MAY_PASS_CODES = frozenset(("job_not_finished", "job_processing"))
 # OpenAI's words for what we say otherwise.
 CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
 PARAMS = dict.fromkeys(("invalid_audio", "no_file", "file_too_large"), "file") | {"unknown_model": "model"}
-# A file that cannot be read is refused like any other value.
-STATUSES = {415: 400}
+# By code. A file that cannot be read is refused like any other value.
+STATUSES = {"unknown_model": 404, "invalid_audio": 400}
 
 
 class ErrorResponse(Response):
@@ -69,7 +69,7 @@ def error_body(problem: Problem) -> ErrorBody:
 
 def status_of(problem: Problem) -> int:
     """The HTTP status that a problem has here."""
-    return 404 if problem.code == "unknown_model" else STATUSES.get(problem.status, problem.status)
+    return STATUSES.get(problem.code, problem.status)
 
 
 def job_problem(error: JobFailed) -> Problem:

@@ -44,7 +44,7 @@ async def detect(request: Request) -> Response:
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)
 
-    job, form = await accept(request, read, purpose=PURPOSE)
+    job, form = await accept(request, read, purpose=PURPOSE, raw=True)
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: _language_response(request, job.job_id))
@@ -90,5 +90,6 @@ DETECT = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(
         (FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+        raw=True,
     ),
 )

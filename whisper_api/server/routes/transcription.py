@@ -43,7 +43,8 @@ IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 async def submit(request: Request) -> Response:
     """Accept audio: 202 with the job's id, or with ``sync``, its result when the job has ended.
 
-    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``.
+    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``. It may also be the
+    body itself, with its own ``Content-Type``; then the other fields are query parameters.
     """
     config, executor = state_of(request).config, state_of(request).service.executor
 
@@ -51,7 +52,7 @@ async def submit(request: Request) -> Response:
         # Asked for in this thread: which device there is may take the import of torch to tell.
         return read_form(upload.fields, config, device=executor.device, directory=directory)
 
-    job, form = await accept(request, read)
+    job, form = await accept(request, read, raw=True)
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id))
@@ -82,7 +83,7 @@ SUBMIT = Operation(
     (ACCEPTED, Answer(200, "The result, with sync", {"application/json": JobResult})),
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC)),
+    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,
