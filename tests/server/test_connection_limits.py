@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api import Config
-from whisper_api.server.connections.limits import Quota, Slots, network_of, raise_open_files
+from whisper_api.server.connections.limits import Quota, Slots, raise_open_files
 from whisper_api.server.connections.patience import LEAST_BYTES_PER_SECOND, Patience
 from whisper_api.server.connections.settings import bounds_of
 from whisper_api.server.connections.stream_buffer import StreamBuffer
 from whisper_api.server.connections.turns import Turns
+from whisper_api.server.sockets import network_of
 
 T = TypeVar("T")
 

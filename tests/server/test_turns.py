@@ -9,7 +9,7 @@ import pytest
 
 from server.inside import on_a_loop
 from server.virtual_time import run_at_once
-from whisper_api.server.turns import Amounts, Turns, network_of
+from whisper_api.server.turns import Amounts, Turns, client_network
 
 
 def test_more_of_one_caller_wait_and_others_do_not() -> None:
@@ -101,4 +101,4 @@ def test_amounts_are_counted_over_all_requests_of_a_caller() -> None:
     ],
 )
 def test_the_network_of_a_client(client: tuple[str, int] | None, network: str) -> None:
-    assert network_of({"type": "http", "client": client}) == network
+    assert client_network({"type": "http", "client": client}) == network

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from whisper_api.config import Config
 from whisper_api.server.openai.waiters import Waiters
 from whisper_api.server.problems import Problem
-from whisper_api.server.turns import Amounts, Turns, network_of
+from whisper_api.server.turns import Amounts, Turns, client_network
 
 if TYPE_CHECKING:
     from whisper_api.jobs.keys import KeyRing
@@ -106,7 +106,7 @@ def owner_of(request: Request) -> str:
 
 def caller_of(request: Request) -> str:
     """Who calls, to share what is scarce: the id of its key, without authorization its network address."""
-    return owner_of(request) or network_of(request.scope)
+    return owner_of(request) or client_network(request.scope)
 
 
 def viewer_of(request: Request) -> str | None:

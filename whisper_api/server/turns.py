@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-__all__ = ["Amounts", "Turns", "network_of"]
+from whisper_api.server.sockets import network_of
 
-# A subscriber of IPv6 has a whole network of this size (RFC 6177).
-IPV6_PREFIX = 64
+__all__ = ["Amounts", "Turns", "client_network"]
 
 
 @dataclass
@@ -111,17 +109,7 @@ class Amounts:
                     del self._used[caller]
 
 
-def network_of(scope: Scope) -> str:
-    """The network that a request comes from: an IPv4 address or an IPv6 /64; empty when there is no address."""
+def client_network(scope: Scope) -> str:
+    """The network that a request comes from, as :func:`network_of` names it; empty when there is no address."""
     client = scope.get("client")
-    if not client:
-        return ""
-    try:
-        address = ipaddress.ip_address(str(client[0]).partition("%")[0])
-    except ValueError:
-        return str(client[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
+    return network_of(str(client[0])) if client else ""

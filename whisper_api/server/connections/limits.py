@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import sys
 from collections import Counter
 from dataclasses import dataclass
 
-__all__ = ["Bounds", "Quota", "Slots", "network_of", "raise_open_files"]
+__all__ = ["Bounds", "Quota", "Slots", "raise_open_files"]
 
 # An IPv6 customer usually has a whole /64 network, so addresses within it count as one.
-IPV6_PREFIX = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +122,6 @@ class Slots:
         """Give back what is left when the connection ends: a task that was canceled before it began ended nothing."""
         while self.open:
             self.end()
-
-
-def network_of(host: str) -> str:
-    """What counts as one client address: an IPv4 address, also when it is written as IPv6, or an IPv6 /64 network."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> IPV6_PREFIX << IPV6_PREFIX, IPV6_PREFIX)))
 
 
 def raise_open_files() -> int | None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from whisper_api.errors import CallerLimit
 from whisper_api.server.state import owner_of, state_of
-from whisper_api.server.turns import network_of
+from whisper_api.server.turns import client_network
 from whisper_api.server.waiting import unless_draining
 
 __all__ = ["upload_turn"]
@@ -41,7 +41,7 @@ async def upload_turn(request: Request) -> AsyncIterator[None]:
     state = state_of(request)
     bounds = (
         (state.key_uploads, owner_of(request), "key", state.config.max_uploads_per_key),
-        (state.address_uploads, network_of(request.scope), "address", state.config.max_uploads_per_address),
+        (state.address_uploads, client_network(request.scope), "address", state.config.max_uploads_per_address),
     )
     async with contextlib.AsyncExitStack() as stack:
         for turns, caller, whose, most in bounds:
