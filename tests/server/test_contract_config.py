@@ -42,6 +42,8 @@ SHOWN_BY = {
     "WHISPER_CLEANUP_INTERVAL_HOURS": "test_contract_jobs.py: only what was delivered",
     "WHISPER_RESULT_GRACE_SECONDS": "test_contract_jobs.py: only what was delivered",
     "MAX_FILE_SIZE": "test_contract_errors.py: 413",
+    "MAX_AUDIO_SECONDS": "test_contract_errors.py: 413",
+    "MAX_AUDIO_MEMORY": "test_decoded_audio_beyond_the_memory_goes_to_a_file",
     "ENABLE_CONCURRENCY": "test_contract_errors.py: 503",
     "MAX_CONCURRENT_JOBS": "test_contract_errors.py: 503",
     "MAX_QUEUED_JOBS": "test_contract_errors.py: 503",

@@ -34,6 +34,9 @@ with 4 s or more. So nobody was taken for somebody else, and all were recognised
 readings by one person it was 0.68 and more, between readings by two 0.20 and less.
 """
 
+LONGEST = 60.0
+"""Seconds of a recording that are used; more tell no more of a voice."""
+
 LABEL = re.compile(r"SPEAKER_\d+", re.IGNORECASE | re.ASCII)
 
 
@@ -55,7 +58,7 @@ def check_names(names: Mapping[str, object]) -> None:
 
 
 def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[str, Floats]:
-    """The recordings of the known speakers: float32, shape (samples,), mono, 16 kHz.
+    """The recordings of the known speakers, at most 60 s of each: float32, shape (samples,), mono, 16 kHz.
 
     Raises:
         InvalidAudio: one cannot be decoded.
@@ -65,7 +68,7 @@ def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[
 
 def _decoded(ctx: JobContext, number: int, source: AudioInput) -> Floats:
     try:
-        return decode(source, check=ctx.check).audio
+        return decode(source, check=ctx.check, stop_at=LONGEST).audio
     except InvalidAudio as error:
         # By its number, since errors may go to a log, where no name of a person belongs.
         raise InvalidAudio(f"known speaker {number}: {error}") from error
