@@ -200,7 +200,8 @@ def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: fl
         with _container(data) as container:
             stream, _ = audio_stream(container, data, audio_track)
             stated = _stated_seconds(container, stream, data)
-            _refuse_longer(data.name, _bounding_seconds(container, stream, data, stated), max_seconds)
+            bound = _bounding_seconds(container, stream, data, stated)
+            _refuse_longer(data.name, bound, max_seconds)
             reader = PacketReader(container, stream)
             with contextlib.closing(Timeline(container, stream, most=1.0)) as timeline:
                 for packets, frame in enumerate(reader):
@@ -211,7 +212,7 @@ def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: fl
                         raise InvalidAudio(_nothing_decoded(data, stream, reader))
                 else:
                     raise InvalidAudio(_nothing_decoded(data, stream, reader))
-            duration = stated
+            duration = bound if container.format.name == "wav" else stated
             if duration is None:
                 duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
             return AudioInfo(
@@ -329,6 +330,8 @@ def _nothing_decoded(data: AudioSource, stream: Any, reader: PacketReader) -> st
         return f"{data.name} holds no sound: its audio stream ({codec}) is empty"
     if reader.samples:
         return f"{data.name} is too short to hold speech: it has {reader.samples} samples of sound"
+    if not reader.damaged and not reader.broken_off:
+        return f"{data.name} is too short to hold speech: its {reader.packets} packets ({codec}) give no samples"
     return f"no sound could be decoded from {data.name}: none of {reader.packets} packets ({codec}) is intact"
 
 

@@ -86,9 +86,12 @@ class _Claim:
         self._size += size
         return True
 
+    def reduce(self, size: int) -> None:
+        returned, self._size = self._size - size, size
+        self._memory.give_back(returned)
+
     def release(self) -> None:
-        size, self._size = self._size, 0
-        self._memory.give_back(size)
+        self.reduce(0)
 
 
 class Track:
@@ -159,6 +162,7 @@ class Track:
         """
         if self._file is None:
             self._data.resize(self.size, refcheck=False)
+            self._claim.reduce(self._data.nbytes)
             # The caller keeps the array as long as it likes: its end is what returns the memory.
             self._release.detach()
             _at_end_of(self._data, self._claim)
@@ -204,7 +208,7 @@ class Track:
 
     def _write(self, block: Samples) -> None:
         assert self._file is not None
-        left = memoryview(np.ascontiguousarray(block)).cast("B")
+        left = np.ascontiguousarray(block).view(np.uint8).data
         try:
             while left:
                 left = left[self._file.write(left) :]
