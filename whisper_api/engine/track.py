@@ -133,6 +133,9 @@ class Track:
             peak = float(np.abs(block).max())
         self.peak = max(self.peak, peak)
         end = self.size + len(block)
+        if not peak:
+            self.silence_until(end)
+            return
         if self._has_room(end):
             self._data[self.size : end] = block
         else:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from whisper_api.errors import InvalidAudio, InvalidOption
+from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.jobs.database import sync_directory
 from whisper_api.server.intake.storing import storage_errors
 from whisper_api.server.intake.urlencoded import unquoted
@@ -126,6 +126,8 @@ def _length(number: int, recording: bytes) -> float:
     # So that the message does not call it a file that nobody has sent.
     file.name = f"recording {number + 1}"
     try:
-        return decode(file, stop_at=STOP_AT).duration
+        return decode(file, max_seconds=STOP_AT).duration
+    except AudioTooLong:
+        return STOP_AT
     except InvalidAudio as error:
         raise InvalidOption(REFERENCES_FIELD, str(error)) from None
