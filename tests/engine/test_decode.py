@@ -256,7 +256,7 @@ def test_of_several_audio_streams_the_first_is_taken_and_named() -> None:
     assert error_to_sine(decoded.audio) < 1e-3
     (warning,) = decoded.warnings
     assert "3 audio tracks" in warning
-    assert "number 1 was used; audio_track chooses another" in warning
+    assert "number 1 was used; the option audio_track chooses another" in warning
 
 
 def three_tracks(container: str, codec: str) -> bytes:

@@ -50,7 +50,7 @@ def audio_stream(container: Any, data: AudioSource, audio_track: int | None) -> 
     if len(streams) > 1 and audio_track is None:
         warnings.append(
             f"the file has {len(streams)} audio tracks ({_listed(streams)}): number {streams.index(chosen) + 1} was "
-            "used; audio_track chooses another"
+            "used; the option audio_track chooses another"
         )
     # Threads of a decoder bring nothing to audio, and a server has other work for the cores.
     chosen.codec_context.thread_count = 1
