@@ -104,6 +104,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "WHISPER_RESULT_GRACE_SECONDS", 300
     )
     max_file_size: Annotated[Count, _is("bytes an upload may have")] = _key("MAX_FILE_SIZE", 536870912)
+    max_audio_seconds: Annotated[SecondsOrZero, _is("seconds audio may last, 12 hours as shipped; 0 = any length")] = (
+        _key("MAX_AUDIO_SECONDS", 43200)
+    )
+    max_audio_memory: Annotated[
+        CountOrZero, _is("bytes of decoded audio in memory, over all jobs; more goes to files in WHISPER_TMP_FILES")
+    ] = _key("MAX_AUDIO_MEMORY", 536870912)
     enable_concurrency: Annotated[bool, _is("work on several jobs at a time")] = _key("ENABLE_CONCURRENCY", False)
     max_concurrent_jobs: Annotated[Count, _is("how many, when ENABLE_CONCURRENCY is true")] = _key(
         "MAX_CONCURRENT_JOBS", 6

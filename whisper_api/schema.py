@@ -73,6 +73,10 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
     task: Annotated[
         Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
     ] = "transcribe"
+    audio_track: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        _described("which audio track of the file, counted from 1; unset: its default one, or the first"),
+    ] = None
     align: Annotated[bool, _described("give every word its start and end")] = True
     diarize: Annotated[
         bool | None,

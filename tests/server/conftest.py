@@ -76,6 +76,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_mode
         "WHISPER_LANGUAGE": "en",
         "WHISPER_OUTPUT_FORMAT": "srt",
         "MAX_FILE_SIZE": 4_000_000,
+        "MAX_AUDIO_SECONDS": 12_000,
+        "MAX_AUDIO_MEMORY": 0,
         "ENABLE_CONCURRENCY": True,
         "MAX_CONCURRENT_JOBS": 2,
         "MAX_QUEUED_JOBS": 3,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from server.conftest import Start
+from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, job_of, post, problem, submit, until
 from whisper_api.config import settings
 
@@ -44,6 +46,8 @@ SHOWN_BY = {
     "WHISPER_CLEANUP_INTERVAL_HOURS": "test_contract_jobs.py: only what was delivered",
     "WHISPER_RESULT_GRACE_SECONDS": "test_contract_jobs.py: only what was delivered",
     "MAX_FILE_SIZE": "test_contract_errors.py: 413",
+    "MAX_AUDIO_SECONDS": "test_contract_errors.py: 413",
+    "MAX_AUDIO_MEMORY": "test_decoded_audio_beyond_the_memory_goes_to_a_file",
     "ENABLE_CONCURRENCY": "test_contract_errors.py: 503",
     "MAX_CONCURRENT_JOBS": "test_contract_errors.py: 503",
     "MAX_QUEUED_JOBS": "test_contract_errors.py: 503",
@@ -132,6 +136,21 @@ def test_where_things_are_kept(strict: RunningServer, hello: bytes) -> None:
     for path in (strict.data_dir, strict.uploads_dir):
         assert path.stat().st_mode & 0o077 == 0, "for its owner only"
     assert not (strict.directory / "var").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_decoded_audio_beyond_the_memory_goes_to_a_file(strict: RunningServer, hours: bytes, busy: Busy) -> None:
+    """``MAX_AUDIO_MEMORY`` is 0 here, so every job's audio is mapped from a file without a name."""
+
+    def mapped() -> bool:
+        return f"{strict.uploads_dir}/" in "".join(
+            line for line in Path(f"/proc/{strict.pid}/maps").read_text().splitlines() if line.endswith("(deleted)")
+        )
+
+    with strict.client() as client:
+        with busy(client, hours):
+            until(mapped)
+        until(lambda: not mapped())
 
 
 def test_defaults_of_the_form(strict: RunningServer, hello: bytes) -> None:

@@ -22,6 +22,7 @@ from whisper_api.engine.device import Device, choose_compute_type, choose_device
 from whisper_api.engine.gpu_worker import GpuWorker
 from whisper_api.engine.languages import language_code
 from whisper_api.engine.models import ModelCache
+from whisper_api.engine.track import AudioMemory
 from whisper_api.engine.transcription import WEIGHTS, Transcription
 from whisper_api.engine.whisper import WhisperSource
 from whisper_api.engine.worker_pool import Station, WorkerPool
@@ -47,6 +48,8 @@ PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Of the device's free memory, what models may take; the rest is for activations.
 MODEL_SHARE = 0.7
+# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
+AUDIO_MEMORY = 512 << 20
 
 
 class Engine:
@@ -65,6 +68,10 @@ class Engine:
         keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
         memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
         offline: True to download nothing.
+        max_audio_seconds: how long a recording may be; None or 0 for any length.
+        audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
+            for an hour.
+        temp_dir: where those go; None for the system's own place.
         on_download: called while a model is fetched.
 
     Raises:
@@ -86,6 +93,9 @@ class Engine:
         keep_alive: float = -1,
         memory_budget: int | None = None,
         offline: bool | None = None,
+        max_audio_seconds: float | None = None,
+        audio_memory: int = AUDIO_MEMORY,
+        temp_dir: str | os.PathLike[str] | None = None,
         on_download: Callable[[DownloadProgress], None] | None = None,
     ) -> None:
         devices = choose_devices(device, device_index)
@@ -106,6 +116,8 @@ class Engine:
             offline=offline,
             progress=on_download,
         )
+        self.max_audio_seconds = max_audio_seconds or None
+        self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
         self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = False
@@ -144,6 +156,8 @@ class Engine:
             "models_dir": config.models_dir,
             "hf_token": config.hf_token,
             "keep_alive": config.model_keep_alive_seconds,
+            "max_audio_seconds": config.max_audio_seconds,
+            "audio_memory": config.max_audio_memory,
         }
         return cls(**{**arguments, **overrides})
 

@@ -75,7 +75,14 @@ class Transcription:
         assert options.model
         assert options.language
         with self._stage("decode"):
-            decoded = decode(source, check=ctx.check, progress=ctx.progress)
+            decoded = decode(
+                source,
+                check=ctx.check,
+                progress=ctx.progress,
+                audio_track=options.audio_track,
+                max_seconds=self._engine.max_audio_seconds,
+                memory=self._engine.audio_memory,
+            )
             references = self._references()
         for warning in decoded.warnings:
             ctx.warn(warning)

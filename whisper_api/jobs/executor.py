@@ -290,7 +290,7 @@ class LocalExecutor:
             if engine is None:
                 from whisper_api.engine.pipeline import Engine
 
-                engine = Engine.from_config(self._config, on_download=self._on_download)
+                engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
                 with self._lock:
                     self._engine, self._device = engine, engine.device
             return engine

@@ -74,6 +74,7 @@ class _Rule(NamedTuple):
 # The most special class that an error belongs to decides. What is not here is 500, and its text stays in the log.
 RULES: dict[type[Exception], _Rule] = {
     errors.InvalidAudio: _Rule(415, "invalid_audio"),
+    errors.AudioTooLong: _Rule(413, "audio_too_long"),
     errors.InvalidOption: _Rule(400, "invalid_field"),
     errors.InvalidInput: _Rule(400, "invalid_input"),
     errors.ModelError: _Rule(422, "model_unavailable"),

@@ -67,9 +67,14 @@ async def note_delivery(state: ServerState, job_id: str) -> None:
 def failed_in_sync(error: JobFailed) -> Problem:
     """The answer to a request that waited for a job which failed: as if it had failed before it was accepted.
 
-    What is wrong with the audio or a model is said with the status it would have had then; the rest is a conflict.
+    What is wrong with the audio, an option or a model is said with the status that it would have had then. The rest is
+    a conflict.
     """
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
+    if cause is not None and issubclass(cause, errors.AudioTooLong):
+        return Problem(413, "audio_too_long", str(error))
+    if cause is not None and issubclass(cause, errors.InvalidOption):
+        return Problem(400, "invalid_field", str(error))
     if cause is not None and issubclass(cause, errors.InvalidAudio):
         return Problem(415, "invalid_audio", str(error))
     if cause is not None and issubclass(cause, errors.ModelError):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 __all__ = ["Bounds", "Quota", "Slots", "raise_open_files"]
 
-# An IPv6 customer usually has a whole /64 network, so addresses within it count as one.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,25 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from whisper_api.errors import InvalidOption
+from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.intake.multipart import shown
 from whisper_api.values import convert
 
-__all__ = ["LINE_BREAKS", "MAX_TEXT_CHARACTERS", "MAX_WORD_CHARACTERS", "check_text", "converted", "field_warnings"]
+__all__ = [
+    "LINE_BREAKS",
+    "MAX_TEXT_CHARACTERS",
+    "MAX_WORD_CHARACTERS",
+    "OPTION_TYPES",
+    "check_text",
+    "converted",
+    "field_warnings",
+]
+
+OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
+"""Name of each option of a transcription to the type of its values."""
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_WORD_CHARACTERS = 255

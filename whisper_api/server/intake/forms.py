@@ -18,6 +18,7 @@ from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
+    OPTION_TYPES,
     check_text,
     converted,
     field_warnings,
@@ -35,7 +36,6 @@ TEXT_FIELDS = ("prompt", "hotwords")
 OPTION_FIELDS = TranscriptionOptions.__struct_fields__
 OTHER_FIELDS = ("sync", "keep_result", "hf_token", "metadata", URL_FIELD)
 KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, *OTHER_FIELDS))
-OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
 Index = Annotated[int, Meta(ge=0)]
 
 

@@ -146,9 +146,11 @@ def submit(
 
     Raises:
         InvalidAudio: it is not audio.
+        AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
+        InvalidOption: it has no such audio track.
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
     """
-    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(upload))
+    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(state.config, upload, wanted))
     return state.service.submit(submission, place)
 
 
@@ -219,10 +221,12 @@ def limits_of(config: Config) -> Limits:
     )
 
 
-def _length(upload: Upload) -> float | None:
+def _length(config: Config, upload: Upload, wanted: Wanted) -> float | None:
     from whisper_api.engine.decode import probe
 
     with io.FileIO(upload.path) as file:
         # As the client knows it, for the message that it gets when this is not audio.
         file.name = upload.file_name or "the file"
-        return probe(file).duration
+        return probe(
+            file, audio_track=wanted.options.audio_track, max_seconds=config.max_audio_seconds or None
+        ).duration

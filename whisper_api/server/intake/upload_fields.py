@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from whisper_api.config import OutputFormat
 from whisper_api.errors import (
+    AudioTooLong,
     CallerLimit,
     Draining,
     IdempotencyConflict,
@@ -91,6 +92,7 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(413, "form_too_large", "A form without a file is larger than it may be"),
     Problem(413, "url_too_large", "The file at the url is larger than MAX_FILE_SIZE"),
     InvalidAudio,
+    AudioTooLong,
     UnknownModel,
     ModelUnavailable,
     IdempotencyConflict,

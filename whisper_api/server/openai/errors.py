@@ -20,7 +20,8 @@ MAY_PASS_STATUSES = frozenset((408, 429))
 MAY_PASS_CODES = frozenset(("job_not_finished", "job_processing"))
 # OpenAI's words for what we say otherwise.
 CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
-PARAMS = dict.fromkeys(("invalid_audio", "no_file", "file_too_large"), "file") | {"unknown_model": "model"}
+ABOUT_THE_FILE = ("invalid_audio", "audio_too_long", "no_file", "file_too_large")
+PARAMS = dict.fromkeys(ABOUT_THE_FILE, "file") | {"unknown_model": "model"}
 # By code. A file that cannot be read is refused like any other value.
 STATUSES = {"unknown_model": 404, "invalid_audio": 400}
 
@@ -80,6 +81,8 @@ def job_problem(error: JobFailed) -> Problem:
     """
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
     told = {RETRY_HEADER: "false"}
+    if cause is not None and issubclass(cause, errors.AudioTooLong):
+        return Problem(413, "audio_too_long", str(error), told, field="file")
     if cause is not None and issubclass(cause, errors.InvalidAudio):
         return Problem(400, "invalid_audio", str(error), told, field="file")
     if cause is not None and issubclass(cause, errors.InvalidInput):

@@ -15,6 +15,7 @@ from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
+    OPTION_TYPES,
     check_text,
     converted,
 )
@@ -101,6 +102,7 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         task=task,
         model=chosen_model(given.text("model", MAX_WORD_CHARACTERS), state),
         language=_language(given),
+        audio_track=given.value("audio_track", OPTION_TYPES["audio_track"], None),
         align=response_format in ALIGNED,
         diarize=response_format == "diarized_json",
         prompt=given.text("prompt"),

@@ -17,7 +17,7 @@ from whisper_api.server.openai.chunking import CHUNKING_FIELD
 
 __all__ = ["Given"]
 
-COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "url")
+COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "audio_track", "url")
 SINGLE = {
     "transcribe": frozenset((*COMMON, "language", "stream", CHUNKING_FIELD)),
     "translate": frozenset(COMMON),

@@ -26,7 +26,7 @@ __all__ = ["DETECT"]
 
 PURPOSE = "detect-language"
 # What has a meaning where nothing is transcribed.
-FIELD_NAMES = ("model", "language", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
+FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
 

@@ -127,6 +127,7 @@ MODEL_FIELD = FormField("model", str, "`whisper-1` for the configured model, or 
 PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
 TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Of the first attempt")
 HOTWORDS = FormField("hotwords", str, "Words to expect, put before every window")
+AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Which audio track of the file, counted from 1")
 KEYWORDS = FormField("keywords[]", str, "Words to expect, one each", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
@@ -140,6 +141,7 @@ TRANSCRIPTION_FIELDS = (
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    AUDIO_TRACK,
     KEYWORDS,
     FormField("response_format", ResponseFormat, "Of the answer; json when it is not given"),
     FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
@@ -171,6 +173,7 @@ TRANSLATION_FIELDS = (
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    AUDIO_TRACK,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
 )
