@@ -72,7 +72,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
         _key("WHISPER_MODEL", "auto")
     )
-    language: Annotated[Text, _is("code of the language spoken; auto = detect it")] = _key("WHISPER_LANGUAGE", "fr")
+    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it")] = _key(
+        "WHISPER_LANGUAGE", "fr"
+    )
     device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(
         "WHISPER_DEVICE", "auto"
     )

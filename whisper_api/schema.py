@@ -68,7 +68,8 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
     language: Annotated[
-        str | None, _described("language code spoken in the audio (fr, en ...), or auto to detect it")
+        str | None,
+        _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
     ] = None
     task: Annotated[
         Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")

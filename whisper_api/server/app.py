@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from whisper_api.config import Config
+from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.server.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.auth import Authentication, LocalCallers
 from whisper_api.server.cors import CrossOrigin
@@ -84,6 +86,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     """
     if config is None:
         config = Config.load().config
+    config = _checked(config)
     layers = [Middleware(AccessLog), Middleware(EarlyAnswer)]
     if config.enable_authorization:
         layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
@@ -100,6 +103,16 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     # A redirect would make a client send its upload twice.
     app.router.redirect_slashes = False
     return app
+
+
+def _checked(config: Config) -> Config:
+    """The configuration with Whisper's code of its language."""
+    from whisper_api.engine.languages import language_or_auto
+
+    try:
+        return msgspec.structs.replace(config, language=language_or_auto(config.language))
+    except InvalidOption as error:
+        raise ConfigError(f"WHISPER_LANGUAGE: {error}") from None
 
 
 def new_service(config: Config) -> JobService:
