@@ -1,6 +1,6 @@
 """The languages that Whisper knows, and how a user may name them: every door of the product calls this module.
 
-Codes and names are understood by the library `langcodes`, which has the registry of IANA and the data of Unicode's CLDR.
+The library `langcodes` understands codes and names: it has IANA's registry and the data of Unicode's CLDR.
 """
 
 from __future__ import annotations
@@ -213,9 +213,7 @@ def _refusal(wanted: str, candidates: list[str]) -> str:
         name = langcodes.get(candidate).display_name()
         nearest = nearest_language(candidate, CODES, RELATED_LANGUAGE)
         if nearest is not None:
-            return (
-                f"Whisper does not know {name} ({candidate}); the nearest language that it knows is {_named(nearest)}"
-            )
+            return f"Whisper does not know {name} ({candidate}); the nearest that it knows is {_named(nearest)}"
         return f"Whisper does not know {name} ({candidate}), nor a related language; use {_CHOICES}"
     similar = difflib.get_close_matches(wanted, _CODES_BY_NAME, n=1)
     hint = f"did you mean {_named(_CODES_BY_NAME[similar[0]])}? Otherwise use" if similar else "use"
