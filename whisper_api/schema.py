@@ -378,6 +378,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
         model: the Whisper model that judged, by name.
         warnings: what could not be done as asked, one sentence each.
         metadata: what the client gave to be kept with the job; not there when it gave none.
+        detected_language: English name of the likeliest language, in small letters.
+        language_code: the same as ``language``. This and the two beside it are what whisper-asr-webservice answers.
+        confidence: the same as ``language_probability``; 0 where that is not known.
     """
 
     language: str
@@ -387,6 +390,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    detected_language: str
+    language_code: str
+    confidence: float
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):

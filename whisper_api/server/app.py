@@ -24,6 +24,7 @@ from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
 from whisper_api.server.resource import Resource
 from whisper_api.server.routes import (
+    asr,
     corrections,
     docs,
     events,
@@ -55,6 +56,7 @@ ROUTES = {
     "/transcription/{job_id}/events": Resource({"GET": events.EVENTS}),
     "/transcription/{job_id}/corrections": Resource({"GET": corrections.CORRECTIONS, "PUT": corrections.CORRECT}),
     "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
+    "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
     "/status": Resource({"GET": status.STATUS}),
     "/livez": Resource({"GET": health.LIVEZ}),

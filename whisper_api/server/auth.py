@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,6 +22,8 @@ __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
 OPEN_PREFIXES = ("/assets/",)
 CHALLENGE = 'Bearer realm="whisper-api"'
+# Clients of whisper-asr-webservice can be told a key only as a part of the server's address: http://user:key@host.
+BASIC_PATHS = frozenset(("/asr", "/detect-language"))
 
 
 class Authentication:
@@ -37,9 +41,8 @@ class Authentication:
         await self.app(scope, receive, send)
 
     async def _key(self, scope: Scope) -> object:
-        given = Headers(scope=scope).get("authorization", "")
-        scheme, _, token = given.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = _token_of(scope)
+        if not token:
             raise Problem(
                 401,
                 "unauthorized",
@@ -47,7 +50,7 @@ class Authentication:
                 {"WWW-Authenticate": CHALLENGE},
             )
         state = state_in(scope)
-        key = await blocking(state.reads, state.keys.verify, token.strip())
+        key = await blocking(state.reads, state.keys.verify, token)
         if key is None:
             raise _refused()
         return key
@@ -95,6 +98,28 @@ class LocalCallers:
             raise _forbidden("The request comes from a page of another site")
 
 
+def _token_of(scope: Scope) -> str:
+    """The key that a request has in its Authorization header; empty when it has none."""
+    headers = Headers(scope=scope)
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    # A browser sends a password that it has kept to this address from the pages of others, too.
+    from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if scheme.lower() == "basic" and _path_in(scope) in BASIC_PATHS and not from_elsewhere:
+        return _basic_token(credentials.strip())
+    return ""
+
+
+def _basic_token(credentials: str) -> str:
+    """The key in basic credentials (RFC 7617): the password, or without a password, the name."""
+    try:
+        name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    return (password or name).strip()
+
+
 def _refused() -> Problem:
     return Problem(
         401,
@@ -117,7 +142,12 @@ def _forbidden(reason: str) -> Problem:
     )
 
 
+def _path_in(scope: Scope) -> str:
+    """The path within the application."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def _is_open(scope: Scope) -> bool:
-    whole: str = scope["path"]
-    path = whole.removeprefix(scope.get("root_path", ""))
+    path = _path_in(scope)
     return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
