@@ -119,6 +119,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
         "WHISPER_TLS_KEY_FILE", None
     )
+    root_path: Annotated[str | None, _is("path under which a reverse proxy offers the server, as in /whisper")] = _key(
+        "WHISPER_ROOT_PATH", None
+    )
+    trusted_proxies: Annotated[
+        str | None, _is("proxies whose X-Forwarded headers are believed: addresses or networks, with commas between")
+    ] = _key("WHISPER_TRUSTED_PROXIES", None)
     enable_url_uploads: Annotated[bool, _is("fetch audio from addresses that callers name")] = _key(
         "ENABLE_URL_UPLOADS", False
     )

@@ -22,6 +22,7 @@ from whisper_api.server.auth import Authentication, LocalCallers
 from whisper_api.server.cors import CrossOrigin
 from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
+from whisper_api.server.proxies import BehindProxy, TrustedAddresses, root_path_of
 from whisper_api.server.resource import Resource
 from whisper_api.server.routes import (
     asr,
@@ -89,7 +90,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     if config is None:
         config = Config.load().config
     config = _checked(config)
-    layers = [Middleware(AccessLog), Middleware(EarlyAnswer)]
+    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(EarlyAnswer)]
     if config.enable_authorization:
         layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
     elif insecure:
@@ -108,9 +109,15 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
 
 
 def _checked(config: Config) -> Config:
-    """The configuration with Whisper's code of its language."""
+    """The configuration with Whisper's code of its language.
+
+    Raises:
+        ConfigError: the language, or what is said of proxies, cannot be used.
+    """
     from whisper_api.engine.languages import language_or_auto
 
+    root_path_of(config)
+    TrustedAddresses(config.trusted_proxies)
     try:
         return msgspec.structs.replace(config, language=language_or_auto(config.language))
     except InvalidOption as error:
