@@ -135,6 +135,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
     ] = _key("URL_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
+    allowed_origins: Annotated[
+        str | None,
+        _is("origins of web pages that may call the server without keys, with commas between; * = every page"),
+    ] = _key("ALLOWED_ORIGINS", None)
     hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
         "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")
     )

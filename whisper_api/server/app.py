@@ -19,7 +19,7 @@ from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.server.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.auth import Authentication, LocalCallers
-from whisper_api.server.cors import CrossOrigin
+from whisper_api.server.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
 from whisper_api.server.proxies import BehindProxy, TrustedAddresses, root_path_of
@@ -82,7 +82,8 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     Args:
         config: None reads it as the command line does.
         service: one that somebody else has started and will close; None for one of the application's own.
-        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host.
+        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host;
+            pages of other origins only where the configuration allows them.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -91,12 +92,11 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
         config = Config.load().config
     config = _checked(config)
     layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(EarlyAnswer)]
+    layers += [Middleware(CrossOrigin, allowed=AllowedOrigins.of(config)), Middleware(ErrorAnswers)]
     if config.enable_authorization:
-        layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
-    elif insecure:
-        layers += [Middleware(ErrorAnswers)]
+        layers += [Middleware(Authentication)]
     else:
-        layers += [Middleware(ErrorAnswers), Middleware(LocalCallers, config=config)]
+        layers += [Middleware(LocalCallers, config=config, insecure=insecure)]
     app = Starlette(
         routes=[Route(path, resource, name=path) for path, resource in ROUTES.items()],
         middleware=layers,
@@ -112,12 +112,13 @@ def _checked(config: Config) -> Config:
     """The configuration with Whisper's code of its language.
 
     Raises:
-        ConfigError: the language, or what is said of proxies, cannot be used.
+        ConfigError: the language, or what is said of proxies or origins, cannot be used.
     """
     from whisper_api.engine.languages import language_or_auto
 
     root_path_of(config)
     TrustedAddresses(config.trusted_proxies)
+    AllowedOrigins.of(config)
     try:
         return msgspec.structs.replace(config, language=language_or_auto(config.language))
     except InvalidOption as error:

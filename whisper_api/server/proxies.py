@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError
 
-__all__ = ["BehindProxy", "TrustedAddresses", "client_address", "public_url", "root_path_of"]
+__all__ = ["PUBLIC_HOST", "BehindProxy", "TrustedAddresses", "client_address", "public_url", "root_path_of"]
 
 PUBLIC_HOST = "whisper_api.public_host"
 MAX_PREFIX_CHARACTERS = 255

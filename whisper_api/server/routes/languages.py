@@ -40,7 +40,8 @@ async def detect(request: Request) -> Response:
 
     The answer comes when it is known; with ``sync=false``, or when it takes too long, 202 with the job's id, whose
     result has the languages too. With ``encode`` in the query, as clients of whisper-asr-webservice have it, the
-    answer comes however long it takes, and a client that goes away cancels the job.
+    answer comes however long it takes, and a client that goes away cancels the job. A key may stand in the address, as
+    a password: ``http://name:key@host``.
     """
     device = state_of(request).service.executor.device
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
