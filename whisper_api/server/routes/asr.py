@@ -62,9 +62,11 @@ class AsrForm(Form, frozen=True, kw_only=True):
 async def asr(request: Request) -> Response:
     """Transcribe audio, as the route of this name of whisper-asr-webservice does.
 
-    The options stand in the query. A key may stand in the address, as a password: ``http://name:key@host``. The answer comes when the job has ended, however long that takes. A client that goes
-    away cancels the job, unless it comes back within ten seconds with the same upload, or has sent an
-    ``Idempotency-Key``. ``X-Job-ID`` names the job, whose status has its warnings.
+    The options stand in the query. A key may stand in the address, as a password: ``http://name:key@host``.
+
+    The answer comes when the job has ended, however long that takes. A client that goes away cancels the job, unless it
+    comes back within ten seconds with the same upload, or has sent an ``Idempotency-Key``. ``X-Job-ID`` names the job,
+    whose status has its warnings.
     """
     state = state_of(request)
     asked = {parameter.name: parameter.of(request) for parameter in PARAMETERS}
