@@ -209,12 +209,13 @@ def _codes_in(wanted: str) -> list[str]:
 def _refusal(wanted: str, candidates: list[str]) -> str:
     import langcodes
 
-    for candidate in candidates:
-        name = langcodes.get(candidate).display_name()
-        nearest = nearest_language(candidate, CODES, RELATED_LANGUAGE)
+    if candidates:
+        code = candidates[0]
+        unknown = f"Whisper does not know {wanted[:80]!r} ({langcodes.get(code).display_name()}, {code})"
+        nearest = nearest_language(code, CODES, RELATED_LANGUAGE)
         if nearest is not None:
-            return f"Whisper does not know {name} ({candidate}); the nearest that it knows is {_named(nearest)}"
-        return f"Whisper does not know {name} ({candidate}), nor a related language; use {_CHOICES}"
+            return f"{unknown}; the nearest that it knows is {_named(nearest)}"
+        return f"{unknown}, nor a related language; use {_CHOICES}"
     similar = difflib.get_close_matches(wanted, _CODES_BY_NAME, n=1)
     hint = f"did you mean {_named(_CODES_BY_NAME[similar[0]])}? Otherwise use" if similar else "use"
     return f"{wanted[:80]!r} is not a language Whisper knows; {hint} {_CHOICES}"
