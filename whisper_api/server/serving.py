@@ -164,9 +164,12 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         from whisper_api.jobs.keys import KeyRing
         from whisper_api.server.app import create_app, new_service
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
+        from whisper_api.server.proxies import TrustedAddresses
 
         settings = settings_of(config)
         bounds = bounds_of(config, raise_open_files())
+        # Many clients share the address of a proxy.
+        proxies = TrustedAddresses(config.trusted_proxies)
         service = new_service(config)
         stack.callback(service.close)
         app = create_app(config, service=service, insecure=insecure)
@@ -178,7 +181,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
-            connections = Connections(app, settings, bounds)
+            connections = Connections(app, settings, bounds, proxies=proxies)
             # A thread for this alone: the others may all be held by what is to be stopped.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):

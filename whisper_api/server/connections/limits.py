@@ -10,7 +10,6 @@ from dataclasses import dataclass
 __all__ = ["Bounds", "Quota", "Slots", "raise_open_files"]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """The bounds of all connections of one server. Times are in seconds.

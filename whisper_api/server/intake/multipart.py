@@ -57,6 +57,7 @@ class Limits:
         max_header_bytes: of the headers of all parts together.
         min_bytes_per_second: the least rate of the whole body; 0 for none.
         upload_seconds: that the whole body may take.
+        file_fields: names of the fields that may hold the file.
     """
 
     max_file_size: int
@@ -66,6 +67,7 @@ class Limits:
     max_header_bytes: int = 32 << 10
     min_bytes_per_second: float = 0.0
     upload_seconds: float = math.inf
+    file_fields: tuple[str, ...] = (FILE_FIELD,)
 
     @property
     def pace(self) -> PaceRules:
@@ -243,12 +245,17 @@ class FormReader:
         content_type, type_parameters = parameters_of(self._headers.get("content-type", ""))
         self._field = unescaped(parameters["name"])
         file_name = file_name_in(parameters)
-        if file_name is None and self._field == FILE_FIELD and content_type and not content_type.startswith("text/"):
+        if (
+            file_name is None
+            and self._field in self._limits.file_fields
+            and content_type
+            and not content_type.startswith("text/")
+        ):
             file_name = ""
         if file_name is not None:
             self._begin_file(file_name)
             return
-        if self._field == FILE_FIELD:
+        if self._field in self._limits.file_fields:
             self._text_for_file()
             return
         if len(self.fields) >= self._limits.max_fields:
@@ -260,14 +267,15 @@ class FormReader:
     def _begin_file(self, file_name: str) -> None:
         if self._has_file:
             raise invalid_form("it has more than one file")
-        if self._field != FILE_FIELD:
-            raise no_file(f'the part {shown(self._field)} is a file, and only "{FILE_FIELD}" may be one')
+        if self._field not in self._limits.file_fields:
+            allowed = " or ".join(f'"{name}"' for name in self._limits.file_fields)
+            raise no_file(f"the part {shown(self._field)} is a file, and only {allowed} may be one")
         self._has_file = True
         self._named = bool(file_name)
         self.file_name = display_name(file_name)
 
     def _text_for_file(self) -> None:
-        raise no_file(f'the field "{FILE_FIELD}" is text')
+        raise no_file(f'the field "{self._field}" is text')
 
     def _file_data(self, data: memoryview) -> None:
         self.size += len(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from whisper_api.errors import InvalidOption
+from whisper_api.server.intake.headerless import HeaderlessFile
 from whisper_api.server.intake.multipart import (
     FILE_FIELD,
     HOW_TO_SEND,
@@ -60,6 +61,7 @@ async def receive_upload(
     fingerprint: bool = False,
     purpose: str = "",
     raw: bool = False,
+    headerless: bool = False,
 ) -> Upload:
     """Receive a form with one file, or in its place its address. Parsing and writing happen in the pool's threads.
 
@@ -71,6 +73,8 @@ async def receive_upload(
         fingerprint: whether to compute one.
         purpose: goes into it: the same upload for another purpose has another one.
         raw: whether the body may be the recording itself, with the fields in the query.
+        headerless: whether the file holds samples without a header, as
+            :class:`~whisper_api.server.intake.headerless.HeaderlessFile` takes them.
 
     Returns:
         The upload, which a power cut no longer undoes.
@@ -87,16 +91,18 @@ async def receive_upload(
     file = StoredFile(directory, hashed=fingerprint)
     content_type = request.headers.get("content-type", "")
     how_to_send = HOW_TO_SEND_RAW if raw else HOW_TO_SEND
+    samples = HeaderlessFile(file) if headerless else None
+    write = file.write if samples is None else samples.write
     form: FormReader | FieldsReader | RawReader
     if media_type_of(content_type) == MEDIA_TYPE:
         form = FieldsReader(limits, how_to_send=how_to_send)
     elif raw and is_audio(media_type_of(content_type)):
         if stated is not None and stated > limits.max_file_size:
             raise too_large(stated, limits.max_file_size)
-        form = RawReader(request, limits, file.write, stated)
+        form = RawReader(request, limits, write, stated)
     else:
-        form = FormReader(boundary_of(content_type, how_to_send), limits, file.write, stated)
-    reception = _Reception(directory, file, form, purpose if fingerprint else None)
+        form = FormReader(boundary_of(content_type, how_to_send), limits, write, stated)
+    reception = _Reception(directory, file, samples, form, purpose if fingerprint else None)
     return await receive(request, reception, limits.pace, pool)
 
 
@@ -133,11 +139,17 @@ class _Reception(Reception[Upload]):
     """One upload on its way to the disk."""
 
     def __init__(
-        self, directory: Path, file: StoredFile, form: FormReader | FieldsReader | RawReader, purpose: str | None
+        self,
+        directory: Path,
+        file: StoredFile,
+        samples: HeaderlessFile | None,
+        form: FormReader | FieldsReader | RawReader,
+        purpose: str | None,
     ) -> None:
         super().__init__(form)
         self._directory = directory
         self._file = file
+        self._headerless = samples
         self._form = form
         self._purpose = purpose
 
@@ -148,6 +160,8 @@ class _Reception(Reception[Upload]):
         if isinstance(self._form, RawReader) or (isinstance(self._form, FormReader) and self._form.has_file):
             if url is not None:
                 raise InvalidOption(URL_FIELD, f"give either this or {FILE_FIELD}, not both")
+            if self._headerless is not None:
+                self._headerless.finish()
             self._file.commit()
             file_name = self._form.file_name
         else:
