@@ -1,4 +1,4 @@
-"""Who may call: bearer keys (RFC 6750), and without them, only what this machine itself asks for."""
+"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine itself asks for."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 # about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
 OPEN_PREFIXES = ("/assets/",)
+AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
 
 
@@ -37,7 +38,9 @@ class Authentication:
         await self.app(scope, receive, send)
 
     async def _key(self, scope: Scope) -> object:
-        given = Headers(scope=scope).get("authorization", "")
+        headers = Headers(scope=scope)
+        # Azure's clients send the key in a header of its own.
+        given = headers.get("authorization") or f"Bearer {headers.get(AZURE_HEADER, '')}"
         scheme, _, token = given.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Problem(

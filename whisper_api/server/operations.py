@@ -75,9 +75,12 @@ class FormBody:
 
     Attributes:
         fields: what may stand in it.
+        json_fields: where the same may come as a JSON object, what this has in the place of the file; a list has no
+            brackets there.
     """
 
     fields: tuple[FormField, ...]
+    json_fields: tuple[FormField, ...] = ()
 
 
 @dataclass(frozen=True)
