@@ -45,7 +45,7 @@ def convert(value: object, annotation: Any) -> Any:
 def expected(annotation: Any) -> str:
     """What values a type takes, in words: ``a whole number from 0 to 65535``, or an example of text with a pattern."""
     for info in _with_members(inspect.type_info(annotation)):
-        if isinstance(info, inspect.Metadata) and "examples" in (info.extra_json_schema or {}):
+        if isinstance(info, inspect.Metadata) and info.extra_json_schema and "examples" in info.extra_json_schema:
             return f"text such as {info.extra_json_schema['examples'][0]}"
     return " or ".join(_in_words(part) for part in union_parts(annotation))
 

@@ -56,11 +56,13 @@ async def test_fields_become_options(tmp_path: Path) -> None:
             granular = read(
                 verbose, (f"timestamp_granularities{first}", "word"), (f"timestamp_granularities{second}", "segment")
             )
-            assert (granular.granularities, granular.warnings) == ({"word", "segment"}, ())
+            assert granular.granularities == {"word", "segment"}
+            assert granular.warnings == ()
             assert read((f"include{first}", "logprobs")).options.logprobs
         for together in ("word,segment", "word, segment", '["word", "segment"]'):
             granular = read(verbose, ("timestamp_granularities", together))
-            assert (granular.granularities, granular.warnings) == ({"word", "segment"}, ())
+            assert granular.granularities == {"word", "segment"}
+            assert granular.warnings == ()
         assert read(("chunking_strategy", "auto"), ("languages[0]", "de")).options.language == "de"
         translation = read(("language", "de"), ("stream", "true"), translate=True)
         assert (translation.options.task, translation.options.language, translation.stream) == (

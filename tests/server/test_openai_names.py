@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from fakes import FakeExecutor
 
@@ -120,8 +119,10 @@ def test_a_caller_reaches_no_directory_but_an_alias_may_name_one(tmp_path: Path)
 @on_a_loop
 async def test_where_an_alias_leads_is_private(tmp_path: Path) -> None:
     executor = FakeExecutor()
-    async with inside(tmp_path, executor, model="base", model_aliases="mine=/srv/secret/own") as app:
-        async with app.client() as client:
-            assert "secret" not in (await client.get("/v1/models")).text
-            answer: httpx.Response = await client.post(PATH, files={"file": ("a.wav", AUDIO)}, data={"model": "mine"})
-            assert answer.status_code == 200
+    async with (
+        inside(tmp_path, executor, model="base", model_aliases="mine=/srv/secret/own") as app,
+        app.client() as client,
+    ):
+        assert "secret" not in (await client.get("/v1/models")).text
+        answer = await client.post(PATH, files={"file": ("a.wav", AUDIO)}, data={"model": "mine"})
+        assert answer.status_code == 200

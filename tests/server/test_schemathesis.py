@@ -197,8 +197,8 @@ def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: byt
         given = {name: sensible.get(name, value) for name, value in {"file": b"", **case.body}.items()}
         case.body = {name: value for name, value in given.items() if value is not None}
     elif isinstance(case.body, dict) and "/audio/" in case.path:
-        audio = base64.b64encode(quiet if number % 4 else speech).decode()
-        sources = {"input_audio": {"data": audio}, "file": None, "file_url": None}
+        data = base64.b64encode(quiet if number % 4 else speech).decode()
+        sources = {"input_audio": {"data": data}, "file": None, "file_url": None}
         sensible = {name.removesuffix("[]"): value for name, value in {**SENSIBLE, **sources}.items()}
         given = {name: sensible.get(name, value) for name, value in {"input_audio": None, **case.body}.items()}
         case.body = {name: value for name, value in given.items() if value is not None}

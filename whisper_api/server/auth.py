@@ -1,4 +1,4 @@
-"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine itself asks for."""
+"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine asks for."""
 
 from __future__ import annotations
 

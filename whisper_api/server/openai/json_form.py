@@ -2,7 +2,7 @@
 
 Open WebUI (with its request format ``json``) and clients of OpenRouter send ``{"model": ..., "input_audio": {"data":
 "<base64>", "format": "wav"}}``. Others send the audio as ``file``, in base64 or as a data URL, or its address as
-``url`` or ``file_url``. What comes out is ``multipart/form-data``, so that every bound of an upload holds for these bodies too.
+``url`` or ``file_url``. What comes out is ``multipart/form-data``, so every bound of an upload holds for these bodies.
 """
 
 from __future__ import annotations
