@@ -130,7 +130,7 @@ async def _answer(request: Request, task: Task, deployment: str | None = None) -
     with contextlib.ExitStack() as waiting:
         with state.waiters.uploading(owner) as given_up:
             job, wish = await accept(request, read, purpose=purpose, join=True, not_to_join=given_up)
-            # Who sends a key says that it will come back.
+            # A client that sends an Idempotency-Key comes back for the answer.
             left_to_run = idempotency_key(request) is not None
             waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
         if wish.stream:
