@@ -126,3 +126,18 @@ async def test_where_an_alias_leads_is_private(tmp_path: Path) -> None:
         assert "secret" not in (await client.get("/v1/models")).text
         answer = await client.post(PATH, files={"file": ("a.wav", AUDIO)}, data={"model": "mine"})
         assert answer.status_code == 200
+
+
+def test_aliases_in_the_commands_for_models(tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path) -> None:
+    config = tmp_path / "whisper_api.conf"
+    config.write_text(f'WHISPER_MODELS_DIR = "{models_dir}"\nMODEL_ALIASES = "my-asr=openai/whisper-tiny.en"\n')
+    for name, code in (("my-asr", 0), ("openai/whisper-tiny.en", 0), ("my-as", 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "whisper_api", "models", "pull", name, "--config", str(config)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert code or str(models_dir / "whisper" / "tiny.en") in done.stdout
