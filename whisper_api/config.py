@@ -31,6 +31,13 @@ SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
+ModelAliases = Annotated[
+    str,
+    Meta(
+        pattern=r"^\s*[^=,\s]+\s*=\s*[^=,\s][^=,]*(,\s*[^=,\s]+\s*=\s*[^=,\s][^=,]*)*,?\s*$",
+        examples=["my-asr=base, scribe=large-v3"],
+    ),
+]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -75,6 +82,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     )
     model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
         _key("WHISPER_MODEL", "auto")
+    )
+    model_aliases: Annotated[ModelAliases | None, _is("own names for models: name=model, with commas between")] = _key(
+        "MODEL_ALIASES", None
     )
     language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it")] = _key(
         "WHISPER_LANGUAGE", "fr"

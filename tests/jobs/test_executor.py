@@ -213,7 +213,7 @@ def test_models_of_the_catalogue_are_served(executor: LocalExecutor, model: str 
     "model",
     [
         "lagre-v3",
-        "Systran/faster-whisper-base",
+        "somebody/faster-whisper-base",
         "/etc",
         "../models_cache/base",
         ".",

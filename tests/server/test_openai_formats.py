@@ -172,8 +172,8 @@ def test_stream(ai: openai.OpenAI, sample_call: Path) -> None:
     assert "".join(getattr(event, "delta", "") for event in deltas) == done.text
     assert "New Jersey" in done.text
     assert done.logprobs
-    assert done.usage is not None
-    assert done.usage.to_dict() == {"type": "duration", "seconds": 30}
+    # OpenAI's type counts tokens, and what counts seconds would be none of it.
+    assert done.usage is None
 
 
 def test_stream_of_diarized_json(ai: openai.OpenAI, conversation: bytes) -> None:

@@ -7,7 +7,6 @@ either all there or not there.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import shutil
@@ -41,6 +40,7 @@ from whisper_api.engine.model_files import (
     resolve,
     revision_of,
 )
+from whisper_api.engine.model_names import near_names
 from whisper_api.engine.model_sources import Fetched, fetch_from, needs_no_network
 from whisper_api.engine.model_table import ALIASES, CATALOGUE
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
@@ -399,6 +399,6 @@ def _damaged(name: str, wrong: list[str], where: Path) -> str:
 
 
 def _unknown(name: str) -> UnknownModel:
-    near = difflib.get_close_matches(name.lower(), [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "`whisper-api models list` names those there are."
+    near = near_names(name, (*CATALOGUE, *ALIASES))
+    hint = f"Did you mean {near}?" if near else "`whisper-api models list` names those there are."
     return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) will do too.")

@@ -13,7 +13,8 @@ from whisper_api.engine import derived_files
 from whisper_api.engine.download import Expected, file_sha256, mismatch
 from whisper_api.engine.hub import cached_snapshot
 from whisper_api.engine.model_entry import Entry, Kind
-from whisper_api.engine.model_table import ALIASES, CATALOGUE, alignment_entry, hub_entry
+from whisper_api.engine.model_names import catalogue_name
+from whisper_api.engine.model_table import CATALOGUE, alignment_entry, hub_entry
 from whisper_api.errors import ModelCorrupt
 
 __all__ = [
@@ -58,14 +59,15 @@ def model_facts(name: str) -> Entry | None:
     """What is known of a model by its name, without looking for its files.
 
     Args:
-        name: a catalogue name or alias, a hub id, or ``align:`` and a hub id.
+        name: a catalogue name or another name of the same model (``turbo``, ``openai/whisper-base``), a hub id, or
+            ``align:`` and a hub id.
 
     Returns:
         The entry, or None for a name that can be none of these.
     """
-    known = CATALOGUE.get(ALIASES.get(name, name))
+    known = catalogue_name(name)
     if known is not None:
-        return known
+        return CATALOGUE[known]
     repo_id = name.removeprefix(ALIGN_PREFIX)
     # The hub allows neither; the second would make two ids share a directory.
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:

@@ -21,6 +21,7 @@ from whisper_api.engine.decode import AudioInput
 from whisper_api.engine.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.gpu_worker import GpuWorker
 from whisper_api.engine.languages import language_or_auto
+from whisper_api.engine.model_names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models import ModelCache
 from whisper_api.engine.track import AudioMemory
 from whisper_api.engine.transcription import WEIGHTS, Transcription
@@ -56,7 +57,8 @@ class Engine:
     """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
 
     Args:
-        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU.
+        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
+            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
         language: the language of jobs that name none; ``auto`` detects it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, where each job goes to the GPU with the
             fewest.
@@ -73,6 +75,7 @@ class Engine:
             for an hour.
         temp_dir: where those go; None for the system's own place.
         on_download: called while a model is fetched.
+        model_aliases: own names for models, name to model; they win over every other meaning of a name.
 
     Raises:
         DeviceUnavailable: there is no such device.
@@ -97,11 +100,13 @@ class Engine:
         audio_memory: int = AUDIO_MEMORY,
         temp_dir: str | os.PathLike[str] | None = None,
         on_download: Callable[[DownloadProgress], None] | None = None,
+        model_aliases: Mapping[str, str] | None = None,
     ) -> None:
         devices = choose_devices(device, device_index)
         self.device = devices[0]
         self.compute_type = choose_compute_type(self.device, compute_type)
-        self.default_model = DEFAULT_MODEL[self.device.kind] if model == "auto" else model
+        self._names = ModelNames(model, model_aliases)
+        self.default_model = self._model_named(None)
         self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.lanes, self.threads = threads_and_lanes(self.device)
@@ -148,6 +153,7 @@ class Engine:
         """
         arguments: dict[str, Any] = {
             "model": config.model,
+            "model_aliases": parse_aliases(config.model_aliases),
             "language": config.language,
             "device": config.device,
             "device_index": config.device_index,
@@ -304,6 +310,11 @@ class Engine:
         device = device or self.device
         return WhisperSource(str(model.path), device.kind, device.index, self.compute_type, self.threads, self.lanes)
 
+    def _model_named(self, name: str | None) -> str:
+        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
+        model = self._names.meaning(name)
+        return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
+
     def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
         """The options with every default, checked against each other."""
         options = options or TranscriptionOptions()
@@ -313,7 +324,7 @@ class Engine:
         settings = vad.settings_of(options)
         return replace(
             options,
-            model=options.model if options.model and options.model != "auto" else self.default_model,
+            model=self._model_named(options.model),
             language=language_or_auto(options.language or self.default_language),
             beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
             vad_onset=settings.onset,

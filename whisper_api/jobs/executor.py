@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -147,7 +146,10 @@ class LocalExecutor:
     """
 
     def __init__(self, config: Config) -> None:
+        from whisper_api.engine.model_names import ModelNames
+
         self._config = config
+        self._names = ModelNames.of(config.model, config.model_aliases)
         self._here = threading.local()
         self._making = threading.Lock()
         self._lock = threading.Lock()
@@ -209,7 +211,7 @@ class LocalExecutor:
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         name = self._model(options)
-        if name not in ("auto", self._config.model):
+        if not self._names.trusts(name):
             _check_name(name)
         self._check_room(options)
         if options.diarize and not self._tells_speakers_apart(hf_token):
@@ -327,7 +329,7 @@ class LocalExecutor:
             require_space(entry.name, existing, entry.approximate_bytes)
 
     def _model(self, options: TranscriptionOptions) -> str:
-        return options.model if options.model and options.model != "auto" else self._config.model
+        return self._names.meaning(options.model)
 
     def _tells_speakers_apart(self, hf_token: str | None) -> bool:
         from whisper_api.engine.catalog import ModelStore
@@ -384,14 +386,14 @@ def _check_name(name: str) -> None:
     Raises:
         UnknownModel: it is none of these.
     """
+    from whisper_api.engine.model_names import near_names
     from whisper_api.engine.model_table import ALIASES, CATALOGUE
 
-    entry = CATALOGUE.get(ALIASES.get(name, name))
-    if entry is not None and entry.kind == "whisper":
+    if name in CATALOGUE and CATALOGUE[name].kind == "whisper":
         return
     served = [each for each in (*CATALOGUE, *ALIASES) if CATALOGUE[ALIASES.get(each, each)].kind == "whisper"]
-    near = difflib.get_close_matches(name.lower(), served, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(served)}"
+    near = near_names(name, served)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(served)}"
     raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
 
 

@@ -64,10 +64,20 @@ ROUTES = {
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
     "/health": Resource({"GET": health.READYZ}),
-    "/v1/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE}),
-    "/v1/audio/translations": Resource({"POST": openai.TRANSLATE}),
-    "/v1/models": Resource({"GET": openai.MODELS}),
-    "/v1/models/{id:path}": Resource({"GET": openai.MODEL}),
+    **{
+        f"{prefix}{path}": Resource({method: operation})
+        for prefix in ("/v1", "/openai/v1")
+        for path, method, operation in (
+            ("/audio/transcriptions", "POST", openai.TRANSCRIBE),
+            ("/audio/translations", "POST", openai.TRANSLATE),
+            ("/models", "GET", openai.MODELS),
+            ("/models/{id:path}", "GET", openai.MODEL),
+        )
+    },
+    "/openai/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE_DEPLOYMENT}),
+    "/openai/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
+    "/openai/models": Resource({"GET": openai.MODELS}),
+    "/openai/models/{id:path}": Resource({"GET": openai.MODEL}),
     "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
     "/docs": Resource({"GET": docs.PAGE}),
     "/docs.css": Resource({"GET": docs.STYLE}),

@@ -1,4 +1,4 @@
-"""Who may call: bearer keys (RFC 6750), and without them, only what this machine itself asks for."""
+"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine asks for."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ MAX_ORIGINS_TOLD = 20
 # about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
 OPEN_PREFIXES = ("/assets/",)
+AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
 # Clients of whisper-asr-webservice can be told a key only as a part of the server's address: http://user:key@host.
 BASIC_PATHS = frozenset(("/asr", "/detect-language"))
@@ -129,8 +130,11 @@ class LocalCallers:
 
 
 def _token_of(scope: Scope) -> str:
-    """The key that a request has in its Authorization header; empty when it has none."""
+    """The key that a request brings; empty when it brings none."""
     headers = Headers(scope=scope)
+    if "authorization" not in headers:
+        # Azure's clients send the key in a header of its own.
+        return headers.get(AZURE_HEADER, "").strip()
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -14,6 +15,7 @@ from whisper_api.server.description.struct_schemas import Schema, schemas_of, wi
 from whisper_api.server.intake.multipart import URL_FIELD
 from whisper_api.server.intake.raw_body import FILE_NAME, MEDIA_TYPES
 from whisper_api.server.openai.bodies import ErrorBody
+from whisper_api.server.openai.errors import is_openai_path
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.problems import MEDIA_TYPE, ProblemBody
 from whisper_api.server.resource import Resource
@@ -142,7 +144,7 @@ def _received(operation: Operation) -> Iterator[Any]:
     if isinstance(operation.body, JsonBody):
         yield operation.body.type
     elif operation.body is not None:
-        yield from (field.type for field in operation.body.fields)
+        yield from (field.type for field in (*operation.body.fields, *operation.body.json_fields))
 
 
 def _operation(place: _Place, types: _Types, *, authorization: bool) -> dict[str, Any]:
@@ -185,6 +187,9 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
     if any(field.name == URL_FIELD for field in body.fields):
         # Where nothing but text is sent, a form need not have parts.
         content[FORM_OF_TEXT] = {"schema": _form([field for field in body.fields if field.type is not bytes], types)}
+    if body.json_fields:
+        same = [replace(field, name=field.name.removesuffix("[]")) for field in body.fields if field.type is not bytes]
+        content["application/json"] = {"schema": _form([*body.json_fields, *same], types)}
     if not body.raw:
         return {"required": True, "content": content}
     content |= {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES}
@@ -238,7 +243,7 @@ def _responses(place: _Place, types: _Types, *, authorization: bool) -> dict[str
     responses: dict[str, Any] = {}
     for answer in operation.answers:
         responses[str(answer.status)] = _answer(answer, types)
-    openai = place.path.startswith("/v1/")
+    openai = is_openai_path(place.path)
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
         status = str(refusal.status)

@@ -22,6 +22,7 @@ from whisper_api.server.openai.bodies import (
     Usage,
     VerboseSegment,
     VerboseTranscription,
+    VerboseTranslation,
     VerboseWord,
 )
 from whisper_api.server.openai.events import TextDone
@@ -59,7 +60,6 @@ def done_event(transcript: Transcript, wish: Wish) -> TextDone:
         text=_text(transcript),
         languages=_languages(transcript),
         logprobs=_logprobs(transcript, wish),
-        usage=_usage(transcript),
     )
 
 
@@ -115,19 +115,21 @@ def _json(transcript: Transcript, wish: Wish) -> Answer:
 
 
 def _verbose_json(transcript: Transcript, wish: Wish) -> Answer:
-    translated = wish.options.task == "translate"
-    words: tuple[VerboseWord, ...] = ()
-    if "word" in wish.granularities:
-        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     segments = tuple(
         _verbose_segment(before, segment)
         for before, segment in itertools.pairwise((None, *transcript.segments))
         if segment is not None
     )
+    if wish.options.task == "translate":
+        return _encoded(
+            VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments),
+        )
+    words: tuple[VerboseWord, ...] = ()
+    if "word" in wish.granularities:
+        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
-            task="translate" if translated else "transcribe",
-            language="english" if translated else _english_name(transcript.language),
+            language=_english_name(transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
             segments=segments if "segment" in wish.granularities else UNSET,

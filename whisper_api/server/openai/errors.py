@@ -1,4 +1,4 @@
-"""Errors under ``/v1``, as OpenAI's clients read them, and whether it is of any use to try again."""
+"""Errors of OpenAI's routes, as OpenAI's clients read them, and whether it is of any use to try again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from whisper_api.errors import JobFailed
 from whisper_api.server.openai.bodies import ErrorBody, ErrorDetail, ErrorType
 from whisper_api.server.problems import Problem
 
-__all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "job_problem", "status_of"]
+__all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "is_openai_path", "job_problem", "status_of"]
 
-PREFIX = "/v1"
+# The second is Azure's, and of clients that were written for Azure's newer API.
+PREFIXES = ("/v1", "/openai")
 RETRY_HEADER = "x-should-retry"
 # What another attempt may change: a body that came too slowly, a job that has not ended, and too many requests.
 MAY_PASS_STATUSES = frozenset((408, 429))
@@ -47,7 +48,12 @@ class ErrorResponse(Response):
 def is_openai(request: Request) -> bool:
     """Whether a request is for one of these routes, or for one that is not there but would be one of them."""
     path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    return path == PREFIX or path.startswith(f"{PREFIX}/")
+    return is_openai_path(path)
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether an address, without a prefix of the application, is one of OpenAI's."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES)
 
 
 def error_body(problem: Problem) -> ErrorBody:

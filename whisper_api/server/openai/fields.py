@@ -25,7 +25,7 @@ from whisper_api.server.openai.given import Given
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
 
-__all__ = ["FORMATS", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
+__all__ = ["FORMATS", "STREAMABLE", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
@@ -42,7 +42,8 @@ FORMATS: dict[str, str] = {
 TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 # Sentences with their times need those of the words.
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
-STREAMED = frozenset(("json", "text", "diarized_json"))
+STREAMED = ("json", "text", "diarized_json")
+STREAMABLE = ", ".join(STREAMED)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +53,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         options: of the transcription.
         response_format: of the answer, in OpenAI's words.
         output_format: in which the other routes show the job's result.
-        granularities: of the times in a ``verbose_json``.
+        granularities: of the times in a ``verbose_json``; mean nothing to the other formats.
         stream: whether the answer comes as events.
         known_speakers: names; their recordings are beside the upload.
-        warnings: what was not understood, one sentence each.
+        warnings: what was not understood or means nothing here, one sentence each.
         keep_result, hf_token, metadata: as of any submission; not asked for here.
     """
 
@@ -89,18 +90,18 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         UnknownModel: no model has this name.
     """
     given = Given(fields, task)
-    response_format: ResponseFormat = given.value("response_format", ResponseFormat, "json")
+    name = given.text("model", MAX_WORD_CHARACTERS)
+    response_format: ResponseFormat = given.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
         raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
     stream: bool = given.value("stream", bool, False)
     if stream and response_format not in STREAMED:
-        raise InvalidOption(
-            "stream", f"{response_format} cannot be streamed; response_format may be {', '.join(sorted(STREAMED))}"
-        )
-    speakers = _known_speakers(given, response_format, directory)
+        given.note(f"stream was ignored: {response_format} is answered as a whole; {STREAMABLE} can be streamed")
+        stream = False
+    speakers = _known_speakers(given, name, response_format, directory)
     options = TranscriptionOptions(
         task=task,
-        model=chosen_model(given.text("model", MAX_WORD_CHARACTERS), state),
+        model=chosen_model(name, state),
         language=_language(given),
         audio_track=given.value("audio_track", OPTION_TYPES["audio_track"], None),
         align=response_format in ALIGNED,
@@ -122,9 +123,20 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
     )
 
 
-def _known_speakers(given: Given, response_format: str, directory: Path) -> tuple[str, ...]:
+def _default_format(model: str | None, task: Task) -> ResponseFormat:
+    from whisper_api.engine.model_names import asks_for_speakers
+
+    return "diarized_json" if task == "transcribe" and asks_for_speakers(model) else "json"
+
+
+def _known_speakers(given: Given, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
+    from whisper_api.engine.model_names import asks_for_speakers
+
     names, references = given.every("known_speaker_names"), given.every("known_speaker_references")
     if (names or references) and response_format != "diarized_json":
+        if asks_for_speakers(model):
+            given.note(f"known_speaker_names were ignored: {response_format} does not tell who speaks")
+            return ()
         raise InvalidOption("known_speaker_names", "only a response_format of diarized_json tells speakers apart")
     return write_known_speakers(names, references, directory)
 
@@ -148,16 +160,16 @@ def _hotwords(given: Given) -> str | None:
 
 
 def _logprobs(given: Given, response_format: str) -> bool:
-    wanted = [converted("include", each, Literal["logprobs"]) for each in given.every("include")]
+    wanted = [converted("include", each, Literal["logprobs"]) for each in given.words("include")]
     if wanted and response_format != "json":
-        raise InvalidOption("include", "only a response_format of json has logprobs")
-    return bool(wanted)
+        given.note(f"include was ignored: {response_format} has no logprobs; json has")
+    return bool(wanted) and response_format == "json"
 
 
 def _granularities(given: Given, response_format: str) -> frozenset[Granularity]:
     wanted = [
-        converted("timestamp_granularities", each, Granularity) for each in given.every("timestamp_granularities")
+        converted("timestamp_granularities", each, Granularity) for each in given.words("timestamp_granularities")
     ]
-    if wanted and response_format != "verbose_json":
-        raise InvalidOption("timestamp_granularities", "only a response_format of verbose_json has them")
+    if "word" in wanted and response_format != "verbose_json":
+        given.note(f"timestamp_granularities was ignored: {response_format} has no words; verbose_json has")
     return frozenset(wanted or ("segment",))
