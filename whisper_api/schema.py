@@ -26,6 +26,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Progress",
+    "RenderOptions",
     "ResultSegment",
     "ResultWord",
     "Segment",
@@ -108,6 +109,27 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
             spoken: code of the one that is spoken.
         """
         return "en" if self.task == "translate" else spoken
+
+
+class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How subtitles (srt, vtt) are laid out; other formats have no lines.
+
+    Attributes:
+        max_line_width: characters in a line, as they are printed, the speaker's label included. Longer lines are broken
+            between words; a word that is wider stands in a line of its own.
+        max_line_count: lines in a subtitle. With ``max_line_width``, which it needs, a subtitle ends where its lines
+            are full, where the speaker changes or after a long pause, no longer where a segment ends.
+        highlight_words: one subtitle for each word, which is underlined in it.
+    """
+
+    max_line_width: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _described("most characters in a line of subtitles, the speaker's label included"),
+    ] = None
+    max_line_count: Annotated[
+        Annotated[int, Meta(ge=1)] | None, _described("most lines in a subtitle; needs max_line_width")
+    ] = None
+    highlight_words: Annotated[bool, _described("underline each word of the subtitles as it is spoken")] = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):

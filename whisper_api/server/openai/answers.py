@@ -26,7 +26,7 @@ from whisper_api.server.openai.bodies import (
 )
 from whisper_api.server.openai.events import TextDone
 from whisper_api.server.openai.fields import Wish
-from whisper_api.server.openai.texts import joined, space_between
+from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
 
