@@ -73,11 +73,11 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> Iterator[Subtit
             yield Subtitle(times[0][0], times[-1][1], cue.text())
 
 
-def layout_warnings(transcript: Transcript, options: RenderOptions, format: str) -> tuple[str, ...]:
+def layout_warnings(segments: Sequence[Segment], options: RenderOptions, format: str) -> tuple[str, ...]:
     """What the options cannot do for a transcript in a format, one sentence each.
 
     Args:
-        transcript: that is rendered.
+        segments: of the transcript.
         options: that were given.
         format: a name in :data:`~whisper_api.formats.FORMATS`.
     """
@@ -89,7 +89,7 @@ def layout_warnings(transcript: Transcript, options: RenderOptions, format: str)
     if options.max_line_count is not None and options.max_line_width is None:
         warnings.append("max_line_count has no effect without max_line_width")
     timed = options.highlight_words or None not in (options.max_line_width, options.max_line_count)
-    if timed and any(not segment.words for segment in transcript.segments):
+    if timed and any(not segment.words for segment in segments):
         warnings.append(
             "the subtitles' times are estimated from the length of the words, since there are no word times"
         )

@@ -172,7 +172,7 @@ def _plain(transcript: Transcript, wish: Wish) -> Answer:
 
 def _subtitles(transcript: Transcript, wish: Wish) -> Answer:
     format = FORMATS[wish.response_format]
-    return Answer(render(transcript, format.name).encode(), f"{format.media_type}; charset=utf-8")
+    return Answer(render(transcript, format.name, wish.render_options).encode(), f"{format.media_type}; charset=utf-8")
 
 
 def _encoded(body: msgspec.Struct) -> Answer:
