@@ -205,7 +205,7 @@ def test_no_line_is_wider_than_asked_nor_are_there_more_of_them(given: Transcrip
         ("en", "a --> b", ["a", "-->", "b"], {"max_line_width": 20}, ["a -> b"]),
     ],
 )  # fmt: skip
-def test_lines(language: str, text: str, words: list[str], options: dict[str, int], expected: list[str]) -> None:
+def test_lines(language: str, text: str, words: list[str], options: dict[str, Any], expected: list[str]) -> None:
     given = transcript(spoken(text, words), language=language)
     assert [shown for _, _, shown in cues(render(given, "srt", RenderOptions(**options)))] == expected
 

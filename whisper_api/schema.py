@@ -151,7 +151,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         word: the word with its punctuation, without surrounding spaces.
-        start, end: seconds from the beginning of the audio; ``start <= end``.
+        start, end: seconds from the beginning of the audio; at least a millisecond apart. The next word does not begin
+            before this one ends.
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
         speaker: the speaker's label, when diarization ran.
         interpolated: True when the time was not measured but put between those of the neighbours.
@@ -170,8 +171,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        start, end: seconds.
-        text: what was said; when there are words, they are this text's words in order.
+        start, end: seconds; at least a millisecond apart. The next segment does not begin before this one ends.
+        text: what was said; when there are words, they are this text's words in order, with its spaces between them.
         speaker: label of the speaker who talks most in it.
         words: empty when word times were not asked for.
         avg_logprob: mean log probability per token of the decoding that this text comes from.
