@@ -141,6 +141,8 @@ def _breakable(word: str, *, between_words: bool) -> list[str]:
         word: any text.
         between_words: whether it is a text in which words are not told apart.
     """
+    if word.isascii():
+        return [word]
     found: list[str] = []
     for character in word:
         if found and not _may_break(found[-1][-1], character, between_words=between_words):
@@ -221,15 +223,15 @@ def _may_break(before: str, after: str, *, between_words: bool) -> bool:
         before, after: the characters.
         between_words: whether a word ends there.
     """
+    spaceless = [c for c in (before, after) if is_spaceless(c)]
+    if not spaceless:
+        return False
     category = unicodedata.category(after)
     if category in INVISIBLE or category in ("Mc", "Pe", "Pf") or after in CLOSING:
         return False
     if before in OPENING or before == "\u200d" or unicodedata.category(before) in ("Ps", "Pi"):
         return False
-    spaceless = [c for c in (before, after) if is_spaceless(c)]
-    if between_words:
-        return bool(spaceless)
-    return any(not unicodedata.name(c, "").startswith(BETWEEN_WORDS) for c in spaceless)
+    return between_words or any(not unicodedata.name(c, "").startswith(BETWEEN_WORDS) for c in spaceless)
 
 
 @dataclass
