@@ -28,7 +28,7 @@ __all__ = ["Subtitle", "display_width", "layout_warnings", "speaker_label", "sub
 
 LONG_PAUSE = 3.0  # seconds of silence after which a subtitle ends, when lines are counted
 
-# What no line begins with beside closing brackets, and no line ends with beside opening ones.
+# A line never begins with the first ones and never ends with the second ones; the same holds for brackets.
 CLOSING = frozenset(",.!?:;%)]}'\"、。，．！？：；・…‥ーゝゞヽヾ々〜％ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ")
 OPENING = frozenset("([{“‘")
 # Scripts without spaces whose lines break between words only.
@@ -63,7 +63,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> Iterator[Subtit
         return
     timed = in_order([segment if segment.words else _with_estimated_words(segment) for segment in segments])
     cues = list(_laid_out(list(_tokens(timed, language)), options))
-    # A word over the border of two subtitles is in both of them, each time for a part of its time.
+    # A word that is cut by the end of a subtitle is spoken partly in that one and partly in the next.
     spans = iter(fitted([span for cue in cues for span in cue.spans()]))
     for cue in cues:
         times = [next(spans) for _ in cue.parts]

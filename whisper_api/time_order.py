@@ -1,8 +1,8 @@
 """Times in order: each word and segment begins before it ends, and ends before the next one begins.
 
-Recognition gives times that break this: a word of two tokens that are heard in one frame has no length, a word that no
-model could place has the time of its neighbour, and rounding to milliseconds makes two moments one. A player skips a
-subtitle without length, and some refuse the file.
+Recognition gives times that break this: two words that are heard in one frame, a word that has its neighbour's time
+because the alignment could not place it, two moments that are one after rounding to milliseconds. A player skips a
+subtitle without length, and some players refuse the whole file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Span = tuple[float, float]
 """Start and end in seconds."""
 
 MIN_MILLISECONDS = 20
-"""The length of a word that came with less than a millisecond: one frame of Whisper's attention."""
+"""The length that a word gets which had less than a millisecond: one frame of Whisper's attention."""
 
 
 def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -> list[Span]:
     """Spans in order, as near to the given ones as can be.
 
     This is the isotonic regression of the starts and ends (Barlow et al., "Statistical Inference under Order
-    Restrictions", 1972): the change with the least sum of squares. So a word without length takes its room from both
-    neighbours alike, and a span with room around it moves nobody.
+    Restrictions", 1972): the change with the least sum of squares. A word without length takes half of its room from
+    each neighbour; in a pause, it takes the room from the pause.
 
     Args:
         spans: in the order that they keep. A span of a millisecond or more gets no shorter than

@@ -121,7 +121,7 @@ class Transcription:
             from whisper_api.engine.speakers import assign_speakers
 
             segments = assign_speakers(segments, diarization.turns)
-        # The windows' times are in order, but for more words than milliseconds; nothing ends after the audio.
+        # Each window is in order already; a window with more words than milliseconds runs into the next one.
         segments = in_order(hand_out_tokens(segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
