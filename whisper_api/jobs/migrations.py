@@ -158,4 +158,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
         _move_texts,
     ),
+    ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
 )

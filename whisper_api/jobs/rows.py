@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
 from whisper_api.jobs.texts import JobText, digest
-from whisper_api.schema import JobState, TranscriptionOptions
+from whisper_api.schema import JobState, RenderOptions, TranscriptionOptions
 
 __all__ = [
     "JOB_COLUMNS",
@@ -39,6 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         state: in one word.
         options: what was asked for; frozen with the job.
         output_format: in which its result is shown when nothing else is asked for.
+        render_options: the layout of its subtitles, when nothing else is asked for.
         keep_result: whether the result stays after it was delivered.
         file_name: what the client calls the file. For people; never a path.
         audio_bytes: size of the upload.
@@ -63,6 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     state: JobState = "Queued"
     options: TranscriptionOptions
     output_format: str
+    render_options: RenderOptions = RenderOptions()
     keep_result: bool = False
     file_name: str | None = None
     audio_bytes: int
@@ -136,6 +138,7 @@ def values_of(job: Job) -> dict[str, Any]:
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
     options = replace(job.options, prompt=None, hotwords=None)
     values["options"] = msgspec.json.encode(options).decode()
+    values["render_options"] = msgspec.json.encode(job.render_options).decode()
     if job.idempotency_key is not None:
         values["idempotency_key"] = digest(job.idempotency_key)
     return values
@@ -169,6 +172,7 @@ def job_of(row: sqlite3.Row) -> Job:
     content = values.pop("text")
     try:
         options = msgspec.json.decode(row["options"], type=TranscriptionOptions)
+        values["render_options"] = msgspec.json.decode(row["render_options"], type=RenderOptions)
         text = JobText() if content is None else msgspec.json.decode(content, type=JobText)
     except msgspec.DecodeError as error:
         raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error

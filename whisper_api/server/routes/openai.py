@@ -17,7 +17,7 @@ from whisper_api.schema import Task
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, URL
+from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
 from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.openai.answers import answer_of
@@ -190,6 +190,7 @@ TRANSCRIPTION_FIELDS = (
         ResponseFormat,
         "Of the answer; when it is not given, json, and diarized_json for `gpt-4o-transcribe-diarize`",
     ),
+    *RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
     FormField(
@@ -222,6 +223,7 @@ TRANSLATION_FIELDS = (
     AUDIO_TRACK,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
+    *RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 HEADERS = {JOB_HEADER: "Id of the job", WARNING: "What was ignored, or could not be done as asked; may come repeatedly"}
@@ -257,7 +259,7 @@ TRANSCRIBE = Operation(
     ),
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSCRIPTION_FIELDS, JSON_FIELDS),
+    body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
 )
 TRANSLATE = Operation(
     translate,
@@ -272,7 +274,7 @@ TRANSLATE = Operation(
     ),
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSLATION_FIELDS, JSON_FIELDS),
+    body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", place="path", required=True),
