@@ -26,6 +26,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Progress",
+    "RenderOptions",
     "ResultSegment",
     "ResultWord",
     "Segment",
@@ -110,6 +111,27 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
         return "en" if self.task == "translate" else spoken
 
 
+class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How subtitles (srt, vtt) are laid out; other formats have no lines.
+
+    Attributes:
+        max_line_width: characters in a line, as they are printed, the speaker's label included. Longer lines are broken
+            between words; a word that is wider stands in a line of its own.
+        max_line_count: lines in a subtitle. With ``max_line_width``, which it needs, a subtitle ends where its lines
+            are full, where the speaker changes or after a long pause, no longer where a segment ends.
+        highlight_words: one subtitle for each word, which is underlined in it.
+    """
+
+    max_line_width: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _described("most characters in a line of subtitles, the speaker's label included"),
+    ] = None
+    max_line_count: Annotated[
+        Annotated[int, Meta(ge=1)] | None, _described("most lines in a subtitle; needs max_line_width")
+    ] = None
+    highlight_words: Annotated[bool, _described("underline each word of the subtitles as it is spoken")] = False
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     """One token that was decoded, and how sure the decoder was of it.
 
@@ -129,7 +151,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         word: the word with its punctuation, without surrounding spaces.
-        start, end: seconds from the beginning of the audio; ``start <= end``.
+        start, end: seconds from the beginning of the audio; at least a millisecond apart. The next word does not begin
+            before this one ends.
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
         speaker: the speaker's label, when diarization ran.
         interpolated: True when the time was not measured but put between those of the neighbours.
@@ -148,8 +171,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        start, end: seconds.
-        text: what was said; when there are words, they are this text's words in order.
+        start, end: seconds; at least a millisecond apart. The next segment does not begin before this one ends.
+        text: what was said; when there are words, they are this text's words in order, with its spaces between them.
         speaker: label of the speaker who talks most in it.
         words: empty when word times were not asked for.
         avg_logprob: mean log probability per token of the decoding that this text comes from.

@@ -37,6 +37,7 @@ FIELDS = (
         "align",
     ),
     *("num_speakers", "min_speakers", "max_speakers", "hotwords", "temperature", "beam_size", "vad_onset"),
+    *("max_line_width", "max_line_count", "highlight_words"),
     *("vad_offset", "keep_result", "device", "device_index", "metadata", "url"),
 )
 TRUE = ("true", "True", "TRUE", "1", "yes", "on", " true ")

@@ -16,7 +16,7 @@ from whisper_api.server.openai.answers import answer_of, diarized_segments, spea
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.fields import Wish, read_fields
 from whisper_api.server.openai.streaming import Deltas
-from whisper_api.server.openai.texts import joined
+from whisper_api.word_spacing import joined
 
 
 @on_a_loop

@@ -25,6 +25,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper import Whisper
 from whisper_api.errors import ModelError
 from whisper_api.schema import Segment, Stage, Transcript
+from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
     from whisper_api.engine.align_models import AlignmentModel
@@ -120,7 +121,8 @@ class Transcription:
             from whisper_api.engine.speakers import assign_speakers
 
             segments = assign_speakers(segments, diarization.turns)
-        segments = hand_out_tokens(segments, whisper.token_bytes)
+        # Each window is in order already; a window with more words than milliseconds runs into the next one.
+        segments = in_order(hand_out_tokens(segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
@@ -198,11 +200,15 @@ class Transcription:
         """The sentences with their words' times, told as they get them, and the name of the model."""
         from whisper_api.engine.align import align
 
-        def tell(index: int, sentences: Sequence[Segment]) -> None:
-            self._ctx.tell(index, hand_out_tokens(sentences, whisper.token_bytes), aligned=True)
+        found: dict[int, tuple[Segment, ...]] = {}
 
-        aligned = align(self._ctx, audio, segments, language, tell)
-        return aligned.segments, aligned.model
+        def tell(index: int, sentences: Sequence[Segment]) -> None:
+            # Here and not in the alignment, whose times are WhisperX's to the last digit.
+            found[index] = in_order(sentences, segments[index].start, segments[index].end)
+            self._ctx.tell(index, hand_out_tokens(found[index], whisper.token_bytes), aligned=True)
+
+        model = align(self._ctx, audio, segments, language, tell).model
+        return [sentence for index in sorted(found) for sentence in found[index]], model
 
     def _references(self) -> dict[str, Any]:
         """The recordings of the known speakers, when they are to be looked for."""

@@ -113,4 +113,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE INDEX metadata_by_job ON job_metadata (seq)",
     ),
     (_enter_metadata,),
+    ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from whisper_api.errors import StorageError
-from whisper_api.schema import JobState, TranscriptionOptions
+from whisper_api.schema import JobState, RenderOptions, TranscriptionOptions
 
 __all__ = [
     "JOB_COLUMNS",
@@ -37,6 +37,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         state: in one word.
         options: what was asked for; frozen with the job.
         output_format: in which its result is shown when nothing else is asked for.
+        render_options: the layout of its subtitles, when nothing else is asked for.
         keep_result: whether the result stays after it was delivered.
         file_name: what the client calls the file. For people; never a path.
         audio_bytes: size of the upload.
@@ -61,6 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     state: JobState = "Queued"
     options: TranscriptionOptions
     output_format: str
+    render_options: RenderOptions = RenderOptions()
     keep_result: bool = False
     file_name: str | None = None
     audio_bytes: int
@@ -128,6 +130,7 @@ def values_of(job: Job) -> dict[str, Any]:
     """A job as its columns hold it."""
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
     values["options"] = msgspec.json.encode(job.options).decode()
+    values["render_options"] = msgspec.json.encode(job.render_options).decode()
     values["warnings"] = warnings_text(job.warnings)
     values["metadata"] = None if job.metadata is None else msgspec.json.encode(job.metadata).decode()
     values["known_speakers"] = msgspec.json.encode(job.known_speakers).decode()
@@ -148,6 +151,7 @@ def job_of(row: sqlite3.Row) -> Job:
     values = dict(row)
     try:
         values["options"] = msgspec.json.decode(row["options"], type=TranscriptionOptions)
+        values["render_options"] = msgspec.json.decode(row["render_options"], type=RenderOptions)
         values["warnings"] = msgspec.json.decode(row["warnings"], type=tuple[str, ...])
         values["known_speakers"] = msgspec.json.decode(row["known_speakers"], type=tuple[str, ...])
         if row["metadata"] is not None:

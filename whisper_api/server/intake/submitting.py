@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from whisper_api.config import Config
 from whisper_api.jobs.service import Submission
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.intake.idempotency import is_known, job_before
 from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
@@ -46,6 +46,8 @@ class Wanted(Protocol):
     def options(self) -> TranscriptionOptions: ...
     @property
     def output_format(self) -> str: ...
+    @property
+    def render_options(self) -> RenderOptions: ...
     @property
     def keep_result(self) -> bool: ...
     @property
@@ -156,6 +158,7 @@ def _submission(
         owner=place.owner,
         options=wanted.options,
         output_format=wanted.output_format,
+        render_options=wanted.render_options,
         keep_result=wanted.keep_result,
         file_name=upload.file_name,
         audio_bytes=upload.size,

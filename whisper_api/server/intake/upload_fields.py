@@ -22,14 +22,14 @@ from whisper_api.errors import (
     StorageError,
     UnknownModel,
 )
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.intake.known_speakers import NAMES_FIELD, REFERENCES_FIELD
 from whisper_api.server.intake.multipart import URL_FIELD
 from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.problems import Problem
 from whisper_api.values import help_line
 
-__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "REFUSALS", "SYNC", "URL"]
+__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "REFUSALS", "RENDER_FIELDS", "SYNC", "URL"]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 
@@ -58,11 +58,16 @@ OPTION_FIELDS = tuple(
     FormField(field.name, field.type, _sentence(help_line(field.type)), default=getattr(DEFAULTS, field.name))
     for field in msgspec.structs.fields(TranscriptionOptions)
 )
+RENDER_FIELDS = tuple(
+    FormField(field.name, field.type, _sentence(help_line(field.type)), default=field.default)
+    for field in msgspec.structs.fields(RenderOptions)
+)
 # What a job is told beside its audio.
 JOB_FIELDS = (
     *OPTION_FIELDS,
     FormField("output_format", OutputFormat, "Format of the result's text; by default the configuration's"),
     FormField("response_format", OutputFormat, "The same as output_format"),
+    *RENDER_FIELDS,
     FormField("keep_result", bool, "Keep the result after it was delivered, until the job expires", default=False),
     FormField("metadata", str, "A JSON object of at most 16384 bytes that is kept with the job and given back"),
     FormField(NAMES_FIELD, str, "Names of speakers who are known, up to four", repeated=True),

@@ -26,7 +26,7 @@ from whisper_api.server.openai.bodies import (
 )
 from whisper_api.server.openai.events import TextDone
 from whisper_api.server.openai.fields import Wish
-from whisper_api.server.openai.texts import joined, space_between
+from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
 
@@ -172,7 +172,7 @@ def _plain(transcript: Transcript, wish: Wish) -> Answer:
 
 def _subtitles(transcript: Transcript, wish: Wish) -> Answer:
     format = FORMATS[wish.response_format]
-    return Answer(render(transcript, format.name).encode(), f"{format.media_type}; charset=utf-8")
+    return Answer(render(transcript, format.name, wish.render_options).encode(), f"{format.media_type}; charset=utf-8")
 
 
 def _encoded(body: msgspec.Struct) -> Answer:

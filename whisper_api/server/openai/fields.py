@@ -10,19 +10,22 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Task, TranscriptionOptions
+from whisper_api.schema import RenderOptions, Task, TranscriptionOptions
 from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
+    RENDER_FIELDS,
     check_text,
     converted,
+    render_options_of,
 )
 from whisper_api.server.intake.known_speakers import write_known_speakers
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.given import Given
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
+from whisper_api.subtitles import layout_warnings
 
 __all__ = ["FORMATS", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
 
@@ -51,6 +54,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         options: of the transcription.
         response_format: of the answer, in OpenAI's words.
         output_format: in which the other routes show the job's result.
+        render_options: the layout of subtitles.
         granularities: of the times in a ``verbose_json``.
         stream: whether the answer comes as events.
         known_speakers: names; their recordings are beside the upload.
@@ -61,6 +65,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     options: TranscriptionOptions
     response_format: ResponseFormat = "json"
     output_format: str = "json"
+    render_options: RenderOptions = RenderOptions()
     granularities: frozenset[Granularity] = frozenset(("segment",))
     stream: bool = False
     known_speakers: tuple[str, ...] = ()
@@ -109,14 +114,16 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         logprobs=_logprobs(given, response_format),
         **chunking_options(given.last(CHUNKING_FIELD), given.inside(CHUNKING_FIELD)),
     )
+    render_options = render_options_of(given.single(RENDER_FIELDS))
     return Wish(
         options=options,
         response_format=response_format,
         output_format=FORMATS[response_format],
+        render_options=render_options,
         granularities=_granularities(given, response_format),
         stream=stream,
         known_speakers=speakers,
-        warnings=given.warnings(),
+        warnings=(*given.warnings(), *layout_warnings((), render_options, response_format)),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from whisper_api.schema import Task
 from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
+    RENDER_FIELDS,
     check_text,
     converted,
     field_warnings,
@@ -17,7 +18,7 @@ from whisper_api.server.openai.chunking import CHUNKING_FIELD
 
 __all__ = ["Given"]
 
-COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "url")
+COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "url", *RENDER_FIELDS)
 SINGLE = {
     "transcribe": frozenset((*COMMON, "language", "stream", CHUNKING_FIELD)),
     "translate": frozenset(COMMON),
@@ -75,6 +76,10 @@ class Given:
     def last(self, name: str) -> str | None:
         """A field's text; None when it is not there."""
         return next(reversed(self._values.get(name, [])), None)
+
+    def single(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of these fields that are there, with their texts."""
+        return {name: text for name in names if (text := self.last(name)) is not None}
 
     def inside(self, name: str) -> dict[str, str]:
         """``name[key]=value`` as key and value."""

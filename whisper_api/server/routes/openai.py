@@ -16,7 +16,7 @@ from whisper_api.schema import Task
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, URL
+from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
 from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.openai.answers import Answer as Body
@@ -142,6 +142,7 @@ TRANSCRIPTION_FIELDS = (
     HOTWORDS,
     KEYWORDS,
     FormField("response_format", ResponseFormat, "Of the answer; json when it is not given"),
+    *RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, "Send the text as it is decoded; for json, text and diarized_json"),
     FormField(
@@ -173,6 +174,7 @@ TRANSLATION_FIELDS = (
     HOTWORDS,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
+    *RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 JOB_NAMED = {JOB_HEADER: "Id of the job"}
