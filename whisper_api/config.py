@@ -73,7 +73,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
         _key("WHISPER_MODEL", "auto")
     )
-    language: Annotated[Text, _is("code of the language spoken; auto = detect it")] = _key("WHISPER_LANGUAGE", "fr")
+    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it")] = _key(
+        "WHISPER_LANGUAGE", "fr"
+    )
     device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(
         "WHISPER_DEVICE", "auto"
     )
@@ -121,6 +123,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
         "WHISPER_TLS_KEY_FILE", None
     )
+    root_path: Annotated[str | None, _is("path under which a reverse proxy offers the server, as in /whisper")] = _key(
+        "WHISPER_ROOT_PATH", None
+    )
+    trusted_proxies: Annotated[
+        str | None, _is("proxies whose X-Forwarded headers are believed: addresses or networks, with commas between")
+    ] = _key("WHISPER_TRUSTED_PROXIES", None)
     enable_url_uploads: Annotated[bool, _is("fetch audio from addresses that callers name")] = _key(
         "ENABLE_URL_UPLOADS", False
     )
@@ -131,6 +139,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
     ] = _key("URL_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
+    allowed_origins: Annotated[
+        str | None,
+        _is("origins of web pages that may call the server without keys, with commas between; * = every page"),
+    ] = _key("ALLOWED_ORIGINS", None)
     hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
         "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")
     )

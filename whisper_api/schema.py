@@ -69,7 +69,8 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
     language: Annotated[
-        str | None, _described("language code spoken in the audio (fr, en ...), or auto to detect it")
+        str | None,
+        _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
     ] = None
     task: Annotated[
         Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
@@ -400,6 +401,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
         model: the Whisper model that judged, by name.
         warnings: what could not be done as asked, one sentence each.
         metadata: what the client gave to be kept with the job; not there when it gave none.
+        detected_language: English name of the likeliest language, in small letters.
+        language_code: the same as ``language``. This and the two beside it are what whisper-asr-webservice answers.
+        confidence: the same as ``language_probability``; 0 where that is not known.
     """
 
     language: str
@@ -409,6 +413,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    detected_language: str
+    language_code: str
+    confidence: float
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fakes import config_in
 
 from server.inside import ORIGIN, inside, on_a_loop
+from whisper_api import create_app
+from whisper_api.errors import ConfigError
 from whisper_api.jobs.keys import KeyRing
 from whisper_api.server.auth import OPEN_PATHS
 
@@ -156,7 +159,7 @@ async def test_without_keys_they_may_not(tmp_path: Path, headers: dict[str, str]
             await client.delete(f"/transcription/{uuid.uuid4()}", headers=headers),
         ):
             assert (answer.status_code, code_of(answer)) == (403, "forbidden_origin")
-            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert answer.headers.get("Access-Control-Allow-Origin") == ("*" if "Origin" in headers else None)
         assert (await client.get("/livez", headers=headers)).status_code == 200
         assert app.service.counts() == (0, 0)
 
@@ -187,12 +190,76 @@ async def test_without_keys_the_configured_host_is_a_name_of_this_machine(tmp_pa
 
 
 @on_a_loop
-async def test_who_asks_for_it_is_not_protected(tmp_path: Path) -> None:
-    async with inside(tmp_path, insecure=True) as app, app.client() as client:
-        answer = await client.get("/status", headers={"Host": "evil.example", "Origin": SOMEWHERE})
-        assert answer.status_code == 200
-        # Still nothing that lets a page read the answer.
-        assert "Access-Control-Allow-Origin" not in answer.headers
+async def test_an_insecure_server_has_any_name_and_is_not_for_pages_of_others(tmp_path: Path) -> None:
+    async with inside(tmp_path, insecure=True, trusted_proxies="127.0.0.1") as app, app.client() as client:
+        for headers in (
+            {"Host": "box.example:8181"},
+            {"Host": "box.example:8181", "Origin": "http://box.example:8181"},
+            {"Host": "10.0.0.1", "Origin": "https://box.example", "Sec-Fetch-Site": "same-origin"},
+            {"Origin": "https://box.example", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "box.example"},
+        ):
+            answer = await client.get("/status", headers=headers)
+            assert answer.status_code == 200, headers
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        assert (await client.get("/status", headers={"Origin": SOMEWHERE})).status_code == 403
+        assert (await client.get("/status", headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
+
+
+@on_a_loop
+async def test_a_refused_page_is_told_what_helps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    preflight = {"Origin": SOMEWHERE, "Access-Control-Request-Method": "POST"}
+    for insecure in (True, False):
+        caplog.clear()
+        async with inside(tmp_path / str(insecure), insecure=insecure) as app, app.client() as client:
+            for method, path, headers in (
+                ("OPTIONS", "/transcribe", preflight),
+                ("OPTIONS", "/v1/audio/transcriptions", preflight),
+                ("GET", "/status", {"Origin": SOMEWHERE}),
+                ("GET", "/status", {"Origin": "null"}),
+            ):
+                answer = await client.request(method, path, headers=headers)
+                assert answer.status_code == 403
+                assert "forbidden_origin" in answer.text
+                assert "ALLOWED_ORIGINS" in answer.text
+                # The page may read that, and may send nothing.
+                assert answer.headers["Access-Control-Allow-Origin"] == "*"
+                assert "Access-Control-Allow-Methods" not in answer.headers
+            for number in range(100):
+                await client.get("/status", headers={"Origin": f"{SOMEWHERE}:{number}"})
+            told = [record for record in caplog.records if "ALLOWED_ORIGINS" in record.getMessage()]
+            assert SOMEWHERE in told[0].getMessage()
+            assert len(told) == 20
+            assert app.service.counts() == (0, 0)
+
+
+@on_a_loop
+async def test_a_page_that_is_allowed_may_do_all(tmp_path: Path) -> None:
+    for insecure, allowed, named in (
+        (True, f"http://localhost:3000, {SOMEWHERE.upper()}/", SOMEWHERE),
+        (False, SOMEWHERE, SOMEWHERE),
+        (False, "*", "*"),
+    ):
+        directory = tmp_path / f"{insecure}{len(allowed)}"
+        async with inside(directory, insecure=insecure, allowed_origins=allowed) as app, app.client() as client:
+            preflight = {"Origin": SOMEWHERE, "Access-Control-Request-Method": "POST"}
+            answer = await client.options("/transcribe", headers=preflight)
+            assert answer.status_code == 204
+            assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+            assert answer.headers["Access-Control-Allow-Origin"] == named
+            headers = {"Origin": SOMEWHERE, "Sec-Fetch-Site": "cross-site"}
+            answer = await app.post(client, headers)
+            assert answer.status_code == 202
+            assert answer.headers["Access-Control-Allow-Origin"] == named
+            assert "Location" in answer.headers["Access-Control-Expose-Headers"]
+            assert ("Origin" in answer.headers.get("Vary", "")) == (named != "*")
+            other = await client.get("/status", headers={"Origin": "https://other.example"})
+            assert other.status_code == (200 if named == "*" else 403)
+
+
+def test_what_is_no_origin_is_refused(tmp_path: Path) -> None:
+    for text in ("page.example", "https://page.example/path", "null", "https://*.example", "https://a b"):
+        with pytest.raises(ConfigError, match="ALLOWED_ORIGINS"):
+            create_app(config_in(tmp_path, enable_authorization=False, allowed_origins=text))
 
 
 @on_a_loop

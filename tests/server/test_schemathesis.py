@@ -53,6 +53,7 @@ REACHED = {
     "GET /transcriptions": {200, 400},
     "POST /transcriptions": {202, 400},
     "POST /detect-language": {200, 400},
+    "POST /asr": {200, 400},
     "POST /v1/audio/transcriptions": {200, 400, 401},
     "POST /v1/audio/translations": {200, 400},
     "GET /v1/models/{id}": {200, 404},
@@ -180,6 +181,8 @@ def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: byt
         path["id"] = "whisper-1"
     if case.headers and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = f"{case.operation.label} {number}"
+    if isinstance(case.query, dict) and "language" in case.query:
+        case.query["language"] = "en"
     if isinstance(case.body, dict) and case.media_type == "multipart/form-data":
         audio = quiet if number % 4 else speech
         several = isinstance(case.body.get("file"), list)
@@ -187,7 +190,9 @@ def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: byt
         if not case.path.startswith("/v1/"):
             # Here, output_format says the same.
             sensible["response_format"] = None
-        given = {name: sensible.get(name, value) for name, value in {"file": b"", **case.body}.items()}
+        file_field = "audio_file" if case.path == "/asr" else "file"
+        sensible["audio_file"] = audio if case.path == "/asr" else None
+        given = {name: sensible.get(name, value) for name, value in {file_field: b"", **case.body}.items()}
         case.body = {name: value for name, value in given.items() if value is not None}
 
 

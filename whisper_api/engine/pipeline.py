@@ -20,7 +20,7 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import AudioInput
 from whisper_api.engine.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.languages import language_code
+from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models import ModelCache
 from whisper_api.engine.transcription import WEIGHTS, Transcription
 from whisper_api.engine.whisper import WhisperSource
@@ -92,7 +92,7 @@ class Engine:
         self.device = devices[0]
         self.compute_type = choose_compute_type(self.device, compute_type)
         self.default_model = DEFAULT_MODEL[self.device.kind] if model == "auto" else model
-        self.default_language = language if language == "auto" else language_code(language)
+        self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.lanes, self.threads = threads_and_lanes(self.device)
         if self.device.kind == "cpu":
@@ -297,11 +297,10 @@ class Engine:
         if low is not None and high is not None and low > high:
             raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
         settings = vad.settings_of(options)
-        language = (options.language or self.default_language).strip().lower()
         return replace(
             options,
             model=options.model if options.model and options.model != "auto" else self.default_model,
-            language=language if language == "auto" else language_code(language),
+            language=language_or_auto(options.language or self.default_language),
             beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
             vad_onset=settings.onset,
             vad_offset=settings.offset,

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.logs import current_request
 from whisper_api.server.problems import answer
+from whisper_api.server.proxies import client_address
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 
@@ -29,7 +30,8 @@ PATH_CHARACTERS = 200
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, header, form field or name of a file is logged.
+    No query, form field or name of a file is logged, and no header, but for what trusted proxies say of the client's
+    address.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -74,6 +76,7 @@ class AccessLog:
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
                 extra={
+                    "client": client_address(scope),
                     "method": scope["method"],
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,

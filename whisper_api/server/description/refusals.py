@@ -17,7 +17,7 @@ __all__ = ["Refusal", "refusals_of"]
 MEANINGS = {
     400: "The request is malformed, or a value in it cannot be used",
     401: "There is no key, or none that is known here and was not revoked",
-    403: "Authorization is off, and the request does not come from this machine",
+    403: "Authorization is off, and the request comes from a page of another origin, or from another machine",
     404: "There is nothing of this name",
     500: "The server failed; its log has the reason under the request's id",
 }

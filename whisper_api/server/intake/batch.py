@@ -20,7 +20,7 @@ from whisper_api.server.intake.several import receive_several
 from whisper_api.server.intake.submitting import Wanted, limits_of, reserved, submit
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.problems import Problem, problem_of
-from whisper_api.server.query import address_of, idempotency_key
+from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.state import ServerState, blocking, owner_of, state_of
 from whisper_api.server.waiting import unless_draining
 
@@ -158,7 +158,7 @@ async def _submit(state: ServerState, part: Part, wanted: Wanted, key: str | Non
 def _outcome(request: Request, part: Part, job: Job | None) -> FileOutcome:
     name = part.file_name if part.url is None else file_name_of(part.url)
     if job is not None:
-        return FileOutcome(file_name=name, job_id=job.job_id, status_url=address_of(request, job.job_id))
+        return FileOutcome(file_name=name, job_id=job.job_id, status_url=status_path(job.job_id))
     assert part.error is not None
     problem = problem_of(part.error)
     return FileOutcome(file_name=name, error=FileError(status=problem.status, code=problem.code, detail=problem.detail))

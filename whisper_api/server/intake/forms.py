@@ -149,10 +149,10 @@ def _model(name: str | None) -> str | None:
 
 
 def _language(name: str) -> str:
-    from whisper_api.engine.languages import language_code
+    from whisper_api.engine.languages import language_or_auto
 
     check_text("language", name, MAX_WORD_CHARACTERS)
-    return "auto" if name.lower() == "auto" else language_code(name)
+    return language_or_auto(name)
 
 
 def _token(text: str | None) -> str | None:

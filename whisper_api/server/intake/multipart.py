@@ -53,6 +53,7 @@ class Limits:
         max_fields: besides the file.
         max_field_bytes: of all fields together.
         max_header_bytes: of the headers of all parts together.
+        file_fields: names of the fields that may hold the file.
     """
 
     max_file_size: int
@@ -60,6 +61,7 @@ class Limits:
     max_fields: int = 100
     max_field_bytes: int = 1 << 20
     max_header_bytes: int = 32 << 10
+    file_fields: tuple[str, ...] = (FILE_FIELD,)
 
     @property
     def max_other_bytes(self) -> int:
@@ -228,12 +230,17 @@ class FormReader:
         content_type, type_parameters = parameters_of(self._headers.get("content-type", ""))
         self._field = unescaped(parameters["name"])
         file_name = file_name_in(parameters)
-        if file_name is None and self._field == FILE_FIELD and content_type and not content_type.startswith("text/"):
+        if (
+            file_name is None
+            and self._field in self._limits.file_fields
+            and content_type
+            and not content_type.startswith("text/")
+        ):
             file_name = ""
         if file_name is not None:
             self._begin_file(file_name)
             return
-        if self._field == FILE_FIELD:
+        if self._field in self._limits.file_fields:
             self._text_for_file()
             return
         if len(self.fields) >= self._limits.max_fields:
@@ -245,14 +252,15 @@ class FormReader:
     def _begin_file(self, file_name: str) -> None:
         if self._has_file:
             raise invalid_form("it has more than one file")
-        if self._field != FILE_FIELD:
-            raise no_file(f'the part {shown(self._field)} is a file, and only "{FILE_FIELD}" may be one')
+        if self._field not in self._limits.file_fields:
+            allowed = " or ".join(f'"{name}"' for name in self._limits.file_fields)
+            raise no_file(f"the part {shown(self._field)} is a file, and only {allowed} may be one")
         self._has_file = True
         self._named = bool(file_name)
         self.file_name = display_name(file_name)
 
     def _text_for_file(self) -> None:
-        raise no_file(f'the field "{FILE_FIELD}" is text')
+        raise no_file(f'the field "{self._field}" is text')
 
     def _file_data(self, data: memoryview) -> None:
         self.size += len(data)

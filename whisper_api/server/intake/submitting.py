@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from whisper_api.jobs.service import Submission
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.intake.idempotency import is_known, job_before
+from whisper_api.server.intake.multipart import FILE_FIELD
 from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
 from whisper_api.server.query import idempotency_key
 from whisper_api.server.state import ServerState, blocking, owner_of, state_of
@@ -70,6 +72,8 @@ async def accept(
     purpose: str = "",
     join: bool = False,
     not_to_join: frozenset[str] = frozenset(),
+    file_fields: tuple[str, ...] = (FILE_FIELD,),
+    headerless: bool = False,
 ) -> tuple[Job, W]:
     """Make a job of a request that has one file, or in its place the address of one.
 
@@ -82,6 +86,8 @@ async def accept(
         read: says what is wanted, in a thread; its errors are the answer.
         purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
         join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+        file_fields: names of the fields that may hold the file.
+        headerless: as in :func:`~whisper_api.server.intake.uploads.receive_upload`.
 
     Returns:
         The job, which may have been there before, and what was read.
@@ -103,10 +109,11 @@ async def accept(
             receive_upload(
                 request,
                 place.directory,
-                limits_of(state.config),
+                dataclasses.replace(limits_of(state.config), file_fields=file_fields),
                 state.uploads,
                 fingerprint=join or key is not None,
                 purpose=purpose,
+                headerless=headerless,
             ),
         )
         if upload.url is not None:

@@ -29,7 +29,18 @@ from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.problems import Problem
 from whisper_api.values import help_line
 
-__all__ = ["FILE", "IDEMPOTENCY_KEY", "JOB_FIELDS", "OPTION_FIELDS", "REFUSALS", "RENDER_FIELDS", "SYNC", "URL"]
+__all__ = [
+    "AUDIO_FILE",
+    "ENCODE",
+    "FILE",
+    "IDEMPOTENCY_KEY",
+    "JOB_FIELDS",
+    "OPTION_FIELDS",
+    "REFUSALS",
+    "RENDER_FIELDS",
+    "SYNC",
+    "URL",
+]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 
@@ -42,6 +53,10 @@ IDEMPOTENCY_KEY = Parameter(
 FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
 URL = FormField(
     URL_FIELD, str, "Instead of a file, where it can be fetched from (http, https), if ENABLE_URL_UPLOADS allows that"
+)
+AUDIO_FILE = FormField("audio_file", bytes, "The recording, by the name that whisper-asr-webservice gives this field")
+ENCODE = Parameter(
+    "encode", bool, "false: the file is 16-bit little-endian mono samples at 16 kHz, without a header", default=True
 )
 SYNC = FormField("sync", bool, "Answer with the result when the job has ended; by default as DEFAULT_SYNC_MODE says")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from whisper_api.errors import InvalidOption
+from whisper_api.server.intake.headerless import HeaderlessFile
 from whisper_api.server.intake.multipart import (
     FILE_FIELD,
     URL_FIELD,
@@ -57,6 +58,7 @@ async def receive_upload(
     *,
     fingerprint: bool = False,
     purpose: str = "",
+    headerless: bool = False,
 ) -> Upload:
     """Receive a form with one file, or in its place its address. Parsing and writing happen in the pool's threads.
 
@@ -67,6 +69,8 @@ async def receive_upload(
         pool: threads for blocking work.
         fingerprint: whether to compute one.
         purpose: goes into it: the same upload for another purpose has another one.
+        headerless: whether the file holds samples without a header, as
+            :class:`~whisper_api.server.intake.headerless.HeaderlessFile` takes them.
 
     Returns:
         The upload, which a power cut no longer undoes.
@@ -81,7 +85,9 @@ async def receive_upload(
     if stated is not None and stated > limits.max_file_size + limits.max_field_bytes + limits.max_other_bytes:
         raise too_large(stated, limits.max_file_size)
     content_type = request.headers.get("content-type", "")
-    reception = _Reception(directory, content_type, limits, stated, purpose if fingerprint else None)
+    reception = _Reception(
+        directory, content_type, limits, stated, purpose if fingerprint else None, headerless=headerless
+    )
     return await receive(request, reception, limits.timeout_seconds, pool)
 
 
@@ -118,16 +124,25 @@ class _Reception(Reception[Upload]):
     """One upload on its way to the disk."""
 
     def __init__(
-        self, directory: Path, content_type: str, limits: Limits, stated_bytes: int | None, purpose: str | None
+        self,
+        directory: Path,
+        content_type: str,
+        limits: Limits,
+        stated_bytes: int | None,
+        purpose: str | None,
+        *,
+        headerless: bool,
     ) -> None:
         self._directory = directory
         self._file = StoredFile(directory, hashed=purpose is not None)
+        self._headerless = HeaderlessFile(self._file) if headerless else None
         self._purpose = purpose
         self._form: FormReader | FieldsReader
         if media_type_of(content_type) == MEDIA_TYPE:
             self._form = FieldsReader(limits)
         else:
-            self._form = FormReader(boundary_of(content_type), limits, self._file.write, stated_bytes)
+            write = self._file.write if self._headerless is None else self._headerless.write
+            self._form = FormReader(boundary_of(content_type), limits, write, stated_bytes)
         super().__init__(self._form)
 
     def _finished(self) -> Upload:
@@ -137,6 +152,8 @@ class _Reception(Reception[Upload]):
         if isinstance(self._form, FormReader) and self._form.has_file:
             if url is not None:
                 raise InvalidOption(URL_FIELD, f"give either this or {FILE_FIELD}, not both")
+            if self._headerless is not None:
+                self._headerless.finish()
             self._file.commit()
             file_name = self._form.file_name
         else:

@@ -136,13 +136,13 @@ def _known_speakers(given: Given, response_format: str, directory: Path) -> tupl
 
 def _language(given: Given) -> str:
     """The language that is spoken; several that may be are for the model to choose from all."""
-    from whisper_api.engine.languages import language_code
+    from whisper_api.engine.languages import language_or_auto
 
     language = given.text("language", MAX_WORD_CHARACTERS)
     if language is None:
-        codes = {language_code(each[: MAX_WORD_CHARACTERS + 1]) for each in given.every("languages")}
+        codes = {language_or_auto(each) for each in given.every("languages")}
         return codes.pop() if len(codes) == 1 else "auto"
-    return "auto" if language.lower() == "auto" else language_code(language)
+    return language_or_auto(language)
 
 
 def _hotwords(given: Given) -> str | None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from whisper_api.server.description.docs import ADDRESS_MARK, page
 from whisper_api.server.description.openapi import description
 from whisper_api.server.operations import Answer, Operation
+from whisper_api.server.proxies import public_url
 from whisper_api.server.resource import Resource
 from whisper_api.server.state import blocking, state_of
 
@@ -38,9 +39,7 @@ async def openapi(request: Request) -> Response:
 async def docs(request: Request) -> Response:
     """This description, as people read it."""
     _, html = await blocking(state_of(request).reads, _described, request)
-    # As the client calls this server; where it does not say, it has to know by itself.
-    host = request.headers.get("host") or "127.0.0.1"
-    address = shlex.quote(f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}")
+    address = shlex.quote(public_url(request))
     return Response(html.replace(ADDRESS_MARK, escape(address)), headers=PAGE_HEADERS, media_type="text/html")
 
 

@@ -133,7 +133,7 @@ TRANSCRIPTION_FIELDS = (
     FILE,
     URL,
     MODEL_FIELD,
-    FormField("language", str, "Code of the language that is spoken; detected when it is not given"),
+    FormField("language", str, "Code or name of the language that is spoken; detected when it is not given"),
     FormField(
         "languages[]", str, "Languages that may be spoken: one counts as language, several are detected", repeated=True
     ),
