@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from whisper_api.formats import render
 from whisper_api.schema import Segment, Transcript
-from whisper_api.server.openai.texts import space_between
+from whisper_api.word_spacing import space_between
 
 __all__ = ["AsrOutput", "asr_text"]
 
