@@ -41,6 +41,7 @@ from measuring import (
     measured_ceilings,
     median,
     models_dir,
+    needs,
     recording,
     resident,
     sample_call,
@@ -58,7 +59,13 @@ def main() -> int:
     parser = arguments(__doc__, runs=3)
     parser.add_argument("--seconds", type=float, default=120.0, help="of speech")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="NAME", help=", ".join(STAGES))
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
+    # Diarization has a peer of its own, and no words to count.
+    of_words = set(options.only) - {"diarization"}
+    if of_words:
+        needs.require(parser, options, needs.WHISPERX, needs.FFMPEG)
+    if "recognition" in options.only:
+        needs.require(parser, options, needs.NORMALIZER)
     report = Report("stages", options)
     found = measured_ceilings()
     report.note("ceilings", vars(found))
@@ -69,7 +76,7 @@ def main() -> int:
         weights = models_dir() / "whisper" / options.model
         ours = stack.enter_context(resident("stage_sides:ours", models=str(models), model=options.model, beam=BEAM))
         theirs = None
-        if not options.no_peers and peers.missing() is None:
+        if not options.no_peers and of_words:
             aligner = str(peers.alignment_dir(models))
             theirs = stack.enter_context(
                 resident("stage_sides:whisperx", weights=str(weights), align_dir=aligner, beam=BEAM)
@@ -149,7 +156,7 @@ class _Bench:
             if not self._options.no_peers:
                 theirs = stack.enter_context(resident("stage_sides:pyannote", models=str(models_dir())))
                 sides = {PYANNOTE: lambda: judged(theirs.run(paths=paths)), **sides}
-            samples = take_turns(sides, self._options.runs)
+            samples = take_turns(sides, self._options.runs, discard=0 if self._options.quick else 1)
         seconds = median(samples[OURS], "seconds of audio") or 0.0
         floors = {OURS: diarization_floor(self._found, seconds)}
         self._add("diarization", samples, (3, 6), floors)
