@@ -13,7 +13,7 @@ import msgspec
 
 from whisper_api import errors
 from whisper_api.client.upload import Form, SourceFailed
-from whisper_api.errors import InvalidInput, InvalidOption, RequestError, WhisperApiError
+from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
 
 if TYPE_CHECKING:
     import requests
@@ -254,7 +254,7 @@ class _Broken(Exception):
     """An attempt failed on the way; the message says how."""
 
 
-class NotNow(Exception):
+class NotNow(Portable):
     """An answer could not be had or ended early; it may be asked for again.
 
     Args:

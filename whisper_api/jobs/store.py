@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from whisper_api.errors import Portable
 from whisper_api.jobs.database import BUSY_SECONDS, Database
 from whisper_api.jobs.job_search import conditions
 from whisper_api.jobs.key_table import KeyTable
@@ -53,7 +54,7 @@ _TO_JOIN = """
 """
 
 
-class AlreadyThere(Exception):
+class AlreadyThere(Portable):
     """A job with this owner and this idempotency key is there already, or one that is to be joined.
 
     Args:
