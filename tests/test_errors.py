@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import multiprocessing
@@ -109,8 +110,12 @@ def state(value: object) -> object:
     return value
 
 
+def pickled(protocol: int, value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value, protocol))
+
+
 COPIES: dict[str, Callable[[Any], Any]] = {
-    **{f"pickle {number}": lambda e, n=number: pickle.loads(pickle.dumps(e, n)) for number in range(2, 6)},
+    **{f"pickle {protocol}": functools.partial(pickled, protocol) for protocol in range(2, 6)},
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
 }

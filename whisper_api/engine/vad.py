@@ -258,7 +258,7 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     weight = np.zeros_like(total)
     path = ctx.store.ensure("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
-    with ctx.models.lease(source) as model:
+    with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)
 
         def items() -> Iterator[tuple[SegmentWindows, Floats, float]]:
