@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -95,6 +96,7 @@ class Transport:
         self._retries = retries
         self._session = session
         self._owns_session = session is None
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Close the connections."""
@@ -217,6 +219,12 @@ class Transport:
     ) -> Iterator[requests.Response]:
         import requests
 
+        if self._process != os.getpid():
+            # Forked: the parent's connections are open here too, and would give this process the parent's answers.
+            # A session that is closed makes new ones when it is used again.
+            self._process = os.getpid()
+            if self._session is not None:
+                self._session.close()
         if self._session is None:
             self._session = requests.Session()
         try:

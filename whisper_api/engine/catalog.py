@@ -28,6 +28,7 @@ from whisper_api.engine.download import (
 )
 from whisper_api.engine.download_watch import DownloadWatch, Report, watched
 from whisper_api.engine.file_lock import locked
+from whisper_api.engine.hub import hub_is_offline
 from whisper_api.engine.model_entry import Entry, Kind
 from whisper_api.engine.model_files import (
     MANIFEST,
@@ -126,6 +127,9 @@ class ModelStore:
         hf_token: Hugging Face access token for gated models; None uses the one this machine is logged in with.
         offline: True fetches nothing at all. Otherwise ``HF_HUB_OFFLINE`` alone keeps the hub from being asked.
         progress: told how far a download is, from the thread that asked for the model.
+
+    Attributes:
+        offline: whether nothing is fetched at all.
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class ModelStore:
     ) -> None:
         self.root = Path(root).expanduser().absolute()
         self._hf_token = hf_token
-        self._offline = bool(offline)
+        self.offline = bool(offline)
         self._progress = progress
         # Entries are only ever replaced whole, so no lock is needed.
         self._unreachable: dict[str, _Unreachable] = {}
@@ -278,8 +282,10 @@ class ModelStore:
         """Why a source is not asked now; None when it is."""
         if source == "bundled":
             return "not installed"
-        if self._offline and not needs_no_network(source, entry):
+        if self.offline and not needs_no_network(source, entry):
             return "downloads are switched off"
+        if source == "hub" and hub_is_offline():
+            return "HF_HUB_OFFLINE is set"
         silent = self._unreachable.get(source, _ANSWERS)
         return silent.reason if silent.until > time.monotonic() else None
 

@@ -91,8 +91,6 @@ class _Counter:
 
 
 def _from_hub(entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
-    if hub.hub_is_offline():
-        raise SourceFailed("HF_HUB_OFFLINE is set")
     assert entry.hub is not None
     listing = hub.list_repository(entry.hub, entry.files, token)
     missing = [name for name in entry.required if not any(Path(file).match(name) for file in listing.files)]

@@ -319,7 +319,15 @@ class Engine:
     def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
         """How this engine loads a Whisper model onto a device; None is the first one."""
         device = device or self.device
-        return WhisperSource(str(model.path), device.kind, device.index, self.compute_type, self.threads, self.lanes)
+        return WhisperSource(
+            str(model.path),
+            device.kind,
+            device.index,
+            self.compute_type,
+            self.threads,
+            self.lanes,
+            self.store.offline,
+        )
 
     def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
         """The options with every default, checked against each other."""

@@ -81,6 +81,14 @@ class JobStore(ResultTable, KeyTable):
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
+    def check_process(self) -> None:
+        """Refuse to go on in a process that was forked after the store was opened; see :class:`Database`.
+
+        Raises:
+            ForkedProcess: this is such a process.
+        """
+        self._database.check_process()
+
     def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.
 
