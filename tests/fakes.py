@@ -50,6 +50,10 @@ class FakeExecutor:
         warm_up_gate: ``warm_up`` waits for it.
         warmed: how often ``warm_up`` was called.
         refusal: what ``check`` raises.
+        missing_models: models that must be downloaded before jobs that name them can run.
+        downloads: models whose download was begun, in order.
+        download_gate: ``download_model`` waits for it.
+        download_errors: what ``download_model`` raises, by model.
         beats: whether jobs that are held tell of themselves all the time.
     """
 
@@ -71,6 +75,11 @@ class FakeExecutor:
         self.warm_up_gate.set()
         self.warmed = 0
         self.refusal: Exception | None = None
+        self.missing_models: set[str] = set()
+        self.downloads: list[str] = []
+        self.download_gate = threading.Event()
+        self.download_gate.set()
+        self.download_errors: dict[str, Exception] = {}
         self.beats = False
         self.closed = False
         self.used_after_close = False
@@ -83,6 +92,19 @@ class FakeExecutor:
 
     def model_name(self, options: TranscriptionOptions) -> str:
         return options.model or "fake"
+
+    def missing_model(self, options: TranscriptionOptions) -> str | None:
+        return options.model if options.model in self.missing_models else None
+
+    def download_model(self, name: str, cancel: threading.Event) -> None:
+        self._touch()
+        self.downloads.append(name)
+        while not self.download_gate.wait(0.005):
+            if cancel.is_set():
+                raise Canceled("the download was canceled")
+        if name in self.download_errors:
+            raise self.download_errors[name]
+        self.missing_models.discard(name)
 
     def preload(self) -> None:
         self._touch()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from whisper_api.cli import COMMANDS, main
 from whisper_api.commands.flags import add_struct_flags, given
-from whisper_api.commands.outputs import output_stems, write_whole
+from whisper_api.commands.outputs import Outputs, output_stems, write_whole
 from whisper_api.commands.progress import ProgressLine, clock_time
 from whisper_api.schema import TranscriptionOptions
 
@@ -192,13 +193,80 @@ def test_output_that_is_no_terminal_is_utf8_whatever_the_locale(monkeypatch: pyt
     st.lists(st.sampled_from(["a.wav", "b/a.wav", "A.mp3", "a-2.wav", "a-2-2.ogg", "a-3.wav", "-", "stdin.wav"]))
 )
 def test_no_two_inputs_have_the_same_output(inputs: list[str]) -> None:
-    stems = output_stems(inputs)
+    stems = output_stems(inputs, Path("out"), ["srt"])
     assert len(stems) == len(inputs)
     assert len({stem.casefold() for stem in stems}) == len(stems)
     own = ["stdin" if name == "-" else Path(name).stem for name in inputs]
     for index, stem in enumerate(own):
         is_first = stem.casefold() not in {other.casefold() for other in own[:index]}
         assert (stems[index] == stem) == is_first
+
+
+LETTERS = st.sampled_from("aÉe\u0301会𝄞.- ")
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(st.lists(st.text(LETTERS, min_size=1, max_size=255), min_size=1, max_size=4), st.booleans())
+def test_every_input_has_files_of_its_own_that_can_be_written(names: list[str], long: bool) -> None:
+    names = [cut(name * 255 if long else name, 250) + ".wav" for name in names]
+    with tempfile.TemporaryDirectory() as directory:
+        stems = output_stems(names, Path(directory), ["srt", "json"])
+        for number, stem in enumerate(stems):
+            for extension in ("srt", "json"):
+                write_whole(Path(directory) / f"{stem}.{extension}", str(number))
+        assert len([*Path(directory).iterdir()]) == 2 * len(names)
+        for number, stem in enumerate(stems):
+            assert (Path(directory) / f"{stem}.srt").read_text() == str(number)
+
+
+def cut(name: str, size: int) -> str:
+    return name.encode()[:size].decode(errors="ignore") or "x"
+
+
+def test_no_file_is_written_over_an_input() -> None:
+    for name in ("talk.json", "talk-2.json", "other.wav"):
+        Path(name).touch()
+    Path("link.srt").symlink_to("other.wav")
+    inputs = ["talk.json", "talk-2.json", "other.wav", str(Path("link.mp3").absolute())]
+    assert output_stems(inputs, Path(), ["json"]) == ["talk-3", "talk-2-2", "other", "link"]
+    assert output_stems(inputs, Path(), ["srt"]) == ["talk", "talk-2", "other", "link-2"]
+    # Standard output overwrites nothing, and neither does another directory.
+    assert output_stems(inputs, None, ["json"]) == output_stems(inputs, Path("out"), ["json"])[:4]
+    assert output_stems(["talk.json"], Path("out"), ["json"]) == ["talk"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [(".wav", ".wav"), ("a..wav", "a."), ("a.b.wav", "a.b"), ("a. .wav", "a. "), ("...wav", "..")]
+)
+def test_odd_names_make_names(name: str, stem: str, tmp_path: Path) -> None:
+    (found,) = output_stems([name], tmp_path, ["srt"])
+    write_whole(tmp_path / f"{found}.srt", "text")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [f"{found}.srt"]
+    assert found == stem
+
+
+def test_a_transcript_that_cannot_be_written_where_it_should_is_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Outputs(["srt"], tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    assert out.write("srt", "a", "one") is None
+    # Somebody makes a directory of that name while the transcription runs.
+    (tmp_path / "out" / "b.srt").mkdir()
+    told = out.write("srt", "b", "two")
+    assert told
+    beside = Path(told.rpartition(" is in ")[2])
+    assert (beside.parent, beside.suffix, beside.read_text()) == (tmp_path / "out", ".srt", "two")
+    assert f"{tmp_path / 'out' / 'b.srt'} could not be written" in told
+    # Or removes the directory.
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told = out.write("srt", "c", "three")
+    assert told
+    assert Path(told.rpartition(" is in ")[2]).read_text() == "three"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError):
+        out.write("srt", "d", "four")
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
@@ -311,6 +379,25 @@ def test_files_that_fail_do_not_stop_the_others(
     assert [line for line in lines if line.startswith(f"{empty}: InvalidAudio: ")]
     assert [line for line in lines if line.startswith(f"{second}: written as clip-2")]
     assert len(lines) == 4
+
+
+@pytest.mark.models
+def test_a_name_as_long_as_it_may_be_is_kept_and_a_longer_one_is_cut(
+    transcribe: Run, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(clip, f"{'会' * 82}.wav")
+    shutil.copy(clip, f"{'é' * 126}.a")
+    assert transcribe(*Path.cwd().iterdir(), "-f", "srt,json", "-o", "out") == 0
+    found = {path.name for path in Path("out").iterdir()}
+    assert found == {f"{stem}.{suffix}" for stem in ("会" * 82, "é" * 125) for suffix in ("srt", "json")}
+    assert capfd.readouterr().err.count("written as") == 1
+
+
+def test_a_name_that_cannot_be_written_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out/a.srt").mkdir(parents=True)
+    Path("a.wav").touch()
+    assert main(["transcribe", "a.wav", "-f", "srt", "-o", "out"]) == 1
+    assert capsys.readouterr().err == "a.wav: IsADirectoryError: out/a.srt is a directory\n"
 
 
 @pytest.mark.models

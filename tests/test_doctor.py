@@ -148,6 +148,23 @@ def test_the_table_has_everything_the_report_has(
     assert by_name(report.places)["Hugging Face token"].state == "ok"
 
 
+def test_places_that_others_can_open_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    arguments = ("--models-dir", tmp_path / "none")
+    os.environ["WHISPER_DATA_DIR"] = str(data)
+    try:
+        _, report = examined(capsys, *arguments)
+        data.chmod(0o700)
+        _, closed = examined(capsys, *arguments)
+    finally:
+        del os.environ["WHISPER_DATA_DIR"]
+    assert by_name(report.places)["permissions"].state == "failed"
+    assert f"chmod 700 {data}" in by_name(report.places)["permissions"].detail
+    assert "permissions" not in by_name(closed.places)
+
+
 def test_versions_are_those_of_the_distributions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, report = examined(capsys, "--models-dir", tmp_path / "none")
     for name in ("torch", "ctranslate2", "faster-whisper", "whisperx", "pyannote.audio"):

@@ -12,10 +12,12 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VALUES = {"errors", "schema"}
-SETTINGS = {"config", "config_sources", "values"}
+# How words stand in a text and in time: functions of the schema's values.
+WORDS = {"time_order", "word_spacing"}
+SETTINGS = {"config", "config_sources", "permissions", "values"}
 DOCTOR = {"doctor", "doctor_stages"}
-ENGINE = VALUES | SETTINGS | {"engine"}
-JOBS = ENGINE | {"formats", "jobs"}
+ENGINE = VALUES | WORDS | SETTINGS | {"engine"}
+JOBS = ENGINE | {"formats", "subtitles", "jobs"}
 # Each part of the package, and which others it may import. A part may always import itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -23,7 +25,11 @@ ALLOWED: dict[str, set[str]] = {
     "values": set(),
     "config": SETTINGS | VALUES,
     "config_sources": SETTINGS | VALUES,
-    "formats": VALUES,
+    "permissions": SETTINGS | VALUES,
+    "time_order": VALUES,
+    "word_spacing": VALUES,
+    "subtitles": VALUES | WORDS,
+    "formats": VALUES | WORDS | {"subtitles"},
     "logs": SETTINGS,
     "engine": ENGINE,
     "jobs": JOBS,

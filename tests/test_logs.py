@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.config import Config
-from whisper_api.logs import current_request, set_up
+from whisper_api.logs import Repeats, current_request, set_up
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+ .*")
 FORMATS: tuple[Literal["text", "json"], ...] = ("text", "json")
@@ -155,3 +156,80 @@ def test_a_thread_that_fails_is_in_the_log() -> None:
     assert "CRITICAL" in first
     assert "worker-7" in first
     assert "unheard" in trace[-1]
+
+
+# --- lines that come too often ---
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged to a logger of its own, through a filter."""
+
+    def __init__(self, repeats: Repeats) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.logger = logging.Logger(f"test.{id(self)}", logging.DEBUG)
+        # As the filter finds it again, by its name.
+        logging.getLogger(self.logger.name).addHandler(self)
+        self.logger.addHandler(self)
+        self.logger.addFilter(repeats)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def wait_for(self, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.records) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_lines_that_come_too_often_are_counted_and_none_is_lost() -> None:
+    lines = Lines(Repeats(lines=3, seconds=0.5))
+    for number in range(100_000):
+        lines.logger.warning("connection %d was lost", number, extra={"number": number})
+    lines.wait_for(4)
+    written = len(lines.records)
+    assert written < 1000, "a few in each period, however many come"
+    while sum(getattr(record, "repeats", 1) for record in lines.records) < 100_000:
+        lines.wait_for(written + 1)
+        written = len(lines.records)
+    assert sum(getattr(record, "repeats", 1) for record in lines.records) == 100_000
+    last = lines.records[-1]
+    assert last.getMessage() == "connection 99999 was lost", "the last one stands for those before it"
+
+
+def test_lines_of_another_kind_or_level_are_written() -> None:
+    lines = Lines(Repeats(lines=1, seconds=3600))
+    for _ in range(5):
+        lines.logger.warning("one %s", "x")
+        lines.logger.error("one %s", "x")
+        lines.logger.warning("two")
+    assert [(record.levelname, record.msg) for record in lines.records] == [
+        ("WARNING", "one %s"),
+        ("ERROR", "one %s"),
+        ("WARNING", "two"),
+    ]
+
+
+def test_a_kind_of_ones_own_and_lines_that_are_always_written() -> None:
+    lines = Lines(Repeats(lines=1, seconds=3600, kind=lambda record: getattr(record, "status", None)))
+    for status in (401, 401, None, None, 404):
+        lines.logger.info("request", extra={} if status is None else {"status": status})
+    assert [getattr(record, "status", None) for record in lines.records] == [401, None, None, 404]
+
+
+def test_a_period_ends() -> None:
+    lines = Lines(Repeats(lines=1, seconds=0.05))
+    for _ in range(3):
+        lines.logger.info("now and then")
+        time.sleep(0.1)
+    assert len(lines.records) == 3
+
+
+def test_messages_of_any_number_of_kinds_are_not_remembered_for_ever() -> None:
+    repeats = Repeats(lines=1, seconds=0.001)
+    lines = Lines(repeats)
+    for number in range(5000):
+        lines.logger.info(f"message {number}")
+    assert len(lines.records) == 5000
+    assert len(repeats._seen) < 5000

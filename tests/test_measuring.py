@@ -38,6 +38,7 @@ from measuring import (
     whisper_floor,
     word_errors,
 )
+from measuring.children import environment
 from measuring.speech import SAMPLE_RATE, sample_call_text
 
 CEILINGS = Ceilings(int8=700e9, fp32=90e9, bf16=400e9, read=35e9)
@@ -425,3 +426,13 @@ def test_each_script_tells_its_arguments(name: str) -> None:
 def test_the_shared_arguments_have_defaults() -> None:
     parsed = arguments("what it does", runs=3).parse_args([])
     assert (parsed.runs, parsed.quick, parsed.audio, parsed.json, parsed.plot) == (3, False, None, None, None)
+
+
+def test_compiled_modules_lie_where_only_this_user_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = Path(environment()["PYTHONPYCACHEPREFIX"])
+    assert tmp_path / "cache" in directory.parents
+    assert directory.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "elsewhere")
+    assert environment()["PYTHONPYCACHEPREFIX"] == "elsewhere"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from rest_server import TEXT, Hold, Refuse, Rest, serving
 
 from whisper_api.cli import main
 from whisper_api.client import transport
+from whisper_api.commands import outputs
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +95,10 @@ def test_a_file_goes_there_and_its_text_comes_back(
     assert "a.wav: warning: job" in captured.err
     (post,) = rest.of("POST")
     assert (post.file, post.file_name) == (b"first", "a.wav")
-    assert post.fields == {"sync": "false", "language": "en", "align": "false", "output_format": "txt"}
+    asked = {"sync": "false", "language": "en", "align": "false", "output_format": "txt"}
+    # The result goes when it has been written here, not when it was sent.
+    assert post.fields == {**asked, "keep_result": "true"}
+    assert rest.canceled == [(next(iter(rest.jobs)), {})]
 
 
 def test_the_format_is_that_of_the_configuration_unless_it_is_given(
@@ -116,6 +121,48 @@ def test_several_formats_are_files_and_the_result_that_was_kept_for_them_is_remo
     assert capsys.readouterr() == ("", "")
     assert submit("a.wav", "-f", "txt,srt", "--keep-result", "-q") == 0
     assert len(rest.canceled) == 2
+
+
+def test_the_layout_of_subtitles_is_sent(submit: Submit, rest: Rest) -> None:
+    assert submit("a.wav", "-f", "srt", "--max-line-width", "42", "--highlight-words", "-q") == 0
+    (post,) = rest.of("POST")
+    assert (post.fields["max_line_width"], post.fields["highlight_words"]) == ("42", "true")
+    assert "max_line_count" not in post.fields
+
+
+def test_a_name_that_is_as_long_as_it_may_be(submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["会" * 82 + ".wav", "é" * 125 + ".wav"]
+    for name in names:
+        Path(name).write_bytes(b"long")
+    assert submit(*names, "-f", "srt,json", "-o", "out", "-q") == 0
+    assert {path.name for path in Path("out").iterdir()} == {
+        f"{stem}.{suffix}" for stem in ("会" * 82, "é" * 125) for suffix in ("srt", "json")
+    }
+    assert capsys.readouterr().err == ""
+
+
+def test_a_result_that_cannot_be_written_is_kept(
+    submit: Submit, rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs, "write_whole", full)
+    assert submit("a.wav", "-f", "srt", "-o", "out") == 1
+    told = capsys.readouterr().err
+    assert f"the server keeps the result of job {next(iter(rest.jobs))}" in told
+    assert "No space left on device" in told
+    assert rest.canceled == []
+    assert rest.of("POST")[0].fields["keep_result"] == "true"
+
+
+def test_a_name_that_cannot_be_written_is_told_before_anything_is_sent(
+    submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/a.srt").mkdir(parents=True)
+    assert submit("a.wav", "b.wav", "-f", "srt", "-o", "out", "-q") == 1
+    assert "a.wav: IsADirectoryError: out/a.srt is a directory" in capsys.readouterr().err
+    assert [post.file_name for post in rest.of("POST")] == ["b.wav"]
 
 
 def test_standard_input_is_a_file_too(submit: Submit, rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.pipeline import Engine
     from whisper_api.errors import (
+        AudioTooLong,
         Busy,
         CallerLimit,
         Canceled,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AudioTooLong",
     "Busy",
     "CallerLimit",
     "Canceled",

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from whisper_api.values import help_line
 
-__all__ = ["Config", "Loaded", "Setting", "describe", "settings", "written"]
+__all__ = ["Config", "Downloaders", "Loaded", "Setting", "describe", "settings", "written"]
 
 SECRETS = frozenset({"HF_TOKEN"})
 
@@ -31,7 +31,15 @@ SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
+ModelAliases = Annotated[
+    str,
+    Meta(
+        pattern=r"^\s*[^=,\s]+\s*=\s*[^=,\s][^=,]*(,\s*[^=,\s]+\s*=\s*[^=,\s][^=,]*)*,?\s*$",
+        examples=["my-asr=base, scribe=large-v3"],
+    ),
+]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud"]
+Downloaders = Literal["anyone", "administrators", "nobody"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
@@ -61,6 +69,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     http_workers: Annotated[CountOrZero, _is("threads for blocking request work, in one process; 0 = CPU count")] = (
         _key("HTTP_WORKER_NUMBER", 0)
     )
+    max_connections: Annotated[Count, _is("connections that may be open at a time; one address may have half")] = _key(
+        "MAX_CONNECTIONS", 2000
+    )
     models_dir: Annotated[Path, _is("where model files are kept")] = _key("WHISPER_MODELS_DIR", Path("models_cache"))
     tmp_dir: Annotated[Path, _is("where uploads are kept until their job ends")] = _key(
         "WHISPER_TMP_FILES", Path("var/tmp")
@@ -72,7 +83,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
         _key("WHISPER_MODEL", "auto")
     )
-    language: Annotated[Text, _is("code of the language spoken; auto = detect it")] = _key("WHISPER_LANGUAGE", "fr")
+    model_aliases: Annotated[ModelAliases | None, _is("own names for models: name=model, with commas between")] = _key(
+        "MODEL_ALIASES", None
+    )
+    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it")] = _key(
+        "WHISPER_LANGUAGE", "fr"
+    )
     device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(
         "WHISPER_DEVICE", "auto"
     )
@@ -87,6 +103,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")
     ] = _key("MODEL_KEEP_ALIVE_SECONDS", -1)
     preload_models: Annotated[bool, _is("load the models when the server starts")] = _key("PRELOAD_MODELS", True)
+    model_downloads: Annotated[
+        Downloaders, _is("whose jobs may name a model that the server must download: anyone, administrators or nobody")
+    ] = _key("WHISPER_MODEL_DOWNLOADS", "administrators")
     job_retention_hours: Annotated[Hours, _is("hours until a job and its result are removed")] = _key(
         "WHISPER_JOB_RETENTION_HOURS", 48
     )
@@ -97,13 +116,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "WHISPER_RESULT_GRACE_SECONDS", 300
     )
     max_file_size: Annotated[Count, _is("bytes an upload may have")] = _key("MAX_FILE_SIZE", 536870912)
+    max_audio_seconds: Annotated[SecondsOrZero, _is("seconds audio may last, 12 hours as shipped; 0 = any length")] = (
+        _key("MAX_AUDIO_SECONDS", 43200)
+    )
+    max_audio_memory: Annotated[
+        CountOrZero, _is("bytes of decoded audio in memory, over all jobs; more goes to files in WHISPER_TMP_FILES")
+    ] = _key("MAX_AUDIO_MEMORY", 536870912)
     enable_concurrency: Annotated[bool, _is("work on several jobs at a time")] = _key("ENABLE_CONCURRENCY", False)
     max_concurrent_jobs: Annotated[Count, _is("how many, when ENABLE_CONCURRENCY is true")] = _key(
         "MAX_CONCURRENT_JOBS", 6
     )
     max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
     max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
-        _key("MAX_JOBS_PER_KEY", 0)
+        _key("MAX_JOBS_PER_KEY", 200)
+    )
+    max_uploads_per_key: Annotated[
+        CountOrZero, _is("unfinished uploads that one key may have, each of MAX_FILE_SIZE; 0 = no limit of its own")
+    ] = _key("MAX_UPLOADS_PER_KEY", 16)
+    max_uploads_per_address: Annotated[
+        CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
+    ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
+    min_upload_bytes_per_second: Annotated[
+        CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
+    ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)
+    upload_timeout_seconds: Annotated[Seconds, _is("seconds that a whole upload may take")] = _key(
+        "UPLOAD_TIMEOUT_SECONDS", 14400
     )
     stall_seconds: Annotated[Seconds, _is("seconds without progress after which a running job counts as stalled")] = (
         _key("WHISPER_STALL_SECONDS", 600)
@@ -117,6 +154,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
         "WHISPER_TLS_KEY_FILE", None
     )
+    root_path: Annotated[str | None, _is("path under which a reverse proxy offers the server, as in /whisper")] = _key(
+        "WHISPER_ROOT_PATH", None
+    )
+    trusted_proxies: Annotated[
+        str | None, _is("proxies whose X-Forwarded headers are believed: addresses or networks, with commas between")
+    ] = _key("WHISPER_TRUSTED_PROXIES", None)
     enable_url_uploads: Annotated[bool, _is("fetch audio from addresses that callers name")] = _key(
         "ENABLE_URL_UPLOADS", False
     )
@@ -127,6 +170,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
     ] = _key("URL_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
+    allowed_origins: Annotated[
+        str | None,
+        _is("origins of web pages that may call the server without keys, with commas between; * = every page"),
+    ] = _key("ALLOWED_ORIGINS", None)
     hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
         "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from whisper_api.permissions import exposed_places
+
 if TYPE_CHECKING:
     from whisper_api.config import Loaded
 
@@ -208,6 +210,7 @@ def _places(loaded: Loaded) -> tuple[Check, ...]:
         attempt("models", lambda: _place(config.models_dir)),
         attempt("data", lambda: _place(config.data_dir)),
         attempt("uploads", lambda: _place(config.tmp_dir)),
+        *(Check("permissions", "failed", warning) for warning in exposed_places(config)),
         token,
     )
 

@@ -5,6 +5,7 @@
     WhisperApiError
     ├── InvalidInput               what the caller gave cannot be used
     │   ├── InvalidAudio           not audio that can be decoded; says what was found instead
+    │   │   └── AudioTooLong       it lasts longer than audio may
     │   └── InvalidOption          an option's value is out of range or contradicts another
     ├── ConfigError                the configuration file or environment cannot be used
     ├── ModelError
@@ -43,6 +44,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AudioTooLong",
     "Busy",
     "CallerLimit",
     "Canceled",
@@ -102,6 +104,10 @@ class InvalidInput(WhisperApiError):
 
 class InvalidAudio(InvalidInput):
     """The input is not audio that can be decoded. The message says what was found."""
+
+
+class AudioTooLong(InvalidAudio):
+    """The audio lasts longer than it may. The message says how long it is and how long it may be."""
 
 
 class InvalidOption(InvalidInput):

@@ -1,54 +1,32 @@
 """The formats a transcript can be written in: srt, vtt, txt, tsv, json and aud, each a function of a Transcript.
 
-The text is byte for byte (as UTF-8) what the writers of whisperx 3.8 give for the same segments, json included. Where
-those writers fail, this is given instead:
+Without options, the text is byte for byte (as UTF-8) what the writers of whisperx 3.8 give for the same segments, json
+included. Where those writers fail, this is given instead:
 
+- Words have the spaces of the segment's text between them: whisperx glues Latin words together in a Chinese or Japanese
+  text, and has no words for a translation or for Burmese, Cantonese, Lao and Thai.
+- Every word, segment and subtitle lasts at least a millisecond, and none overlaps another one.
 - A segment without words among segments with words is a subtitle of its own, with the segment's text and times.
-- A time before zero counts as zero in subtitles.
-- The words of a translation, which are English, have spaces between them whatever language is spoken, and those of
-  Burmese, Cantonese, Lao and Thai have none: whisperx has no words for these.
+- A line of more than 1000 characters is not broken.
 - Where only the language was asked for, txt is one line: its code and its probability.
 
-One thing of theirs is worth knowing: when the first segment has no words, every segment is one subtitle, and the
-options for lines and highlighting have no effect.
+:mod:`whisper_api.subtitles` says what holds with options.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Meta
+from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
+from whisper_api.schema import RenderOptions, Segment, Transcript, Word
+from whisper_api.subtitles import speaker_label, subtitles
+from whisper_api.time_order import in_order
 
 __all__ = ["FORMATS", "Format", "RenderOptions", "render", "to_whisperx"]
-
-UNBOUNDED_LINE = 1000  # characters; whisperx's bound where none is asked for
-LONG_PAUSE = 3.0  # seconds after which a subtitle ends, when lines are counted
-
-
-class RenderOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How subtitles (srt, vtt) are laid out. All three need word times and have no effect without them.
-
-    Attributes:
-        max_line_width: characters in a line; longer lines are broken between words.
-        max_line_count: lines in a subtitle. With ``max_line_width``, subtitles no longer end where segments do.
-        highlight_words: one subtitle for each word, which is underlined in it.
-    """
-
-    max_line_width: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="most characters in a line of subtitles")
-    ] = None
-    max_line_count: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="most lines in a subtitle; needs max_line_width")
-    ] = None
-    highlight_words: Annotated[bool, Meta(description="underline each word of the subtitles as it is spoken")] = False
-
 
 PLAIN = RenderOptions()
 
@@ -84,7 +62,7 @@ def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) 
         chosen = FORMATS[format]
     except KeyError:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
-    return chosen.render(transcript, options)
+    return chosen.render(replace(transcript, segments=in_order(transcript.segments)), options)
 
 
 def to_whisperx(transcript: Transcript) -> dict[str, Any]:
@@ -133,7 +111,7 @@ def _txt(transcript: Transcript, options: RenderOptions) -> str:
         # Of a recording whose language alone was asked for, there is nothing else to say.
         probability = transcript.language_probability
         return f"{transcript.language}\n" if probability is None else f"{transcript.language} {probability:.2f}\n"
-    return "".join(f"{_prefix(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
+    return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 
 def _tsv(transcript: Transcript, options: RenderOptions) -> str:
@@ -158,17 +136,13 @@ def _json(transcript: Transcript, options: RenderOptions) -> str:
 
 
 def _srt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = enumerate(_subtitles(transcript, options, _srt_time), start=1)
-    return "".join(f"{number}\n{start} --> {end}\n{text}\n\n" for number, (start, end, text) in cues)
+    cues = enumerate(subtitles(transcript, options), start=1)
+    return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in cues)
 
 
 def _vtt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = _subtitles(transcript, options, _vtt_time)
-    return "WEBVTT\n\n" + "".join(f"{start} --> {end}\n{text}\n\n" for start, end, text in cues)
-
-
-def _prefix(speaker: str | None) -> str:
-    return "" if speaker is None else f"[{speaker}]: "
+    cues = subtitles(transcript, options)
+    return "WEBVTT\n\n" + "".join(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n\n" for start, end, text in cues)
 
 
 def _without_tabs(segment: Segment) -> str:
@@ -189,93 +163,6 @@ def _srt_time(seconds: float) -> str:
 def _vtt_time(seconds: float) -> str:
     hours, *rest = _clock(seconds)
     return (f"{hours:02d}:" if hours else "") + "{:02d}:{:02d}.{:03d}".format(*rest)
-
-
-class _Cue(NamedTuple):
-    """Words that stand in one subtitle: each as it is shown, with the time it is spoken."""
-
-    speaker: str | None
-    pieces: list[str]
-    words: list[Word]
-
-
-def _subtitles(
-    transcript: Transcript, options: RenderOptions, time: Callable[[float], str]
-) -> Iterator[tuple[str, str, str]]:
-    """Start, end and text of each subtitle."""
-    segments = transcript.segments
-    if not segments or not segments[0].words:
-        for segment in segments:
-            yield _whole(segment, time)
-        return
-    written = transcript.options.written_language(transcript.language)
-    space = "" if written in LANGUAGES_WITHOUT_SPACES else " "
-    for cue in _cues(segments, options):
-        if isinstance(cue, Segment):
-            yield _whole(cue, time)
-            continue
-        prefix = _prefix(cue.speaker)
-        text = prefix + space.join(cue.pieces)
-        if not options.highlight_words:
-            yield time(min(word.start for word in cue.words)), time(max(word.end for word in cue.words)), text
-            continue
-        until = time(min(word.start for word in cue.words))
-        for index, word in enumerate(cue.words):
-            start, end = time(word.start), time(word.end)
-            if until != start:
-                yield until, start, text
-            marked = [*cue.pieces[:index], _underlined(cue.pieces[index]), *cue.pieces[index + 1 :]]
-            yield start, end, prefix + " ".join(marked)
-            until = end
-
-
-def _whole(segment: Segment, time: Callable[[float], str]) -> tuple[str, str, str]:
-    text = segment.text.strip().replace("-->", "->")
-    return time(segment.start), time(segment.end), _prefix(segment.speaker) + text
-
-
-def _cues(segments: tuple[Segment, ...], options: RenderOptions) -> Iterator[_Cue | Segment]:
-    """Words gathered into subtitles; a segment without words as it is."""
-    width = options.max_line_width or UNBOUNDED_LINE
-    across_segments = options.max_line_width is not None and options.max_line_count is not None
-    cue: _Cue | None = None
-    length, lines = 0, 1
-    before = segments[0].start
-    for segment in segments:
-        if not segment.words:
-            if cue:
-                yield cue
-            yield segment
-            cue, length, lines = None, 0, 1
-            before = segment.end
-        for index, word in enumerate(segment.words):
-            pause = across_segments and word.start - before > LONG_PAUSE
-            ends = cue is not None and index == 0 and not across_segments
-            before = word.start
-            piece = word.word
-            if length > 0 and length + len(piece) <= width and not pause and not ends:
-                length += len(piece)
-            else:
-                piece = piece.strip()
-                full = options.max_line_count is not None and (pause or lines >= options.max_line_count)
-                if cue and (ends or full):
-                    yield cue
-                    cue, lines = None, 1
-                elif length > 0:
-                    lines += 1
-                    piece = "\n" + piece
-                length = len(piece.strip())
-            if cue is None:
-                cue = _Cue(segment.speaker, [], [])
-            cue.pieces.append(piece)
-            cue.words.append(word)
-    if cue:
-        yield cue
-
-
-def _underlined(piece: str) -> str:
-    # A piece with a line break inside is left as it is, one that begins with one is not.
-    return re.sub(r"\A(\s*)(.*)$", r"\1<u>\2</u>", piece)
 
 
 FORMATS: dict[str, Format] = {

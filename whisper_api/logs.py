@@ -13,17 +13,91 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from whisper_api.config import Config
 
-__all__ = ["current_request", "set_up"]
+__all__ = ["Repeats", "current_request", "set_up"]
 
 # The id of the request that the running code works for; every record made meanwhile carries it.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+
+# Of lines that strangers can cause, so many of a kind are written in each period.
+REPEATED_LINES = 50
+REPEATED_SECONDS = 60.0
+MAX_KINDS = 1000
+
+
+def _by_message(record: logging.LogRecord) -> Hashable:
+    return record.levelno, record.msg
+
+
+class Repeats(logging.Filter):
+    """Counts lines that come too often instead of writing them: add it to a logger whose lines strangers can cause.
+
+    The first lines of a kind are written. When the period that begins with the first one is over, the last line of that
+    kind is written with ``repeats``: how many it stands for.
+
+    Args:
+        lines: of a kind that are written in a period.
+        seconds: the period.
+        kind: tells which lines are of a kind, by default those with the same level and the same message before its
+            arguments are filled in; None for a line that is always written.
+    """
+
+    def __init__(
+        self,
+        lines: int = REPEATED_LINES,
+        seconds: float = REPEATED_SECONDS,
+        kind: Callable[[logging.LogRecord], Hashable | None] = _by_message,
+    ) -> None:
+        super().__init__()
+        self._lines = lines
+        self._seconds = seconds
+        self._kind = kind
+        self._lock = threading.Lock()
+        self._seen: dict[Hashable, _Seen] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = None if hasattr(record, "repeats") else self._kind(record)
+        if kind is None:
+            return True
+        now = time.monotonic()
+        with self._lock:
+            seen = self._seen.get(kind)
+            if seen is None or now >= seen.until:
+                if len(self._seen) >= MAX_KINDS:
+                    self._seen = {kind: each for kind, each in self._seen.items() if now < each.until}
+                seen = self._seen[kind] = _Seen(until=now + self._seconds)
+            seen.lines += 1
+            seen.last = record
+            if seen.lines == self._lines + 1:
+                timer = threading.Timer(seen.until - now, self._tell, (seen,))
+                timer.daemon = True
+                timer.start()
+            return seen.lines <= self._lines
+
+    def _tell(self, seen: _Seen) -> None:
+        with self._lock:
+            record = seen.last
+            assert record is not None
+            record.repeats = seen.lines - self._lines
+        logging.getLogger(record.name).handle(record)
+
+
+@dataclass
+class _Seen:
+    """What a filter has seen of a kind in one period: until when, how many lines, and the last one."""
+
+    until: float
+    lines: int = 0
+    last: logging.LogRecord | None = None
 
 
 def set_up(config: Config, stream: TextIO | None = None) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Progress",
+    "RenderOptions",
     "ResultSegment",
     "ResultWord",
     "Segment",
@@ -68,11 +69,16 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
     language: Annotated[
-        str | None, _described("language code spoken in the audio (fr, en ...), or auto to detect it")
+        str | None,
+        _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
     ] = None
     task: Annotated[
         Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
     ] = "transcribe"
+    audio_track: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        _described("which audio track of the file, counted from 1; unset: its default one, or the first"),
+    ] = None
     align: Annotated[bool, _described("give every word its start and end")] = True
     diarize: Annotated[
         bool | None,
@@ -110,6 +116,27 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defau
         return "en" if self.task == "translate" else spoken
 
 
+class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How subtitles (srt, vtt) are laid out; other formats have no lines.
+
+    Attributes:
+        max_line_width: characters in a line, as they are printed, the speaker's label included. Longer lines are broken
+            between words; a word that is wider stands in a line of its own.
+        max_line_count: lines in a subtitle. With ``max_line_width``, which it needs, a subtitle ends where its lines
+            are full, where the speaker changes or after a long pause, no longer where a segment ends.
+        highlight_words: one subtitle for each word, which is underlined in it.
+    """
+
+    max_line_width: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _described("most characters in a line of subtitles, the speaker's label included"),
+    ] = None
+    max_line_count: Annotated[
+        Annotated[int, Meta(ge=1)] | None, _described("most lines in a subtitle; needs max_line_width")
+    ] = None
+    highlight_words: Annotated[bool, _described("underline each word of the subtitles as it is spoken")] = False
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     """One token that was decoded, and how sure the decoder was of it.
 
@@ -129,7 +156,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         word: the word with its punctuation, without surrounding spaces.
-        start, end: seconds from the beginning of the audio; ``start <= end``.
+        start, end: seconds from the beginning of the audio; at least a millisecond apart. The next word does not begin
+            before this one ends.
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
         speaker: the speaker's label, when diarization ran.
         interpolated: True when the time was not measured but put between those of the neighbours.
@@ -148,8 +176,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        start, end: seconds.
-        text: what was said; when there are words, they are this text's words in order.
+        start, end: seconds; at least a millisecond apart. The next segment does not begin before this one ends.
+        text: what was said; when there are words, they are this text's words in order, with its spaces between them.
         speaker: label of the speaker who talks most in it.
         words: empty when word times were not asked for.
         avg_logprob: mean log probability per token of the decoding that this text comes from.
@@ -273,7 +301,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         stage: the stage that runs.
         eta_seconds: until the job ends, when that can be told.
         audio_seconds: length of the audio, when it is known.
-        error: why it Failed.
+        error: why it Failed, or why the server has Canceled it.
         warnings: what could not be done as asked, one sentence each.
         file_name: what the client called the file.
         metadata: what the client gave to be kept with the job.
@@ -377,6 +405,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
         model: the Whisper model that judged, by name.
         warnings: what could not be done as asked, one sentence each.
         metadata: what the client gave to be kept with the job; not there when it gave none.
+        detected_language: English name of the likeliest language, in small letters.
+        language_code: the same as ``language``. This and the two beside it are what whisper-asr-webservice answers.
+        confidence: the same as ``language_probability``; 0 where that is not known.
     """
 
     language: str
@@ -386,6 +417,9 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    detected_language: str
+    language_code: str
+    confidence: float
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):

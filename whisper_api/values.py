@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,7 +43,10 @@ def convert(value: object, annotation: Any) -> Any:
 
 
 def expected(annotation: Any) -> str:
-    """What values a type takes, in words: ``a whole number from 0 to 65535``."""
+    """What values a type takes, in words: ``a whole number from 0 to 65535``, or an example of text with a pattern."""
+    for info in _with_members(inspect.type_info(annotation)):
+        if isinstance(info, inspect.Metadata) and info.extra_json_schema and "examples" in info.extra_json_schema:
+            return f"text such as {info.extra_json_schema['examples'][0]}"
     return " or ".join(_in_words(part) for part in union_parts(annotation))
 
 
@@ -64,6 +68,16 @@ def union_parts(annotation: Any) -> list[inspect.Type]:
     info = bare_type(annotation)
     parts = info.types if isinstance(info, inspect.UnionType) else (info,)
     return [part for part in parts if not isinstance(part, inspect.NoneType)]
+
+
+def _with_members(info: inspect.Type) -> Iterator[inspect.Type]:
+    """A type, and those that it is made of: of a union, and under what was said about it."""
+    yield info
+    if isinstance(info, inspect.Metadata):
+        yield from _with_members(info.type)
+    elif isinstance(info, inspect.UnionType):
+        for part in info.types:
+            yield from _with_members(part)
 
 
 def _in_words(info: inspect.Type) -> str:

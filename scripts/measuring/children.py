@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from measuring.machine import megabytes, own_seconds, peak_memory, reset_peak
 from measuring.sampling import Sample, Watch
 
@@ -109,13 +111,19 @@ def resident(function: str, *, variables: dict[str, str] | None = None, **settin
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's variables, and that compiled modules are kept: an installed program has them, on both sides.
+    """This process's variables, and a directory for compiled modules: an installed program keeps them, on both sides.
+
+    The directory belongs to this user alone. Python runs what a bytecode cache holds, so the cache must never lie where
+    another user could have put it first, as in the shared temporary directory.
 
     Args:
         more: variables on top.
     """
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    kept.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "whisper-api-bytecode"))
+    if "PYTHONPYCACHEPREFIX" not in kept:
+        directory = user_cache_path("whisper-api", appauthor=False) / "bytecode"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept["PYTHONPYCACHEPREFIX"] = str(directory)
     return {**kept, **more}
 
 

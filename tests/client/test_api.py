@@ -21,7 +21,7 @@ from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
 
 from whisper_api import Client, TranscriptionOptions, errors
 from whisper_api.client import transport
-from whisper_api.schema import Correction, Corrections, JobStatus
+from whisper_api.schema import Correction, Corrections, JobStatus, RenderOptions
 from whisper_api.server.problems import RULES
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
@@ -492,6 +492,17 @@ def test_results_come_as_values_and_as_the_text_of_a_file(client: Client, rest: 
     result = client.result(job_id)
     assert (result.text, result.language, result.segments[0].text) == (TEXT, "en", TEXT)
     assert client.result_as(job_id, "srt") == f"srt of {job_id}"
+
+
+def test_the_layout_of_subtitles_goes_with_the_job_and_with_each_format(client: Client, rest: Rest) -> None:
+    job_id = client.submit(AUDIO, output_format="srt", render_options=RenderOptions(max_line_width=42))
+    fields = rest.of("POST")[0].fields
+    assert {name: fields[name] for name in RenderOptions.__struct_fields__ if name in fields} == {
+        "max_line_width": "42"
+    }
+    client.result_as(job_id, "vtt", RenderOptions(max_line_count=2, highlight_words=True))
+    asked = rest.of("GET")[-1].query
+    assert asked == {"format": "vtt", "max_line_count": "2", "highlight_words": "true"}
 
 
 def test_a_result_that_was_cut_short_is_fetched_again(client: Client, rest: Rest) -> None:

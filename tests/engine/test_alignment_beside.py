@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,22 @@ def test_a_job_that_is_canceled_while_the_model_loads_gives_it_back(
         unloaded.transcribe(audio, WANTED, cancel=cancel, on_stretch=lambda stretch: cancel.set())
     # The load goes on for the next job that wants the model.
     until(lambda: [model.leases for model in unloaded.models.resident()] == [0, 0], "both models are there, unused")
+
+
+def test_aligned_words_have_a_length_and_stretches_tell_the_times_they_keep(
+    aligning: Engine, audio: npt.NDArray[np.float32]
+) -> None:
+    stretches: dict[int, Stretch] = {}
+
+    def tell(stretch: Stretch) -> None:
+        stretches[stretch.index] = stretch
+
+    transcript = aligning.transcribe(audio, WANTED, on_stretch=tell)
+    assert transcript.word_times == "ctc"
+    words = transcript.words
+    assert len(words) > 10
+    assert all(0 <= word.start < word.end <= transcript.duration for word in words)
+    assert all(before.end <= after.start for before, after in pairwise(words))
+    assert all(before.end <= after.start for before, after in pairwise(transcript.segments))
+    told = [word for index in sorted(stretches) for segment in stretches[index].segments for word in segment.words]
+    assert told == list(words)

@@ -122,10 +122,22 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whis
     assert "'de'" in ctx.warnings[0]
 
 
-def test_a_language_the_model_does_not_know_is_refused(engine: Engine, whisper: Whisper, call: Floats) -> None:
+def test_a_model_without_cantonese_writes_chinese_and_says_so(engine: Engine, whisper: Whisper, call: Floats) -> None:
+    ctx = context(engine)
+    recognizer = Recognizer(ctx, whisper, "base", call, [], engine.batching)
+    assert recognizer.judge_language("yue") == ("zh", None)
+    (warning,) = ctx.warnings
+    assert "'yue'" in warning
+    assert "'zh'" in warning
+
+
+def test_a_language_that_the_model_knows_no_relative_of_is_refused(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(whisper.__dict__, "languages", frozenset({"en", "fr"}))
     recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST], engine.batching)
-    with pytest.raises(InvalidOption, match="'yue'"):
-        recognizer.judge_language("yue")  # Cantonese came with large-v3
+    with pytest.raises(InvalidOption, match="'ja'; it knows en, fr"):
+        recognizer.judge_language("ja")
 
 
 def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, call: Floats) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from whisper_api.engine.attention import token_times, words_of
 from whisper_api.engine.whisper import Attention, Whisper, WhisperSource
+from whisper_api.schema import Word
 
 RATE = 16_000
 
@@ -58,9 +61,34 @@ def test_words_hold_all_of_the_text(whisper: Whisper, language: str, text: str, 
     tokens = tokenizer.encode(text)
     found = words_of(attention([5] * (len(tokens) + 1)), tokens, tokenizer, loud(5), offset=10.0)
     assert [word.word for word in found] == words
-    assert all(10.0 <= word.start <= word.end <= 15.0 for word in found)
-    assert all(a.start <= b.start for a, b in itertools.pairwise(found))
+    assert_in_order(found, 10.0, 15.0)
     assert all(word.score is not None and 0 < word.score <= 1 for word in found)
+
+
+def assert_in_order(words: list[Word], low: float, high: float) -> None:
+    assert all(low <= word.start < word.end <= high for word in words)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(words))
+
+
+@pytest.mark.models
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(st.sampled_from([" one", " day", ",", " l'", "été", " 日本", "。", " ("]), min_size=1, max_size=30),
+    frames=st.lists(st.integers(0, 12), min_size=8, max_size=8),
+    pause=st.none() | st.floats(0.0, 2.0),
+    lead=st.floats(-0.2, 0.2),
+)
+def test_words_have_a_length_and_do_not_overlap_whatever_the_attention(
+    whisper: Whisper, words: list[str], frames: list[int], pause: float | None, lead: float
+) -> None:
+    tokenizer = whisper.tokenizer("fr")
+    tokens = tokenizer.encode("".join(words))
+    per_token = [frames[index % len(frames)] for index in range(len(tokens))]
+    audio = loud(3)
+    if pause is not None:
+        audio[int(pause * RATE) : int((pause + 0.5) * RATE)] *= 0.001
+    found = words_of(attention([*per_token, 1]), tokens, tokenizer, audio, offset=7.0, lead=lead)
+    assert_in_order(found, 7.0, 10.0)
 
 
 @pytest.mark.models

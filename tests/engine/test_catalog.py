@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from whisper_api.engine.catalog import ModelStore, list_models, model_facts
+from whisper_api.engine.derived_files import write_record
 from whisper_api.engine.model_table import ALIASES, CATALOGUE, HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
@@ -144,6 +145,21 @@ def test_verify_names_the_file_that_changed(store: ModelStore) -> None:
     (directory / "vocabulary.txt").write_bytes(b"a")
     (directory / "added.txt").write_bytes(b"")
     assert store.verify("org/mine").unchecked == ("added.txt",)
+
+
+def test_verify_covers_the_files_that_were_made_from_a_model(store: ModelStore) -> None:
+    directory = put(store.root / "whisper" / "org--mine")
+    made = directory / "onnx-int8"
+    made.mkdir()
+    (made / "decoder.onnx").write_bytes(b"graph")
+    (directory / ".onnx-int8.lock").touch()
+    write_record(made, {}, {})
+    verified = store.verify("org/mine")
+    assert set(verified.checked) == {*HERE, "onnx-int8/decoder.onnx", "onnx-int8/model.json"}
+    assert verified.unchecked == ()
+    (made / "decoder.onnx").write_bytes(b"Graph")
+    with pytest.raises(ModelCorrupt, match=r"decoder\.onnx in .*onnx-int8, made from the model, is damaged"):
+        store.verify("org/mine")
 
 
 def test_a_manifest_cannot_overrule_the_catalogue(store: ModelStore) -> None:
@@ -283,6 +299,7 @@ def test_finding_a_model_imports_no_library(store: ModelStore) -> None:
 @pytest.mark.models
 def test_the_demo_models_are_what_the_catalogue_says(base_model_dir: Path, ecapa_path: Path) -> None:
     store = ModelStore(base_model_dir.parents[1], offline=True)
-    assert set(store.verify("base").checked) == {"config.json", "model.bin", "tokenizer.json", "vocabulary.txt"}
+    checked = {name for name in store.verify("base").checked if not name.startswith("onnx-")}
+    assert checked == {"config.json", "model.bin", "tokenizer.json", "vocabulary.txt"}
     assert store.ensure("base").path == base_model_dir
     assert store.verify("ecapa").checked == (ecapa_path.name,)

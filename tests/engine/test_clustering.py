@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whisper_api.engine import clustering
 from whisper_api.engine.clustering import Bounds, ClusteringOptions, assign_frames, find_voices
 
 Floats = npt.NDArray[np.float64]
@@ -130,3 +132,26 @@ def test_the_sequence_of_voices_is_the_best_there_is(rows: list[list[int]], cost
 
     best = max(value(path) for path in itertools.product(range(scores.shape[1]), repeat=len(scores)))
     assert value(tuple(assign_frames(scores, cost).tolist())) == best
+
+
+def test_memory_for_the_pairs_of_spans_is_bounded_and_clustering_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The square of these spans alone is 290 MB in each of several arrays."""
+    x, t, _ = conversation(3, 750)
+    monkeypatch.setattr(clustering, "_PAIRS", 1 << 18)
+    tracemalloc.start()
+    try:
+        assert len(find_voices(x, t, np.full(len(x), 2.0))) == 3
+        assert tracemalloc.get_traced_memory()[1] < 80e6
+    finally:
+        tracemalloc.stop()
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_voices(x, t, np.full(len(x), 2.0), check=check)

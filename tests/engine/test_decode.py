@@ -13,6 +13,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,7 +23,9 @@ from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 
 from whisper_api.engine.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
-from whisper_api.errors import InvalidAudio
+from whisper_api.engine.timeline import Timeline
+from whisper_api.engine.track import AudioMemory
+from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 
 Signal = NDArray[np.float32]
 
@@ -252,8 +255,33 @@ def test_of_several_audio_streams_the_first_is_taken_and_named() -> None:
     decoded = decode(encode(sine(16000, 1.0), 16000, "matroska", "flac", tracks=3))
     assert error_to_sine(decoded.audio) < 1e-3
     (warning,) = decoded.warnings
-    assert "3 audio streams" in warning
-    assert "number 1 (flac" in warning
+    assert "3 audio tracks" in warning
+    assert "number 1 was used; the option audio_track chooses another" in warning
+
+
+def three_tracks(container: str, codec: str) -> bytes:
+    """A tone on the first track, half as loud on the second, and a third of it on the third."""
+    return encode(sine(16000, 1.0), 16000, container, codec, tracks=3)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("matroska", "flac"), ("mp4", "alac"), ("mov", "pcm_s16le")])
+def test_the_audio_track_that_was_asked_for_is_decoded(container: str, codec: str) -> None:
+    content = three_tracks(container, codec)
+    for track in (1, 2, 3):
+        decoded = decode(content, audio_track=track)
+        assert error_to_sine(decoded.audio, level=0.5 / track) < 1e-3
+        assert decoded.warnings == ()
+        assert probe(content, audio_track=track).duration == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_audio_track_that_is_not_there_is_refused_with_those_that_are() -> None:
+    for content, there in (
+        (three_tracks("matroska", "flac"), "3 audio tracks: 1 is flac"),
+        (pcm16(sine(16000, 1.0)), "one"),
+    ):
+        for attempt in (decode, probe):
+            with pytest.raises(InvalidOption, match=f"audio_track: there is no number 4.*{there}"):
+                attempt(content, audio_track=4)
 
 
 def test_a_rate_and_layout_that_change_on_the_way_are_followed() -> None:
@@ -312,6 +340,228 @@ def test_recorders_that_start_their_clock_late_start_at_zero() -> None:
     decoded = decode(content)
     assert place_of_click(decoded.audio) == pytest.approx(1.0, abs=0.01)
     assert decoded.warnings == ()
+
+
+def test_time_stamps_that_swing_back_are_no_hole() -> None:
+    """libav stamps a Vorbis frame late where a short block follows a long one, and the next one right again."""
+    rate, size = 44100, 1024
+    stream = SimpleNamespace(time_base=Fraction(1, rate), codec_context=SimpleNamespace(name="vorbis"))
+    container = SimpleNamespace(start_time=0, duration=None, format=SimpleNamespace(name="ogg"))
+    timeline = Timeline(container, stream)
+    for number in range(100):
+        frame = av.AudioFrame.from_ndarray(np.full((1, size), 0.25, np.float32), "flt", "mono")
+        frame.sample_rate, frame.pts = rate, number * size + (2048 - 64 if number % 7 == 3 else 0)
+        timeline.add(frame, lost=0.0)
+    assert timeline.warnings() == []
+    audio = timeline.finish()
+    assert len(audio) == pytest.approx(100 * size / rate * SAMPLE_RATE, abs=2)
+    assert audio[100:-100].min() > 0.2
+
+
+INTACT = [
+    ("wav", "pcm_s16le", 16000),
+    ("wav", "pcm_s24le", 44100),
+    ("wav", "adpcm_ima_wav", 22050),
+    ("w64", "pcm_s16le", 48000),
+    ("aiff", "pcm_s24be", 44100),
+    ("caf", "pcm_s16le", 16000),
+    ("au", "pcm_s16be", 8000),
+    ("flac", "flac", 44100),
+    ("ogg", "flac", 44100),
+    ("ogg", "libopus", 48000),
+    ("webm", "libopus", 48000),
+    ("matroska", "aac", 48000),
+    ("matroska", "pcm_s16le", 16000),
+    ("mp3", "libmp3lame", 44100),
+    ("mp3", "libmp3lame", 24000),
+    ("mp2", "mp2", 44100),
+    ("ipod", "aac", 44100),
+    ("mp4", "aac", 24000),
+    ("mp4", "alac", 16000),
+    ("mov", "pcm_s16le", 48000),
+    ("3gp", "aac", 16000),
+    ("adts", "aac", 44100),
+    ("mpegts", "aac", 48000),
+    ("flv", "aac", 44100),
+    ("avi", "pcm_s16le", 16000),
+    ("amr", "libopencore_amrnb", 8000),
+    ("ac3", "ac3", 48000),
+    ("tta", "tta", 44100),
+    ("wv", "wavpack", 16000),
+]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.37])
+@pytest.mark.parametrize(("container", "codec", "rate"), INTACT)
+def test_an_intact_file_has_no_warning(container: str, codec: str, rate: int, seconds: float) -> None:
+    """Bursts of noise, which encoders with blocks of two lengths write as both."""
+    random = np.random.default_rng(int(10 * seconds))
+    sound = 0.02 * random.standard_normal(max(1, round(rate * seconds)))
+    sound *= 1 + 20 * (random.random(len(sound)) < 0.001)
+    decoded = decode(encode(sound.astype(np.float32), rate, container, codec))
+    assert decoded.warnings == ()
+    assert decoded.duration == pytest.approx(seconds, abs=0.17)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        ("aiff", "pcm_s16be"),
+        ("ipod", "aac"),
+        ("mov", "pcm_s16le"),
+        ("mp4", "alac"),
+        ("flv", "aac"),
+        ("tta", "tta"),
+        ("wav", "pcm_s16le"),
+        ("wav", "adpcm_ima_wav"),
+        ("caf", "pcm_s16le"),
+        ("w64", "pcm_s16le"),
+        ("au", "pcm_s16be"),
+        ("flac", "flac"),
+        ("mp3", "libmp3lame"),
+        ("ogg", "libopus"),
+        ("matroska", "flac"),
+        ("adts", "aac"),
+    ],
+)
+def test_of_two_files_in_one_nothing_is_lost_without_a_word(container: str, codec: str) -> None:
+    rate = 48000 if codec == "libopus" else 44100
+    one = decode(encode(sine(rate, 2.0), rate, container, codec)).duration
+    decoded = decode(2 * encode(sine(rate, 2.0), rate, container, codec))
+    assert decoded.duration > 1.9 * one or decoded.warnings
+
+
+def test_a_wav_file_whose_header_states_less_is_read_whole(tmp_path: Path) -> None:
+    content = pcm16(sine(16000, 11.0), size=32000)
+    (tmp_path / "short.wav").write_bytes(content)
+    for source in (content, tmp_path / "short.wav", io.BytesIO(content)):
+        decoded = decode(source)
+        assert decoded.duration == 11.0
+        assert error_to_sine(decoded.audio) < 1e-3
+        (warning,) = decoded.warnings
+        assert "states 1.0 s" in warning
+        assert "holds 11.0 s" in warning
+    assert probe(content).duration == 11.0
+    twice = pcm16(sine(16000, 2.0)) + pcm16(sine(16000, 3.0))
+    decoded = decode(twice)
+    assert decoded.duration == 5.0
+    assert error_to_sine(decoded.audio) < 1e-3
+    assert any("2 WAV files" in warning for warning in decoded.warnings)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_sound_of_less_than_a_sample_is_too_short(samples: int) -> None:
+    content = wav(struct.pack("<HHIIHH", 1, 1, 192000, 384000, 2, 16), b"\x10\x20" * samples)
+    with pytest.raises(InvalidAudio, match=f"too short to hold speech: it has {samples} samples"):
+        decode(content)
+
+
+# ---- how long it may be
+
+
+def hours_of_silence(hours: float) -> bytes:
+    """A small FLAC file at 1 kHz."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="flac") as output:
+        stream: Any = output.add_stream("flac", rate=1000, layout="mono", options={"frame_size": "65535"})
+        left = round(hours * 3_600_000)
+        while left > 0:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, min(left, 65535)), np.int16), "s16", "mono")
+            frame.sample_rate = 1000
+            output.mux(stream.encode(frame))
+            left -= frame.samples
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def without_length(flac: bytes) -> bytes:
+    """The same FLAC file, whose header does not tell how many samples there are."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
+def test_a_file_that_states_more_than_it_may_last_is_refused_before_it_is_decoded() -> None:
+    content = hours_of_silence(100)
+    assert len(content) < 100_000
+    calls: list[float] = []
+    for attempt in (
+        lambda: probe(content, max_seconds=43200),
+        lambda: decode(content, max_seconds=43200, progress=calls.append),
+    ):
+        with pytest.raises(AudioTooLong, match=r"lasts 100.0 hours; audio may last 12.0 hours \(MAX_AUDIO_SECONDS\)"):
+            attempt()
+    assert calls == []
+    assert probe(content).duration == 360_000
+
+
+def test_a_file_whose_header_lies_is_left_where_it_passes_the_bound() -> None:
+    content = without_length(hours_of_silence(20))
+    assert probe(content, max_seconds=3600).duration is None
+    calls: list[float] = []
+    memory = AudioMemory(64 << 20)
+    with pytest.raises(AudioTooLong, match=r"more than 3600\.0 s"):
+        decode(content, max_seconds=3600, progress=calls.append, memory=memory)
+    assert calls[-1] < 0.5
+    gc.collect()
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize(("container", "codec", "rate"), INTACT)
+def test_every_kind_of_file_is_held_to_the_bound(container: str, codec: str, rate: int) -> None:
+    content = encode(sine(rate, 5.0), rate, container, codec)
+    with pytest.raises(AudioTooLong):
+        decode(content, max_seconds=4.0)
+    assert decode(content, max_seconds=6.0).duration == pytest.approx(5.0, abs=0.17)
+    started = decode(content, stop_at=2.0)
+    assert started.duration == 2.0
+    assert started.warnings == ()
+    assert decode(content, stop_at=6.0, max_seconds=6.0).duration == pytest.approx(5.0, abs=0.17)
+
+
+def test_a_guess_of_the_length_refuses_nothing() -> None:
+    """An MP3 without a count of its frames that begins quietly: by its first bit rate it would be much longer."""
+    quiet = encode(np.zeros(16000 * 3, np.float32), 16000, "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
+    loud = encode(sine(16000, 1.0), 16000, "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
+    content = quiet + loud * 3
+    assert decode(content, max_seconds=10.0).duration < 10.0
+    probe(content, max_seconds=1.0)
+
+
+def test_a_header_that_states_more_than_the_file_is_long_refuses_nothing() -> None:
+    """A recorder that was switched off: its header states 18 hours."""
+    content = pcm16(sine(16000, 1.0), size=0x7FFE0000)
+    assert probe(content, max_seconds=43200).duration == pytest.approx(1.0, abs=0.01)
+    assert decode(content, max_seconds=43200).duration == 1.0
+
+
+def test_a_hole_counts_and_is_not_put_in_beyond_the_bound() -> None:
+    sound = click(48000, 2.0, at=0.5)
+    content = encode(sound, 48000, "matroska", "libopus", pieces=[(0, 48000, 0), (48000, 96000, 3000 * 48000)])
+    assert decode(content).duration == pytest.approx(3001, abs=1)
+    with pytest.raises(AudioTooLong):
+        decode(content, max_seconds=2000.0)
+    tracemalloc.start()
+    try:
+        assert decode(content, stop_at=10.0).duration == 10.0
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_is_held_to_the_bound() -> None:
+    for audio in (sine(16000, 5.0), (sine(16000, 5.0) * 32767).astype(np.int16)):
+        with pytest.raises(AudioTooLong, match=r"the array lasts 5\.0 s"):
+            decode(audio, max_seconds=4.0)
+        assert decode(audio, stop_at=2.0).duration == 2.0
+
+
+def test_beyond_the_memory_the_audio_is_the_same(tmp_path: Path) -> None:
+    content = encode(click(44100, 200.0, at=150.0), 44100, "flac", "flac")
+    memory = AudioMemory(1 << 20, tmp_path)
+    for source in (content, sine(16000, 200.0).astype(np.float64)):
+        mapped = decode(source, memory=memory).audio
+        assert not mapped.flags.owndata
+        np.testing.assert_array_equal(mapped, decode(source).audio)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- damage

@@ -53,6 +53,22 @@ def leftovers(store: ModelStore) -> list[Path]:
     return [path for path in (store.root / ".partial").rglob("*") if path.is_file()]
 
 
+def test_a_model_without_a_commit_in_the_catalogue_keeps_that_of_its_first_download(
+    hub: Hub, store: ModelStore
+) -> None:
+    store.ensure(REPO)
+    revisions = store.root / "revisions.json"
+    assert json.loads(revisions.read_text()) == {REPO: COMMIT}
+    store.remove(REPO)
+    # The hub knows no other commit than its own: asking for another one fails, so the record decides.
+    revisions.write_text(json.dumps({REPO: "0" * 40}))
+    with pytest.raises(ModelUnavailable):
+        store.ensure(REPO)
+    revisions.write_text("{damaged")
+    assert store.ensure(REPO).revision == COMMIT
+    assert json.loads(revisions.read_text()) == {REPO: COMMIT}
+
+
 def known(name: str, content: bytes, *, repo: str = REPO, gated: bool = False) -> Entry:
     """A catalogue entry for model.bin of a repository."""
     return Entry(

@@ -174,3 +174,30 @@ def test_names_that_cannot_be_labels_are_refused(engine: Engine, call: Floats, n
 def test_a_recording_that_cannot_be_decoded_is_told_by_its_number(engine: Engine, call: Floats) -> None:
     with pytest.raises(InvalidAudio, match="known speaker 2"):
         engine.transcribe(call, SPEAKERS, known_speakers={"Ada": call, "Bo": b"no audio at all, just words\n" * 40})
+
+
+@pytest.mark.models
+def test_of_a_long_recording_the_first_minute_is_decoded(engine: Engine, call: Floats, ecapa_path: Path) -> None:
+    class Endless(io.RawIOBase):
+        """A WAV stream that never ends."""
+
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            if not self.given:
+                self.given = 44
+                head = io.BytesIO()
+                with wave.open(head, "wb") as out:
+                    out.setparams((1, 2, RATE, 0, "NONE", ""))
+                    out.writeframes(b"")
+                return head.getvalue()
+            self.given += size
+            assert self.given < 10 * 60 * 2 * RATE, "more is read than is needed"
+            return np.random.default_rng(self.given).integers(-3, 4, size // 2, np.int16).tobytes()
+
+    endless: Any = Endless()
+    named = engine.transcribe(call, SPEAKERS, known_speakers={"Ada": endless})
+    assert any("known speaker 1, the first 60 s were used" in warning for warning in named.warnings)

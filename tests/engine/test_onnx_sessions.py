@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisper_api.engine import onnx_sessions
+from whisper_api.engine import derived_files, onnx_sessions
 from whisper_api.engine.decode import decode
 from whisper_api.engine.mel import log_mel
-from whisper_api.engine.onnx_sessions import Sessions, feed_together, prepare
+from whisper_api.engine.onnx_sessions import Sessions, feed_together, open_sessions, prepare
 from whisper_api.engine.search import feed_sequence
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
@@ -165,6 +165,59 @@ def test_graphs_go_elsewhere_when_the_model_cannot_be_written(
     (tmp_path / "cache").write_text("")
     with pytest.raises(ModelUnavailable, match="cannot be stored"):
         prepare(model, int8=True)
+
+
+def damage(path: Path, kind: str) -> None:
+    """Cut a file in half, empty it, remove it, or change bytes and keep its length."""
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "changed":
+        path.write_bytes(bytes(byte ^ 0x5A for byte in content[:4096]) + content[4096:])
+    elif kind != "removed":
+        path.write_bytes(content[: len(content) // 2 if kind == "cut" else 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("decoder.weights", "cut"), ("places.npy", "removed"), ("memory.onnx", "changed"), ("model.json", "changed")],
+)
+def test_damaged_graphs_are_made_again(model: Path, quick: Sessions, features: Floats, name: str, kind: str) -> None:
+    """Changed weights load all the same: `whisper-api models verify` compares hashes, loading does not."""
+    directory = prepare(model, int8=True)
+    damage(directory / name, kind)
+    opened = open_sessions(model, int8=True, threads=1)
+    np.testing.assert_array_equal(opened.encode(features), quick.encode(features))
+    assert derived_files.damaged_files(directory) == []
+
+
+def test_what_keeps_intact_graphs_from_loading_is_not_hidden(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(model, int8=True)
+
+    def fail(*ignored: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(onnx_sessions, "_session", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        open_sessions(model, int8=True, threads=1)
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "removed", "changed"])
+def test_a_damaged_model_is_named(model: Path, base_model_dir: Path, kind: str) -> None:
+    shutil.copy(base_model_dir / "manifest.json", model)
+    damage(model / "model.bin", kind)
+    with pytest.raises(ModelCorrupt, match=r"model\.bin"):
+        open_sessions(model, int8=True, threads=1)
+
+
+def test_weights_of_no_whisper_model_are_named(model: Path) -> None:
+    content = bytearray((model / "model.bin").read_bytes())
+    # One letter of a variable's name: the file can be read, and holds no Whisper model.
+    at = content.index(b"encoder/layer_3/ffn/linear_1/weight")
+    content[at] ^= 1
+    (model / "model.bin").unlink()
+    (model / "model.bin").write_bytes(content)
+    with pytest.raises(ModelCorrupt, match="does not hold the weights of a Whisper model"):
+        open_sessions(model, int8=True, threads=1)
 
 
 def test_other_weights_are_named(tmp_path: Path, ecapa_path: Path) -> None:

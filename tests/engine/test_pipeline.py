@@ -78,8 +78,8 @@ def test_the_call_becomes_a_transcript_with_words_and_speakers(transcript: Trans
 def test_every_word_has_a_place_and_a_speaker(transcript: Transcript) -> None:
     words = transcript.words
     assert len(words) > 50
-    assert all(0 <= word.start <= word.end <= transcript.duration for word in words)
-    assert all(a.start <= b.start for a, b in itertools.pairwise(words))
+    assert all(0 <= word.start < word.end <= transcript.duration for word in words)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(words))
     assert all(word.speaker in transcript.speakers for word in words)
     for segment in transcript.segments:
         assert segment.words

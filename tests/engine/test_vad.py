@@ -203,3 +203,23 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
     times = np.arange(0, len(call), 1_600)
     both = [a.probabilities[np.minimum(times // a.step, len(a.probabilities) - 1)] > 0.5 for a in (activity, silero)]
     assert np.mean(both[0] == both[1]) > 0.85
+
+
+def test_minutes_of_digital_silence_cost_little_and_change_nothing_around_them(
+    call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, runs = vad._silero_session(), []
+
+    class Counted:
+        def run(self, names: Any, inputs: Any) -> Any:
+            runs.append(len(inputs["input"]))
+            return session.run(names, inputs)
+
+    monkeypatch.setattr(vad, "_silero_session", Counted)
+    silence = np.zeros(600 * RATE, np.float32)
+    (alone,) = detect(call)
+    runs.clear()
+    (found,) = detect(np.concatenate([silence, call, silence]))
+    assert 0 < sum(runs) <= len(call) // STEP + 100
+    assert found.start - len(silence) == pytest.approx(alone.start, abs=0.1 * RATE)
+    assert found.end - len(silence) == pytest.approx(alone.end, abs=0.5 * RATE)

@@ -277,6 +277,19 @@ def test_corrections_replace_those_before_and_outlive_the_store(tmp_path: Path, 
     store.close()
 
 
+def test_times_that_an_older_version_stored_are_mended(store: JobStore) -> None:
+    from jobs.test_store import new_job
+
+    same = tuple(Word(word=each, start=1.06, end=1.06) for each in ("a", "b"))
+    old = transcript(replace(segment(0, ["a", "b"]), words=same), replace(segment(1, [], "c"), start=1.06, end=1.06))
+    store.add(new_job("job"))
+    store.claim("job", 1.0)
+    store.complete("job", old, 2.0)
+    first, second = Results(store).corrected("job", "ada")[1].segments
+    a, b = first.words
+    assert first.start <= a.start < a.end <= b.start < b.end <= first.end <= second.start < second.end
+
+
 def test_only_a_result_that_is_there_can_be_corrected(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor)

@@ -20,9 +20,10 @@ import pytest
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
 from whisper_api.jobs import store as store_module
 from whisper_api.jobs.database import Database
+from whisper_api.jobs.metadata import searchable
 from whisper_api.jobs.migrations import MIGRATIONS
 from whisper_api.jobs.store import AlreadyThere, Job, JobStore
-from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
+from whisper_api.schema import Correction, Corrections, RenderOptions, Segment, Transcript, TranscriptionOptions
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60.0
@@ -399,7 +400,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     for migration in MIGRATIONS[:version]:
         for step in migration:
             step(earlier) if callable(step) else earlier.execute(step)
-    # Metadata of an earlier version were not searched yet.
+    # Versions before the fourth did not search metadata.
     metadata = {"case": "É\n7", "pages": 3.0, "tags": ["a"]} if version > 1 else None
     insert = (
         "INSERT INTO jobs (place, job_id, owner, state, options, output_format, keep_result, audio_bytes, warnings,"
@@ -412,6 +413,9 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
     if metadata:
         earlier.execute("UPDATE jobs SET metadata = ? WHERE seq = 1", (msgspec.json.encode(metadata).decode(),))
+    if metadata and version >= 4:
+        entries = [("ada", key, value, 1) for key, value in searchable(metadata)]
+        earlier.executemany("INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)", entries)
     earlier.execute(f"PRAGMA user_version={version}")
     earlier.commit()
     earlier.close()
@@ -422,6 +426,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     assert (job.owner, job.options.model, job.output_format, job.keep_result) == ("ada", "base", "srt", True)
     assert (job.warnings, job.place, job.has_result) == (("one",), 7, False)
     assert (job.metadata, job.known_speakers) == (metadata, ())
+    assert job.render_options == RenderOptions()
     assert store.result("done") == (new_transcript("spoken"), None)
     # What is new works with what was there, and with what comes.
     corrections = Corrections(words=(Correction(segment=0, text="written"),))
@@ -564,7 +569,8 @@ def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Pat
     found = bytes_of(path.parent)
     assert b"spoken" not in found
     assert not [number for number in range(10, 20) if f"prompt-{number}-".encode() in found]
-    assert b"prompt-0-" in found
+    # With its result goes what a job needed only to make it.
+    assert b"prompt-0-" not in found
 
 
 def test_space_comes_back(store: JobStore, path: Path) -> None:

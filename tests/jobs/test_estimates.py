@@ -79,6 +79,60 @@ def test_time_is_in_proportion_to_the_audio(estimates: Estimates) -> None:
     assert estimates.of_running("shorter", live("decode")) == estimates.of_running("short", live("decode"))
 
 
+@pytest.mark.parametrize(
+    ("others", "took"),
+    [
+        # The model hears a few windows of an hour, and takes no longer than for a minute.
+        (TranscriptionOptions(task="detect_language", align=False, diarize=False), {"asr": 0.3}),
+        (TranscriptionOptions(task="translate", align=False, diarize=False), {"asr": 900.0}),
+        (TranscriptionOptions(task="translate", diarize=False), {"asr": 900.0, "align": 0.0}),
+        # An hour in which nobody speaks.
+        (PLAIN, {"asr": 0.0}),
+    ],
+    ids=["detect_language", "translate", "translate with word times", "silence"],
+)
+def test_jobs_of_another_kind_do_not_spoil_the_estimate(
+    store: JobStore, estimates: Estimates, others: TranscriptionOptions, took: dict[str, float]
+) -> None:
+    teach(estimates, align=5.0)
+    with_words = TranscriptionOptions(diarize=False)
+    for job_id, options in (("plain", PLAIN), ("words", with_words)):
+        estimates.expect(job(job_id, options=options))
+    before = [estimates.of_running(job_id, live("decode")) for job_id in ("plain", "words")]
+    assert before == [pytest.approx(13.0), pytest.approx(18.0)]
+    for number in range(10):
+        heard = replace(
+            transcript("x", others, timings={"decode": 36.0, "vad": 72.0, **took}),
+            model="base",
+            duration=3600.0,
+            language_probabilities={"en": 1.0} if others.task == "detect_language" else None,
+            **({"segments": ()} if others.task == "detect_language" or others is PLAIN else {}),
+        )
+        store.add(job(f"other-{number}"))
+        store.claim(f"other-{number}", 1.0)
+        assert store.complete(f"other-{number}", heard, 2.0, estimates.rates_of(heard))
+    estimates.learned()
+    assert [estimates.of_running(job_id, live("decode")) for job_id in ("plain", "words")] == before
+
+
+def test_the_time_to_tell_a_language_does_not_grow_with_the_audio(store: JobStore, estimates: Estimates) -> None:
+    detect = TranscriptionOptions(task="detect_language", align=True, diarize=None)
+    assert stages_of(detect) == ("decode", "load", "vad", "asr")
+    heard = replace(
+        transcript("", detect, timings={"decode": 1.0, "vad": 2.0, "asr": 0.5}),
+        model="base",
+        duration=100.0,
+        segments=(),
+        language_probabilities={"en": 1.0},
+    )
+    store.add(job("first", options=detect))
+    store.claim("first", 1.0)
+    store.complete("first", heard, 2.0, estimates.rates_of(heard))
+    estimates.learned()
+    estimates.expect(job("next", 1000.0, options=detect))
+    assert estimates.of_running("next", live("decode")) == pytest.approx(10.0 + 20.0 + 0.5)
+
+
 def test_a_short_recording_does_not_teach_that_all_are_slow(store: JobStore) -> None:
     teach(new(store), seconds=1.0)
     assert store.stage_rates()["base", "cpu", "asr"] == pytest.approx(10.0 / SHORTEST)

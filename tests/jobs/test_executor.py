@@ -6,6 +6,7 @@ import threading
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,7 +213,7 @@ def test_models_of_the_catalogue_are_served(executor: LocalExecutor, model: str 
     "model",
     [
         "lagre-v3",
-        "Systran/faster-whisper-base",
+        "somebody/faster-whisper-base",
         "/etc",
         "../models_cache/base",
         ".",
@@ -265,6 +266,36 @@ def test_speakers_asked_for_by_name_need_a_model(
     # As long as models are being fetched for all jobs.
     loading = LocalExecutor(replace(config, models_dir=tmp_path / "empty", preload_models=True))
     loading.check(asked, None)
+
+
+def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
+    config: Config, base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
+    wanted = TranscriptionOptions(model="base")
+    assert executor.missing_model(wanted) == "base"
+    assert not (tmp_path / "models").exists()
+    canceled = threading.Event()
+    canceled.set()
+    with pytest.raises((Canceled, ModelUnavailable)):
+        executor.download_model("base", canceled)
+    (tmp_path / "models" / "whisper").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "models" / "whisper" / "base").symlink_to(base_model_dir)
+    assert executor.missing_model(wanted) is None
+    # Only what can be downloaded is missing: other names are the job's own errors.
+    assert LocalExecutor(replace(config, model="/nowhere/at/all")).missing_model(TranscriptionOptions()) is None
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_accepted(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
+    executor.check(TranscriptionOptions(model="large-v3"), None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**12, used=0, free=10**9))
+    with pytest.raises(ModelUnavailable, match=r"large-v3 needs 3\.. GB more .* 1\.0 GB are free"):
+        executor.check(TranscriptionOptions(model="large-v3"), None)
 
 
 # --- downloads ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
 import threading
 from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from whisper_api.errors import (
     Draining,
     ModelUnavailable,
     StorageError,
+    StorageFull,
 )
 from whisper_api.jobs.recovery import end_of_last_process
 from whisper_api.jobs.service import JobService
@@ -285,3 +287,48 @@ def test_a_stalled_job_makes_the_service_unready_until_it_goes_on(
 
 def has_more(things: Sized, number: int) -> bool:
     return len(things) > number
+
+
+# --- the disk -----------------------------------------------------------------------------------------------------
+
+
+def limit_pages(service: JobService, pages: int) -> None:
+    """Let the database's disk end after so many pages."""
+    with service.store._database.write() as connection:
+        connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+
+
+def test_a_full_disk_makes_the_service_unready_until_there_is_room(serve: Services) -> None:
+    service = serve()
+    until(lambda: service.health().ready)
+    limit_pages(service, 1)
+
+    def fill() -> None:
+        for _ in range(1000):
+            submit(service, file_name="x" * 5000)
+
+    with pytest.raises(StorageFull):
+        fill()
+    health = service.health()
+    assert (health.ready, health.state) == (False, "disk_full")
+    assert "disk" in health.reason
+    # Nobody submits anything, and nothing is restarted.
+    with service.store._database._my_turn():
+        service.store._database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
+    until(lambda: service.health().ready, "it is ready again by itself")
+    assert ended(service, submit(service)).status == "Completed"
+
+
+def test_a_disk_that_is_nearly_full_makes_the_service_unready(
+    serve: Services, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = serve()
+    until(lambda: service.health().ready)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3 << 20))
+        health = service.health()
+        assert (health.ready, health.state) == (False, "disk_full")
+        assert "3 MB" in health.reason
+        assert str(tmp_path) not in health.reason
+    assert service.health().ready

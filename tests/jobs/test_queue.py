@@ -24,6 +24,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.queue = JobQueue(CAPACITY)
         self.waiting: list[str] = []
+        self.held: set[str] = set()
         self.reserved = 0
         self.closed = False
         self.made = 0
@@ -81,13 +82,42 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        expected = self.waiting.pop(0) if self.waiting and not self.closed else None
+        free = [job_id for job_id in self.waiting if job_id not in self.held]
+        expected = free[0] if free and not self.closed else None
         assert self.queue.take(timeout=0) == expected
+        if expected is not None:
+            self.waiting.remove(expected)
+
+    @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
+    @rule()
+    def take_and_hold(self) -> None:
+        """A job that is held keeps its position."""
+        job_id = next(job_id for job_id in self.waiting if job_id not in self.held)
+        assert self.queue.take(timeout=0) == job_id
+        self.queue.hold(job_id)
+        self.held.add(job_id)
+
+    @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
+    @rule()
+    def take_and_put_back(self) -> None:
+        """A job that is put back stands behind the others, however it came before."""
+        job_id = self.queue.take(timeout=0)
+        assert job_id is not None
+        self.queue.put(job_id, reserved=False)
+        self.waiting.remove(job_id)
+        self.waiting.append(job_id)
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from([*self.waiting, "nobody"]))
+        self.queue.release(job_id)
+        self.held.discard(job_id)
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         job_id = data.draw(st.sampled_from([*self.waiting, "nobody"]))
         assert self.queue.remove(job_id) == (job_id in self.waiting)
+        self.held.discard(job_id)
         if job_id in self.waiting:
             self.waiting.remove(job_id)
 

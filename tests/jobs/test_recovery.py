@@ -179,8 +179,63 @@ Thread 0x00007f3 (most recent call first):
   File "/x/threading.py", line 1 in wait
 """
     assert end_of_last_process(store, fault) == "elsewhere"
-    assert end_of_last_process(store, fault.replace("in probe", "in decode")) == "crash"
-    assert end_of_last_process(store, fault.replace("Current thread", "Thread")) == "crash"
+    # A native thread, while both a job and an upload are decoded.
+    assert end_of_last_process(store, fault.replace("Current thread", "Thread")) == "kill"
+    alone = fault.replace("Current thread", "Thread").replace("engine/decode.py", "server/intake/storing.py")
+    assert end_of_last_process(store, alone) == "crash"
+
+
+# A service runs a job when another thread of the process ends it by a fault.
+CRASH = """
+import ctypes, io, resource, sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from fakes import FakeExecutor, new_service, running, submit
+from whisper_api.engine import decode
+from whisper_api.jobs.preload import Preload
+from whisper_api.server.intake import submitting
+
+def crash(*args, **kwargs):
+    ctypes.string_at(0)
+
+class Upload:
+    path = Path(sys.argv[2]) / "upload"
+    file_name = "upload.wav"
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+Upload.path.write_bytes(b"RIFF")
+service = new_service(Path(sys.argv[2]), FakeExecutor(held=True))
+service.start()
+running(service, submit(service, owner="ada"))
+if sys.argv[3] == "upload":
+    # The real look at an upload, and in it the decoder comes down.
+    decode.opened = crash
+    threading.Thread(target=submitting._length, args=(Upload(),)).start()
+elif sys.argv[3] == "preload":
+    executor = FakeExecutor()
+    executor.preload = crash
+    Preload(executor).start()
+else:
+    service._place.executor.run = crash
+    service._place.executor.release()
+    service.cancel(service.store.in_state("Processing")[0].job_id, None, force=True)
+    submit(service, owner="ada")
+threading.Event().wait(60)
+"""
+
+
+@pytest.mark.parametrize(("where", "crashes"), [("upload", 0), ("preload", 0), ("job", 1)])
+def test_only_a_fault_in_the_work_on_jobs_is_a_jobs(tmp_path: Path, where: str, crashes: int) -> None:
+    tests = Path(fakes.__file__).parent
+    done = subprocess.run([sys.executable, "-c", CRASH, tests, tmp_path, where], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGSEGV, done.stderr
+    service = new_service(tmp_path)
+    end = end_of_last_process(service.store, FaultLog(tmp_path / "data").last())
+    assert end == ("crash" if crashes else "elsewhere")
+    (job,) = service.store.in_state("Processing")
+    recover(service.store, end, 2.0)
+    assert counted(service.store, job.job_id) == ("Queued", crashes, 0)
+    service.close()
 
 
 @pytest.mark.parametrize("end", ["stop", "reboot", "elsewhere"])

@@ -179,7 +179,7 @@ def test_no_upload_is_swept_on_its_way_into_the_store(store: JobStore, uploads: 
     assert {directory.name for directory in uploads.iterdir()} == store.ids()
 
 
-def test_the_thread_removes_results_long_before_the_next_sweep(store: JobStore, uploads: Path) -> None:
+def test_the_thread_removes_results_and_orphans_long_before_the_next_sweep(store: JobStore, uploads: Path) -> None:
     retention = Retention(store, uploads, retention_seconds=HOUR, grace_seconds=0.0)
     job_id = add(store, finished_at=time.time() - 2 * HOUR)
     store.mark_delivered(job_id, time.time())
@@ -188,7 +188,7 @@ def test_the_thread_removes_results_long_before_the_next_sweep(store: JobStore, 
     eventually(lambda: store.transcript(job_id) is None)
     retention.close()
     assert store.ids() == {job_id}
-    assert orphan.exists()
+    assert not orphan.exists()
 
 
 def test_the_thread_sweeps_at_every_interval(store: JobStore, uploads: Path, retention: Retention) -> None:

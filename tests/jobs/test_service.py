@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -225,16 +226,34 @@ def test_a_full_queue_refuses_and_places_come_back(serve: Services) -> None:
     first = submit(service)
     running(service, first)
     submit(service)
-    with service.reserve(""):
-        with pytest.raises(QueueFull) as caught:
-            service.reserve("")
-        assert caught.value.retry_after > 0
     second = submit(service)
-    with pytest.raises(QueueFull):
-        submit(service)
+    with pytest.raises(QueueFull) as caught:
+        service.reserve("")
+    assert caught.value.retry_after > 0
     service.cancel(second, None)
     submit(service)
     executor.release()
+
+
+def test_uploads_on_their_way_take_no_place_in_the_queue(serve: Services, tmp_path: Path) -> None:
+    executor = FakeExecutor(held=True)
+    service = serve(executor, max_queued_jobs=2)
+    running(service, submit(service))
+    with ExitStack() as stack:
+        coming = [stack.enter_context(service.reserve(f"key {number}")) for number in range(20)]
+        submit(service, owner="another")
+        # One place is left. Of the uploads that come whole now, the first gets it, and the next is told.
+        service.submit(submission(coming[0]), coming[0])
+        with pytest.raises(QueueFull):
+            service.submit(submission(coming[1]), coming[1])
+        assert not coming[1].open
+        assert service.counts() == (2, 1)
+    executor.release()
+    idle(service)
+    # No place was lost on the way.
+    for _ in range(2):
+        ended(service, submit(service))
+    assert uploads(tmp_path) == []
 
 
 def test_one_key_may_have_so_many_unfinished_jobs(serve: Services) -> None:

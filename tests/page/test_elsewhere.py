@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +74,38 @@ def test_a_page_of_another_origin_calls_the_server(
     assert "event: completed" in answers["events"][2]
     assert "Hello" in answers["result"][2]
     assert "Hello" in answers["openai"][2]
+
+
+# What a page is told: the status and the text, or that the browser let it read nothing.
+ASK = """async ([url, headers]) => {
+    try {
+        const answer = await fetch(url, { headers });
+        return [answer.status, await answer.text()];
+    } catch (error) {
+        return [0, String(error)];
+    }
+}"""
+
+
+def test_a_server_without_keys_answers_the_pages_that_it_is_to_answer(
+    visit: Callable[..., Visit], page_server: RunningServer, models_dir: Path, base_model_dir: Path, tmp_path: Path
+) -> None:
+    tab = visit(page_server)
+    page = tab.page
+    page.goto(f"http://localhost:{page_server.port}/livez")
+    for allowed, statuses in (("", [403, 0]), (page.evaluate("origin"), [200, 200])):
+        changes = {"ENABLE_AUTHORIZATION": False, "ALLOWED_ORIGINS": allowed, "PRELOAD_MODELS": False}
+        directory = tmp_path / str(len(allowed))
+        with RunningServer(directory, models_dir, changes, arguments=("--insecure",)) as server:
+            # The second request is one that a browser asks about before.
+            answers = [
+                page.evaluate(ASK, [f"{server.url}/status", headers]) for headers in ({}, {"Idempotency-Key": "once"})
+            ]
+        assert [status for status, _ in answers] == statuses
+        if not allowed:
+            assert "ALLOWED_ORIGINS" in answers[0][1]
+            assert "ALLOWED_ORIGINS" in server.log
+            # What the browser itself says of the request that it asked about in vain.
+            (complaint,) = tab.complaints
+            assert "blocked by CORS policy" in complaint
+            tab.complaints.clear()

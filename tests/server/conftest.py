@@ -16,9 +16,32 @@ import numpy as np
 import pytest
 
 from server.harness import RunningServer, finish, submit, until
+from whisper_api import Config
 
 Start = Callable[..., RunningServer]
 Busy = Callable[..., AbstractContextManager[str]]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, models_dir: Path) -> MakeConfig:
+    """A configuration in a directory of its own, on any free port, which loads no model."""
+
+    def make(**changes: Any) -> Config:
+        return Config(
+            **{
+                "port": 0,
+                "data_dir": tmp_path / "data",
+                "tmp_dir": tmp_path / "uploads",
+                "models_dir": models_dir,
+                "device": "cpu",
+                "model": "base",
+                "preload_models": False,
+                **changes,
+            }
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +67,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_mode
     settings: dict[str, object] = {
         "WHISPER_MODELS_DIR": models,
         "PRELOAD_MODELS": False,
+        "WHISPER_MODEL_DOWNLOADS": "administrators",
         "WHISPER_TMP_FILES": "uploads",
         "WHISPER_DATA_DIR": "data",
         "WHISPER_API_TIMEOUT": 3,
@@ -52,6 +76,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_mode
         "WHISPER_LANGUAGE": "en",
         "WHISPER_OUTPUT_FORMAT": "srt",
         "MAX_FILE_SIZE": 4_000_000,
+        "MAX_AUDIO_SECONDS": 12_000,
+        "MAX_AUDIO_MEMORY": 0,
         "ENABLE_CONCURRENCY": True,
         "MAX_CONCURRENT_JOBS": 2,
         "MAX_QUEUED_JOBS": 3,
@@ -121,7 +147,7 @@ def busy() -> Busy:
 def unharmed(server: RunningServer) -> Iterator[None]:
     """Whatever the test sends, the shared server is ready for the next file, and has nothing left over."""
     yield
-    with server.client() as client:
+    with server.client(server.admin_key) as client:
         assert client.get("/readyz").status_code == 200
         # What its client has left is canceled a while later.
         until(lambda: client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0})

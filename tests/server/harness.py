@@ -67,6 +67,8 @@ class RunningServer:
             "WHISPER_MODELS_DIR": models_dir,
             "WHISPER_MODEL": "base",
             "WHISPER_DEVICE": "cpu",
+            # A model that is not here makes a job that fails, for tests of such jobs.
+            "WHISPER_MODEL_DOWNLOADS": "anyone",
         }
 
     # --- what it is ---

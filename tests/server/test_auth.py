@@ -7,8 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fakes import FakeExecutor, config_in
 
 from server.inside import ORIGIN, inside, on_a_loop
+from whisper_api import create_app
+from whisper_api.errors import ConfigError
 from whisper_api.jobs.keys import KeyRing
 from whisper_api.server.auth import OPEN_PATHS
 
@@ -99,6 +102,41 @@ async def test_users_see_their_own_jobs_and_admins_see_all(tmp_path: Path) -> No
             assert [[job["job_id"] for job in jobs] for jobs in seen] == [[job_id], [job_id], []]
 
 
+@on_a_loop
+async def test_the_status_tells_a_user_its_own_numbers_only(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
+        tokens = app.token("root", "admin"), app.token("busy"), app.token("idle")
+        async with app.client(tokens[0]) as root, app.client(tokens[1]) as busy, app.client(tokens[2]) as idle:
+            before = (await idle.get("/status")).json()
+            await app.running(busy)
+            for _ in range(2):
+                await app.submit(busy)
+            told = [(await client.get("/status")).json() for client in (root, busy, idle)]
+    queues = [tuple(status["queue_state"].values()) for status in told]
+    assert queues == [(2, 1), (2, 1), (0, 0)]
+    # What a user is told does not change with what others do.
+    for status in (before, told[2]):
+        del status["server"]["uptime_seconds"]
+    assert told[2] == before
+    seen = ("memory_bytes", "uploads_disk_free_bytes", "data_disk_free_bytes")
+    assert [[status["resources"][name] is None for name in seen] for status in told] == [
+        [False] * 3,
+        [True] * 3,
+        [True] * 3,
+    ]
+
+
+@on_a_loop
+async def test_the_status_needs_a_key_and_without_authorization_tells_all(tmp_path: Path) -> None:
+    async with inside(tmp_path / "closed", enable_authorization=True) as app, app.client() as nobody:
+        assert (await nobody.get("/status")).status_code == 401
+    async with inside(tmp_path / "open", FakeExecutor(held=True)) as app, app.client() as anybody:
+        await app.running(anybody)
+        status = (await anybody.get("/status")).json()
+        assert tuple(status["queue_state"].values()) == (0, 1)
+        assert status["resources"]["data_disk_free_bytes"] > 0
+
+
 # --- pages of other origins ---
 
 
@@ -156,7 +194,7 @@ async def test_without_keys_they_may_not(tmp_path: Path, headers: dict[str, str]
             await client.delete(f"/transcription/{uuid.uuid4()}", headers=headers),
         ):
             assert (answer.status_code, code_of(answer)) == (403, "forbidden_origin")
-            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert answer.headers.get("Access-Control-Allow-Origin") == ("*" if "Origin" in headers else None)
         assert (await client.get("/livez", headers=headers)).status_code == 200
         assert app.service.counts() == (0, 0)
 
@@ -187,12 +225,76 @@ async def test_without_keys_the_configured_host_is_a_name_of_this_machine(tmp_pa
 
 
 @on_a_loop
-async def test_who_asks_for_it_is_not_protected(tmp_path: Path) -> None:
-    async with inside(tmp_path, insecure=True) as app, app.client() as client:
-        answer = await client.get("/status", headers={"Host": "evil.example", "Origin": SOMEWHERE})
-        assert answer.status_code == 200
-        # Still nothing that lets a page read the answer.
-        assert "Access-Control-Allow-Origin" not in answer.headers
+async def test_an_insecure_server_has_any_name_and_is_not_for_pages_of_others(tmp_path: Path) -> None:
+    async with inside(tmp_path, insecure=True, trusted_proxies="127.0.0.1") as app, app.client() as client:
+        for headers in (
+            {"Host": "box.example:8181"},
+            {"Host": "box.example:8181", "Origin": "http://box.example:8181"},
+            {"Host": "10.0.0.1", "Origin": "https://box.example", "Sec-Fetch-Site": "same-origin"},
+            {"Origin": "https://box.example", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "box.example"},
+        ):
+            answer = await client.get("/status", headers=headers)
+            assert answer.status_code == 200, headers
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        assert (await client.get("/status", headers={"Origin": SOMEWHERE})).status_code == 403
+        assert (await client.get("/status", headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
+
+
+@on_a_loop
+async def test_a_refused_page_is_told_what_helps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    preflight = {"Origin": SOMEWHERE, "Access-Control-Request-Method": "POST"}
+    for insecure in (True, False):
+        caplog.clear()
+        async with inside(tmp_path / str(insecure), insecure=insecure) as app, app.client() as client:
+            for method, path, headers in (
+                ("OPTIONS", "/transcribe", preflight),
+                ("OPTIONS", "/v1/audio/transcriptions", preflight),
+                ("GET", "/status", {"Origin": SOMEWHERE}),
+                ("GET", "/status", {"Origin": "null"}),
+            ):
+                answer = await client.request(method, path, headers=headers)
+                assert answer.status_code == 403
+                assert "forbidden_origin" in answer.text
+                assert "ALLOWED_ORIGINS" in answer.text
+                # The page may read that, and may send nothing.
+                assert answer.headers["Access-Control-Allow-Origin"] == "*"
+                assert "Access-Control-Allow-Methods" not in answer.headers
+            for number in range(100):
+                await client.get("/status", headers={"Origin": f"{SOMEWHERE}:{number}"})
+            told = [record for record in caplog.records if "ALLOWED_ORIGINS" in record.getMessage()]
+            assert SOMEWHERE in told[0].getMessage()
+            assert len(told) == 20
+            assert app.service.counts() == (0, 0)
+
+
+@on_a_loop
+async def test_a_page_that_is_allowed_may_do_all(tmp_path: Path) -> None:
+    for insecure, allowed, named in (
+        (True, f"http://localhost:3000, {SOMEWHERE.upper()}/", SOMEWHERE),
+        (False, SOMEWHERE, SOMEWHERE),
+        (False, "*", "*"),
+    ):
+        directory = tmp_path / f"{insecure}{len(allowed)}"
+        async with inside(directory, insecure=insecure, allowed_origins=allowed) as app, app.client() as client:
+            preflight = {"Origin": SOMEWHERE, "Access-Control-Request-Method": "POST"}
+            answer = await client.options("/transcribe", headers=preflight)
+            assert answer.status_code == 204
+            assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+            assert answer.headers["Access-Control-Allow-Origin"] == named
+            headers = {"Origin": SOMEWHERE, "Sec-Fetch-Site": "cross-site"}
+            answer = await app.post(client, headers)
+            assert answer.status_code == 202
+            assert answer.headers["Access-Control-Allow-Origin"] == named
+            assert "Location" in answer.headers["Access-Control-Expose-Headers"]
+            assert ("Origin" in answer.headers.get("Vary", "")) == (named != "*")
+            other = await client.get("/status", headers={"Origin": "https://other.example"})
+            assert other.status_code == (200 if named == "*" else 403)
+
+
+def test_what_is_no_origin_is_refused(tmp_path: Path) -> None:
+    for text in ("page.example", "https://page.example/path", "null", "https://*.example", "https://a b"):
+        with pytest.raises(ConfigError, match="ALLOWED_ORIGINS"):
+            create_app(config_in(tmp_path, enable_authorization=False, allowed_origins=text))
 
 
 @on_a_loop

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from server.conftest import Start
+from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, job_of, post, problem, submit, until
 from whisper_api.config import settings
 
@@ -26,6 +28,7 @@ SHOWN_BY = {
     "WHISPER_API_TIMEOUT": "test_contract_errors.py: 408",
     "WHISPER_API_KEEPALIVE": "test_an_idle_connection_is_closed",
     "HTTP_WORKER_NUMBER": "test_what_the_status_says",
+    "MAX_CONNECTIONS": "test_connections.py",
     "WHISPER_MODELS_DIR": "test_contract_errors.py: 422",
     "WHISPER_TMP_FILES": "test_where_things_are_kept",
     "WHISPER_DATA_DIR": "test_where_things_are_kept",
@@ -38,22 +41,32 @@ SHOWN_BY = {
     "WHISPER_BATCH_SIZE": "test_the_other_settings",
     "MODEL_KEEP_ALIVE_SECONDS": "test_the_other_settings",
     "PRELOAD_MODELS": "test_models_are_loaded_at_the_start",
+    "WHISPER_MODEL_DOWNLOADS": "jobs/test_model_downloads.py",
     "WHISPER_JOB_RETENTION_HOURS": "test_contract_jobs.py: everything goes",
     "WHISPER_CLEANUP_INTERVAL_HOURS": "test_contract_jobs.py: only what was delivered",
     "WHISPER_RESULT_GRACE_SECONDS": "test_contract_jobs.py: only what was delivered",
     "MAX_FILE_SIZE": "test_contract_errors.py: 413",
+    "MAX_AUDIO_SECONDS": "test_contract_errors.py: 413",
+    "MAX_AUDIO_MEMORY": "test_decoded_audio_beyond_the_memory_goes_to_a_file",
     "ENABLE_CONCURRENCY": "test_contract_errors.py: 503",
     "MAX_CONCURRENT_JOBS": "test_contract_errors.py: 503",
     "MAX_QUEUED_JOBS": "test_contract_errors.py: 503",
     "MAX_JOBS_PER_KEY": "test_contract_errors.py: 429",
+    "MAX_UPLOADS_PER_KEY": "test_slow_uploads.py: shares",
+    "MAX_UPLOADS_PER_ADDRESS": "test_slow_uploads.py: shares",
+    "MIN_UPLOAD_BYTES_PER_SECOND": "test_slow_uploads.py: configured",
+    "UPLOAD_TIMEOUT_SECONDS": "test_slow_uploads.py: configured",
     "WHISPER_STALL_SECONDS": "test_the_other_settings",
     "WHISPER_SHUTDOWN_GRACE_SECONDS": "test_stop.py",
     "WHISPER_TLS_CERT_FILE": "test_http.py: TLS",
     "WHISPER_TLS_KEY_FILE": "test_http.py: TLS",
+    "WHISPER_ROOT_PATH": "test_proxies.py",
+    "WHISPER_TRUSTED_PROXIES": "test_behind_proxies.py",
     "ENABLE_URL_UPLOADS": "test_url_uploads.py",
     "URL_FETCH_TIMEOUT_SECONDS": "test_url_uploads.py",
     "URL_PRIVATE_HOSTS": "test_url_uploads.py",
     "ENABLE_AUTHORIZATION": "test_http.py: TLS",
+    "ALLOWED_ORIGINS": "test_auth.py",
     "WHISPER_HF_TOKEN_FILE": "test_tokens_are_masked",
     "HF_TOKEN": "test_tokens_are_masked",
     "SYNC_REQUEST_TIMEOUT_SECONDS": "test_contract_jobs.py: takes too long",
@@ -126,6 +139,21 @@ def test_where_things_are_kept(strict: RunningServer, hello: bytes) -> None:
     for path in (strict.data_dir, strict.uploads_dir):
         assert path.stat().st_mode & 0o077 == 0, "for its owner only"
     assert not (strict.directory / "var").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_decoded_audio_beyond_the_memory_goes_to_a_file(strict: RunningServer, hours: bytes, busy: Busy) -> None:
+    """``MAX_AUDIO_MEMORY`` is 0 here, so every job's audio is mapped from a file without a name."""
+
+    def mapped() -> bool:
+        return f"{strict.uploads_dir}/" in "".join(
+            line for line in Path(f"/proc/{strict.pid}/maps").read_text().splitlines() if line.endswith("(deleted)")
+        )
+
+    with strict.client() as client:
+        with busy(client, hours):
+            until(mapped)
+        until(lambda: not mapped())
 
 
 def test_defaults_of_the_form(strict: RunningServer, hello: bytes) -> None:

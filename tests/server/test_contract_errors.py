@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
+import av
 import httpx
+import numpy as np
 import pytest
 
-from server.conftest import Busy
+from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, post, problem, submit
 
 # Known by name, but nowhere to be had in these tests.
@@ -220,6 +225,66 @@ def test_a_file_just_as_large_as_may_be_is_taken(strict: RunningServer, hello: b
         problem(post(client, exact + b"\0"), 413, "file_too_large")
 
 
+def silence(seconds: float, *, tell_length: bool = True) -> bytes:
+    """A small FLAC file that decodes to much."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="flac") as output:
+        stream: Any = output.add_stream("flac", rate=1000, layout="mono", options={"frame_size": "65535"})
+        left = round(seconds * 1000)
+        while left > 0:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, min(left, 65535)), np.int16), "s16", "mono")
+            frame.sample_rate = 1000
+            output.mux(stream.encode(frame))
+            left -= frame.samples
+        output.mux(stream.encode(None))
+    content = bytearray(file.getvalue())
+    if not tell_length:  # the number of samples in STREAMINFO, RFC 9639, section 8.2
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)
+    return bytes(content)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_413_for_a_small_file_that_lasts_a_hundred_hours(
+    strict: RunningServer, hello: bytes, hours: bytes, busy: Busy
+) -> None:
+    """Refused wherever audio is taken, at no cost, while somebody else's job goes on."""
+
+    def resident() -> int:
+        status = Path(f"/proc/{strict.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    attack = silence(360_000)
+    assert len(attack) < 100_000
+    with strict.client() as client, busy(client, hours) as running:
+        before = resident()
+        for path in ("/transcribe", "/detect-language", "/v1/audio/transcriptions"):
+            response = post(client, attack, path=path, language=None, align=None, diarize=None)
+            assert response.status_code == 413, response.text
+            assert "100.0 hours" in response.text
+            assert "audio_too_long" in response.text
+        problem(post(client, attack), 413, "audio_too_long")
+        several = client.post("/transcriptions", files=[("file", ("a.flac", attack)), ("file", ("b.wav", hello))])
+        first, second = several.json()["jobs"]
+        assert (first["error"]["status"], first["error"]["code"]) == (413, "audio_too_long")
+        # The other job fills its own buffers meanwhile; a hundred hours would take 23 GB.
+        assert resident() - before < 500e6
+        assert client.get(f"/transcription/{running}").json()["status"] == "Processing"
+        finish(client, second["job_id"])
+
+
+def test_413_for_a_file_whose_header_hides_how_long_it_is(start_server: Start) -> None:
+    server = start_server({"MAX_AUDIO_SECONDS": 600, "MAX_AUDIO_MEMORY": 1_000_000})
+    attack = silence(36_000, tell_length=False)
+    with server.client() as client:
+        body = problem(post(client, attack, sync="true"), 413, "audio_too_long")
+        assert "MAX_AUDIO_SECONDS" in body["detail"]
+        response = client.post("/v1/audio/transcriptions", files={"file": ("a.flac", attack)})
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "audio_too_long")
+        status = finish(client, submit(client, attack))
+        assert (status["status"], "audio may last" in status["error"]) == ("Failed", True)
+
+
 # --- 415 ---
 
 
@@ -241,6 +306,15 @@ def test_422_for_speakers_asked_for_by_name_where_no_model_tells_them_apart(
         assert status["status"] == "Completed"
         for warnings in (status["warnings"], client.get(f"/transcription/{job_id}/result").json()["warnings"]):
             assert any("speaker" in warning for warning in warnings)
+
+
+def test_422_for_a_model_that_only_an_administrator_may_have_downloaded(strict: RunningServer, hello: bytes) -> None:
+    with strict.client() as client:
+        body = problem(post(client, hello, model=ABSENT_MODEL), 422, "model_unavailable")
+    assert "WHISPER_MODEL_DOWNLOADS" in body["detail"]
+    assert f"models pull {ABSENT_MODEL}" in body["detail"]
+    with strict.client(strict.admin_key) as client:
+        assert finish(client, submit(client, hello, model=ABSENT_MODEL))["status"] == "Failed"
 
 
 def test_422_when_a_synchronous_job_has_no_model(client: httpx.Client, hello: bytes) -> None:
@@ -276,7 +350,9 @@ def test_429_for_one_caller_and_503_for_a_full_queue(strict: RunningServer, hell
             positions = [client.get(f"/transcription/{job_id}").json()["queue_position"] for client, job_id in waiting]
             assert positions == [1, 1, 2]
             refused(third, 503, "queue_full")
-            assert first.get("/status").json()["queue_state"] == {"queued_jobs": 3, "processing_jobs": 2}
+            queues = [each.get("/status").json()["queue_state"] for each in (first, second, third)]
+            own, others, everybody = ((queue["queued_jobs"], queue["processing_jobs"]) for queue in queues)
+            assert (own, others, everybody) == ((1, 2), (2, 0), (3, 2))
             client, job_id = waiting[1]
             assert client.delete(f"/transcription/{job_id}").status_code == 200
             jobs.append((third, submit(third, hello)))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import wave
+from fractions import Fraction
 
+import av
 import httpx
+import numpy as np
 import pytest
 
 from server.harness import RunningServer, finish, post, problem, submit, transcribed, until
@@ -13,6 +18,7 @@ FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud")
 ALL_FIELDS = (
     *("language", "model", "task", "diarize", "num_speakers", "min_speakers", "max_speakers", "prompt", "hotwords"),
     *("align", "temperature", "beam_size", "vad_onset", "vad_offset", "output_format", "response_format", "sync"),
+    *("max_line_width", "max_line_count", "highlight_words"),
     *("keep_result", "hf_token", "device", "device_index", "metadata", "url"),
 )
 
@@ -41,6 +47,53 @@ def test_a_field_named_file_is_no_file(client: httpx.Client) -> None:
 
 def test_the_file_needs_no_name_that_tells_what_it_is(client: httpx.Client, hello: bytes) -> None:
     assert "hello" in transcribed(client, hello, file_name="no-name")["text"].lower()
+
+
+# --- audio_track ---
+
+
+@pytest.fixture(scope="module")
+def two_tracks(hello: bytes) -> bytes:
+    """A file with silence on its first audio track and a greeting on the second."""
+    with wave.open(io.BytesIO(hello)) as source:
+        rate, samples = source.getframerate(), np.frombuffer(source.readframes(source.getnframes()), np.int16)[None]
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        streams = [output.add_stream("flac", rate=rate, layout="mono") for _ in range(2)]
+        for stream, sound in zip(streams, (np.zeros_like(samples), samples), strict=True):
+            frame = av.AudioFrame.from_ndarray(sound, "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def test_audio_track(client: httpx.Client, two_tracks: bytes) -> None:
+    assert "hello" in transcribed(client, two_tracks, audio_track="2")["text"].lower()
+    result = transcribed(client, two_tracks)
+    assert result["text"] == ""
+    assert any("2 audio tracks" in warning and "audio_track" in warning for warning in result["warnings"])
+    result = transcribed(client, two_tracks, audio_track="1")
+    assert not any("audio tracks" in warning for warning in result["warnings"])
+
+
+def test_an_audio_track_that_is_not_there(client: httpx.Client, two_tracks: bytes, hello: bytes) -> None:
+    for path in ("/transcribe", "/detect-language"):
+        body = problem(post(client, two_tracks, path=path, audio_track="3"), 400, "invalid_field")
+        assert "there is no number 3" in body["detail"]
+        assert "2 audio tracks: 1 is flac, 2 is flac" in body["detail"]
+    problem(post(client, hello, audio_track="2"), 400, "invalid_field")
+    problem(post(client, hello, audio_track="0"), 400, "invalid_field")
+
+
+def test_audio_track_of_openais_route(client: httpx.Client, two_tracks: bytes) -> None:
+    def ask(track: str) -> httpx.Response:
+        fields = {"audio_track": track, "language": "en"}
+        return client.post("/v1/audio/transcriptions", data=fields, files={"file": ("a.mka", two_tracks)})
+
+    assert "hello" in ask("2").json()["text"].lower()
+    refused = ask("3")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "audio_track")
 
 
 # --- language ---

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
-from server.harness import RunningServer, finish, post, problem, submit
+from server.harness import RunningServer, finish, post, problem, submit, transcribed
 from whisper_api.formats import FORMATS
 
 MEDIA_TYPES = {
@@ -75,6 +76,61 @@ def test_segments_have_times_words_and_speakers(result: dict[str, Any]) -> None:
             assert 0.0 <= word["start"] <= word["end"] <= result["duration"]
             assert 0.0 <= word["score"] <= 1.0
     assert result["speakers"] == ["SPEAKER_00", "SPEAKER_01"]
+
+
+def test_words_and_segments_have_a_length_and_do_not_overlap(result: dict[str, Any]) -> None:
+    words = [word for segment in result["segments"] for word in segment["words"]]
+    for items in (result["segments"], words):
+        assert all(round(1000 * item["start"]) < round(1000 * item["end"]) for item in items)
+        assert all(before["end"] <= after["start"] for before, after in pairwise(items))
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The lines of each subtitle of an srt."""
+    return [block.split("\n")[2:] for block in text.split("\n\n") if block]
+
+
+def test_subtitles_are_laid_out_as_the_query_says(finished: tuple[httpx.Client, str]) -> None:
+    client, job_id = finished
+    address = f"/transcription/{job_id}/result?format=srt"
+    plain = lines_of(client.get(address).text)
+    assert all(len(lines) == 1 for lines in plain)
+    narrow = lines_of(client.get(f"{address}&max_line_width=20&max_line_count=2").text)
+    assert len(narrow) > 1
+    assert all(len(lines) <= 2 and all(len(line) <= 20 for line in lines) for lines in narrow)
+    assert any("SPEAKER_00" in line for lines in narrow for line in lines)
+    highlighted = client.get(f"{address}&highlight_words=true").text
+    assert highlighted.count("<u>") > len(plain)
+    assert client.get(f"{address}&max_line_width=").text == client.get(address).text
+    for wrong in ("max_line_width=0", "max_line_count=x", "highlight_words=2"):
+        refused = problem(client.get(f"{address}&{wrong}"), 400, "invalid_field")
+        assert wrong.partition("=")[0] in refused["detail"]
+
+
+def test_a_job_keeps_the_layout_that_it_was_submitted_with(client: httpx.Client, conversation: bytes) -> None:
+    job_id = submit(client, conversation, output_format="srt", align="true", max_line_width="24", keep_result="true")
+    assert finish(client, job_id)["status"] == "Completed"
+    address = f"/transcription/{job_id}/result"
+    body = client.get(address).json()
+    lines = [line for lines in lines_of(body["text"]) for line in lines]
+    assert max(map(len, lines)) <= 24
+    assert body["text"] == client.get(f"{address}?format=srt").text
+    # What the query says holds in its place.
+    assert (
+        max(
+            len(line)
+            for lines in lines_of(client.get(f"{address}?format=srt&max_line_width=60").text)
+            for line in lines
+        )
+        > 24
+    )
+
+
+def test_what_a_layout_cannot_do_is_a_warning(client: httpx.Client, hello: bytes) -> None:
+    body = transcribed(client, hello, output_format="srt", max_line_count="2")
+    assert "max_line_count has no effect without max_line_width" in body["warnings"]
+    body = transcribed(client, hello, output_format="txt", max_line_width="20")
+    assert any("txt is without them" in warning for warning in body["warnings"])
 
 
 def test_the_text_is_that_of_the_segments(result: dict[str, Any]) -> None:

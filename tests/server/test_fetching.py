@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import itertools
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import trustme
 
 from server.file_server import FileServer, Handler, file_server
 from whisper_api.server.fetch import fetching
-from whisper_api.server.fetch.addresses import Address
+from whisper_api.server.fetch.addresses import Address, resolve
 from whisper_api.server.fetch.fetching import MAX_REDIRECTS, Fetch, FetchRules
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.storing import StoredFile
@@ -43,7 +45,7 @@ def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
         url = where if "://" in where else files.url(where)
         hosts = frozenset([files.host]) if allowed else frozenset()
         file = StoredFile(tmp_path / str(next(numbers)))
-        given = {"max_bytes": LIMIT, "seconds": seconds, "private_hosts": hosts, **rules}
+        given = {"max_bytes": LIMIT, "seconds": seconds, "private_hosts": hosts, "lookup_seconds": 60.0, **rules}
         try:
             Fetch(url, file, FetchRules(**given)).run()  # type: ignore[arg-type]
         except Problem:
@@ -55,6 +57,9 @@ def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
 
 
 def refused(fetch: Callable[..., bytes], status: int, code: str, where: str, **arguments: object) -> str:
+    if code == "url_unreachable":
+        # A lookup that takes longer has the same answer.
+        arguments.setdefault("lookup_seconds", 0.2)
     with pytest.raises(Problem) as raised:
         fetch(where, **arguments)
     assert (raised.value.status, raised.value.code) == (status, code)
@@ -140,8 +145,7 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
 )
 def test_private_networks_are_refused(files: FileServer, fetch: Callable[..., bytes], host: str) -> None:
     count = len(files.asked)
-    detail = refused(fetch, 400, "url_refused", f"http://{host}:{files.port}/call.wav", allowed=False)
-    assert "network" in detail
+    refused(fetch, 422, "url_unreachable", f"http://{host}:{files.port}/call.wav", allowed=False)
     assert len(files.asked) == count
 
 
@@ -153,7 +157,7 @@ def test_a_name_is_refused_when_any_of_its_addresses_is(
 ) -> None:
     found = [ipaddress.ip_address(address) for address in addresses]
     url = f"http://files.example:{files.port}/call.wav"
-    refused(fetch, 400, "url_refused", url, allowed=False, resolve=lambda *_: found)
+    refused(fetch, 422, "url_unreachable", url, allowed=False, resolve=lambda *_: found)
 
 
 def test_a_name_is_looked_up_once_and_the_connection_goes_there(files: FileServer, fetch: Callable[..., bytes]) -> None:
@@ -201,7 +205,7 @@ def test_a_host_that_is_named_may_be_an_ipv6_address(files: FileServer, fetch: C
         found = iter([[LOOPBACK]])
         assert fetch(url, private_hosts=frozenset([name]), resolve=lambda *_, found=found: next(found)) == CONTENT
     for name in ("[fd00::5]:1", "[fd00::6]", "fd00"):
-        refused(fetch, 400, "url_refused", url, private_hosts=frozenset([name]), resolve=lambda *_: private)
+        refused(fetch, 422, "url_unreachable", url, private_hosts=frozenset([name]), resolve=lambda *_: private)
 
 
 def test_this_machine_is_refused_by_a_public_address_too(
@@ -209,13 +213,13 @@ def test_this_machine_is_refused_by_a_public_address_too(
 ) -> None:
     monkeypatch.setattr(fetching, "is_public", lambda address: True)
     count = len(files.asked)
-    refused(fetch, 400, "url_refused", "/call.wav", allowed=False)
+    refused(fetch, 422, "url_unreachable", "/call.wav", allowed=False)
     assert len(files.asked) == count
     assert fetch("/call.wav") == CONTENT
 
 
 def test_another_port_of_such_a_host_may_not(files: FileServer, fetch: Callable[..., bytes]) -> None:
-    refused(fetch, 400, "url_refused", files.url("/call.wav"), private_hosts=frozenset(["127.0.0.1:1"]))
+    refused(fetch, 422, "url_unreachable", files.url("/call.wav"), private_hosts=frozenset(["127.0.0.1:1"]))
 
 
 def test_a_redirect_may_lead_to_a_name_that_is_not_encoded(files: FileServer, fetch: Callable[..., bytes]) -> None:
@@ -232,7 +236,7 @@ def test_a_redirect_may_lead_to_a_name_that_is_not_encoded(files: FileServer, fe
 def test_redirects_go_by_the_same_rule(files: FileServer, fetch: Callable[..., bytes], host: str) -> None:
     files.answers["/inside"] = lambda handler: handler.send(302, Location=f"http://{host}:{files.port}/call.wav")
     count = len(files.asked)
-    refused(fetch, 400, "url_refused", "/inside")
+    refused(fetch, 422, "url_unreachable", "/inside", lookup_seconds=2.0)
     assert len(files.asked) == count + 1
 
 
@@ -332,6 +336,25 @@ def test_what_drips_is_ended(files: FileServer, fetch: Callable[..., bytes], hea
     assert "0.3 seconds" in refused(fetch, 422, "url_unreachable", "/drip", seconds=0.3)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nX-Long: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n",
+    ],
+    ids=["status", "headers", "chunk", "body"],
+)
+def test_what_drips_is_ended_long_before_the_whole_deadline(
+    files: FileServer, fetch: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(fetching, "SILENCE_SECONDS", 0.5)
+    files.answers["/drip"] = drip(files, head)
+    refused(fetch, 422, "url_unreachable", "/drip", seconds=600.0, min_bytes_per_second=1000.0)
+    assert fetch("/call.wav", min_bytes_per_second=1000.0) == CONTENT
+
+
 def test_it_can_be_ended_from_elsewhere(files: FileServer, tmp_path: Path) -> None:
     files.answers["/slow"] = drip(files, b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n")
     fetch = Fetch(files.url("/slow"), StoredFile(tmp_path), FetchRules(LIMIT, 600.0, frozenset([files.host])))
@@ -405,6 +428,65 @@ def test_all_that_gives_no_file_is_told_in_the_same_words(files: FileServer, fet
     told.add(refused(fetch, 422, "url_unreachable", "http://127.0.0.1:1/", private_hosts=frozenset(["127.0.0.1"])))
     assert len(told) == 1
     assert "private" not in told.pop()
+
+
+def no_such_name(host: str, port: int) -> list[Address]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def no_possible_name(host: str, port: int) -> list[Address]:
+    return list(resolve("a" * 64 + ".example", port))
+
+
+def for_ever(host: str, port: int) -> list[Address]:
+    threading.Event().wait(5)
+    return []
+
+
+@pytest.mark.parametrize("way", ["named", "led to"])
+def test_a_name_that_may_not_be_asked_is_told_as_one_that_does_not_exist(
+    files: FileServer, fetch: Callable[..., bytes], way: str
+) -> None:
+    """In the same words, and not before the time that a lookup may take: what is quick to find would tell of itself."""
+    lookup_seconds = 0.3
+    files.answers["/leads"] = lambda handler: handler.send(302, Location="http://inner.example/")
+    told = set()
+
+    def attempt(url: str, resolver: Callable[[str, int], Sequence[Address]]) -> None:
+        def resolve_inner(host: str, port: int) -> Sequence[Address]:
+            return [LOOPBACK] if host == "outer.example" else resolver(host, port)
+
+        begun = time.monotonic()
+        named = {"private_hosts": frozenset(["outer.example"]), "lookup_seconds": lookup_seconds}
+        where = url if way == "named" else files.url("/leads", "outer.example")
+        told.add(refused(fetch, 422, "url_unreachable", where, resolve=resolve_inner, **named))
+        assert time.monotonic() - begun >= lookup_seconds
+
+    for addresses in (["127.0.0.1"], ["10.1.2.3"], ["169.254.169.254"], ["fd00::1"], ["8.8.8.8", "::1"]):
+        found = [ipaddress.ip_address(address) for address in addresses]
+        attempt("http://inner.example/", lambda *_, found=found: found)
+        attempt("https://inner.example:8443/x", lambda *_, found=found: found)
+    for resolver in (no_such_name, no_possible_name, for_ever):
+        attempt("http://inner.example/", resolver)
+    attempt("http://192.168.0.1/", resolve)
+    attempt("http://[::1]/", resolve)
+    assert len(told) == 1
+
+
+def test_a_wait_for_a_name_can_be_ended(files: FileServer, tmp_path: Path) -> None:
+    fetch = Fetch("http://127.0.0.1/", StoredFile(tmp_path), FetchRules(LIMIT, 600.0, lookup_seconds=600.0))
+    ended: list[str] = []
+
+    def run() -> None:
+        with pytest.raises(Problem) as raised:
+            fetch.run()
+        ended.append(raised.value.code)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    fetch.abort()
+    thread.join(60)
+    assert ended == ["url_unreachable"]
 
 
 def test_no_reason_of_the_library_gets_out(files: FileServer, fetch: Callable[..., bytes]) -> None:

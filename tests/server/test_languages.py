@@ -28,8 +28,11 @@ def test_it_answers_language_and_probabilities(client: httpx.Client, speech: byt
     body = answer.json()
     assert set(body) == {
         *("language", "language_probability", "language_probabilities", "duration", "model", "warnings"),
+        *("detected_language", "language_code", "confidence"),
     }
     assert (body["language"], body["model"], body["warnings"]) == ("en", "base", [])
+    theirs = {"detected_language": "english", "language_code": "en", "confidence": body["language_probability"]}
+    assert body.items() >= theirs.items()
     assert abs(body["duration"] - 3.0) < 0.1
     probabilities = list(body["language_probabilities"].items())
     assert probabilities[0] == ("en", body["language_probability"])

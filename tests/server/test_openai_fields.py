@@ -16,7 +16,7 @@ from whisper_api.server.openai.answers import answer_of, diarized_segments, spea
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.fields import Wish, read_fields
 from whisper_api.server.openai.streaming import Deltas
-from whisper_api.server.openai.texts import joined
+from whisper_api.word_spacing import joined
 
 
 @on_a_loop
@@ -51,21 +51,30 @@ async def test_fields_become_options(tmp_path: Path) -> None:
         ):
             wish = read(("response_format", name))
             assert (wish.output_format, wish.options.align, wish.options.diarize) == (format, align, diarize)
-        for brackets in ("", "[]"):
+        verbose = ("response_format", "verbose_json")
+        for first, second in (("", ""), ("[]", "[]"), ("[0]", "[1]")):
             granular = read(
-                ("response_format", "verbose_json"),
-                (f"timestamp_granularities{brackets}", "word"),
-                (f"timestamp_granularities{brackets}", "segment"),
+                verbose, (f"timestamp_granularities{first}", "word"), (f"timestamp_granularities{second}", "segment")
             )
             assert granular.granularities == {"word", "segment"}
-            assert read((f"include{brackets}", "logprobs")).options.logprobs
+            assert granular.warnings == ()
+            assert read((f"include{first}", "logprobs")).options.logprobs
+        for together in ("word,segment", "word, segment", '["word", "segment"]'):
+            granular = read(verbose, ("timestamp_granularities", together))
+            assert granular.granularities == {"word", "segment"}
+            assert granular.warnings == ()
+        assert read(("chunking_strategy", "auto"), ("languages[0]", "de")).options.language == "de"
         translation = read(("language", "de"), ("stream", "true"), translate=True)
         assert (translation.options.task, translation.options.language, translation.stream) == (
             "translate",
             "auto",
             False,
         )
-        assert translation.warnings == ("unknown fields were ignored: 'language', 'stream'",)
+        assert translation.warnings == (
+            "language was ignored: a translation is in English, and the language that is spoken is detected",
+            "stream was ignored: a translation is not streamed",
+        )
+        assert read(("language", ""), ("stream", "false"), translate=True).warnings == ()
         assert read(("user", "1"), ("model", "base"), ("model", "whisper-1")).warnings == (
             "unknown fields were ignored: 'user'",
             "of fields that were given more than once, the last counts: 'model'",
@@ -80,12 +89,9 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
             ("language", ("languages[]", "klingon")),
             ("response_format", ("response_format", "xml")),
             ("temperature", ("temperature", "1.5")),
-            ("stream", ("stream", "true"), ("response_format", "srt")),
             ("stream", ("stream", "perhaps")),
-            ("timestamp_granularities", ("timestamp_granularities[]", "word")),
             ("timestamp_granularities", ("response_format", "verbose_json"), ("timestamp_granularities", "letter")),
             ("include", ("include[]", "item"), ("response_format", "json")),
-            ("include", ("include[]", "logprobs"), ("response_format", "text")),
             ("known_speaker_names", ("known_speaker_names[]", "Ann")),
             ("prompt", ("prompt", "a\0b")),
             ("hotwords", ("keywords[]", "x" * 10_001)),
@@ -96,6 +102,52 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
             assert caught.value.field == field
         with pytest.raises(InvalidOption):
             read_fields([("response_format", "diarized_json")], tmp_path, app.state, "translate")
+
+
+@on_a_loop
+async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    """As OpenAI does, whose whisper-1 answers a stream it cannot give with the whole."""
+    async with inside(tmp_path) as app:
+
+        def read(*fields: tuple[str, str]) -> Wish:
+            return read_fields(fields, tmp_path, app.state, "transcribe")
+
+        for name in ("srt", "vtt", "verbose_json"):
+            wish = read(("stream", "true"), ("response_format", name))
+            assert not wish.stream
+            assert [warning.partition(":")[0] for warning in wish.warnings] == ["stream was ignored"]
+        for name in ("json", "text", "diarized_json"):
+            wish = read(("stream", "true"), ("response_format", name))
+            assert (wish.stream, wish.warnings) == (True, ())
+        for name in ("text", "srt", "vtt", "verbose_json", "diarized_json"):
+            wish = read(("include[]", "logprobs"), ("response_format", name))
+            assert not wish.options.logprobs
+            assert [warning.partition(":")[0] for warning in wish.warnings] == ["include was ignored"]
+        for name in ("json", "text", "srt", "vtt", "diarized_json"):
+            wish = read(("timestamp_granularities[]", "word"), ("response_format", name))
+            assert [warning.partition(":")[0] for warning in wish.warnings] == ["timestamp_granularities was ignored"]
+            assert read(("timestamp_granularities[]", "segment"), ("response_format", name)).warnings == ()
+
+
+@on_a_loop
+async def test_the_model_that_tells_speakers_apart_does_so(tmp_path: Path) -> None:
+    async with inside(tmp_path, model="base") as app:
+
+        def read(*fields: tuple[str, str], translate: bool = False) -> Wish:
+            return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
+
+        for name in ("gpt-4o-transcribe-diarize", "openai/gpt-4o-transcribe-diarize", "GPT-4o-transcribe-diarize"):
+            wish = read(("model", name))
+            assert (wish.response_format, wish.options.diarize, wish.options.model) == ("diarized_json", True, "base")
+        asked = read(("model", "gpt-4o-transcribe-diarize"), ("response_format", "json"))
+        assert (asked.response_format, asked.options.diarize) == ("json", False)
+        named = read(
+            ("model", "gpt-4o-transcribe-diarize"), ("response_format", "text"), ("known_speaker_names[]", "Ann")
+        )
+        assert named.known_speakers == ()
+        assert [warning.partition(":")[0] for warning in named.warnings] == ["known_speaker_names were ignored"]
+        assert read(("model", "gpt-4o-transcribe-diarize"), translate=True).response_format == "json"
+        assert read(("model", "gpt-4o-transcribe")).response_format == "json"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +162,12 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
         ("large-v3", "large", "large-v3"),
         ("large-v3", "whisper-1", "large-v3"),
         ("organisation/own", "organisation/own", "organisation/own"),
+        ("auto", "gpt-4o-transcribe", None),
+        ("base", "gpt-4o-mini-transcribe-2025-12-15", "base"),
+        ("large-v3", "openai/whisper-1", "large-v3"),
+        ("large-v3", "Systran/faster-whisper-base", "base"),
+        ("large-v3", "openai/whisper-base", "base"),
+        ("large-v3", "whisper-large-v3", "large-v3"),
     ],
 )
 def test_names_of_models(tmp_path: Path, configured: str, asked: str | None, model: str | None) -> None:

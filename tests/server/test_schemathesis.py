@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import collections
 import io
 import json
@@ -22,7 +23,12 @@ schemathesis = pytest.importorskip("schemathesis", reason="Schemathesis needs Py
 
 KEY = "tests-schemathesis"
 # Other names of what is looked at.
-ALIASES = ["/transcription", "/health"]
+ALIASES = [
+    "/transcription",
+    "/health",
+    *(path.replace(":path", "") for path in ROUTES if path.startswith(("/openai/v1/", "/openai/models"))),
+    "/openai/deployments/{deployment}/audio/translations",
+]
 # Not looked at: what is not known is ignored, and a value that is empty was not given, as with the old server; whether
 # there is such a model or a language is no matter of schemas.
 LEFT_OUT = ("negative_data_rejection", "positive_data_acceptance")
@@ -53,8 +59,10 @@ REACHED = {
     "GET /transcriptions": {200, 400},
     "POST /transcriptions": {202, 400},
     "POST /detect-language": {200, 400},
+    "POST /asr": {200, 400},
     "POST /v1/audio/transcriptions": {200, 400, 401},
     "POST /v1/audio/translations": {200, 400},
+    "POST /openai/deployments/{deployment}/audio/transcriptions": {200, 400},
     "GET /v1/models/{id}": {200, 404},
 }
 
@@ -176,18 +184,28 @@ def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: byt
     path = case.path_parameters or {}
     if "job_id" in path and case.method != "DELETE":
         path["job_id"] = job_ids[number % len(job_ids)]
-    if "id" in path:
-        path["id"] = "whisper-1"
+    for name in path.keys() & {"id", "deployment"}:
+        path[name] = "whisper-1"
     if case.headers and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = f"{case.operation.label} {number}"
+    if isinstance(case.query, dict) and "language" in case.query:
+        case.query["language"] = "en"
     if isinstance(case.body, dict) and case.media_type == "multipart/form-data":
         audio = quiet if number % 4 else speech
         several = isinstance(case.body.get("file"), list)
         sensible = {**SENSIBLE, "file": [audio, b"not audio"] if several else audio, "sync": number % 8 < 2}
-        if not case.path.startswith("/v1/"):
+        if not case.path.startswith(("/v1/", "/openai/")):
             # Here, output_format says the same.
             sensible["response_format"] = None
-        given = {name: sensible.get(name, value) for name, value in {"file": b"", **case.body}.items()}
+        file_field = "audio_file" if case.path == "/asr" else "file"
+        sensible["audio_file"] = audio if case.path == "/asr" else None
+        given = {name: sensible.get(name, value) for name, value in {file_field: b"", **case.body}.items()}
+        case.body = {name: value for name, value in given.items() if value is not None}
+    elif isinstance(case.body, dict) and "/audio/" in case.path:
+        data = base64.b64encode(quiet if number % 4 else speech).decode()
+        sources = {"input_audio": {"data": data}, "file": None, "file_url": None}
+        sensible = {name.removesuffix("[]"): value for name, value in {**SENSIBLE, **sources}.items()}
+        given = {name: sensible.get(name, value) for name, value in {"input_audio": None, **case.body}.items()}
         case.body = {name: value for name, value in given.items() if value is not None}
 
 

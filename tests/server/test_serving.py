@@ -8,44 +8,20 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import trustme
 
-from whisper_api import Config, ConfigError, Server, StorageLocked
+from server.conftest import MakeConfig
+from server.in_thread import PATIENCE_SECONDS, bare, connect, read_all, wait_until
+from whisper_api import ConfigError, Server, StorageLocked
 from whisper_api.server import serving
 from whisper_api.server.serving import Started, serve
 from whisper_api.server.sockets import listen
-
-MakeConfig = Callable[..., Config]
-PATIENCE_SECONDS = 60.0
-
-
-@pytest.fixture
-def make_config(tmp_path: Path, models_dir: Path) -> MakeConfig:
-    """A configuration in a directory of its own, on any free port, which loads no model."""
-
-    def make(**changes: Any) -> Config:
-        return Config(
-            **{
-                "port": 0,
-                "data_dir": tmp_path / "data",
-                "tmp_dir": tmp_path / "uploads",
-                "models_dir": models_dir,
-                "device": "cpu",
-                "model": "base",
-                "preload_models": False,
-                **changes,
-            }
-        )
-
-    return make
 
 
 @pytest.fixture
@@ -59,30 +35,6 @@ def running(make_config: MakeConfig) -> Iterator[Server]:
 def client(running: Server) -> Iterator[httpx.Client]:
     with connect(running.url, running.api_key) as client:
         yield client
-
-
-def connect(url: str, key: str | None = None, **arguments: Any) -> httpx.Client:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False, **arguments)
-
-
-def bare(url: str, *, receive_buffer: int | None = None) -> socket.socket:
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    connection = socket.socket()
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(PATIENCE_SECONDS)
-    connection.connect((parts.hostname, parts.port))
-    return connection
-
-
-def read_all(connection: socket.socket) -> bytes:
-    received = b""
-    while piece := connection.recv(65536):
-        received += piece
-    return received
 
 
 # --- start ---
@@ -110,6 +62,10 @@ def test_without_authorization_no_key_is_made(make_config: MakeConfig) -> None:
         assert server.api_key is None
         with connect(url) as client:
             assert client.get("/status").json()["security"] == {"authorization_enabled": False}
+
+
+def test_the_status_tells_the_port_it_listens_on(running: Server, client: httpx.Client) -> None:
+    assert client.get("/status").json()["server"]["port"] == str(urlsplit(running.url).port) != "0"
 
 
 def test_without_authorization_others_must_not_reach_it(make_config: MakeConfig) -> None:
@@ -334,13 +290,6 @@ def test_closing_ends_idle_connections_threads_and_the_port(make_config: MakeCon
             client.get("/livez")
     server.close()
     wait_until(lambda: not {thread for thread in threading.enumerate() if not thread.daemon} - before)
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_an_upload_under_way_is_answered_when_the_server_closes(make_config: MakeConfig) -> None:

@@ -18,8 +18,10 @@ from fakes import FakeExecutor
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
 from whisper_api.server.app import FETCHES
+from whisper_api.server.fetch import url_uploads
 from whisper_api.server.fetch.fetching import Fetch
 from whisper_api.server.intake.file_parts import MAX_FILES
+from whisper_api.server.state import FETCHES_PER_CALLER
 
 PATHS = ("/transcribe", "/transcription", "/transcriptions", "/detect-language")
 
@@ -101,7 +103,7 @@ async def test_several_addresses_and_files_keep_their_order(tmp_path: Path, file
             ("notes.txt", "invalid_audio"),
             ("here.wav", None),
             ("nothing", "url_unreachable"),
-            ("x", "url_refused"),
+            ("x", "url_unreachable"),
             ("b.wav", None),
         ]
         for job in jobs:
@@ -151,14 +153,18 @@ async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, files: FileSer
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "2130706433", "0x7f.1"])
 @on_a_loop
-async def test_this_network_is_not_fetched_from(tmp_path: Path, files: FileServer, path: str, host: str) -> None:
+async def test_this_network_is_not_fetched_from(
+    tmp_path: Path, files: FileServer, monkeypatch: pytest.MonkeyPatch, path: str, host: str
+) -> None:
+    monkeypatch.setattr(url_uploads, "LOOKUP_SECONDS", 0.1)
     async with fetching(tmp_path, files, url_private_hosts="") as (app, client):
         count = len(files.asked)
         answer = await client.post(path, data={"url": f"http://{host}:{files.port}/a.wav"})
-        code = "no_file_accepted" if path == "/transcriptions" else "url_refused"
-        body = problem(answer, 400, code)
         if path == "/transcriptions":
-            assert [job["error"]["code"] for job in body["jobs"]] == ["url_refused"]
+            body = problem(answer, 400, "no_file_accepted")
+            assert [job["error"]["code"] for job in body["jobs"]] == ["url_unreachable"]
+        else:
+            problem(answer, 422, "url_unreachable")
         assert len(files.asked) == count
         assert nothing_left(tmp_path, app)
 
@@ -176,7 +182,7 @@ async def test_a_name_of_this_network_is_not_fetched_from(
     async with fetching(tmp_path, files, url_private_hosts="") as (_, client):
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         url = f"http://files.example:{files.port}/a.wav"
-        problem(await client.post("/transcribe", data={"url": url}), 400, "url_refused")
+        problem(await client.post("/transcribe", data={"url": url}), 422, "url_unreachable")
         assert looked_up == ["files.example"]
 
 
@@ -282,6 +288,32 @@ async def test_what_waits_for_other_fetches_is_not_called_unreachable(tmp_path: 
         problem(answer, 503, "queue_full")
         assert int(answer.headers["Retry-After"]) > 0
         assert nothing_left(tmp_path, app)
+
+
+@on_a_loop
+async def test_one_caller_s_slow_origins_leave_room_for_others(tmp_path: Path, files: FileServer) -> None:
+    """However many it names: some fetch threads are always left."""
+    asked = threading.Semaphore(0)
+
+    def silent(handler: Handler) -> None:
+        asked.release()
+        files.over.wait(30)
+
+    files.answers["/hold"] = silent
+    async with fetching(tmp_path, files, enable_authorization=True) as (app, _):
+        async with app.client(app.token("one")) as one, app.client(app.token("two")) as two:
+            hold = {"url": files.url("/hold")}
+            held = [asyncio.create_task(one.post("/transcribe", data=hold)) for _ in range(FETCHES)]
+            try:
+                for _ in range(FETCHES_PER_CALLER):
+                    await asyncio.to_thread(asked.acquire, timeout=60)
+                answer = await two.post("/transcribe", data={"url": files.url("/a.wav")})
+                assert answer.status_code == 202, answer.text
+                assert not asked.acquire(blocking=False)
+            finally:
+                app.state.draining.set()
+                await asyncio.gather(*held)
+        assert len(app.state.caller_fetches) == 0
 
 
 @on_a_loop

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from whisper_api import Config
 from whisper_api.errors import WhisperApiError
+from whisper_api.server.connections import Bounds, Connections, settings_of
 from whisper_api.server.delivery import DeliveredResponse, EarlyAnswer
 from whisper_api.server.intake.uploads import Limits, receive_upload
 from whisper_api.server.problems import Problem, answer
@@ -97,7 +97,7 @@ class UploadServer:
         directory: where uploads go, each into a directory of its own.
         limits: what an upload may take.
         linger: arguments of the lingering close.
-        keep_alive_seconds: that an idle connection stays; Hypercorn keeps its tasks as long, even when it was closed.
+        keep_alive_seconds: that an idle connection stays.
         started: how many requests have begun.
         ended: for each that has ended, the error's name, or an empty string.
         delivered: how many texts were delivered in full.
@@ -187,24 +187,26 @@ class UploadServer:
     def connections(self) -> int:
         """How many connections something in the server still works for."""
         names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks(self._loop)]
-        return sum(name.endswith(("_server_callback", "_handle")) for name in names)
+        return sum(name.endswith(("Connections._serve", "_handle")) for name in names)
 
     def __enter__(self) -> UploadServer:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
-        config = Config()
-        config.bind = [f"fd://{listening.fileno()}"]
-        config.errorlog = None
-        config.graceful_timeout = 1
-        config.keep_alive_timeout = self.keep_alive_seconds
+        listening.setblocking(False)
+        bounds = Bounds(connections=500, connections_per_address=500, idle_seconds=self.keep_alive_seconds)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._closing = contextlib.ExitStack()
         pool = self._closing.enter_context(ThreadPoolExecutor(2))
-        serving = serve(self.app(pool), config, shutdown_trigger=self._stop.wait)  # type: ignore[arg-type]
-        thread = threading.Thread(target=self._run, args=(serving,))
+        connections = Connections(self.app(pool), settings_of(Config()), bounds)
+
+        async def serve() -> None:
+            await connections.accept([listening])
+            await self._stop.wait()
+            await connections.close(1.0)
+
+        thread = threading.Thread(target=self._run, args=(serve(),))
         thread.start()
-        self._closing.callback(listening.detach)
         self._closing.callback(thread.join)
         self._closing.callback(lambda: self._loop.call_soon_threadsafe(self._stop.set))
         until(lambda: self._loop.is_running())

@@ -17,7 +17,15 @@ from whisper_api.client.events import follow
 from whisper_api.client.transport import Transport, decoded
 from whisper_api.client.upload import Form, Source, opened
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished, WhisperApiError
-from whisper_api.schema import Corrections, JobEvent, JobResult, JobState, JobStatus, TranscriptionOptions
+from whisper_api.schema import (
+    Corrections,
+    JobEvent,
+    JobResult,
+    JobState,
+    JobStatus,
+    RenderOptions,
+    TranscriptionOptions,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -86,6 +94,7 @@ class Client:
         options: TranscriptionOptions | None = None,
         *,
         output_format: str | None = None,
+        render_options: RenderOptions | None = None,
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
@@ -98,6 +107,7 @@ class Client:
                 cannot seek is copied to a temporary file first, so that it can be sent again.
             options: what is asked for; what is not set is as the server is configured.
             output_format: srt, vtt, txt, tsv, json or aud; None for the server's default.
+            render_options: the layout of subtitles.
             keep_result: keep the result after it was delivered, until the job expires.
             metadata: what JSON can say, up to 16384 bytes of it; kept with the job and given back.
             hf_token: for models that need an account; the server forgets it when the job ends.
@@ -112,7 +122,7 @@ class Client:
             QueueFull, CallerLimit, Draining, StorageError: it takes no job now, and did not over all attempts.
             RequestError: it refused for another reason (413: too large) or cannot be reached.
         """
-        fields = _fields(options, output_format, keep_result, hf_token)
+        fields = _fields(options, output_format, render_options, keep_result, hf_token)
         if metadata is not None:
             fields["metadata"] = msgspec.json.encode(metadata).decode()
         key = str(uuid.uuid4())
@@ -198,18 +208,20 @@ class Client:
         """
         return decoded(self._transport.request("GET", _path(job_id, "/result"), job_id=job_id), JobResult)
 
-    def result_as(self, job_id: str, format: str) -> str:
+    def result_as(self, job_id: str, format: str, render_options: RenderOptions | None = None) -> str:
         """The result of a job that has ended, as the text of a file.
 
         Args:
             job_id: which.
             format: srt, vtt, txt, tsv, json or aud, whatever the job asked for.
+            render_options: the layout of subtitles; what it leaves at its default is as the job asked for.
 
         Raises:
             InvalidOption: there is no such format.
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
-        answer = self._transport.request("GET", _path(job_id, "/result"), job_id=job_id, params={"format": format})
+        params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
+        answer = self._transport.request("GET", _path(job_id, "/result"), job_id=job_id, params=params)
         return answer.body.decode("utf-8")
 
     def corrections(self, job_id: str) -> Corrections:
@@ -298,6 +310,7 @@ class Client:
         options: TranscriptionOptions | None = None,
         *,
         output_format: str | None = None,
+        render_options: RenderOptions | None = None,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
         on_upload: Callable[[int, int], None] | None = None,
@@ -307,7 +320,7 @@ class Client:
         """Submit, wait and fetch the result. What interrupts the wait, as Ctrl-C does, cancels the job.
 
         Args:
-            source, options, output_format, metadata, hf_token, on_upload: as with :meth:`submit`.
+            source, options, output_format, render_options, metadata, hf_token, on_upload: as with :meth:`submit`.
             on_progress: as with :meth:`wait`.
             timeout: seconds to wait for the job; None for as long as it takes.
 
@@ -318,7 +331,13 @@ class Client:
             WhisperApiError: as with :meth:`submit`.
         """
         job_id = self.submit(
-            source, options, output_format=output_format, metadata=metadata, hf_token=hf_token, on_upload=on_upload
+            source,
+            options,
+            output_format=output_format,
+            render_options=render_options,
+            metadata=metadata,
+            hf_token=hf_token,
+            on_upload=on_upload,
         )
         try:
             status = self.wait(job_id, on_progress=on_progress, timeout=timeout)
@@ -361,16 +380,25 @@ class _Page(msgspec.Struct):
 
 
 def _fields(
-    options: TranscriptionOptions | None, output_format: str | None, keep_result: bool, hf_token: str | None
+    options: TranscriptionOptions | None,
+    output_format: str | None,
+    render_options: RenderOptions | None,
+    keep_result: bool,
+    hf_token: str | None,
 ) -> dict[str, str]:
     # A server may be configured to answer with the transcript: this client always waits by itself.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
+    fields |= msgspec.to_builtins(render_options or RenderOptions())
     if output_format is not None:
         fields["output_format"] = output_format
     if keep_result:
         fields["keep_result"] = True
     if hf_token:
         fields["hf_token"] = hf_token
+    return _texts(fields)
+
+
+def _texts(fields: Mapping[str, object]) -> dict[str, str]:
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in fields.items()

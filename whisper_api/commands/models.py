@@ -50,8 +50,11 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 when all went well, 1 when something failed with a model, 2 when there is no such model.
     """
     from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.model_names import parse_aliases
 
     store = ModelStore(loaded.config.models_dir, hf_token=loaded.config.hf_token)
+    if aliases := parse_aliases(loaded.config.model_aliases):
+        args.names = [aliases.get(name, name) for name in getattr(args, "names", ())]
     try:
         code: int = args.action(args, store)
     except UnknownModel as error:

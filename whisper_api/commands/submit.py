@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.commands.flags import add_struct_flags, given
-from whisper_api.commands.outputs import STDIN, Outputs, add_output_flags, one_line, output_stems
+from whisper_api.commands.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
 from whisper_api.commands.progress import ProgressLine
 from whisper_api.config import Loaded
 from whisper_api.errors import (
@@ -31,7 +31,7 @@ from whisper_api.errors import (
     UnknownModel,
     WhisperApiError,
 )
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.schema import JobStatus
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
     )
     add_output_flags(output)
+    add_struct_flags(output, RenderOptions)
     output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
     add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
 
@@ -85,13 +86,22 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     try:
         outputs = Outputs.asked_for(args, loaded.config.output_format)
     except OSError as error:
-        return _complain(f"--output-dir {args.output_dir}: {error.strerror}", 2)
+        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
         with line, Client(args.url, key) as client:
-            work = _Work(client, given(args, TranscriptionOptions), outputs, args.keep_result, args.quiet, line)
+            work = _Work(
+                client,
+                given(args, TranscriptionOptions),
+                given(args, RenderOptions),
+                outputs,
+                keep_result=args.keep_result,
+                detach=args.detach,
+                quiet=args.quiet,
+                line=line,
+            )
             try:
-                failed = work.send_all(args.files) if args.detach else work.transcribe_all(args.files)
+                failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
             except BaseException:
                 with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
                     work.cancel_all(hurried)
@@ -120,8 +130,10 @@ class _Work:
 
     client: Client
     options: TranscriptionOptions
+    render_options: RenderOptions
     outputs: Outputs
     keep_result: bool
+    detach: bool
     quiet: bool
     line: ProgressLine
     sent: list[_Sent] = field(default_factory=list)
@@ -148,10 +160,11 @@ class _Work:
             How many failed.
         """
         failed = 0
-        for file, stem in zip(files, output_stems(files), strict=True):
+        for file, stem in zip(files, self.outputs.stems(files), strict=True):
             if len(self.sent) == FILES_AHEAD:
                 failed += self._finish(self.sent[0])
             with self._told(file) as outcome:
+                self.outputs.check(stem)
                 self.sent.append(_Sent(file, stem, self._send(file)))
             failed += outcome.failed
         while self.sent:
@@ -180,8 +193,9 @@ class _Work:
                 sys.stdin.buffer if file == STDIN else Path(file),
                 self.options,
                 output_format=self.outputs.formats[0],
-                # With a second format to fetch, the result must not go when the first was delivered.
-                keep_result=self.keep_result or len(self.outputs.formats) > 1,
+                render_options=self.render_options,
+                # It must not go before it is written here, nor before the last format was fetched.
+                keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
                 on_upload=show,
             )
             if interrupt.came:
@@ -205,25 +219,42 @@ class _Work:
                 raise JobFailed(sent.job_id, status.error or "the job failed")
             if status.status == "Canceled":
                 raise JobCanceled(sent.job_id, "the job was canceled")
-            self._write(sent)
+            outcome.failed = self._write(sent)
         self.sent.remove(sent)
         return outcome.failed
 
-    def _write(self, sent: _Sent) -> None:
+    def _write(self, sent: _Sent) -> bool:
+        """Fetch a result and write it in all formats; whether one of the files is not where it was to be."""
         result = self.client.result(sent.job_id)
         first, *others = self.outputs.formats
         texts = {first: result.text, **{name: self.client.result_as(sent.job_id, name) for name in others}}
         self.line.clear()
-        for name, text in texts.items():
-            self.outputs.write(name, sent.stem, text)
-        if others and not self.keep_result:
-            self.client.cancel(sent.job_id)
+        moved = False
+        try:
+            for name, text in texts.items():
+                if told := self.outputs.write(name, sent.stem, text):
+                    self._say(sent.file, told)
+                    moved = True
+        except BrokenPipeError:
+            raise
+        except OSError:
+            self._say(sent.file, f"the server keeps the result of job {sent.job_id} until the job expires")
+            raise
+        if not self.keep_result:
+            self._remove_result(sent)
         if self.quiet:
-            return
-        if self.outputs.directory is not None and sent.stem not in ("stdin", Path(sent.file).stem):
-            self._say(sent.file, f"written as {sent.stem}, because another input has the same name")
+            return moved
+        if self.outputs.directory is not None and (told := renamed(sent.stem, sent.file)):
+            self._say(sent.file, told)
         for warning in result.warnings:
             self._say(sent.file, f"warning: {warning}")
+        return moved
+
+    def _remove_result(self, sent: _Sent) -> None:
+        try:
+            self.client.cancel(sent.job_id)
+        except WhisperApiError as error:
+            self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
 
     @contextlib.contextmanager
     def _told(self, file: str) -> Iterator[_Outcome]:

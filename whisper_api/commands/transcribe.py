@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.commands.flags import add_setting_flags, add_struct_flags, given
-from whisper_api.commands.outputs import STDIN, Outputs, add_output_flags, one_line, output_stems
+from whisper_api.commands.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
 from whisper_api.commands.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
 from whisper_api.formats import RenderOptions, render
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.engine.download import DownloadProgress
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     try:
         outputs = Outputs.asked_for(args, config.output_format)
     except OSError as error:
-        return _complain(f"--output-dir {args.output_dir}: {error.strerror}", 2)
+        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
     try:
@@ -101,10 +102,11 @@ class _Work:
             How many failed.
         """
         failed = 0
-        for file, stem in zip(files, output_stems(files), strict=True):
+        for file, stem in zip(files, self.outputs.stems(files), strict=True):
             try:
+                self.outputs.check(stem)
                 transcript = self._transcribe(file, engine)
-                self._write(transcript, file, stem)
+                moved = self._write(transcript, file, stem)
             except (ModelError, InvalidOption, DeviceUnavailable, Canceled, BrokenPipeError):
                 raise
             except Exception as error:
@@ -112,7 +114,10 @@ class _Work:
                 self._say(file, f"{type(error).__name__}: {one_line(error)}")
                 failed += 1
                 continue
-            for warning in () if self.quiet else transcript.warnings:
+            failed += moved
+            laid_out = next((name for name in self.outputs.formats if name in ("srt", "vtt")), self.outputs.formats[0])
+            warnings = (*transcript.warnings, *layout_warnings(transcript.segments, self.render_options, laid_out))
+            for warning in () if self.quiet else warnings:
                 self._say(file, f"warning: {warning}")
         return failed
 
@@ -133,12 +138,17 @@ class _Work:
         with _interrupt_sets_event() as cancel:
             return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
 
-    def _write(self, transcript: Transcript, file: str, stem: str) -> None:
+    def _write(self, transcript: Transcript, file: str, stem: str) -> bool:
+        """Write the transcript in all formats; whether one of the files is not where it was to be."""
         self.line.clear()
+        moved = False
         for name in self.outputs.formats:
-            self.outputs.write(name, stem, render(transcript, name, self.render_options))
-        if self.outputs.directory is not None and stem not in ("stdin", Path(file).stem) and not self.quiet:
-            self._say(file, f"written as {stem}, because another input has the same name")
+            if told := self.outputs.write(name, stem, render(transcript, name, self.render_options)):
+                self._say(file, told)
+                moved = True
+        if self.outputs.directory is not None and not self.quiet and (told := renamed(stem, file)):
+            self._say(file, told)
+        return moved
 
     def _say(self, file: str, message: str) -> None:
         self.line.clear()

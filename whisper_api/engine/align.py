@@ -24,6 +24,7 @@ from whisper_api.engine.device import has_bfloat16
 from whisper_api.engine.sentences import spans
 from whisper_api.errors import UnknownModel
 from whisper_api.schema import Segment, Word
+from whisper_api.word_spacing import joined
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -264,7 +265,7 @@ def _sentences(segment: Segment, times: list[_Time | None], language: str) -> li
         start = min((time.start for time in known), default=None)
         pieces.append((_Piece(text[first:last], start, max((time.end for time in spoken), default=None)), words))
     _take_nearest([piece for piece, _ in pieces])
-    join = "" if language in CHARACTER_LANGUAGES else " "
+    join = joined if language in CHARACTER_LANGUAGES else " ".join
     sentences = []
     timed = [
         (
@@ -283,7 +284,7 @@ def _sentences(segment: Segment, times: list[_Time | None], language: str) -> li
                 segment,
                 start=start,
                 end=end,
-                text=join.join(member_text for _, _, member_text, _ in members),
+                text=join(member_text for _, _, member_text, _ in members),
                 words=_timed_words(words, start, end),
             )
         )

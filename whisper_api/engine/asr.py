@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.attention import LEAD_SECONDS, words_of
+from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.tokens import token_logprobs
 from whisper_api.engine.vad import WINDOW_SECONDS, Activity, Span, windows
 from whisper_api.engine.whisper import (
@@ -175,15 +176,20 @@ class Recognizer:
             The code, and its probability where it was judged.
 
         Raises:
-            InvalidOption: the model does not know the language.
+            InvalidOption: the model knows neither the language nor a related one.
         """
         if not self.whisper.multilingual:
             if asked not in ("auto", "en"):
                 self._ctx.warn(f"the model knows English only: transcribed as English, not as {asked!r}")
             return "en", None
-        if asked != "auto" and asked not in self.whisper.languages:
-            known = ", ".join(sorted(self.whisper.languages))
-            raise InvalidOption("language", f"this model does not know {asked!r}; it knows {known}")
+        if asked != AUTO and asked not in self.whisper.languages:
+            known = sorted(self.whisper.languages)
+            related = nearest_language(asked, known, RELATED_LANGUAGE)
+            if related is None:
+                raise InvalidOption("language", f"this model does not know {asked!r}; it knows {', '.join(known)}")
+            # Cantonese came with large-v3: the models before it write it as Chinese.
+            self._ctx.warn(f"the model does not know {asked!r}: transcribed as {related!r}, the nearest that it knows")
+            asked = related
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
         try:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Word
+from whisper_api.time_order import fitted
 
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ def words_of(
         lead: seconds by which the model's attention runs ahead of the voice.
 
     Returns:
-        Words in order; their times rise and stay inside the window.
+        Words in order, as :func:`~whisper_api.time_order.fitted` has it, inside the window.
     """
     if not tokens:
         return []
@@ -75,19 +76,15 @@ def words_of(
     ends = np.cumsum([len(piece) for piece in pieces[:-1]])
     begins = np.r_[0, ends[:-1]]
     duration = len(audio) / SAMPLE_RATE
-    times = np.clip(token_times(attention, len(tokens)) + lead, 0.0, duration)
+    token_moments = np.clip(token_times(attention, len(tokens)) + lead, 0.0, duration)
     scores = [float(np.mean(attention.probabilities[a:b])) for a, b in zip(begins, ends, strict=True)]
     spaced = tokenizer.language_code not in LANGUAGES_WITHOUT_SPACES
-    spoken = _words(texts[:-1], times[begins], times[ends], scores, spaced=spaced)
+    spoken = _words(texts[:-1], token_moments[begins], token_moments[ends], scores, spaced=spaced)
     starts, stops = _without_pauses([word.start for word in spoken], [word.end for word in spoken], audio)
+    times = [(round(offset + a, 3), round(offset + b, 3)) for a, b in zip(starts, stops, strict=True)]
     return [
-        Word(
-            word=" ".join(word.text.split()),
-            start=round(offset + start, 3),
-            end=round(offset + max(start, stop), 3),
-            score=round(float(np.mean(word.scores)), 3),
-        )
-        for word, start, stop in zip(spoken, starts, stops, strict=True)
+        Word(word=" ".join(word.text.split()), start=start, end=end, score=round(float(np.mean(word.scores)), 3))
+        for word, (start, end) in zip(spoken, fitted(times, offset, offset + duration), strict=True)
     ]
 
 

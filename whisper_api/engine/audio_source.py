@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
+import functools
 import io
+import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from whisper_api.engine.wav import WavLayout, wav_layout
 from whisper_api.errors import InvalidAudio
 
 __all__ = ["AudioSource", "opened"]
 
 MAX_BUFFERED_HEAD = 1 << 16
+# As the size of a WAV file's samples; libav takes it for unknown.
+UNTIL_THE_END = b"\xff" * 4
 STREAMABLE = (
     b"RIFF",
     b"RF64",
@@ -77,7 +83,7 @@ class AudioSource:
 
     def __init__(self, file: Any, name: str, check: Callable[[], None]) -> None:
         self.name = name
-        self._file = file
+        self._file = self._original = file
         self._check = check
         try:
             self.size: int | None = file.seek(0, os.SEEK_END)
@@ -99,7 +105,7 @@ class AudioSource:
                 whole.write(block)
             self.size = whole.tell()
             whole.seek(0)
-            self._file = whole
+            self._file = self._original = whole
 
     def _fill(self, size: int) -> bytes:
         """``size`` bytes, fewer only at the end: a pipe gives what it has."""
@@ -143,7 +149,7 @@ class AudioSource:
     def rewind(self) -> None:
         if self.size is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._file.seek(0)
+                self._original.seek(0)
 
     def at(self, offset: int, size: int) -> bytes:
         """Bytes from elsewhere in the file, as far as they can be had."""
@@ -171,18 +177,30 @@ class AudioSource:
             return None
         return int.from_bytes(frame[place + 8 : place + 12], "big")
 
-    def wav_seconds(self) -> float | None:
-        """The length that a WAV file's header states; None where it could not know: streams, and sizes past 4 GiB."""
-        place, bytes_per_second = 12, 0
-        while len(chunk := self.at(place, 24)) == 24:
-            size = int.from_bytes(chunk[4:8], "little")
-            if chunk[:4] == b"fmt ":
-                bytes_per_second = int.from_bytes(chunk[16:20], "little")
-            elif chunk[:4] == b"data":
-                # Recorders that cannot seek back write the largest size that they can, or nearly.
-                return size / bytes_per_second if bytes_per_second and 0 < size < 0x7FFF0000 else None
-            place += 8 + size + size % 2
-        return None
+    @functools.cached_property
+    def wav(self) -> WavLayout | None:
+        """Where the samples of a WAV file are; None for another file."""
+        if self.head[:4] != b"RIFF" or self.head[8:12] != b"WAVE":
+            return None
+        return wav_layout(self.at, self.size)
+
+    def splice(self) -> None:
+        """Show libav all samples of a WAV file whose header states fewer than there are."""
+        if self.wav is None or not self.wav.pieces:
+            return
+        layout = self.wav
+        spliced = _Spliced(self._file, layout.pieces, {layout.size_at: UNTIL_THE_END})
+        self._file, self.size = spliced, spliced.size
+
+    def following(self, place: int, size: int) -> Iterator[bytes]:
+        """The bytes behind a place, in blocks, with ``size`` bytes of each block again in the next one."""
+        if self.size is None:
+            return
+        while block := self.at(place, 1 << 20):
+            yield block
+            if place + len(block) >= self.size:
+                return
+            place += max(1, len(block) - size)
 
     def ends_inside_ogg_page(self) -> bool:
         """True for an Ogg file whose last page is incomplete or does not carry the end mark (RFC 3533, section 6)."""
@@ -194,6 +212,49 @@ class AudioSource:
         if place < 0 or len(page) < 27 or len(page) < 27 + page[26]:
             return True
         return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]) or not page[5] & 4
+
+
+class _Spliced(io.RawIOBase):
+    """Pieces of a file as one file.
+
+    Args:
+        file: can be sought.
+        pieces: (offset, bytes) of each.
+        patches: place in the spliced file to the bytes that stand there instead; each inside one piece.
+    """
+
+    def __init__(self, file: Any, pieces: Sequence[tuple[int, int]], patches: Mapping[int, bytes]) -> None:
+        self._source = file
+        self._pieces = pieces
+        self._starts = [0, *itertools.accumulate(length for _, length in pieces)]
+        self._patches = patches
+        self._place = 0
+        self.size = self._starts[-1]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = offset + (0, self._place, self.size)[whence]
+        if place < 0:
+            raise ValueError("a place before the beginning")
+        self._place = place
+        return place
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        number = bisect.bisect_right(self._starts, self._place) - 1
+        if number >= len(self._pieces):
+            return b""
+        offset, length = self._pieces[number]
+        inside = self._place - self._starts[number]
+        self._source.seek(offset + inside)
+        block = bytearray(self._source.read(min(size, length - inside)) or b"")
+        for place, patch in self._patches.items():
+            for index, byte in enumerate(patch, place - self._place):
+                if 0 <= index < len(block):
+                    block[index] = byte
+        self._place += len(block)
+        return bytes(block)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ either all there or not there.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from whisper_api.engine import derived_files, model_revisions
 from whisper_api.engine.download import (
     DownloadProgress,
     SourceFailed,
@@ -43,6 +43,7 @@ from whisper_api.engine.model_files import (
     resolve,
     revision_of,
 )
+from whisper_api.engine.model_names import near_names
 from whisper_api.engine.model_sources import Fetched, fetch_from, needs_no_network
 from whisper_api.engine.model_table import ALIASES, CATALOGUE
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
@@ -86,7 +87,7 @@ class ModelStatus:
     Attributes:
         entry: what the catalogue knows: name, kind, title, licence, sources, parameters, whether it is multilingual.
         local: where it is, or None when it is not on this machine.
-        size: bytes on disk when it is here, else roughly what it would take (None: not known).
+        size: bytes of its own files when it is here, else roughly what it would take (None: not known).
         place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files of it are missing or cut
             short; None when it is not here.
     """
@@ -218,7 +219,9 @@ class ModelStore:
         return isinstance(named, Entry) and any(self._closed_source(named, source) is None for source in named.sources)
 
     def verify(self, name: str) -> Verification:
-        """Hash a model's files and compare them with the catalogue, or else with what was noted when they were fetched.
+        """Hash a model's files and compare them with the catalogue, or else with what was recorded at their download.
+
+        Files that this program made from the model are compared with what was recorded when they were made.
 
         Raises:
             UnknownModel: the name means nothing.
@@ -237,7 +240,7 @@ class ModelStore:
         checked, unchecked, wrong = check_files(entry, model)
         if wrong:
             raise ModelCorrupt(_damaged(name, wrong, model.path))
-        return Verification(model, tuple(checked), tuple(unchecked))
+        return Verification(model, (*checked, *_check_derived(model)), tuple(unchecked))
 
     def remove(self, name: str) -> int:
         """Delete a model from the models directory. A link there is deleted, not what it leads to.
@@ -290,6 +293,7 @@ class ModelStore:
         return silent.reason if silent.until > time.monotonic() else None
 
     def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch) -> LocalModel:
+        entry = model_revisions.pinned(self.root, entry)
         failures: list[str] = []
         corrupt = False
         partial = self._partial(entry)
@@ -343,6 +347,8 @@ class ModelStore:
             # Incomplete or damaged, or it would have been found.
             directory.rename(partial / "replaced")
         staged.replace(directory)
+        if source == "hub" and entry.hub is not None and fetched.revision is not None:
+            model_revisions.pin(self.root, entry.hub.repo_id, fetched.revision)
         shutil.rmtree(partial, ignore_errors=True)
         found = locate(self.root, entry)[0]
         if found is None:
@@ -406,6 +412,19 @@ def _source_title(entry: Entry, source: str) -> str:
     return source
 
 
+def _check_derived(model: LocalModel) -> list[str]:
+    checked: list[str] = []
+    for directory in derived_files.derived_directories(model.path):
+        if damaged := derived_files.damaged_files(directory):
+            raise ModelCorrupt(
+                f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
+                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
+                "is loaded."
+            )
+        checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
+    return checked
+
+
 def _damaged(name: str, wrong: list[str], where: Path) -> str:
     return (
         f"{name}: {', '.join(sorted(wrong))} in {where} {'are' if len(wrong) > 1 else 'is'} missing or not as fetched. "
@@ -414,6 +433,6 @@ def _damaged(name: str, wrong: list[str], where: Path) -> str:
 
 
 def _unknown(name: str) -> UnknownModel:
-    near = difflib.get_close_matches(name.lower(), [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "`whisper-api models list` names those there are."
+    near = near_names(name, (*CATALOGUE, *ALIASES))
+    hint = f"Did you mean {near}?" if near else "`whisper-api models list` names those there are."
     return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) will do too.")

@@ -8,6 +8,7 @@ stopping rule relative to the clusters). Similarity is the cosine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,10 @@ _INNER_DEFAULT = 0.5
 # Spans that are clustered at once (ten minutes), and most small clusters in all: memory and time are squares of these.
 _BLOCK = 1200
 _MOST_CLUSTERS = 1500
+# Pairs of spans whose similarities are computed at once, in several float64 arrays of 32 MB each: 256 rows for up to
+# two hours of speech, fewer for more.
 _ROWS = 256
+_PAIRS = 1 << 22
 _ROUNDS = 5
 
 
@@ -89,6 +93,7 @@ def find_voices(
     seconds: Floats,
     bounds: Bounds = Bounds(),
     options: ClusteringOptions = ClusteringOptions(),
+    check: Callable[[], None] = lambda: None,
 ) -> Voices:
     """Cluster spans into voices.
 
@@ -100,6 +105,7 @@ def find_voices(
         seconds: (spans,) how much speech each is of.
         bounds: how many voices there may be. Fewer come out when there are not enough spans.
         options: see there.
+        check: called now and then, since hours of speech take minutes; what it raises ends the clustering.
     """
     clear = seconds >= min(options.clear_seconds, float(seconds.max()))
     if clear.sum() < bounds.least:
@@ -109,7 +115,7 @@ def find_voices(
     if bounds.most > 1:
         # For more voices than there are distinct clusters, look closer; in the end a single span will do.
         for alike in (options.alike, options.alike / 2, 0.0):
-            labels = _Merging(x, t, w, alike, options).run(bounds, fewest=bounds.least if alike == 0 else 1)
+            labels = _Merging(x, t, w, alike, options, check).run(bounds, fewest=bounds.least if alike == 0 else 1)
             if labels.max() + 1 >= bounds.least:
                 break
     return Voices(_refined(x, w, labels))
@@ -138,11 +144,13 @@ def _centroids(x: Floats, w: Floats, labels: Ints, count: int) -> Floats:
 class _Merging:
     """Clusters, and for each pair of them the sum of their spans' similarities: when clusters merge, sums add."""
 
-    def __init__(self, x: Floats, t: Floats, w: Floats, alike: float, options: ClusteringOptions) -> None:
+    def __init__(
+        self, x: Floats, t: Floats, w: Floats, alike: float, options: ClusteringOptions, check: Callable[[], None]
+    ) -> None:
         self.options = options
-        self.of_span = _small_clusters(x, alike)
+        self.of_span = _small_clusters(x, alike, check)
         self.count = int(self.of_span.max()) + 1
-        self.similarity, self.weight, repeats = _pair_sums(x, t, w, self.of_span, self.count, options)
+        self.similarity, self.weight, repeats = _pair_sums(x, t, w, self.of_span, self.count, options, check)
         # The same sound again and again is one piece of evidence, however often it comes.
         self.size = np.bincount(self.of_span[~repeats], minlength=self.count)
         self.into = np.arange(self.count)
@@ -200,7 +208,7 @@ def _mean(sums: Floats, weights: Floats) -> Floats:
     return np.where(weights > 1e-6, sums / np.maximum(weights, 1e-6), np.nan)
 
 
-def _small_clusters(x: Floats, alike: float) -> Ints:
+def _small_clusters(x: Floats, alike: float, check: Callable[[], None]) -> Ints:
     """Average linkage within stretches of ten minutes: across longer ones it would need the square of their length."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -209,6 +217,7 @@ def _small_clusters(x: Floats, alike: float) -> Ints:
     labels: npt.NDArray[np.int64] = np.zeros(len(x), dtype=np.int64)
     begun = 0
     for start in range(0, len(x), _BLOCK):
+        check()
         block = x[start : start + _BLOCK]
         own = np.zeros(len(block), dtype=np.int64)
         if len(block) > 1:
@@ -224,7 +233,13 @@ def _small_clusters(x: Floats, alike: float) -> Ints:
 
 
 def _pair_sums(
-    x: Floats, t: Floats, w: Floats, labels: Ints, count: int, options: ClusteringOptions
+    x: Floats,
+    t: Floats,
+    w: Floats,
+    labels: Ints,
+    count: int,
+    options: ClusteringOptions,
+    check: Callable[[], None],
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """By pairs of clusters, sums of similarity and of weight over pairs of spans; and which spans repeat another."""
     order = np.argsort(labels, kind="stable")
@@ -232,8 +247,10 @@ def _pair_sums(
     bounds = np.searchsorted(labels, np.arange(count))
     similarity, weight = np.zeros((count, count)), np.zeros((count, count))
     repeats = np.zeros(len(x), dtype=np.bool_)
-    for start in range(0, len(x), _ROWS):
-        rows = slice(start, start + _ROWS)
+    step = max(1, min(_ROWS, _PAIRS // len(x)))
+    for start in range(0, len(x), step):
+        check()
+        rows = slice(start, start + step)
         cosine = x[rows] @ x.T
         later = t[rows, None] - t
         far = np.abs(later) >= options.apart - 1e-6

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Union
@@ -17,21 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio_source import AudioSource, opened
-from whisper_api.engine.timeline import (
-    SAMPLE_RATE,
-    PacketReader,
-    Samples,
-    Timeline,
-    replace_not_finite,
-    seconds,
-    value_warnings,
-)
-from whisper_api.errors import InvalidAudio
+from whisper_api.engine.timeline import PacketReader, Timeline, seconds, value_warnings
+from whisper_api.engine.track import SAMPLE_RATE, AudioMemory, Samples, Track
+from whisper_api.engine.tracks import audio_stream
+from whisper_api.errors import AudioTooLong, InvalidAudio
 
 __all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
 
 AudioInput = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any]]
 PROBE_PACKETS = 1000
+# Samples of an array that are converted at a time.
+BLOCK = 1 << 20
 # Playlists, subtitles, images and devices are not here: some of them make libav open other files or addresses.
 CONTAINERS = (
     "3g2 3gp aa aac aax ac3 ac4 act aea aiff amr amrnb amrwb apac ape apc asf asf_o ast au avi avr bonk caf "
@@ -41,11 +38,13 @@ CONTAINERS = (
     "w64 wav wavarc webm wsd wtv wv wve xa xwma"
 ).replace(" ", ",")
 STATES_LENGTH = frozenset(["wav", "w64", "aiff", "caf", "flac", "asf", "flv", "avi", "au", "mp4", "matroska"])
-ENCRYPTED = (
-    "enca",
-    "drms",
-    "aavd",
-)  # sample entries of protected sound (ISO/IEC 14496-12, 8.12), and Audible's
+# Containers in which a second file can stand behind the first, where libav never looks: what the second begins with.
+BEGINNINGS = {
+    "aiff": re.compile(rb"FORM....AIF[FC]", re.DOTALL),
+    "flv": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09"),
+    "mp4": re.compile(rb"\0\0\0[\x08-\xff]ftyp[ -~]{4}"),
+    "tta": re.compile(rb"TTA1\x01\0"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,10 @@ def decode(
     *,
     check: Callable[[], None] | None = None,
     progress: Callable[[float], None] | None = None,
+    audio_track: int | None = None,
+    max_seconds: float | None = None,
+    stop_at: float | None = None,
+    memory: AudioMemory | None = None,
 ) -> Decoded:
     """Decode a file to mono 16 kHz float32.
 
@@ -112,88 +115,113 @@ def decode(
             other formats, MP4 first of all, are held in memory, since they may need their end before their beginning.
         check: called about once for each second of audio; what it raises ends the decoding.
         progress: called as often with the part that is done, 0 to 1, where the length is known.
+        audio_track: which of several audio streams, counted from 1; None for the one that the file marks as default,
+            else the first.
+        max_seconds: how long the audio may be; None for any length. A file that states more is refused before it is
+            decoded, and decoding ends as soon as there is more.
+        stop_at: seconds that are enough: decoding ends there without an error. None for the whole file.
+        memory: the budget of decoded audio; None to keep all of it in memory.
 
     Raises:
         InvalidAudio: the source is not audio that can be decoded; the message says what was found.
+        AudioTooLong: it lasts longer than ``max_seconds``.
+        InvalidOption: the file has no such ``audio_track``.
+        StorageFull, StorageError: the decoded audio finds no room on the disk.
     """
     check = check or _nothing
     if isinstance(source, np.ndarray):
-        return _from_array(source)
-    with opened(source, check) as data, _container(data) as container:
-        stream, warnings = _audio_stream(container, data)
-        timeline = Timeline(container, stream)
-        reader = PacketReader(container, stream)
-        stated = _stated_seconds(container, stream, data)
-        tick = 0.0
-        for packets, frame in enumerate(reader):
-            if frame is not None:
-                timeline.add(frame, lost=reader.take_lost())
-            if timeline.clock - tick >= 1.0 or packets % 256 == 255:
-                tick = timeline.clock
-                check()
-                timeline.drain()
-                if progress and (part := _part(reader, data, timeline, stated)) is not None:
-                    progress(part)
-        audio = timeline.finish()
-        if not len(audio):
-            raise InvalidAudio(_nothing_decoded(data, stream, reader))
-        if progress:
-            progress(1.0)
-        warnings += reader.warnings() + timeline.warnings()
-        reached = max(timeline.clock, reader.reached)
-        if stated is not None and stated - reached > max(0.25, 0.001 * stated):
-            warnings.append(
-                f"the file states a length of {stated:.1f} s, of which {reached:.1f} s could be read: "
-                "it is cut short or damaged"
+        return _from_array(source, max_seconds, stop_at, memory)
+    with opened(source, check) as data:
+        layout = data.wav
+        data.splice()
+        with _container(data) as container:
+            stream, warnings = audio_stream(container, data, audio_track)
+            stated = _stated_seconds(container, stream, data)
+            _refuse_longer(data.name, _bounding_seconds(container, stream, data, stated), max_seconds)
+            reader = PacketReader(container, stream)
+            # As every length here: the shorter of the two that were asked for.
+            most = min((each for each in (max_seconds, stop_at) if each is not None), default=None)
+            with contextlib.closing(Timeline(container, stream, memory, most)) as timeline:
+                tick = 0.0
+                for packets, frame in enumerate(reader):
+                    if frame is not None:
+                        timeline.add(frame, lost=reader.take_lost())
+                    if timeline.clock - tick >= 1.0 or packets % 256 == 255:
+                        tick = timeline.clock
+                        check()
+                        timeline.drain()
+                        if progress and (part := _part(reader, data, timeline, stated)) is not None:
+                            progress(part)
+                    if most is not None and timeline.clock > most:
+                        if stop_at is None or stop_at > most:
+                            _refuse_longer(data.name, timeline.clock, max_seconds, decoded=True)
+                        break
+                audio = timeline.finish()
+                if not len(audio):
+                    raise InvalidAudio(_nothing_decoded(data, stream, reader))
+                if progress:
+                    progress(1.0)
+                warnings += reader.warnings() + timeline.warnings()
+                if stop_at is not None and timeline.clock > stop_at:
+                    audio = audio[: round(stop_at * SAMPLE_RATE)]
+                else:
+                    if layout is not None and layout.warning:
+                        warnings.append(layout.warning)
+                    warnings += _unread_warnings(container, data, reader, timeline, stated)
+            return Decoded(
+                audio=audio,
+                warnings=tuple(warnings),
+                container=container.format.name,
+                codec=stream.codec_context.name,
+                source_sample_rate=timeline.first_rate,
+                channels=timeline.first_channels,
             )
-        elif stated is None and data.ends_inside_ogg_page():
-            warnings.append(f"the file has no end mark: it seems cut short; {reached:.1f} s could be read")
-        return Decoded(
-            audio=audio,
-            warnings=tuple(warnings),
-            container=container.format.name,
-            codec=stream.codec_context.name,
-            source_sample_rate=timeline.first_rate,
-            channels=timeline.first_channels,
-        )
 
 
-def probe(source: AudioInput) -> AudioInfo:
+def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: float | None = None) -> AudioInfo:
     """Tell what a file is, having decoded no more of it than its first sound.
 
     A file object that can seek is left at its beginning, so that it can be decoded next; one that cannot is used up.
 
     Args:
-        source: as for :func:`decode`.
+        source, audio_track: as for :func:`decode`.
+        max_seconds: how long the audio may be, as its header states it; None for any length.
 
     Raises:
         InvalidAudio: as :func:`decode` raises it, but for damage that comes later in the file.
+        AudioTooLong: the file states more than ``max_seconds``.
+        InvalidOption: the file has no such ``audio_track``.
     """
     if isinstance(source, np.ndarray):
-        audio = _from_array(source)
+        audio = _from_array(source, max_seconds)
         return AudioInfo(audio.container, audio.codec, SAMPLE_RATE, 1, audio.duration)
-    with opened(source, _nothing) as data, _container(data) as container:
-        stream, _ = _audio_stream(container, data)
-        timeline = Timeline(container, stream)
-        reader = PacketReader(container, stream)
-        for packets, frame in enumerate(reader):
-            if frame is not None and frame.samples:
-                timeline.add(frame, lost=0.0)
-                break
-            if packets >= PROBE_PACKETS:
-                raise InvalidAudio(_nothing_decoded(data, stream, reader))
-        else:
-            raise InvalidAudio(_nothing_decoded(data, stream, reader))
-        duration = _stated_seconds(container, stream, data)
-        if duration is None:
-            duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
-        return AudioInfo(
-            container.format.name,
-            stream.codec_context.name,
-            timeline.first_rate,
-            timeline.first_channels,
-            duration,
-        )
+    with opened(source, _nothing) as data:
+        data.splice()
+        with _container(data) as container:
+            stream, _ = audio_stream(container, data, audio_track)
+            stated = _stated_seconds(container, stream, data)
+            bound = _bounding_seconds(container, stream, data, stated)
+            _refuse_longer(data.name, bound, max_seconds)
+            reader = PacketReader(container, stream)
+            with contextlib.closing(Timeline(container, stream, most=1.0)) as timeline:
+                for packets, frame in enumerate(reader):
+                    if frame is not None and frame.samples:
+                        timeline.add(frame, lost=0.0)
+                        break
+                    if packets >= PROBE_PACKETS:
+                        raise InvalidAudio(_nothing_decoded(data, stream, reader))
+                else:
+                    raise InvalidAudio(_nothing_decoded(data, stream, reader))
+            duration = bound if container.format.name == "wav" else stated
+            if duration is None:
+                duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
+            return AudioInfo(
+                container.format.name,
+                stream.codec_context.name,
+                timeline.first_rate,
+                timeline.first_channels,
+                duration,
+            )
 
 
 def _nothing() -> None:
@@ -231,46 +259,6 @@ def _container(data: AudioSource) -> Iterator[Any]:
             raise InvalidAudio(f"{data.name} cannot be decoded: {error.strerror}") from error
 
 
-def _audio_stream(container: Any, data: AudioSource) -> tuple[Any, list[str]]:
-    streams = list(container.streams.audio)
-    if not streams:
-        others = {stream.type: stream for stream in reversed(container.streams)}
-        if "video" in others:
-            codec = others["video"].codec_context
-            kind = f"a picture ({codec.name})" if codec else "a picture"
-            raise InvalidAudio(f"{data.name} has no sound: it holds only {kind}")
-        raise InvalidAudio(f"{data.name} has no sound: found {data.found()} without an audio stream")
-    usable = [stream for stream in streams if stream.codec_context and _tag(stream) not in ENCRYPTED]
-    if not usable:
-        tag = _tag(streams[0])
-        reason = "is encrypted (DRM)" if tag in ENCRYPTED else "is in a codec that libav does not know"
-        raise InvalidAudio(f"the sound of {data.name} {reason}")
-    chosen = next(
-        (stream for stream in usable if stream.disposition & stream.disposition.__class__.default),
-        usable[0],
-    )
-    warnings = []
-    if len(streams) > 1:
-        language = f", {chosen.metadata['language']}" if "language" in chosen.metadata else ""
-        warnings.append(
-            f"the file has {len(streams)} audio streams: number {streams.index(chosen) + 1} "
-            f"({chosen.codec_context.name}{language}) was used"
-        )
-    # Threads of a decoder bring nothing to audio, and a server has other work for the cores.
-    chosen.codec_context.thread_count = 1
-    return chosen, warnings
-
-
-def _tag(stream: Any) -> str:
-    try:
-        return str(stream.codec_tag)
-    except (
-        AttributeError,
-        UnicodeDecodeError,
-    ):  # no decoder; a tag that is a number, as WAV's are
-        return ""
-
-
 def _stated_seconds(container: Any, stream: Any, data: AudioSource) -> float | None:
     """The length that the header states, from the file's zero; None where libav would only guess it from the size."""
     name = container.format.name
@@ -281,8 +269,53 @@ def _stated_seconds(container: Any, stream: Any, data: AudioSource) -> float | N
     if STATES_LENGTH.isdisjoint(name.split(",")):
         return None
     if name == "wav":
-        return data.wav_seconds()
+        return data.wav.stated if data.wav is not None else None
     return seconds(container.duration, 1e-6)
+
+
+def _bounding_seconds(container: Any, stream: Any, data: AudioSource, stated: float | None) -> float | None:
+    """The length that a file is refused for; None where libav only guesses, since a wrong guess must refuse nothing."""
+    name = container.format.name
+    if name == "wav":
+        # A header may state hours before the recording that is broken off: no more can be there than the file is long.
+        rate = (stream.codec_context.bit_rate or 0) / 8
+        return min(stated, data.size / rate) if stated is not None and data.size is not None and rate else None
+    if name == "ogg":  # the time stamp of its last page
+        return seconds(container.duration, 1e-6)
+    own = seconds(stream.duration, stream.time_base)
+    return own if stated is not None and own is not None else stated
+
+
+def _refuse_longer(name: str, length: float | None, max_seconds: float | None, *, decoded: bool = False) -> None:
+    if length is None or max_seconds is None or length <= max_seconds:
+        return
+    lasts = f"more than {_hours(max_seconds)}" if decoded else _hours(length)
+    raise AudioTooLong(
+        f"{name} lasts {lasts}; audio may last {_hours(max_seconds)} (MAX_AUDIO_SECONDS): send it in parts"
+    )
+
+
+def _hours(length: float) -> str:
+    return f"{length / 3600:.1f} hours" if length >= 7200 else f"{length:.1f} s"
+
+
+def _unread_warnings(
+    container: Any, data: AudioSource, reader: PacketReader, timeline: Timeline, stated: float | None
+) -> list[str]:
+    """What was not read of a file that was decoded to its end."""
+    reached = max(timeline.clock, reader.reached)
+    found = []
+    if stated is not None and stated - reached > max(0.25, 0.001 * stated):
+        found.append(
+            f"the file states a length of {stated:.1f} s, of which {reached:.1f} s could be read: "
+            "it is cut short or damaged"
+        )
+    elif stated is None and data.ends_inside_ogg_page():
+        found.append(f"the file has no end mark: it seems cut short; {reached:.1f} s could be read")
+    beginning = next((BEGINNINGS[name] for name in container.format.name.split(",") if name in BEGINNINGS), None)
+    if beginning is not None and any(beginning.search(block) for block in data.following(reader.end, 16)):
+        found.append("behind the sound is another file, which was left out: only the first one was read")
+    return found
 
 
 def _part(reader: PacketReader, data: AudioSource, timeline: Timeline, stated: float | None) -> float | None:
@@ -295,10 +328,19 @@ def _nothing_decoded(data: AudioSource, stream: Any, reader: PacketReader) -> st
     codec = stream.codec_context.name
     if not reader.packets:
         return f"{data.name} holds no sound: its audio stream ({codec}) is empty"
+    if reader.samples:
+        return f"{data.name} is too short to hold speech: it has {reader.samples} samples of sound"
+    if not reader.damaged and not reader.broken_off:
+        return f"{data.name} is too short to hold speech: its {reader.packets} packets ({codec}) give no samples"
     return f"no sound could be decoded from {data.name}: none of {reader.packets} packets ({codec}) is intact"
 
 
-def _from_array(array: NDArray[Any]) -> Decoded:
+def _from_array(
+    array: NDArray[Any],
+    max_seconds: float | None = None,
+    stop_at: float | None = None,
+    memory: AudioMemory | None = None,
+) -> Decoded:
     advice = "give mono audio at 16 kHz as float32 or float64 from -1 to 1, or as int16, of shape (samples,)"
     if array.ndim == 2 and array.shape[0] == 1:
         flat = array[0]
@@ -309,32 +351,38 @@ def _from_array(array: NDArray[Any]) -> Decoded:
     if not flat.size:
         raise InvalidAudio(f"the array is empty: {advice}")
     kind = flat.dtype.newbyteorder("=")
-    audio: Samples
-    if kind == np.int16:
-        audio = flat.astype(np.float32)
-        audio /= 32768.0
-    elif kind in (np.dtype(np.float32), np.dtype(np.float64)):
-        with np.errstate(over="ignore"):
-            audio = np.ascontiguousarray(flat, dtype=np.float32)
-    else:
+    if kind not in (np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.float64)):
         raise InvalidAudio(f"an array of {array.dtype} is not audio: {advice}")
-    not_finite, peak = 0, 0.0
-    for start in range(0, len(audio), 1 << 20):
-        block = audio[start : start + (1 << 20)]
-        high = float(np.abs(block).max())
-        if not math.isfinite(high):
-            if np.shares_memory(audio, array):
-                audio = audio.copy()
-                block = audio[start : start + (1 << 20)]
-            not_finite += replace_not_finite(block)
-            high = float(np.abs(block).max())
-        peak = max(peak, high)
+    if stop_at is not None:
+        flat = flat[: round(stop_at * SAMPLE_RATE)]
+    _refuse_longer("the array", len(flat) / SAMPLE_RATE, max_seconds)
+    track = Track(memory)
+    shared = flat.dtype == np.float32 and flat.flags.c_contiguous
+    if shared:
+        shared = all(math.isfinite(float(np.abs(block).max())) for block in _blocks(flat))
+    if shared:
+        audio: Samples = flat
+        peak = max(float(np.abs(block).max()) for block in _blocks(flat))
+    else:
+        with contextlib.closing(track), np.errstate(over="ignore"):
+            for block in _blocks(flat):
+                track.append(_as_float(block))
+            audio, peak = track.finish(), track.peak
     return Decoded(
         audio=audio,
-        warnings=tuple(value_warnings(not_finite, peak)),
+        warnings=tuple(value_warnings(track.not_finite, peak)),
         container="array",
         codec=str(array.dtype),
         source_sample_rate=SAMPLE_RATE,
         channels=1,
-        shared=np.shares_memory(audio, array),
+        shared=shared,
     )
+
+
+def _blocks(samples: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
+
+
+def _as_float(block: NDArray[Any]) -> Samples:
+    floats: Samples = block.astype(np.float32)
+    return floats / np.float32(32768.0) if block.dtype.kind == "i" else floats

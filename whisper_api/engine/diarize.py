@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -209,11 +209,13 @@ class Analysis:
     spans: Spans
     embeddings: Floats
 
-    def voices(self, bounds: Bounds, options: ClusteringOptions = CLUSTERING) -> Voices | None:
-        """Who speaks; None when nobody speaks long enough to say."""
+    def voices(
+        self, bounds: Bounds, options: ClusteringOptions = CLUSTERING, check: Callable[[], None] = lambda: None
+    ) -> Voices | None:
+        """Who speaks; None when nobody speaks long enough to say. ``check`` is called now and then and may end it."""
         if len(self.embeddings) == 0:
             return None
-        return find_voices(self.embeddings, self.spans.times, self.spans.seconds, bounds, options)
+        return find_voices(self.embeddings, self.spans.times, self.spans.seconds, bounds, options, check)
 
     def turns(self, voices: Voices | None) -> list[Turn]:
         """Who speaks when."""
@@ -255,7 +257,7 @@ def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
 
 def _open(ctx: JobContext, audio: Floats) -> Diarization:
     analysis = analyze(ctx, audio)
-    voices = analysis.voices(bounds_of(ctx.options))
+    voices = analysis.voices(bounds_of(ctx.options), check=ctx.check)
     ctx.check()
     turns = analysis.turns(voices)
     vectors = {} if voices is None else {_label(number): row for number, row in enumerate(voices.centroids)}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from whisper_api.engine.decode import AudioInput, decode
 from whisper_api.engine.diarize import Diarization, voice_of
 from whisper_api.engine.speakers import Turn
+from whisper_api.engine.track import SAMPLE_RATE
 from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ with recordings of 2 to 8 s: two people reached 0.41 at most; one person was at 
 with 4 s or more. So nobody was taken for somebody else, and all were recognised but 4 of the 14 with 2 s. Between two
 readings by one person it was 0.68 and more, between readings by two 0.20 and less.
 """
+
+LONGEST = 60.0
+"""Seconds of a recording that are used; more tell no more of a voice."""
 
 LABEL = re.compile(r"SPEAKER_\d+", re.IGNORECASE | re.ASCII)
 
@@ -55,7 +59,9 @@ def check_names(names: Mapping[str, object]) -> None:
 
 
 def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[str, Floats]:
-    """The recordings of the known speakers: float32, shape (samples,), mono, 16 kHz.
+    """The recordings of the known speakers, at most 60 s of each: float32, shape (samples,), mono, 16 kHz.
+
+    A recording that is longer becomes a warning of the job.
 
     Raises:
         InvalidAudio: one cannot be decoded.
@@ -65,10 +71,13 @@ def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[
 
 def _decoded(ctx: JobContext, number: int, source: AudioInput) -> Floats:
     try:
-        return decode(source, check=ctx.check).audio
+        audio = decode(source, check=ctx.check, stop_at=LONGEST).audio
     except InvalidAudio as error:
         # By its number, since errors may go to a log, where no name of a person belongs.
         raise InvalidAudio(f"known speaker {number}: {error}") from error
+    if len(audio) >= LONGEST * SAMPLE_RATE:
+        ctx.warn(f"of the recording of known speaker {number}, the first {LONGEST:g} s were used")
+    return audio
 
 
 def name_speakers(ctx: JobContext, diarization: Diarization, references: Mapping[str, Floats]) -> Diarization:

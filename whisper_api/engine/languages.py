@@ -1,12 +1,22 @@
-"""Languages by code and name, as Whisper knows them."""
+"""The languages that Whisper knows, and how a user may name them: every door of the product calls this module.
+
+The library `langcodes` understands codes and names: it has IANA's registry and the data of Unicode's CLDR.
+"""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import re
+from collections.abc import Iterable
+
 from whisper_api.errors import InvalidOption
 
-__all__ = ["CODES", "ENGLISH_NAMES", "language_code"]
+__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language"]
 
-# Code to English name, as OpenAI's tokenizer and its answers write them. Models before large-v3 do not know the last.
+AUTO = "auto"
+# Whisper's code to its English name, as OpenAI's tokenizer and its answers write them. Models before large-v3 do not
+# know the last.
 ENGLISH_NAMES = {
     "af": "afrikaans",
     "am": "amharic",
@@ -110,37 +120,109 @@ ENGLISH_NAMES = {
     "yue": "cantonese",
 }
 CODES = tuple(ENGLISH_NAMES)
-# Other names for the same languages.
-OTHER_NAMES = {
-    "burmese": "my",
-    "castilian": "es",
-    "flemish": "nl",
-    "haitian": "ht",
-    "letzeburgesch": "lb",
-    "mandarin": "zh",
-    "moldavian": "ro",
-    "moldovan": "ro",
-    "panjabi": "pa",
-    "pushto": "ps",
-    "sinhalese": "si",
-    "valencian": "ca",
-}
-NAMES = {name: code for code, name in ENGLISH_NAMES.items()} | OTHER_NAMES
+_CODES_BY_NAME = {name: code for code, name in ENGLISH_NAMES.items()}
+
+# Distances of CLDR's language matching. Up to the first, two codes name one language: ``fil`` and ``tl``, ``nb`` and
+# ``no``, ``prs`` and ``fa``. Up to the second, who understands one mostly understands the other.
+SAME_LANGUAGE = 5
+RELATED_LANGUAGE = 25
+# The code of a language, which a region, a script or other subtags may follow (RFC 5646), or what POSIX puts after a
+# locale: ``fr_FR.UTF-8@euro``. The second subtag may be the code proper: ``zh-yue``.
+_TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3})(?![a-z0-9]))?(?:[-_][a-z0-9]{1,8})*(?:\.[a-z0-9-]+)?(?:@[a-z0-9]+)?")
+# What media files name a track whose language nobody has told (ISO 639-2).
+UNDETERMINED = "und"
+MAX_CHARACTERS = 255
+
+
+def language_or_auto(language: str) -> str:
+    """As :func:`language_code`; ``auto``, and ``und`` for undetermined, give ``auto``: the language is detected."""
+    return AUTO if language.strip().lower() in (AUTO, UNDETERMINED) else language_code(language)
 
 
 def language_code(language: str) -> str:
-    """The code of a language.
+    """Whisper's code of a language.
 
     Args:
-        language: a code (``fr``), with or without a region (``fr-CA``), or an English name (``French``).
+        language: a code of two or three letters (ISO 639), with or without a region or script (``fr``, ``pt_BR``,
+            ``zh-Hant-TW``, ``fra``), or a name in English or in the language itself (``French``, ``français``).
 
     Raises:
-        InvalidOption: Whisper does not know it.
+        InvalidOption: Whisper does not know the language. The message names the nearest language that Whisper knows.
     """
-    wanted = language.strip().lower()
-    code = NAMES.get(wanted, wanted.replace("_", "-").partition("-")[0])
-    if code not in CODES:
-        raise InvalidOption(
-            "language", f"{language!r} is not a language Whisper knows; use auto or one of {', '.join(CODES)}"
-        )
-    return code
+    return _language_code(language[: MAX_CHARACTERS + 1].strip().lower())
+
+
+@functools.lru_cache(maxsize=1024)
+def _language_code(wanted: str) -> str:
+    if wanted in ENGLISH_NAMES:
+        return wanted
+    if wanted in _CODES_BY_NAME:
+        return _CODES_BY_NAME[wanted]
+    candidates = _codes_in(wanted)
+    for candidate in candidates:
+        code = nearest_language(candidate, CODES)
+        if code is not None:
+            return code
+    raise InvalidOption("language", _refusal(wanted, candidates))
+
+
+def nearest_language(code: str, known: Iterable[str], distance: int = SAME_LANGUAGE) -> str | None:
+    """The code among some that names the same language as a code, or a related language.
+
+    Args:
+        code: an ISO 639 code.
+        known: codes to choose from.
+        distance: how far apart the two may be, as CLDR's language matching counts: :data:`SAME_LANGUAGE`,
+            :data:`RELATED_LANGUAGE`, or a number between.
+
+    Returns:
+        The nearest; None when all are farther apart.
+
+    See Also:
+        Unicode Technical Standard 35, part 1, "Language Matching".
+    """
+    from langcodes import closest_match
+
+    found, _ = closest_match(code, list(known), max_distance=distance, ignore_script=True)
+    return None if found == "und" else found
+
+
+def _codes_in(wanted: str) -> list[str]:
+    """The ISO 639 codes that a text may stand for, the likeliest first."""
+    import langcodes
+
+    tag = _TAG.fullmatch(wanted)
+    if tag is not None:
+        # Only these few letters are given to the library, since it keeps every tag that it has ever read.
+        codes = [subtag for subtag in (tag[2], tag[1]) if subtag is not None]
+        return [code for code in codes if langcodes.get(code).is_valid()]
+    if not wanted.isprintable():
+        # The library's index of names fails on a NUL.
+        return []
+    try:
+        language = langcodes.find(wanted).language
+    except LookupError:
+        return []
+    return [] if language is None else [language]
+
+
+def _refusal(wanted: str, candidates: list[str]) -> str:
+    import langcodes
+
+    if candidates:
+        code = candidates[0]
+        unknown = f"Whisper does not know {wanted[:80]!r} ({langcodes.get(code).display_name()}, {code})"
+        nearest = nearest_language(code, CODES, RELATED_LANGUAGE)
+        if nearest is not None:
+            return f"{unknown}; the nearest that it knows is {_named(nearest)}"
+        return f"{unknown}, nor a related language; use {_CHOICES}"
+    similar = difflib.get_close_matches(wanted, _CODES_BY_NAME, n=1)
+    hint = f"did you mean {_named(_CODES_BY_NAME[similar[0]])}? Otherwise use" if similar else "use"
+    return f"{wanted[:80]!r} is not a language Whisper knows; {hint} {_CHOICES}"
+
+
+def _named(code: str) -> str:
+    return f"{code} ({ENGLISH_NAMES[code]})"
+
+
+_CHOICES = f"auto or one of {', '.join(CODES)}"

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whisper_api.engine import derived_files
 from whisper_api.engine.download import Expected, file_sha256, mismatch
 from whisper_api.engine.hub import cached_snapshot
 from whisper_api.engine.model_entry import Entry, Kind
-from whisper_api.engine.model_table import ALIASES, CATALOGUE, alignment_entry, hub_entry
+from whisper_api.engine.model_names import catalogue_name
+from whisper_api.engine.model_table import CATALOGUE, alignment_entry, hub_entry
+from whisper_api.errors import ModelCorrupt
 
 __all__ = [
     "MANIFEST",
     "LocalModel",
     "check_files",
+    "check_weights",
     "damaged_files",
     "directory_requirements",
     "files_of",
@@ -55,14 +59,15 @@ def model_facts(name: str) -> Entry | None:
     """What is known of a model by its name, without looking for its files.
 
     Args:
-        name: a catalogue name or alias, a hub id, or ``align:`` and a hub id.
+        name: a catalogue name or another name of the same model (``turbo``, ``openai/whisper-base``), a hub id, or
+            ``align:`` and a hub id.
 
     Returns:
         The entry, or None for a name that can be none of these.
     """
-    known = CATALOGUE.get(ALIASES.get(name, name))
+    known = catalogue_name(name)
     if known is not None:
-        return known
+        return CATALOGUE[known]
     repo_id = name.removeprefix(ALIGN_PREFIX)
     # The hub allows neither; the second would make two ids share a directory.
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
@@ -141,14 +146,22 @@ def damaged_files(directory: Path) -> list[str]:
 
 
 def files_of(model: LocalModel) -> list[Path]:
-    """The files of a model, without its manifest."""
+    """The files of a model, without records, locks, and files that were made from the model."""
     if model.path.is_file():
         return [model.path]
-    return [file for file in sorted(model.path.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    return [
+        file
+        for file in sorted(model.path.rglob("*"))
+        if file.is_file() and file.name != MANIFEST and not _is_derived(file.relative_to(model.path))
+    ]
 
 
 def check_files(entry: Entry | None, model: LocalModel) -> tuple[list[str], list[str], list[str]]:
-    """Hash a model's files.
+    """Hash a model's files, and the files that were made from them.
+
+    Args:
+        entry: what the catalogue knows of the model, if anything.
+        model: where it is.
 
     Returns:
         Names of those that are right, of those of which nothing is known, and of those that are missing or wrong.
@@ -168,6 +181,28 @@ def check_files(entry: Entry | None, model: LocalModel) -> tuple[list[str], list
     if model.path.is_dir():
         wrong += [name for name in known if not (folder / name).is_file()]
     return right, unknown, wrong
+
+
+def check_weights(directory: Path) -> None:
+    """Hash ``model.bin`` where the manifest beside it says what it should hash to.
+
+    Args:
+        directory: of the model.
+
+    Raises:
+        ModelCorrupt: the content is another one.
+    """
+    manifest = _read_manifest(directory) or {"files": {}}
+    recorded = manifest["files"].get("model.bin", {}).get("sha256")
+    if recorded and file_sha256(directory / "model.bin") != recorded:
+        raise ModelCorrupt(
+            f"{directory / 'model.bin'} is damaged: its content is not what was fetched. Remove the model with "
+            f"`whisper-api models remove {directory.name}` and fetch it again with `pull`."
+        )
+
+
+def _is_derived(path: Path) -> bool:
+    return any(part.lstrip(".").startswith(derived_files.PREFIX) for part in path.parts)
 
 
 def _known(entry: Entry | None, folder: Path) -> dict[str, Expected]:

@@ -6,7 +6,6 @@ themselves; ONNX Runtime packs them once, when the model is loaded.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -19,22 +18,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine import derived_files
 from whisper_api.engine.ct2_file import read_weights
 from whisper_api.engine.file_lock import locked
+from whisper_api.engine.model_files import check_weights
 from whisper_api.engine.models import check_load
 from whisper_api.engine.search import Feed
 from whisper_api.engine.whisper_graphs import Shape, save_graphs, shape_of
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
-__all__ = ["Sessions", "State", "feed_together", "prepare"]
+__all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
 
 log = logging.getLogger(__name__)
 
 # Raised when the graphs change, so that those made before are made anew.
-FORMAT = 6
+FORMAT = 7
 EMBEDDINGS = "embeddings.npy"
 PLACES = "places.npy"
-FACTS = "model.json"
 # Cache entries that a pool is made for, and grows by: the attention to it costs as much as it is large.
 POOL = 128
 # Stands for minus infinity in a mask: an infinity would make a row without entries of its pool not a number.
@@ -56,8 +56,10 @@ class Sessions:
     """
 
     def __init__(self, directory: Path, threads: int) -> None:
-        facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
-        self.shape = Shape(**facts["shape"])
+        record = derived_files.read_record(directory)
+        if record is None:
+            raise FileNotFoundError(f"{directory} holds no graphs of a Whisper model")
+        self.shape = Shape(**record["shape"])
         self._encoder, self._memory, self._decoder = (
             _session(directory / f"{name}.onnx", threads) for name in ("encoder", "memory", "decoder")
         )
@@ -262,8 +264,32 @@ def _beside(memories: Sequence[Arrays], positions: int) -> Arrays:
     return joined
 
 
+def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
+    """Load a model's graphs. Damaged graphs are made again, once.
+
+    Args:
+        model: a directory in CTranslate2's format.
+        int8: compute in int8, else in float32.
+        threads: that one call may use.
+
+    Raises:
+        ModelCorrupt: the directory does not hold a Whisper model.
+        ModelUnavailable: the graphs cannot be stored.
+    """
+    directory = prepare(model, int8=int8)
+    try:
+        return Sessions(directory, threads)
+    except Exception as error:
+        damaged = derived_files.damaged_files(directory)
+        if not damaged:
+            raise
+        log.warning("%s: damaged: %s (%s). The graphs are made again.", directory, ", ".join(damaged), error)
+    (directory / derived_files.RECORD).unlink(missing_ok=True)
+    return Sessions(prepare(model, int8=int8), threads)
+
+
 def prepare(model: Path, *, int8: bool) -> Path:
-    """The directory of a model's graphs; they are made when they are not there yet.
+    """The directory of a model's graphs. Graphs that are missing, cut short or of other weights are made.
 
     They lie in the model's own directory, or in the user's cache directory where that cannot be written to.
 
@@ -273,13 +299,17 @@ def prepare(model: Path, *, int8: bool) -> Path:
 
     Raises:
         ModelCorrupt: the directory does not hold a Whisper model.
+        ModelUnavailable: the graphs cannot be stored.
     """
-    name = f"onnx-{'int8' if int8 else 'float32'}"
-    source = (model / "model.bin").stat()
+    name = f"{derived_files.PREFIX}{'int8' if int8 else 'float32'}"
+    try:
+        source = (model / "model.bin").stat()
+    except OSError as error:
+        raise ModelCorrupt(f"{model / 'model.bin'} cannot be read: {error.strerror}") from error
     made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
-    places = (model / name, _cache_place(model) / name)
+    places = (model / name, derived_files.cache_directory(model) / name)
     for place in places:
-        if _made_from(place) == made_from:
+        if derived_files.is_current(place, made_from):
             return place
     failures = []
     for place in places:
@@ -295,42 +325,28 @@ def prepare(model: Path, *, int8: bool) -> Path:
 def _make_once(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.parent / f".{place.name}.lock", check_load):
-        if _made_from(place) != made_from:
+        if not derived_files.is_current(place, made_from):
             _make(model, place, made_from, int8=int8)
     return place
 
 
-def _cache_place(model: Path) -> Path:
-    from platformdirs import user_cache_path
-
-    key = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
-    return user_cache_path("whisper-api", appauthor=False) / "graphs" / key
-
-
-def _made_from(place: Path) -> Any:
-    try:
-        return json.loads((place / FACTS).read_text(encoding="utf-8"))["made_from"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _make(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> None:
     begun = time.monotonic()
+    check_weights(model)
     weights = read_weights(model / "model.bin")
-    try:
-        shape = shape_of(weights)
-    except (KeyError, ValueError) as error:
-        raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
         partial = Path(folder) / place.name
         partial.mkdir()
-        save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
-        np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
-        np.save(partial / PLACES, weights["decoder/position_encodings/encodings"])
-        facts = {"made_from": made_from, "shape": asdict(shape)}
-        (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        try:
+            shape = shape_of(weights)
+            save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
+            np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
+            np.save(partial / PLACES, weights["decoder/position_encodings/encodings"])
+        except (KeyError, ValueError) as error:
+            raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
+        derived_files.write_record(partial, made_from, {"shape": asdict(shape)})
         if place.exists():
-            # Made from other weights, or by an older version.
+            # Damaged, made from other weights, or by an older version.
             place.rename(Path(folder) / "replaced")
         partial.rename(place)
     log.info("made %s in %.1f s", place, time.monotonic() - begun)

@@ -20,8 +20,10 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.decode import AudioInput
 from whisper_api.engine.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.languages import language_code
+from whisper_api.engine.languages import language_or_auto
+from whisper_api.engine.model_names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models import ModelCache
+from whisper_api.engine.track import AudioMemory
 from whisper_api.engine.transcription import WEIGHTS, Transcription
 from whisper_api.engine.whisper import WhisperSource
 from whisper_api.engine.worker_pool import Station, WorkerPool
@@ -47,6 +49,8 @@ PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Of the device's free memory, what models may take; the rest is for activations.
 MODEL_SHARE = 0.7
+# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
+AUDIO_MEMORY = 512 << 20
 
 
 class Engine:
@@ -57,7 +61,8 @@ class Engine:
     :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
 
     Args:
-        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU.
+        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
+            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
         language: the language of jobs that name none; ``auto`` detects it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, where each job goes to the GPU with the
             fewest.
@@ -69,7 +74,12 @@ class Engine:
         keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
         memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
         offline: True to download nothing.
+        max_audio_seconds: how long a recording may be; None or 0 for any length.
+        audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
+            for an hour.
+        temp_dir: where those go; None for the system's own place.
         on_download: called while a model is fetched.
+        model_aliases: own names for models, name to model; they win over every other meaning of a name.
 
     Raises:
         DeviceUnavailable: there is no such device.
@@ -91,7 +101,11 @@ class Engine:
         keep_alive: float = -1,
         memory_budget: int | None = None,
         offline: bool | None = None,
+        max_audio_seconds: float | None = None,
+        audio_memory: int = AUDIO_MEMORY,
+        temp_dir: str | os.PathLike[str] | None = None,
         on_download: Callable[[DownloadProgress], None] | None = None,
+        model_aliases: Mapping[str, str] | None = None,
     ) -> None:
         fork.check()
         devices = choose_devices(device, device_index)
@@ -100,8 +114,9 @@ class Engine:
             fork.use_models()
         self.device = devices[0]
         self.compute_type = choose_compute_type(self.device, compute_type)
-        self.default_model = DEFAULT_MODEL[self.device.kind] if model == "auto" else model
-        self.default_language = language if language == "auto" else language_code(language)
+        self._names = ModelNames(model, model_aliases)
+        self.default_model = self._model_named(None)
+        self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.lanes, self.threads = threads_and_lanes(self.device)
         if self.device.kind == "cpu":
@@ -115,6 +130,8 @@ class Engine:
             offline=offline,
             progress=on_download,
         )
+        self.max_audio_seconds = max_audio_seconds or None
+        self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
         self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = threading.Event()
@@ -145,6 +162,7 @@ class Engine:
         """
         arguments: dict[str, Any] = {
             "model": config.model,
+            "model_aliases": parse_aliases(config.model_aliases),
             "language": config.language,
             "device": config.device,
             "device_index": config.device_index,
@@ -153,6 +171,8 @@ class Engine:
             "models_dir": config.models_dir,
             "hf_token": config.hf_token,
             "keep_alive": config.model_keep_alive_seconds,
+            "max_audio_seconds": config.max_audio_seconds,
+            "audio_memory": config.max_audio_memory,
         }
         return cls(**{**arguments, **overrides})
 
@@ -329,6 +349,11 @@ class Engine:
             self.store.offline,
         )
 
+    def _model_named(self, name: str | None) -> str:
+        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
+        model = self._names.meaning(name)
+        return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
+
     def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
         """The options with every default, checked against each other."""
         options = options or TranscriptionOptions()
@@ -336,11 +361,10 @@ class Engine:
         if low is not None and high is not None and low > high:
             raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
         settings = vad.settings_of(options)
-        language = (options.language or self.default_language).strip().lower()
         return replace(
             options,
-            model=options.model if options.model and options.model != "auto" else self.default_model,
-            language=language if language == "auto" else language_code(language),
+            model=self._model_named(options.model),
+            language=language_or_auto(options.language or self.default_language),
             beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
             vad_onset=settings.onset,
             vad_offset=settings.offset,

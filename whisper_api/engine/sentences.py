@@ -6,7 +6,8 @@ import logging
 import re
 from collections.abc import Sequence
 
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
+from whisper_api.word_spacing import joined, word_spans
 
 __all__ = ["spans", "split_sentences"]
 
@@ -176,22 +177,10 @@ def _split(segment: Segment, language: str) -> list[Segment]:
 
 def _locate(segment: Segment, language: str) -> tuple[str, list[int]]:
     """The segment's text and where each word begins in it; the words joined when they are not this text's words."""
-    starts = []
-    position = 0
-    for word in segment.words:
-        found = segment.text.find(word.word, position)
-        if found < 0 or segment.text[position:found].strip():
-            return _joined(segment.words, language)
-        starts.append(found)
-        position = found + len(word.word)
-    return (segment.text, starts) if not segment.text[position:].strip() else _joined(segment.words, language)
-
-
-def _joined(words: Sequence[Word], language: str) -> tuple[str, list[int]]:
-    space = "" if language in LANGUAGES_WITHOUT_SPACES else " "
-    starts = []
-    position = 0
-    for word in words:
-        starts.append(position)
-        position += len(word.word) + len(space)
-    return space.join(word.word for word in words), starts
+    words = [word.word for word in segment.words]
+    text = segment.text
+    found = word_spans(text, words)
+    if found is None or "".join("".join(words).split()) != "".join(text.split()):
+        text = joined(words) if language in LANGUAGES_WITHOUT_SPACES else " ".join(words)
+        found = word_spans(text, words) or []
+    return text, [start for start, _ in found]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from whisper_api.schema import Segment, Word
+from whisper_api.word_spacing import word_spans
 
 __all__ = ["Turn", "assign_speakers"]
 
@@ -146,15 +147,9 @@ def _split(segment: Segment, labels: Sequence[str]) -> Iterator[Segment]:
 
 def _texts(text: str, runs: Sequence[tuple[Word, ...]]) -> list[str]:
     """The part of the text that each run of words stands in, with its own spacing."""
-    begins: list[int] = []
-    position = 0
-    for run in runs:
-        for number, word in enumerate(run):
-            found = text.find(word.word, position)
-            if found < 0:
-                return [" ".join(word.word for word in run) for run in runs]
-            if number == 0:
-                begins.append(found)
-            position = found + len(word.word)
-    bounds = [0, *begins[1:], len(text)]
+    spans = word_spans(text, [word.word for run in runs for word in run])
+    if spans is None:
+        return [" ".join(word.word for word in run) for run in runs]
+    firsts = accumulate(len(run) for run in runs[:-1])
+    bounds = [0, *(spans[first][0] for first in firsts), len(text)]
     return [text[start:end].strip() for start, end in pairwise(bounds)]

@@ -1,34 +1,22 @@
 """Packets become frames, frames become one array at 16 kHz in which everything stands at its time.
 
-Memory is that array and a constant. What a header claims is never allocated: the array grows as samples come.
+What a header claims is never allocated: the array grows as samples come.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from whisper_api.engine.track import SAMPLE_RATE, AudioMemory, Samples, Track
 from whisper_api.errors import InvalidAudio
 
-__all__ = [
-    "SAMPLE_RATE",
-    "PacketReader",
-    "Samples",
-    "Timeline",
-    "replace_not_finite",
-    "seconds",
-    "value_warnings",
-]
+__all__ = ["PacketReader", "Timeline", "seconds", "value_warnings"]
 
-SAMPLE_RATE = 16000
-"""Samples per second of everything that is decoded; what Whisper was trained on."""
-Samples = NDArray[np.float32]
 MAX_SILENCE = 3600.0  # seconds put in for holes, in all: time stamps can claim anything, memory is finite
 GAP = 0.1  # seconds by which time stamps may wander from the samples before the difference counts as a hole
 EXACT_GAP = 0.02  # the same where time stamps count samples and cannot wander
@@ -36,7 +24,9 @@ START_GAP = 0.005  # the same before the first sample and after a lost packet, w
 LEAST = 1e-9  # seconds that stand for a loss of unknown length
 LEAST_RATE = 1000  # samples per second; a lower one makes a small file a huge array,
 MOST_RATE = 400_000  # and a higher one needs a huge filter
-COUNTS_SAMPLES = ("flac", "ogg")
+# Codecs whose time stamps count samples. Vorbis is none of them: libav's stamps of its frames are off by a quarter of a
+# block, up to 50 ms, where long and short blocks meet.
+COUNTS_SAMPLES = ("flac", "opus")
 # Containers that store times. For others libav counts the packets, which goes wrong where a stream changes its rate.
 STAMPED = frozenset(
     [
@@ -65,8 +55,10 @@ class PacketReader:
         self.stream = stream
         self.position = 0  # bytes of the file
         self.reached = 0.0  # end of the latest packet of any stream, in the file's time stamps
+        self.end = 0  # bytes of the file up to which packets were read
         self.packets = 0
         self.damaged = 0
+        self.samples = 0  # decoded, before resampling
         self.broken_off: str | None = None
         self._lost = 0.0
         self._time_bases = [float(other.time_base or 0) for other in container.streams]
@@ -98,6 +90,7 @@ class PacketReader:
 
         if packet.pos is not None and packet.pos > self.position:
             self.position = packet.pos
+            self.end = packet.pos + packet.size
         if packet.pts is not None and packet.stream_index < len(self._time_bases):
             end = (packet.pts + (packet.duration or 0)) * self._time_bases[packet.stream_index]
             if end > self.reached:
@@ -111,6 +104,7 @@ class PacketReader:
             self.damaged += bool(packet.size)
             self._lost += LEAST + (packet.duration or 0) * self._time_bases[packet.stream_index]
             return []
+        self.samples += sum(frame.samples for frame in frames)
         return frames
 
     def take_lost(self) -> float:
@@ -128,9 +122,17 @@ class PacketReader:
 
 
 class Timeline:
-    """Puts decoded frames where their time stamps say, as one growing array at 16 kHz."""
+    """Puts decoded frames where their time stamps say, as one growing array at 16 kHz.
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    Args:
+        container, stream: libav's, of the file that is decoded.
+        memory: the budget for the samples.
+        most: seconds that are wanted at most; silence beyond them is not put in.
+    """
+
+    def __init__(
+        self, container: Any, stream: Any, memory: AudioMemory | None = None, most: float | None = None
+    ) -> None:
         self.origin = seconds(container.start_time, 1e-6) or 0.0
         self.clock = 0.0  # seconds from the file's zero up to which everything was taken
         self.first_rate = 0
@@ -138,8 +140,10 @@ class Timeline:
         self._time_base = float(stream.time_base or 0)
         self._end = seconds(container.duration, 1e-6)
         self._stamped = not STAMPED.isdisjoint(container.format.name.split(","))
-        self._gap = EXACT_GAP if container.format.name in COUNTS_SAMPLES else GAP
-        self._track = _Track()
+        exact = container.format.name in ("flac", "ogg") and stream.codec_context.name in COUNTS_SAMPLES
+        self._gap = EXACT_GAP if exact else GAP
+        self._most = most
+        self._track = Track(memory)
         self._resampler: _Resampler | None = None
         self._key: tuple[Any, ...] = ()
         self._base = 0.0  # clock when the present run of frames of one rate began, and its samples since
@@ -183,6 +187,8 @@ class Timeline:
             self._refused += gap
             self.origin += gap
             return
+        if self._most is not None:
+            gap = min(gap, max(0.0, self._most + 1.0 - self.clock))
         self._flush()
         self.clock += gap
         self._base, self._run = self.clock, 0
@@ -206,15 +212,17 @@ class Timeline:
         self._flush()
         return self._track.finish()
 
+    def close(self) -> None:
+        """Let go of what the samples are kept in, whether or not they were taken."""
+        self._track.close()
+
     def warnings(self) -> list[str]:
-        found = self._track.warnings()
+        found = value_warnings(self._track.not_finite, self._track.peak)
         if len(self._holes) == 1:
-            found.append(f"the file's sound has a hole of {self._holes[0]:.1f} s, which stands as silence")
+            found.append(f"the file's sound has a hole of {_length(self._holes[0])}, which stands as silence")
         elif self._holes:
-            seconds = sum(self._holes)
-            found.append(
-                f"the file's sound has {len(self._holes)} holes, {seconds:.1f} s in all, which stand as silence"
-            )
+            total = _length(sum(self._holes))
+            found.append(f"the file's sound has {len(self._holes)} holes, {total} in all, which stand as silence")
         if self._refused:
             found.append(
                 f"time stamps that jump by {self._refused:.0f} s were not believed: "
@@ -290,57 +298,12 @@ class _Resampler:
             yield np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples)
 
 
-class _Track:
-    """A float32 array that grows. Its memory is reallocated (mremap on Linux), so that there are never two of it."""
-
-    def __init__(self) -> None:
-        self._data: Samples = np.zeros(60 * SAMPLE_RATE, dtype=np.float32)
-        self._size = 0
-        self._not_finite = 0
-        self._peak = 0.0
-
-    def _grow(self, size: int) -> None:
-        if size > len(self._data):
-            # New room is zero-filled and so counts as used memory: a sixteenth is spent at most.
-            self._data.resize(
-                max(size, len(self._data) + max(len(self._data) // 16, 60 * SAMPLE_RATE)),
-                refcheck=False,
-            )
-
-    def append(self, block: Samples) -> None:
-        end = self._size + len(block)
-        self._grow(end)
-        target = self._data[self._size : end]
-        target[:] = block
-        peak = float(np.abs(target).max()) if len(target) else 0.0
-        if not math.isfinite(peak):
-            self._not_finite += replace_not_finite(target)
-            peak = float(np.abs(target).max())
-        self._peak = max(self._peak, peak)
-        self._size = end
-
-    def silence_until(self, end: int) -> None:
-        if end > self._size:
-            self._grow(end)
-            self._data[self._size : end] = 0.0
-            self._size = end
-
-    def finish(self) -> Samples:
-        self._data.resize(self._size, refcheck=False)
-        return self._data
-
-    def warnings(self) -> list[str]:
-        return value_warnings(self._not_finite, self._peak)
-
-
 def seconds(value: int | None, time_base: Any) -> float | None:
     return None if value is None or not time_base else float(value * time_base)
 
 
-def replace_not_finite(block: Samples) -> int:
-    bad = ~np.isfinite(block)
-    block[bad] = 0.0
-    return int(bad.sum())
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.0f} ms"
 
 
 def value_warnings(not_finite: int, peak: float) -> list[str]:

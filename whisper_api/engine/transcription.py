@@ -28,6 +28,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper import Whisper
 from whisper_api.errors import ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
+from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
     from whisper_api.engine.align_models import AlignmentModel
@@ -79,7 +80,14 @@ class Transcription:
         assert options.model
         assert options.language
         with self._stage("decode"):
-            decoded = decode(source, check=ctx.check, progress=ctx.progress)
+            decoded = decode(
+                source,
+                check=ctx.check,
+                progress=ctx.progress,
+                audio_track=options.audio_track,
+                max_seconds=self._engine.max_audio_seconds,
+                memory=self._engine.audio_memory,
+            )
             references = self._references()
         for warning in decoded.warnings:
             ctx.warn(warning)
@@ -115,8 +123,9 @@ class Transcription:
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
             diarization = self._assign_speakers(text) if text.segments else None
-        language, segments = text.language, text.segments
-        segments = hand_out_tokens(segments, whisper.token_bytes)
+        language = text.language
+        # Each window is in order already; a window with more words than milliseconds runs into the next one.
+        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
@@ -197,21 +206,24 @@ class Transcription:
         """Give the words their times from the alignment model, told as they get them; else from cross-attention."""
         from whisper_api.engine.align import align
 
-        token_bytes = text.recognizer.whisper.token_bytes
+        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
+        found: dict[int, tuple[Segment, ...]] = {}
 
         def tell(index: int, sentences: Sequence[Segment]) -> None:
-            self._ctx.tell(index, hand_out_tokens(sentences, token_bytes), aligned=True)
+            # Here and not in the alignment, whose times are WhisperX's to the last digit.
+            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
+            self._ctx.tell(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
         try:
-            aligned = align(self._ctx, text.audio, text.segments, text.language, tell)
+            model = align(self._ctx, text.audio, untimed, text.language, tell).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
-            untimed = text.segments
             self._decode_timed(text)
             if text.word_times == "none":
                 text.segments = untimed
         else:
-            text.segments, text.word_times, text.alignment_model = aligned.segments, "ctc", aligned.model
+            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
+            text.word_times, text.alignment_model = "ctc", model
 
     def _references(self) -> dict[str, Any]:
         """The recordings of the known speakers, when they are to be looked for."""

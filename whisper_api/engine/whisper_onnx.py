@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from whisper_api.engine import dtw
 from whisper_api.engine.gpu_worker import Again
 from whisper_api.engine.mel import log_mel
-from whisper_api.engine.onnx_sessions import Sessions, State, feed_together, prepare
+from whisper_api.engine.onnx_sessions import Sessions, State, feed_together, open_sessions
 from whisper_api.engine.sampling import language_probabilities
 from whisper_api.engine.search import Decoding, TokenRules, feed_sequence
 from whisper_api.engine.whisper import (
@@ -66,7 +66,7 @@ class OnnxWhisper(Whisper):
         Raises:
             ModelCorrupt: the files are not those of a Whisper model.
         """
-        return cls(directory, Sessions(prepare(directory, int8=int8), threads), offline=offline)
+        return cls(directory, open_sessions(directory, int8=int8, threads=threads), offline=offline)
 
     def listen(self, frames: int, max_items: int, max_cost: float) -> OnnxListen:
         return OnnxListen(self, frames)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Correction, Corrections, Segment, Transcript, Word
+from whisper_api.word_spacing import word_spans
 
 __all__ = ["applied", "checked"]
 
@@ -134,17 +135,17 @@ def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segmen
 
 def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:
     """The segment's text with these words in the place of its own; None when its own do not stand in it."""
-    pieces: list[str] = []
+    spans = word_spans(segment.text, [word.word for word in segment.words])
+    if spans is None:
+        return None
+    found: list[str] = []
     position = 0
-    for old, new in zip(segment.words, words, strict=True):
-        begin = segment.text.find(old.word, position)
-        if begin < 0:
-            return None
+    for (begin, end), new in zip(spans, words, strict=True):
         between = segment.text[position:begin]
         # The space in front of a word goes with it.
-        pieces += [between, new.word] if new.word else [between.rstrip()]
-        position = begin + len(old.word)
-    return "".join([*pieces, segment.text[position:]]).strip()
+        found += [between, new.word] if new.word else [between.rstrip()]
+        position = end
+    return "".join([*found, segment.text[position:]]).strip()
 
 
 def _renamed(segment: Segment, names: Mapping[str, str]) -> Segment:

@@ -2,12 +2,15 @@
 
 Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html);
 ``synchronous=FULL`` makes a commit outlive a loss of power, ``NORMAL`` only the end of the process, and saves the time
-of an fsync; ``secure_delete`` overwrites what was deleted.
+of an fsync; ``secure_delete`` overwrites what was deleted. Deleted content stands in the write-ahead log until
+:meth:`Database.wipe` empties that; ``texts.py`` says what else a deletion needs.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -18,17 +21,25 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from whisper_api.errors import ForkedProcess, StorageError, StorageFull, StorageLocked
+from whisper_api.jobs.texts import PAGE_BYTES
 
 __all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
 
 Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
 """What leads from one version of the schema to the next: statements, and functions where SQL does not suffice."""
 
+log = logging.getLogger("whisper_api.jobs")
+
 LOCK_NAME = "server.lock"
 BUSY_SECONDS = 5.0
 # How long a thread waits for the other threads of this process to finish writing: only a failing disk takes as long.
 TURN_SECONDS = 30.0
 RETRY_SECONDS = 0.02
+# How long to wait for readers when the log is to be emptied; nobody can write meanwhile. Those of this process are
+# faster than that, and for a slow one of another process it is tried again.
+WIPE_BUSY_SECONDS = 0.25
+# With less than this on its disk, the database counts as full: the next transcript may not fit.
+MIN_FREE_BYTES = 16 << 20
 
 
 class Database:
@@ -55,13 +66,15 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._locks: list[FileLock] = []
         self._closed = False
+        self._trouble: StorageError | None = None
         with _named_errors(f"{path}: "):
             _create(path)
             # Guarded by _turn:
             self._writer = self._connect(str(path))
             try:
                 self._prepare()
-                self._migrate(migrations)
+                if self._migrate(migrations):
+                    self._rewrite()
             except BaseException:
                 self._writer.close()
                 raise
@@ -77,12 +90,14 @@ class Database:
             StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
             ForkedProcess: the database was opened before this process was forked.
         """
-        with self._my_turn(), _named_errors(), self._durability(synced), self._transaction():
+        with self._my_turn(), self._watched(), _named_errors(), self._durability(synced), self._transaction():
             yield self._writer
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A read-only connection that nobody else uses meanwhile. It never waits for the writer.
+
+        Read every result to its end inside the context: a cursor in the middle of its rows keeps :meth:`wipe` waiting.
 
         Raises:
             StorageError: the database cannot be read.
@@ -100,12 +115,47 @@ class Database:
                     else:
                         reader.close()
 
-    def compact(self) -> None:
-        """Give free pages back to the file system, and empty the log, where deleted content still stands."""
+    def compact(self) -> bool:
+        """Give free pages back to the file system, then :meth:`wipe`."""
         with self._my_turn(), _named_errors():
             # As a script: this pragma frees a page with every step, and execute() takes only one.
             self._writer.executescript("PRAGMA incremental_vacuum")
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return self.wipe()
+
+    def wipe(self) -> bool:
+        """Empty the write-ahead log, where deleted and replaced content still stands. Nothing to do when it is empty.
+
+        Returns:
+            Whether it is empty now. It cannot be emptied while another process reads an old state of the database.
+        """
+        log_file = self._path.with_name(f"{self._path.name}-wal")
+        if not log_file.exists() or not log_file.stat().st_size:
+            return True
+        with self._my_turn(), _named_errors():
+            self._writer.execute(f"PRAGMA busy_timeout={int(1000 * WIPE_BUSY_SECONDS)}").fetchall()
+            try:
+                busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout={int(1000 * self._busy_seconds)}").fetchall()
+        return not busy
+
+    def trouble(self) -> StorageError | None:
+        """Why the database cannot be written now; None when it can, as far as is known.
+
+        That is what the last write has failed with, unless another process was to blame, or that the disk is full.
+        """
+        if self._trouble is not None:
+            return self._trouble
+        try:
+            free = shutil.disk_usage(self._path.parent).free
+        except OSError as error:
+            return StorageError(f"The directory of the job database cannot be read: {error.strerror}")
+        if free < MIN_FREE_BYTES:
+            return StorageFull(
+                f"Only {free >> 20} MB are left on the disk that holds the job database: free at least "
+                f"{MIN_FREE_BYTES >> 20} MB"
+            )
+        return None
 
     def lock_directories(self, *others: Path) -> None:
         """Be the only process that works on the database's directory and on others, until :meth:`close` or its end.
@@ -160,6 +210,21 @@ class Database:
             lock.release()
 
     @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Keep what a write fails with, until one succeeds."""
+        try:
+            yield
+        except StorageLocked:
+            raise
+        except StorageError as error:
+            # Raised by the code of the transaction for a reason of its own, it says nothing of the disk.
+            if isinstance(error.__cause__, sqlite3.Error):
+                self._trouble = error
+            raise
+        else:
+            self._trouble = None
+
+    @contextmanager
     def _my_turn(self) -> Iterator[None]:
         self.check_process()
         if not self._turn.acquire(timeout=TURN_SECONDS):
@@ -188,7 +253,8 @@ class Database:
         return connection
 
     def _prepare(self) -> None:
-        # Only an empty file takes this one, before it is anything else.
+        # Only an empty file takes these, before it is anything else.
+        self._writer.execute(f"PRAGMA page_size={PAGE_BYTES}")
         self._writer.execute("PRAGMA auto_vacuum=INCREMENTAL")
         mode = self._write_ahead()
         if mode != "wal":
@@ -210,9 +276,10 @@ class Database:
                     raise
             time.sleep(RETRY_SECONDS)
 
-    def _migrate(self, migrations: Sequence[Migration]) -> None:
+    def _migrate(self, migrations: Sequence[Migration]) -> bool:
+        """Bring the schema up to date; whether there was an earlier one."""
         if self._version() == len(migrations):
-            return
+            return False
         with self._transaction():
             # Read again: another process may have been faster.
             version = self._version()
@@ -228,6 +295,18 @@ class Database:
                     else:
                         self._writer.execute(step)
             self._writer.execute(f"PRAGMA user_version={len(migrations)}")
+        return version > 0
+
+    def _rewrite(self) -> None:
+        """Write the whole file anew: what an earlier version has deleted may still stand between its rows."""
+        try:
+            # A copy of the whole database: in a file, which SQLite removes as soon as it is open, not in memory.
+            self._writer.execute("PRAGMA temp_store=FILE")
+            self._writer.execute("VACUUM")
+        except sqlite3.Error as error:
+            log.warning("what was deleted before the update may still be in the job database: %s", error)
+        finally:
+            self._writer.execute("PRAGMA temp_store=MEMORY")
 
     def _version(self) -> int:
         return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
@@ -264,8 +343,11 @@ def _create(path: Path) -> None:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             sync_directory(path.parent)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+        for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+            with suppress(FileNotFoundError):
+                if each.stat().st_mode & 0o077:
+                    each.chmod(0o600)
+                    log.warning("%s was open to other users of this machine: its mode is 0600 now", each)
     except OSError as error:
         raise StorageError(f"Cannot open the job database {path}: {error.strerror or error}") from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from whisper_api.errors import StorageError
 from whisper_api.jobs.running import Live
 from whisper_api.jobs.store import Job, JobStore, Rates
-from whisper_api.schema import Stage, Transcript, TranscriptionOptions
+from whisper_api.schema import Stage, Task, Transcript, TranscriptionOptions
 
 __all__ = ["Estimates", "stages_of"]
 
@@ -18,6 +18,10 @@ __all__ = ["Estimates", "stages_of"]
 SHORTEST = 10.0
 # Loading takes no time once the models are resident; and what it takes does not depend on the audio.
 UNTIMED: frozenset[str] = frozenset({"queue", "load", "done"})
+# These go through all of the audio, whether anybody speaks or not.
+OF_ALL_AUDIO: frozenset[str] = frozenset({"decode", "vad"})
+# These take another time for another task: a translation is other text and gets its word times in another way.
+OF_TASK: frozenset[str] = frozenset({"asr", "align"})
 # How long the estimates of a whole queue are used again, seconds.
 FRESH_SECONDS = 1.0
 
@@ -25,6 +29,8 @@ FRESH_SECONDS = 1.0
 def stages_of(options: TranscriptionOptions) -> tuple[Stage, ...]:
     """The stages that a job with these options goes through, in order."""
     stages: list[Stage] = ["decode", "load", "vad", "asr"]
+    if options.task == "detect_language":
+        return tuple(stages)
     if options.align:
         stages.append("align")
     if options.diarize is not False:
@@ -37,6 +43,7 @@ class _Plan:
     """What of a job decides how long it takes."""
 
     model: str
+    task: Task
     stages: tuple[Stage, ...]
     audio_seconds: float | None
 
@@ -67,7 +74,9 @@ class Estimates:
     def expect(self, job: Job) -> None:
         """Take a job into account that waits or runs."""
         with self._lock:
-            self._plans[job.job_id] = _Plan(job.options.model or "", stages_of(job.options), job.audio_seconds)
+            self._plans[job.job_id] = _Plan(
+                job.options.model or "", job.options.task, stages_of(job.options), job.audio_seconds
+            )
 
     def forget(self, job_id: str) -> None:
         """A job has ended."""
@@ -76,8 +85,12 @@ class Estimates:
 
     def rates_of(self, transcript: Transcript) -> Rates:
         """What a job took, for the store to learn from."""
-        length = max(transcript.duration, SHORTEST)
-        rates = {stage: taken / length for stage, taken in transcript.timings.items() if stage not in UNTIMED}
+        task = transcript.options.task
+        rates = {
+            _rate_name(stage, task): taken / _length(stage, task, transcript.duration)
+            for stage, taken in transcript.timings.items()
+            if stage not in UNTIMED and (stage in OF_ALL_AUDIO or _has_speech(transcript))
+        }
         return Rates(transcript.model, self._device(), rates)
 
     def learned(self) -> None:
@@ -134,13 +147,12 @@ class Estimates:
             return None
         # Asked for only now, as what it asks may take long to import, and is at hand once a job has run.
         model, device = self._model(TranscriptionOptions(model=plan.model or None)), self._device()
-        length = max(plan.audio_seconds, SHORTEST)
         found: dict[Stage, float] = {}
         for stage in plan.stages:
-            rate = 0.0 if stage in UNTIMED else rates.get((model, device, stage))
+            rate = 0.0 if stage in UNTIMED else rates.get((model, device, _rate_name(stage, plan.task)))
             if rate is None:
                 return None
-            found[stage] = rate * length
+            found[stage] = rate * _length(stage, plan.task, plan.audio_seconds)
         return found
 
     def _load(self) -> dict[tuple[str, str, str], float]:
@@ -152,6 +164,24 @@ class Estimates:
             if self._rates is None:
                 self._rates = rates
             return self._rates
+
+
+def _rate_name(stage: str, task: Task) -> str:
+    """Under which name a stage is learned. What the task makes longer or shorter is learned for each task apart."""
+    return f"{stage} ({task})" if stage in OF_TASK and task != "transcribe" else stage
+
+
+def _length(stage: str, task: Task, audio_seconds: float) -> float:
+    """Seconds of audio that a stage works on, about."""
+    # To tell the language, the model hears a few windows, however long the audio is.
+    if stage == "asr" and task == "detect_language":
+        return SHORTEST
+    return max(audio_seconds, SHORTEST)
+
+
+def _has_speech(transcript: Transcript) -> bool:
+    """Whether anybody speaks. Otherwise the models had nothing to do, and how fast they are was not seen."""
+    return bool(transcript.segments or transcript.language_probabilities)
 
 
 def _sum(left: float | None, right: float | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ class Executor(Protocol):
 
     @property
     def device(self) -> str:
-        """What jobs run on: ``cpu``, ``cuda:0`` ..."""
+        """What jobs run on: ``cpu``, ``cuda:0`` ... To find out may take long, so not from an event loop."""
 
     @property
     def activity(self) -> str:
@@ -85,7 +84,27 @@ class Executor(Protocol):
 
         Raises:
             UnknownModel: it names a model that is not served.
-            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart.
+            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart; or its model is
+                not here, and the disk has no room for it.
+        """
+
+    def missing_model(self, options: TranscriptionOptions) -> str | None:
+        """The Whisper model that must be downloaded before a job with these options can run. A look at the disk.
+
+        Returns:
+            Its name; None when it is on this machine.
+        """
+
+    def download_model(self, name: str, cancel: threading.Event) -> None:
+        """Download a model.
+
+        Args:
+            name: as :meth:`missing_model` gave it.
+            cancel: set from another thread to break the download off.
+
+        Raises:
+            ModelUnavailable, ModelCorrupt: it cannot be had.
+            Canceled: ``cancel`` was set.
         """
 
     def run(
@@ -127,7 +146,10 @@ class LocalExecutor:
     """
 
     def __init__(self, config: Config) -> None:
+        from whisper_api.engine.model_names import ModelNames
+
         self._config = config
+        self._names = ModelNames.of(config.model, config.model_aliases)
         self._here = threading.local()
         self._making = threading.Lock()
         self._lock = threading.Lock()
@@ -189,13 +211,29 @@ class LocalExecutor:
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         name = self._model(options)
-        if name not in ("auto", self._config.model):
+        if not self._names.trusts(name):
             _check_name(name)
+        self._check_room(options)
         if options.diarize and not self._tells_speakers_apart(hf_token):
             raise ModelUnavailable(
                 "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
                 "fetches one or says why not"
             )
+
+    def missing_model(self, options: TranscriptionOptions) -> str | None:
+        from whisper_api.engine.catalog import ModelStore
+        from whisper_api.engine.model_files import resolve
+
+        name = self.model_name(options)
+        # Names that mean nothing and directories without a model are errors of the job, not downloads.
+        downloadable = resolve(name) is not None and not isinstance(resolve(name), Path)
+        return name if downloadable and ModelStore(self._config.models_dir).find(name) is None else None
+
+    def download_model(self, name: str, cancel: threading.Event) -> None:
+        from whisper_api.engine.catalog import ModelStore
+
+        with self._watched(_Run(lambda: None, cancel)):
+            ModelStore(self._config.models_dir, hf_token=self._config.hf_token, progress=self._on_download).ensure(name)
 
     def run(
         self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
@@ -254,7 +292,7 @@ class LocalExecutor:
             if engine is None:
                 from whisper_api.engine.pipeline import Engine
 
-                engine = Engine.from_config(self._config, on_download=self._on_download)
+                engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
                 with self._lock:
                     self._engine, self._device = engine, engine.device
             return engine
@@ -279,8 +317,19 @@ class LocalExecutor:
             self._device = device
         return device
 
+    def _check_room(self, options: TranscriptionOptions) -> None:
+        from whisper_api.engine.download import require_space
+        from whisper_api.engine.model_files import model_facts
+
+        name = self.missing_model(options)
+        entry = model_facts(name) if name is not None else None
+        if entry is not None and entry.approximate_bytes:
+            directory = self._config.models_dir.absolute()
+            existing = next(place for place in (directory, *directory.parents) if place.is_dir())
+            require_space(entry.name, existing, entry.approximate_bytes)
+
     def _model(self, options: TranscriptionOptions) -> str:
-        return options.model if options.model and options.model != "auto" else self._config.model
+        return self._names.meaning(options.model)
 
     def _tells_speakers_apart(self, hf_token: str | None) -> bool:
         from whisper_api.engine.catalog import ModelStore
@@ -337,14 +386,14 @@ def _check_name(name: str) -> None:
     Raises:
         UnknownModel: it is none of these.
     """
+    from whisper_api.engine.model_names import near_names
     from whisper_api.engine.model_table import ALIASES, CATALOGUE
 
-    entry = CATALOGUE.get(ALIASES.get(name, name))
-    if entry is not None and entry.kind == "whisper":
+    if name in CATALOGUE and CATALOGUE[name].kind == "whisper":
         return
     served = [each for each in (*CATALOGUE, *ALIASES) if CATALOGUE[ALIASES.get(each, each)].kind == "whisper"]
-    near = difflib.get_close_matches(name.lower(), served, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(served)}"
+    near = near_names(name, served)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(served)}"
     raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
 
 

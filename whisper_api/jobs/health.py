@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Literal
 
 import msgspec
 
+from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.running import Live, RunningJobs
+from whisper_api.jobs.store import JobStore
 
 __all__ = ["Health", "HealthWatch"]
 
@@ -31,7 +34,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     ready: bool
-    state: Literal["starting", "ready", "stalled", "draining", "failed"]
+    state: Literal["starting", "ready", "stalled", "draining", "disk_full", "failed"]
     reason: str = ""
     loading: str = ""
 
@@ -43,15 +46,21 @@ class HealthWatch:
         running: the jobs that run.
         preload: gets the executor ready.
         executor: says what it is busy with.
+        store: says whether it can be written.
         stall_seconds: without progress, after which a job counts as stalled.
     """
 
-    def __init__(self, running: RunningJobs, preload: Preload, executor: Executor, stall_seconds: float) -> None:
+    def __init__(
+        self, running: RunningJobs, preload: Preload, executor: Executor, store: JobStore, stall_seconds: float
+    ) -> None:
         self._running = running
         self._preload = preload
         self._executor = executor
+        self._store = store
         self._stall_seconds = stall_seconds
         self._closing = threading.Event()
+        # Used by the thread only.
+        self._disk_trouble = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -67,6 +76,10 @@ class HealthWatch:
 
     def health(self) -> Health:
         """How the service is, as long as it is not stopping."""
+        disk = self._store.trouble()
+        if disk is not None:
+            state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
+            return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
         live = self._running.live()
         trouble = next((each.trouble for each in live.values() if each.trouble), "")
         if trouble:
@@ -94,6 +107,7 @@ class HealthWatch:
         known: set[str] = set()
         tick = min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
         while not self._closing.wait(tick):
+            self._look_at_disk()
             live = self._running.live()
             stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
             for job_id in stalled - known:
@@ -105,3 +119,16 @@ class HealthWatch:
             for job_id in (known - stalled) & live.keys():
                 log.info("job goes on", extra={"job_id": job_id})
             known = stalled
+
+    def _look_at_disk(self) -> None:
+        """Try whether the database can be written again, and log when that changes."""
+        trouble = self._store.trouble()
+        if trouble is not None:
+            with contextlib.suppress(StorageError):
+                self._store.try_to_write()
+            trouble = self._store.trouble()
+        if trouble is not None and not self._disk_trouble:
+            log.error("not ready: %s", trouble)
+        elif trouble is None and self._disk_trouble:
+            log.info("the job database can be written again")
+        self._disk_trouble = trouble is not None

@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from whisper_api.errors import IdempotencyConflict
+from whisper_api.config import Downloaders
+from whisper_api.errors import IdempotencyConflict, ModelUnavailable
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.reservations import Reservation, Reservations
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.store import AlreadyThere, Job, JobStore
 from whisper_api.jobs.submission import Submission
+from whisper_api.schema import TranscriptionOptions
 
 __all__ = ["JOIN_SECONDS", "Intake"]
 
@@ -28,6 +30,7 @@ class Intake:
     Args:
         store, executor, reservations, running, estimates: the service's.
         check_open: raises Draining once no job is taken any more.
+        model_downloads: whose jobs may name a model that has to be downloaded.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Intake:
         running: RunningJobs,
         estimates: Estimates,
         check_open: Callable[[], None],
+        model_downloads: Downloaders,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -45,12 +49,14 @@ class Intake:
         self._running = running
         self._estimates = estimates
         self._check_open = check_open
+        self._model_downloads = model_downloads
 
     def submit(self, submission: Submission, place: Reservation) -> Job:
         """As :meth:`~whisper_api.jobs.service.JobService.submit`."""
         with self._reservations.submitting(place) as enqueue:
             self._check_open()
             self._executor.check(submission.options, submission.hf_token)
+            self._check_download(submission)
             try:
                 job = self._add(submission, time.time())
             except AlreadyThere as there:
@@ -76,6 +82,27 @@ class Intake:
         """As :meth:`~whisper_api.jobs.service.JobService.find_to_join`."""
         now = time.time()
         return self._store.to_join(submission.job(now), now - JOIN_SECONDS, self._not_to_join(submission))
+
+    def _check_download(self, submission: Submission) -> None:
+        """Refuse a job that names a model which is not here, when its owner may not make the server download one.
+
+        The model of the configuration is downloaded for everybody: the administrator has named it there.
+        """
+        if self._model_downloads == "anyone" or self._executor.missing_model(submission.options) is None:
+            return
+        name = self._executor.model_name(submission.options)
+        if name == self._executor.model_name(TranscriptionOptions()):
+            return
+        key = self._store.key(submission.owner)
+        # Without authorization there are no keys, and everybody may do what administrators may.
+        is_administrator = not submission.owner or (key is not None and key[0].role == "admin")
+        if self._model_downloads == "administrators" and is_administrator:
+            return
+        may = "administrators" if self._model_downloads == "administrators" else "nobody"
+        raise ModelUnavailable(
+            f"model: {name} is not on this server, and WHISPER_MODEL_DOWNLOADS lets {may} make the server download a "
+            f"model. `whisper-api models pull {name}` on the server fetches it."
+        )
 
     def _add(self, submission: Submission, now: float) -> Job:
         if not submission.join:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whisper_api.jobs.metadata import searched
+from whisper_api.jobs.texts import digest
 from whisper_api.schema import JobState
 
 __all__ = ["conditions"]
@@ -49,12 +50,12 @@ def conditions(
 
 
 def _with_metadata(owner: str | None, key: str, value: str | None) -> tuple[str, list[object]]:
-    wanted: list[tuple[str, list[object]]] = [("key = ?", [key])]
+    wanted: list[tuple[str, list[object]]] = [("key = ?", [digest(key)])]
     # The index begins with the owner; somebody who sees all jobs has it read from end to end.
     if owner is not None:
         wanted.insert(0, ("owner = ?", [owner]))
     if value is not None:
         texts = searched(value)
-        wanted.append((f"value IN ({', '.join('?' * len(texts))})", list(texts)))
+        wanted.append((f"value IN ({', '.join('?' * len(texts))})", [digest(text) for text in texts]))
     clauses = " AND ".join(clause for clause, _ in wanted)
     return f"seq IN (SELECT seq FROM job_metadata WHERE {clauses})", [each for _, values in wanted for each in values]

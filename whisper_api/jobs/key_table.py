@@ -43,6 +43,13 @@ class KeyTable(Tables):
         rows = self._rows(f"{_SELECT_KEY} WHERE key_id = ?", key_id)
         return (key_of(rows[0]), bytes(rows[0]["digest"])) if rows else None
 
+    def jobs_of_revoked_keys(self) -> list[str]:
+        """Ids of the jobs that have not ended and whose key was revoked, in the order of the queue."""
+        return self._column(
+            "SELECT job_id FROM jobs JOIN keys ON key_id = owner"
+            " WHERE finished_at IS NULL AND revoked_at IS NOT NULL ORDER BY place"
+        )
+
     def revoke_key(self, key_id: str, now: float) -> bool:
         """Refuse a key from now on.
 

@@ -13,7 +13,9 @@ from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.outcomes import remove_upload
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.retention import Retention
+from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.worker import Worker, Workplace
+from whisper_api.permissions import exposed_places
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
@@ -31,6 +33,7 @@ class Lifecycle:
         place: what the workers share; its store and executor are closed in the end.
         preload: gets the executor ready.
         retention: removes what has expired.
+        revocations: ends the jobs of revoked keys.
 
     Attributes:
         draining: no new work is taken.
@@ -38,7 +41,9 @@ class Lifecycle:
         hangs: the executor has not come to an end when it was closed.
     """
 
-    def __init__(self, config: Config, place: Workplace, preload: Preload, retention: Retention) -> None:
+    def __init__(
+        self, config: Config, place: Workplace, preload: Preload, retention: Retention, revocations: Revocations
+    ) -> None:
         self.draining = False
         self.stopped = False
         self.hangs = False
@@ -46,7 +51,8 @@ class Lifecycle:
         self._place = place
         self._preload = preload
         self._retention = retention
-        self._watch = HealthWatch(place.running, preload, place.executor, config.stall_seconds)
+        self._revocations = revocations
+        self._watch = HealthWatch(place.running, preload, place.executor, place.store, config.stall_seconds)
         self._faults = recovery.FaultLog(config.data_dir)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -67,9 +73,12 @@ class Lifecycle:
                 self._place.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StorageError(f"Cannot make {self._place.uploads_dir}: {error.strerror}") from error
+            for warning in exposed_places(self._config):
+                log.warning("%s", warning)
             self._recover()
             self._started = True
             self._retention.start(self._config.cleanup_interval_hours * 3600)
+            self._revocations.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._place.running.slots):
@@ -83,6 +92,7 @@ class Lifecycle:
         self._place.queue.close()
         self._place.running.close()
         self._preload.close()
+        self._place.downloads.close()
         self._place.events.wake()
         if self._started:
             try:
@@ -123,6 +133,7 @@ class Lifecycle:
             self._closed = True
             self._place.events.close()
             self._watch.close()
+            self._revocations.close()
             self._retention.close()
             # A device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._place.executor.close, name="close", daemon=True)
@@ -151,6 +162,8 @@ class Lifecycle:
             remove_upload(place.uploads_dir, job_id)
         recovery.note_start(place.store)
         self._faults.begin()
+        # Before the queue is filled: a key may have been revoked while no server ran.
+        self._revocations.check()
         for job in place.store.in_state("Queued"):
             place.estimates.expect(job)
             place.queue.put(job.job_id, reserved=False)

@@ -9,6 +9,7 @@ import msgspec
 
 from whisper_api.jobs.database import Migration
 from whisper_api.jobs.metadata import searchable
+from whisper_api.jobs.texts import JobText, digest, padded, put_text
 
 __all__ = ["MIGRATIONS"]
 
@@ -24,6 +25,40 @@ def _enter_metadata(connection: sqlite3.Connection) -> None:
             for key, value in searchable(msgspec.json.decode(text, type=dict[str, Any]))
         ),
     )
+
+
+def _move_texts(connection: sqlite3.Connection) -> None:
+    """Move what clients wrote into the table of texts. A job that was canceled needs none of it any more."""
+    columns = "file_name, hf_token, metadata, known_speakers, warnings, error, idempotency_key"
+    rows = connection.execute(f"SELECT seq, owner, state, options, {columns} FROM jobs").fetchall()
+    connection.execute("DELETE FROM job_metadata")
+    for seq, owner, state, options, file_name, hf_token, metadata, speakers, warnings, error, key in rows:
+        fields = msgspec.json.decode(options, type=dict[str, Any])
+        text = JobText(
+            prompt=fields.pop("prompt", None),
+            hotwords=fields.pop("hotwords", None),
+            file_name=file_name,
+            hf_token=hf_token,
+            metadata=None if metadata is None else msgspec.json.decode(metadata, type=dict[str, Any]),
+            known_speakers=msgspec.json.decode(speakers, type=tuple[str, ...]),
+            warnings=msgspec.json.decode(warnings, type=tuple[str, ...]),
+            error=error,
+            idempotency_key=key,
+        )
+        if state != "Canceled":
+            put_text(connection, seq, text)
+            connection.executemany(
+                "INSERT OR IGNORE INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)",
+                ((owner, digest(name), digest(value), seq) for name, value in searchable(text.metadata or {})),
+            )
+        connection.execute(
+            "UPDATE jobs SET options = ?, idempotency_key = ?, file_name = NULL, hf_token = NULL, metadata = NULL,"
+            " known_speakers = '[]', warnings = '[]', error = NULL WHERE seq = ?",
+            (msgspec.json.encode(fields).decode(), None if key is None else digest(key), seq),
+        )
+    for (seq,) in connection.execute("SELECT seq FROM transcripts").fetchall():
+        (content,) = connection.execute("SELECT content FROM transcripts WHERE seq = ?", (seq,)).fetchone()
+        connection.execute("UPDATE transcripts SET content = ? WHERE seq = ?", (padded(bytes(content)), seq))
 
 
 # What was shipped once is never changed again: a new version is one more entry.
@@ -113,4 +148,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE INDEX metadata_by_job ON job_metadata (seq)",
     ),
     (_enter_metadata,),
+    (
+        # What may be deleted stands in a table of its own; ``texts.py`` says why.
+        """
+        CREATE TABLE job_texts (
+            seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )
+        """,
+        _move_texts,
+    ),
+    ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
 )

@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,10 @@ FAULT_LOGS_KEPT = 3
 STOPPING = "stopping"
 BOOT_ID = "boot_id"
 KILLS = "oom_kills"
+
+_FRAME = re.compile(r'File ".*?/whisper_api/([^"]+)", line \d+ in ')
+# Where the threads begin that run jobs.
+JOB_THREADS = ("jobs/lifecycle.py", "jobs/worker.py")
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -108,8 +113,7 @@ def end_of_last_process(store: JobStore, fault: str) -> End:
         fault: what it left in its :class:`FaultLog`.
     """
     if fault:
-        # A file that brings the decoder down while it is looked at, before it is accepted, is no running job's fault.
-        return "elsewhere" if _current_function_is(fault, "probe") else "crash"
+        return _culprit(fault)
     if store.fact(BOOT_ID) != _boot_id():
         return "reboot"
     # The kernel counts what it killed for memory on the whole machine; that this process was meant is likely enough.
@@ -187,11 +191,38 @@ def _times(count: int) -> str:
     return {2: "twice", 3: "three times"}.get(count, f"{count} times")
 
 
-def _current_function_is(fault: str, name: str) -> bool:
-    """Whether the thread in which a fault happened was in a function of this package."""
-    _, _, current = fault.partition("Current thread")
-    frames = current.partition("\n\n")[0].splitlines()
-    return any("whisper_api" in frame and frame.endswith(f" in {name}") for frame in frames)
+def _culprit(fault: str) -> End:
+    """Whether a fault happened in the work on a job.
+
+    Args:
+        fault: what :mod:`faulthandler` wrote: for each thread the files and functions it was in, innermost first.
+    """
+    threads = [text.splitlines() for text in fault.split("\n\n")]
+    current = next((lines for lines in threads if lines[0].startswith("Current thread")), None)
+    if current is not None:
+        # What an upload brings down before it is accepted (a look at the file, a sample of a speaker's voice), or a
+        # model while it is loaded, is no running job's fault.
+        return "crash" if _works_on_jobs(current) else "elsewhere"
+    # It was a thread of a native library, of which Python knows nothing. Models have such threads, and so the job is to
+    # blame; unless audio was also decoded for a request at that moment, which leaves no more than a suspicion.
+    return "kill" if any(_decodes_for_request(lines) for lines in threads) else "crash"
+
+
+def _works_on_jobs(frames: list[str]) -> bool:
+    """Whether a thread is one that runs jobs, or one in which the engine runs models for them."""
+    module = _outermost_module(frames)
+    return module.startswith("engine/") or module in JOB_THREADS
+
+
+def _decodes_for_request(frames: list[str]) -> bool:
+    decodes = any("/whisper_api/engine/" in frame for frame in frames)
+    return decodes and _outermost_module(frames).startswith("server/")
+
+
+def _outermost_module(frames: list[str]) -> str:
+    """The module of this package in which a thread began, as a path inside the package; empty when there is none."""
+    found = [match[1] for frame in frames if (match := _FRAME.search(frame.replace("\\", "/")))]
+    return found[-1] if found else ""
 
 
 def _boot_id() -> str:

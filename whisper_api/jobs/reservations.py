@@ -1,4 +1,8 @@
-"""Places in the queue for jobs that are still on their way: asked for before an upload is read."""
+"""Reservations: a job id and a directory for each upload that is on its way.
+
+An upload takes its place in the queue only when it is there and is submitted. An upload that never ends holds nothing
+that another caller needs.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +25,23 @@ RETRY_SECONDS = 30.0
 
 
 class Reservation:
-    """A place in the queue and a directory for the upload, made by :class:`Reservations`.
+    """A job id and a directory for one upload, made by :class:`Reservations`.
 
-    A context manager: what was not submitted by its end is given back, and the directory is removed. That touches the
-    disk, so it is nothing to do on an event loop.
+    A context manager: at its end, the directory of an upload that was not submitted is removed. That touches the disk,
+    so do not do it on an event loop.
 
     Attributes:
         job_id: a new UUID.
         owner: who asked for it.
+        spare: how many of the owner's jobs do not count against the limits.
         directory: where the upload goes; not made yet.
         open: whether it was neither submitted nor given back.
     """
 
-    def __init__(self, owner: str, uploads_dir: Path, reservations: Reservations) -> None:
+    def __init__(self, owner: str, spare: int, uploads_dir: Path, reservations: Reservations) -> None:
         self.job_id = str(uuid.uuid4())
         self.owner = owner
+        self.spare = spare
         self.directory = uploads_dir / self.job_id
         self.open = True
         self._reservations = reservations
@@ -49,12 +55,12 @@ class Reservation:
         self.release()
 
     def release(self) -> None:
-        """Give the place back and remove the directory; nothing after it was submitted or released."""
+        """Remove the directory; does nothing after it was submitted or released."""
         self._reservations.release(self)
 
 
 class Reservations:
-    """Hands out places. Safe to use from any thread.
+    """Makes reservations. Safe to use from any thread.
 
     Args:
         queue: bounds how many jobs wait.
@@ -78,32 +84,30 @@ class Reservations:
         self._submitting: set[str] = set()
 
     def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
-        """Ask for a place.
+        """Begin an upload, unless its job would be refused now.
+
+        The reservation counts among the owner's own unfinished jobs, and takes no place in the queue.
 
         Args:
-            owner: for whom; empty when nobody is told apart, and then the limit for one owner does not hold.
-            spare: how many of the owner's jobs do not count; no more than there may be, or whoever leaves one after
-                the other would have no bound.
+            owner: for whom; empty when callers are not told apart, and then the limit for one owner does not hold.
+            spare: how many of the owner's jobs do not count; no more than there may be, so that a client that leaves
+                one job after the other still has a bound.
 
         Raises:
-            QueueFull: as many wait as may.
+            QueueFull: the queue is full.
             CallerLimit: this owner has as many unfinished jobs as one may have.
             Draining: the service is stopping.
         """
-        self._queue.reserve(spare=spare)
-        place = Reservation(owner, self._uploads_dir, self)
-        try:
-            with self._lock:
-                self._check_limit(owner, spare)
-                self._open[place.job_id] = place
-        except BaseException:
-            self._queue.release_reservation()
-            raise
+        self._queue.check(spare=spare)
+        place = Reservation(owner, spare, self._uploads_dir, self)
+        with self._lock:
+            self._check_limit(owner, spare)
+            self._open[place.job_id] = place
         self._retention.protect(place.job_id)
         return place
 
     def release(self, place: Reservation) -> None:
-        """Give a place back and remove what was uploaded for it; nothing for one that is being submitted."""
+        """Remove what was uploaded for a reservation; does nothing for one that is being submitted."""
         with self._lock:
             if place.job_id in self._submitting or self._open.pop(place.job_id, None) is None:
                 return
@@ -112,12 +116,18 @@ class Reservations:
 
     @contextmanager
     def submitting(self, place: Reservation) -> Iterator[Callable[[], None]]:
-        """Submit a job for a place: nobody else can give it back meanwhile, and this does unless the job is enqueued.
+        """Take a place in the queue and submit the job of a reservation, which nobody else can release meanwhile.
+
+        When the job is not enqueued, the place is given back and the upload is removed.
 
         Yields:
             To be called once the job is in the store: puts it into the queue.
+
+        Raises:
+            QueueFull: the queue has become full while the upload came.
+            Draining: the service is stopping.
         """
-        enqueued = False
+        reserved = enqueued = False
 
         def enqueue() -> None:
             nonlocal enqueued
@@ -126,11 +136,15 @@ class Reservations:
 
         with self._lock:
             if place.job_id in self._submitting or place.job_id not in self._open:
-                raise RuntimeError("this place was used or given back before")
+                raise RuntimeError("this reservation was used or released before")
             self._submitting.add(place.job_id)
         try:
+            self._queue.reserve(spare=place.spare)
+            reserved = True
             yield enqueue
         finally:
+            if reserved and not enqueued:
+                self._queue.release_reservation()
             with self._lock:
                 self._submitting.discard(place.job_id)
                 del self._open[place.job_id]
@@ -143,7 +157,6 @@ class Reservations:
     def _give_back(self, place: Reservation) -> None:
         remove_upload(self._uploads_dir, place.job_id)
         self._retention.unprotect(place.job_id)
-        self._queue.release_reservation()
 
     def _check_limit(self, owner: str, spare: int) -> None:
         """Called with the lock held: of two who ask at once, the second must see the first."""

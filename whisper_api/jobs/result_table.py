@@ -62,14 +62,6 @@ class ResultTable(Tables):
                 (now, job_id),
             )
 
-    def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript; the job stays.
-
-        Returns:
-            Whether there was one.
-        """
-        return self._change("DELETE FROM transcripts WHERE seq = (SELECT seq FROM jobs WHERE job_id = ?)", job_id)
-
     def expired_results(self, before: float) -> list[str]:
         """Ids of the jobs whose result is there, was delivered before then and need not be kept."""
         return self._column(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from msgspec.structs import replace
+
 from whisper_api.errors import JobCanceled, JobFailed, JobNotFinished, JobNotFound, ResultGone
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Corrections, Transcript
+from whisper_api.time_order import in_order
 
 __all__ = ["Results", "visible_job"]
 
@@ -47,6 +50,8 @@ class Results:
     def corrected(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
         """The job and its transcript, with the corrections in it."""
         job, transcript, corrections = self._kept(job_id, owner)
+        # An older version has stored words and segments without length.
+        transcript = replace(transcript, segments=in_order(transcript.segments))
         return job, transcript if corrections is None else applied(transcript, corrections)
 
     def corrections(self, job_id: str, owner: str | None) -> Corrections:
@@ -70,7 +75,7 @@ class Results:
             case "Failed":
                 raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
             case "Canceled":
-                raise JobCanceled(job_id, "The job was canceled, so there is no result")
+                raise JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
             case "Completed":
                 found = self._store.result(job_id)
                 if found is None:

@@ -1,4 +1,8 @@
-"""What is removed, and when: results that were delivered, jobs that are old, uploads that no job owns."""
+"""What is removed, and when: results that were delivered, jobs that are old, uploads that no job owns.
+
+What is deleted, here or at a client's wish, also goes from the database's log of changes: within ``WIPE_SECONDS``, and
+as soon as no other process reads an old state of the database any more.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,10 @@ log = logging.getLogger(__name__)
 # All that the directory of an upload ever holds: the file while it comes, and when it is whole; known speakers.
 UPLOAD_FILES = re.compile(r"audio(\.part)?|speaker-\d+")
 MIN_TICK_SECONDS = 1.0
+# How long deleted content may stand in the database's log of changes. Emptying the log costs two fsyncs.
+WIPE_SECONDS = 10.0
+# After so long, a log that could not be emptied is worth a warning.
+OVERDUE_SECONDS = 60.0
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -66,6 +74,9 @@ class Retention:
         self._on_removed = on_removed
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        # Used by the thread only: since when the log could not be emptied, and whether that was said.
+        self._unwiped_since: float | None = None
+        self._overdue = False
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._protected: set[str] = set()
@@ -90,7 +101,7 @@ class Retention:
             StorageError: the database cannot be written. The uploads were removed before that, as on a full disk
                 they make room.
         """
-        files = sum(1 for directory in self._orphans() if _remove(directory))
+        files = self._remove_orphans()
         results = self._remove_results(now)
         jobs = self._store.expired_jobs(now - self._retention_seconds)
         for job_id in jobs:
@@ -103,9 +114,8 @@ class Retention:
     def start(self, interval: float) -> None:
         """Sweep from time to time, in a thread of its own.
 
-        Results have a finer tick than the rest, as their grace is a matter of seconds: they are looked at as often as
-        the grace is long (no oftener than every second, no more rarely than the rest), so that one stays for less than
-        twice the grace.
+        Every ``WIPE_SECONDS``, or more often where the grace or the interval is shorter, the thread removes results
+        whose grace is over and uploads that no job owns, and wipes what was deleted from the database's log.
 
         Args:
             interval: seconds between two sweeps; the first comes after one interval.
@@ -120,24 +130,39 @@ class Retention:
             self._thread.join()
 
     def _loop(self, interval: float) -> None:
-        tick = min(interval, max(self._grace_seconds, MIN_TICK_SECONDS))
+        tick = min(interval, WIPE_SECONDS, max(self._grace_seconds, MIN_TICK_SECONDS))
         next_sweep = time.monotonic() + interval
         while not self._closing.wait(tick):
-            everything = time.monotonic() >= next_sweep
-            if everything:
+            steps: list[Callable[[], object]] = [self._remove_orphans, lambda: self._remove_results(time.time())]
+            if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + interval
-            self._try(everything)
+                steps = [lambda: self.sweep(time.time())]
+            for step in (*steps, self._wipe):
+                self._try(step)
 
-    def _try(self, everything: bool) -> None:
+    def _try(self, step: Callable[[], object]) -> None:
         try:
-            if everything:
-                self.sweep(time.time())
-            elif self._remove_results(time.time()):
-                self._store.compact()
+            step()
         except StorageError as error:
             log.error("what has expired could not be removed: %s", error)
         except Exception:
             log.exception("what has expired could not be removed")
+
+    def _wipe(self) -> None:
+        now = time.monotonic()
+        if self._store.wipe():
+            self._unwiped_since, self._overdue = None, False
+        elif self._unwiped_since is None:
+            self._unwiped_since = now
+        elif now - self._unwiped_since >= OVERDUE_SECONDS and not self._overdue:
+            self._overdue = True
+            log.warning(
+                "deleted text is still in the job database's log: another program (a backup, a database shell) keeps "
+                "reading jobs.db; the text goes when that program ends its transaction"
+            )
+
+    def _remove_orphans(self) -> int:
+        return sum(1 for directory in self._orphans() if _remove(directory))
 
     def _remove_results(self, now: float) -> int:
         removed = 0
@@ -159,8 +184,9 @@ class Retention:
         # protected any more: so one that was listed is seen in at least one of the two, unless its job has ended.
         with self._lock:
             protected = set(self._protected)
-        owned = {job.job_id for job in self._store.in_state("Queued", "Processing")}
-        yield from (path for path in directories if path.name not in protected | owned)
+        others = [path for path in directories if path.name not in protected]
+        owned = self._store.unfinished_ids() if others else set()
+        yield from (path for path in others if path.name not in owned)
 
 
 def _is_upload(path: Path) -> bool:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
-from whisper_api.schema import JobState, TranscriptionOptions
+from whisper_api.jobs.texts import JobText, digest
+from whisper_api.schema import JobState, RenderOptions, TranscriptionOptions
 
 __all__ = [
     "JOB_COLUMNS",
@@ -21,8 +23,8 @@ __all__ = [
     "Role",
     "job_of",
     "key_of",
+    "text_of",
     "values_of",
-    "warnings_text",
 ]
 
 Role = Literal["user", "admin"]
@@ -37,6 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         state: in one word.
         options: what was asked for; frozen with the job.
         output_format: in which its result is shown when nothing else is asked for.
+        render_options: the layout of its subtitles, when nothing else is asked for.
         keep_result: whether the result stays after it was delivered.
         file_name: what the client calls the file. For people; never a path.
         audio_bytes: size of the upload.
@@ -45,7 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         warnings: of the submission and, once it is Completed, of the transcript; one sentence each.
         created_at, started_at, finished_at: seconds since 1970, UTC.
         crashes, interruptions: how often the process went down while this job ran: by itself, or for a reason unknown.
-        error, error_name: why it Failed, and the name of that error.
+        error, error_name: why it Failed, or why the server has Canceled it; and the name of an error.
         has_result: whether its transcript is there.
         delivered_at: when its result was first sent in full; seconds since 1970.
         idempotency_key: the client's word for this submission; of one owner's jobs, no two have the same.
@@ -61,6 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     state: JobState = "Queued"
     options: TranscriptionOptions
     output_format: str
+    render_options: RenderOptions = RenderOptions()
     keep_result: bool = False
     file_name: str | None = None
     audio_bytes: int
@@ -119,44 +123,73 @@ class Rates:
     seconds: Mapping[str, float]
 
 
-# Whether there is a result is read off the table of transcripts, so that the two cannot disagree.
-JOB_COLUMNS = tuple(name for name in Job.__struct_fields__ if name != "has_result")
+# Columns of the table of jobs. Its other columns hold what versions up to 4 stored there, and are empty now.
+JOB_COLUMNS = tuple(
+    name
+    for name in Job.__struct_fields__
+    # Whether there is a result is read off the table of transcripts, so that the two cannot disagree.
+    if name not in ("has_result", "file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
+)
 KEY_COLUMNS = Key.__struct_fields__
 
 
 def values_of(job: Job) -> dict[str, Any]:
-    """A job as its columns hold it."""
+    """A job as its columns hold it: without text, which :func:`text_of` gives."""
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
-    values["options"] = msgspec.json.encode(job.options).decode()
-    values["warnings"] = warnings_text(job.warnings)
-    values["metadata"] = None if job.metadata is None else msgspec.json.encode(job.metadata).decode()
-    values["known_speakers"] = msgspec.json.encode(job.known_speakers).decode()
+    options = replace(job.options, prompt=None, hotwords=None)
+    values["options"] = msgspec.json.encode(options).decode()
+    values["render_options"] = msgspec.json.encode(job.render_options).decode()
+    if job.idempotency_key is not None:
+        values["idempotency_key"] = digest(job.idempotency_key)
     return values
 
 
-def warnings_text(warnings: tuple[str, ...]) -> str:
-    """Warnings as their column holds them, each once."""
-    return msgspec.json.encode(tuple(dict.fromkeys(warnings))).decode()
+def text_of(job: Job) -> JobText:
+    """The text of a job, as the table of texts holds it; each warning once."""
+    return JobText(
+        prompt=job.options.prompt,
+        hotwords=job.options.hotwords,
+        file_name=job.file_name,
+        hf_token=job.hf_token,
+        metadata=job.metadata,
+        known_speakers=job.known_speakers,
+        warnings=tuple(dict.fromkeys(job.warnings)),
+        error=job.error,
+        idempotency_key=job.idempotency_key,
+    )
 
 
 def job_of(row: sqlite3.Row) -> Job:
     """The job that a row is.
 
+    Args:
+        row: with the :data:`JOB_COLUMNS`, with ``has_result``, and with ``text``: what the table of texts has.
+
     Raises:
         StorageError: its content cannot be read.
     """
     values = dict(row)
+    content = values.pop("text")
     try:
-        values["options"] = msgspec.json.decode(row["options"], type=TranscriptionOptions)
-        values["warnings"] = msgspec.json.decode(row["warnings"], type=tuple[str, ...])
-        values["known_speakers"] = msgspec.json.decode(row["known_speakers"], type=tuple[str, ...])
-        if row["metadata"] is not None:
-            values["metadata"] = msgspec.json.decode(row["metadata"], type=dict[str, Any])
+        options = msgspec.json.decode(row["options"], type=TranscriptionOptions)
+        values["render_options"] = msgspec.json.decode(row["render_options"], type=RenderOptions)
+        text = JobText() if content is None else msgspec.json.decode(content, type=JobText)
     except msgspec.DecodeError as error:
         raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error
+    values["options"] = replace(options, prompt=text.prompt, hotwords=text.hotwords)
     values["keep_result"] = bool(row["keep_result"])
     values["has_result"] = bool(row["has_result"])
-    return Job(**values)
+    # Once the text is deleted, the digest still says that there was a key.
+    values["idempotency_key"] = text.idempotency_key or row["idempotency_key"]
+    return Job(
+        file_name=text.file_name,
+        hf_token=text.hf_token,
+        metadata=text.metadata,
+        known_speakers=text.known_speakers,
+        warnings=text.warnings,
+        error=text.error,
+        **values,
+    )
 
 
 def key_of(row: sqlite3.Row) -> Key:

@@ -19,12 +19,14 @@ from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.intake import Intake
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
+from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import event_of, remove_upload
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.reservations import Reservation, Reservations
 from whisper_api.jobs.results import Results, visible_job
 from whisper_api.jobs.retention import Retention
+from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.statuses import Statuses
 from whisper_api.jobs.store import Job, JobStore
@@ -90,7 +92,13 @@ class JobService:
             self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
         )
         self._intake = Intake(
-            store, executor, self._reservations, self._running, self._estimates, self._check_not_draining
+            store,
+            executor,
+            self._reservations,
+            self._running,
+            self._estimates,
+            self._check_not_draining,
+            config.model_downloads,
         )
         preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
         taken: set[str] = set()
@@ -100,6 +108,7 @@ class JobService:
             store=store,
             queue=self._queue,
             executor=executor,
+            downloads=ModelDownloads(executor, self._queue),
             running=self._running,
             events=self.events,
             feed=self.feed,
@@ -112,7 +121,8 @@ class JobService:
             turn=threading.Lock(),
             taken=taken,
         )
-        self._life = Lifecycle(config, self._place, preload, self._retention)
+        revocations = Revocations(store, self._queue, self._running, self._canceled)
+        self._life = Lifecycle(config, self._place, preload, self._retention, revocations)
 
     def start(self) -> None:
         """Put back what was running, remove what nobody owns, and begin to work; models are loaded meanwhile.
@@ -158,7 +168,7 @@ class JobService:
         return self._life.health()
 
     def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
-        """Ask for a place in the queue, before the upload is read: ``with service.reserve(owner) as place``.
+        """Begin an upload, before it is read: ``with service.reserve(owner) as place``. Takes no place in the queue.
 
         Args:
             owner: for whom.
@@ -329,8 +339,14 @@ class JobService:
                 self._canceled(job_id)
                 return
 
-    def counts(self) -> tuple[int, int]:
-        """How many jobs wait, and how many run."""
+    def counts(self, owner: str | None = None) -> tuple[int, int]:
+        """How many jobs wait, and how many run.
+
+        Args:
+            owner: whose; None for everybody's.
+        """
+        if owner is not None:
+            return self.store.unfinished_by_state(owner)
         taken = self._place.taken
         running = sum(each.job_id not in taken for each in self._running.all())
         return len(self._queue) + len(taken), running
@@ -383,6 +399,6 @@ class JobService:
         if job.state == "Failed":
             self.store.delete(job.job_id)
             log.info("job removed", extra={"job_id": job.job_id})
-        elif self.store.drop_result(job.job_id):
+        elif self.store.erase(job.job_id):
             log.info("result removed", extra={"job_id": job.job_id})
         remove_upload(self._uploads_dir, job.job_id)

@@ -81,7 +81,7 @@ def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float
         stage="done" if completed else running.progress.stage if running else None,
         eta_seconds=None if eta is None else round(eta, 1),
         audio_seconds=job.audio_seconds,
-        error=job.error if job.state == "Failed" else None,
+        error=job.error if job.state in ("Failed", "Canceled") else None,
         warnings=job.warnings,
         file_name=job.file_name,
         metadata=job.metadata,

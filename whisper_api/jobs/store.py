@@ -10,11 +10,11 @@ kept for longer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from whisper_api.errors import Portable
 from whisper_api.jobs.database import BUSY_SECONDS, Database
@@ -23,7 +23,8 @@ from whisper_api.jobs.key_table import KeyTable
 from whisper_api.jobs.metadata import searchable
 from whisper_api.jobs.migrations import MIGRATIONS
 from whisper_api.jobs.result_table import ResultTable, learn
-from whisper_api.jobs.rows import JOB_COLUMNS, Job, Key, Rates, job_of, values_of, warnings_text
+from whisper_api.jobs.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
+from whisper_api.jobs.texts import delete_text, digest, padded, put_text
 from whisper_api.schema import JobState, Transcript
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
@@ -32,11 +33,12 @@ DATABASE_NAME = "jobs.db"
 
 _WRITTEN = [name for name in JOB_COLUMNS if name not in ("seq", "place")]
 _INSERT_JOB = f"""
-    INSERT INTO jobs ({", ".join(_WRITTEN)}, place)
-    VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
+    INSERT INTO jobs ({", ".join(_WRITTEN)}, warnings, place)
+    VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
 """
 _SELECT_JOB = f"""
     SELECT {", ".join(JOB_COLUMNS)},
+        (SELECT content FROM job_texts WHERE job_texts.seq = jobs.seq) AS text,
         EXISTS (SELECT 1 FROM transcripts WHERE transcripts.seq = jobs.seq) AS has_result
     FROM jobs
 """
@@ -104,19 +106,20 @@ class JobStore(ResultTable, KeyTable):
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or one to be joined.
         """
-        values = values_of(job)
         with self._database.write() as connection:
             if job.idempotency_key is not None:
-                there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, job.idempotency_key)
+                there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key))
                 if there is not None:
                     raise AlreadyThere(there)
             if join_after is not None:
-                there = _to_join(connection, values, join_after, not_to_join)
+                there = _to_join(connection, job, join_after, not_to_join)
                 if there is not None:
                     raise AlreadyThere(there)
-            seq = connection.execute(_INSERT_JOB, values).lastrowid
+            seq = connection.execute(_INSERT_JOB, values_of(job)).lastrowid
+            assert seq is not None, "an INSERT has a row id"
+            put_text(connection, seq, text_of(job))
             if job.metadata:
-                rows = [(job.owner, key, value, seq) for key, value in searchable(job.metadata)]
+                rows = [(job.owner, digest(key), digest(value), seq) for key, value in searchable(job.metadata)]
                 connection.executemany(_INSERT_METADATA, rows)
             row = connection.execute(f"{_SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
         return job_of(row)
@@ -124,7 +127,7 @@ class JobStore(ResultTable, KeyTable):
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
         """The job that :meth:`add` would say is there already, to be joined."""
         with self._database.read() as connection:
-            return _to_join(connection, values_of(job), join_after, not_to_join)
+            return _to_join(connection, job, join_after, not_to_join)
 
     def get(self, job_id: str) -> Job | None:
         """One job, without its transcript."""
@@ -134,13 +137,14 @@ class JobStore(ResultTable, KeyTable):
     def by_idempotency_key(self, owner: str, key: str) -> Job | None:
         """The job that an owner submitted with this idempotency key."""
         with self._database.read() as connection:
-            return _job(connection, "owner = ? AND idempotency_key = ?", owner, key)
+            return _job(connection, "owner = ? AND idempotency_key = ?", owner, digest(key))
 
     def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
         """The jobs that an owner submitted with any of these idempotency keys, by key; a few hundred keys at most."""
-        marks = ", ".join("?" * len(keys))
-        rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *keys)
-        return {row["idempotency_key"]: job_of(row) for row in rows}
+        by_digest = {digest(key): key for key in keys}
+        marks = ", ".join("?" * len(by_digest))
+        rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *by_digest)
+        return {by_digest[row["idempotency_key"]]: job_of(row) for row in rows}
 
     def queued(self) -> list[str]:
         """Ids of the jobs that wait, in the order in which they are taken."""
@@ -151,6 +155,10 @@ class JobStore(ResultTable, KeyTable):
         marks = ", ".join("?" * len(states))
         return [job_of(row) for row in self._rows(f"{_SELECT_JOB} WHERE state IN ({marks}) ORDER BY place", *states)]
 
+    def unfinished_ids(self) -> set[str]:
+        """Ids of the jobs that wait or run."""
+        return set(self._column("SELECT job_id FROM jobs WHERE finished_at IS NULL"))
+
     def ids(self) -> set[str]:
         """Ids of all jobs."""
         return set(self._column("SELECT job_id FROM jobs"))
@@ -158,6 +166,14 @@ class JobStore(ResultTable, KeyTable):
     def unfinished(self, owner: str) -> int:
         """How many jobs of an owner wait or run."""
         return int(self._rows("SELECT COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL", owner)[0][0])
+
+    def unfinished_by_state(self, owner: str) -> tuple[int, int]:
+        """How many jobs of an owner wait, and how many run."""
+        rows = self._rows(
+            "SELECT state, COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL GROUP BY state", owner
+        )
+        counts = {row[0]: int(row[1]) for row in rows}
+        return counts.get("Queued", 0), counts.get("Processing", 0)
 
     def page(
         self,
@@ -223,16 +239,17 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             False when the job is not Processing; then the transcript is not kept.
         """
-        content = msgspec.json.encode(transcript)
+        content = padded(msgspec.json.encode(transcript))
         with self._database.write() as connection:
             job = _job(connection, "job_id = ? AND state = 'Processing'", job_id)
             if job is None:
                 return False
             connection.execute(
-                "UPDATE jobs SET state = 'Completed', finished_at = ?, hf_token = NULL, audio_seconds = ?, warnings = ?"
-                " WHERE seq = ?",
-                (now, transcript.duration, warnings_text((*job.warnings, *transcript.warnings)), job.seq),
+                "UPDATE jobs SET state = 'Completed', finished_at = ?, audio_seconds = ? WHERE seq = ?",
+                (now, transcript.duration, job.seq),
             )
+            warnings = (*job.warnings, *transcript.warnings)
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings)))
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
@@ -250,33 +267,71 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             False when the job had ended already.
         """
-        return self._change(
-            "UPDATE jobs SET state = 'Failed', finished_at = ?, hf_token = NULL, error_name = ?, error = ?"
-            " WHERE job_id = ? AND finished_at IS NULL",
-            now,
-            error_name,
-            error,
-            job_id,
-        )
+        with self._database.write() as connection:
+            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            if job is None:
+                return False
+            connection.execute(
+                "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
+                (now, error_name, job.seq),
+            )
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+        return True
 
-    def cancel(self, job_id: str, now: float, *, states: tuple[JobState, ...] = ("Queued",)) -> bool:
-        """Queued or Processing -> Canceled.
+    def cancel(
+        self, job_id: str, now: float, *, states: tuple[JobState, ...] = ("Queued",), reason: str | None = None
+    ) -> bool:
+        """Queued or Processing -> Canceled. All that the client wrote goes.
 
         Args:
             job_id: which.
             now: seconds since 1970.
             states: from which of the two.
+            reason: why, in a sentence for people, unless the client asked for it.
 
         Returns:
             False when the job is in another state.
         """
-        return self._change(
-            "UPDATE jobs SET state = 'Canceled', finished_at = ?, hf_token = NULL"
-            f" WHERE job_id = ? AND finished_at IS NULL AND state IN ({', '.join('?' * len(states))})",
-            now,
-            job_id,
-            *states,
-        )
+        marks = ", ".join("?" * len(states))
+        with self._database.write() as connection:
+            row = connection.execute(
+                f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
+                (job_id, *states),
+            ).fetchone()
+            if row is None:
+                return False
+            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
+            delete_text(connection, row["seq"], error=reason)
+        return True
+
+    def erase(self, job_id: str) -> bool:
+        """Remove the transcript of a job and all that its client wrote; state, times and figures stay.
+
+        Returns:
+            Whether there was a transcript.
+        """
+        with self._database.write() as connection:
+            row = connection.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            if row is None:
+                return False
+            delete_text(connection, row["seq"])
+            return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
+
+    def drop_result(self, job_id: str) -> bool:
+        """Remove the transcript of a job and what only its making needed: prompt, hotwords, names of known speakers.
+
+        The job stays, with the file name and the metadata by which its owner finds it.
+
+        Returns:
+            Whether there was a transcript.
+        """
+        with self._database.write() as connection:
+            job = _job(connection, "job_id = ?", job_id)
+            if job is None:
+                return False
+            text = replace(text_of(job), prompt=None, hotwords=None, known_speakers=())
+            put_text(connection, job.seq, text)
+            return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
     def requeue(self, job_id: str, *, crashes: int = 0, interruptions: int = 0, last: bool = False) -> bool:
         """Processing -> Queued.
@@ -307,11 +362,11 @@ class JobStore(ResultTable, KeyTable):
         return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
 
 
-def _to_join(
-    connection: sqlite3.Connection, values: Mapping[str, Any], join_after: float, not_to_join: Collection[str]
-) -> Job | None:
-    rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values, "join_after": join_after})
-    return next((job_of(row) for row in rows if row["job_id"] not in not_to_join), None)
+def _to_join(connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]) -> Job | None:
+    rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
+    found = (job_of(row) for row in rows.fetchall() if row["job_id"] not in not_to_join)
+    # The column has the options without prompt and hotwords.
+    return next((each for each in found if each.options == job.options), None)
 
 
 def _job(connection: sqlite3.Connection, condition: str, *values: str) -> Job | None:

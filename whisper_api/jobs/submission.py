@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from whisper_api.jobs.rows import Job
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 __all__ = ["Submission"]
 
@@ -25,6 +25,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     options: TranscriptionOptions
     output_format: str
+    render_options: RenderOptions = RenderOptions()
     keep_result: bool = False
     file_name: str | None = None
     audio_bytes: int

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+from whisper_api.errors import StorageError
 from whisper_api.jobs.database import Database
 
 __all__ = ["Tables"]
@@ -30,9 +32,30 @@ class Tables:
         """
         self._database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
 
-    def compact(self) -> None:
-        """Give space back, and wipe what was deleted from the database's log."""
-        self._database.compact()
+    def compact(self) -> bool:
+        """Give space back, and do as :meth:`wipe`."""
+        return self._database.compact()
+
+    def wipe(self) -> bool:
+        """Remove what was deleted from the database's log of changes.
+
+        Returns:
+            False when another process keeps that from being done now.
+        """
+        return self._database.wipe()
+
+    def trouble(self) -> StorageError | None:
+        """Why the database cannot be written now; None when it can."""
+        return self._database.trouble()
+
+    def try_to_write(self) -> None:
+        """Write something of no meaning, so that :meth:`trouble` ends when its reason has gone.
+
+        Raises:
+            StorageError: the database still cannot be written.
+        """
+        with self._database.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(time.time()),))
 
     def close(self) -> None:
         """Close the database. Calling it twice is fine."""

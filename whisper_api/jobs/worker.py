@@ -17,6 +17,7 @@ from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.feed import Feed
+from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import (
     AUDIO_NAME,
     Completed,
@@ -62,7 +63,7 @@ class Workplace:
     """What all workers of a service share.
 
     Attributes:
-        store, queue, executor, running, events, feed, estimates: the service's.
+        store, queue, executor, downloads, running, events, feed, estimates: the service's.
         uploads_dir: holds a directory for each job, named by its id.
         moved: called when places in the queue have changed.
         completed: called when a job has its result.
@@ -75,6 +76,7 @@ class Workplace:
     store: JobStore
     queue: JobQueue
     executor: Executor
+    downloads: ModelDownloads
     running: RunningJobs
     events: EventBus
     feed: Feed
@@ -154,6 +156,9 @@ class Worker:
         place = self._place
         job = self._patiently(lambda: place.store.get(job_id))
         if job is None or job.state != "Queued":
+            place.downloads.failure(job_id)
+            return None
+        if place.downloads.hold_back(job):
             return None
         running = place.running.enter(job_id, alone=job.crashes + job.interruptions > 0)
         if running is None:
@@ -204,6 +209,8 @@ class Worker:
         if not audio.is_file():
             return Failed("", "its audio is no longer on the server's disk")
         try:
+            if (failure := self._place.downloads.failure(job.job_id)) is not None:
+                raise failure
             return Completed(
                 self._place.executor.run(
                     job,
@@ -284,16 +291,7 @@ class Worker:
                 outcome = failure_of(error)
         if not isinstance(outcome, PutBack):
             remove_upload(place.uploads_dir, job.job_id)
-            if job.hf_token:
-                self._wipe()
         return event
-
-    def _wipe(self) -> None:
-        """Let nothing of a token stay in the database's log of changes."""
-        try:
-            self._place.store.compact()
-        except StorageError as error:
-            log.warning("the database could not be compacted; the next sweep tries again: %s", error)
 
     def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
         """Write the outcome. May be repeated when it raises.

@@ -6,17 +6,29 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Hashable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.logs import current_request
+from whisper_api.logs import Repeats, current_request
 from whisper_api.server.problems import answer
+from whisper_api.server.proxies import client_address
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 
 log = logging.getLogger("whisper_api.access")
+
+
+def _kind(record: logging.LogRecord) -> Hashable | None:
+    """Requests with a key are all written: each key is somebody's. Anybody can send any number of others."""
+    if getattr(record, "key_id", None) is not None:
+        return None
+    return record.levelno, record.msg, getattr(record, "status", None)
+
+
+log.addFilter(Repeats(lines=100, kind=_kind))
 
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Asked every few seconds by whatever watches the server: of no interest unless one looks for it.
@@ -29,7 +41,9 @@ PATH_CHARACTERS = 200
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, header, form field or name of a file is logged.
+    No query, form field or name of a file is logged, and no header, but for what trusted proxies say of the client's
+    address. Of requests without a key, the first hundred of each status are logged each minute, and the others are
+    counted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -74,6 +88,7 @@ class AccessLog:
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
                 extra={
+                    "client": client_address(scope),
                     "method": scope["method"],
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from whisper_api.errors import Draining, JobFailed
 from whisper_api.server.intake.accepted import Accepted
 from whisper_api.server.problems import problem_of
-from whisper_api.server.query import address_of
+from whisper_api.server.query import status_location, status_path
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import failed_in_sync
 from whisper_api.server.state import state_of
@@ -24,9 +24,8 @@ RETRY_SECONDS = 1
 
 def accepted_response(request: Request, job_id: str) -> Response:
     """202: the job's id and address."""
-    address = address_of(request, job_id)
-    headers = {"Location": address, "Retry-After": str(RETRY_SECONDS)}
-    return JsonResponse(Accepted(job_id=job_id, status_url=address), 202, headers)
+    headers = {"Location": status_location(request, job_id), "Retry-After": str(RETRY_SECONDS)}
+    return JsonResponse(Accepted(job_id=job_id, status_url=status_path(job_id)), 202, headers)
 
 
 async def when_ended(request: Request, job_id: str, answer: Callable[[], Awaitable[Response]]) -> Response:
@@ -50,5 +49,5 @@ async def when_ended(request: Request, job_id: str, answer: Callable[[], Awaitab
         raise failed_in_sync(error) from error
     except Draining as error:
         problem = problem_of(error)
-        problem.headers["Location"] = address_of(request, job_id)
+        problem.headers["Location"] = status_location(request, job_id)
         raise problem from error

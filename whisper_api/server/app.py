@@ -9,19 +9,23 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from whisper_api.config import Config
+from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.server.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.auth import Authentication, LocalCallers
-from whisper_api.server.cors import CrossOrigin
+from whisper_api.server.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.delivery import EarlyAnswer
 from whisper_api.server.problems import answer
+from whisper_api.server.proxies import BehindProxy, TrustedAddresses, root_path_of
 from whisper_api.server.resource import Resource
 from whisper_api.server.routes import (
+    asr,
     corrections,
     docs,
     events,
@@ -34,6 +38,7 @@ from whisper_api.server.routes import (
     transcription,
 )
 from whisper_api.server.state import ServerState, thread_count
+from whisper_api.server.upgrades import NoWebSockets
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -53,15 +58,26 @@ ROUTES = {
     "/transcription/{job_id}/events": Resource({"GET": events.EVENTS}),
     "/transcription/{job_id}/corrections": Resource({"GET": corrections.CORRECTIONS, "PUT": corrections.CORRECT}),
     "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
+    "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
     "/status": Resource({"GET": status.STATUS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
     "/health": Resource({"GET": health.READYZ}),
-    "/v1/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE}),
-    "/v1/audio/translations": Resource({"POST": openai.TRANSLATE}),
-    "/v1/models": Resource({"GET": openai.MODELS}),
-    "/v1/models/{id:path}": Resource({"GET": openai.MODEL}),
+    **{
+        f"{prefix}{path}": Resource({method: operation})
+        for prefix in ("/v1", "/openai/v1")
+        for path, method, operation in (
+            ("/audio/transcriptions", "POST", openai.TRANSCRIBE),
+            ("/audio/translations", "POST", openai.TRANSLATE),
+            ("/models", "GET", openai.MODELS),
+            ("/models/{id:path}", "GET", openai.MODEL),
+        )
+    },
+    "/openai/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE_DEPLOYMENT}),
+    "/openai/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
+    "/openai/models": Resource({"GET": openai.MODELS}),
+    "/openai/models/{id:path}": Resource({"GET": openai.MODEL}),
     "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
     "/docs": Resource({"GET": docs.PAGE}),
     "/docs.css": Resource({"GET": docs.STYLE}),
@@ -77,20 +93,22 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     Args:
         config: None reads it as the command line does.
         service: one that somebody else has started and will close; None for one of the application's own.
-        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host.
+        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host;
+            pages of other origins only where the configuration allows them.
 
     Raises:
         ConfigError: the configuration cannot be used.
     """
     if config is None:
         config = Config.load().config
-    layers = [Middleware(AccessLog), Middleware(EarlyAnswer)]
+    config = _checked(config)
+    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(EarlyAnswer)]
+    layers += [Middleware(NoWebSockets), Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
+    layers += [Middleware(ErrorAnswers)]
     if config.enable_authorization:
-        layers += [Middleware(CrossOrigin), Middleware(ErrorAnswers), Middleware(Authentication)]
-    elif insecure:
-        layers += [Middleware(ErrorAnswers)]
+        layers += [Middleware(Authentication)]
     else:
-        layers += [Middleware(ErrorAnswers), Middleware(LocalCallers, config=config)]
+        layers += [Middleware(LocalCallers, config=config, insecure=insecure)]
     app = Starlette(
         routes=[Route(path, resource, name=path) for path, resource in ROUTES.items()],
         middleware=layers,
@@ -100,6 +118,23 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     # A redirect would make a client send its upload twice.
     app.router.redirect_slashes = False
     return app
+
+
+def _checked(config: Config) -> Config:
+    """The configuration with Whisper's code of its language.
+
+    Raises:
+        ConfigError: the language, or what is said of proxies or origins, cannot be used.
+    """
+    from whisper_api.engine.languages import language_or_auto
+
+    root_path_of(config)
+    TrustedAddresses(config.trusted_proxies)
+    AllowedOrigins.of(config)
+    try:
+        return msgspec.structs.replace(config, language=language_or_auto(config.language))
+    except InvalidOption as error:
+        raise ConfigError(f"WHISPER_LANGUAGE: {error}") from None
 
 
 def new_service(config: Config) -> JobService:

@@ -10,7 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from whisper_api.errors import InvalidInput
 from whisper_api.server.delivery import BodyReceive
+from whisper_api.server.intake.pace import Pace, pace_rules
+from whisper_api.server.intake.upload_turn import upload_turn
 from whisper_api.server.problems import Problem
+from whisper_api.server.state import state_of
 
 __all__ = ["received_body", "value_of"]
 
@@ -18,34 +21,43 @@ T = TypeVar("T")
 
 
 async def received_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
-    """The whole body of a request.
+    """The whole body of a request, which counts as an unfinished upload of its caller while it comes.
 
     Args:
         request: whose body was not read yet.
         max_bytes: how long it may be.
-        seconds: how long it may take to come.
+        seconds: how long it may take to come; the configured least rate holds besides.
 
     Raises:
         Problem: 413 ``body_too_large``, or 408 ``slow_sender``.
+        CallerLimit: the caller has as many unfinished uploads as one may have.
         ClientDisconnect: the client has gone.
     """
-    receive = BodyReceive(request.scope, request.receive)
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + seconds
-    body = bytearray()
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated[:20]) > max_bytes:
         raise _too_large(max_bytes)
+    config = state_of(request).config
+    rules = pace_rules(min(seconds, config.timeout_seconds), config.min_upload_bytes_per_second, seconds)
+    async with upload_turn(request):
+        return await _received(BodyReceive(request.scope, request.receive), max_bytes, Pace(rules))
+
+
+async def _received(receive: BodyReceive, max_bytes: int, pace: Pace) -> bytes:
+    body = bytearray()
     while not receive.ended:
+        coming = asyncio.ensure_future(receive())
         try:
-            message = await asyncio.wait_for(receive(), max(0.0, deadline - clock()))
-        except asyncio.TimeoutError:
-            raise Problem(
-                408, "slow_sender", f"The body has not come within {seconds:g} seconds", {"Connection": "close"}
-            ) from None
+            await pace.wait(coming)
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.wait({coming})
+        message = coming.result()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
+        piece = message.get("body", b"")
+        pace.came(len(piece))
+        body += piece
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
     return bytes(body)

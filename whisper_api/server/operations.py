@@ -75,9 +75,14 @@ class FormBody:
 
     Attributes:
         fields: what may stand in it.
+        raw: whether the body may also be the file itself, and then the other fields are query parameters.
+        json_fields: where the same may come as a JSON object, what this has in the place of the file; a list has no
+            brackets there.
     """
 
     fields: tuple[FormField, ...]
+    raw: bool = False
+    json_fields: tuple[FormField, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.errors import Portable
+from whisper_api.logs import Repeats
 from whisper_api.server.intake.accepted import FileOutcome
 
-__all__ = ["Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
+__all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Repeats())
 
 MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10
@@ -56,6 +58,15 @@ class Problem(Portable):
         self.jobs = jobs
 
 
+# Said where the connection was accepted, before the application is asked.
+TOO_MANY_CONNECTIONS = Problem(
+    503,
+    "too_many_connections",
+    "Too many connections are open, or too many from this address: try again later",
+    {"Retry-After": "5"},
+)
+
+
 class _Rule(NamedTuple):
     status: int
     code: str
@@ -64,6 +75,7 @@ class _Rule(NamedTuple):
 # The most special class that an error belongs to decides. What is not here is 500, and its text stays in the log.
 RULES: dict[type[Exception], _Rule] = {
     errors.InvalidAudio: _Rule(415, "invalid_audio"),
+    errors.AudioTooLong: _Rule(413, "audio_too_long"),
     errors.InvalidOption: _Rule(400, "invalid_field"),
     errors.InvalidInput: _Rule(400, "invalid_input"),
     errors.ModelError: _Rule(422, "model_unavailable"),

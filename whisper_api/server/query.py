@@ -11,7 +11,7 @@ from whisper_api.errors import InvalidOption, JobNotFound
 from whisper_api.server.problems import Problem
 from whisper_api.values import convert
 
-__all__ = ["address_of", "idempotency_key", "job_id_of", "query_value"]
+__all__ = ["idempotency_key", "job_id_of", "query_value", "status_location", "status_path"]
 
 MAX_KEY_CHARACTERS = 255
 
@@ -73,6 +73,11 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def address_of(request: Request, job_id: str) -> str:
-    """The path of a job's status, as the client reaches it: with the prefix under which this application stands."""
-    return f"{request.scope.get('root_path', '')}/transcription/{job_id}"
+def status_path(job_id: str) -> str:
+    """The path of a job's status below the server's address, which clients put in front of it."""
+    return f"/transcription/{job_id}"
+
+
+def status_location(request: Request, job_id: str) -> str:
+    """The path of a job's status from the root of its host: with the prefix under which this application stands."""
+    return f"{request.scope.get('root_path', '')}{status_path(job_id)}"

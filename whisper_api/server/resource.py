@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from whisper_api.server.intake.part_headers import shown
 from whisper_api.server.operations import Operation
+from whisper_api.server.problems import Problem
 
 __all__ = ["JsonResponse", "Resource"]
 
@@ -36,14 +39,33 @@ class Resource:
         self.handlers = {method: operation.handler for method, operation in operations.items()}
         if "GET" in self.handlers:
             self.handlers["HEAD"] = self.handlers["GET"]
+        self._with_body = {method for method, operation in operations.items() if operation.body is not None}
         self.allow = ", ".join([*self.handlers, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.handlers.get(scope["method"])
         if handler is not None:
+            if scope["method"] in self._with_body:
+                _check_encoding(Headers(scope=scope))
             response = await handler(Request(scope, receive, send))
         elif scope["method"] == "OPTIONS":
             response = Response(status_code=204, headers={"Allow": self.allow})
         else:
             raise HTTPException(405, headers={"Allow": self.allow})
         await response(scope, receive, send)
+
+
+def _check_encoding(headers: Headers) -> None:
+    """Refuse a body that is compressed: recordings are already, and what a small body unpacks to has no bound.
+
+    Raises:
+        Problem: 415 ``content_encoding``, with the encodings that are taken (RFC 9110, section 12.5.3).
+    """
+    given = [coding.strip() for line in headers.getlist("content-encoding") for coding in line.split(",")]
+    if any(coding.lower() not in ("", "identity") for coding in given):
+        raise Problem(
+            415,
+            "content_encoding",
+            f"The body has Content-Encoding {shown(', '.join(given))}: send it as it is, without that header",
+            {"Accept-Encoding": "identity"},
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from whisper_api.schema import job_result
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.problems import Problem
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -31,7 +33,9 @@ class _Rendered(NamedTuple):
     content_type: str
 
 
-async def result_response(request: Request, job_id: str, format: str | None = None) -> Response:
+async def result_response(
+    request: Request, job_id: str, format: str | None = None, layout: Mapping[str, Any] | None = None
+) -> Response:
     """Answer with a job's result.
 
     Args:
@@ -39,6 +43,7 @@ async def result_response(request: Request, job_id: str, format: str | None = No
         job_id: which job.
         format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with everything,
             whose ``text`` is in the job's own format.
+        layout: fields of :class:`~whisper_api.schema.RenderOptions` that hold in the place of the job's own.
 
     Raises:
         InvalidOption: there is no such format.
@@ -47,7 +52,7 @@ async def result_response(request: Request, job_id: str, format: str | None = No
     if format is not None and format not in FORMATS:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
     state = state_of(request)
-    rendered = await blocking(None, _rendered, state.service, job_id, viewer_of(request), format)
+    rendered = await blocking(None, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
     return DeliveredResponse(
         rendered.body,
         headers={"Content-Type": rendered.content_type},
@@ -67,9 +72,14 @@ async def note_delivery(state: ServerState, job_id: str) -> None:
 def failed_in_sync(error: JobFailed) -> Problem:
     """The answer to a request that waited for a job which failed: as if it had failed before it was accepted.
 
-    What is wrong with the audio or a model is said with the status it would have had then; the rest is a conflict.
+    What is wrong with the audio, an option or a model is said with the status that it would have had then. The rest is
+    a conflict.
     """
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
+    if cause is not None and issubclass(cause, errors.AudioTooLong):
+        return Problem(413, "audio_too_long", str(error))
+    if cause is not None and issubclass(cause, errors.InvalidOption):
+        return Problem(400, "invalid_field", str(error))
     if cause is not None and issubclass(cause, errors.InvalidAudio):
         return Problem(415, "invalid_audio", str(error))
     if cause is not None and issubclass(cause, errors.ModelError):
@@ -77,11 +87,15 @@ def failed_in_sync(error: JobFailed) -> Problem:
     return Problem(409, "job_failed", str(error))
 
 
-def _rendered(service: JobService, job_id: str, viewer: str | None, format: str | None) -> _Rendered:
+def _rendered(
+    service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]
+) -> _Rendered:
     job, transcript = service.result(job_id, viewer)
-    text = render(transcript, format or job.output_format)
+    options = msgspec.structs.replace(job.render_options, **layout)
+    text = render(transcript, format or job.output_format, options)
     if format is None:
-        whole = job_result(transcript, text, job.warnings, job.metadata)
+        warnings = (*job.warnings, *layout_warnings(transcript.segments, options, job.output_format))
+        whole = job_result(transcript, text, warnings, job.metadata)
         return _Rendered(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"

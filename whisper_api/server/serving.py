@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, ForkedProcess
-from whisper_api.server.sockets import BACKLOG, listen, only_local, url_of
+from whisper_api.logs import Repeats
+from whisper_api.server.sockets import listen, only_local, url_of
 
 if TYPE_CHECKING:
     from whisper_api.server.state import ServerState
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Server", "Started", "serve"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Repeats())
 
 FIRST_KEY_NAME = "admin"
 # What answers that are under way have to end, once no job runs any more.
@@ -174,9 +176,13 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         # Only now, as these take a while, and whoever connects meanwhile is not turned away.
         from whisper_api.jobs.keys import KeyRing
         from whisper_api.server.app import create_app, new_service
-        from whisper_api.server.connections import Connections, settings_of
+        from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
+        from whisper_api.server.proxies import TrustedAddresses
 
-        settings = settings_of(config, backlog=BACKLOG)
+        settings = settings_of(config)
+        bounds = bounds_of(config, raise_open_files())
+        # Many clients share the address of a proxy.
+        proxies = TrustedAddresses(config.trusted_proxies)
         service = new_service(config)
         stack.callback(service.close)
         app = create_app(config, service=service, insecure=insecure)
@@ -188,7 +194,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
-            connections = Connections(app, settings)
+            connections = Connections(app, settings, bounds, proxies=proxies)
             # A thread for this alone: the others may all be held by what is to be stopped.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):

@@ -10,11 +10,13 @@ import socket
 
 from whisper_api.errors import ConfigError
 
-__all__ = ["is_loopback", "listen", "only_local", "url_of"]
+__all__ = ["is_loopback", "listen", "network_of", "only_local", "url_of"]
 
 # Connections the system holds for the server while it is busy.
 BACKLOG = 1024
 MAX_MILLISECONDS = 2**31 - 1
+# A subscriber of IPv6 has a whole network of this size (RFC 6177).
+IPV6_PREFIX = 64
 
 _REASONS = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another port (--port)",
@@ -74,6 +76,19 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def network_of(host: str) -> str:
+    """What counts as one client address: an IPv4 address, also when it is written as IPv6, or an IPv6 /64 network."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> IPV6_PREFIX << IPV6_PREFIX, IPV6_PREFIX)))
 
 
 def url_of(scheme: str, sock: socket.socket) -> str:

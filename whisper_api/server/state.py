@@ -18,14 +18,18 @@ from starlette.types import Scope
 from whisper_api.config import Config
 from whisper_api.server.openai.waiters import Waiters
 from whisper_api.server.problems import Problem
+from whisper_api.server.turns import Amounts, Turns, client_network
 
 if TYPE_CHECKING:
     from whisper_api.jobs.keys import KeyRing
     from whisper_api.jobs.service import JobService
 
-__all__ = ["ServerState", "blocking", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
+__all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
 
 T = TypeVar("T")
+
+# A quarter of the threads for fetching.
+FETCHES_PER_CALLER = 4
 
 
 @dataclass
@@ -43,6 +47,9 @@ class ServerState:
         stopped: set when no job runs any more: all other open answers end too.
         started: by ``time.monotonic``.
         waiters: the requests that wait for jobs which nobody else knows of.
+        key_uploads, address_uploads: how many unfinished uploads one key and one address may have.
+        form_bytes: how many bytes of unfinished forms with several files one caller may have on the disk.
+        caller_fetches: how many files are fetched for one caller at a time.
     """
 
     config: Config
@@ -55,9 +62,18 @@ class ServerState:
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
     waiters: Waiters = field(init=False)
+    key_uploads: Turns = field(init=False)
+    address_uploads: Turns = field(init=False)
+    form_bytes: Amounts = field(init=False)
+    caller_fetches: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiters = Waiters(self.service)
+        self.key_uploads = Turns(self.config.max_uploads_per_key)
+        self.address_uploads = Turns(self.config.max_uploads_per_address)
+        # As much as the unfinished uploads of one file each that one key may have.
+        self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
+        self.caller_fetches = Turns(FETCHES_PER_CALLER)
 
 
 def state_in(scope: Scope) -> ServerState:
@@ -86,6 +102,11 @@ def owner_of(request: Request) -> str:
     """Whose jobs the caller submits: the id of its key; empty when authorization is off."""
     key = request.scope["state"].get("key")
     return key.key_id if key is not None else ""
+
+
+def caller_of(request: Request) -> str:
+    """Who calls, to share what is scarce: the id of its key, without authorization its network address."""
+    return owner_of(request) or client_network(request.scope)
 
 
 def viewer_of(request: Request) -> str | None:

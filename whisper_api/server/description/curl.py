@@ -13,7 +13,7 @@ Object = Mapping[str, Any]
 
 REFERENCE = "#/components/schemas/"
 # Words of a shell that an example leaves to its reader; they come from us, so they may stand between double quotes.
-SHOWN = {"job_id": "$JOB", "id": "whisper-1"}
+SHOWN = {"job_id": "$JOB", "id": "whisper-1", "deployment": "whisper-1"}
 
 
 def curl_of(api: Object, path: str, method: str, operation: Object) -> str:
@@ -39,7 +39,8 @@ def curl_of(api: Object, path: str, method: str, operation: Object) -> str:
             path = path.replace(f"{{{parameter['name']}}}", SHOWN.get(parameter["name"], "..."))
         elif parameter["required"]:
             query.append(f"{parameter['name']}=...")
-    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+    bodies = operation.get("requestBody", {}).get("content", {})
+    for media_type, content in list(bodies.items())[:1]:
         words += _sent(api, media_type, content["schema"])
     address = f"$URL{path}" + (f"?{'&'.join(query)}" if query else "")
     return " ".join([*words, f'"{address}"'])

@@ -89,7 +89,9 @@ def _operation(api: Object, path: str, method: str, operation: Object, name: str
         for parameter in operation.get("parameters", ())
     ]
     parts.append(_table("Parameters", rows))
-    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+    body = operation.get("requestBody", {})
+    parts.append(_prose(body.get("description", "")))
+    for media_type, content in body.get("content", {}).items():
         if media_type != "application/x-www-form-urlencoded":
             parts.append(_body(media_type, content["schema"]))
     parts.append(f"<h4>Answers</h4><dl>{''.join(_answers(operation['responses']))}</dl>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -12,7 +13,9 @@ from whisper_api.server.description.docstrings import described
 from whisper_api.server.description.refusals import Refusal, refusals_of
 from whisper_api.server.description.struct_schemas import Schema, schemas_of, without_null
 from whisper_api.server.intake.multipart import URL_FIELD
+from whisper_api.server.intake.raw_body import FILE_NAME, MEDIA_TYPES
 from whisper_api.server.openai.bodies import ErrorBody
+from whisper_api.server.openai.errors import is_openai_path
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.problems import MEDIA_TYPE, ProblemBody
 from whisper_api.server.resource import Resource
@@ -32,6 +35,10 @@ fields."""
 ABOUT_KEY = "A key that `whisper-api keys create` made"
 FORM = "multipart/form-data"
 FORM_OF_TEXT = "application/x-www-form-urlencoded"
+ABOUT_RAW = (
+    "A form, or the recording itself with a `Content-Type` of its own (with curl: "
+    "`--data-binary @call.wav -H 'Content-Type: audio/wav'`); then the other fields are query parameters."
+)
 EVENTS = "text/event-stream"
 # Media type and body of an error; of OpenAI's operations, if so.
 ERRORS: dict[bool, tuple[str, Any]] = {False: (MEDIA_TYPE, ProblemBody), True: ("application/json", ErrorBody)}
@@ -137,7 +144,7 @@ def _received(operation: Operation) -> Iterator[Any]:
     if isinstance(operation.body, JsonBody):
         yield operation.body.type
     elif operation.body is not None:
-        yield from (field.type for field in operation.body.fields)
+        yield from (field.type for field in (*operation.body.fields, *operation.body.json_fields))
 
 
 def _operation(place: _Place, types: _Types, *, authorization: bool) -> dict[str, Any]:
@@ -147,8 +154,11 @@ def _operation(place: _Place, types: _Types, *, authorization: bool) -> dict[str
     again = f"Another address of `{place.method} {place.before}`." if place.before else ""
     if again or told.text:
         given["description"] = "\n\n".join(filter(None, (again, told.text)))
-    if operation.parameters:
-        given["parameters"] = [_parameter(parameter, types) for parameter in operation.parameters]
+    parameters = [_parameter(parameter, types) for parameter in operation.parameters]
+    if isinstance(operation.body, FormBody) and operation.body.raw:
+        parameters += _raw_parameters(operation.body, types)
+    if parameters:
+        given["parameters"] = parameters
     if operation.body is not None:
         given["requestBody"] = _body(operation.body, types)
     given["responses"] = _responses(place, types, authorization=authorization)
@@ -177,7 +187,36 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
     if any(field.name == URL_FIELD for field in body.fields):
         # Where nothing but text is sent, a form need not have parts.
         content[FORM_OF_TEXT] = {"schema": _form([field for field in body.fields if field.type is not bytes], types)}
-    return {"required": True, "content": content}
+    if body.json_fields:
+        same = [replace(field, name=field.name.removesuffix("[]")) for field in body.fields if field.type is not bytes]
+        content["application/json"] = {"schema": _form([*body.json_fields, *same], types)}
+    if not body.raw:
+        return {"required": True, "content": content}
+    content |= {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES}
+    return {"required": True, "description": ABOUT_RAW, "content": content}
+
+
+def _raw_parameters(body: FormBody, types: _Types) -> list[dict[str, Any]]:
+    """What stands in the query when the body is the file itself."""
+    fields = [field for field in body.fields if field.type is not bytes and field.name != URL_FIELD]
+    names = {
+        "name": FILE_NAME,
+        "in": "query",
+        "required": False,
+        "description": "Name of the file when the body is the recording itself; Content-Disposition may have it, too",
+        "schema": {"type": "string"},
+    }
+    options = {
+        "name": "fields",
+        "in": "query",
+        "required": False,
+        # Each member of the object is a query parameter.
+        "style": "form",
+        "explode": True,
+        "description": "When the body is the recording itself: the fields of the form, each a query parameter",
+        "schema": _form(fields, types),
+    }
+    return [names, options]
 
 
 def _form(fields: Sequence[FormField], types: _Types) -> Schema:
@@ -204,7 +243,7 @@ def _responses(place: _Place, types: _Types, *, authorization: bool) -> dict[str
     responses: dict[str, Any] = {}
     for answer in operation.answers:
         responses[str(answer.status)] = _answer(answer, types)
-    openai = place.path.startswith("/v1/")
+    openai = is_openai_path(place.path)
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
         status = str(refusal.status)

@@ -9,7 +9,7 @@ from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
 from whisper_api.server.description.docstrings import described
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.operations import Cause, Operation
-from whisper_api.server.problems import RULES, Problem
+from whisper_api.server.problems import RULES, TOO_MANY_CONNECTIONS, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 
@@ -17,7 +17,7 @@ __all__ = ["Refusal", "refusals_of"]
 MEANINGS = {
     400: "The request is malformed, or a value in it cannot be used",
     401: "There is no key, or none that is known here and was not revoked",
-    403: "Authorization is off, and the request does not come from this machine",
+    403: "Authorization is off, and the request comes from a page of another origin, or from another machine",
     404: "There is nothing of this name",
     500: "The server failed; its log has the reason under the request's id",
 }
@@ -25,6 +25,9 @@ MEANINGS = {
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 # Whatever is asked: the request may be malformed, and the last two are the server's own state.
 EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
+# Health checks are answered however many connections are open.
+HEALTH = "Health"
+ENCODED = Problem(415, "content_encoding", "The body is compressed; it is taken as it is only")
 # What comes with the time after which to try again.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
@@ -52,6 +55,10 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
         openai: whether it is one of OpenAI's, which say some things otherwise.
     """
     causes = [*operation.refusals, *EVERYWHERE]
+    if operation.tag != HEALTH:
+        causes.append(TOO_MANY_CONNECTIONS)
+    if operation.body is not None:
+        causes.append(ENCODED)
     if not operation.open:
         causes.append(401 if authorization else 403)
     meanings: dict[int, dict[str, None]] = {}

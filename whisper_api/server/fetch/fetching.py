@@ -1,12 +1,14 @@
 """A file from an address that a caller names, without lending the caller this machine's place in the network.
 
 The host's name is resolved once and every address it has is looked at; the connection goes to one of those, so that
-what the name means later does not count. Redirects go the same way. What an address answers is not told beyond that it
-gave no file, since the difference would tell what there is.
+what the name means later does not count. Redirects go the same way. Callers are told only that an address gave no file,
+since any difference would tell what there is. For the same reason a name that does not exist and a name of a private
+network get the same answer after the same time.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import http.client
@@ -14,16 +16,19 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
-from whisper_api.server.fetch.addresses import Resolver, is_own, is_public, resolve
+from whisper_api.server.fetch.addresses import Address, Resolver, is_own, is_public, resolve
+from whisper_api.server.fetch.paced_response import paced_response
 from whisper_api.server.fetch.urls import PORTS, joined, refused, target_of
+from whisper_api.server.intake.pace import Pace, PaceRules
 from whisper_api.server.intake.storing import StoredFile, storage_errors
 from whisper_api.server.problems import Problem
 
-__all__ = ["Fetch", "FetchRules"]
+__all__ = ["LOOKUP_SECONDS", "Fetch", "FetchRules"]
 
 MAX_REDIRECTS = 5
 # Of one host that are tried.
@@ -32,6 +37,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 256 << 10
 # Within the time for all of it: what does not answer that long will not.
 SILENCE_SECONDS = 30.0
+# The first server of names may be out of order, and the system asks the second after five seconds.
+LOOKUP_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class FetchRules:
             brackets, or alone as it is.
         resolve: finds the addresses of a host.
         context: of TLS; None for the certificates that are trusted here.
+        min_bytes_per_second: the least rate of an answer, averaged over half a minute; 0 for none.
+        lookup_seconds: that looking up a name may take, and after which the caller hears of a name that is not asked.
     """
 
     max_bytes: int
@@ -52,6 +61,8 @@ class FetchRules:
     private_hosts: frozenset[str] = frozenset()
     resolve: Resolver = resolve
     context: ssl.SSLContext | None = None
+    min_bytes_per_second: float = 0.0
+    lookup_seconds: float = LOOKUP_SECONDS
 
 
 class Fetch:
@@ -67,6 +78,7 @@ class Fetch:
         self._url = url
         self._file = file
         self._rules = rules
+        self._ended = threading.Event()
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._socket: socket.socket | None = None
@@ -84,8 +96,7 @@ class Fetch:
         end.start()
         try:
             self._follow(self._url)
-        # The last is what a name that no host can have makes of itself.
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise self.unreachable() from error
         finally:
             end.cancel()
@@ -95,6 +106,7 @@ class Fetch:
         """End it from another thread; nothing is written after this returns. Waits for a disk that writes just now."""
         with self._lock:
             self._aborted = True
+            self._ended.set()
             if self._socket is not None:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
@@ -149,15 +161,12 @@ class Fetch:
             else:
                 connection = http.client.HTTPConnection(host, port)
                 connection.sock = plain
+            connection.response_class = paced_response(self._pace())
             stack.callback(connection.close)
             yield connection
 
     def _connect(self, host: str, port: int) -> socket.socket:
-        addresses = self._rules.resolve(host, port)
-        name = f"[{host}]" if ":" in host else host
-        private = {host, name, f"{name}:{port}"} & self._rules.private_hosts
-        if not private and not all(is_public(address) and not is_own(address) for address in addresses):
-            raise refused("its host is in a network that this server does not fetch from")
+        addresses = self._allowed_addresses(host, port)
         failure: OSError = OSError("no address")
         for address in addresses[:MAX_ADDRESSES]:
             family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
@@ -174,6 +183,48 @@ class Fetch:
                 plain.close()
                 raise
         raise failure
+
+    def _allowed_addresses(self, host: str, port: int) -> Sequence[Address]:
+        """The addresses of a host that may be asked.
+
+        Raises:
+            Problem: 422 ``url_unreachable``, always after the same time: the name does not exist, its lookup takes too
+                long, or an address of it may not be asked.
+        """
+        begun = time.monotonic()
+        failure: Exception | None = None
+        try:
+            addresses = self._looked_up(host, port)
+        # The second is what a name that no host can have makes of itself.
+        except (OSError, UnicodeError, concurrent.futures.TimeoutError) as error:
+            failure = error
+        else:
+            if self._may_ask(host, port, addresses):
+                return addresses
+        self._ended.wait(begun + self._rules.lookup_seconds - time.monotonic())
+        raise self.unreachable() from failure
+
+    def _looked_up(self, host: str, port: int) -> Sequence[Address]:
+        """The addresses of a host, in a thread of their own: the system cannot be told to stop looking."""
+        found: concurrent.futures.Future[Sequence[Address]] = concurrent.futures.Future()
+
+        def look() -> None:
+            try:
+                found.set_result(self._rules.resolve(host, port))
+            except Exception as error:
+                found.set_exception(error)
+
+        threading.Thread(target=look, name="lookup", daemon=True).start()
+        return found.result(self._rules.lookup_seconds)
+
+    def _may_ask(self, host: str, port: int, addresses: Sequence[Address]) -> bool:
+        name = f"[{host}]" if ":" in host else host
+        if {host, name, f"{name}:{port}"} & self._rules.private_hosts:
+            return True
+        return all(is_public(address) and not is_own(address) for address in addresses)
+
+    def _pace(self) -> Pace:
+        return Pace(PaceRules(min(SILENCE_SECONDS, self._rules.seconds), self._rules.min_bytes_per_second))
 
     def _store(self, response: http.client.HTTPResponse) -> None:
         limit = self._rules.max_bytes
@@ -206,8 +257,9 @@ class Fetch:
         return Problem(
             422,
             "url_unreachable",
-            f"Nothing could be fetched from this url: it must answer GET with status 200 and the whole file, as it is, "
-            f"within {self._rules.seconds:g} seconds",
+            f"Nothing could be fetched from this url: its host must have a public address, or be one of "
+            f"URL_PRIVATE_HOSTS, and answer GET with status 200 and the whole file, as it is, within "
+            f"{self._rules.seconds:g} seconds",
         )
 
 

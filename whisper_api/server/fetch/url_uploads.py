@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 
 from whisper_api.config import Config
 from whisper_api.errors import QueueFull
-from whisper_api.server.fetch.fetching import Fetch, FetchRules
+from whisper_api.server.fetch.fetching import LOOKUP_SECONDS, Fetch, FetchRules
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.uploads import Upload
@@ -42,19 +43,22 @@ def rules_of(config: Config) -> FetchRules:
     return FetchRules(
         max_bytes=config.max_file_size,
         seconds=config.url_fetch_timeout_seconds,
+        min_bytes_per_second=config.min_upload_bytes_per_second,
+        lookup_seconds=LOOKUP_SECONDS,
         private_hosts=frozenset(filter(None, hosts)),
     )
 
 
-async def fetched(state: ServerState, upload: Upload) -> Upload:
+async def fetched(state: ServerState, upload: Upload, caller: str) -> Upload:
     """Fetch the file of an upload that came as an address.
 
     It takes no longer than the configuration says, whatever hangs, once it has its turn; nor does it wait longer for
-    that.
+    that. One caller has a share of the turns, so that slow origins it names leave room for other callers.
 
     Args:
         state: of the server, which has threads for this.
         upload: whose ``url`` is set; its directory is there, and whoever owns it removes what lies in it on failure.
+        caller: who asks for it, as :func:`~whisper_api.server.state.caller_of` says.
 
     Returns:
         The same with the file at its path.
@@ -65,8 +69,17 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
         StorageError: the file cannot be written.
     """
     check_enabled(state.config)
-    assert upload.url is not None
     rules = rules_of(state.config)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(state.caller_fetches.taken(caller, rules.seconds))
+        except asyncio.TimeoutError:
+            raise _busy() from None
+        return await _fetched(state, upload, rules)
+
+
+async def _fetched(state: ServerState, upload: Upload, rules: FetchRules) -> Upload:
+    assert upload.url is not None
     file = StoredFile(upload.path.parent)
     fetch = Fetch(upload.url, file, rules)
     loop = asyncio.get_running_loop()
@@ -81,7 +94,7 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
         try:
             await asyncio.wait_for(begun.wait(), rules.seconds)
         except asyncio.TimeoutError:
-            raise QueueFull("Too many other files are being fetched: try again later", BUSY_RETRY_SECONDS) from None
+            raise _busy() from None
         await asyncio.wait({running}, timeout=rules.seconds + MARGIN_SECONDS)
         if not running.done():
             raise fetch.unreachable()
@@ -94,3 +107,7 @@ async def fetched(state: ServerState, upload: Upload) -> Upload:
             # Not here, where a slow disk would hold up everybody.
             await asyncio.shield(blocking(state.uploads, fetch.abort))
     return dataclasses.replace(upload, size=file.size, file_name=file_name_of(upload.url))
+
+
+def _busy() -> QueueFull:
+    return QueueFull("Too many other files are being fetched: try again later", BUSY_RETRY_SECONDS)

@@ -12,7 +12,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         job_id: a UUID.
-        status_url: the path to ask for its status at.
+        status_url: the path to ask for its status at, to be put behind the server's address with any prefix it has.
     """
 
     job_id: str
@@ -39,7 +39,7 @@ class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         file_name: what the client called it, when it did.
         job_id: a UUID; not there for a file that was refused.
-        status_url: the path to ask for the job's status at; not there for a file that was refused.
+        status_url: as of one file; not there for a file that was refused.
         error: why the file was refused; not there otherwise.
     """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 
 from whisper_api.errors import DeviceError, Draining, IdempotencyConflict, InvalidOption, ModelError, WhisperApiError
+from whisper_api.server.auth import check_key
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.fetch.urls import file_name_of
 from whisper_api.server.intake.accepted import FileError, FileOutcome
@@ -18,10 +19,11 @@ from whisper_api.server.intake.file_parts import Part
 from whisper_api.server.intake.idempotency import jobs_before, key_of_file
 from whisper_api.server.intake.several import receive_several
 from whisper_api.server.intake.submitting import Wanted, limits_of, reserved, submit
+from whisper_api.server.intake.upload_turn import upload_turn
 from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.problems import Problem, problem_of
-from whisper_api.server.query import address_of, idempotency_key
-from whisper_api.server.state import ServerState, blocking, owner_of, state_of
+from whisper_api.server.query import idempotency_key, status_path
+from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
 from whisper_api.server.waiting import unless_draining
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ async def accept_several(
 ) -> tuple[FileOutcome, ...]:
     """Make jobs of a request that has any number of files, or addresses in their place.
 
-    The first place is reserved before the upload is read, the others as their files come. With an ``Idempotency-Key``,
+    A full queue refuses the request before the upload is read, and each file as it comes. With an ``Idempotency-Key``,
     the same request again gives the same jobs, and tries again what was refused.
 
     Args:
@@ -59,12 +61,16 @@ async def accept_several(
     """
     state = state_of(request)
     key = idempotency_key(request)
-    async with _places(state, owner_of(request), key) as reserve:
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(upload_turn(request))
+        take = stack.enter_context(state.form_bytes.using(caller_of(request)))
+        reserve = await stack.enter_async_context(_places(state, owner_of(request), key))
         parts: list[Part] = await unless_draining(
             state,
             receive_several(
                 request,
                 reserve,
+                take,
                 limits_of(state.config),
                 state.uploads,
                 fingerprint=key is not None,
@@ -76,8 +82,9 @@ async def accept_several(
         fingerprints = {part.number: part.fingerprint for part in parts}
         jobs = await blocking(state.uploads, jobs_before, state.service, owner_of(request), key, fingerprints)
         waiting = [part for part in parts if part.upload is not None and part.number not in jobs]
+        await blocking(state.reads, check_key, request)
         wanted = await blocking(state.uploads, _read_all, read, waiting)
-        await _fetch_all(state, waiting)
+        await _fetch_all(state, waiting, caller_of(request))
         for part in waiting:
             if part.error is None:
                 await _submit(state, part, wanted[part.number], key, jobs)
@@ -89,7 +96,7 @@ async def accept_several(
 
 @contextlib.asynccontextmanager
 async def _places(state: ServerState, owner: str, key: str | None) -> AsyncIterator[Callable[[], Reservation]]:
-    """Gives places, to a thread, one at a time; takes back those that were not used."""
+    """Makes a reservation at each call, in a thread; releases those that were not submitted."""
     given: list[Reservation] = []
     async with reserved(state, owner, key) as first:
         spare = [first]
@@ -121,14 +128,14 @@ def _read_all(read: Callable[[Upload, Path], Wanted], parts: Sequence[Part]) -> 
     return wanted
 
 
-async def _fetch_all(state: ServerState, parts: Sequence[Part]) -> None:
+async def _fetch_all(state: ServerState, parts: Sequence[Part], caller: str) -> None:
     turns = asyncio.Semaphore(FETCHES_TOGETHER)
 
     async def fetch(part: Part) -> None:
         assert part.upload is not None
         try:
             async with turns:
-                part.upload = await fetched(state, part.upload)
+                part.upload = await fetched(state, part.upload, caller)
         except (Problem, WhisperApiError) as error:
             part.error = error
 
@@ -158,7 +165,7 @@ async def _submit(state: ServerState, part: Part, wanted: Wanted, key: str | Non
 def _outcome(request: Request, part: Part, job: Job | None) -> FileOutcome:
     name = part.file_name if part.url is None else file_name_of(part.url)
     if job is not None:
-        return FileOutcome(file_name=name, job_id=job.job_id, status_url=address_of(request, job.job_id))
+        return FileOutcome(file_name=name, job_id=job.job_id, status_url=status_path(job.job_id))
     assert part.error is not None
     problem = problem_of(part.error)
     return FileOutcome(file_name=name, error=FileError(status=problem.status, code=problem.code, detail=problem.detail))

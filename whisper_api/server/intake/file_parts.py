@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from whisper_api.errors import CallerLimit
 from whisper_api.server.intake.multipart import (
     FILE_FIELD,
     URL_FIELD,
@@ -29,6 +30,7 @@ __all__ = ["MAX_FILES", "ComingFile", "Part", "SeveralReader"]
 MAX_FILES = 100
 # Of files that are refused and read to their end nevertheless, for what comes after them.
 MAX_SKIPPED_BYTES = 1 << 30
+RETRY_SECONDS = 30.0
 
 
 @dataclass
@@ -55,12 +57,20 @@ class Part:
 
 
 class ComingFile:
-    """A file that comes: written while it has a place and is not too large, counted and hashed in any case."""
+    """A file that comes: written while nothing is wrong with it, counted and hashed in any case.
 
-    def __init__(self, part: Part, max_bytes: int, *, hashed: bool) -> None:
+    Args:
+        part: of the form.
+        max_bytes: that the file may have.
+        take: counts bytes on the disk, and says whether there is room for them.
+        hashed: whether to compute a digest.
+    """
+
+    def __init__(self, part: Part, max_bytes: int, take: Callable[[int], bool], *, hashed: bool) -> None:
         self.part = part
         self.size = 0
         self._max_bytes = max_bytes
+        self._take = take
         self._digest = hashlib.sha256() if hashed else None
         self.file = None if part.place is None else StoredFile(part.place.directory)
 
@@ -75,7 +85,13 @@ class ComingFile:
         if self.part.error is None and self.size > self._max_bytes:
             self.part.error = too_large(self.size, self._max_bytes)
         if self.part.error is None and self.file is not None:
-            self.file.write(data)
+            if self._take(len(data)):
+                self.file.write(data)
+            else:
+                self.part.error = CallerLimit(
+                    "Your unfinished forms take as much of the disk as they may: send fewer files at a time",
+                    RETRY_SECONDS,
+                )
 
     def end(self) -> None:
         if self.file is None:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from whisper_api.errors import InvalidOption
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.intake.multipart import shown
 from whisper_api.values import convert
 
-__all__ = ["LINE_BREAKS", "MAX_TEXT_CHARACTERS", "MAX_WORD_CHARACTERS", "check_text", "converted", "field_warnings"]
+__all__ = [
+    "LINE_BREAKS",
+    "MAX_TEXT_CHARACTERS",
+    "MAX_WORD_CHARACTERS",
+    "OPTION_TYPES",
+    "RENDER_FIELDS",
+    "check_text",
+    "converted",
+    "field_warnings",
+    "render_options_of",
+]
+
+OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
+"""Name of each option of a transcription to the type of its values."""
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_WORD_CHARACTERS = 255
 NAMES_IN_WARNING = 10
 LINE_BREAKS = frozenset("\t\r\n")
+RENDER_FIELDS = RenderOptions.__struct_fields__
 
 
 def converted(name: str, text: str, annotation: Any) -> Any:
@@ -28,6 +45,19 @@ def converted(name: str, text: str, annotation: Any) -> Any:
         return convert(text, annotation)
     except ValueError as error:
         raise InvalidOption(name, str(error)) from None
+
+
+def render_options_of(given: Mapping[str, str]) -> RenderOptions:
+    """The layout of subtitles that a form asks for.
+
+    Args:
+        given: name to text of the fields that say something; others than those of the layout may be among them.
+
+    Raises:
+        InvalidOption: a value cannot be used; says what is expected.
+    """
+    types = {field.name: field.type for field in msgspec.structs.fields(RenderOptions)}
+    return RenderOptions(**{name: converted(name, given[name], types[name]) for name in RENDER_FIELDS if name in given})
 
 
 def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:

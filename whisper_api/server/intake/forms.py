@@ -13,14 +13,17 @@ from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
 from whisper_api.jobs.metadata import metadata_of
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
+    OPTION_TYPES,
+    RENDER_FIELDS,
     check_text,
     converted,
     field_warnings,
+    render_options_of,
 )
 from whisper_api.server.intake.known_speakers import NAMES_FIELD, REFERENCES_FIELD, write_known_speakers
 from whisper_api.server.intake.multipart import URL_FIELD, shown
@@ -34,8 +37,7 @@ DEVICE_FIELDS = ("device", "device_index")
 TEXT_FIELDS = ("prompt", "hotwords")
 OPTION_FIELDS = TranscriptionOptions.__struct_fields__
 OTHER_FIELDS = ("sync", "keep_result", "hf_token", "metadata", URL_FIELD)
-KNOWN = frozenset((*OPTION_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, *OTHER_FIELDS))
-OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
+KNOWN = frozenset((*OPTION_FIELDS, *RENDER_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELDS, *OTHER_FIELDS))
 Index = Annotated[int, Meta(ge=0)]
 
 
@@ -45,6 +47,7 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         options: of the transcription; language and model are those of the configuration where the form names none.
         output_format: a name in :data:`whisper_api.formats.FORMATS`.
+        render_options: the layout of subtitles.
         sync: whether to answer with the result.
         keep_result: whether the result stays after it was delivered.
         hf_token: the caller's Hugging Face token.
@@ -55,6 +58,7 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
     options: TranscriptionOptions
     output_format: str
+    render_options: RenderOptions = RenderOptions()
     sync: bool
     keep_result: bool = False
     hf_token: str | None = None
@@ -88,6 +92,7 @@ def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str,
     return Form(
         options=_options(given, config),
         output_format=_output_format(given, config.output_format),
+        render_options=render_options_of(given),
         sync=_value("sync", given, bool, config.default_sync),
         keep_result=_value("keep_result", given, bool, False),
         hf_token=_token(given.get("hf_token")),
@@ -144,10 +149,10 @@ def _model(name: str | None) -> str | None:
 
 
 def _language(name: str) -> str:
-    from whisper_api.engine.languages import language_code
+    from whisper_api.engine.languages import language_or_auto
 
     check_text("language", name, MAX_WORD_CHARACTERS)
-    return "auto" if name.lower() == "auto" else language_code(name)
+    return language_or_auto(name)
 
 
 def _token(text: str | None) -> str | None:

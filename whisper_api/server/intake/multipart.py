@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
+from whisper_api.server.intake.pace import PaceRules, pace_rules
 from whisper_api.server.intake.part_headers import display_name, file_name_in, parameters_of, shown, text_of, unescaped
 from whisper_api.server.problems import Problem
 
@@ -49,10 +51,13 @@ class Limits:
 
     Attributes:
         max_file_size: bytes of the file.
-        timeout_seconds: without a byte, after which a sender is cut off.
+        timeout_seconds: that a sender may be silent.
         max_fields: besides the file.
         max_field_bytes: of all fields together.
         max_header_bytes: of the headers of all parts together.
+        min_bytes_per_second: the least rate of the whole body; 0 for none.
+        upload_seconds: that the whole body may take.
+        file_fields: names of the fields that may hold the file.
     """
 
     max_file_size: int
@@ -60,6 +65,14 @@ class Limits:
     max_fields: int = 100
     max_field_bytes: int = 1 << 20
     max_header_bytes: int = 32 << 10
+    min_bytes_per_second: float = 0.0
+    upload_seconds: float = math.inf
+    file_fields: tuple[str, ...] = (FILE_FIELD,)
+
+    @property
+    def pace(self) -> PaceRules:
+        """How slowly the body may come."""
+        return pace_rules(self.timeout_seconds, self.min_bytes_per_second, self.upload_seconds)
 
     @property
     def max_other_bytes(self) -> int:
@@ -67,21 +80,25 @@ class Limits:
         return 2 * self.max_header_bytes + 512 * (self.max_fields + 2)
 
 
-def boundary_of(content_type: str) -> bytes:
+def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
     """The boundary that a request's Content-Type names.
+
+    Args:
+        content_type: of the request.
+        how_to_send: what to say to a client that sends something else.
 
     Raises:
         Problem: it is not ``multipart/form-data``, or without a usable boundary.
     """
     kind, parameters = parameters_of(content_type)
     if kind != "multipart/form-data":
-        raise Problem(400, "not_multipart", f"Not a form. {HOW_TO_SEND}")
+        raise Problem(400, "not_multipart", f"Not a form. {how_to_send}")
     boundary = parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
         raise Problem(
             400,
             "not_multipart",
-            f"The Content-Type names no usable boundary between the parts of the form. {HOW_TO_SEND}",
+            f"The Content-Type names no usable boundary between the parts of the form. {how_to_send}",
         )
     return boundary.encode("ascii")
 
@@ -228,12 +245,17 @@ class FormReader:
         content_type, type_parameters = parameters_of(self._headers.get("content-type", ""))
         self._field = unescaped(parameters["name"])
         file_name = file_name_in(parameters)
-        if file_name is None and self._field == FILE_FIELD and content_type and not content_type.startswith("text/"):
+        if (
+            file_name is None
+            and self._field in self._limits.file_fields
+            and content_type
+            and not content_type.startswith("text/")
+        ):
             file_name = ""
         if file_name is not None:
             self._begin_file(file_name)
             return
-        if self._field == FILE_FIELD:
+        if self._field in self._limits.file_fields:
             self._text_for_file()
             return
         if len(self.fields) >= self._limits.max_fields:
@@ -245,14 +267,15 @@ class FormReader:
     def _begin_file(self, file_name: str) -> None:
         if self._has_file:
             raise invalid_form("it has more than one file")
-        if self._field != FILE_FIELD:
-            raise no_file(f'the part {shown(self._field)} is a file, and only "{FILE_FIELD}" may be one')
+        if self._field not in self._limits.file_fields:
+            allowed = " or ".join(f'"{name}"' for name in self._limits.file_fields)
+            raise no_file(f"the part {shown(self._field)} is a file, and only {allowed} may be one")
         self._has_file = True
         self._named = bool(file_name)
         self.file_name = display_name(file_name)
 
     def _text_for_file(self) -> None:
-        raise no_file(f'the field "{FILE_FIELD}" is text')
+        raise no_file(f'the field "{self._field}" is text')
 
     def _file_data(self, data: memoryview) -> None:
         self.size += len(data)

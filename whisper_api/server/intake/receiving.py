@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from whisper_api.server.delivery import BodyReceive
+from whisper_api.server.intake.pace import Pace, PaceRules
 from whisper_api.server.intake.storing import storage_errors
-from whisper_api.server.problems import Problem
 
 __all__ = ["Reception", "receive"]
 
@@ -83,23 +83,23 @@ class Reception(ABC, Generic[T]):
         """Close and remove what was written."""
 
 
-async def receive(request: Request, reception: Reception[T], timeout_seconds: float, pool: Executor) -> T:
+async def receive(request: Request, reception: Reception[T], rules: PaceRules, pool: Executor) -> T:
     """Feed a request's body to a reception, in the pool's threads, which discards it when that fails in any way.
 
     Args:
         request: whose body was not read yet.
         reception: takes it.
-        timeout_seconds: without a byte, after which a sender is cut off.
+        rules: how slowly the body may come.
         pool: threads for blocking work.
 
     Returns:
         What the reception's ``finish`` gives.
 
     Raises:
-        Problem: 408, no byte came for too long.
+        Problem: 408, the body comes too slowly.
         ClientDisconnect: the client has gone.
     """
-    pieces = _pieces(BodyReceive(request.scope, request.receive), timeout_seconds)
+    pieces = _pieces(BodyReceive(request.scope, request.receive), Pace(rules))
     try:
         async with contextlib.aclosing(pieces):
             async for piece, last in pieces:
@@ -112,29 +112,29 @@ async def receive(request: Request, reception: Reception[T], timeout_seconds: fl
         raise
 
 
-async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerator[tuple[bytes, bool], None]:
+async def _pieces(receive: BodyReceive, pace: Pace) -> AsyncGenerator[tuple[bytes, bool], None]:
     """The body, in pieces that are worth a thread's while; with each, whether the body ends with it."""
-    loop = asyncio.get_running_loop()
     # Waited for without being canceled: a message must not be lost because the time to gather was over. The last one
     # may have come, and not been looked at, while the piece before it was worked on.
     message: asyncio.Task[Message] | None = None
     try:
         while message is not None or not receive.ended:
             gathered = bytearray()
-            deadline = loop.time() + timeout_seconds
             while len(gathered) < GATHER_BYTES and (message is not None or not receive.ended):
                 message = message or asyncio.create_task(receive())
-                patience = GATHER_SECONDS if gathered else deadline - loop.time()
-                await asyncio.wait({message}, timeout=patience)
-                if not message.done():
-                    if gathered:
+                if gathered:
+                    await asyncio.wait({message}, timeout=GATHER_SECONDS)
+                    if not message.done():
                         break
-                    raise _slow(timeout_seconds)
+                else:
+                    await pace.wait(message)
                 received = message.result()
                 message = None
                 if received["type"] == "http.disconnect":
                     raise ClientDisconnect
-                gathered += received.get("body", b"")
+                body = received.get("body", b"")
+                pace.came(len(body))
+                gathered += body
             if gathered:
                 yield bytes(gathered), message is None and receive.ended
     finally:
@@ -145,7 +145,3 @@ async def _pieces(receive: BodyReceive, timeout_seconds: float) -> AsyncGenerato
 
 async def _in_thread(pool: Executor, work: Callable[..., T], *args: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
-
-
-def _slow(seconds: float) -> Problem:
-    return Problem(408, "slow_sender", f"No byte came for {seconds:g} seconds", {"Connection": "close"})

@@ -24,22 +24,31 @@ from whisper_api.server.intake.urlencoded import MEDIA_TYPE, FieldsReader
 if TYPE_CHECKING:
     from whisper_api.jobs.service import Reservation
 
-__all__ = ["Reserve", "receive_several"]
+__all__ = ["Reserve", "Take", "receive_several"]
 
 Reserve = Callable[[], "Reservation"]
+Take = Callable[[int], bool]
 
 # A name of 255 characters may have four bytes for each, and stand there twice.
 FILE_HEADER_BYTES = 2 << 10
 
 
 async def receive_several(
-    request: Request, reserve: Reserve, limits: Limits, pool: Executor, *, fingerprint: bool = False, purpose: str = ""
+    request: Request,
+    reserve: Reserve,
+    take: Take,
+    limits: Limits,
+    pool: Executor,
+    *,
+    fingerprint: bool = False,
+    purpose: str = "",
 ) -> list[Part]:
     """Receive a form with any number of files and addresses. Parsing and writing happen in the pool's threads.
 
     Args:
         request: whose body was not read yet.
         reserve: asks for one more place; whoever gave this gives the places back.
+        take: counts bytes on the disk, and says whether there is room for them.
         limits: what the upload may take; the size is that of each file.
         pool: threads for blocking work.
         fingerprint: whether to compute one.
@@ -57,16 +66,17 @@ async def receive_several(
     content_type = request.headers.get("content-type", "")
     header_bytes = limits.max_header_bytes + MAX_FILES * FILE_HEADER_BYTES
     limits = dataclasses.replace(limits, max_header_bytes=header_bytes)
-    reception = _Reception(content_type, limits, reserve, purpose if fingerprint else None)
-    return await receive(request, reception, limits.timeout_seconds, pool)
+    reception = _Reception(content_type, limits, reserve, take, purpose if fingerprint else None)
+    return await receive(request, reception, limits.pace, pool)
 
 
 class _Reception(Reception[list[Part]]):
     """Several files on their way to the disk."""
 
-    def __init__(self, content_type: str, limits: Limits, reserve: Reserve, purpose: str | None) -> None:
+    def __init__(self, content_type: str, limits: Limits, reserve: Reserve, take: Take, purpose: str | None) -> None:
         self._limits = limits
         self._reserve = reserve
+        self._take = take
         self._purpose = purpose
         self._form: SeveralReader | FieldsReader
         if media_type_of(content_type) == MEDIA_TYPE:
@@ -94,7 +104,7 @@ class _Reception(Reception[list[Part]]):
 
     def _begin(self, part: Part) -> ComingFile:
         self._take_place(part)
-        return ComingFile(part, self._limits.max_file_size, hashed=self._purpose is not None)
+        return ComingFile(part, self._limits.max_file_size, self._take, hashed=self._purpose is not None)
 
     def _take_place(self, part: Part) -> None:
         if part.error is not None:

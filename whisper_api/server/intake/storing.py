@@ -50,6 +50,13 @@ class StoredFile:
         if self._digest is not None:
             self._digest.update(data)
 
+    def overwrite(self, data: bytes) -> None:
+        """Write some bytes over the file's first ones; the digest stays that of what was written before."""
+        file = self._opened()
+        file.seek(0)
+        file.write(data)
+        file.seek(0, os.SEEK_END)
+
     def commit(self) -> None:
         """Give the file its name; a power cut no longer undoes it."""
         with self._opened() as file:

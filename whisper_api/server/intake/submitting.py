@@ -1,4 +1,7 @@
-"""The one way by which an upload becomes a job: a place is reserved, the form received, read, and the job submitted.
+"""The one way by which an upload becomes a job: the form is received and read, and the job submitted.
+
+A caller has a bounded number of uploads on their way. An upload takes a place in the queue only when it is whole, so
+uploads that never end keep nobody else out.
 
 ::
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,12 +25,15 @@ from starlette.requests import Request
 
 from whisper_api.config import Config
 from whisper_api.jobs.service import Submission
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.server.auth import check_key
 from whisper_api.server.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.intake.idempotency import is_known, job_before
+from whisper_api.server.intake.multipart import FILE_FIELD
+from whisper_api.server.intake.upload_turn import upload_turn
 from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
 from whisper_api.server.query import idempotency_key
-from whisper_api.server.state import ServerState, blocking, owner_of, state_of
+from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
 from whisper_api.server.waiting import unless_draining
 
 if TYPE_CHECKING:
@@ -46,6 +53,8 @@ class Wanted(Protocol):
     def options(self) -> TranscriptionOptions: ...
     @property
     def output_format(self) -> str: ...
+    @property
+    def render_options(self) -> RenderOptions: ...
     @property
     def keep_result(self) -> bool: ...
     @property
@@ -68,6 +77,9 @@ async def accept(
     purpose: str = "",
     join: bool = False,
     not_to_join: frozenset[str] = frozenset(),
+    raw: bool = False,
+    file_fields: tuple[str, ...] = (FILE_FIELD,),
+    headerless: bool = False,
 ) -> tuple[Job, W]:
     """Make a job of a request that has one file, or in its place the address of one.
 
@@ -80,6 +92,9 @@ async def accept(
         read: says what is wanted, in a thread; its errors are the answer.
         purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
         join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+        raw: whether the body may be the recording itself, with the fields in the query.
+        file_fields: names of the fields that may hold the file.
+        headerless: as in :func:`~whisper_api.server.intake.uploads.receive_upload`.
 
     Returns:
         The job, which may have been there before, and what was read.
@@ -95,20 +110,24 @@ async def accept(
     owner = owner_of(request)
     # A client that comes again needs no other place than that of the job it has left.
     spare = state.waiters.left(owner) if join else 0
-    async with reserved(state, owner, key, spare) as place:
+    async with upload_turn(request), reserved(state, owner, key, spare) as place:
         upload: Upload = await unless_draining(
             state,
             receive_upload(
                 request,
                 place.directory,
-                limits_of(state.config),
+                dataclasses.replace(limits_of(state.config), file_fields=file_fields),
                 state.uploads,
                 fingerprint=join or key is not None,
                 purpose=purpose,
+                raw=raw,
+                headerless=headerless,
             ),
         )
         if upload.url is not None:
             check_enabled(state.config)
+        # An upload may take hours.
+        await blocking(state.reads, check_key, request)
         wanted = await blocking(state.uploads, read, upload, place.directory)
         job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
         if job is None and join and upload.url is not None:
@@ -117,7 +136,7 @@ async def accept(
             job = await blocking(state.uploads, state.service.find_to_join, coming)
         if job is None:
             if upload.url is not None:
-                upload = await unless_draining(state, fetched(state, upload))
+                upload = await unless_draining(state, fetched(state, upload, caller_of(request)))
             job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join, not_to_join)
     request.scope["job_id"] = job.job_id
     return job, wanted
@@ -136,9 +155,11 @@ def submit(
 
     Raises:
         InvalidAudio: it is not audio.
+        AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
+        InvalidOption: it has no such audio track.
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
     """
-    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(upload))
+    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(state.config, upload, wanted))
     return state.service.submit(submission, place)
 
 
@@ -156,6 +177,7 @@ def _submission(
         owner=place.owner,
         options=wanted.options,
         output_format=wanted.output_format,
+        render_options=wanted.render_options,
         keep_result=wanted.keep_result,
         file_name=upload.file_name,
         audio_bytes=upload.size,
@@ -173,13 +195,13 @@ def _submission(
 
 @contextlib.asynccontextmanager
 async def reserved(state: ServerState, owner: str, key: str | None, spare: int = 0) -> AsyncIterator[Reservation]:
-    """A place in the queue, given back however this ends.
+    """The id and the directory of a job whose upload is to come; what was not submitted is removed however this ends.
 
     Args:
         state: the server's.
         owner: for whom.
-        key: the request's ``Idempotency-Key``. One that comes again gets a place where there is none left, since it is
-            answered with the job that is there.
+        key: the request's ``Idempotency-Key``. One that comes again is let in even when the queue is full, since it
+            is answered with the job that is there.
         spare: how many of the owner's jobs do not count.
 
     Raises:
@@ -201,14 +223,20 @@ async def reserved(state: ServerState, owner: str, key: str | None, spare: int =
 def limits_of(config: Config) -> Limits:
     """What one upload may take."""
     return Limits(
-        max_file_size=config.max_file_size, timeout_seconds=config.timeout_seconds, max_field_bytes=MAX_FIELD_BYTES
+        max_file_size=config.max_file_size,
+        timeout_seconds=config.timeout_seconds,
+        max_field_bytes=MAX_FIELD_BYTES,
+        min_bytes_per_second=config.min_upload_bytes_per_second,
+        upload_seconds=config.upload_timeout_seconds,
     )
 
 
-def _length(upload: Upload) -> float | None:
+def _length(config: Config, upload: Upload, wanted: Wanted) -> float | None:
     from whisper_api.engine.decode import probe
 
     with io.FileIO(upload.path) as file:
         # As the client knows it, for the message that it gets when this is not audio.
         file.name = upload.file_name or "the file"
-        return probe(file).duration
+        return probe(
+            file, audio_track=wanted.options.audio_track, max_seconds=config.max_audio_seconds or None
+        ).duration

@@ -12,8 +12,10 @@ from pathlib import Path
 from starlette.requests import Request
 
 from whisper_api.errors import InvalidOption
+from whisper_api.server.intake.headerless import HeaderlessFile
 from whisper_api.server.intake.multipart import (
     FILE_FIELD,
+    HOW_TO_SEND,
     URL_FIELD,
     FormReader,
     Limits,
@@ -21,6 +23,7 @@ from whisper_api.server.intake.multipart import (
     media_type_of,
     too_large,
 )
+from whisper_api.server.intake.raw_body import HOW_TO_SEND_RAW, RawReader, is_audio
 from whisper_api.server.intake.receiving import Reception, receive
 from whisper_api.server.intake.storing import StoredFile
 from whisper_api.server.intake.urlencoded import MEDIA_TYPE, FieldsReader
@@ -30,7 +33,7 @@ __all__ = ["Limits", "Upload", "fingerprint_of", "receive_upload", "stated_bytes
 
 @dataclass(frozen=True)
 class Upload:
-    """A form that has come whole, its file on the disk.
+    """An upload that has come whole, its file on the disk.
 
     Attributes:
         path: of the file.
@@ -57,6 +60,8 @@ async def receive_upload(
     *,
     fingerprint: bool = False,
     purpose: str = "",
+    raw: bool = False,
+    headerless: bool = False,
 ) -> Upload:
     """Receive a form with one file, or in its place its address. Parsing and writing happen in the pool's threads.
 
@@ -67,6 +72,9 @@ async def receive_upload(
         pool: threads for blocking work.
         fingerprint: whether to compute one.
         purpose: goes into it: the same upload for another purpose has another one.
+        raw: whether the body may be the recording itself, with the fields in the query.
+        headerless: whether the file holds samples without a header, as
+            :class:`~whisper_api.server.intake.headerless.HeaderlessFile` takes them.
 
     Returns:
         The upload, which a power cut no longer undoes.
@@ -80,9 +88,22 @@ async def receive_upload(
     stated = stated_bytes_of(request)
     if stated is not None and stated > limits.max_file_size + limits.max_field_bytes + limits.max_other_bytes:
         raise too_large(stated, limits.max_file_size)
+    file = StoredFile(directory, hashed=fingerprint)
     content_type = request.headers.get("content-type", "")
-    reception = _Reception(directory, content_type, limits, stated, purpose if fingerprint else None)
-    return await receive(request, reception, limits.timeout_seconds, pool)
+    how_to_send = HOW_TO_SEND_RAW if raw else HOW_TO_SEND
+    samples = HeaderlessFile(file) if headerless else None
+    write = file.write if samples is None else samples.write
+    form: FormReader | FieldsReader | RawReader
+    if media_type_of(content_type) == MEDIA_TYPE:
+        form = FieldsReader(limits, how_to_send=how_to_send)
+    elif raw and is_audio(media_type_of(content_type)):
+        if stated is not None and stated > limits.max_file_size:
+            raise too_large(stated, limits.max_file_size)
+        form = RawReader(request, limits, write, stated)
+    else:
+        form = FormReader(boundary_of(content_type, how_to_send), limits, write, stated)
+    reception = _Reception(directory, file, samples, form, purpose if fingerprint else None)
+    return await receive(request, reception, limits.pace, pool)
 
 
 def url_of(fields: Iterable[tuple[str, str]]) -> str | None:
@@ -118,25 +139,29 @@ class _Reception(Reception[Upload]):
     """One upload on its way to the disk."""
 
     def __init__(
-        self, directory: Path, content_type: str, limits: Limits, stated_bytes: int | None, purpose: str | None
+        self,
+        directory: Path,
+        file: StoredFile,
+        samples: HeaderlessFile | None,
+        form: FormReader | FieldsReader | RawReader,
+        purpose: str | None,
     ) -> None:
+        super().__init__(form)
         self._directory = directory
-        self._file = StoredFile(directory, hashed=purpose is not None)
+        self._file = file
+        self._headerless = samples
+        self._form = form
         self._purpose = purpose
-        self._form: FormReader | FieldsReader
-        if media_type_of(content_type) == MEDIA_TYPE:
-            self._form = FieldsReader(limits)
-        else:
-            self._form = FormReader(boundary_of(content_type), limits, self._file.write, stated_bytes)
-        super().__init__(self._form)
 
     def _finished(self) -> Upload:
         fields = tuple(self._form.fields)
         url = url_of(fields)
         file_name = None
-        if isinstance(self._form, FormReader) and self._form.has_file:
+        if isinstance(self._form, RawReader) or (isinstance(self._form, FormReader) and self._form.has_file):
             if url is not None:
                 raise InvalidOption(URL_FIELD, f"give either this or {FILE_FIELD}, not both")
+            if self._headerless is not None:
+                self._headerless.finish()
             self._file.commit()
             file_name = self._form.file_name
         else:

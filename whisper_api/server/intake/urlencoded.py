@@ -19,15 +19,17 @@ class FieldsReader:
     Args:
         limits: what the form may take.
         max_urls: how many addresses it may name, besides other fields.
+        how_to_send: what to say to a client that sends something else under this media type.
 
     Attributes:
         fields: name and value of each, in order; once it is finished.
     """
 
-    def __init__(self, limits: Limits, max_urls: int = 1) -> None:
+    def __init__(self, limits: Limits, max_urls: int = 1, how_to_send: str = HOW_TO_SEND) -> None:
         self.fields: list[tuple[str, str]] = []
         self._limits = limits
         self._max_urls = max_urls
+        self._how_to_send = how_to_send
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -38,9 +40,9 @@ class FieldsReader:
         """
         self._data += data
         if len(self._data) > self._limits.max_field_bytes:
-            raise Problem(
-                413, "form_too_large", f"A form without a file may have {self._limits.max_field_bytes} bytes at most"
-            )
+            most = self._limits.max_field_bytes
+            detail = f"A form without a file may have {most} bytes at most. {self._how_to_send}"
+            raise Problem(413, "form_too_large", detail)
 
     def finish(self) -> None:
         """Say that the body has ended.
@@ -51,16 +53,20 @@ class FieldsReader:
         most = self._limits.max_fields
         # Counted before anything is made of them.
         if self._data.count(b"&") >= most + self._max_urls:
-            raise invalid_form(f"it has more than {most + self._max_urls} fields")
+            raise self._invalid(f"it has more than {most + self._max_urls} fields")
         try:
             self.fields = [_field(bytes(field)) for field in self._data.split(b"&") if field]
         except UnicodeDecodeError:
-            raise invalid_form("it is not UTF-8 text") from None
+            raise self._invalid("it is not UTF-8 text") from None
         urls = [value for name, value in self.fields if name == URL_FIELD]
         if len(self.fields) - len(urls) > most:
-            raise invalid_form(f"it has more than {most} fields")
+            raise self._invalid(f"it has more than {most} fields")
         if not any(url.strip() for url in urls):
-            raise Problem(400, "not_multipart", f"Not a form with a file. {HOW_TO_SEND}")
+            raise Problem(400, "not_multipart", f"Not a form with a file. {self._how_to_send}")
+
+    def _invalid(self, reason: str) -> Problem:
+        # Under this media type, curl --data-binary sends a recording whose Content-Type is not given.
+        return invalid_form(f"{reason}. {self._how_to_send}")
 
 
 def unquoted(data: bytes) -> bytes:

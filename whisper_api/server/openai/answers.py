@@ -22,11 +22,12 @@ from whisper_api.server.openai.bodies import (
     Usage,
     VerboseSegment,
     VerboseTranscription,
+    VerboseTranslation,
     VerboseWord,
 )
 from whisper_api.server.openai.events import TextDone
 from whisper_api.server.openai.fields import Wish
-from whisper_api.server.openai.texts import joined, space_between
+from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
 
@@ -59,7 +60,6 @@ def done_event(transcript: Transcript, wish: Wish) -> TextDone:
         text=_text(transcript),
         languages=_languages(transcript),
         logprobs=_logprobs(transcript, wish),
-        usage=_usage(transcript),
     )
 
 
@@ -115,19 +115,21 @@ def _json(transcript: Transcript, wish: Wish) -> Answer:
 
 
 def _verbose_json(transcript: Transcript, wish: Wish) -> Answer:
-    translated = wish.options.task == "translate"
-    words: tuple[VerboseWord, ...] = ()
-    if "word" in wish.granularities:
-        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     segments = tuple(
         _verbose_segment(before, segment)
         for before, segment in itertools.pairwise((None, *transcript.segments))
         if segment is not None
     )
+    if wish.options.task == "translate":
+        return _encoded(
+            VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments),
+        )
+    words: tuple[VerboseWord, ...] = ()
+    if "word" in wish.granularities:
+        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
-            task="translate" if translated else "transcribe",
-            language="english" if translated else _english_name(transcript.language),
+            language=_english_name(transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
             segments=segments if "segment" in wish.granularities else UNSET,
@@ -172,7 +174,7 @@ def _plain(transcript: Transcript, wish: Wish) -> Answer:
 
 def _subtitles(transcript: Transcript, wish: Wish) -> Answer:
     format = FORMATS[wish.response_format]
-    return Answer(render(transcript, format.name).encode(), f"{format.media_type}; charset=utf-8")
+    return Answer(render(transcript, format.name, wish.render_options).encode(), f"{format.media_type}; charset=utf-8")
 
 
 def _encoded(body: msgspec.Struct) -> Answer:

@@ -14,6 +14,7 @@ __all__ = [
     "DiarizedTranscription",
     "ErrorBody",
     "ErrorDetail",
+    "InputAudio",
     "Language",
     "Model",
     "ModelList",
@@ -22,11 +23,24 @@ __all__ = [
     "Usage",
     "VerboseSegment",
     "VerboseTranscription",
+    "VerboseTranslation",
     "VerboseWord",
 ]
 
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+class InputAudio(msgspec.Struct, frozen=True, kw_only=True):
+    """A recording in a JSON body.
+
+    Attributes:
+        data: the file in base64.
+        format: of the file; counts for nothing, as the file says what it is.
+    """
+
+    data: str
+    format: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +136,7 @@ class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         task: what was done.
-        language: its English name, in lower case; of the text, so always English for a translation.
+        language: its English name, in lower case.
         duration: seconds of audio.
         text: in one line.
         segments: unless only words are asked for.
@@ -130,13 +144,31 @@ class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
         usage: seconds of audio.
     """
 
-    task: Literal["transcribe", "translate"]
+    task: Literal["transcribe"] = "transcribe"
     language: str
     duration: float
     text: str
     segments: tuple[VerboseSegment, ...] | UnsetType = UNSET
     words: tuple[VerboseWord, ...] | UnsetType = UNSET
     usage: Usage
+
+
+class VerboseTranslation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said, in English and with its times (``verbose_json``).
+
+    Attributes:
+        task: what was done.
+        language: of the text.
+        duration: seconds of audio.
+        text: in one line.
+        segments: in order of time.
+    """
+
+    task: Literal["translate"] = "translate"
+    language: Literal["english"] = "english"
+    duration: float
+    text: str
+    segments: tuple[VerboseSegment, ...]
 
 
 class DiarizedSegment(msgspec.Struct, frozen=True, kw_only=True):

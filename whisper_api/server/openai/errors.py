@@ -1,4 +1,4 @@
-"""Errors under ``/v1``, as OpenAI's clients read them, and whether it is of any use to try again."""
+"""Errors of OpenAI's routes, as OpenAI's clients read them, and whether it is of any use to try again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from whisper_api.errors import JobFailed
 from whisper_api.server.openai.bodies import ErrorBody, ErrorDetail, ErrorType
 from whisper_api.server.problems import Problem
 
-__all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "job_problem", "status_of"]
+__all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "is_openai_path", "job_problem", "status_of"]
 
-PREFIX = "/v1"
+# The second is Azure's, and of clients that were written for Azure's newer API.
+PREFIXES = ("/v1", "/openai")
 RETRY_HEADER = "x-should-retry"
 # What another attempt may change: a body that came too slowly, a job that has not ended, and too many requests.
 MAY_PASS_STATUSES = frozenset((408, 429))
 MAY_PASS_CODES = frozenset(("job_not_finished", "job_processing"))
 # OpenAI's words for what we say otherwise.
 CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
-PARAMS = dict.fromkeys(("invalid_audio", "no_file", "file_too_large"), "file") | {"unknown_model": "model"}
-# A file that cannot be read is refused like any other value.
-STATUSES = {415: 400}
+ABOUT_THE_FILE = ("invalid_audio", "audio_too_long", "no_file", "file_too_large")
+PARAMS = dict.fromkeys(ABOUT_THE_FILE, "file") | {"unknown_model": "model"}
+# By code. A file that cannot be read is refused like any other value.
+STATUSES = {"unknown_model": 404, "invalid_audio": 400}
 
 
 class ErrorResponse(Response):
@@ -46,7 +48,12 @@ class ErrorResponse(Response):
 def is_openai(request: Request) -> bool:
     """Whether a request is for one of these routes, or for one that is not there but would be one of them."""
     path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    return path == PREFIX or path.startswith(f"{PREFIX}/")
+    return is_openai_path(path)
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether an address, without a prefix of the application, is one of OpenAI's."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES)
 
 
 def error_body(problem: Problem) -> ErrorBody:
@@ -69,7 +76,7 @@ def error_body(problem: Problem) -> ErrorBody:
 
 def status_of(problem: Problem) -> int:
     """The HTTP status that a problem has here."""
-    return 404 if problem.code == "unknown_model" else STATUSES.get(problem.status, problem.status)
+    return STATUSES.get(problem.code, problem.status)
 
 
 def job_problem(error: JobFailed) -> Problem:
@@ -80,6 +87,8 @@ def job_problem(error: JobFailed) -> Problem:
     """
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
     told = {RETRY_HEADER: "false"}
+    if cause is not None and issubclass(cause, errors.AudioTooLong):
+        return Problem(413, "audio_too_long", str(error), told, field="file")
     if cause is not None and issubclass(cause, errors.InvalidAudio):
         return Problem(400, "invalid_audio", str(error), told, field="file")
     if cause is not None and issubclass(cause, errors.InvalidInput):

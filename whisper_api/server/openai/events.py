@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whisper_api.schema import TokenLogprob
-from whisper_api.server.openai.bodies import DiarizedSegment, ErrorBody, Language, Usage
+from whisper_api.server.openai.bodies import DiarizedSegment, ErrorBody, Language
 
 __all__ = ["StreamEvent", "TextDelta", "TextDone"]
 
@@ -28,19 +28,19 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True):
 class TextDone(msgspec.Struct, frozen=True, kw_only=True):
     """The whole text: the last event.
 
+    It has no ``usage``: OpenAI's type has one that counts tokens, and strict clients refuse one that counts seconds.
+
     Attributes:
         type: of the event.
         text: in one line.
         languages: the one that was detected, or given.
         logprobs: of every token, when ``include[]=logprobs`` asks for them.
-        usage: seconds of audio.
     """
 
     type: Literal["transcript.text.done"] = "transcript.text.done"
     text: str
     languages: tuple[Language, ...]
     logprobs: tuple[TokenLogprob, ...] | UnsetType = UNSET
-    usage: Usage
 
 
 StreamEvent = DiarizedSegment | TextDelta | TextDone | ErrorBody

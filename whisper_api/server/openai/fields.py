@@ -10,21 +10,25 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Task, TranscriptionOptions
+from whisper_api.schema import RenderOptions, Task, TranscriptionOptions
 from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
+    OPTION_TYPES,
+    RENDER_FIELDS,
     check_text,
     converted,
+    render_options_of,
 )
 from whisper_api.server.intake.known_speakers import write_known_speakers
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.given import Given
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
+from whisper_api.subtitles import layout_warnings
 
-__all__ = ["FORMATS", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
+__all__ = ["FORMATS", "STREAMABLE", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
@@ -41,7 +45,8 @@ FORMATS: dict[str, str] = {
 TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 # Sentences with their times need those of the words.
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
-STREAMED = frozenset(("json", "text", "diarized_json"))
+STREAMED = ("json", "text", "diarized_json")
+STREAMABLE = ", ".join(STREAMED)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,16 +56,18 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         options: of the transcription.
         response_format: of the answer, in OpenAI's words.
         output_format: in which the other routes show the job's result.
-        granularities: of the times in a ``verbose_json``.
+        render_options: the layout of subtitles.
+        granularities: of the times in a ``verbose_json``; mean nothing to the other formats.
         stream: whether the answer comes as events.
         known_speakers: names; their recordings are beside the upload.
-        warnings: what was not understood, one sentence each.
+        warnings: what was not understood or means nothing here, one sentence each.
         keep_result, hf_token, metadata: as of any submission; not asked for here.
     """
 
     options: TranscriptionOptions
     response_format: ResponseFormat = "json"
     output_format: str = "json"
+    render_options: RenderOptions = RenderOptions()
     granularities: frozenset[Granularity] = frozenset(("segment",))
     stream: bool = False
     known_speakers: tuple[str, ...] = ()
@@ -88,19 +95,20 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         UnknownModel: no model has this name.
     """
     given = Given(fields, task)
-    response_format: ResponseFormat = given.value("response_format", ResponseFormat, "json")
+    name = given.text("model", MAX_WORD_CHARACTERS)
+    response_format: ResponseFormat = given.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
         raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
     stream: bool = given.value("stream", bool, False)
     if stream and response_format not in STREAMED:
-        raise InvalidOption(
-            "stream", f"{response_format} cannot be streamed; response_format may be {', '.join(sorted(STREAMED))}"
-        )
-    speakers = _known_speakers(given, response_format, directory)
+        given.note(f"stream was ignored: {response_format} is answered as a whole; {STREAMABLE} can be streamed")
+        stream = False
+    speakers = _known_speakers(given, name, response_format, directory)
     options = TranscriptionOptions(
         task=task,
-        model=chosen_model(given.text("model", MAX_WORD_CHARACTERS), state),
+        model=chosen_model(name, state),
         language=_language(given),
+        audio_track=given.value("audio_track", OPTION_TYPES["audio_track"], None),
         align=response_format in ALIGNED,
         diarize=response_format == "diarized_json",
         prompt=given.text("prompt"),
@@ -109,33 +117,46 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         logprobs=_logprobs(given, response_format),
         **chunking_options(given.last(CHUNKING_FIELD), given.inside(CHUNKING_FIELD)),
     )
+    render_options = render_options_of(given.single(RENDER_FIELDS))
     return Wish(
         options=options,
         response_format=response_format,
         output_format=FORMATS[response_format],
+        render_options=render_options,
         granularities=_granularities(given, response_format),
         stream=stream,
         known_speakers=speakers,
-        warnings=given.warnings(),
+        warnings=(*given.warnings(), *layout_warnings((), render_options, response_format)),
     )
 
 
-def _known_speakers(given: Given, response_format: str, directory: Path) -> tuple[str, ...]:
+def _default_format(model: str | None, task: Task) -> ResponseFormat:
+    from whisper_api.engine.model_names import asks_for_speakers
+
+    return "diarized_json" if task == "transcribe" and asks_for_speakers(model) else "json"
+
+
+def _known_speakers(given: Given, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
+    from whisper_api.engine.model_names import asks_for_speakers
+
     names, references = given.every("known_speaker_names"), given.every("known_speaker_references")
     if (names or references) and response_format != "diarized_json":
+        if asks_for_speakers(model):
+            given.note(f"known_speaker_names were ignored: {response_format} does not tell who speaks")
+            return ()
         raise InvalidOption("known_speaker_names", "only a response_format of diarized_json tells speakers apart")
     return write_known_speakers(names, references, directory)
 
 
 def _language(given: Given) -> str:
     """The language that is spoken; several that may be are for the model to choose from all."""
-    from whisper_api.engine.languages import language_code
+    from whisper_api.engine.languages import language_or_auto
 
     language = given.text("language", MAX_WORD_CHARACTERS)
     if language is None:
-        codes = {language_code(each[: MAX_WORD_CHARACTERS + 1]) for each in given.every("languages")}
+        codes = {language_or_auto(each) for each in given.every("languages")}
         return codes.pop() if len(codes) == 1 else "auto"
-    return "auto" if language.lower() == "auto" else language_code(language)
+    return language_or_auto(language)
 
 
 def _hotwords(given: Given) -> str | None:
@@ -146,16 +167,16 @@ def _hotwords(given: Given) -> str | None:
 
 
 def _logprobs(given: Given, response_format: str) -> bool:
-    wanted = [converted("include", each, Literal["logprobs"]) for each in given.every("include")]
+    wanted = [converted("include", each, Literal["logprobs"]) for each in given.words("include")]
     if wanted and response_format != "json":
-        raise InvalidOption("include", "only a response_format of json has logprobs")
-    return bool(wanted)
+        given.note(f"include was ignored: {response_format} has no logprobs; json has")
+    return bool(wanted) and response_format == "json"
 
 
 def _granularities(given: Given, response_format: str) -> frozenset[Granularity]:
     wanted = [
-        converted("timestamp_granularities", each, Granularity) for each in given.every("timestamp_granularities")
+        converted("timestamp_granularities", each, Granularity) for each in given.words("timestamp_granularities")
     ]
-    if wanted and response_format != "verbose_json":
-        raise InvalidOption("timestamp_granularities", "only a response_format of verbose_json has them")
+    if "word" in wanted and response_format != "verbose_json":
+        given.note(f"timestamp_granularities was ignored: {response_format} has no words; verbose_json has")
     return frozenset(wanted or ("segment",))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from whisper_api.schema import Task
 from whisper_api.server.intake.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
+    RENDER_FIELDS,
     check_text,
     converted,
     field_warnings,
@@ -17,12 +21,19 @@ from whisper_api.server.openai.chunking import CHUNKING_FIELD
 
 __all__ = ["Given"]
 
-COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "url")
+COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "audio_track", "url", *RENDER_FIELDS)
 SINGLE = {
     "transcribe": frozenset((*COMMON, "language", "stream", CHUNKING_FIELD)),
     "translate": frozenset(COMMON),
 }
-# The brackets that a list's name ends with may be left out.
+# Clients send these for translations too, where OpenAI has no such fields; why they mean nothing there.
+OF_TRANSCRIPTIONS = {
+    "language": "a translation is in English, and the language that is spoken is detected",
+    "stream": "a translation is not streamed",
+}
+NOTHING = ("", "false", "0", "null")
+# A list's name may end with brackets, and in these may be a number, as some languages' clients write lists.
+_BRACKETS = re.compile(r"\[\d{0,4}\]\Z")
 LISTS = {
     "transcribe": frozenset(
         (
@@ -51,10 +62,15 @@ class Given:
         # Dictionaries, since they keep the order.
         self._unknown: dict[str, None] = {}
         self._repeated: dict[str, None] = {}
+        self._notes: list[str] = []
         for name, value in fields:
-            plain = name.removesuffix("[]")
+            plain = _BRACKETS.sub("", name)
             known_list = plain in LISTS[task]
             parent = name.partition("[")[0]
+            if task == "translate" and name in OF_TRANSCRIPTIONS:
+                if value.strip().lower() not in NOTHING:
+                    self.note(f"{name} was ignored: {OF_TRANSCRIPTIONS[name]}")
+                continue
             if not known_list and name not in SINGLE[task] and (parent, task) != (CHUNKING_FIELD, "transcribe"):
                 self._unknown[name] = None
                 continue
@@ -66,15 +82,27 @@ class Given:
 
     def warnings(self) -> tuple[str, ...]:
         """What was not understood, one sentence each."""
-        return field_warnings(self._unknown, self._repeated)
+        return (*field_warnings(self._unknown, self._repeated), *self._notes)
+
+    def note(self, sentence: str) -> None:
+        """Add a warning: something that was asked for means nothing here."""
+        self._notes.append(sentence)
 
     def every(self, name: str) -> tuple[str, ...]:
         """The values of a list; its name without brackets."""
         return tuple(self._values.get(name, ()))
 
+    def words(self, name: str) -> tuple[str, ...]:
+        """The values of a list of words, which may stand in one value: with commas between, or as a JSON array."""
+        return tuple(word for value in self.every(name) for word in _words_in(value))
+
     def last(self, name: str) -> str | None:
         """A field's text; None when it is not there."""
         return next(reversed(self._values.get(name, [])), None)
+
+    def single(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of these fields that are there, with their texts."""
+        return {name: text for name in names if (text := self.last(name)) is not None}
 
     def inside(self, name: str) -> dict[str, str]:
         """``name[key]=value`` as key and value."""
@@ -103,3 +131,12 @@ class Given:
         if text is not None:
             check_text(name, text, max_characters, LINE_BREAKS)
         return text
+
+
+def _words_in(value: str) -> list[str]:
+    if value.startswith("["):
+        try:
+            return msgspec.json.decode(value, type=list[str])
+        except msgspec.MsgspecError:
+            return [value]
+    return [word.strip() for word in value.split(",") if word.strip()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,52 +12,53 @@ from whisper_api.server.openai.bodies import Model
 from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
-    from whisper_api.engine.catalog import LocalModel, ModelStore
+    from whisper_api.engine.catalog import LocalModel
+    from whisper_api.engine.model_names import ModelNames
 
-__all__ = ["OPENAI_NAME", "chosen_model", "model_named", "models_here"]
-
-# Clients that were written for OpenAI alone know no other.
-OPENAI_NAME = "whisper-1"
-AUTO = "auto"
+__all__ = ["chosen_model", "model_named", "models_here"]
 
 
 def chosen_model(name: str | None, state: ServerState) -> str | None:
     """The model that a job uses when it is asked for by this name.
 
     Args:
-        name: ``whisper-1``, ``auto``, or None mean the configured model, as do its own name and aliases; the name of
-            another Whisper model of the catalogue means that one.
+        name: one of OpenAI's names, ``auto``, or None mean the configured model, as does its own name; an alias of the
+            configuration means what stands there; any name of a Whisper model of the catalogue means that model.
         state: the server's.
 
     Returns:
         What :class:`~whisper_api.schema.TranscriptionOptions` names; None for the engine's own choice.
 
     Raises:
-        UnknownModel: it is none of these. No other model is used in its place.
+        UnknownModel: the name means no model of this server. No other model is used in its place.
     """
-    configured = state.config.model
-    if name is None or name in (OPENAI_NAME, AUTO, configured) or _canonical(name) == _configured_id(state):
-        return None if configured.lower() == AUTO else configured
-    canonical = _canonical(name)
-    if canonical not in _whisper_names():
-        raise _unknown(name, state)
-    return canonical
+    from whisper_api.engine.model_names import AUTO
+
+    names = _names(state)
+    model = names.meaning(name)
+    if model == _configured_id(state):
+        model = names.configured
+    if not names.trusts(model) and model not in _whisper_names():
+        raise _unknown(name or "", state)
+    return None if model == AUTO else model
 
 
 def models_here(state: ServerState) -> tuple[Model, ...]:
-    """The configured model, under both its names, and the Whisper models on the disk. Looks at the disk."""
+    """The configured model under its own name and OpenAI's, the aliases, and the Whisper models on the disk.
+
+    Looks at the disk.
+    """
     from whisper_api.engine.catalog import ModelStore, list_models
+    from whisper_api.engine.model_names import OPENAI_NAMES
 
     store = ModelStore(state.config.models_dir)
-    configured = _configured_id(state)
     there = {
         each.name: each.local
         for each in list_models(store)
         if each.local is not None and each.entry.kind == "whisper" and each.name in _whisper_names()
     }
-    created = _created(_configured_files(state, store))
-    first = [Model(id=configured, created=created), Model(id=OPENAI_NAME, created=created)]
-    return (*first, *(Model(id=name, created=_created(local)) for name, local in there.items() if name != configured))
+    names = dict.fromkeys((_configured_id(state), *OPENAI_NAMES, *_names(state).aliases, *there))
+    return tuple(model_named(name, state) for name in names)
 
 
 def model_named(name: str, state: ServerState) -> Model:
@@ -68,17 +69,15 @@ def model_named(name: str, state: ServerState) -> Model:
     """
     from whisper_api.engine.catalog import ModelStore
 
-    store = ModelStore(state.config.models_dir)
-    chosen = chosen_model(name, state)
-    configured = None if state.config.model.lower() == AUTO else state.config.model
-    files = _configured_files(state, store) if chosen == configured else store.find(chosen or "")
+    options = TranscriptionOptions(model=chosen_model(name, state))
+    files = ModelStore(state.config.models_dir).find(state.service.executor.model_name(options))
     return Model(id=name, created=_created(files))
 
 
-def _canonical(name: str) -> str:
-    from whisper_api.engine.model_table import ALIASES
+def _names(state: ServerState) -> ModelNames:
+    from whisper_api.engine.model_names import ModelNames
 
-    return ALIASES.get(name, name)
+    return ModelNames.of(state.config.model, state.config.model_aliases)
 
 
 def _whisper_names() -> frozenset[str]:
@@ -93,10 +92,6 @@ def _configured_id(state: ServerState) -> str:
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 
-def _configured_files(state: ServerState, store: ModelStore) -> LocalModel | None:
-    return store.find(state.service.executor.model_name(TranscriptionOptions()))
-
-
 def _created(files: LocalModel | None) -> int:
     try:
         return 0 if files is None else int(files.path.stat().st_mtime)
@@ -104,10 +99,21 @@ def _created(files: LocalModel | None) -> int:
         return 0
 
 
-def _unknown(name: str, state: ServerState) -> UnknownModel:
+def _known_names(state: ServerState) -> Iterator[str]:
+    """Every name that somebody may have meant."""
+    from whisper_api.engine.model_names import OPENAI_NAMES
     from whisper_api.engine.model_table import ALIASES
 
-    known = [_configured_id(state), OPENAI_NAME, *sorted(_whisper_names()), *ALIASES]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/models lists those that are here"
+    yield _configured_id(state)
+    yield from _names(state).aliases
+    yield from OPENAI_NAMES
+    yield from sorted(_whisper_names())
+    yield from ALIASES
+
+
+def _unknown(name: str, state: ServerState) -> UnknownModel:
+    from whisper_api.engine.model_names import near_names
+
+    near = near_names(name, _known_names(state))
+    hint = f"did you mean {near}?" if near else "GET /v1/models lists those that are here"
     return UnknownModel(f"The model {name[:80]!r} does not exist here; {hint}")

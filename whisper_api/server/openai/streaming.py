@@ -21,12 +21,12 @@ from whisper_api.server.openai.answers import diarized_segments, done_event
 from whisper_api.server.openai.errors import error_body, job_problem
 from whisper_api.server.openai.events import StreamEvent, TextDelta
 from whisper_api.server.openai.fields import Wish
-from whisper_api.server.openai.texts import joined, space_between
 from whisper_api.server.problems import Problem, problem_of
 from whisper_api.server.results import note_delivery
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.waiting import beside, until_gone
 from whisper_api.server.watching import watch_news
+from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Deltas", "stream_response"]
 

@@ -22,6 +22,10 @@ const FRENCH = [
     "le modèle ne connaît que l’anglais : transcrit comme de l’anglais, et non en {1}",
   ],
   [
+    "the model does not know {}: transcribed as {}, the nearest that it knows",
+    "le modèle ne connaît pas {1} : transcrit en {2}, la langue la plus proche qu’il connaisse",
+  ],
+  [
     "the audio sounds like {} (probability {}), but was transcribed as {} as asked; use language 'auto' to have it detected",
     "on croit entendre la langue {1} (probabilité {2}), mais la transcription est en {3}, comme demandé ; choisissez « Détecter » pour que la langue soit détectée",
   ],

@@ -35,7 +35,8 @@ async function download({ id, name }, format) {
   // A link could not send the key along.
   const response = await request(`transcription/${id}/result`, { query: { format } });
   const url = URL.createObjectURL(await response.blob());
-  h("a", { href: url, download: `${name.replace(/\.[^.]{1,5}$/, "")}.${format}` }).click();
+  const stem = name.replace(/\.[^.]{1,5}$/, "") || name;
+  h("a", { href: url, download: `${stem}.${format}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), TAKEN_MILLISECONDS);
 }
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import (
+    CallerLimit,
     InvalidInput,
     InvalidOption,
     JobCanceled,
@@ -71,7 +72,8 @@ CORRECT = Operation(
         InvalidOption,
         *WITHOUT_RESULT,
         StorageError,
-        Problem(408, "slow_sender", "The body has not come in time"),
+        CallerLimit,
+        Problem(408, "slow_sender", "The body comes too slowly"),
         Problem(413, "body_too_large", "The body is larger than 1 MiB"),
     ),
     parameters=(JOB_ID,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import shlex
 from html import escape
@@ -15,7 +16,9 @@ from starlette.routing import Route
 
 from whisper_api.server.description.docs import ADDRESS_MARK, page
 from whisper_api.server.description.openapi import description
+from whisper_api.server.joined import JoinedResponse
 from whisper_api.server.operations import Answer, Operation
+from whisper_api.server.proxies import public_url
 from whisper_api.server.resource import Resource
 from whisper_api.server.state import blocking, state_of
 
@@ -37,19 +40,17 @@ async def openapi(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """This description, as people read it."""
-    _, html = await blocking(state_of(request).reads, _described, request)
-    # As the client calls this server; where it does not say, it has to know by itself.
-    host = request.headers.get("host") or "127.0.0.1"
-    address = shlex.quote(f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}")
-    return Response(html.replace(ADDRESS_MARK, escape(address)), headers=PAGE_HEADERS, media_type="text/html")
+    _, parts = await blocking(state_of(request).reads, _described, request)
+    address = shlex.quote(public_url(request))
+    return JoinedResponse(parts, escape(address).encode(), headers=PAGE_HEADERS, media_type="text/html")
 
 
 async def style(request: Request) -> Response:
     """How the page of the description looks."""
-    return Response(_stylesheet(), media_type="text/css")
+    return Response(await asyncio.to_thread(_stylesheet), media_type="text/css")
 
 
-def _described(request: Request) -> tuple[bytes, str]:
+def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:
     routes = tuple(
         (route.path, route.endpoint)
         for route in request.app.routes
@@ -59,10 +60,15 @@ def _described(request: Request) -> tuple[bytes, str]:
 
 
 @functools.lru_cache(maxsize=4)
-def _made(routes: tuple[tuple[str, Resource], ...], root_path: str, authorization: bool) -> tuple[bytes, str]:
-    """As JSON and as HTML; an application's never changes, and mostly a process has one."""
+def _made(
+    routes: tuple[tuple[str, Resource], ...], root_path: str, authorization: bool
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """As JSON, and as HTML in the parts between which the server's address stands.
+
+    An application's never changes, and mostly a process has one.
+    """
     api = description(dict(routes), root_path=root_path, authorization=authorization)
-    return msgspec.json.encode(api), page(api)
+    return msgspec.json.encode(api), tuple(part.encode() for part in page(api).split(ADDRESS_MARK))
 
 
 @functools.cache

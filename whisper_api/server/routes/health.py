@@ -49,7 +49,7 @@ async def readyz(request: Request) -> Response:
     """Whether jobs can be worked on now; and what is still being loaded, as long as something is.
 
     Raises:
-        Problem: 503 with the state as its code: starting, stalled, draining or failed.
+        Problem: 503 with the state as its code: starting, stalled, draining, disk_full or failed.
     """
     state = state_of(request)
     health = await blocking(state.reads, state.service.health)
@@ -66,6 +66,7 @@ READYZ = Operation(
     refusals=(
         Problem(503, "starting", "The server starts, and models are being loaded"),
         Problem(503, "stalled", "A job that runs makes no progress"),
+        Problem(503, "disk_full", "The disk that holds the job database is full"),
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),
     open=True,

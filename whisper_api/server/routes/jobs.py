@@ -24,6 +24,7 @@ from whisper_api.errors import (
 from whisper_api.formats import FORMATS
 from whisper_api.schema import JobResult, JobState, JobStatus
 from whisper_api.server.description.whisperx_json import WhisperxTranscript
+from whisper_api.server.intake.upload_fields import RENDER_FIELDS
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
@@ -36,6 +37,9 @@ __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 JOB_ID = Parameter("job_id", str, "Of the job, as the answer to its submission gave it", place="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
 FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Answer this format alone")
+LAYOUT = tuple(
+    Parameter(field.name, field.type, f"{field.description}, in the place of the job's own") for field in RENDER_FIELDS
+)
 FORCE = Parameter("force", bool, "Stop the job also when it runs", False)
 TEXTS = {format.media_type: str for format in FORMATS.values() if not format.media_type.endswith("json")}
 STATE = Parameter("status", JobState, "Only jobs in this state")
@@ -85,9 +89,14 @@ async def status(request: Request) -> Response:
 
 
 async def result(request: Request) -> Response:
-    """What a job gave: JSON; with ``?format=``, the text in that format alone."""
+    """What a job gave: JSON; with ``?format=``, the text in that format alone.
+
+    Subtitles are laid out as the job was told to, unless the query says otherwise.
+    """
     job_id = job_id_of(request)
-    return await result_response(request, job_id, FORMAT.of(request))
+    layout = {parameter.name: parameter.of(request) for parameter in LAYOUT}
+    given = {name: value for name, value in layout.items() if value is not None}
+    return await result_response(request, job_id, FORMAT.of(request), given)
 
 
 async def cancel(request: Request) -> Response:
@@ -141,7 +150,7 @@ RESULT = Operation(
         ),
     ),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
-    parameters=(JOB_ID, FORMAT),
+    parameters=(JOB_ID, FORMAT, *LAYOUT),
 )
 CANCEL = Operation(
     cancel,

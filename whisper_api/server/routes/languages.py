@@ -10,23 +10,28 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.errors import JobFailed
 from whisper_api.schema import SpokenLanguage, Transcript
 from whisper_api.server.answering import accepted_response, when_ended
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.intake.forms import Form, read_form
 from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.intake.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.intake.uploads import Upload
+from whisper_api.server.intake.waited import waited_job
 from whisper_api.server.operations import Answer, FormBody, Operation
-from whisper_api.server.results import note_delivery
+from whisper_api.server.results import failed_in_sync, note_delivery
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.waiting import wait_for_end
 
 __all__ = ["DETECT"]
 
 PURPOSE = "detect-language"
+# The first is ours, the second that of whisper-asr-webservice.
+FILE_FIELDS = (FILE.name, AUDIO_FILE.name)
 # What has a meaning where nothing is transcribed.
-FIELD_NAMES = ("model", "language", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
+FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
 
@@ -34,17 +39,29 @@ async def detect(request: Request) -> Response:
     """Say which language is spoken in a recording, without a transcript.
 
     The answer comes when it is known; with ``sync=false``, or when it takes too long, 202 with the job's id, whose
-    result has the languages too.
+    result has the languages too. With ``encode`` in the query, as clients of whisper-asr-webservice have it, the
+    answer comes however long it takes, and a client that goes away cancels the job. A key may stand in the address, as
+    a password: ``http://name:key@host``.
     """
-    device = state_of(request).service.executor.device
+    executor = state_of(request).service.executor
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
+    encode: bool = ENCODE.of(request)
 
     def read(upload: Upload, directory: Path) -> Form:
-        form = read_form(upload.fields, config, device=device)
+        form = read_form(upload.fields, config, device=executor.device)
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)
 
-    job, form = await accept(request, read, purpose=PURPOSE)
+    if ENCODE.name in request.query_params:
+        async with waited_job(
+            request, read, purpose=f"{PURPOSE}?encode={encode}", file_fields=FILE_FIELDS, headerless=not encode
+        ) as (job, form):
+            await wait_for_end(request, job.job_id, None)
+            try:
+                return await _language_response(request, job.job_id)
+            except JobFailed as error:
+                raise failed_in_sync(error) from error
+    job, form = await accept(request, read, purpose=PURPOSE, file_fields=FILE_FIELDS, raw=True)
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: _language_response(request, job.job_id))
@@ -71,6 +88,8 @@ def spoken_language(
         warnings: of the submission; they stand before the transcript's own.
         metadata: of the job.
     """
+    from whisper_api.engine.languages import ENGLISH_NAMES
+
     return SpokenLanguage(
         language=transcript.language,
         language_probability=transcript.language_probability,
@@ -79,6 +98,9 @@ def spoken_language(
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         metadata=msgspec.UNSET if metadata is None else metadata,
+        detected_language=ENGLISH_NAMES.get(transcript.language, transcript.language),
+        language_code=transcript.language,
+        confidence=transcript.language_probability or 0.0,
     )
 
 
@@ -87,8 +109,9 @@ DETECT = Operation(
     "Transcription",
     (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
     refusals=(*REFUSALS, *IN_SYNC),
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(ENCODE, IDEMPOTENCY_KEY),
     body=FormBody(
-        (FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+        (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+        raw=True,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,37 +17,49 @@ from whisper_api.schema import Task
 from whisper_api.server.delivery import DeliveredResponse
 from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, URL
+from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
 from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.intake.uploads import Upload
-from whisper_api.server.openai.answers import Answer as Body
 from whisper_api.server.openai.answers import answer_of
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
+    InputAudio,
     Model,
     ModelList,
     Transcription,
     Translation,
     VerboseTranscription,
+    VerboseTranslation,
 )
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import job_problem
 from whisper_api.server.openai.events import StreamEvent
-from whisper_api.server.openai.fields import TRANSLATION_FORMATS, Granularity, ResponseFormat, Wish, read_fields
+from whisper_api.server.openai.fields import (
+    STREAMABLE,
+    TRANSLATION_FORMATS,
+    Granularity,
+    ResponseFormat,
+    Wish,
+    read_fields,
+)
+from whisper_api.server.openai.json_form import form_of_json
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.streaming import stream_response
+from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
 from whisper_api.server.problems import Problem
 from whisper_api.server.query import idempotency_key
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.results import note_delivery
-from whisper_api.server.state import ServerState, blocking, owner_of, state_of, viewer_of
+from whisper_api.server.state import blocking, owner_of, state_of, viewer_of
 from whisper_api.server.waiting import wait_for_end
 
-__all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSLATE"]
+__all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
 TAG = "OpenAI"
 JOB_HEADER = "X-Job-ID"
+# What an Idempotency-Key stands for, with the upload.
+PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
 
 
 async def transcribe(request: Request) -> Response:
@@ -59,6 +72,8 @@ async def transcribe(request: Request) -> Response:
     A client that goes away cancels the job, unless it comes back within ten seconds with the same upload, after a
     restart of the server within a minute, or has sent an ``Idempotency-Key``; the same upload from the same key joins
     the job that runs. ``X-Job-ID`` names the job.
+
+    What was asked for and means nothing here is ignored, and told in ``Warning`` headers.
     """
     return await _answer(request, "transcribe")
 
@@ -69,6 +84,23 @@ async def translate(request: Request) -> Response:
     The answer comes when the job has ended; what is said of transcriptions holds here too.
     """
     return await _answer(request, "translate")
+
+
+async def transcribe_deployment(request: Request) -> Response:
+    """Transcribe audio, as Azure's route of this name does.
+
+    The deployment is the name of a model, as in the field ``model`` elsewhere. The version of the API counts for
+    nothing: the fields and answers are those of ``/v1/audio/transcriptions``. The key may come as ``api-key``.
+    """
+    return await _answer(request, "transcribe", request.path_params["deployment"])
+
+
+async def translate_deployment(request: Request) -> Response:
+    """Transcribe audio into English text, as Azure's route of this name does.
+
+    The deployment is the name of a model; the fields and answers are those of ``/v1/audio/translations``.
+    """
+    return await _answer(request, "translate", request.path_params["deployment"])
 
 
 async def models(request: Request) -> Response:
@@ -83,20 +115,27 @@ async def model(request: Request) -> Response:
     return JsonResponse(await blocking(state.reads, model_named, request.path_params["id"], state))
 
 
-async def _answer(request: Request, task: Task) -> Response:
+async def _answer(request: Request, task: Task, deployment: str | None = None) -> Response:
     state, owner = state_of(request), owner_of(request)
+    request = form_of_json(request)
 
     def read(upload: Upload, directory: Path) -> Wish:
-        return read_fields(upload.fields, directory, state, task)
+        fields = upload.fields
+        if deployment is not None:
+            fields = (*(field for field in fields if field[0] != "model"), ("model", deployment))
+        return read_fields(fields, directory, state, task)
 
+    # The same upload is the same request at each address of this operation, but not for another deployment.
+    purpose = PURPOSES[task] if deployment is None else f"{PURPOSES[task]} {deployment}"
     with contextlib.ExitStack() as waiting:
         with state.waiters.uploading(owner) as given_up:
-            job, wish = await accept(request, read, purpose=request.url.path, join=True, not_to_join=given_up)
-            # Who sends a key says that it will come back.
+            job, wish = await accept(request, read, purpose=purpose, join=True, not_to_join=given_up)
+            # A client that sends an Idempotency-Key comes back for the answer.
             left_to_run = idempotency_key(request) is not None
             waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
         if wish.stream:
             response = await stream_response(request, job.job_id, wish, waiting.pop_all())
+            add_warnings(response, wish.warnings)
         else:
             response = await _when_ended(request, job.job_id, wish)
     response.headers[JOB_HEADER] = job.job_id
@@ -108,42 +147,52 @@ async def _when_ended(request: Request, job_id: str, wish: Wish) -> Response:
     # Without a bound of ours: a client that gives up comes again, and joins the job.
     await wait_for_end(request, job_id, None)
     try:
-        body = await blocking(None, _body, state, job_id, viewer_of(request), wish)
+        _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
     except JobFailed as error:
         raise job_problem(error) from error
-    return DeliveredResponse(
+    body = await blocking(None, answer_of, transcript, wish)
+    response = DeliveredResponse(
         body.body,
         headers={"Content-Type": body.content_type},
         on_delivered=functools.partial(note_delivery, state, job_id),
     )
+    add_warnings(response, (*wish.warnings, *transcript.warnings))
+    return response
 
 
-def _body(state: ServerState, job_id: str, viewer: str | None, wish: Wish) -> Body:
-    _, transcript = state.service.result(job_id, viewer)
-    return answer_of(transcript, wish)
-
-
-MODEL_FIELD = FormField("model", str, "`whisper-1` for the configured model, or the name of a Whisper model")
+MODEL_FIELD = FormField(
+    "model",
+    str,
+    "One of OpenAI's names, as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
+    "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
+)
 PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
 TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Of the first attempt")
 HOTWORDS = FormField("hotwords", str, "Words to expect, put before every window")
+AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Which audio track of the file, counted from 1")
 KEYWORDS = FormField("keywords[]", str, "Words to expect, one each", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
     FILE,
     URL,
     MODEL_FIELD,
-    FormField("language", str, "Code of the language that is spoken; detected when it is not given"),
+    FormField("language", str, "Code or name of the language that is spoken; detected when it is not given"),
     FormField(
         "languages[]", str, "Languages that may be spoken: one counts as language, several are detected", repeated=True
     ),
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    AUDIO_TRACK,
     KEYWORDS,
-    FormField("response_format", ResponseFormat, "Of the answer; json when it is not given"),
+    FormField(
+        "response_format",
+        ResponseFormat,
+        "Of the answer; when it is not given, json, and diarized_json for `gpt-4o-transcribe-diarize`",
+    ),
+    *RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
-    FormField("stream", bool, "Send the text as it is decoded; for json, text and diarized_json"),
+    FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
     FormField(
         CHUNKING_FIELD,
         str,
@@ -171,11 +220,19 @@ TRANSLATION_FIELDS = (
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    AUDIO_TRACK,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
+    *RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
-JOB_NAMED = {JOB_HEADER: "Id of the job"}
+HEADERS = {JOB_HEADER: "Id of the job", WARNING: "What was ignored, or could not be done as asked; may come repeatedly"}
+# What a JSON body has in the place of the file.
+JSON_FIELDS = (
+    FormField("input_audio", InputAudio, "The recording in base64"),
+    FormField(FILE.name, str, "The recording in base64, or as a data URL"),
+    FormField("file_url", str, "The same as url"),
+)
 REFUSALS: tuple[Cause, ...] = (
     *OF_UPLOADS,
     InvalidInput,
@@ -197,12 +254,12 @@ TRANSCRIBE = Operation(
                 **TEXTS,
                 "text/event-stream": StreamEvent,
             },
-            headers=JOB_NAMED,
+            headers=HEADERS,
         ),
     ),
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSCRIPTION_FIELDS),
+    body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
 )
 TRANSLATE = Operation(
     translate,
@@ -211,13 +268,23 @@ TRANSLATE = Operation(
         Answer(
             200,
             "What was said, in English and in the format that was asked for",
-            {"application/json": Translation | VerboseTranscription, **TEXTS},
-            headers=JOB_NAMED,
+            {"application/json": Translation | VerboseTranslation, **TEXTS},
+            headers=HEADERS,
         ),
     ),
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSLATION_FIELDS),
+    body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+)
+DEPLOYMENT = (
+    Parameter("deployment", str, "The name of a model", place="path", required=True),
+    Parameter("api-version", str, "Counts for nothing"),
+)
+TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
+    TRANSCRIBE, handler=transcribe_deployment, parameters=(*TRANSCRIBE.parameters, *DEPLOYMENT)
+)
+TRANSLATE_DEPLOYMENT = dataclasses.replace(
+    TRANSLATE, handler=translate_deployment, parameters=(*TRANSLATE.parameters, *DEPLOYMENT)
 )
 MODELS = Operation(models, TAG, (Answer(200, "The models", {"application/json": ModelList}),))
 MODEL = Operation(

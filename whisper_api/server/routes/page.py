@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ class _Asset(NamedTuple):
 
 @functools.cache
 def _assets() -> Mapping[str, _Asset]:
-    """The page's files by name: only what was there at the start is ever sent."""
+    """The page's files by name, read from the disk once, when the first of them is asked for."""
     return {
         path.name: _Asset(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
         for path in sorted(DIRECTORY.iterdir())
@@ -66,12 +67,12 @@ def _assets() -> Mapping[str, _Asset]:
 
 async def page(request: Request) -> Response:
     """The page: drop files or record, read, correct and download transcripts."""
-    return _response(request, INDEX)
+    return await asyncio.to_thread(_response, request, INDEX)
 
 
 async def asset(request: Request) -> Response:
     """A file that the page is made of."""
-    return _response(request, request.path_params["name"])
+    return await asyncio.to_thread(_response, request, request.path_params["name"])
 
 
 def _response(request: Request, name: str) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import ServerState, blocking, state_of, thread_count
+from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
 from whisper_api.server.version import version
 
 __all__ = ["STATUS", "ServerStatus"]
@@ -23,7 +23,7 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     """The process and its settings.
 
     Attributes:
-        host, port: where it listens.
+        host, port: where it listens; the port is that which the request came to.
         timeout: seconds that a request may take.
         keepalive: seconds that an idle connection stays open.
         worker_number: threads for blocking request work.
@@ -82,11 +82,11 @@ class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
         job_retention_hours: until a job and its result are removed.
         cleanup_interval_hours: between two removals of what has expired.
         max_queued_jobs: that may wait.
-        memory_bytes: of this process; None where the system does not tell.
+        memory_bytes: of this process; None where the system does not tell, and for a user.
         resident_models: models in memory.
         resident_model_bytes: what they take.
         uploads_disk_free_bytes, data_disk_free_bytes: where uploads and the job database are; None when that cannot
-            be told.
+            be told, and for a user: how they change says what others do.
     """
 
     max_file_size: int
@@ -111,7 +111,7 @@ class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs there are.
+    """How many jobs there are: for a user its own, for an admin and without authorization all.
 
     Attributes:
         queued_jobs: that wait.
@@ -133,21 +133,34 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def server_status(request: Request) -> Response:
-    """The server's settings, and how it is."""
+    """The server's settings, and how it is. A user is told the numbers of its own jobs only."""
     state = state_of(request)
-    return JsonResponse(await blocking(state.reads, _describe, state))
+    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), _port(request)))
 
 
-def _describe(state: ServerState) -> ServerStatus:
+def _port(request: Request) -> int | None:
+    """The port that a request came to; None where the server listens on no port."""
+    server = request.scope.get("server")
+    return None if server is None else server[1]
+
+
+def _describe(state: ServerState, viewer: str | None, port: int | None) -> ServerStatus:
+    """The status.
+
+    Args:
+        state: of the application.
+        viewer: whose jobs the caller may see; None for all.
+        port: that the request came to.
+    """
     # The old server's objects and words, ours beside them.
     config = state.config
-    queued, processing = state.service.counts()
+    queued, processing = state.service.counts(viewer)
     health = state.service.health()
     facts = state.service.executor.facts()
     return ServerStatus(
         server=AboutServer(
             host=config.host,
-            port=str(config.port),
+            port=str(port or config.port),
             timeout=config.timeout_seconds,
             keepalive=config.keepalive_seconds,
             worker_number=thread_count(config.http_workers),
@@ -174,11 +187,11 @@ def _describe(state: ServerState) -> ServerStatus:
             job_retention_hours=config.job_retention_hours,
             cleanup_interval_hours=config.cleanup_interval_hours,
             max_queued_jobs=config.max_queued_jobs,
-            memory_bytes=_resident_bytes(),
+            memory_bytes=_resident_bytes() if viewer is None else None,
             resident_models=facts.resident_models,
             resident_model_bytes=facts.resident_bytes,
-            uploads_disk_free_bytes=_free_bytes(config.tmp_dir),
-            data_disk_free_bytes=_free_bytes(config.data_dir),
+            uploads_disk_free_bytes=_free_bytes(config.tmp_dir) if viewer is None else None,
+            data_disk_free_bytes=_free_bytes(config.data_dir) if viewer is None else None,
         ),
         security=AboutSecurity(authorization_enabled=config.enable_authorization),
         queue_state=AboutQueue(queued_jobs=queued, processing_jobs=processing),

@@ -43,14 +43,16 @@ IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 async def submit(request: Request) -> Response:
     """Accept audio: 202 with the job's id, or with ``sync``, its result when the job has ended.
 
-    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``.
+    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``. It may also be the
+    body itself, with its own ``Content-Type``; then the other fields are query parameters.
     """
-    config, device = state_of(request).config, state_of(request).service.executor.device
+    config, executor = state_of(request).config, state_of(request).service.executor
 
     def read(upload: Upload, directory: Path) -> Form:
-        return read_form(upload.fields, config, device=device, directory=directory)
+        # Asked for in this thread: which device there is may take the import of torch to tell.
+        return read_form(upload.fields, config, device=executor.device, directory=directory)
 
-    job, form = await accept(request, read)
+    job, form = await accept(request, read, raw=True)
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id))
@@ -62,12 +64,12 @@ async def submit_several(request: Request) -> Response:
     The other fields hold for all of them. A file that cannot be used is named with its error and does not stop the
     others; when none is accepted, the answer is a 400 with the same list.
     """
-    device = state_of(request).service.executor.device
+    executor = state_of(request).service.executor
     # Whoever sends several files asks for a list, whatever is the default for one.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
     def read(upload: Upload, directory: Path) -> Form:
-        form = read_form(upload.fields, config, device=device, directory=directory)
+        form = read_form(upload.fields, config, device=executor.device, directory=directory)
         if form.sync:
             raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")
         return form
@@ -81,7 +83,7 @@ SUBMIT = Operation(
     (ACCEPTED, Answer(200, "The result, with sync", {"application/json": JobResult})),
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC)),
+    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,

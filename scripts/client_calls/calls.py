@@ -1,0 +1,27 @@
+"""What the Python clients here have in common: where the server is, the audio, and how an answer is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+__all__ = ["AUDIO", "BASE_URL", "KEY", "PROXY_KEY", "PROXY_URL", "ROOT_URL", "told"]
+
+ROOT_URL = os.environ["SERVER_URL"]
+BASE_URL = f"{ROOT_URL}/v1"
+KEY = os.environ["SERVER_KEY"]
+AUDIO = Path(os.environ["AUDIO_FILE"])
+# Of the proxy that only one of the clients goes through.
+PROXY_URL = os.environ.get("PROXY_URL", "")
+PROXY_KEY = os.environ.get("PROXY_KEY", "")
+
+
+def told(call: str, text: str) -> None:
+    """Print what a call has given, as one line of JSON.
+
+    Args:
+        call: what was called.
+        text: the transcript.
+    """
+    print(json.dumps({"call": call, "text": text}), flush=True)

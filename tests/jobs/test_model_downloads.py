@@ -1,0 +1,109 @@
+"""A job whose model has to be downloaded keeps no other job waiting, and only those who may begin such a download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import DEADLINE, FakeExecutor, Services, submission, until
+
+from whisper_api.errors import ModelUnavailable
+from whisper_api.jobs.keys import KeyRing, Role
+from whisper_api.jobs.service import JobService
+
+
+def submit(service: JobService, owner: str = "", **fields: Any) -> str:
+    with service.reserve(owner) as place:
+        return service.submit(submission(place, **fields), place).job_id
+
+
+def wait_for(service: JobService, job_ids: list[str], state: str = "Completed") -> None:
+    for job_id in job_ids:
+        assert service.wait(job_id, None, DEADLINE).status == state
+
+
+@pytest.fixture
+def executor() -> FakeExecutor:
+    """It has not the models large and huge, and downloads none until its gate is opened."""
+    executor = FakeExecutor()
+    executor.missing_models = {"large", "huge"}
+    executor.download_gate.clear()
+    return executor
+
+
+def test_other_jobs_go_ahead_while_a_model_is_downloaded(serve: Services, executor: FakeExecutor) -> None:
+    service = serve(executor)
+    waiting = [submit(service, model=name) for name in ("large", "huge", "large")]
+    until(lambda: sorted(executor.downloads) == ["huge", "large"], "both models are being downloaded, each once")
+    others = [submit(service) for _ in range(3)]
+    wait_for(service, others)
+    assert [service.status(job_id, None).queue_position for job_id in waiting] == [1, 2, 3]
+    assert service.counts() == (3, 0)
+    executor.download_gate.set()
+    wait_for(service, waiting)
+    assert len(executor.downloads) == 2
+    assert executor.started[: len(others)] == others
+
+
+def test_jobs_whose_model_cannot_be_had_fail_with_the_reason(serve: Services, executor: FakeExecutor) -> None:
+    executor.download_errors["large"] = ModelUnavailable("large: no source can be reached")
+    service = serve(executor)
+    jobs = [submit(service, model="large") for _ in range(2)]
+    executor.download_gate.set()
+    wait_for(service, jobs, "Failed")
+    for job_id in jobs:
+        assert "no source can be reached" in (service.status(job_id, None).error or "")
+    assert executor.started == []
+
+
+def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, executor: FakeExecutor) -> None:
+    service = serve(executor)
+    first, second = (submit(service, model="large") for _ in range(2))
+    until(lambda: executor.downloads == ["large"])
+    service.cancel(first, None)
+    service.cancel(second, None)
+    until(lambda: not service._place.downloads._waiting, "the download has ended")
+    assert executor.missing_models == {"large", "huge"}
+    # A job that comes later begins the download again.
+    executor.download_gate.set()
+    third = submit(service, model="large")
+    wait_for(service, [third])
+    assert executor.downloads == ["large", "large"]
+
+
+def test_a_job_that_waits_for_its_model_survives_a_restart(serve: Services, executor: FakeExecutor) -> None:
+    service = serve(executor)
+    job_id = submit(service, model="large")
+    until(lambda: executor.downloads == ["large"])
+    service.stop(0.0)
+    again = serve(FakeExecutor())
+    wait_for(again, [job_id])
+
+
+@pytest.mark.parametrize(
+    ("policy", "role", "allowed"),
+    [
+        ("anyone", "user", True),
+        ("anyone", "admin", True),
+        ("administrators", "user", False),
+        ("administrators", "admin", True),
+        ("administrators", None, True),
+        ("nobody", "user", False),
+        ("nobody", "admin", False),
+        ("nobody", None, False),
+    ],
+)
+def test_who_may_make_the_server_download_a_model(
+    serve: Services, executor: FakeExecutor, policy: str, role: Role | None, allowed: bool
+) -> None:
+    """Without authorization there is no key, and everybody may do what administrators may."""
+    service = serve(executor, model_downloads=policy)
+    owner = "" if role is None else KeyRing(service.store).create("ada", role)[0].key_id
+    if allowed:
+        assert submit(service, owner, model="large")
+    else:
+        with pytest.raises(ModelUnavailable, match=r"WHISPER_MODEL_DOWNLOADS .* models pull large"):
+            submit(service, owner, model="large")
+    # What is here is for everybody.
+    submit(service, owner, model="other")
+    submit(service, owner)

@@ -1,0 +1,103 @@
+"""The real nginx and Caddy in front of a server, set up as the README says."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.harness import PATIENCE_SECONDS, free_port
+
+__all__ = ["PREFIX", "PROXIES", "reverse_proxy"]
+
+README = Path(__file__).parents[2] / "README.md"
+PROXIES = ("nginx", "caddy")
+PREFIX = "/whisper"
+ADDRESS = "127.0.0.1:8181"
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        {example}
+    }}
+}}
+"""
+CADDY = """
+{{
+    admin off
+    auto_https off
+    storage file_system {directory}/caddy
+}}
+http://:{port} {{
+    bind 127.0.0.1
+    {example}
+}}
+"""
+
+
+@contextlib.contextmanager
+def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]:
+    """A proxy that runs while this is open; the test is skipped where it is not installed.
+
+    Args:
+        name: one of :data:`PROXIES`.
+        server_port: of the server on this machine.
+        directory: for its files.
+
+    Yields:
+        The server's address through it, without a slash at the end.
+    """
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if program is None:
+        pytest.skip(f"{name} is not installed: apt-get install {name}")
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    language, frame = ("nginx", NGINX) if name == "nginx" else ("caddyfile", CADDY)
+    example = re.search(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    assert ADDRESS in example[1]
+    file = directory / f"{name}.conf"
+    text = example[1].replace(ADDRESS, f"127.0.0.1:{server_port}")
+    file.write_text(frame.format(directory=directory, port=port, example=text), encoding="utf-8")
+    arguments = (
+        ["-p", str(directory), "-c", str(file)]
+        if name == "nginx"
+        else ["run", "--adapter", "caddyfile", "--config", str(file)]
+    )
+    with (directory / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen([program, *arguments], cwd=directory, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for(port, process, directory / f"{name}.log")
+            yield f"http://127.0.0.1:{port}{PREFIX}"
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)

@@ -1,0 +1,236 @@
+"""Uploads that drip hold nothing that another key needs, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fakes import FakeExecutor
+
+from server.conftest import Start
+from server.harness import RunningServer, submit, until
+from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
+from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
+from whisper_api.server.intake import upload_turn
+
+DRIPPING = 20
+# So many places has the queue, and so long the window of the least rate is.
+SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANGUAGE": "en"}
+
+
+@contextlib.contextmanager
+def dripping(server: RunningServer, *starts: bytes) -> Iterator[list[socket.socket]]:
+    """Twenty connections that send the beginnings of requests by turns, and then three bytes a second."""
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(DRIPPING)]
+        for connection, start in zip(connections, itertools.cycle(starts), strict=False):
+            connection.sendall(start)
+
+        def drip() -> None:
+            while not over.wait(1.0):
+                for connection in connections:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"abc")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield connections
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_another_key_is_accepted_while_twenty_uploads_drip(start_server: Start, hello: bytes) -> None:
+    server = start_server(SETTINGS)
+    starts = [
+        head(server.user_key, "Content-Length: 1000000", target=target) + file_head() + b"RIFF"
+        for target in ("/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions")
+    ]
+    with server.client(server.key("another")) as another, dripping(server, *starts) as connections:
+        # As many as one key may have are being received.
+        until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
+        for _ in range(3):
+            submit(another, hello)
+        for connection in connections:
+            status, headers, body = answer(connection)
+            assert status == 408, body
+            assert headers["connection"] == "close"
+            assert b"1000 bytes a second" in body
+            assert connection.recv(1) == b""
+    until(lambda: not list(server.uploads_dir.glob("*/audio.part")))
+
+
+def test_bodies_without_a_file_have_a_least_rate_too(start_server: Start, hello: bytes) -> None:
+    """A form without parts, a JSON body, and a body of chunks of which not even the first length comes."""
+    server = start_server(SETTINGS)
+    with server.client() as client:
+        job_id = submit(client, hello)
+    starts = [
+        request(server, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
+        request(
+            server,
+            f"PUT /transcription/{job_id}/corrections",
+            "Content-Type: application/json",
+            "Content-Length: 9999",
+        ),
+        head(server.user_key, "Transfer-Encoding: chunked") + b"5;",
+    ]
+    with dripping(server, *starts) as connections, server.client(server.key("another")) as another:
+        submit(another, hello)
+        for connection in connections:
+            status, headers, body = answer(connection)
+            assert (status, headers["connection"]) == (408, "close"), body
+
+
+def request(server: RunningServer, line: str, *headers: str) -> bytes:
+    lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.user_key}", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
+    """Slower than any line, and longer than the window; the rate that is asked for is half of it."""
+    server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
+    content = form(AUDIO + bytes(10_000))
+    with server.connect() as connection:
+        connection.sendall(head(server.user_key, f"Content-Length: {len(content)}"))
+        pause = threading.Event()
+        for at in range(0, len(content), 1_000):
+            connection.sendall(content[at : at + 1_000])
+            pause.wait(0.5)
+        status, _, body = answer(connection)
+    assert status == 202, body
+    assert json.loads(body)["job_id"]
+
+
+def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
+    """Without a least rate, a sender that is never silent for long goes on, until the whole deadline."""
+    settings = {"WHISPER_API_TIMEOUT": 4, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 9}
+    server = start_server({**SETTINGS, **settings})
+    content = form(AUDIO)
+    request = head(server.user_key, f"Content-Length: {len(content)}") + content
+    for pieces, expected in ((12, 202), (100, 408)):
+        with server.connect() as connection:
+            connection.sendall(request[:-pieces])
+            for at in range(len(request) - pieces, len(request)):
+                threading.Event().wait(0.5)
+                with contextlib.suppress(OSError):
+                    connection.sendall(request[at : at + 1])
+                if select.select([connection], [], [], 0)[0]:
+                    break
+            status, _, body = answer(connection)
+            assert status == expected, body
+            assert (b"within 9 seconds" in body) is (expected == 408)
+
+
+# --- shares ---
+
+
+@on_a_loop
+async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    async with inside(tmp_path, enable_authorization=True, max_uploads_per_key=2) as app:
+        one, two = app.token("one"), app.token("two")
+        key = app.state.keys.verify(one)
+        assert key is not None
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(app.state.key_uploads.taken(key.key_id, 1.0))
+            async with app.client(one) as client, app.client(two) as other:
+                refused = await app.post(client)
+                problem(refused, 429, "caller_limit")
+                assert int(refused.headers["Retry-After"]) > 0
+                assert (await app.post(other)).status_code == 202
+        async with app.client(one) as client:
+            assert (await app.post(client)).status_code == 202
+        assert len(app.state.key_uploads) == len(app.state.address_uploads) == 0
+
+
+@pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
+@on_a_loop
+async def test_without_keys_an_address_has_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    async with inside(tmp_path, max_uploads_per_address=1) as app:
+
+        def client(address: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app.app, client=(address, 1))
+            return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8181")
+
+        async with app.state.address_uploads.taken("192.0.2.1", 1.0), client("192.0.2.1") as one:
+            refused = await one.post(path, files={"file": ("a.wav", AUDIO)})
+            assert refused.status_code == 429, refused.text
+            async with client("192.0.2.2") as two:
+                accepted = await two.post(path, files={"file": ("a.wav", AUDIO)})
+                assert accepted.status_code in (200, 202), accepted.text
+
+
+@on_a_loop
+async def test_unfinished_forms_of_a_key_take_a_bounded_part_of_the_disk(tmp_path: Path) -> None:
+    """Each of the files is small enough; all of them, in two requests at once, are too much."""
+    settings: dict[str, Any] = {"enable_authorization": True, "max_uploads_per_key": 3, "max_file_size": 1000}
+    async with inside(tmp_path, FakeExecutor(held=True), **settings) as app:
+        key, other = app.token("one"), app.token("two")
+        parts = [file_head() + AUDIO.ljust(900, b"\x7f") + b"\r\n"] * 2
+        # With the boundary that ends the second file.
+        begun = raw_form(key, b"".join(parts) + f"--{BOUNDARY}\r\n".encode(), whole=False)
+        sending = asyncio.create_task(begun.to(app.app))
+        await app.until(lambda: len(list(tmp_path.glob("uploads/*/audio"))) == 2)
+        for token, accepted in ((key, 1), (other, 3)):
+            request = raw_form(token, b"".join([*parts, parts[0]]) + tail().lstrip(b"\r\n"))
+            await request.to(app.app)
+            jobs = json.loads(request.answer)["jobs"]
+            assert [("job_id" in job, job.get("error", {}).get("code")) for job in jobs] == [
+                *[(True, None)] * accepted,
+                *[(False, "caller_limit")] * (3 - accepted),
+            ]
+        begun.gone.set()
+        await sending
+        await app.until(lambda: len(list(tmp_path.glob("uploads/*"))) == 4)
+        again = raw_form(key, b"".join(parts) + tail().lstrip(b"\r\n"))
+        await again.to(app.app)
+        assert ["job_id" in job for job in json.loads(again.answer)["jobs"]] == [True, True]
+
+
+def raw_form(key: str, body: bytes, *, whole: bool = True) -> RawRequest:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    headers["Content-Length"] = str(len(body) + (not whole))
+    return RawRequest("POST", "/transcriptions", headers, (body,), whole)
+
+
+@pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
+@on_a_loop
+async def test_a_key_that_is_revoked_while_its_upload_comes_makes_no_job(tmp_path: Path, path: str) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app:
+        request = raw_form(app.token("one"), form(AUDIO, {}))
+        request.path = path
+        revoked = asyncio.Event()
+
+        async def receive_after_revoking(scope: Any, receive: Any, send: Any) -> None:
+            async def receive_late() -> Any:
+                message = await receive()
+                if not revoked.is_set():
+                    revoked.set()
+                    await asyncio.to_thread(app.state.keys.revoke, "one")
+                return message
+
+            await app.app(scope, receive_late, send)
+
+        await request.to(receive_after_revoking)
+        assert request.status == 401, request.answer
+        assert app.service.counts() == (0, 0)
+        assert not list(tmp_path.glob("uploads/*"))

@@ -1,0 +1,155 @@
+"""Where a WAV file's samples are: recorders state sizes that are too small, and files are put one behind the other.
+
+A recorder that is switched off leaves the size that it wrote at its start; a size above 4 GiB wraps around; some tools
+append whole files. libav reads only what the first header states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["WavLayout", "wav_layout"]
+
+# Real files have a few dozen chunks. A hostile one has millions, each of which costs a read.
+MAX_CHUNKS = 1000
+MAX_FILES = 1000
+# Recorders that cannot seek back write 0 or the largest size that they can, or nearly; libav reads to the end then.
+UNKNOWN_SIZE = 0x7FFF0000
+# What encoders and taggers leave behind the samples is no sound, when it is shorter than so many seconds of it.
+LEAST_SECONDS = 0.1
+WRAP = 1 << 32
+BLOCK = 1 << 20
+
+Read = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True)
+class WavLayout:
+    """Where the samples are.
+
+    Attributes:
+        stated: seconds of sound in all, as far as the header tells; None where it cannot know.
+        pieces: (offset, bytes) of the header and the samples that together make the whole recording; empty where libav
+            reads all there is from the file as it is.
+        size_at: where in the first piece the size of the samples stands.
+        warning: what is wrong with the file; empty when nothing is.
+    """
+
+    stated: float | None
+    pieces: tuple[tuple[int, int], ...] = ()
+    size_at: int = 0
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One RIFF file: what its header says. Offsets are those in the whole file."""
+
+    fmt: bytes
+    start: int
+    stated: int
+
+    @property
+    def rate(self) -> int:
+        """Bytes per second; 0 where the header does not say."""
+        return int.from_bytes(self.fmt[8:12], "little")
+
+    def seconds(self, size: int) -> float | None:
+        return size / self.rate if self.rate else None
+
+
+def wav_layout(read: Read, size: int | None) -> WavLayout:
+    """Find the samples of a WAV file.
+
+    Args:
+        read: gives bytes by offset and number, fewer at the end of the file.
+        size: of the file; None for a stream, of which only the beginning can be read.
+    """
+    first = _part(read, 0)
+    if first is None or not 0 < first.stated < UNKNOWN_SIZE:
+        return WavLayout(None)
+    stated = first.seconds(first.stated)
+    if size is None or first.start + first.stated >= size:
+        return WavLayout(stated)
+    parts, lengths, other = [first], [_length(read, first, size)], False
+    while len(parts) < MAX_FILES:
+        following = parts[-1].start + lengths[-1]
+        place = next((place for place in (following, following + following % 2) if _is_wav(read(place, 12))), None)
+        part = None if place is None else _part(read, place)
+        if part is None:
+            break
+        if part.fmt != first.fmt:
+            other = True
+            break
+        parts.append(part)
+        lengths.append(_length(read, part, size) if part.stated else size - part.start)
+    warnings = []
+    if any(length > part.stated for part, length in zip(parts, lengths, strict=True)):
+        states, holds = (_shown(first, size) for size in (sum(part.stated for part in parts), sum(lengths)))
+        warnings.append(f"the file's header states {states} of sound and the file holds {holds}, all of which was read")
+    if len(parts) > 1:
+        warnings.append(f"the file is {len(parts)} WAV files one behind the other, all of which were read")
+    if other:
+        warnings.append("behind the sound is another WAV file with another sample format, which was left out")
+    warning = "; ".join(warnings)
+    if lengths == [first.stated]:
+        return WavLayout(stated, warning=warning)
+    pieces = ((0, first.start), *((part.start, length) for part, length in zip(parts, lengths, strict=True)))
+    stated = first.seconds(
+        sum(max(part.stated % UNKNOWN_SIZE, length) for part, length in zip(parts, lengths, strict=True))
+    )
+    return WavLayout(stated, pieces, first.start - 4, warning)
+
+
+def _shown(part: _Part, size: int) -> str:
+    length = part.seconds(size)
+    return f"{size} bytes" if length is None else f"{length:.1f} s"
+
+
+def _is_wav(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
+
+
+def _part(read: Read, offset: int) -> _Part | None:
+    """The RIFF file at an offset; None where it has no samples."""
+    place, fmt = offset + 12, b""
+    for _ in range(MAX_CHUNKS):
+        chunk = read(place, 8)
+        if len(chunk) < 8:
+            return None
+        size = int.from_bytes(chunk[4:8], "little")
+        if chunk[:4] == b"fmt ":
+            fmt = read(place + 8, min(size, 64))
+        elif chunk[:4] == b"data":
+            return _Part(fmt, place + 8, size) if len(fmt) >= 16 else None
+        place += 8 + size + size % 2
+    return None
+
+
+def _length(read: Read, part: _Part, size: int) -> int:
+    """Bytes of samples that a part really has."""
+    least = LEAST_SECONDS * part.rate
+    for end in range(part.start + part.stated, size, WRAP):
+        if size - end <= least or any(_is_chunk(read, place, size) for place in (end, end + end % 2)):
+            return end - part.start
+    return max(part.stated, _last_sound(read, part.start + part.stated, size) - part.start)
+
+
+def _last_sound(read: Read, begin: int, size: int) -> int:
+    """Where the last byte between two places ends that is not 0: files are filled up with zeros, which are no sound."""
+    end = size
+    while end > begin:
+        start = max(begin, end - BLOCK)
+        filled = len(read(start, end - start).rstrip(b"\0"))
+        if filled:
+            return start + filled
+        end = start
+    return begin
+
+
+def _is_chunk(read: Read, place: int, size: int) -> bool:
+    """Whether a chunk begins here: four letters and a size that fits the file."""
+    head = read(place, 8)
+    name, length = head[:4], int.from_bytes(head[4:8], "little")
+    return len(head) == 8 and all(32 <= byte < 127 for byte in name) and length <= size - place - 8

@@ -1,0 +1,345 @@
+"""One connection: it is read and written here, and closed when its client is silent or takes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+from h2.errors import ErrorCodes
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config as Settings
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H2ProtocolAssumedError
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+from starlette.types import ASGIApp
+
+from whisper_api.logs import Repeats
+from whisper_api.server.connections.http1 import Http1
+from whisper_api.server.connections.http2 import Http2
+from whisper_api.server.connections.limits import Bounds, Slots
+from whisper_api.server.connections.patience import Patience
+from whisper_api.server.connections.turns import Turns
+
+__all__ = ["Connection", "log_lost"]
+
+log = logging.getLogger(__name__)
+log.addFilter(Repeats())
+
+# What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because a small piece costs as
+# much as a large one; of everything else a little, because it may have to be held until an answer was taken.
+BODY_BYTES = 256 << 10
+HEAD_BYTES = 16 << 10
+WRITE_BYTES = 32 << 10
+# Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
+# of an upload are four frames.
+LEAST_FRAMES_BYTES = 256
+MOST_FRAMES_BYTES = 64 << 10
+MANY_FRAMES = 8
+
+
+class Connection:
+    """One connection, from the moment it was accepted.
+
+    Args:
+        sock: not blocking; it is closed here.
+        app: answers.
+        settings: of the protocols.
+        context: says when the server stops.
+        bounds: on times and streams.
+        slots: for the requests that are open at a time, with HTTP/2.
+        turns: of all connections, to work on frames.
+        network: the client's address, as it is counted.
+        reserved: answer one request, and close.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        app: ASGIApp,
+        settings: Settings,
+        context: WorkerContext,
+        bounds: Bounds,
+        slots: Slots,
+        turns: Turns,
+        network: str,
+        *,
+        reserved: bool,
+    ) -> None:
+        self.network = network
+        self.reserved = reserved
+        self._app = app
+        self._settings = settings
+        self._context = context
+        self._bounds = bounds
+        self._slots = slots
+        self._turns = turns
+        self._had_turns = 0
+        self._frames_bytes = LEAST_FRAMES_BYTES
+        self._opened = time.monotonic()
+        self._idle_since = self._opened
+        self._begun_since: float | None = None
+        self._closing_since: float | None = None
+        self._requests = 0
+        self._written = 0
+        self._patience = Patience(bounds.take_seconds, self._opened)
+        self._send_lock = asyncio.Lock()
+        self._protocol: Http1 | Http2 | None = None
+        self._sock = sock
+        self._aborted = False
+        self._lost = False
+        self._reader = asyncio.StreamReader(limit=HEAD_BYTES)
+        self._writer: asyncio.StreamWriter | None = None
+
+    # --- its life ---
+
+    async def serve(self, tls: ssl.SSLContext | None) -> None:
+        """Shake hands, answer requests, and close.
+
+        Args:
+            tls: the certificate; None without TLS.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            if self._aborted:
+                raise ConnectionAbortedError
+            transport, protocol = await loop.connect_accepted_socket(
+                lambda: asyncio.StreamReaderProtocol(self._reader),
+                self._sock,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self._bounds.head_seconds,
+            )
+        except BaseException:
+            self._sock.close()
+            raise
+        # asyncio's 64 kB, for each of a thousand clients that take nothing, would be much.
+        transport.set_write_buffer_limits(high=WRITE_BYTES)
+        self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
+        self._idle_since = time.monotonic()
+        # asyncio's sockets have this attribute; other transports read as they like.
+        self._sized = hasattr(transport, "max_size")
+        # Before the first piece is read.
+        self._at_a_time()
+        try:
+            async with TaskGroup(loop) as group:
+                await self._begin(loop, group, writer)
+                await self._read()
+        finally:
+            self._slots.close()
+            writer.close()
+            # The client may have reset the connection, which is an end like any other.
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _begin(self, loop: asyncio.AbstractEventLoop, group: TaskGroup, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        ssl_object = writer.get_extra_info("ssl_object")
+        about = (
+            group,
+            ConnectionState({}),
+            ssl_object is not None,
+            parse_socket_addr(sock.family, sock.getpeername()),
+            parse_socket_addr(sock.family, sock.getsockname()),
+            self._send,
+        )
+        answer, settings, context = self._answer, self._settings, self._context
+
+        def http2() -> Http2:
+            return Http2(answer, settings, context, *about, bounds=self._bounds, slots=self._slots)
+
+        self._http2 = http2
+        if ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2":
+            self._protocol = self._http2()
+            await self._protocol.initiate()
+        else:
+            self._protocol = Http1(answer, settings, context, *about)
+
+    async def _answer(
+        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
+    ) -> None:
+        await self._app(scope, receive, send)
+
+    async def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := await self._reader.read(self._at_a_time()):
+                await self._receive(data)
+                # Reading does not wait while there is something to read.
+                await asyncio.sleep(0)
+        await self._handle(Closed())
+
+    def _at_a_time(self) -> int:
+        if isinstance(self._protocol, Http2):
+            size = MOST_FRAMES_BYTES
+        else:
+            size = BODY_BYTES if self._protocol is not None and self._protocol.receives_body else HEAD_BYTES
+        if self._sized and self._writer is not None:
+            self._writer.transport.max_size = size  # type: ignore[attr-defined]
+        return size
+
+    async def _receive(self, data: bytes) -> None:
+        # What comes after the end is read only so that the client, which may not expect the end, can read the last
+        # answer.
+        if self._closing_since is not None:
+            return
+        if isinstance(self._protocol, Http2):
+            await self._receive_frames(self._protocol, data)
+            return
+        try:
+            await self._handle(RawData(data))
+        except H2ProtocolAssumedError as assumed:
+            self._protocol = self._http2()
+            await self._protocol.initiate()
+            await self._receive_frames(self._protocol, assumed.data)
+
+    async def _receive_frames(self, protocol: Http2, data: bytes) -> None:
+        start = 0
+        while start < len(data) and self._closing_since is None:
+            await self._turns.wait(self._had_turns)
+            piece = data[start : start + self._frames_bytes]
+            frames = protocol.connection.frames.count
+            await protocol.handle(RawData(piece))
+            start += len(piece)
+            self._had_turns += 1
+            if protocol.connection.frames.count - frames > MANY_FRAMES:
+                self._frames_bytes = max(self._frames_bytes // 2, LEAST_FRAMES_BYTES)
+            else:
+                self._frames_bytes = min(self._frames_bytes * 2, MOST_FRAMES_BYTES)
+
+    async def _handle(self, event: Event) -> None:
+        assert self._protocol is not None
+        await self._protocol.handle(event)
+
+    async def _send(self, event: Event) -> None:
+        assert self._writer is not None
+        if isinstance(event, Closed):
+            self._close()
+        elif isinstance(event, RawData) and event.data:
+            async with self._send_lock:
+                try:
+                    if self._writer.is_closing():
+                        raise ConnectionAbortedError
+                    self._written += len(event.data)
+                    self._writer.write(event.data)
+                    await self._writer.drain()
+                    return
+                except (ConnectionError, RuntimeError):
+                    pass
+            if not self._lost:
+                self._lost = True
+                await self._handle(Closed())
+
+    def _close(self) -> None:
+        assert self._writer is not None
+        if self._closing_since is None:
+            self._closing_since = time.monotonic()
+            if self._writer.can_write_eof() and not self._writer.is_closing():
+                with contextlib.suppress(OSError):
+                    self._writer.write_eof()
+            else:
+                self._writer.close()
+
+    # --- looked at from outside ---
+
+    def abort(self) -> None:
+        """End it at once, whatever is still to be sent."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        else:
+            self._aborted = True
+            # A handshake fails at once.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+    def idle_for(self, now: float) -> float | None:
+        """For how long nothing was asked on it, in seconds; None while a request is open.
+
+        Args:
+            now: by ``time.monotonic``.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            return now - self._opened
+        if protocol.busy:
+            return None
+        if protocol.keep_alive_requests != self._requests:
+            self._requests = protocol.keep_alive_requests
+            self._idle_since = now
+        return now - self._idle_since
+
+    def look(self, now: float, *, stopping: bool) -> None:
+        """Close it when a deadline is over.
+
+        Args:
+            now: by ``time.monotonic``.
+            stopping: close it as soon as no request is open.
+        """
+        if self._writer is None or self._protocol is None:
+            return
+        to_send = self._writer.transport.get_write_buffer_size()
+        if self._patience.spent(now, self._written - to_send, to_send > 0):
+            self._cut_off("takes nothing of what is sent to it")
+        elif self._closing_since is not None:
+            if not to_send and now - self._closing_since >= (0 if stopping else self._bounds.linger_seconds):
+                self.abort()
+        elif isinstance(self._protocol, Http2) and self._protocol.look(now):
+            self._writer.write(self._protocol.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM))
+            self._cut_off("keeps its window closed")
+        else:
+            self._look_whether_idle(now, stopping)
+
+    def _look_whether_idle(self, now: float, stopping: bool) -> None:
+        assert self._protocol is not None
+        idle = self.idle_for(now)
+        if idle is None:
+            self._begun_since = None
+            # A client that was told something else than the health of the server need not hold this place.
+            if self.reserved and now - self._opened >= self._bounds.reserved_seconds:
+                self.abort()
+            return
+        if not self._protocol.begun:
+            self._begun_since = None
+        elif self._begun_since is None:
+            self._begun_since = now
+        head = now - self._begun_since if self._begun_since is not None else 0.0
+        limit = self._bounds.idle_seconds if self._requests else self._bounds.head_seconds
+        if self.reserved:
+            limit = 0.0 if self._requests else self._bounds.reserved_seconds
+        if stopping or idle >= limit or head >= self._bounds.head_seconds:
+            self.say_goodbye()
+
+    def say_goodbye(self, *, at_once: bool = False) -> None:
+        """Close it, as its client expects of the protocol; only while no request is open.
+
+        Args:
+            at_once: wait for nothing, because its place is needed.
+        """
+        if self._writer is not None and isinstance(self._protocol, Http2) and not self._writer.is_closing():
+            self._writer.write(self._protocol.say_goodbye())
+        if at_once or self._writer is None:
+            self.abort()
+        elif self._closing_since is None:
+            self._closing_since = time.monotonic()
+            self._writer.close()
+
+    def _cut_off(self, why: str) -> None:
+        log.info("a client was cut off: it %s", why, extra={"client": self.network})
+        self.abort()
+
+
+def log_lost(error: BaseException) -> None:
+    """Note that a connection was lost, in one line, and where that comes from for those who look for it."""
+    while isinstance(inner := getattr(error, "exceptions", None), tuple) and inner:
+        error = inner[0]
+    # TLS errors are among these, and so is a peer that was gone before anything was read.
+    if isinstance(error, OSError):
+        log.debug("a connection broke: %s", type(error).__name__)
+        return
+    trace = error if log.isEnabledFor(logging.DEBUG) else None
+    log.warning("a connection was closed after %s", type(error).__name__, exc_info=trace)

@@ -1,0 +1,150 @@
+"""HTTP/1.1 on one connection, as Hypercorn and h11 speak it, with the differences that this server needs."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from http import HTTPStatus
+
+import h11
+from hypercorn.events import Closed, Event
+from hypercorn.protocol.events import Body, Request
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import H11SendableEvent
+
+from whisper_api.logs import Repeats
+from whisper_api.server.connections.settings import MAX_HEADER_BYTES
+from whisper_api.server.late_continue import LateContinue
+from whisper_api.server.problems import Problem, ProblemResponse
+
+__all__ = ["PIECE_BYTES", "Http1"]
+
+log = logging.getLogger(__name__)
+log.addFilter(Repeats())
+
+# So much of a body is handed to the connection at a time; the rest stays where the application has it.
+PIECE_BYTES = 32 << 10
+# Statuses that h11 gives to what it cannot read.
+MALFORMED = {
+    400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
+    431: ("headers_too_large", f"The request's headers exceed {MAX_HEADER_BYTES} bytes"),
+    501: ("transfer_encoding", "The only transfer encoding that is understood is chunked"),
+}
+
+
+class Http1(LateContinue):
+    """HTTP/1.1 with problems as answers to what is not a request, reason phrases, and bodies that are sent in pieces.
+
+    Upgrades are ignored, as RFC 9110 (section 7.8) allows: a request to change to a WebSocket or to HTTP/2 is answered
+    as the HTTP/1.1 request that it is. HTTP/2 with prior knowledge raises ``H2ProtocolAssumedError``.
+    """
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being received or answered."""
+        return self.stream is not None
+
+    @property
+    def receives_body(self) -> bool:
+        """Whether a request's body is still to come."""
+        return self.stream is not None and self.connection.their_state is h11.SEND_BODY
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a request's head has arrived, and not all of it."""
+        return self.stream is None and bool(self.connection.trailing_data[0])
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            await self._end()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Body) and len(event.data) > PIECE_BYTES:
+            body = memoryview(event.data)
+            for start in range(0, len(body), PIECE_BYTES):
+                await super().stream_send(Body(event.stream_id, bytes(body[start : start + PIECE_BYTES])))
+        else:
+            await super().stream_send(event)
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self.connection.our_state is not h11.IDLE:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Answer nothing of what the client has sent beyond the last request."""
+        self.connection = _Ended()
+        await self.can_read.set()
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":
+            raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + self.connection.trailing_data[0])
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        # Counted first: the application may answer before the stream has returned.
+        self.keep_alive_requests += 1
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, (h11.Response, h11.InformationalResponse)) and not event.reason:
+            # RFC 9112 lets the phrase be empty, and some clients cannot read that.
+            kind = type(event)
+            event = kind(status_code=event.status_code, headers=event.headers, reason=_phrase(event.status_code))
+        await super()._send_h11_event(event)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        request_id = uuid.uuid4().hex
+        code, detail = MALFORMED.get(status_code, MALFORMED[400])
+        problem = Problem(status_code, code, detail, {"Connection": "close", "X-Request-ID": request_id})
+        response = ProblemResponse(problem, request_id)
+        headers = [*response.raw_headers, *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=bytes(response.body)))
+        await self._send_h11_event(h11.EndOfMessage())
+        log.info("malformed request", extra={"status": status_code, "request_id": request_id})
+
+
+class _Ended(H11WSConnection):
+    """Takes the place of h11's connection when it has ended: nothing comes from it and nothing goes to it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def receive_data(self, data: bytes) -> None:
+        pass
+
+    def next_event(self) -> type[h11.NEED_DATA]:
+        return h11.NEED_DATA
+
+    def send(self, event: H11SendableEvent) -> bytes:
+        return b""
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Unknown"

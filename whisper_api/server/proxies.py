@@ -1,0 +1,219 @@
+"""Behind a reverse proxy: the address that clients use, and the address that they come from.
+
+A proxy tells of both in headers that any client can send, too. So they count only in requests that come from an address
+in ``WHISPER_TRUSTED_PROXIES``. The public prefix may also be configured (``WHISPER_ROOT_PATH``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from whisper_api.config import Config
+from whisper_api.errors import ConfigError
+
+__all__ = ["PUBLIC_HOST", "BehindProxy", "TrustedAddresses", "client_address", "public_url", "root_path_of"]
+
+PUBLIC_HOST = "whisper_api.public_host"
+MAX_PREFIX_CHARACTERS = 255
+# What may stand in a URL without being escaped, and means nothing there.
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+# An element of Forwarded is made of such pairs (RFC 7239, section 4).
+_PAIR = re.compile(r"""\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*))\s*""")
+# An address as X-Forwarded-For and Forwarded write it: with or without a port, IPv6 with or without brackets.
+_NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+(?:\.\d+){3})(?::\d+)?|([0-9A-Fa-f:.]+)")
+
+
+class TrustedAddresses:
+    """The addresses of proxies whose headers are believed.
+
+    Args:
+        text: addresses and networks (``10.0.0.0/8``), with commas between; None and empty for none.
+
+    Raises:
+        ConfigError: there is something else among them.
+    """
+
+    def __init__(self, text: str | None) -> None:
+        try:
+            self._networks = tuple(
+                ipaddress.ip_network(each.strip(), strict=False) for each in (text or "").split(",") if each.strip()
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"WHISPER_TRUSTED_PROXIES: {error}; expected addresses or networks with commas between, as in "
+                "127.0.0.1, 10.0.0.0/8"
+            ) from None
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, address: object) -> bool:
+        if not isinstance(address, str):
+            return False
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+        return any((mapped or parsed) in network for network in self._networks)
+
+
+def root_path_of(config: Config) -> str:
+    """The configured public prefix: empty, or a path without a slash at its end.
+
+    Raises:
+        ConfigError: it is no path.
+    """
+    prefix = (config.root_path or "").strip().rstrip("/")
+    if prefix and not _is_prefix(prefix):
+        raise ConfigError(f"WHISPER_ROOT_PATH: {config.root_path!r} is not a path such as /whisper")
+    return prefix
+
+
+def client_address(scope: Scope) -> str | None:
+    """The address of a request's client, as far as it can be trusted; None where the server knows none."""
+    client = scope.get("client")
+    return str(client[0]) if client else None
+
+
+def public_url(request: Request) -> str:
+    """The address under which the client calls this application, without a slash at the end."""
+    host = request.scope.get(PUBLIC_HOST) or request.headers.get("host") or "127.0.0.1"
+    return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
+
+
+@dataclass(frozen=True)
+class _Forwarded:
+    """What trusted proxies say of a request.
+
+    Attributes:
+        client: address of the client.
+        scheme, host, prefix: of the address that the client uses; None where nothing usable is said.
+    """
+
+    client: str
+    scheme: str | None
+    host: str | None
+    prefix: str | None
+
+
+class BehindProxy:
+    """Gives a request the scheme, prefix and client address that it had before the proxies.
+
+    It changes the request's scope, so that the layers around it see the same. The ``Host`` header stays as it came:
+    what is decided by it must not depend on what a proxy passes on.
+
+    Args:
+        app: the rest of the application.
+        config: its trusted proxies and its prefix.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+
+    def __init__(self, app: ASGIApp, *, config: Config) -> None:
+        self.app = app
+        self.trusted = TrustedAddresses(config.trusted_proxies)
+        self.root_path = root_path_of(config)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        prefix = self.root_path
+        peer = client_address(scope)
+        if peer in self.trusted:
+            told = _forwarded(Headers(scope=scope), peer or "", self.trusted)
+            prefix = told.prefix or prefix
+            scope.update(client=(told.client, 0), scheme=told.scheme or scope["scheme"])
+            if told.host is not None:
+                scope[PUBLIC_HOST] = told.host
+        if prefix:
+            _add_prefix(scope, prefix)
+            if scope["path"] == prefix and scope["method"] in ("GET", "HEAD"):
+                # The page's links are relative to a directory.
+                response = Response(status_code=308, headers={"Location": f"{prefix}/"})
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _add_prefix(scope: Scope, prefix: str) -> None:
+    """Put an application under a prefix, which the proxy has removed from the path, or has not."""
+    root_path, path = scope.get("root_path", ""), scope["path"]
+    if root_path.startswith(prefix):
+        # An outer application knows of the prefix already.
+        return
+    if path != prefix and not path.startswith(f"{prefix}/"):
+        path = prefix + path
+    scope.update(root_path=prefix + root_path, path=path)
+
+
+def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwarded:
+    """What the headers of a request from a trusted proxy say.
+
+    ``Forwarded`` (RFC 7239) counts only where there is no ``X-Forwarded`` header: a proxy that sets the one passes on
+    the other as the client has sent it.
+    """
+    nodes = _listed(headers, "x-forwarded-for")
+    scheme, host = _last(headers, "x-forwarded-proto"), _last(headers, "x-forwarded-host")
+    if not (nodes or scheme or host):
+        elements = [dict(_pairs(element)) for element in _listed(headers, "forwarded")]
+        nodes = [element.get("for", "") for element in elements]
+        if elements:
+            scheme, host = elements[-1].get("proto"), elements[-1].get("host")
+    scheme = (scheme or "").lower()
+    prefix = (_last(headers, "x-forwarded-prefix") or "").rstrip("/")
+    return _Forwarded(
+        client=_client(nodes, peer, trusted),
+        scheme=scheme if scheme in ("http", "https") else None,
+        host=host if host and _HOST.fullmatch(host) else None,
+        prefix=prefix if _is_prefix(prefix) else None,
+    )
+
+
+def _client(nodes: list[str], peer: str, trusted: TrustedAddresses) -> str:
+    """The nearest address that is no trusted proxy: what stands before it may be of the client's invention."""
+    client = peer
+    for node in reversed(nodes):
+        match = _NODE.fullmatch(node)
+        address = next(filter(None, match.groups()), "") if match is not None else ""
+        try:
+            client = str(ipaddress.ip_address(address))
+        except ValueError:
+            break
+        if client not in trusted:
+            break
+    return client
+
+
+def _is_prefix(text: str) -> bool:
+    return len(text) <= MAX_PREFIX_CHARACTERS and _PREFIX.fullmatch(text) is not None and "/.." not in text
+
+
+def _listed(headers: Headers, name: str) -> list[str]:
+    """The values of a header that is a list, over all lines that it has."""
+    return [value.strip() for line in headers.getlist(name) for value in line.split(",") if value.strip()]
+
+
+def _last(headers: Headers, name: str) -> str | None:
+    """What the nearest proxy says."""
+    values = _listed(headers, name)
+    return values[-1] if values else None
+
+
+def _pairs(element: str) -> Iterator[tuple[str, str]]:
+    for pair in element.split(";"):
+        match = _PAIR.fullmatch(pair)
+        if match is not None:
+            quoted = match[2]
+            yield match[1].lower(), match[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)

@@ -1,0 +1,155 @@
+"""``POST /asr``: a transcription as whisper-asr-webservice answers it, which Bazarr and others ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
+from whisper_api.schema import SpeakerCount
+from whisper_api.server.asr_texts import AsrOutput, asr_text
+from whisper_api.server.delivery import DeliveredResponse
+from whisper_api.server.intake.forms import Form, read_form
+from whisper_api.server.intake.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
+from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.intake.uploads import Upload
+from whisper_api.server.intake.waited import waited_job
+from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
+from whisper_api.server.results import failed_in_sync, note_delivery
+from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+from whisper_api.server.waiting import wait_for_end
+
+__all__ = ["ASR"]
+
+ENGINE_HEADER = "Asr-Engine"
+ENGINE_NAME = "whisper_api"
+JOB_HEADER = "X-Job-ID"
+# The service writes every format under this type, json too.
+MEDIA_TYPE = "text/plain"
+
+TASK = Parameter("task", Literal["transcribe", "translate"], "What to do", default="transcribe")
+LANGUAGE = Parameter("language", str, "Code or name of the language that is spoken; detected when it is not given")
+OUTPUT = Parameter("output", AsrOutput, "Format of the answer", default="txt")
+PROMPT = Parameter("initial_prompt", str, "Text that precedes the audio: spelling, style, names")
+WORDS = Parameter("word_timestamps", bool, "Give the words of a json with their times", default=False)
+VAD = Parameter("vad_filter", bool, "Leave out what is no speech; unset: do so")
+DIARIZE = Parameter("diarize", bool, "Tell the speakers apart", default=False)
+MIN_SPEAKERS = Parameter("min_speakers", SpeakerCount, "At least so many speakers")
+MAX_SPEAKERS = Parameter("max_speakers", SpeakerCount, "At most so many speakers")
+PARAMETERS = (ENCODE, TASK, LANGUAGE, OUTPUT, PROMPT, WORDS, VAD, DIARIZE, MIN_SPEAKERS, MAX_SPEAKERS)
+
+
+class AsrForm(Form, frozen=True, kw_only=True):
+    """What a request asks for.
+
+    Attributes:
+        output: format of the answer.
+        words: whether a json has words.
+        answer_name: under which a browser keeps the answer.
+    """
+
+    output: AsrOutput
+    words: bool
+    answer_name: str
+
+
+async def asr(request: Request) -> Response:
+    """Transcribe audio, as the route of this name of whisper-asr-webservice does.
+
+    The options stand in the query. A key may stand in the address, as a password: ``http://name:key@host``.
+
+    The answer comes when the job has ended, however long that takes. A client that goes away cancels the job, unless it
+    comes back within ten seconds with the same upload, or has sent an ``Idempotency-Key``. ``X-Job-ID`` names the job,
+    whose status has its warnings.
+    """
+    state = state_of(request)
+    asked = {parameter.name: parameter.of(request) for parameter in PARAMETERS}
+    executor = state.service.executor
+
+    def read(upload: Upload, directory: Path) -> AsrForm:
+        return _read(asked, upload, state, executor.device)
+
+    async with waited_job(
+        request,
+        read,
+        purpose=f"/asr?{request.url.query}",
+        file_fields=(AUDIO_FILE.name,),
+        headerless=not asked["encode"],
+    ) as (job, form):
+        # Without a time limit: a client that gives up comes again, and joins the job.
+        await wait_for_end(request, job.job_id, None)
+        try:
+            text = await blocking(None, _text, state, job.job_id, viewer_of(request), form)
+        except JobFailed as error:
+            raise failed_in_sync(error) from error
+    headers = {
+        "Content-Type": f"{MEDIA_TYPE}; charset=utf-8",
+        "Content-Disposition": f'attachment; filename="{quote(form.answer_name)}"',
+        ENGINE_HEADER: ENGINE_NAME,
+        JOB_HEADER: job.job_id,
+    }
+    return DeliveredResponse(text, headers=headers, on_delivered=functools.partial(note_delivery, state, job.job_id))
+
+
+def _read(asked: dict[str, Any], upload: Upload, state: ServerState, device: str) -> AsrForm:
+    """The request as a form of this server's own would put it.
+
+    Raises:
+        InvalidOption: a value cannot be used.
+    """
+    output: AsrOutput = asked["output"]
+    # Sentences with their times need those of the words.
+    align = output != "txt" or asked["word_timestamps"] or asked["diarize"]
+    fields = {
+        "task": asked["task"],
+        "language": asked["language"] or "auto",
+        "prompt": asked["initial_prompt"],
+        "align": align,
+        "diarize": asked["diarize"],
+        "min_speakers": asked["min_speakers"],
+        "max_speakers": asked["max_speakers"],
+        "vad": "none" if asked["vad_filter"] is False else None,
+        "output_format": output,
+    }
+    texts = [(name, str(value)) for name, value in fields.items() if value is not None]
+    try:
+        form = read_form(texts, state.config, device=device)
+    except InvalidOption as error:
+        if error.field == "prompt":
+            raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None
+        raise
+    given = {name: getattr(form, name) for name in Form.__struct_fields__}
+    answer_name = f"{upload.file_name or AUDIO_FILE.name}.{output}"
+    return AsrForm(**given, output=output, words=asked["word_timestamps"], answer_name=answer_name)
+
+
+def _text(state: ServerState, job_id: str, viewer: str | None, form: AsrForm) -> str:
+    _, transcript = state.service.result(job_id, viewer)
+    return asr_text(transcript, form.output, words=form.words)
+
+
+ASR = Operation(
+    asr,
+    "whisper-asr-webservice",
+    (
+        Answer(
+            200,
+            "What was said, in the format that was asked for",
+            {MEDIA_TYPE: str},
+            {
+                ENGINE_HEADER: "Always the same",
+                "Content-Disposition": "The file's name, and the format as its ending",
+                JOB_HEADER: "Id of the job",
+            },
+        ),
+    ),
+    refusals=(*OF_UPLOADS, JobFailed, JobCanceled, JobNotFound, ResultGone),
+    parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
+    body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
+)

@@ -1,0 +1,121 @@
+"""Times in order: each word and segment begins before it ends, and ends before the next one begins.
+
+Recognition gives times that break this: two words that are heard in one frame, a word that has its neighbour's time
+because the alignment could not place it, two moments that are one after rounding to milliseconds. A player skips a
+subtitle without length, and some players refuse the whole file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from msgspec.structs import replace
+
+from whisper_api.schema import Segment
+
+__all__ = ["MIN_MILLISECONDS", "Span", "fitted", "in_order"]
+
+Span = tuple[float, float]
+"""Start and end in seconds."""
+
+MIN_MILLISECONDS = 20
+"""The length that a word gets which had less than a millisecond: one frame of Whisper's attention."""
+
+
+def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -> list[Span]:
+    """Spans in order, as near to the given ones as can be.
+
+    This is the isotonic regression of the starts and ends (Barlow et al., "Statistical Inference under Order
+    Restrictions", 1972): the change with the least sum of squares. A word without length takes half of its room from
+    each neighbour; in a pause, it takes the room from the pause.
+
+    Args:
+        spans: in the order that they keep. A span of a millisecond or more gets no shorter than
+            :data:`MIN_MILLISECONDS`, or than it was if it was shorter; any other gets that length.
+        low, high: seconds between which the spans lie, as far as there is a millisecond for each; ``high`` None for no
+            end.
+
+    Returns:
+        The given spans when they are in order. Otherwise spans in whole milliseconds.
+    """
+    if _ordered(spans, low, high):
+        return list(spans)
+    given = [(round(1000 * start), round(1000 * end)) for start, end in spans]
+    lengths = [min(end - start, MIN_MILLISECONDS) if start < end else MIN_MILLISECONDS for start, end in given]
+    first = round(1000 * low)
+    if high is not None:
+        room = max(1, (round(1000 * high) - first) // len(given))
+        lengths = [min(length, room) for length in lengths] if sum(lengths) > round(1000 * high) - first else lengths
+    # Less the lengths before each of them, starts and ends only have to rise.
+    values: list[int] = []
+    before = 0
+    for (start, end), length in zip(given, lengths, strict=True):
+        values += (start - before, end - before - length)
+        before += length
+    last = None if high is None else max(first, round(1000 * high) - before)
+    rising = [max(first, value if last is None else min(value, last)) for value in _rising(values)]
+    found = []
+    before = 0
+    for index, length in enumerate(lengths):
+        start = rising[2 * index] + before
+        before += length
+        found.append((start / 1000, (rising[2 * index + 1] + before) / 1000))
+    return found
+
+
+def in_order(segments: Sequence[Segment], low: float = 0.0, high: float | None = None) -> tuple[Segment, ...]:
+    """Segments and their words in order: no two overlap, and each lasts at least a millisecond.
+
+    Args:
+        segments: in the order that they keep. One with words is where its words are.
+        low, high: seconds between which they lie, as with :func:`fitted`.
+    """
+    spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
+    placed = fitted(spans, low, high)
+    if placed == spans and _around_words(segments):
+        return tuple(segments)
+    found: list[Segment] = []
+    position = 0
+    end = low
+    for segment in segments:
+        count = len(segment.words) or 1
+        mine = placed[position : position + count]
+        position += count
+        following = placed[position][0] if position < len(placed) else high
+        start = max(end, min(segment.start, mine[0][0])) if segment.words else mine[0][0]
+        end = max(segment.end, mine[-1][1]) if segment.words else mine[-1][1]
+        if following is not None:
+            end = max(mine[-1][1], min(end, following))
+        words = tuple(
+            word if (word.start, word.end) == span else replace(word, start=span[0], end=span[1])
+            for word, span in zip(segment.words, mine, strict=False)
+        )
+        found.append(replace(segment, start=start, end=end, words=words))
+    return tuple(found)
+
+
+def _ordered(spans: Sequence[Span], low: float, high: float | None) -> bool:
+    if any(round(1000 * start) >= round(1000 * end) for start, end in spans):
+        return False
+    if any(before[1] > after[0] for before, after in pairwise(spans)):
+        return False
+    return not spans or (spans[0][0] >= low and (high is None or spans[-1][1] <= high))
+
+
+def _around_words(segments: Sequence[Segment]) -> bool:
+    if any(before.end > after.start for before, after in pairwise(segments)):
+        return False
+    return all(s.start <= s.words[0].start and s.words[-1].end <= s.end for s in segments if s.words)
+
+
+def _rising(values: Sequence[int]) -> list[int]:
+    """The values that never fall and are nearest to the given ones: neighbours that fall are pooled in their mean."""
+    pools: list[tuple[int, int]] = []
+    for value in values:
+        total, count = value, 1
+        while pools and pools[-1][0] * count > total * pools[-1][1]:
+            total, count = total + pools[-1][0], count + pools[-1][1]
+            pools.pop()
+        pools.append((total, count))
+    return [round(total / count) for total, count in pools for _ in range(count)]

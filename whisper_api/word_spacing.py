@@ -1,0 +1,131 @@
+"""Where words stand in a text, and the spaces between them.
+
+A language says how its own words are joined, but not what stands between two Latin words in a Chinese text. The text
+itself does, since Whisper wrote its spaces.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
+
+__all__ = ["is_spaceless", "joined", "pieces", "space_between", "word_spans"]
+
+# Scripts that put no space between words or sentences, as Unicode's names of their characters begin; the sentence
+# marks of Chinese and Japanese belong to them. Korean, as wide, has spaces.
+SPACELESS = (
+    "CJK",
+    "FULLWIDTH",
+    "HALFWIDTH KATAKANA",
+    "HIRAGANA",
+    "IDEOGRAPHIC",
+    "KATAKANA",
+    "KHMER",
+    "LAO",
+    "LEFT CORNER BRACKET",
+    "MYANMAR",
+    "RIGHT CORNER BRACKET",
+    "THAI",
+    "TIBETAN",
+)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Texts in one line."""
+    whole: list[str] = []
+    before = ""
+    for text in map(str.strip, texts):
+        whole += (space_between(before, text), text)
+        before = text or before
+    return "".join(whole)
+
+
+def space_between(before: str, after: str) -> str:
+    """What stands between two pieces of text: a space, or nothing where one is empty or its script has none.
+
+    Args:
+        before, after: the pieces, without white space around them.
+    """
+    if not before or not after or is_spaceless(before[-1]) or is_spaceless(after[0]):
+        return ""
+    return " "
+
+
+@functools.lru_cache(maxsize=4096)
+def is_spaceless(character: str) -> bool:
+    """Whether a character belongs to a script that puts no space between words."""
+    return not character.isascii() and unicodedata.name(character, "").startswith(SPACELESS)
+
+
+def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Where words stand in a text.
+
+    Args:
+        text: any text.
+        words: that stand in it, in order. White space inside a word may differ from the text's.
+
+    Returns:
+        (start, end) of each word; None when they do not stand there.
+    """
+    found = []
+    position = 0
+    for word in words:
+        while position < len(text) and text[position].isspace():
+            position += 1
+        if not text.startswith(word, position):
+            return _spans_of_visible(text, words)
+        found.append((position, position + len(word)))
+        position += len(word)
+    return found
+
+
+def _spans_of_visible(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
+    """The same by characters that are not white space; the text may have marks between the words."""
+    places = [place for place, character in enumerate(text) if not character.isspace()]
+    visible = "".join(text[place] for place in places)
+    found = []
+    position = 0
+    for word in words:
+        bare = "".join(word.split())
+        begin = visible.find(bare, position)
+        if begin < 0 or not bare:
+            return None
+        position = begin + len(bare)
+        found.append((places[begin], places[position - 1] + 1))
+    return found
+
+
+def pieces(segment: Segment, language: str) -> list[str]:
+    """A segment's words as they stand in its text: with the space before each one, where there is one.
+
+    Put together, they are the segment's text, every white space in it one space. A mark between two words goes with
+    the word before it. Words that do not stand in the text are joined as the language does it.
+
+    Args:
+        segment: with words.
+        language: code of the one that the text is in.
+    """
+    words = [word.word for word in segment.words]
+    spans = word_spans(segment.text, words)
+    if not spans:
+        space = "" if language in LANGUAGES_WITHOUT_SPACES else " "
+        return [f"{space if index else ''}{word}" for index, word in enumerate(words)]
+    text = segment.text
+    borders = [*(start for start, _ in spans[1:]), len(text)]
+    found = []
+    space = ""
+    for index, (word, (_, end), border) in enumerate(zip(words, spans, borders, strict=True)):
+        between = text[end:border]
+        marks = _one_space(between.rstrip())
+        before = _one_space(text[: spans[0][0]].lstrip()) if index == 0 else ""
+        found.append(f"{space}{before}{word}{marks}")
+        space = " " if between[-1:].isspace() else ""
+    return found
+
+
+def _one_space(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
