@@ -298,6 +298,7 @@ class ModelStore:
         corrupt = False
         partial = self._partial(entry)
         for source in entry.sources:
+            watch.check()
             reason = self._closed_source(entry, source)
             if reason is None:
                 try:

@@ -26,7 +26,7 @@ from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.tokens import hand_out_tokens
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper import Whisper
-from whisper_api.errors import ModelError, ModelUnavailable
+from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
 
@@ -234,7 +234,13 @@ class Transcription:
             return {}
         from whisper_api.engine.known_speakers import decode_references
 
-        return decode_references(self._ctx, self._known_speakers)
+        try:
+            return decode_references(self._ctx, self._known_speakers)
+        except InvalidAudio:
+            raise
+        except Exception as error:
+            self._ctx.do_without("the known speakers were not looked for", error)
+            return {}
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
