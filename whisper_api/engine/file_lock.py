@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["locked"]
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 
@@ -25,13 +28,16 @@ def locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
+    waits = False
     while True:
         check()
         try:
             lock.acquire(timeout=POLL_SECONDS)
             break
         except Timeout:
-            continue
+            if not waits:
+                log.info("waiting for another job or process, which holds %s", path)
+            waits = True
     try:
         yield
     finally:
