@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import DEADLINE, until
@@ -156,7 +157,7 @@ def test_closing_an_engine_ends_jobs_and_preloads_that_wait(
     models_dir: Path, base_model_dir: Path, sample_call: Path, graphs_lock: Path, tmp_path: Path
 ) -> None:
     with engine_on(models_dir, tmp_path / "models") as engine, held(graphs_lock), ThreadPoolExecutor(2) as pool:
-        waiting = [
+        waiting: list[Future[Any]] = [
             pool.submit(engine.transcribe, sample_call, TranscriptionOptions(language="en")),
             pool.submit(engine.preload),
         ]
