@@ -144,8 +144,9 @@ def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_up
         on_stretch=told.append,
         cancel=threading.Event(),
     )
-    assert [stretch.index for stretch in told] == [0]
-    assert "New Jersey" in " ".join(segment.text for segment in told[0].segments)
+    # Told once more when it turns out that the alignment model cannot be had, and words get their times another way.
+    assert {stretch.index for stretch in told} == {0}
+    assert all("New Jersey" in " ".join(segment.text for segment in stretch.segments) for stretch in told)
     assert transcript.speakers == ("SPEAKER_00", "Sheila")
     assert any("'Silent'" in warning for warning in transcript.warnings)
 
