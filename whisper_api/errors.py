@@ -17,6 +17,7 @@
     │   └── OutOfMemory            one work item alone does not fit the device
     ├── Canceled                   the caller's ``cancel`` event was set
     ├── EngineClosed               the engine was closed while, or before, the call ran
+    ├── ForkedProcess              what this process inherited by a fork cannot be used in it; says what to do
     ├── JobError
     │   ├── JobNotFound            no such job, or one that is not this caller's
     │   ├── JobNotFinished         its result was asked for too early
@@ -33,9 +34,14 @@
     │   ├── StorageFull            no space is left on the disk
     │   └── StorageLocked          another process holds the database
     └── RequestError               a server refused what a client asked for, or could not be reached
+
+Every one of them can be pickled and copied, and keeps its message and its attributes: a process pool hands an error of
+a worker process over as it was raised.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "AudioTooLong",
@@ -47,6 +53,7 @@ __all__ = [
     "DeviceUnavailable",
     "Draining",
     "EngineClosed",
+    "ForkedProcess",
     "IdempotencyConflict",
     "InvalidAudio",
     "InvalidInput",
@@ -72,7 +79,22 @@ __all__ = [
 ]
 
 
-class WhisperApiError(Exception):
+class Portable(Exception):
+    """An exception that can be pickled and copied whatever its constructor takes.
+
+    Python rebuilds an exception by calling its class with ``args``, which fails, or changes the message, when the
+    constructor makes the message itself. This class is rebuilt without its constructor.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(kind: type[Portable], args: tuple[Any, ...]) -> Portable:
+    return kind.__new__(kind, *args)
+
+
+class WhisperApiError(Portable):
     """The root: catch this to catch everything that Whisper API raises on purpose."""
 
 
@@ -139,6 +161,10 @@ class Canceled(WhisperApiError):
 
 class EngineClosed(WhisperApiError):
     """The engine was closed."""
+
+
+class ForkedProcess(WhisperApiError):
+    """A process uses what its parent used before the fork: threads and their locks do not survive a fork."""
 
 
 class JobError(WhisperApiError):

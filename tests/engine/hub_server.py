@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Hub:
     gated: dict[str, int] = field(default_factory=dict)  # repository -> status for those without access
     break_after: list[int] = field(default_factory=list)  # bytes of model.bin after which a transfer breaks, one each
     failures: int = 0  # transfers to answer with 503 next
+    drip_after: int | None = None  # bytes of model.bin after which it comes byte by byte: 50 a second
     ranges: bool = True
     stated_size: int | None = None  # what the hub says of model.bin
     stated_sha256: str | None = None
@@ -138,7 +140,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: self.hub.break_after.pop(0)])
             self.close_connection = True
             return
+        if name == "model.bin" and self.hub.drip_after is not None:
+            self.drip(body, self.hub.drip_after)
+            return
         self.wfile.write(body)
+
+    def drip(self, body: bytes, quick: int) -> None:
+        self.close_connection = True
+        self.wfile.write(body[:quick])
+        for byte in body[quick:]:
+            if self.hub.drip_after is None:
+                return
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.02)
 
 
 class Server(ThreadingHTTPServer):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import DEADLINE, until
 from numpy.typing import NDArray
 
-from whisper_api.engine.models import ModelCache, ModelSource
-from whisper_api.errors import EngineClosed
+from whisper_api.engine.models import ModelCache, ModelSource, check_load
+from whisper_api.errors import Canceled, EngineClosed
 
 
 @dataclass
@@ -155,6 +160,188 @@ def test_a_closed_cache_refuses_and_frees_when_the_last_lease_ends() -> None:
         with pytest.raises(EngineClosed), cache.lease(Source("a", record)):
             pass
     assert record.unloads == ["a"]
+
+
+class Fault(Exception):
+    """What a model's loader or unloader raises."""
+
+
+@dataclass
+class Faults:
+    """Which loads and unloads fail, by chance, and what is resident according to them."""
+
+    dice: random.Random
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    resident: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+
+    def perhaps(self) -> None:
+        with self.lock:
+            if self.dice.random() < 0.3:
+                self.failed += 1
+                raise Fault
+
+
+@dataclass(frozen=True)
+class FaultySource:
+    name: str
+    faults: Faults = field(hash=False, compare=False)
+
+    def estimated_bytes(self) -> int:
+        return 100
+
+    def load(self) -> str:
+        self.faults.perhaps()
+        with self.faults.lock:
+            self.faults.resident[self.name] += 1
+        return self.name
+
+    def unload(self, model: str) -> None:
+        with self.faults.lock:
+            self.faults.resident[model] -= 1
+        self.faults.perhaps()
+
+
+@pytest.mark.parametrize("keep_alive", [-1.0, 0.0, 0.001])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_lease_hangs_and_no_model_is_lost_whatever_fails(keep_alive: float, seed: int) -> None:
+    """Loads, unloads and jobs fail by chance, jobs are canceled while they wait, idle models are evicted."""
+    faults = Faults(random.Random(seed))
+    cache = ModelCache(keep_alive=keep_alive, budget=200)
+    sources = [FaultySource(name, faults) for name in "abcd"]
+    ends: Counter[str] = Counter()
+
+    def job(number: int) -> None:
+        dice = random.Random(1000 * seed + number)
+
+        def check() -> None:
+            if dice.random() < 0.1:
+                raise Canceled
+
+        def use() -> None:
+            with cache.lease(dice.choice(sources), check=check) as model, cache.lease(dice.choice(sources)):
+                assert faults.resident[model] == 1
+                if dice.random() < 0.1:
+                    raise Fault
+                if dice.random() < 0.1:
+                    cache.evict_idle()
+            ends["well"] += 1
+
+        for _ in range(60):
+            with contextlib.suppress(Fault, Canceled):
+                use()
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(job, number) for number in range(6)]:
+            future.result(DEADLINE)
+    assert faults.failed
+    assert ends["well"]
+    assert all(each.leases == 0 for each in cache.resident())
+    assert {each for each, count in faults.resident.items() if count} == set(names(cache)) or keep_alive > 0
+    cache.close()
+    until(lambda: set(faults.resident.values()) <= {0}, "every model is unloaded")
+
+
+def test_an_unload_that_fails_harms_no_job() -> None:
+    class Stubborn(Source):
+        def unload(self, model: list[str]) -> None:
+            super().unload(model)
+            raise Fault
+
+    record = Record()
+    cache = ModelCache(budget=100)
+    for name in ("a", "b", "a"):
+        with cache.lease(Stubborn(name, record)) as model:
+            assert model == [name]
+    assert record.unloads == ["a", "b"]
+
+
+def test_a_job_that_is_canceled_need_not_wait_for_a_load_and_spoils_it_for_nobody() -> None:
+    record = Record()
+    record.gate.clear()
+    cache = ModelCache()
+    cancel = threading.Event()
+
+    def check() -> None:
+        if cancel.is_set():
+            raise Canceled
+
+    def use(check: Callable[[], None] | None) -> list[str]:
+        with cache.lease(Source("a", record), check=check) as model:
+            return model
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(use, check)
+        until(lambda: cache._entries, "the load has begun")
+        second = pool.submit(use, None)
+        cancel.set()
+        with pytest.raises(Canceled):
+            first.result(DEADLINE)
+        assert not second.done()
+        record.gate.set()
+        assert second.result(DEADLINE) == ["a"]
+    assert record.loads == ["a"]
+
+
+def test_a_model_that_nobody_waits_for_any_more_is_there_for_the_next_job() -> None:
+    record = Record()
+    record.gate.clear()
+    cache = ModelCache()
+
+    def check() -> None:
+        raise Canceled
+
+    with pytest.raises(Canceled), cache.lease(Source("a", record), check=check):
+        pass
+    assert cache.resident() == []
+    record.gate.set()
+    until(cache.resident, "the model is loaded")
+    assert [each.leases for each in cache.resident()] == [0]
+
+
+def test_closing_waits_for_a_load_and_stops_one_that_waits_itself() -> None:
+    waits = threading.Event()
+
+    class Waiting(Source):
+        def load(self) -> list[str]:
+            waits.set()
+            until(lambda: check_load(), "the cache is closed")
+            raise AssertionError
+
+    cache = ModelCache()
+    with ThreadPoolExecutor(1) as pool:
+
+        def use() -> None:
+            with cache.lease(Waiting("a", Record())):
+                pass
+
+        job = pool.submit(use)
+        assert waits.wait(DEADLINE)
+        cache.close()
+        with pytest.raises(EngineClosed, match="while a model was loaded"):
+            job.result(DEADLINE)
+    assert not cache._loads
+
+
+def test_a_lease_for_which_no_thread_can_be_started_fails_and_leaves_all_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = Record()
+    cache = ModelCache(budget=100)
+    with cache.lease(Source("a", record)):
+        pass
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"), cache.lease(Source("b", record)):
+            pass
+        assert names(cache) == ["a"]
+    with cache.lease(Source("b", record)) as model:
+        assert model == ["b"]
+    assert names(cache) == ["b"]
 
 
 def whisper(path: Path) -> ModelSource[object]:

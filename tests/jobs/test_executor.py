@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fakes import DEADLINE, config_in, ended, idle, text_of, until
+from filelock import FileLock
 from msgspec.structs import replace
 
 from whisper_api.config import Config
@@ -143,8 +144,9 @@ def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_up
         on_stretch=told.append,
         cancel=threading.Event(),
     )
-    assert [stretch.index for stretch in told] == [0]
-    assert "New Jersey" in " ".join(segment.text for segment in told[0].segments)
+    # Told once more when it turns out that the alignment model cannot be had, and words get their times another way.
+    assert {stretch.index for stretch in told} == {0}
+    assert all("New Jersey" in " ".join(segment.text for segment in stretch.segments) for stretch in told)
     assert transcript.speakers == ("SPEAKER_00", "Sheila")
     assert any("'Silent'" in warning for warning in transcript.warnings)
 
@@ -278,8 +280,26 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     assert not (tmp_path / "models").exists()
     canceled = threading.Event()
     canceled.set()
-    with pytest.raises((Canceled, ModelUnavailable)):
-        executor.download_model("base", canceled)
+    # While another process or thread holds the lock, so that nothing can be fetched.
+    lock = tmp_path / "models" / ".locks" / "whisper--base.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        with pytest.raises(Canceled):
+            executor.download_model("base", canceled)
+        waiting = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
+        ends: list[BaseException] = []
+
+        def download() -> None:
+            try:
+                waiting.download_model("base", threading.Event())
+            except BaseException as error:
+                ends.append(error)
+
+        thread = threading.Thread(target=download)
+        thread.start()
+        waiting.close()
+        thread.join(DEADLINE)
+        assert [type(error) for error in ends] == [EngineClosed]
     (tmp_path / "models" / "whisper").mkdir(parents=True, exist_ok=True)
     (tmp_path / "models" / "whisper" / "base").symlink_to(base_model_dir)
     assert executor.missing_model(wanted) is None

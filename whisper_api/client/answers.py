@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from whisper_api import errors
-from whisper_api.errors import InvalidInput, InvalidOption, RequestError, WhisperApiError
+from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
 
 __all__ = ["Answer", "NotNow", "decoded", "outcome", "pause_before", "streamed", "unreachable", "untrusted"]
 
@@ -72,7 +72,7 @@ class Answer(NamedTuple):
             return 0.0
 
 
-class NotNow(Exception):
+class NotNow(Portable):
     """The server has no answer yet; the client may ask again.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +37,7 @@ class Transport:
         self._timeout = timeout
         self._session = session
         self._owns_session = session is None
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,6 +104,12 @@ class Transport:
     def _opened(self, send: Send, read_seconds: float) -> Iterator[requests.Response]:
         import requests
 
+        if self._process != os.getpid():
+            # Forked: the parent's connections are open here too, and would give this process the parent's answers.
+            # A session that is closed makes new ones when it is used again.
+            self._process = os.getpid()
+            if self._session is not None:
+                self._session.close()
         if self._session is None:
             self._session = requests.Session()
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
         ModelUnavailable: there is one, but it cannot be had.
     """
     model_id(language)
-    local = ctx.store.ensure(f"align-{language}", hf_token=ctx.hf_token)
+    local = ctx.fetched(f"align-{language}")
     half = "float16" if ctx.device.kind == "cuda" else "bfloat16" if has_bfloat16(ctx.device) else "float32"
     return AlignmentSource(language, local.path, ctx.device.torch_name, half)
 
@@ -99,17 +100,24 @@ def align(
     Raises:
         UnknownModel: there is no alignment model for the language.
         ModelUnavailable: there is one, but it cannot be had.
+        Exception: no segment could be aligned. Where some could, an error is a warning, and the others keep their text.
     """
     name = model_id(language)
     source = alignment_source(ctx, language)
-    with ctx.models.lease(source) as model:
+    with ctx.lease(source) as model:
         operation = Emissions(
             model,
             max_items=BATCH_SEGMENTS[ctx.device.kind],
             max_cost=BATCH_SECONDS[ctx.device.kind],
             memory_key=("alignment", source),
         )
-        found = _align_all(ctx, operation, audio, segments, language, on_aligned)
+        found: list[list[Segment]] = [[] for _ in segments]
+        try:
+            _align_all(ctx, operation, audio, segments, language, on_aligned, found)
+        except Exception as error:
+            if not any(found):
+                raise
+            ctx.do_without("not every segment was aligned", error)
     failed = sum(
         not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)
     )
@@ -132,8 +140,9 @@ def _align_all(
     segments: Sequence[Segment],
     language: str,
     on_aligned: Callable[[int, Sequence[Segment]], None] | None,
-) -> list[list[Segment]]:
-    """The sentences of each segment; none where it could not be aligned."""
+    found: list[list[Segment]],
+) -> None:
+    """Put the sentences of each segment into ``found``; it stays empty where a segment cannot be aligned."""
     waiting: deque[tuple[int, _Labels]] = deque()
 
     def items() -> Iterator[tuple[Emissions, EmissionInput, float]]:
@@ -145,20 +154,19 @@ def _align_all(
                 waiting.append((index, labels))
                 yield operation, EmissionInput(samples, labels.columns, labels.wildcard), len(samples) / SAMPLE_RATE
 
-    found: list[list[Segment]] = [[] for _ in segments]
     total = sum(segment.end - segment.start for segment in segments)
     done = 0.0
-    for emission in ctx.run(items(), window=WINDOW):
-        index, labels = waiting.popleft()
-        segment = segments[index]
-        times = _character_times(segment, labels, emission)
-        if times is not None:
-            found[index] = _sentences(segment, times, language)
-            if on_aligned is not None:
-                on_aligned(index, found[index])
-        done += segment.end - segment.start
-        ctx.progress(done / total if total > 0 else 1.0)
-    return found
+    with closing(ctx.run(items(), window=WINDOW)) as emissions:
+        for emission in emissions:
+            index, labels = waiting.popleft()
+            segment = segments[index]
+            times = _character_times(segment, labels, emission)
+            if times is not None:
+                found[index] = _sentences(segment, times, language)
+                if on_aligned is not None:
+                    on_aligned(index, found[index])
+            done += segment.end - segment.start
+            ctx.progress(done / total if total > 0 else 1.0)
 
 
 def _by_length(segments: Sequence[Segment]) -> Iterator[int]:

@@ -23,7 +23,11 @@ class Beside(Generic[T]):
     def __init__(self, name: str, work: Callable[[], T]) -> None:
         self._future: Future[T] = Future()
         self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # The system has no thread to give: that is how this work ends, not the job that it belongs to.
+            self._future.set_exception(error)
 
     def failed(self) -> bool:
         """Whether it has ended with an error."""
@@ -38,8 +42,8 @@ class Beside(Generic[T]):
         return self._future.result()
 
     def join(self) -> None:
-        """Wait for the thread."""
-        self._thread.join()
+        """Wait until it has ended."""
+        wait((self._future,))
 
     def _run(self, work: Callable[[], T]) -> None:
         try:

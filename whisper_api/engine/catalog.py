@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +26,9 @@ from whisper_api.engine.download import (
     WrongContent,
     translate_disk_full,
 )
+from whisper_api.engine.download_watch import DownloadWatch, Report, watched
+from whisper_api.engine.file_lock import locked
+from whisper_api.engine.hub import hub_is_offline
 from whisper_api.engine.model_entry import Entry, Kind
 from whisper_api.engine.model_files import (
     MANIFEST,
@@ -124,7 +127,10 @@ class ModelStore:
         root: the models directory; made when something is fetched.
         hf_token: Hugging Face access token for gated models; None uses the one this machine is logged in with.
         offline: True fetches nothing at all. Otherwise ``HF_HUB_OFFLINE`` alone keeps the hub from being asked.
-        progress: called with each step of a download, from the thread that asked for the model.
+        progress: told how far a download is, from the thread that asked for the model.
+
+    Attributes:
+        offline: whether nothing is fetched at all.
     """
 
     def __init__(
@@ -133,11 +139,11 @@ class ModelStore:
         *,
         hf_token: str | None = None,
         offline: bool | None = None,
-        progress: Callable[[DownloadProgress], None] | None = None,
+        progress: Report | None = None,
     ) -> None:
         self.root = Path(root).expanduser().absolute()
         self._hf_token = hf_token
-        self._offline = bool(offline)
+        self.offline = bool(offline)
         self._progress = progress
         # Entries are only ever replaced whole, so no lock is needed.
         self._unreachable: dict[str, _Unreachable] = {}
@@ -164,14 +170,19 @@ class ModelStore:
         name: str,
         *,
         hf_token: str | None = None,
-        progress: Callable[[DownloadProgress], None] | None = None,
+        progress: Report | None = None,
+        check: Callable[[], None] | None = None,
     ) -> LocalModel:
         """Find a model, or else fetch it and check it.
+
+        The calling thread does not wait for the network, for pip or for the lock that another process holds: it is
+        free to leave at any moment.
 
         Args:
             name: as for :meth:`find`.
             hf_token: instead of the store's.
-            progress: instead of the store's.
+            progress: instead of the store's. What it raises ends the download.
+            check: called ten times a second meanwhile; what it raises ends the download.
 
         Raises:
             UnknownModel: the name means nothing.
@@ -191,9 +202,21 @@ class ModelStore:
         found = locate(self.root, named)[0]
         if found is not None:
             return found
-        with self._lock(named):
-            found = locate(self.root, named)[0]
-            return found or self._fetch(named, hf_token or self._hf_token, progress or self._progress)
+        token = hf_token or self._hf_token
+        # The other thread takes the lock and gives it back: a fetch that nobody waits for any more, and that takes a
+        # moment to stop, cannot come into the way of the next one.
+        return watched(
+            named.name, lambda watch: self._locked_fetch(named, token, watch), progress or self._progress, check
+        )
+
+    def can_fetch(self, name: str) -> bool:
+        """Whether a model that is not here may be had by :meth:`ensure`, as far as can be told without asking anybody.
+
+        Args:
+            name: as for :meth:`find`.
+        """
+        named = resolve(name)
+        return isinstance(named, Entry) and any(self._closed_source(named, source) is None for source in named.sources)
 
     def verify(self, name: str) -> Verification:
         """Hash a model's files and compare them with the catalogue, or else with what was recorded at their download.
@@ -233,7 +256,7 @@ class ModelStore:
         if entry is None:
             raise _unknown(name)
         directory = self.root / entry.directory
-        with self._lock(entry):
+        with self._lock(entry, _nothing):
             # The name is safe, but a directory above it may be a link that leads elsewhere.
             if directory.parent.resolve() != self.root.resolve() / directory.parent.relative_to(self.root):
                 raise ModelUnavailable(f"{directory.parent} leads out of the models directory; remove {name} by hand")
@@ -253,29 +276,40 @@ class ModelStore:
             shutil.rmtree(partial)
             return size
 
-    def _fetch(
-        self, entry: Entry, token: str | None, progress: Callable[[DownloadProgress], None] | None
-    ) -> LocalModel:
+    def _locked_fetch(self, entry: Entry, token: str | None, watch: DownloadWatch) -> LocalModel:
+        with self._lock(entry, watch.check):
+            found = locate(self.root, entry)[0]
+            return found or self._fetch(entry, token, watch)
+
+    def _closed_source(self, entry: Entry, source: str) -> str | None:
+        """Why a source is not asked now; None when it is."""
+        if source == "bundled":
+            return "not installed"
+        if self.offline and not needs_no_network(source, entry):
+            return "downloads are switched off"
+        if source == "hub" and hub_is_offline():
+            return "HF_HUB_OFFLINE is set"
+        silent = self._unreachable.get(source, _ANSWERS)
+        return silent.reason if silent.until > time.monotonic() else None
+
+    def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch) -> LocalModel:
         entry = model_revisions.pinned(self.root, entry)
         failures: list[str] = []
         corrupt = False
         partial = self._partial(entry)
         for source in entry.sources:
-            silent = self._unreachable.get(source, _ANSWERS)
-            reason = silent.reason
-            if source == "bundled":
-                reason = "not installed"
-            elif self._offline and not needs_no_network(source, entry):
-                reason = "downloads are switched off"
-            elif silent.until <= time.monotonic():
+            watch.check()
+            reason = self._closed_source(entry, source)
+            if reason is None:
                 try:
-                    fetched = fetch_from(source, entry, partial / source, token, progress)
+                    fetched = fetch_from(source, entry, partial / source, token, watch)
                     self._unreachable.pop(source, None)
                     return self._install(entry, source, fetched)
                 except SourceFailed as error:
                     reason, corrupt = str(error), corrupt or isinstance(error, WrongContent)
                     if isinstance(error, SourceUnreachable):
-                        seconds = min(2 * silent.seconds or UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS)
+                        before = self._unreachable.get(source, _ANSWERS).seconds
+                        seconds = min(2 * before or UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS)
                         self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
                     else:
                         self._unreachable.pop(source, None)
@@ -326,21 +360,18 @@ class ModelStore:
         return self.root / ".partial" / entry.directory.replace("/", "--")
 
     @contextmanager
-    def _lock(self, entry: Entry) -> Iterator[None]:
+    def _lock(self, entry: Entry, check: Callable[[], None]) -> Iterator[None]:
         """One fetch or removal of a model at a time, among all processes that share the models directory."""
-        from filelock import FileLock
-
         folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{entry.directory.replace('/', '--')}.lock")
-            lock.acquire()
-        except OSError as error:
-            raise ModelUnavailable(f"{entry.name} is not here, and {self.root} cannot be written: {error}") from error
-        try:
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder / f"{entry.directory.replace('/', '--')}.lock", check))
+            except OSError as error:
+                raise ModelUnavailable(
+                    f"{entry.name} is not here, and {self.root} cannot be written: {error}"
+                ) from error
             yield
-        finally:
-            lock.release()
 
 
 def list_models(store: ModelStore) -> list[ModelStatus]:
@@ -366,6 +397,10 @@ def _status(store: ModelStore, entry: Entry) -> ModelStatus:
     local, place = locate(store.root, entry)
     size = sum(file.stat().st_size for file in files_of(local)) if local else entry.approximate_bytes
     return ModelStatus(entry, local, size, place)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _source_title(entry: Entry, source: str) -> str:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from whisper_api.errors import Canceled
+from whisper_api.engine.gpu_worker import is_out_of_memory
+from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
 from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
 
 if TYPE_CHECKING:
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.catalog import LocalModel, ModelStore
     from whisper_api.engine.device import Device
     from whisper_api.engine.gpu_worker import GpuWorker, Operation
-    from whisper_api.engine.models import ModelCache
+    from whisper_api.engine.models import ModelCache, ModelSource
 
 __all__ = ["JobContext"]
 
 # How often a job thread that waits for its work item looks whether it was canceled.
 POLL_SECONDS = 0.05
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class JobContext:
@@ -37,6 +45,7 @@ class JobContext:
         store: where model files are.
         hf_token: the caller's Hugging Face token, if any; never logged.
         cancel: set by the caller to stop the job.
+        closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
         on_stretch: called from the job's thread with a :class:`~whisper_api.schema.Stretch`.
 
@@ -54,6 +63,7 @@ class JobContext:
         store: ModelStore,
         hf_token: str | None = None,
         cancel: threading.Event | None = None,
+        closed: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_stretch: Callable[[Stretch], None] | None = None,
     ) -> None:
@@ -66,8 +76,10 @@ class JobContext:
         self.stage_done = 0.0
         self._worker = worker
         self._cancels = () if cancel is None else (cancel,)
+        self._closed = closed
         self._on_progress = on_progress
         self._on_stretch = on_stretch
+        self._callers_error: BaseException | None = None
         self._job: Hashable = object()
         self._stage: Stage = "load"
         self._stage_from = 0.0
@@ -75,13 +87,54 @@ class JobContext:
         self._reported = -1.0
 
     def check(self) -> None:
-        """Stop here if the caller canceled.
+        """Stop here if the caller canceled, or closed the engine.
 
         Raises:
             Canceled: the cancel event is set.
+            EngineClosed: the engine was closed.
         """
         if any(cancel.is_set() for cancel in self._cancels):
             raise Canceled("the job was canceled")
+        if self._closed is not None and self._closed.is_set():
+            raise EngineClosed("the engine was closed while this job ran")
+
+    def lease(self, source: ModelSource[T]) -> AbstractContextManager[T]:
+        """Use a resident model, as :meth:`ModelCache.lease` gives it; cancelling the job ends the wait for it."""
+        return self.models.lease(source, check=self.check)
+
+    def fetched(self, name: str) -> LocalModel:
+        """A model's files, as :meth:`ModelStore.ensure` finds or fetches them; cancelling the job ends the wait."""
+        return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
+
+    def ends_the_job(self, error: BaseException) -> bool:
+        """Whether an error of an optional stage ends the job, instead of costing it only what the stage would give.
+
+        That is so when the job was canceled, when the engine can run nothing any more, and when the error comes from a
+        function of the caller.
+        """
+        return (
+            not isinstance(error, Exception)
+            or isinstance(error, (Canceled, CancelledError, EngineClosed, ForkedProcess))
+            or error is self._callers_error
+        )
+
+    def do_without(self, loss: str, error: Exception) -> None:
+        """Go on after an error of an optional stage, with a warning of what the transcript lacks.
+
+        Args:
+            loss: what it lacks, as the first half of a sentence.
+            error: of the stage.
+
+        Raises:
+            Exception: the error itself, when it ends the job.
+        """
+        if self.ends_the_job(error):
+            raise error
+        log.warning("%s", loss, exc_info=error)
+        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        short_of_memory = isinstance(error, OutOfMemory) or is_out_of_memory(error)
+        reason = "the memory ran out" if short_of_memory else "of an error, which is in the log"
+        self.warn(f"{loss}, because {reason}")
 
     def beside(self, stop: threading.Event) -> JobContext:
         """A context for a part of this job that another thread runs meanwhile.
@@ -99,6 +152,7 @@ class JobContext:
             models=self.models,
             store=self.store,
             hf_token=self.hf_token,
+            closed=self._closed,
         )
         part._cancels = (*self._cancels, stop)
         part._job = self._job
@@ -119,7 +173,7 @@ class JobContext:
         """
         if self._on_stretch is not None:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
-            self._on_stretch(Stretch(index=index, aligned=aligned, segments=numbered))
+            self._call(self._on_stretch, Stretch(index=index, aligned=aligned, segments=numbered))
 
     def begin(self, stage: Stage, start: float, end: float) -> None:
         """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
@@ -136,7 +190,15 @@ class JobContext:
         overall = self._stage_from + (self._stage_to - self._stage_from) * self.stage_done
         if overall > self._reported or fraction == 0.0:
             self._reported = max(overall, self._reported)
-            self._on_progress(Progress(round(self._reported, 4), self._stage))
+            self._call(self._on_progress, Progress(round(self._reported, 4), self._stage))
+
+    def _call(self, function: Callable[[V], None], value: V) -> None:
+        """Call a function of the caller, and remember its error as the caller's."""
+        try:
+            function(value)
+        except BaseException as error:
+            self._callers_error = error
+            raise
 
     def run(
         self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16, ahead: int = 0

@@ -25,7 +25,6 @@ from whisper_api.engine.device import has_bfloat16
 from whisper_api.engine.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
 from whisper_api.engine.segmentation import SAMPLE_RATE, SegmentationSource, SegmentWindows
 from whisper_api.engine.speakers import Turn
-from whisper_api.errors import Canceled, EngineClosed
 
 if TYPE_CHECKING:
     from whisper_api.engine.catalog import LocalModel
@@ -114,7 +113,7 @@ def voice_of(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | Non
     if community:
         from whisper_api.engine.community import run_pipeline
 
-        with ctx.models.lease(_community_source(ctx, ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token))) as pipeline:
+        with ctx.lease(_community_source(ctx, ctx.fetched(COMMUNITY))) as pipeline:
             vectors = run_pipeline(ctx, audio, pipeline, alone=True).speaker_embeddings
         vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
     else:
@@ -160,12 +159,12 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
         if model is None:
             if not _has_token(ctx):
                 return None
-            model = ctx.store.ensure(COMMUNITY, hf_token=ctx.hf_token)
-        with ctx.models.lease(_community_source(ctx, model)) as pipeline:
+            model = ctx.fetched(COMMUNITY)
+        with ctx.lease(_community_source(ctx, model)) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
-    except (Canceled, EngineClosed):
-        raise
     except Exception as error:
+        if ctx.ends_the_job(error):
+            raise
         # Whatever goes wrong in there (it asks for more speakers than it has windows, say), the open models still work.
         log.warning("%s cannot be used: %s", COMMUNITY, error)
         # Without the error's text: a transcript may go to people who have no business with the machine's paths.
@@ -237,7 +236,7 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
         ModelUnavailable, ModelCorrupt: one of them cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        segmentation, ecapa = (stack.enter_context(ctx.models.lease(source)) for source in open_sources(ctx))
+        segmentation, ecapa = (stack.enter_context(ctx.lease(source)) for source in open_sources(ctx))
         activity = _segment(ctx, audio, segmentation)
         spans = activity.spans(SPAN, SPAN_STEP, SPAN_LEAST)
         return Analysis(activity, spans, _embed(ctx, audio, ecapa, activity, spans))
@@ -251,8 +250,8 @@ def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
     """
     device = ctx.device.torch_name
     return (
-        SegmentationSource(str(ctx.store.ensure("segmentation").path), device),
-        EcapaSource(str(ctx.store.ensure("ecapa", hf_token=ctx.hf_token).path), device),
+        SegmentationSource(str(ctx.fetched("segmentation").path), device),
+        EcapaSource(str(ctx.fetched("ecapa").path), device),
     )
 
 

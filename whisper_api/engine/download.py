@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -199,7 +199,7 @@ def fetch_url(
         target: where to; its directory exists.
         expected: what it must be.
         headers: for each request. An ``Authorization`` among them is not sent to another host after a redirect.
-        on_bytes: called with the bytes of this file that are there.
+        on_bytes: called with the bytes of this file that are there. What it raises ends the transfer.
         refuse: makes an error of a response that is not a success.
         reachable: the server has answered a moment ago, so that a failed connection is worth another attempt.
 
@@ -332,7 +332,7 @@ class _Transfer:
         length = response.headers.get("Content-Length", "")
         end = have + int(length) if length.isdigit() else None
         with self.part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_content(NETWORK_CHUNK_BYTES):
+            for chunk in _chunks(response):
                 file.write(chunk)
                 digest.update(chunk)
                 have += len(chunk)
@@ -342,6 +342,19 @@ class _Transfer:
                     return
         if end is not None and have < end:
             raise _TryAgain("the connection was closed early")
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives: what is there is given at once, so that a slow server does not delay a cancellation."""
+    from urllib3.exceptions import HTTPError
+
+    # urllib3 before 2.1 has no read1: it waits for a whole piece.
+    read = getattr(response.raw, "read1", response.raw.read)
+    try:
+        while chunk := read(NETWORK_CHUNK_BYTES):
+            yield chunk
+    except HTTPError as error:
+        raise _TryAgain(type(error).__name__) from error
 
 
 class _TryAgain(Exception):

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from whisper_api.engine import fork
 from whisper_api.engine.fair_queue import Batch, FairQueue, Operation, WorkItem, exclusive_key
 from whisper_api.errors import EngineClosed, OutOfMemory
 
@@ -52,7 +53,7 @@ class Again:
 
 
 class GpuWorker:
-    """One device, and the threads that run models on it.
+    """One device, and the threads that run models on it, which are started with the first item.
 
     Args:
         name: of the threads, for logs.
@@ -69,6 +70,7 @@ class GpuWorker:
         lanes: int = 1,
         scope: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._name = name
         self._on_out_of_memory = on_out_of_memory
         self._scope = scope
         self._limits = _ItemLimits()
@@ -79,17 +81,13 @@ class GpuWorker:
         self._expected: set[object] = set()
         self._awaited: set[object] | None = None
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._loop, args=(lane,), name=f"{name}-{lane}" if lanes > 1 else name, daemon=True)
-            for lane in range(max(1, lanes))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._lanes = max(1, lanes)
 
     @property
     def lanes(self) -> int:
         """How many batches may run at once."""
-        return len(self._threads)
+        return self._lanes
 
     def submit(
         self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False
@@ -108,10 +106,13 @@ class GpuWorker:
 
         Raises:
             EngineClosed: the worker was closed.
+            ForkedProcess: this process was forked from one that ran models.
         """
+        fork.use_models()
         with self._changed:
             if self._closed:
                 raise EngineClosed("the engine is closed")
+            self._start_threads()
             item = self._queue.push(job, operation, input, cost, ahead=ahead)
             self._changed.notify()
         return item.future
@@ -151,20 +152,41 @@ class GpuWorker:
 
     def close(self) -> None:
         """Finish the batches that run, fail everything queued with EngineClosed, and end the threads."""
+        if fork.inherited():
+            return
         with self._changed:
             self._closed = True
             waiting = self._queue.clear()
+            threads = list(self._threads)
             self._changed.notify_all()
         for item in waiting:
             if item.started or item.future.set_running_or_notify_cancel():
                 _fail(item.future, _closed_while_running())
-        if threading.current_thread() not in self._threads:
-            for thread in self._threads:
+        if threading.current_thread() not in threads:
+            for thread in threads:
                 thread.join()
 
     def item_limit(self, operation: Operation) -> int:
         """How many items of this operation a batch may hold, with what was learned from running out of memory."""
         return self._limits.of(operation)
+
+    def _start_threads(self) -> None:
+        """Start the lanes that do not run yet. Called with the lock held.
+
+        Raises:
+            RuntimeError: the system has no thread to give, and no lane runs.
+        """
+        for lane in range(len(self._threads), self._lanes):
+            name = f"{self._name}-{lane}" if self._lanes > 1 else self._name
+            thread = threading.Thread(target=self._loop, args=(lane,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._threads:
+                    raise
+                log.warning("%d of %d lanes run: %s", lane, self._lanes, error)
+                return
+            self._threads.append(thread)
 
     def _loop(self, lane: int) -> None:
         try:

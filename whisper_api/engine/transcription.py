@@ -1,6 +1,8 @@
 """One transcription: its stages, one after the other.
 
-Beside them speakers are told apart, and the alignment model is loaded.
+Beside them speakers are told apart, and the alignment model is fetched and loaded. Both are optional: an error of
+theirs costs the speakers or the times of words, and becomes a warning. Only cancellation, the end of the engine and the
+errors of the caller's own functions end a job whose text is there.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -23,8 +26,8 @@ from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.tokens import hand_out_tokens
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper import Whisper
-from whisper_api.errors import ModelError
-from whisper_api.schema import Segment, Stage, Transcript
+from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
+from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class Transcription:
         self._known_speakers = known_speakers
         self._options = ctx.options
         self._timings: dict[str, float] = {}
+        self._speakers: _Diarizing | None = None
         stages: list[Stage] = ["decode", "load", "vad", "asr"]
         if self._options.task != "detect_language":
             stages += ["align"] if self._options.align else []
@@ -90,10 +94,8 @@ class Transcription:
         audio = decoded.audio
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as beside:
             with self._stage("load"):
-                local = ctx.store.ensure(options.model, hf_token=ctx.hf_token)
-                whisper: Whisper = leases.enter_context(
-                    ctx.models.lease(self._engine.whisper_source(local, ctx.device))
-                )
+                local = ctx.fetched(options.model)
+                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
@@ -109,27 +111,21 @@ class Transcription:
                     language_probability=probabilities.get(language),
                     language_probabilities=probabilities,
                 )
-            speakers = (
-                beside.enter_context(self._diarizing(audio, references))
-                if options.diarize is not False and spans
-                else None
-            )
+            if options.diarize is not False and spans:
+                self._speakers = beside.enter_context(self._diarizing(audio, references))
+            text = _Text(recognizer, audio, spans)
             with self._stage("asr"):
-                language, probability = recognizer.judge_language(options.language)
-                alignment = self._alignment(language, leases, beside) if spans and options.align else None
-                segments, with_model = self._recognized(recognizer, language, spans, alignment)
-            alignment_model = None
-            if options.align and segments:
+                text.language, probability = recognizer.judge_language(options.language)
+                alignment = self._alignment(text.language, leases, beside) if spans and options.align else None
+                self._recognize(text, alignment)
+            if options.align and text.segments:
                 with self._stage("align"):
-                    if with_model:
-                        segments, alignment_model = self._aligned(audio, segments, language, whisper)
-            diarization = self._diarization(speakers) if speakers is not None and segments else None
-        if diarization is not None:
-            from whisper_api.engine.speakers import assign_speakers
-
-            segments = assign_speakers(segments, diarization.turns)
+                    if alignment is not None and text.word_times == "none":
+                        self._align(text)
+            diarization = self._assign_speakers(text) if text.segments else None
+        language = text.language
         # Each window is in order already; a window with more words than milliseconds runs into the next one.
-        segments = in_order(hand_out_tokens(segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
+        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
@@ -138,8 +134,8 @@ class Transcription:
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=_in_order(segments),
             speaker_embeddings=_embeddings(diarization) if options.speaker_embeddings else None,
-            word_times="none" if not (options.align and segments) else "ctc" if alignment_model else "attention",
-            alignment_model=alignment_model,
+            word_times=text.word_times if segments else "none",
+            alignment_model=text.alignment_model,
             diarization_model=diarization.model if diarization else None,
         )
 
@@ -156,66 +152,78 @@ class Transcription:
             **{"segments": (), **found},
         )
 
-    def _recognized(
-        self, recognizer: Recognizer, language: str, spans: Sequence[Span], alignment: Beside[AlignmentModel] | None
-    ) -> tuple[Sequence[Segment], bool]:
-        """The text of every window in which something is said, and whether an alignment model is there for its words.
+    def _recognize(self, text: _Text, alignment: Beside[AlignmentModel] | None) -> None:
+        """Decode every window in which something is said.
 
-        A model that was to be had and cannot be loaded is found out while windows are decoded: then they are decoded
+        An alignment model that cannot be loaded after all is found out while windows are decoded: then they are decoded
         once more, with word times.
         """
-        if alignment is not None:
-            segments = self._decoded(recognizer, language, spans, timed=False, give_up=alignment.failed)
+        if not self._options.align:
+            text.segments = self._decoded(text, timed=False)
+        elif alignment is None:
+            self._decode_timed(text)
+        else:
+            text.segments = self._decoded(text, timed=False, give_up=alignment.failed)
+            while not alignment.wait(PROGRESS_SECONDS):
+                self._ctx.check()
             try:
                 alignment.result()
-            except ModelError as error:
-                self._warn_of_attention(language, error)
-            else:
-                return segments, True
-        return self._decoded(recognizer, language, spans, timed=self._options.align), False
+            except Exception as error:
+                self._warn_of_attention(text.language, error)
+                self._decode_timed(text)
 
-    def _decoded(
-        self,
-        recognizer: Recognizer,
-        language: str,
-        spans: Sequence[Span],
-        *,
-        timed: bool,
-        give_up: Callable[[], bool] = lambda: False,
-    ) -> Sequence[Segment]:
+    def _decode_timed(self, text: _Text) -> None:
+        """Decode with word times from cross-attention; when that fails, without any, rather than lose the text."""
+        try:
+            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
+        except Exception as error:
+            self._ctx.do_without("there are no word times", error)
+            text.segments, text.word_times = self._decoded(text, timed=False), "none"
+
+    def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
         """The text of the windows, told as it is decoded, until it is to be given up.
 
         With times, that is its sentences, whose words have theirs.
         """
-        ctx = self._ctx
-        written = self._options.written_language(language)
-        speech = sum(span.seconds for span in spans) or 1.0
+        ctx, recognizer = self._ctx, text.recognizer
+        written = self._options.written_language(text.language)
+        speech = sum(span.seconds for span in text.spans) or 1.0
         found: list[Segment] = []
-        windows = recognizer.transcribe(language, word_times=timed, on_window=lambda done: ctx.progress(done / speech))
+        windows = recognizer.transcribe(
+            text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
+        )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
                 pieces = split_sentences([segment], written) if timed else (segment,)
                 ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
                 found.extend(pieces)
+                self._check_speakers()
                 if give_up():
                     break
         return found
 
-    def _aligned(
-        self, audio: Any, segments: Sequence[Segment], language: str, whisper: Whisper
-    ) -> tuple[Sequence[Segment], str]:
-        """The sentences with their words' times, told as they get them, and the name of the model."""
+    def _align(self, text: _Text) -> None:
+        """Give the words their times from the alignment model, told as they get them; else from cross-attention."""
         from whisper_api.engine.align import align
 
+        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
         found: dict[int, tuple[Segment, ...]] = {}
 
         def tell(index: int, sentences: Sequence[Segment]) -> None:
             # Here and not in the alignment, whose times are WhisperX's to the last digit.
-            found[index] = in_order(sentences, segments[index].start, segments[index].end)
-            self._ctx.tell(index, hand_out_tokens(found[index], whisper.token_bytes), aligned=True)
+            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
+            self._ctx.tell(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
-        model = align(self._ctx, audio, segments, language, tell).model
-        return [sentence for index in sorted(found) for sentence in found[index]], model
+        try:
+            model = align(self._ctx, text.audio, untimed, text.language, tell).model
+        except Exception as error:
+            self._warn_of_attention(text.language, error)
+            self._decode_timed(text)
+            if text.word_times == "none":
+                text.segments = untimed
+        else:
+            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
+            text.word_times, text.alignment_model = "ctc", model
 
     def _references(self) -> dict[str, Any]:
         """The recordings of the known speakers, when they are to be looked for."""
@@ -226,7 +234,13 @@ class Transcription:
             return {}
         from whisper_api.engine.known_speakers import decode_references
 
-        return decode_references(self._ctx, self._known_speakers)
+        try:
+            return decode_references(self._ctx, self._known_speakers)
+        except InvalidAudio:
+            raise
+        except Exception as error:
+            self._ctx.do_without("the known speakers were not looked for", error)
+            return {}
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
@@ -240,28 +254,42 @@ class Transcription:
     def _alignment(
         self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
     ) -> Beside[AlignmentModel] | None:
-        """The alignment model that will give the word times, on its way: nobody's first text waits for it."""
+        """The alignment model that will give the word times, fetched and loaded beside the decoding of the text.
+
+        None where there is none, or where one cannot be had without asking a source that is known not to answer.
+        """
         from whisper_api.engine.align import alignment_source, has_model
 
         # An alignment model hears the language that is spoken; a translation is English text over other speech.
         if self._options.task == "translate" or not has_model(language):
             return None
-        try:
-            source = alignment_source(self._ctx, language)
-        except ModelError as error:
-            self._warn_of_attention(language, error)
+        name = f"align-{language}"
+        if self._ctx.store.find(name) is None and not self._ctx.store.can_fetch(name):
+            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
             return None
-        # Joined before the leases end, so that only one thread at a time has to do with them.
-        loading = Beside("alignment", lambda: leases.enter_context(self._ctx.models.lease(source)))
+        stop = threading.Event()
+        part = self._ctx.beside(stop)
+        loading = Beside("alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language))))
+        # Waited for before the leases end, so that only one thread at a time has to do with them.
         beside.callback(loading.join)
+        beside.callback(stop.set)
         return loading
 
-    def _warn_of_attention(self, language: str, error: ModelError) -> None:
+    def _warn_of_attention(self, language: str, error: Exception) -> None:
+        """Warn that another model than that of the language gives the word times.
+
+        Raises:
+            Exception: the error itself, when it ends the job.
+        """
+        source = "word times come from Whisper's cross-attention"
+        if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
+            self._ctx.do_without(source, error)
+            return
         log.info("no alignment model for %s: %s", language, error)
         # Without the error's text: a transcript may go to people who have no business with the machine's paths.
         self._ctx.warn(
-            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
-            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
+            f"{source}, since the alignment model align-{language} cannot be had here; "
+            f"`whisper-api models pull align-{language}` fetches it or says why not"
         )
 
     @contextlib.contextmanager
@@ -275,25 +303,73 @@ class Transcription:
             stop.set()
             beside.join()
 
-    def _diarization(self, beside: _Diarizing) -> Diarization | None:
-        """Wait for it. The stage's time is what the job waits, not what diarization takes."""
+    def _check_speakers(self) -> None:
+        """End a job early that was to tell the speakers apart and has no model to do it with.
+
+        Raises:
+            ModelError: why there is no model.
+        """
+        speakers = self._speakers
+        if self._options.diarize and speakers is not None and speakers.failed():
+            try:
+                speakers.result()
+            except ModelError:
+                raise
+            except Exception:
+                log.debug("diarization has failed; the job goes on without it")
+
+    def _assign_speakers(self, text: _Text) -> Diarization | None:
+        """Wait for the speakers, and give them to the words. The stage's time is what the job waits."""
+        from whisper_api.engine.speakers import assign_speakers
+
+        speakers = self._speakers
+        if speakers is None:
+            return None
         with self._stage("diarize"):
             try:
-                while not beside.wait(PROGRESS_SECONDS):
-                    self._ctx.progress(beside.ctx.stage_done)
-                return beside.result()
-            except ModelError as error:
-                if self._options.diarize:
+                while not speakers.wait(PROGRESS_SECONDS):
+                    self._ctx.progress(speakers.ctx.stage_done)
+                diarization = speakers.result()
+                text.segments = assign_speakers(text.segments, diarization.turns)
+                return diarization
+            except Exception as error:
+                if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
+                    self._ctx.do_without("the speakers were not told apart", error)
+                elif self._options.diarize:
                     raise
-                log.info("no diarization model: %s", error)
-                self._ctx.warn(
-                    "the speakers were not told apart, since no diarization model can be had here; "
-                    "`whisper-api models pull ecapa` fetches one or says why not"
-                )
+                else:
+                    log.info("no diarization model: %s", error)
+                    self._ctx.warn(
+                        "the speakers were not told apart, since no diarization model can be had here; "
+                        "`whisper-api models pull ecapa` fetches one or says why not"
+                    )
                 return None
             finally:
-                for warning in beside.ctx.warnings:
+                for warning in speakers.ctx.warnings:
                     self._ctx.warn(warning)
+
+
+@dataclass
+class _Text:
+    """What is said, and how far it is known.
+
+    Attributes:
+        recognizer: decodes the windows.
+        audio: shape (samples,), mono, 16 kHz.
+        spans: where somebody speaks.
+        language: code, once it was judged.
+        segments: the text.
+        word_times: where the times of its words come from.
+        alignment_model: the model of these times, if one gave them.
+    """
+
+    recognizer: Recognizer
+    audio: Any
+    spans: Sequence[Span]
+    language: str = ""
+    segments: Sequence[Segment] = ()
+    word_times: WordTimes = "none"
+    alignment_model: str | None = None
 
 
 class _Diarizing(Beside["Diarization"]):
@@ -310,7 +386,10 @@ class _Diarizing(Beside["Diarization"]):
         if references:
             from whisper_api.engine.known_speakers import name_speakers
 
-            found = name_speakers(self.ctx, found, references)
+            try:
+                found = name_speakers(self.ctx, found, references)
+            except Exception as error:
+                self.ctx.do_without("the known speakers were not looked for", error)
         return found
 
 

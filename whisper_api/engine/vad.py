@@ -272,9 +272,9 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     frames = frame_count(size)
     total = np.zeros(((count - 1) * hop + size) // step + 1, np.float32)
     weight = np.zeros_like(total)
-    path = ctx.store.ensure("segmentation").path
+    path = ctx.fetched("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
-    with ctx.models.lease(source) as model:
+    with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)
 
         def items() -> Iterator[tuple[SegmentWindows, Floats, float]]:

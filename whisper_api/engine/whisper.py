@@ -33,6 +33,7 @@ MAX_NEW_TOKENS = 224
 MAX_TOKENS_PER_SECOND = 15
 SPARE_TOKENS = 30
 BEST_OF = 5
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -131,12 +132,13 @@ class Whisper(ABC):
         directory: the model's files.
         mels: mel bands it takes.
         multilingual: whether it knows more than English.
+        offline: whether nothing may be fetched for it.
     """
 
-    def __init__(self, directory: Path, mels: int, *, multilingual: bool) -> None:
+    def __init__(self, directory: Path, mels: int, *, multilingual: bool, offline: bool = False) -> None:
         self.mels = mels
         self.multilingual = multilingual
-        self._tokenizers = load_tokenizer(directory, multilingual=multilingual)
+        self._tokenizers = load_tokenizer(directory, multilingual=multilingual, offline=offline)
 
     @abstractmethod
     def listen(self, frames: int, max_items: int, max_cost: float) -> Operation:
@@ -195,19 +197,37 @@ class Whisper(ABC):
         return tuple(token for token, text in enumerate(texts) if not signs.isdisjoint(text))
 
 
-def load_tokenizer(directory: Path, *, multilingual: bool) -> Any:
+def load_tokenizer(directory: Path, *, multilingual: bool, offline: bool = False) -> Any:
     """The model's tokenizer; that of OpenAI's models where the directory has none.
 
+    Args:
+        directory: the model's files.
+        multilingual: whether the model knows more than English.
+        offline: whether the model hub must not be asked. What is in its cache on this machine is used all the same.
+
     Raises:
-        ModelCorrupt: the file is not a tokenizer.
+        ModelCorrupt: the file is not a tokenizer, or there is none and it cannot be fetched; says what to do.
     """
     import tokenizers
 
-    file = directory / "tokenizer.json"
+    from whisper_api.engine.hub import cached_snapshot, hub_is_offline
+    from whisper_api.engine.model_entry import HubSource
+
+    repository = "openai/whisper-tiny" + ("" if multilingual else ".en")
+    file = directory / TOKENIZER
+    if not file.is_file():
+        cached = cached_snapshot(HubSource(repository), (TOKENIZER,))
+        if cached is not None:
+            file = cached / TOKENIZER
+        elif offline or hub_is_offline():
+            raise ModelCorrupt(
+                f"{directory} has no {TOKENIZER}, and downloads are switched off: copy the file there from the model "
+                f"that this one was made from, or from {repository}"
+            )
     try:
         if file.is_file():
             return tokenizers.Tokenizer.from_file(str(file))
-        return tokenizers.Tokenizer.from_pretrained("openai/whisper-tiny" + ("" if multilingual else ".en"))
+        return tokenizers.Tokenizer.from_pretrained(repository)
     except Exception as error:
         raise ModelCorrupt(f"{directory} has no tokenizer that can be read: {error}") from error
 
@@ -222,6 +242,7 @@ class WhisperSource:
         compute_type: as CTranslate2 names them: int8, float16 ...
         threads: that one call may use, on a CPU.
         lanes: calls at once.
+        offline: whether nothing may be fetched for it.
     """
 
     path: str
@@ -230,6 +251,7 @@ class WhisperSource:
     compute_type: str
     threads: int
     lanes: int = 1
+    offline: bool = False
 
     def estimated_bytes(self) -> int:
         size = (Path(self.path) / "model.bin").stat().st_size
@@ -245,7 +267,9 @@ class WhisperSource:
         if self.device == "cpu":
             from whisper_api.engine.whisper_onnx import OnnxWhisper
 
-            return OnnxWhisper.load(Path(self.path), int8="int8" in self.compute_type, threads=self.threads)
+            return OnnxWhisper.load(
+                Path(self.path), int8="int8" in self.compute_type, threads=self.threads, offline=self.offline
+            )
         from whisper_api.engine.whisper_ct2 import Ct2Whisper
 
         return Ct2Whisper.load(self)

@@ -45,8 +45,9 @@ MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
 class Ct2Whisper(Whisper):
     """A model of CTranslate2's."""
 
-    def __init__(self, directory: Path, model: Any) -> None:
-        super().__init__(directory, int(model.n_mels), multilingual=bool(model.is_multilingual))
+    def __init__(self, directory: Path, model: Any, *, offline: bool = False) -> None:
+        multilingual = bool(model.is_multilingual)
+        super().__init__(directory, int(model.n_mels), multilingual=multilingual, offline=offline)
         self.ct2 = model
 
     @classmethod
@@ -72,7 +73,7 @@ class Ct2Whisper(Whisper):
             if "CUDA" in str(error) or "memory" in str(error).lower():
                 raise
             raise ModelCorrupt(f"{source.path} cannot be loaded as a Whisper model: {error}") from error
-        return cls(Path(source.path), model)
+        return cls(Path(source.path), model, offline=source.offline)
 
     def listen(self, frames: int, max_items: int, max_cost: float) -> Ct2Listen:
         return Ct2Listen(self, min(max_items, MOST_WINDOWS), max_cost, frames)

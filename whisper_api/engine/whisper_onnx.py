@@ -46,25 +46,27 @@ Floats = NDArray[np.float32]
 class OnnxWhisper(Whisper):
     """A model that ONNX Runtime runs."""
 
-    def __init__(self, directory: Path, sessions: Sessions) -> None:
+    def __init__(self, directory: Path, sessions: Sessions, *, offline: bool = False) -> None:
         shape = sessions.shape
-        super().__init__(directory, shape.mels, multilingual=shape.vocabulary >= MULTILINGUAL_VOCABULARY)
+        multilingual = shape.vocabulary >= MULTILINGUAL_VOCABULARY
+        super().__init__(directory, shape.mels, multilingual=multilingual, offline=offline)
         self._directory = directory
         self._sessions: Sessions | None = sessions
 
     @classmethod
-    def load(cls, directory: Path, *, int8: bool, threads: int) -> OnnxWhisper:
+    def load(cls, directory: Path, *, int8: bool, threads: int, offline: bool = False) -> OnnxWhisper:
         """Load a model from its files in CTranslate2's format.
 
         Args:
             directory: its files.
             int8: compute in int8, else in float32.
             threads: that one call may use.
+            offline: whether nothing may be fetched for it.
 
         Raises:
             ModelCorrupt: the files are not those of a Whisper model.
         """
-        return cls(directory, open_sessions(directory, int8=int8, threads=threads))
+        return cls(directory, open_sessions(directory, int8=int8, threads=threads), offline=offline)
 
     def listen(self, frames: int, max_items: int, max_cost: float) -> OnnxListen:
         return OnnxListen(self, frames)

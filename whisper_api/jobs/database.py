@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from whisper_api.errors import StorageError, StorageFull, StorageLocked
+from whisper_api.errors import ForkedProcess, StorageError, StorageFull, StorageLocked
 from whisper_api.jobs.texts import PAGE_BYTES
 
 __all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
@@ -59,6 +59,7 @@ class Database:
     def __init__(self, path: Path, migrations: Sequence[Migration], *, busy_seconds: float = BUSY_SECONDS) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
+        self._process = os.getpid()
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -87,6 +88,7 @@ class Database:
 
         Raises:
             StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
+            ForkedProcess: the database was opened before this process was forked.
         """
         with self._my_turn(), self._watched(), _named_errors(), self._durability(synced), self._transaction():
             yield self._writer
@@ -96,7 +98,12 @@ class Database:
         """A read-only connection that nobody else uses meanwhile. It never waits for the writer.
 
         Read every result to its end inside the context: a cursor in the middle of its rows keeps :meth:`wipe` waiting.
+
+        Raises:
+            StorageError: the database cannot be read.
+            ForkedProcess: the database was opened before this process was forked.
         """
+        self.check_process()
         with _named_errors():
             reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
             try:
@@ -175,8 +182,22 @@ class Database:
         with self._lock:
             self._locks.append(lock)
 
+    def check_process(self) -> None:
+        """Refuse to use the connections of another process: SQLite does not allow it, and its file locks do not hold.
+
+        Raises:
+            ForkedProcess: the database was opened before this process was forked.
+        """
+        if self._process != os.getpid():
+            raise ForkedProcess(
+                f"the job database was opened in process {self._process} before it forked into this one "
+                f"({os.getpid()}): make the application or the service after the fork, in the process that serves"
+            )
+
     def close(self) -> None:
         """Close all connections. Reads that are under way end first; what is called later raises StorageError."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             self._closed = True
             readers, self._readers = self._readers, []
@@ -205,6 +226,7 @@ class Database:
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
+        self.check_process()
         if not self._turn.acquire(timeout=TURN_SECONDS):
             raise StorageLocked("The job database is busy: try again later")
         try:

@@ -232,8 +232,17 @@ class LocalExecutor:
     def download_model(self, name: str, cancel: threading.Event) -> None:
         from whisper_api.engine.catalog import ModelStore
 
+        def check() -> None:
+            with self._lock:
+                closed = self._closed
+            if closed:
+                raise EngineClosed("the executor was closed while a model was fetched")
+            if cancel.is_set():
+                raise Canceled("the download was canceled")
+
         with self._watched(_Run(lambda: None, cancel)):
-            ModelStore(self._config.models_dir, hf_token=self._config.hf_token, progress=self._on_download).ensure(name)
+            store = ModelStore(self._config.models_dir, hf_token=self._config.hf_token, progress=self._on_download)
+            store.ensure(name, check=check)
 
     def run(
         self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event

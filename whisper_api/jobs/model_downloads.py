@@ -15,7 +15,7 @@ __all__ = ["ModelDownloads"]
 log = logging.getLogger("whisper_api.jobs")
 
 # How often a download is compared with the jobs that wait for it: it ends when the last of them was canceled.
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 
 
 class ModelDownloads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class JobService:
         self.store = store
         self.executor = executor
         self.events = EventBus()
+        self._process = os.getpid()
         self._config = config
         self._uploads_dir = config.tmp_dir
         slots = config.max_concurrent_jobs if config.enable_concurrency else 1
@@ -127,7 +129,9 @@ class JobService:
 
         Raises:
             StorageError: the database or the upload directory cannot be used.
+            ForkedProcess: the service was made before this process was forked.
         """
+        self.store.check_process()
         self._life.start()
 
     def drain(self) -> None:
@@ -139,12 +143,20 @@ class JobService:
 
         Args:
             grace: seconds.
+
+        Raises:
+            ForkedProcess: the service was made before this process was forked.
         """
+        self.store.check_process()
         self._life.stop(grace)
 
     def close(self) -> None:
-        """Stop at once if that was not done, and free everything. Calling it twice is fine."""
-        self._life.close()
+        """Stop at once if that was not done, and free everything. Calling it twice is fine.
+
+        In a forked process it does nothing: the service is the parent's, and goes on there.
+        """
+        if self._process == os.getpid():
+            self._life.close()
 
     @property
     def hangs(self) -> bool:
@@ -164,7 +176,9 @@ class JobService:
 
         Raises:
             QueueFull, CallerLimit, Draining: not now.
+            ForkedProcess: the service was made before this process was forked.
         """
+        self.store.check_process()
         self._check_not_draining()
         return self._reservations.reserve(owner, spare=spare)
 

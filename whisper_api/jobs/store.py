@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from whisper_api.errors import Portable
 from whisper_api.jobs.database import BUSY_SECONDS, Database
 from whisper_api.jobs.job_search import conditions
 from whisper_api.jobs.key_table import KeyTable
@@ -55,7 +56,7 @@ _TO_JOIN = """
 """
 
 
-class AlreadyThere(Exception):
+class AlreadyThere(Portable):
     """A job with this owner and this idempotency key is there already, or one that is to be joined.
 
     Args:
@@ -81,6 +82,14 @@ class JobStore(ResultTable, KeyTable):
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
+
+    def check_process(self) -> None:
+        """Refuse to go on in a process that was forked after the store was opened; see :class:`Database`.
+
+        Raises:
+            ForkedProcess: this is such a process.
+        """
+        self._database.check_process()
 
     def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.

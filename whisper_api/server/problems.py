@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
+from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 from whisper_api.server.intake.accepted import FileOutcome
 
@@ -26,7 +27,7 @@ MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10
 
 
-class Problem(Exception):
+class Problem(Portable):
     """Something that only HTTP knows of, and the answer to it.
 
     Args:

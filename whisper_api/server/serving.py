@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.config import Config
-from whisper_api.errors import ConfigError
+from whisper_api.errors import ConfigError, ForkedProcess
 from whisper_api.logs import Repeats
 from whisper_api.server.sockets import listen, only_local, url_of
 
@@ -81,6 +81,7 @@ class Server:
         self._started: Started | None = None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
 
     @property
     def url(self) -> str:
@@ -101,9 +102,16 @@ class Server:
         Raises:
             ConfigError: this configuration cannot be served.
             StorageError: the job database cannot be used.
+            ForkedProcess: it was started before this process was forked.
         """
         if self._thread is not None:
+            if self._process != os.getpid():
+                raise ForkedProcess(
+                    f"this server runs in process {self._process}, from which this one ({os.getpid()}) was forked: "
+                    "use its url here, or make another Server"
+                )
             raise RuntimeError("a server is started once")
+        self._process = os.getpid()
         # A daemon, so that a program that forgets to close it can end: whatever was accepted is on the disk.
         self._thread = threading.Thread(target=self._serve, name="whisper-api-server", daemon=True)
         self._thread.start()
@@ -118,7 +126,12 @@ class Server:
         return self.url
 
     def close(self) -> None:
-        """Stop as a signal would: running jobs have the configured grace. May be called again."""
+        """Stop as a signal would: running jobs have the configured grace. May be called again.
+
+        In a process that was forked after the start it does nothing: the server goes on in the parent.
+        """
+        if self._process != os.getpid():
+            return
         self._stop.ask()
         if self._thread is not None:
             self._thread.join()

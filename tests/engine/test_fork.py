@@ -1,0 +1,171 @@
+"""What was made or used before a fork either works in the child or says at once that it does not; nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+# Runs in an interpreter of its own. A child that hangs is ended by its alarm, which shows in its status.
+PRELUDE = """
+import os, signal, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+
+def child(name, work, end):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        try:
+            print(name, work(), flush=True)
+        except BaseException as error:
+            print(name, type(error).__name__, error, flush=True)
+        end(3)
+    _, status = os.waitpid(pid, 0)
+    print(name, "ended with", os.waitstatus_to_exitcode(status), flush=True)
+"""
+ENDS = pytest.mark.parametrize("end", ["sys.exit", "os._exit"])
+
+
+def run(script: str, *arguments: object) -> dict[str, str]:
+    """What a script prints: first words to the rest of their lines; for an ``ended with`` line, name and ``end``."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        name, _, text = line.partition(" ")
+        if text.startswith("ended with "):
+            name, text = f"{name} end", text.removeprefix("ended with ")
+        told[name] = text
+    return told
+
+
+ENGINE = """
+from whisper_api import Engine, TranscriptionOptions
+models_dir, audio, end = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+options = TranscriptionOptions(language="en", diarize=False, align=False)
+engine = Engine(device="cpu", model="base", models_dir=models_dir, offline=True)
+
+def use():
+    return engine.transcribe(audio, options).text.replace("\\n", " ")
+"""
+
+
+@pytest.mark.models
+@ENDS
+def test_an_engine_that_was_not_used_before_the_fork_works_in_every_child(
+    end: str, models_dir: Path, base_model_dir: Path, sample_call: Path
+) -> None:
+    script = """
+threads = threading.active_count()
+child("first", use, end)
+child("second", use, end)
+print("parent", use())
+print("threads", threads)
+"""
+    told = run(ENGINE + script, models_dir, sample_call, end)
+    assert told["threads"] == "1"
+    assert "New Jersey" in told["parent"]
+    assert told["first"] == told["second"] == told["parent"]
+    assert told["first end"] == told["second end"] == "3"
+
+
+@pytest.mark.models
+@ENDS
+def test_an_engine_that_was_used_before_the_fork_says_at_once_that_it_cannot_be_used(
+    end: str, models_dir: Path, base_model_dir: Path, ecapa_path: Path, sample_call: Path
+) -> None:
+    script = """
+import threading
+speakers = TranscriptionOptions(language="en", diarize=True, align=False)
+
+def drop():
+    global engine
+    engine.close()
+    del engine
+    import gc
+    return f"dropped {gc.collect() >= 0}"
+
+def make():
+    return Engine(device="cpu", model="base", models_dir=models_dir, offline=True)
+
+before = engine.transcribe(audio, speakers).text
+child("transcribe", use, end)
+child("preload", engine.preload, end)
+child("rest", engine.preload_rest, end)
+child("another", make, end)
+child("nothing", lambda: "nothing", end)
+child("drop", drop, end)
+
+# While the parent's threads are at work, and hold whatever locks they hold.
+busy = threading.Thread(target=lambda: engine.transcribe(audio, speakers))
+busy.start()
+for number in range(5):
+    child(f"busy{number}", use, end)
+    child(f"closing{number}", engine.close, end)
+busy.join()
+print("parent", engine.transcribe(audio, speakers).text == before)
+"""
+    told = run(ENGINE + script, models_dir, sample_call, end)
+    assert told["parent"] == "True"
+    assert {text for name, text in told.items() if name.endswith(" end")} == {"3"}
+    for name in ("transcribe", "preload", "rest", "another", *(f"busy{number}" for number in range(5))):
+        assert told[name].startswith("ForkedProcess models were used in process "), told[name]
+        assert "worker_process_init" in told[name]
+    assert told["nothing"] == "nothing"
+    assert told["drop"] == "dropped True"
+    assert {told[f"closing{number}"] for number in range(5)} == {"None"}
+
+
+@pytest.mark.models
+def test_a_pool_of_forked_processes_works_with_an_engine_made_before(
+    models_dir: Path, base_model_dir: Path, sample_call: Path
+) -> None:
+    script = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+def work(number):
+    return use()
+
+with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+    texts = set(pool.map(work, range(4)))
+print("texts", len(texts), "New Jersey" in texts.pop())
+"""
+    assert run(ENGINE + script, models_dir, sample_call, "os._exit")["texts"] == "1 True"
+
+
+@pytest.mark.models
+def test_the_error_of_a_forked_pool_reaches_the_caller(
+    models_dir: Path, base_model_dir: Path, sample_call: Path
+) -> None:
+    script = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from whisper_api import ForkedProcess
+
+def work(number):
+    return use()
+
+use()
+with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+    try:
+        pool.submit(work, 0).result(60)
+    except ForkedProcess as error:
+        print("error", error)
+print("parent", "New Jersey" in use())
+"""
+    told = run(ENGINE + script, models_dir, sample_call, "os._exit")
+    assert told["error"].startswith("models were used in process ")
+    assert told["parent"] == "True"

@@ -1,0 +1,318 @@
+"""What is optional costs what it would have given, never the text: whatever fails in it, and wherever.
+
+And none of it keeps the text waiting, or goes to the network when that is forbidden.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from fakes import DEADLINE, until
+
+from whisper_api import Canceled, Engine, EngineClosed, OutOfMemory, TranscriptionOptions
+from whisper_api.engine.decode import decode
+from whisper_api.engine.download import SourceFailed
+from whisper_api.schema import Stretch, Transcript
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
+
+import random_models
+
+pytestmark = pytest.mark.models
+
+RATE = 16_000
+EVERYTHING = TranscriptionOptions(language="en", diarize=True, align=True)
+
+# What fails, and which of the transcript's parts that costs.
+PLACES = {
+    "whisper_api.engine.align_models.AlignmentSource.load": "times",
+    "whisper_api.engine.align_models.AlignmentSource.estimated_bytes": "times",
+    "whisper_api.engine.align_models.Emissions.run": "times",
+    "whisper_api.engine.align.align": "times",
+    "whisper_api.engine.segmentation.SegmentationSource.load": "speakers",
+    "whisper_api.engine.segmentation.SegmentWindows.run": "speakers",
+    "whisper_api.engine.diarize.diarize": "speakers",
+    "whisper_api.engine.speakers.assign_speakers": "speakers",
+    "whisper_api.engine.known_speakers.decode_references": "names",
+    "whisper_api.engine.known_speakers.voice_of": "names",
+    "whisper_api.engine.known_speakers.match": "names",
+}
+ERRORS = {
+    "memory": MemoryError(),
+    "our own": OutOfMemory("one item does not fit"),
+    "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    "fault": ValueError("/a/path/of/the/machine: a fault"),
+    "disk": OSError(5, "Input/output error", "/a/path/of/the/machine"),
+    "thread": RuntimeError("can't start new thread"),
+}
+# Every place with a lack of memory and with a fault, and every other error at one of the places.
+CASES = [
+    *((place, error) for place in PLACES for error in ("memory", "fault")),
+    ("whisper_api.engine.align_models.AlignmentSource.load", "disk"),
+    ("whisper_api.engine.align_models.Emissions.run", "torch"),
+    ("whisper_api.engine.segmentation.SegmentationSource.load", "thread"),
+    ("whisper_api.engine.segmentation.SegmentWindows.run", "our own"),
+    ("whisper_api.engine.known_speakers.decode_references", "disk"),
+    ("whisper_api.engine.known_speakers.voice_of", "torch"),
+]
+
+
+@pytest.fixture(scope="module")
+def call(sample_call: Path) -> npt.NDArray[np.float32]:
+    return decode(sample_call).audio[7 * RATE : 19 * RATE]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    models_dir: Path, base_model_dir: Path, ecapa_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """An engine with every model: the alignment model has the true shape, and random weights."""
+    root = tmp_path_factory.mktemp("models")
+    random_models.make_alignment(root)
+    for kind in ("whisper", "diarization"):
+        (root / kind).symlink_to(models_dir / kind, target_is_directory=True)
+    with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def expected(whole: Engine, call: npt.NDArray[np.float32]) -> Transcript:
+    return whole.transcribe(call, EVERYTHING, known_speakers={"Sheila": call[: 5 * RATE]})
+
+
+def text(transcript: Transcript) -> str:
+    return " ".join(word for segment in transcript.segments for word in segment.text.split())
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException) -> list[int]:
+    """Let a function of the package raise an error. Gives a list that has an entry for each of its calls."""
+    calls: list[int] = []
+
+    def fail(*ignored: object, **also_ignored: object) -> Any:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    return calls
+
+
+@pytest.mark.parametrize(("place", "error"), CASES)
+def test_an_optional_stage_that_fails_costs_no_text(
+    place: str,
+    error: str,
+    whole: Engine,
+    call: npt.NDArray[np.float32],
+    expected: Transcript,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if place.endswith(".load"):
+        whole.models.evict_idle()
+    calls = failing(monkeypatch, place, ERRORS[error])
+    transcript = whole.transcribe(call, EVERYTHING, known_speakers={"Sheila": call[: 5 * RATE]})
+    assert calls
+    assert text(transcript) == text(expected)
+    cost = PLACES[place]
+    assert transcript.word_times == ("attention" if cost == "times" else "ctc")
+    assert bool(transcript.speakers) == (cost != "speakers")
+    assert all(word.end > word.start for word in transcript.words)
+    new = set(transcript.warnings) - set(expected.warnings)
+    assert new
+    assert not any("/a/path" in warning for warning in transcript.warnings)
+    if error in ("memory", "our own", "torch"):
+        assert any("memory" in warning for warning in new)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        *((place, Canceled("canceled")) for place in PLACES if not place.endswith("estimated_bytes")),
+        ("whisper_api.engine.align_models.Emissions.run", EngineClosed("closed")),
+        ("whisper_api.engine.segmentation.SegmentWindows.run", EngineClosed("closed")),
+        ("whisper_api.engine.known_speakers.voice_of", EngineClosed("closed")),
+    ],
+)
+def test_cancellation_and_the_end_of_the_engine_are_those_of_the_job(
+    place: str,
+    error: Exception,
+    whole: Engine,
+    call: npt.NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if place.endswith(".load"):
+        whole.models.evict_idle()
+    failing(monkeypatch, place, error)
+    with pytest.raises(type(error)):
+        whole.transcribe(call, EVERYTHING, known_speakers={"Sheila": call[: 5 * RATE]})
+
+
+def test_an_error_of_the_callers_own_functions_is_no_warning(whole: Engine, call: npt.NDArray[np.float32]) -> None:
+    def tell(stretch: Stretch) -> None:
+        if stretch.aligned:
+            raise MemoryError("of the caller")
+
+    with pytest.raises(MemoryError, match="of the caller"):
+        whole.transcribe(call, EVERYTHING, on_stretch=tell)
+
+
+class SlowSource:
+    """A source of the alignment model that answers once its gate is open, and then has no model."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = threading.Event()
+        self.gate = threading.Event()
+        self.waited: list[bool] = []
+        monkeypatch.setattr("whisper_api.engine.catalog.fetch_from", self.fetch)
+
+    def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any) -> Any:
+        self.asked.set()
+        if not self.waited:
+            # Until this is stopped, or the text is there.
+            until(lambda: watch.check() or self.gate.is_set(), "the first text is told")
+            self.waited.append(self.gate.is_set())
+        raise SourceFailed("it is not there any more")
+
+
+@pytest.fixture
+def online(models_dir: Path, base_model_dir: Path, tmp_path: Path) -> Iterator[Engine]:
+    """An engine without an alignment model, which may fetch one."""
+    (tmp_path / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
+    with Engine(device="cpu", model="base", models_dir=tmp_path) as engine:
+        yield engine
+
+
+def test_the_first_text_does_not_wait_for_the_alignment_model_to_be_fetched(
+    online: Engine, call: npt.NDArray[np.float32], expected: Transcript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SlowSource(monkeypatch)
+    transcript = online.transcribe(
+        call, TranscriptionOptions(language="en", diarize=False), on_stretch=lambda stretch: source.gate.set()
+    )
+    assert source.waited == [True]
+    assert text(transcript) == text(expected)
+    assert transcript.word_times == "attention"
+    assert any("whisper-api models pull align-en" in warning for warning in transcript.warnings)
+
+
+def test_a_job_is_canceled_while_its_alignment_model_is_fetched(
+    online: Engine, call: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SlowSource(monkeypatch)
+    cancel = threading.Event()
+    ends: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            online.transcribe(call, TranscriptionOptions(language="en", diarize=False), cancel=cancel)
+        except BaseException as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert source.asked.wait(DEADLINE)
+    cancel.set()
+    thread.join(DEADLINE)
+    assert [type(error) for error in ends] == [Canceled]
+    assert not source.gate.is_set()
+
+
+OFFLINE = """
+import sys
+asked = []
+def hear(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
+        asked.append((event, arguments[1:]))
+sys.addaudithook(hear)
+import tokenizers
+# Its requests are made in Rust, where no audit hook hears them.
+class Recorded:
+    from_file = tokenizers.Tokenizer.from_file
+    @staticmethod
+    def from_pretrained(name, *ignored):
+        asked.append(("tokenizer", name))
+        raise OSError("no network")
+tokenizers.Tokenizer = Recorded
+from whisper_api import Engine, ModelError, TranscriptionOptions
+root, audio, model = sys.argv[1:4]
+with Engine(device="cpu", model=model, models_dir=root, offline=True) as engine:
+    for diarize, language in ((None, "en"), (True, "auto"), (False, "de")):
+        options = TranscriptionOptions(language=language, diarize=diarize, vad=sys.argv[4])
+        try:
+            engine.preload(options)
+            engine.preload_rest(options)
+            known = {"Sheila": audio} if diarize else None
+            print("text", len(engine.transcribe(audio, options, known_speakers=known).text) > 10)
+        except ModelError as error:
+            print("error", type(error).__name__, error)
+print("asked", asked)
+"""
+
+
+@pytest.fixture
+def short_call(call: npt.NDArray[np.float32], tmp_path: Path) -> Path:
+    path = tmp_path / "call.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((call[: 8 * RATE] * 32767).astype("<i2").tobytes())
+    return path
+
+
+def transcribe_offline(root: Path, audio: Path, model: str, vad: str = "silero") -> list[str]:
+    """What the script says; the environment is that of a user with a token, who has not set HF_HUB_OFFLINE."""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_TOKEN": "hf_aTokenOfNobody", "HF_HOME": str(root / "hf")}
+    command = [sys.executable, "-c", OFFLINE, str(root), str(audio), model, vad]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("vad", ["silero", "pyannote"])
+@pytest.mark.parametrize("alignment", [True, False], ids=["all models", "whisper alone"])
+def test_an_offline_engine_asks_no_network(
+    alignment: bool,
+    vad: str,
+    models_dir: Path,
+    ecapa_path: Path,
+    base_model_dir: Path,
+    short_call: Path,
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    for kind in ("whisper", "diarization") if alignment else ("whisper",):
+        (root / kind).symlink_to(models_dir / kind, target_is_directory=True)
+    if alignment:
+        random_models.make_alignment(root)
+    *results, asked = transcribe_offline(root, short_call, "base", vad)
+    assert asked == "asked []"
+    assert results.count("text True") == (3 if alignment else 2)
+    # To tell speakers apart was asked for, and cannot be done.
+    assert (
+        [line.split()[1] for line in results if line.startswith("error")] == [] if alignment else ["ModelUnavailable"]
+    )
+
+
+def test_an_offline_engine_asks_no_network_for_a_tokenizer(
+    base_model_dir: Path, short_call: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "mine"
+    model.mkdir()
+    for file in base_model_dir.iterdir():
+        if file.name not in ("tokenizer.json", "manifest.json"):
+            (model / file.name).symlink_to(file)
+    *results, asked = transcribe_offline(tmp_path, short_call, str(model))
+    assert asked == "asked []"
+    assert len(results) == 3
+    for line in results:
+        assert line.startswith("error ModelCorrupt ")
+        assert "has no tokenizer.json, and downloads are switched off: copy the file there" in line
