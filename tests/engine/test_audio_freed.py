@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from whisper_api import Canceled, Engine, Progress, TranscriptionOptions
-from whisper_api.engine import transcription
 from whisper_api.engine.beside import Beside
+from whisper_api.engine.decode import decode
 
 pytestmark = pytest.mark.models
 
@@ -26,14 +26,13 @@ DEADLINE = 60.0
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]:
     """References to the audio of every job, while Python looks for no cycles."""
     found: list[weakref.ref[Any]] = []
-    decode = transcription.decode
 
     def decode_and_note(*arguments: Any, **options: Any) -> Any:
         result = decode(*arguments, **options)
         found.append(weakref.ref(result.audio))
         return result
 
-    monkeypatch.setattr(transcription, "decode", decode_and_note)
+    monkeypatch.setattr("whisper_api.engine.transcription.decode", decode_and_note)
     gc.collect()
     gc.disable()
     yield found

@@ -125,6 +125,10 @@ def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links
     assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
 
 
+# Why a stage was done without, as JobContext.do_without says it.
+REASONS = ("the memory ran out", "of an error, which is in the log")
+
+
 def remarks() -> set[str]:
     """What the engine may remark on a transcript, ``{}`` for what varies."""
 
@@ -144,6 +148,9 @@ def remarks() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("ctx.warn", *lists)):
                 found.add(of(node))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ctx.do_without"):
+                loss = of(node)
+                found |= {f"{loss}, because {reason}" for reason in REASONS if loss}
     return {text for text in found if text}
 
 

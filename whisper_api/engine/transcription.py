@@ -282,15 +282,14 @@ class Transcription:
         Raises:
             Exception: the error itself, when it ends the job.
         """
-        source = "word times come from Whisper's cross-attention"
         if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
-            self._ctx.do_without(source, error)
+            self._ctx.do_without("word times come from Whisper's cross-attention", error)
             return
         log.info("no alignment model for %s: %s", language, error)
         # Without the error's text: a transcript may go to people who have no business with the machine's paths.
         self._ctx.warn(
-            f"{source}, since the alignment model align-{language} cannot be had here; "
-            f"`whisper-api models pull align-{language}` fetches it or says why not"
+            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
+            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
         )
         forget_frames(error)
 

@@ -126,6 +126,54 @@ const FRENCH = [
     "the speakers were not told apart, since no diarization model can be had here; `whisper-api models pull ecapa` fetches one or says why not",
     "les locuteurs n’ont pas été distingués, car aucun modèle n’est disponible ici ; « whisper-api models pull ecapa » en télécharge un ou dit pourquoi",
   ],
+  [
+    "not every segment was aligned, because the memory ran out",
+    "tous les segments n’ont pas été calés, faute de mémoire",
+  ],
+  [
+    "not every segment was aligned, because of an error, which is in the log",
+    "tous les segments n’ont pas été calés, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
+    "it was not checked whether the audio is in {}, because the memory ran out",
+    "il n’a pas été vérifié que l’enregistrement est en {1}, faute de mémoire",
+  ],
+  [
+    "it was not checked whether the audio is in {}, because of an error, which is in the log",
+    "il n’a pas été vérifié que l’enregistrement est en {1}, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
+    "there are no word times, because the memory ran out",
+    "il n’y a pas de temps de mots, faute de mémoire",
+  ],
+  [
+    "there are no word times, because of an error, which is in the log",
+    "il n’y a pas de temps de mots, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
+    "the known speakers were not looked for, because the memory ran out",
+    "les locuteurs connus n’ont pas été cherchés, faute de mémoire",
+  ],
+  [
+    "the known speakers were not looked for, because of an error, which is in the log",
+    "les locuteurs connus n’ont pas été cherchés, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
+    "word times come from Whisper's cross-attention, because the memory ran out",
+    "les temps des mots viennent de l’attention croisée de Whisper, faute de mémoire",
+  ],
+  [
+    "word times come from Whisper's cross-attention, because of an error, which is in the log",
+    "les temps des mots viennent de l’attention croisée de Whisper, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
+    "the speakers were not told apart, because the memory ran out",
+    "les locuteurs n’ont pas été distingués, faute de mémoire",
+  ],
+  [
+    "the speakers were not told apart, because of an error, which is in the log",
+    "les locuteurs n’ont pas été distingués, à cause d’une erreur notée dans le journal du serveur",
+  ],
   ["unknown fields were ignored: {}", "des champs inconnus ont été ignorés : {1}"],
   [
     "of fields that were given more than once, the last counts: {}",
