@@ -21,7 +21,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from clients import settled
-from measuring import Comparison, Pair, Report, Sample, arguments, models_dir, recording, sample, served, take_turns
+from measuring import (
+    Comparison,
+    Pair,
+    Report,
+    Sample,
+    arguments,
+    models_dir,
+    needs,
+    recording,
+    sample,
+    served,
+    take_turns,
+)
 
 ALONE = "nobody watches"
 MAX_COST, THEN = 1.05, 1.02
@@ -33,7 +45,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--watchers", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=120.0, help="of the recording")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
     report = Report("events", options)
     watched = f"{options.watchers} watch"
     with contextlib.ExitStack() as stack:

@@ -30,6 +30,7 @@ from measuring import (
     arguments,
     clip,
     models_dir,
+    needs,
     recording,
     sample,
     served,
@@ -48,13 +49,14 @@ MANY = 4
 def main() -> int:
     parser = arguments(__doc__, runs=3)
     parser.add_argument("--clips", type=int, default=8, help="sent in one run")
-    options = parser.parse_args()
+    parser.add_argument("--seconds", type=float, help="of the long recording; 600, with --quick 240")
+    options = needs.parsed(parser, needs.MODEL)
     clips = 2 if options.quick else options.clips
     report = Report("fairness", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         short = clip(folder).path
-        long = recording(folder, 240.0 if options.quick else 600.0, options.audio).path
+        long = recording(folder, options.seconds or (240.0 if options.quick else 600.0), options.audio).path
         fair = stack.enter_context(
             served(folder / "fair", models_dir(), WHISPER_MODEL=options.model, ENABLE_CONCURRENCY=True)
         )

@@ -18,7 +18,19 @@ import time
 from pathlib import Path
 
 from clients import settled
-from measuring import Comparison, Pair, Report, Sample, arguments, models_dir, recording, sample, served, take_turns
+from measuring import (
+    Comparison,
+    Pair,
+    Report,
+    Sample,
+    arguments,
+    models_dir,
+    needs,
+    recording,
+    sample,
+    served,
+    take_turns,
+)
 
 FIRST, WHOLE = "first text", "whole text"
 MAX_SECONDS = 3.0
@@ -29,7 +41,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="of the recording")
     parser.add_argument("--language", default="en", help="of the recording; auto: it is judged first")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
     report = Report("first_text", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -33,7 +33,17 @@ from typing import Any
 
 from gpu_floor import Ceiling, ceiling, wav2vec2_floor, whisper_floor
 from gpu_gauge import require_cuda
-from measuring import Comparison, Pair, Report, Resident, Sample, arguments, resident, take_turns
+from measuring import (
+    Comparison,
+    Pair,
+    Report,
+    Resident,
+    Sample,
+    arguments,
+    needs,
+    resident,
+    take_turns,
+)
 from random_models import POSITIONS, SHAPES, make_models
 
 OURS, WHISPERX, BATCHED = "whisper-api", "whisperx, resident", "BatchedInferencePipeline"
@@ -235,7 +245,7 @@ def main() -> int:
     parser.add_argument("--in-flight", type=int, default=64, help="windows")
     parser.add_argument("--models", type=Path, metavar="DIR", help="make the models there, and use those that are")
     parser.set_defaults(model="large-v3-turbo")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.WHISPERX)
     options.model = "large-v3-turbo" if options.model == "turbo" else options.model
     most = MOST_WEIGHTS // (SHAPES[options.model].heads * POSITIONS**2)
     if options.in_flight > most:

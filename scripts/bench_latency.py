@@ -30,6 +30,7 @@ from measuring import (
     clip,
     heard,
     models_dir,
+    needs,
     recording,
     served,
     take_turns,
@@ -43,14 +44,14 @@ PEER_PLAIN, PEER_ALIGNED = "one whisperx process, --no_align", "one whisperx pro
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--only", choices=("short", "long"), help="the clip of 10 s, or the 10 minutes")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL, needs.NORMALIZER, needs.WHISPERX, needs.FFMPEG)
     report = Report("latency", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bare = peers.without_alignment(folder / "bare", models_dir())
         full = peers.with_alignment(folder / "full", models_dir())
         weights = models_dir() / "whisper" / options.model
-        reason = "whisperx was left out, as asked." if options.no_peers else peers.missing()
+        reason = "whisperx was left out, as asked." if options.no_peers else None
         notes = [reason] if reason else []
         plain = stack.enter_context(served(folder / "server 1", bare, WHISPER_MODEL=options.model))
         aligning = stack.enter_context(served(folder / "server 2", full, WHISPER_MODEL=options.model))

@@ -13,7 +13,16 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 
-from measuring import Comparison, Report, Sample, arguments, models_dir, one_process, sample_call
+from measuring import (
+    Comparison,
+    Report,
+    Sample,
+    arguments,
+    models_dir,
+    needs,
+    one_process,
+    sample_call,
+)
 
 OURS = """
 import sys
@@ -32,7 +41,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--align", action="store_true")
     parser.add_argument("--diarize", action="store_true")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
     report = Report("memory", options)
     stages = [name for name in ("align", "diarize") if getattr(options, name)]
     samples: dict[str, list[Sample]] = {}

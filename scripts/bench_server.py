@@ -29,6 +29,7 @@ from measuring import (
     arguments,
     clip,
     models_dir,
+    needs,
     resident,
     sample,
     served,
@@ -43,7 +44,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=6, help="of each client, in one run")
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
     jobs = 2 if options.quick else options.jobs
     report = Report("server", options)
     with contextlib.ExitStack() as stack:

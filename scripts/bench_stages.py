@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -41,6 +42,7 @@ from measuring import (
     measured_ceilings,
     median,
     models_dir,
+    needs,
     recording,
     resident,
     sample_call,
@@ -58,7 +60,13 @@ def main() -> int:
     parser = arguments(__doc__, runs=3)
     parser.add_argument("--seconds", type=float, default=120.0, help="of speech")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="NAME", help=", ".join(STAGES))
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL)
+    # Diarization has a peer of its own, and no words to count.
+    of_words = set(options.only) - {"diarization"}
+    if of_words:
+        needs.require(parser, options, needs.WHISPERX, needs.FFMPEG)
+    if "recognition" in options.only:
+        needs.require(parser, options, needs.NORMALIZER)
     report = Report("stages", options)
     found = measured_ceilings()
     report.note("ceilings", vars(found))
@@ -69,7 +77,7 @@ def main() -> int:
         weights = models_dir() / "whisper" / options.model
         ours = stack.enter_context(resident("stage_sides:ours", models=str(models), model=options.model, beam=BEAM))
         theirs = None
-        if not options.no_peers and peers.missing() is None:
+        if not options.no_peers and of_words:
             aligner = str(peers.alignment_dir(models))
             theirs = stack.enter_context(
                 resident("stage_sides:whisperx", weights=str(weights), align_dir=aligner, beam=BEAM)
@@ -135,7 +143,7 @@ class _Bench:
         self._add("alignment", samples, (2, 3), floor, notes)
 
     def diarization(self) -> None:
-        files = [sample_call()]
+        files = [beginning(self._folder, sample_call(), 12.0) if self._options.quick else sample_call()]
         if self._options.audio and not self._options.quick:
             files += sorted(path.with_suffix(".wav") for path in self._options.audio.glob("*.rttm"))
         paths = [str(path) for path in files]
@@ -149,7 +157,7 @@ class _Bench:
             if not self._options.no_peers:
                 theirs = stack.enter_context(resident("stage_sides:pyannote", models=str(models_dir())))
                 sides = {PYANNOTE: lambda: judged(theirs.run(paths=paths)), **sides}
-            samples = take_turns(sides, self._options.runs)
+            samples = take_turns(sides, self._options.runs, discard=0 if self._options.quick else 1)
         seconds = median(samples[OURS], "seconds of audio") or 0.0
         floors = {OURS: diarization_floor(self._found, seconds)}
         self._add("diarization", samples, (3, 6), floors)
@@ -227,6 +235,25 @@ def error_rate(files: list[Path], turns: dict[str, list[tuple[float, float, str]
         metric(reference, hypothesis, uem=Timeline([Segment(0.0, seconds)]))
         total += seconds
     return {"DER %": 100 * abs(metric), "seconds of audio": total}
+
+
+def beginning(folder: Path, call: Path, seconds: float) -> Path:
+    """The first seconds of a recording, with its reference beside it.
+
+    Args:
+        folder: where the copy goes.
+        call: a WAV file with a reference beside it as .rttm.
+        seconds: of the recording.
+    """
+    import wave
+
+    path = folder / "beginning.wav"
+    with wave.open(str(call)) as whole, wave.open(str(path), "wb") as copy:
+        copy.setparams(whole.getparams())
+        copy.writeframes(whole.readframes(int(seconds * whole.getframerate())))
+    # The error rate counts only what lies within the recording.
+    shutil.copyfile(call.with_suffix(".rttm"), path.with_suffix(".rttm"))
+    return path
 
 
 def write_mp3(source: Path, path: Path) -> Path:

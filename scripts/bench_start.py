@@ -6,7 +6,7 @@
 The clip goes through a process of its own on both sides: a Python program that uses this library, and `whisperx`, with
 the same int8 weights, beam 5, without word times and speakers. Beside it stands the same clip with the model resident.
 The server counts as ready when it answers /readyz, all its models loaded. whisperx needs an ffmpeg program, and is left
-out where there is none.
+out with --no-peers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from measuring import (
     clip,
     heard,
     models_dir,
+    needs,
     one_process,
     resident,
     served,
@@ -44,7 +45,7 @@ with Engine(device="cpu", models_dir=sys.argv[3], offline=True) as engine:
 
 def main() -> int:
     parser = arguments(__doc__)
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL, needs.NORMALIZER, needs.WHISPERX, needs.FFMPEG)
     report = Report("start", options)
     models, discard = models_dir(), 0 if options.quick else 1
     weights = models / "whisper" / options.model
@@ -60,7 +61,7 @@ def main() -> int:
             return heard(run, audio)
 
         sides = {PROCESS: one, RESIDENT: lambda: heard(engine.run(path=str(audio.path)), audio)}
-        reason = "whisperx was left out, as asked." if options.no_peers else peers.missing()
+        reason = "whisperx was left out, as asked." if options.no_peers else None
         if reason is None:
             sides = {
                 WHISPERX: lambda: heard(peers.whisperx_process(audio.path, weights, folder, align_dir=None), audio),

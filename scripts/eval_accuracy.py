@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import (
+    needs,
+)
 
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.decode import decode
@@ -34,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--beam-size", type=int, default=5)
     parser.add_argument("--no-peer", action="store_true", help="leave the others out")
-    arguments = parser.parse_args()
+    arguments = needs.parsed(parser, needs.MODEL, needs.JIWER, needs.NORMALIZER, needs.WHISPERX)
     models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
     manifest = json.loads((arguments.folder / "manifest.json").read_text())
     items = [item for item in manifest if item.get("text")]

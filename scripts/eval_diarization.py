@@ -19,6 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from measuring import (
+    needs,
+)
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--sensitivity", action="store_true")
     parser.add_argument("--fp32", action="store_true", help="no bfloat16, whatever the CPU can do")
-    arguments = parser.parse_args()
+    arguments = needs.parsed(parser)
     if arguments.fp32:
         diarize.embedding_dtype = lambda device: "float32"
     recordings = list(_recordings(arguments.folder))

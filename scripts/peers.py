@@ -12,10 +12,8 @@ other, so that no padding is computed.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,16 +23,6 @@ from measuring import Sample, one_process
 from measuring.children import SCRIPTS
 
 Job = Callable[..., dict[str, Any]]
-
-NO_FFMPEG = "whisperx was left out: there is no ffmpeg program here."
-NO_WHISPERX = "whisperx was left out: it is not installed."
-
-
-def missing() -> str | None:
-    """Why whisperx cannot be run; None when it can."""
-    if importlib.util.find_spec("whisperx") is None:
-        return NO_WHISPERX
-    return None if shutil.which("ffmpeg") else NO_FFMPEG
 
 
 def cores() -> int:
@@ -221,6 +209,8 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     from pyannote.audio import Model
     from pyannote.audio.pipelines import speaker_diarization as stock
 
+    from whisper_api.engine.decode import decode
+
     torch.set_num_threads(cores())
     adapter = _ecapa_adapter(Path(ecapa))
     # Both are looked up by the constructor, which knows no embedding that is already loaded and wants a PLDA always.
@@ -240,7 +230,9 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     pipeline.instantiate({"segmentation": found, "clustering": clustering})
 
     def job(path: str) -> list[tuple[float, float, str]]:
-        output = pipeline(path)
+        # As samples: reading a path, pyannote needs torchcodec, which needs shared libraries of FFmpeg.
+        samples = torch.from_numpy(decode(path).audio.copy())[None]
+        output = pipeline({"waveform": samples, "sample_rate": 16_000})
         annotation = getattr(output, "speaker_diarization", output)
         return [(turn.start, turn.end, str(name)) for turn, _, name in annotation.itertracks(yield_label=True)]
 
@@ -278,7 +270,7 @@ def _ecapa_adapter(path: Path) -> Any:
                         x = x - x.mean(dim=2, keepdim=True)
                         count = x.shape[2]
                         x = network.trunk(x, torch.full((1, count), 1 / count))
-                        found[row] = network.pool(x[0], [torch.arange(count)])[0].numpy()
+                        found[row] = network.pool(x[0].T, [np.arange(count)], torch.float32)[0].numpy()
             return found
 
     return Adapter()

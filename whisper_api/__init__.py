@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whisper_api.client import Client
+    from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
     from whisper_api.engine.pipeline import Engine
     from whisper_api.errors import (
@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "DEFAULT_URL",
+    "AsyncClient",
     "AudioTooLong",
     "Busy",
     "CallerLimit",
@@ -121,6 +123,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DEFAULT_URL": "whisper_api.client",
+    "AsyncClient": "whisper_api.client",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.pipeline",

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from whisper_api.records import Record, Row
+
 __all__ = [
     "LANGUAGES_WITHOUT_SPACES",
     "Correction",
@@ -60,7 +62,7 @@ def _described(text: str) -> Meta:
     return Meta(description=text)
 
 
-class TranscriptionOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that can be asked of one transcription. The form, the flags, the job row and the engine all read it.
 
     ``omit_defaults`` keeps a stored record short and lets a default that later changes apply to it.
@@ -151,7 +153,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     logprob: float
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     """One word with its time.
 
     Attributes:
@@ -171,7 +173,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interpolated: bool = False
 
 
-class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A sentence, or a stretch of speech where sentences were not looked for.
 
     Attributes:
@@ -220,7 +222,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...]
 
 
-class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+class Transcript(Record, frozen=True, kw_only=True):
     """What a transcription gives.
 
     Attributes:
@@ -256,7 +258,7 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     alignment_model: str | None = None
     diarization_model: str | None = None
     options: TranscriptionOptions
-    timings: dict[str, float] = {}
+    timings: dict[str, float] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -266,7 +268,12 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """The words of all segments."""
+        """The words of all segments.
+
+        ``pandas.DataFrame(transcript.words, columns=Word.__struct_fields__)`` is a table with a row for each word and
+        the columns ``word``, ``start``, ``end``, ``score``, ``speaker`` and ``interpolated``. An empty transcript has
+        the same columns; without ``columns``, pandas finds the columns only where there is a word.
+        """
         return tuple(word for segment in self.segments for word in segment.words)
 
 
@@ -289,7 +296,7 @@ def _none_yet() -> tuple[str, ...]:
     return ()
 
 
-class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Where one job stands, as the REST API tells it and the client reads it.
 
     Attributes:
@@ -326,7 +333,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
 
 
-class ResultWord(msgspec.Struct, frozen=True, kw_only=True):
+class ResultWord(Row, frozen=True, kw_only=True):
     """One word with its time: a :class:`Word` as a result shows it, with every key.
 
     Attributes:
@@ -364,7 +371,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
-class JobResult(msgspec.Struct, frozen=True, kw_only=True):
+class JobResult(Record, frozen=True, kw_only=True):
     """What a finished job gives, as the REST API tells it and the client reads it.
 
     Attributes:
@@ -392,6 +399,11 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def words(self) -> tuple[ResultWord, ...]:
+        """The words of all segments, which pandas takes as it does those of :attr:`Transcript.words`."""
+        return tuple(word for segment in self.segments for word in segment.words)
 
 
 class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
@@ -436,7 +448,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     text: Annotated[str, Meta(max_length=10_000)]
 
 
-class Corrections(msgspec.Struct, frozen=True, kw_only=True):
+class Corrections(Record, frozen=True, kw_only=True):
     """All that was corrected in one transcript; later results, in every format, have it.
 
     Attributes:
@@ -445,7 +457,9 @@ class Corrections(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     words: Annotated[tuple[Correction, ...], Meta(max_length=100_000)] = ()
-    speakers: Annotated[dict[str, Annotated[str, Meta(min_length=1, max_length=255)]], Meta(max_length=1000)] = {}
+    speakers: Annotated[dict[str, Annotated[str, Meta(min_length=1, max_length=255)]], Meta(max_length=1000)] = (
+        msgspec.field(default_factory=dict)
+    )
 
 
 def result_segment(segment: Segment) -> ResultSegment:

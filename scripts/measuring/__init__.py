@@ -2,10 +2,10 @@
 
 A script names its sides, runs them in turn, and compares pairs of them::
 
-    from measuring import Comparison, Pair, Report, arguments, resident, sample, take_turns
+    from measuring import Comparison, Pair, Report, arguments, needs, resident, sample, take_turns
 
     parser = arguments(__doc__, runs=5)             # --runs, --audio, --json, --plot, --quick ...
-    options = parser.parse_args()
+    options = needs.parsed(parser, needs.MODEL, needs.WHISPERX)  # ends at once where something is missing
     with resident("peers:whisperx", **settings) as theirs, resident("peers:ours", **settings) as ours:
         sides = {
             "whisperx": lambda: theirs.run(path=str(audio.path)),       # a Sample

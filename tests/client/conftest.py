@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 from rest_server import Rest, serving
 
+from client.blocking import Blocking, MakeClient
 from whisper_api import Client
-from whisper_api.client import transport
+from whisper_api.client import answers
 
 
 @pytest.fixture
@@ -15,8 +16,15 @@ def rest() -> Iterator[Rest]:
         yield rest
 
 
+@pytest.fixture(params=[Client, Blocking], ids=["Client", "AsyncClient"])
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    """Both clients: each test that takes it, or a client, holds for both."""
+    make: MakeClient = request.param
+    return make
+
+
 @pytest.fixture
-def client(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
-    with Client(rest.url, "wk_key", timeout=20) as client:
+def client(rest: Rest, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.02)
+    with make_client(rest.url, "wk_key", timeout=20) as client:
         yield client

@@ -13,14 +13,16 @@ import time
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
 
+from client.blocking import MakeClient
 from whisper_api import Client, TranscriptionOptions, errors
-from whisper_api.client import transport
+from whisper_api.client import answers, async_transport, transport
 from whisper_api.schema import Correction, Corrections, JobStatus, RenderOptions
 from whisper_api.server.problems import RULES
 
@@ -106,7 +108,7 @@ def test_options_that_were_set_are_fields_and_the_others_are_left_to_the_server(
 
 
 def test_the_key_goes_with_every_request_and_nowhere_else(
-    client: Client, rest: Rest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: Client, make_client: MakeClient, rest: Rest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password else\n")
@@ -116,7 +118,7 @@ def test_the_key_goes_with_every_request_and_nowhere_else(
     list(client.jobs())
     assert {request.headers["authorization"] for request in rest.seen} == {"Bearer wk_key"}
     assert "wk_key" not in repr(client)
-    with Client(rest.url) as other:
+    with make_client(rest.url) as other:
         list(other.jobs())
     assert "authorization" not in rest.seen[-1].headers
 
@@ -130,18 +132,24 @@ def test_progress_of_the_upload_rises_to_the_end(client: Client, rest: Rest) -> 
     assert (sent[0], sent[-1]) == (0, len(AUDIO))
 
 
-def test_a_large_file_is_never_held_whole(rest: Rest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
+def test_a_large_file_is_never_held_whole(kind: str, rest: Rest, tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(300 << 20)
-    script = """
-import resource, sys
-from whisper_api import Client
-with Client(sys.argv[1]) as client:
-    client.submit(b"warm")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    client.submit(sys.argv[2])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    script = f"""
+import asyncio, inspect, resource, sys
+from whisper_api import {kind}
+async def main():
+    client = {kind}(sys.argv[1])
+    peaks = []
+    for source in (b"warm", sys.argv[2]):
+        submitted = client.submit(source)
+        if inspect.isawaitable(submitted):
+            await submitted
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peaks[1] - peaks[0])
+asyncio.run(main())
 """
     command = [sys.executable, "-c", script, rest.url, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -202,10 +210,10 @@ def test_a_refusal_is_not_tried_again(status: int, client: Client, rest: Rest) -
     assert len(posts(rest)) == 1
 
 
-def test_attempts_are_counted(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.01)
+def test_attempts_are_counted(make_client: MakeClient, rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
     rest.faults["POST"] = [Refuse(503, "queue_full", "Too many wait", retry_after="0")] * 9
-    with Client(rest.url, retries=2) as client, pytest.raises(errors.QueueFull, match="Too many wait"):
+    with make_client(rest.url, retries=2) as client, pytest.raises(errors.QueueFull, match="Too many wait"):
         client.submit(AUDIO)
     assert len(posts(rest)) == 3
 
@@ -228,35 +236,44 @@ def test_an_answer_that_asks_for_too_much_patience_is_an_error_at_once(client: C
     assert len(posts(rest)) == 1
 
 
-def test_pauses_grow_and_are_not_all_the_same(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_and_are_not_all_the_same(
+    make_client: MakeClient, rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    async def pause_async(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(async_transport, "asyncio", SimpleNamespace(sleep=pause_async))
     rest.faults["GET"] = [Refuse(503)] * 24
-    with Client(rest.url, retries=11) as client:
+    with make_client(rest.url, retries=11) as client:
         for _ in range(2):
             with pytest.raises(errors.RequestError):
                 client.status("x")
     first, second = pauses[:11], pauses[11:]
     assert first != second
     for attempt, pause in enumerate(first):
-        longest = min(transport.LONGEST_PAUSE, transport.FIRST_PAUSE * 2**attempt)
+        longest = min(answers.LONGEST_PAUSE, answers.FIRST_PAUSE * 2**attempt)
         assert longest / 2 <= pause <= longest
 
 
-def test_a_server_that_is_not_there_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.01)
+def test_a_server_that_is_not_there_is_named_with_the_reason(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
     with serving(Rest()) as rest:
         pass
-    with Client(rest.url, retries=1) as client, pytest.raises(errors.RequestError) as raised:
+    with make_client(rest.url, retries=1) as client, pytest.raises(errors.RequestError) as raised:
         client.status("x")
     assert raised.value.status is None
     assert str(raised.value) == f"{rest.url} cannot be reached: Connection refused"
 
 
-def test_a_server_that_does_not_answer_is_given_up(rest: Rest) -> None:
+def test_a_server_that_does_not_answer_is_given_up(make_client: MakeClient, rest: Rest) -> None:
     ended = threading.Event()
     rest.faults["POST"] = [Hold(ended)]
-    with Client(rest.url, timeout=0.3, retries=0) as client, pytest.raises(errors.RequestError, match="in time"):
+    with make_client(rest.url, timeout=0.3, retries=0) as client, pytest.raises(errors.RequestError, match="in time"):
         client.submit(AUDIO)
     ended.set()
 
@@ -314,16 +331,16 @@ def test_an_error_of_the_callback_is_raised_as_it_is(error: BaseException, clien
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8181", "ftp://host", "http://", "file:///etc/passwd"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_address_that_is_none_is_refused(url: str, make_client: MakeClient) -> None:
     with pytest.raises(errors.InvalidOption, match="url"):
-        Client(url)
+        make_client(url)
 
 
-def test_a_key_that_cannot_be_one_is_refused_and_not_shown() -> None:
+def test_a_key_that_cannot_be_one_is_refused_and_not_shown(make_client: MakeClient) -> None:
     with pytest.raises(errors.InvalidOption, match="api_key") as raised:
-        Client(api_key="wk_geheim\r\nX-Evil: 1")
+        make_client(api_key="wk_geheim\r\nX-Evil: 1")
     assert "geheim" not in str(raised.value)
-    assert Client(api_key="  wk_key\n") is not None
+    assert make_client(api_key="  wk_key\n") is not None
 
 
 # --- what goes with a job, and what is found by it ---
@@ -465,12 +482,12 @@ def test_a_server_that_holds_no_request_is_not_asked_without_a_pause(client: Cli
     assert len(rest.of("GET")) <= 7
 
 
-def test_waiting_outlasts_a_restart(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.02)
+def test_waiting_outlasts_a_restart(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.02)
     seen = threading.Event()
     before = Rest(script=[{"status": "Processing"}])
     ended: list[JobStatus] = []
-    with contextlib.ExitStack() as first, Client(first.enter_context(serving(before)).url, retries=0) as client:
+    with contextlib.ExitStack() as first, make_client(first.enter_context(serving(before)).url, retries=0) as client:
         job_id = client.submit(AUDIO)
         waiter = threading.Thread(
             target=lambda: ended.append(client.wait(job_id, on_progress=lambda status: seen.set()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from rest_server import Lose, Refuse, Rest
 
 from whisper_api import Client, errors
-from whisper_api.client import api
+from whisper_api.client import api, async_api, calls
 from whisper_api.client import events as client_events
 from whisper_api.schema import (
     JobCompletedEvent,
@@ -98,7 +100,7 @@ def test_what_the_server_refuses_is_raised(client: Client, rest: Rest) -> None:
 def test_a_server_that_stays_away_is_not_waited_for_for_ever(
     client: Client, rest: Rest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "RESTART_SECONDS", 0.2)
+    monkeypatch.setattr(calls, "RESTART_SECONDS", 0.2)
     job_id = streams(client, rest, frame(1, PROGRESS))
     rest.faults["GET"] = [Lose(len(frame(1, PROGRESS))), *[Lose()] * 100]
     events = client.events(job_id)
@@ -118,11 +120,16 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    async def pause(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(client_events, "time", clock)
+    monkeypatch.setattr(api, "time", clock)
+    monkeypatch.setattr(async_api, "asyncio", SimpleNamespace(sleep=clock.pause, to_thread=asyncio.to_thread))
     return clock
 
 
@@ -133,7 +140,7 @@ def test_what_the_caller_does_with_an_event_is_no_time_that_the_server_was_away(
     rest.faults["GET"] = [Lose(len(frame(1, PROGRESS))), Refuse(503, "draining", "it stops", retry_after="0")]
     events = client.events(job_id)
     assert next(events) == PROGRESS
-    clock.now += 10 * api.RESTART_SECONDS
+    clock.now += 10 * calls.RESTART_SECONDS
     assert list(events) == [COMPLETED]
 
 
@@ -141,7 +148,7 @@ def test_streams_without_an_event_are_not_asked_for_for_ever(client: Client, res
     job_id = streams(client, rest, frame(1, PROGRESS), *["retry: 1\n"] * 1_000_000)
     with pytest.raises(errors.RequestError, match="end before it does"):
         list(client.events(job_id))
-    assert clock.now >= api.RESTART_SECONDS
+    assert clock.now >= calls.RESTART_SECONDS
 
 
 def test_another_server_is_not_asked_again(client: Client, rest: Rest) -> None:

@@ -23,6 +23,7 @@ from whisper_api.jobs.database import Database
 from whisper_api.jobs.metadata import searchable
 from whisper_api.jobs.migrations import MIGRATIONS
 from whisper_api.jobs.store import AlreadyThere, Job, JobStore
+from whisper_api.jobs.texts import JobText, digest, put_text
 from whisper_api.schema import Correction, Corrections, RenderOptions, Segment, Transcript, TranscriptionOptions
 
 ROOT = Path(__file__).parents[2]
@@ -411,10 +412,14 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     earlier.execute(insert, (6, "done", "Completed", 1.75))
     content = msgspec.json.encode(new_transcript("spoken"))
     earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
-    if metadata:
+    if version >= 5:
+        # Text stands in a table of its own, and indexes hold digests.
+        put_text(earlier, 1, JobText(warnings=("one",), metadata=metadata))
+    elif metadata:
         earlier.execute("UPDATE jobs SET metadata = ? WHERE seq = 1", (msgspec.json.encode(metadata).decode(),))
     if metadata and version >= 4:
-        entries = [("ada", key, value, 1) for key, value in searchable(metadata)]
+        hidden = digest if version >= 5 else str
+        entries = [("ada", hidden(key), hidden(value), 1) for key, value in searchable(metadata)]
         earlier.executemany("INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)", entries)
     earlier.execute(f"PRAGMA user_version={version}")
     earlier.commit()

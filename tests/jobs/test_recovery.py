@@ -190,9 +190,10 @@ CRASH = """
 import ctypes, io, resource, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from fakes import FakeExecutor, new_service, running, submit
+from fakes import FakeExecutor, config_in, new_service, running, submit
 from whisper_api.engine import decode
 from whisper_api.jobs.preload import Preload
+from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.intake import submitting
 
 def crash(*args, **kwargs):
@@ -202,6 +203,9 @@ class Upload:
     path = Path(sys.argv[2]) / "upload"
     file_name = "upload.wav"
 
+class Wanted:
+    options = TranscriptionOptions()
+
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 Upload.path.write_bytes(b"RIFF")
 service = new_service(Path(sys.argv[2]), FakeExecutor(held=True))
@@ -210,7 +214,7 @@ running(service, submit(service, owner="ada"))
 if sys.argv[3] == "upload":
     # The real look at an upload, and in it the decoder comes down.
     decode.opened = crash
-    threading.Thread(target=submitting._length, args=(Upload(),)).start()
+    threading.Thread(target=submitting._length, args=(config_in(Path(sys.argv[2])), Upload(), Wanted())).start()
 elif sys.argv[3] == "preload":
     executor = FakeExecutor()
     executor.preload = crash

@@ -34,6 +34,7 @@ SHOWN_BY = {
     "WHISPER_DATA_DIR": "test_where_things_are_kept",
     "WHISPER_OUTPUT_FORMAT": "test_defaults_of_the_form",
     "WHISPER_MODEL": "test_what_the_status_says",
+    "MODEL_ALIASES": "test_openai_names.py",
     "WHISPER_LANGUAGE": "test_defaults_of_the_form",
     "WHISPER_DEVICE": "test_a_device_that_is_not_there",
     "WHISPER_DEVICE_INDEX": "test_what_the_status_says",

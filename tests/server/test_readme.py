@@ -33,7 +33,7 @@ def beside_call(tmp_path: Path, sample_call: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("code", examples("python"), ids=["requests", "client", "openai"])
+@pytest.mark.parametrize("code", examples("python"), ids=["requests", "client", "asyncio", "openai"])
 @pytest.mark.usefixtures("beside_call")
 def test_the_examples_in_python(server: RunningServer, code: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"key": server.user_key}
@@ -79,17 +79,25 @@ def test_the_example_of_the_library(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WHISPER_MODELS_DIR", str(models_dir))
-    exec(examples("python", "Library")[0], {})
+    names: dict[str, Any] = {}
+    exec(examples("python", "Library")[0], names)
     printed = capsys.readouterr().out
     assert "[SPEAKER_00]: I didn't know you were there." in printed
     assert re.search(r"^\d+\.\d+ \d+\.\d+ SPEAKER_00 Hello\.$", printed, re.MULTILINE)
+    before = names["transcript"]
+    exec(examples("python", "Library")[1], names)
+    assert names["transcript"] == before
+    table = names["table"]
+    assert list(table.columns) == ["word", "start", "end", "score", "speaker", "interpolated"]
+    assert len(table) == len(before.words) > 0
+    assert "SPEAKER_00" in set(table["speaker"])
 
 
 def test_the_example_of_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("whisper_api.conf").write_text("WHISPER_API_PORT = 0\nPRELOAD_MODELS = false\nWHISPER_DEVICE = 'cpu'\n")
     names: dict[str, Any] = {"Starlette": Starlette, "Mount": Mount, "httpx": httpx}
-    code = examples("python", "Library")[1]
+    code = examples("python", "Library")[2]
     # What it leaves to its reader.
     assert code.count("    ...  #") == 1
     exec(code.replace("    ...  #", "    alive = httpx.get(f'{url}/livez')  #"), names)

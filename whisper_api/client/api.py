@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
-import msgspec
-
-from whisper_api.client.events import follow
-from whisper_api.client.transport import Transport, decoded
+from whisper_api.client import calls
+from whisper_api.client.answers import NotNow
+from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
+from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
+from whisper_api.client.transport import Transport
 from whisper_api.client.upload import Form, Source, opened
-from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished, WhisperApiError
+from whisper_api.errors import WhisperApiError
 from whisper_api.schema import (
     Corrections,
     JobEvent,
@@ -30,17 +29,9 @@ from whisper_api.schema import (
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Client"]
+__all__ = ["DEFAULT_URL", "Client"]
 
 DEFAULT_URL = "http://127.0.0.1:8181"
-ENDED: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
-# How long a server that is restarted may take to answer again, while a job is waited for.
-RESTART_SECONDS = 120.0
-# Seconds that one request waits for a change; with someone who watches, progress is asked for as often as this.
-LONG_POLL = 30.0
-WATCHED_POLL = 1.0
-# A server that answers at once all the same, as one does that is stopping, is not asked more often than this.
-SHORTEST_POLL = 0.25
 
 
 class Client:
@@ -66,14 +57,9 @@ class Client:
         retries: int = 5,
         session: requests.Session | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise InvalidOption("url", f"expected http://HOST:PORT or https://HOST, not {url!r}")
-        api_key = (api_key or "").strip()
-        if not (api_key.isascii() and api_key.isprintable()):
-            raise InvalidOption("api_key", "expected the characters that the server printed")
-        self.url = url.rstrip("/")
-        self._transport = Transport(self.url, api_key, timeout=timeout, retries=retries, session=session)
+        self.url, api_key = checked(url, api_key)
+        self._calls = Calls(retries)
+        self._transport = Transport(self.url, api_key, timeout=timeout, session=session)
 
     def __enter__(self) -> Client:
         return self
@@ -122,15 +108,10 @@ class Client:
             QueueFull, CallerLimit, Draining, StorageError: it takes no job now, and did not over all attempts.
             RequestError: it refused for another reason (413: too large) or cannot be reached.
         """
-        fields = _fields(options, output_format, render_options, keep_result, hf_token)
-        if metadata is not None:
-            fields["metadata"] = msgspec.json.encode(metadata).decode()
+        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
         key = str(uuid.uuid4())
         with opened(source) as (file, name):
-            form = Form(fields, file, name, on_upload)
-            headers = {"Content-Type": form.content_type, "Idempotency-Key": key}
-            answer = self._transport.request("POST", "/transcribe", headers=headers, form=form)
-        return decoded(answer, _Accepted).job_id
+            return self._transport.run(self._calls.submit(Form(fields, file, name, on_upload), key))
 
     def status(self, job_id: str, wait: float = 0) -> JobStatus:
         """Where a job stands.
@@ -143,7 +124,7 @@ class Client:
             JobNotFound: there is no such job, or it is another's.
             RequestError: the server refused, or cannot be reached.
         """
-        return self._status(job_id, wait)
+        return self._transport.run(self._calls.status(job_id, wait))
 
     def wait(
         self,
@@ -166,22 +147,7 @@ class Client:
             JobNotFound: there is no such job, or it is another's.
             RequestError: the server refused, or has not answered for two minutes.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        longest = LONG_POLL if on_progress is None else WATCHED_POLL
-        last: JobStatus | None = None
-        while True:
-            asked = time.monotonic()
-            # The first question is what to show at once; with the others the server waits for something new.
-            wait = 0.0 if last is None else max(0.0, min(longest, deadline - asked))
-            status = self._status(job_id, wait, deadline=deadline, patience=RESTART_SECONDS)
-            if status != last and on_progress is not None:
-                on_progress(status)
-            now = time.monotonic()
-            if status.status in ENDED or now >= deadline:
-                return status
-            if last is not None:
-                time.sleep(max(0.0, min(asked + SHORTEST_POLL, deadline) - now))
-            last = status
+        return self._transport.run(self._calls.wait(job_id, on_progress, timeout))
 
     def events(self, job_id: str) -> Iterator[JobEvent]:
         """What happens to a job, as it happens, until it has ended. A server that is restarted meanwhile is waited for.
@@ -197,7 +163,19 @@ class Client:
             JobNotFound: there is no such job, or it is another's.
             RequestError: the server refused, or has not answered for two minutes.
         """
-        return follow(self._transport, _path(job_id, "/events"), job_id, RESTART_SECONDS)
+        reader = EventReader(job_id, calls.RESTART_SECONDS)
+        path = events_path(job_id)
+        while True:
+            lost: NotNow | None = None
+            try:
+                with self._transport.stream(path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS) as pieces:
+                    for piece in pieces:
+                        yield from reader.events(piece)
+                        if reader.ended:
+                            return
+            except NotNow as error:
+                lost = error
+            time.sleep(reader.pause(lost))
 
     def result(self, job_id: str) -> JobResult:
         """The result of a job that has ended. It goes some minutes after it was delivered.
@@ -206,7 +184,7 @@ class Client:
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: there is none, for this reason.
             RequestError: the server refused, or cannot be reached.
         """
-        return decoded(self._transport.request("GET", _path(job_id, "/result"), job_id=job_id), JobResult)
+        return self._transport.run(self._calls.result(job_id))
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None = None) -> str:
         """The result of a job that has ended, as the text of a file.
@@ -220,9 +198,7 @@ class Client:
             InvalidOption: there is no such format.
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
-        params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        answer = self._transport.request("GET", _path(job_id, "/result"), job_id=job_id, params=params)
-        return answer.body.decode("utf-8")
+        return self._transport.run(self._calls.result_as(job_id, format, render_options))
 
     def corrections(self, job_id: str) -> Corrections:
         """What was corrected in a job's result, which has it already.
@@ -230,7 +206,7 @@ class Client:
         Raises:
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
-        return decoded(self._transport.request("GET", _path(job_id, "/corrections"), job_id=job_id), Corrections)
+        return self._transport.run(self._calls.corrections(job_id))
 
     def correct(self, job_id: str, corrections: Corrections) -> Corrections:
         """Correct words and name speakers in a job's result, in the place of all that was corrected before.
@@ -246,11 +222,7 @@ class Client:
             InvalidOption: a segment, word or speaker that is not there.
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
-        body, headers = msgspec.json.encode(corrections), {"Content-Type": "application/json"}
-        answer = self._transport.request(
-            "PUT", _path(job_id, "/corrections"), job_id=job_id, headers=headers, form=body
-        )
-        return decoded(answer, Corrections)
+        return self._transport.run(self._calls.correct(job_id, corrections))
 
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a job that waits, remove the result of one that has ended, or one that Failed altogether.
@@ -264,8 +236,7 @@ class Client:
             JobNotFound: there is no such job, or it is another's.
             RequestError: the server refused, or cannot be reached.
         """
-        params = {"force": "true"} if force else {}
-        self._transport.request("DELETE", _path(job_id), job_id=job_id, params=params)
+        self._transport.run(self._calls.cancel(job_id, force))
 
     def jobs(
         self,
@@ -289,16 +260,9 @@ class Client:
             InvalidOption: a value without its key.
             RequestError: the server refused, or cannot be reached.
         """
-        given = {
-            "status": status,
-            "metadata_key": metadata_key,
-            "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
-            "created_after": None if created_after is None else created_after.astimezone().isoformat(),
-            "created_before": None if created_before is None else created_before.astimezone().isoformat(),
-        }
-        params: dict[str, str] = {name: value for name, value in given.items() if value is not None}
+        params = search(status, metadata_key, metadata_value, created_after, created_before)
         while True:
-            page = decoded(self._transport.request("GET", "/transcriptions", params=params), _Page)
+            page = self._transport.run(self._calls.page(params))
             yield from page.jobs
             if page.next is None:
                 return
@@ -340,76 +304,10 @@ class Client:
             on_upload=on_upload,
         )
         try:
-            status = self.wait(job_id, on_progress=on_progress, timeout=timeout)
-            match status.status:
-                case "Completed":
-                    return self.result(job_id)
-                case "Failed":
-                    raise JobFailed(job_id, status.error or "the job failed")
-                case "Canceled":
-                    raise JobCanceled(job_id, "the job was canceled")
-            raise JobNotFinished(job_id, f"job {job_id} has not ended after {timeout:g} seconds; it goes on")
+            return self._transport.run(self._calls.awaited_result(job_id, on_progress, timeout))
         except WhisperApiError:
             raise
         except BaseException:
             with contextlib.suppress(WhisperApiError):
                 self.cancel(job_id, force=True)
             raise
-
-    def _status(self, job_id: str, wait: float, *, deadline: float = math.inf, patience: float = 0.0) -> JobStatus:
-        params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
-        answer = self._transport.request(
-            "GET",
-            _path(job_id),
-            job_id=job_id,
-            params=params,
-            held_seconds=wait,
-            deadline=deadline,
-            patience_seconds=patience,
-        )
-        return decoded(answer, JobStatus)
-
-
-class _Accepted(msgspec.Struct):
-    job_id: str
-
-
-class _Page(msgspec.Struct):
-    jobs: tuple[JobStatus, ...]
-    next: str | None = None
-
-
-def _fields(
-    options: TranscriptionOptions | None,
-    output_format: str | None,
-    render_options: RenderOptions | None,
-    keep_result: bool,
-    hf_token: str | None,
-) -> dict[str, str]:
-    # A server may be configured to answer with the transcript: this client always waits by itself.
-    fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
-    fields |= msgspec.to_builtins(render_options or RenderOptions())
-    if output_format is not None:
-        fields["output_format"] = output_format
-    if keep_result:
-        fields["keep_result"] = True
-    if hf_token:
-        fields["hf_token"] = hf_token
-    return _texts(fields)
-
-
-def _texts(fields: Mapping[str, object]) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in fields.items()
-        if value is not None
-    }
-
-
-def _as_sent(value: str) -> str:
-    # A server takes an empty parameter for none, and spaces around one for nothing; not so inside JSON.
-    return value if value and value == value.strip() else msgspec.json.encode(value).decode()
-
-
-def _path(job_id: str, rest: str = "") -> str:
-    return f"/transcription/{quote(job_id, safe='')}{rest}"

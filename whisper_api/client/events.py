@@ -1,23 +1,23 @@
-"""A job's events, read as they come, over as many connections as it takes."""
+"""A job's events out of the bytes of event streams."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 import msgspec
 
-from whisper_api.client.transport import NotNow, Transport, pause_before
-from whisper_api.errors import RequestError, WhisperApiError
+from whisper_api.client.answers import NotNow, pause_before
+from whisper_api.errors import RequestError
 from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
-__all__ = ["follow"]
+__all__ = ["MEDIA_TYPE", "SILENCE_SECONDS", "EventReader"]
 
 MEDIA_TYPE = "text/event-stream"
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
 NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(JobEvent))
-# The server sends a comment every 15 seconds. Who hears nothing for so long has lost it.
+# The server sends a comment every 15 seconds; after three without any, the connection counts as lost.
 SILENCE_SECONDS = 45.0
 
 
@@ -29,63 +29,85 @@ class _Frame(NamedTuple):
     data: bytes = b""
 
 
-def follow(transport: Transport, path: str, job_id: str, patience_seconds: float) -> Iterator[JobEvent]:
-    """The events of a job, until it has ended.
+class EventReader:
+    """Turns the pieces of event streams into events, over as many connections as it takes. Does no I/O.
 
     Args:
-        transport: to the server.
-        path: where its events are.
-        job_id: which job.
-        patience_seconds: how long a server is waited for that has gone.
+        job_id: of the job.
+        patience_seconds: how long a server that is gone is waited for.
 
-    Raises:
-        WhisperApiError: what the server said, by its name, or that it cannot be reached.
+    Attributes:
+        ended: whether the last event of the job was read.
     """
-    last = ""
-    heard = time.monotonic()
-    attempt = 0
-    while True:
-        retry_after = 0.0
-        # A server that stops ends its streams in good order: it will be back.
-        reason: WhisperApiError = RequestError(f"the events of job {job_id} end before it does, whenever they are read")
-        headers = {"Last-Event-ID": last} if last else {}
-        try:
-            with transport.stream(
-                path, job_id=job_id, media_type=MEDIA_TYPE, headers=headers, silence_seconds=SILENCE_SECONDS
-            ) as pieces:
-                for frame in _frames(pieces):
-                    attempt = 0
-                    last = frame.id or last
-                    if frame.name in NAMES:
-                        event = _event(frame.data)
-                        yield event
-                        if isinstance(event, TERMINAL):
-                            return
-                    # Only now: what the caller does with an event may take long.
-                    heard = time.monotonic()
-        except NotNow as error:
-            reason, retry_after = error.reason, error.retry_after
-        if time.monotonic() - heard >= patience_seconds:
-            raise reason from reason.__cause__
-        time.sleep(pause_before(attempt, retry_after))
-        attempt += 1
+
+    def __init__(self, job_id: str, patience_seconds: float) -> None:
+        self.ended = False
+        self._job_id = job_id
+        self._patience = patience_seconds
+        self._last_id = ""
+        self._heard = time.monotonic()
+        self._attempt = 0
+        self._frames = _Frames()
+
+    def connect(self) -> dict[str, str]:
+        """Begin a new connection; returns the headers of its request, which resume after the last event."""
+        self._frames = _Frames()
+        return {"Last-Event-ID": self._last_id} if self._last_id else {}
+
+    def events(self, piece: bytes) -> Iterator[JobEvent]:
+        """The events that a piece of the stream completes.
+
+        Raises:
+            RequestError: an event cannot be read.
+        """
+        for frame in self._frames.feed(piece):
+            self._attempt = 0
+            self._last_id = frame.id or self._last_id
+            if frame.name in NAMES:
+                event = _event(frame.data)
+                self.ended = isinstance(event, TERMINAL)
+                yield event
+                if self.ended:
+                    return
+            # Set after the event was handled, because the caller may take long for it.
+            self._heard = time.monotonic()
+
+    def pause(self, lost: NotNow | None) -> float:
+        """Seconds to wait before the next connection.
+
+        Args:
+            lost: why the connection ended; None when the server ended it in good order, as a server does that stops.
+
+        Raises:
+            WhisperApiError: the server is gone for too long.
+        """
+        if time.monotonic() - self._heard >= self._patience:
+            if lost is None:
+                raise RequestError(f"the events of job {self._job_id} end before it does, whenever they are read")
+            raise lost.reason from lost.reason.__cause__
+        seconds = pause_before(self._attempt, lost.retry_after if lost else 0.0)
+        self._attempt += 1
+        return seconds
 
 
-def _frames(pieces: Iterable[bytes]) -> Iterator[_Frame]:
-    """The frames of a stream (the HTML standard, section 9.2.6), but for those that its end cuts short."""
-    rest = b""
-    fields: dict[str, list[bytes]] = {}
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+class _Frames:
+    """Cuts a stream into frames (the HTML standard, section 9.2.6). A frame that the stream's end cuts is dropped."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._fields: dict[str, list[bytes]] = {}
+
+    def feed(self, piece: bytes) -> Iterator[_Frame]:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             line = line.removesuffix(b"\r")
             if line:
                 name, _, value = line.partition(b":")
-                fields.setdefault(name.decode("utf-8", "replace"), []).append(value.removeprefix(b" "))
+                self._fields.setdefault(name.decode("utf-8", "replace"), []).append(value.removeprefix(b" "))
             else:
+                fields, self._fields = self._fields, {}
                 id, event = (fields.get(name, [b""])[-1].decode("utf-8", "replace") for name in ("id", "event"))
                 yield _Frame(id, event, b"\n".join(fields.get("data", ())))
-                fields = {}
 
 
 def _event(data: bytes) -> JobEvent:

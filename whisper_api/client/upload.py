@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
@@ -22,11 +22,19 @@ CHUNK_BYTES = 1 << 16
 
 
 class SourceFailed(Exception):
-    """The file or the callback failed, the cause says how. As they are, requests takes some errors for its own."""
+    """The file or the callback failed. Unwrapped, requests takes some errors for its own.
+
+    Attributes:
+        reason: the error. Kept here, because httpcore clears the cause of what it passes on.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Form:
-    """A form with one file as the body of a request (RFC 7578).
+    """A form with one file as the body of a request (RFC 7578), to iterate over with ``for`` or ``async for``.
 
     Args:
         fields: name to value.
@@ -58,30 +66,55 @@ class Form:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
         self._on_upload = on_upload or _nothing
+        self._taken = 0
         self.content_type = f"multipart/form-data; boundary={boundary}"
 
     def __len__(self) -> int:
         return len(self._head) + self._size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._pieces()
-        except Exception as error:
-            raise SourceFailed from error
+        with _as_source_failure():
+            yield self._begin()
+            while self._unsent:
+                yield self._take(self._file.read(self._unsent))
+                self._on_upload(self._taken, self._size)
+            yield self._tail
 
-    def _pieces(self) -> Iterator[bytes]:
-        yield self._head
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        import asyncio
+
+        with _as_source_failure():
+            yield self._begin()
+            while self._unsent:
+                # A thread reads, because a disk may be slow. The callback runs in the event loop, like its caller.
+                yield self._take(await asyncio.to_thread(self._file.read, self._unsent))
+                self._on_upload(self._taken, self._size)
+            yield self._tail
+
+    def _begin(self) -> bytes:
         self._file.seek(0)
-        sent = 0
-        self._on_upload(sent, self._size)
-        while sent < self._size:
-            chunk = self._file.read(min(CHUNK_BYTES, self._size - sent))
-            if not chunk:
-                raise InvalidInput("the file became shorter while it was sent")
-            yield chunk
-            sent += len(chunk)
-            self._on_upload(sent, self._size)
-        yield self._tail
+        self._taken = 0
+        self._on_upload(0, self._size)
+        return self._head
+
+    @property
+    def _unsent(self) -> int:
+        """How many bytes to read next."""
+        return min(CHUNK_BYTES, self._size - self._taken)
+
+    def _take(self, chunk: bytes) -> bytes:
+        if not chunk:
+            raise InvalidInput("the file became shorter while it was sent")
+        self._taken += len(chunk)
+        return chunk
+
+
+@contextlib.contextmanager
+def _as_source_failure() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise SourceFailed(error) from error
 
 
 def _nothing(*ignored: object) -> None:

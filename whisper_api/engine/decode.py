@@ -165,8 +165,8 @@ def decode(
                 if stop_at is not None and timeline.clock > stop_at:
                     audio = audio[: round(stop_at * SAMPLE_RATE)]
                 else:
-                    if layout is not None and layout.warning:
-                        warnings.append(layout.warning)
+                    if layout is not None:
+                        warnings += layout.warnings
                     warnings += _unread_warnings(container, data, reader, timeline, stated)
             return Decoded(
                 audio=audio,

@@ -33,13 +33,13 @@ class WavLayout:
         pieces: (offset, bytes) of the header and the samples that together make the whole recording; empty where libav
             reads all there is from the file as it is.
         size_at: where in the first piece the size of the samples stands.
-        warning: what is wrong with the file; empty when nothing is.
+        warnings: what is wrong with the file, one sentence each.
     """
 
     stated: float | None
     pieces: tuple[tuple[int, int], ...] = ()
     size_at: int = 0
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,13 @@ def wav_layout(read: Read, size: int | None) -> WavLayout:
         warnings.append(f"the file is {len(parts)} WAV files one behind the other, all of which were read")
     if other:
         warnings.append("behind the sound is another WAV file with another sample format, which was left out")
-    warning = "; ".join(warnings)
     if lengths == [first.stated]:
-        return WavLayout(stated, warning=warning)
+        return WavLayout(stated, warnings=tuple(warnings))
     pieces = ((0, first.start), *((part.start, length) for part, length in zip(parts, lengths, strict=True)))
     stated = first.seconds(
         sum(max(part.stated % UNKNOWN_SIZE, length) for part, length in zip(parts, lengths, strict=True))
     )
-    return WavLayout(stated, pieces, first.start - 4, warning)
+    return WavLayout(stated, pieces, first.start - 4, tuple(warnings))
 
 
 def _shown(part: _Part, size: int) -> str:

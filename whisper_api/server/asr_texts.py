@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from whisper_api.formats import render
 from whisper_api.schema import Segment, Transcript
-from whisper_api.word_spacing import space_between
+from whisper_api.word_spacing import pieces, space_between
 
 __all__ = ["AsrOutput", "asr_text"]
 
@@ -28,7 +27,7 @@ def asr_text(transcript: Transcript, output: AsrOutput, *, words: bool) -> str:
     if output != "json":
         return render(transcript, output)
     segments = [
-        _segment(before, segment, words=words)
+        _segment(before, segment, transcript.language, words=words)
         for before, segment in itertools.pairwise((None, *transcript.segments))
         if segment is not None
     ]
@@ -36,7 +35,7 @@ def asr_text(transcript: Transcript, output: AsrOutput, *, words: bool) -> str:
     return json.dumps({"text": text, "segments": segments, "language": transcript.language})
 
 
-def _segment(before: Segment | None, segment: Segment, *, words: bool) -> dict[str, Any]:
+def _segment(before: Segment | None, segment: Segment, language: str, *, words: bool) -> dict[str, Any]:
     # Whisper's texts begin with the space that stands between them and the text before, the first one too.
     space = space_between(before.text.strip() if before is not None else ".", segment.text.strip())
     text = space + segment.text.strip()
@@ -54,20 +53,14 @@ def _segment(before: Segment | None, segment: Segment, *, words: bool) -> dict[s
     }
     if words:
         given["words"] = [
-            {"word": piece, "start": word.start, "end": word.end, "probability": word.score or 0.0}
-            for piece, word in zip(_pieces(text, segment), segment.words, strict=True)
+            {
+                "word": piece if index else space + piece,
+                "start": word.start,
+                "end": word.end,
+                "probability": word.score or 0.0,
+            }
+            for index, (piece, word) in enumerate(zip(pieces(segment, language), segment.words, strict=True))
         ]
     if segment.speaker is not None:
         given["speaker"] = segment.speaker
     return given
-
-
-def _pieces(text: str, segment: Segment) -> Iterator[str]:
-    """Each word with what stands between it and the word before."""
-    position = 0
-    for word in segment.words:
-        written = word.word.strip()
-        at = text.find(written, position)
-        end = position if at < 0 else at + len(written)
-        yield text[position:end] if at >= 0 else written
-        position = end

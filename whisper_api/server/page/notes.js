@@ -42,8 +42,20 @@ const FRENCH = [
     "le fichier n’a pas de marque de fin : il semble tronqué ; {1} s ont pu être lues",
   ],
   [
-    "the file has {} audio streams: number {} ({}{}) was used",
-    "le fichier a {1} pistes audio : la numéro {2} ({3}{4}) a été utilisée",
+    "the file has {} audio tracks ({}): number {} was used; the option audio_track chooses another",
+    "le fichier a {1} pistes audio ({2}) : la numéro {3} a été utilisée ; l’option audio_track en choisit une autre",
+  ],
+  [
+    "the file's header states {} of sound and the file holds {}, all of which was read",
+    "l’en-tête du fichier annonce {1} de son, le fichier en contient {2} : tout a été lu",
+  ],
+  [
+    "the file is {} WAV files one behind the other, all of which were read",
+    "le fichier est fait de {1} fichiers WAV à la suite, tous lus",
+  ],
+  [
+    "behind the sound is another WAV file with another sample format, which was left out",
+    "un autre fichier WAV, d’un autre format, suit le son et a été ignoré",
   ],
   [
     "at least {} speakers were asked for, {} could be told apart",
@@ -71,12 +83,20 @@ const FRENCH = [
     "le fichier est endommagé : sa lecture a rencontré une erreur ({1})",
   ],
   [
-    "the file's sound has a hole of {} s, which stands as silence",
-    "le son du fichier a un trou de {1} s, remplacé par du silence",
+    "the file's sound has a hole of {}, which stands as silence",
+    "le son du fichier a un trou de {1}, remplacé par du silence",
   ],
   [
-    "the file's sound has {} holes, {} s in all, which stand as silence",
-    "le son du fichier a {1} trous, {2} s en tout, remplacés par du silence",
+    "the file's sound has {} holes, {} in all, which stand as silence",
+    "le son du fichier a {1} trous, {2} en tout, remplacés par du silence",
+  ],
+  [
+    "behind the sound is another file, which was left out: only the first one was read",
+    "un autre fichier suit le son et a été ignoré : seul le premier a été lu",
+  ],
+  [
+    "of the recording of known speaker {}, the first {} s were used",
+    "de l’enregistrement du locuteur connu {1}, les {2} premières secondes ont été utilisées",
   ],
   [
     "time stamps that jump by {} s were not believed: times after that may differ from those of a player",

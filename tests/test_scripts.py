@@ -1,0 +1,174 @@
+"""Every script runs, on the smallest shapes; what it measures is nobody's test."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from measuring import arguments, needs
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+
+SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
+# Script to its arguments; targets may be missed here, which is status 1.
+RUNS: dict[str, list[str]] = {
+    "bench_events.py": [*SMALL, "--watchers", "2"],
+    "bench_fairness.py": [*SMALL, "--no-peers", "--clips", "1", "--seconds", "40"],
+    "bench_first_text.py": SMALL,
+    "bench_gpu.py": ["--device", "cpu", "--shape", "tiny", "--quick", "--in-flight", "2", "--tokens", "2"],
+    "bench_latency.py": [*SMALL, "--no-peers", "--only", "short"],
+    "bench_memory.py": SMALL,
+    "bench_server.py": [*SMALL, "--clients", "2"],
+    "bench_stages.py": [*SMALL, "--only", "diarization"],
+    "bench_start.py": [*SMALL, "--no-peers"],
+    "bench_throughput.py": [*SMALL, "--no-peers"],
+    "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer"],
+    "eval_diarization.py": [],
+    "load_server.py": ["--seconds", "1", "--pollers", "2", "--uploaders", "1", "--megabytes", "1", "--uploads", "1"],
+    "quickstart.py": ["{folder}/hello.wav", "--once"],
+    "random_models.py": ["{folder}/models", "--whisper", "tiny"],
+}
+# What a script needs that the tests' environment may lack: it must say so at once instead.
+EXTRAS = {
+    "bench_latency.py": [needs.NORMALIZER],
+    "bench_start.py": [needs.NORMALIZER],
+    "bench_throughput.py": [needs.NORMALIZER],
+    "eval_accuracy.py": [needs.NORMALIZER, needs.JIWER],
+}
+# Part of a script to a script that imports or starts it, and so runs it here.
+PARTS = {
+    "clients.py": "bench_events.py",
+    "fixed_tokens.py": "gpu_sides.py",
+    "gpu_floor.py": "bench_gpu.py",
+    "gpu_gauge.py": "bench_gpu.py",
+    "gpu_sides.py": "bench_gpu.py",
+    "load_generator.py": "load_server.py",
+    "measuring": "bench_events.py",
+    "peers.py": "stage_sides.py",
+    "stage_sides.py": "bench_stages.py",
+}
+# They install the project before they do anything, so only their syntax is looked at.
+SHELL = {"lint", "quickstart", "setup.sh", "test"}
+
+
+def names() -> set[str]:
+    return {path.name for path in SCRIPTS.iterdir() if not path.name.startswith((".", "__"))}
+
+
+def started(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    return subprocess.run(
+        command, env={**environment, **variables}, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL
+    )
+
+
+def test_every_script_has_a_smoke_test() -> None:
+    assert names() == {*RUNS, *PARTS, *SHELL}
+
+
+@pytest.mark.parametrize(("part", "script"), PARTS.items())
+def test_a_part_belongs_to_a_script_that_is_run(part: str, script: str) -> None:
+    assert part.removesuffix(".py") in (SCRIPTS / script).read_text(encoding="utf-8")
+    assert script in RUNS or PARTS[script] in RUNS
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sample_call: Path) -> Path:
+    """A folder with a short recording and its reference."""
+    with wave.open(str(sample_call)) as call, wave.open(str(tmp_path / "hello.wav"), "wb") as short:
+        short.setparams(call.getparams())
+        call.setpos(call.getframerate() * 6)
+        short.writeframes(call.readframes(call.getframerate() * 8))
+    (tmp_path / "manifest.json").write_text('[{"file": "hello.wav", "language": "en", "text": "Hello."}]')
+    return tmp_path
+
+
+@pytest.mark.models
+@pytest.mark.usefixtures("base_model_dir", "tiny_en_model_dir", "ecapa_path")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_script_runs(name: str, folder: Path, models_dir: Path) -> None:
+    # The quickstart keeps its jobs where the configuration says; the others have temporary directories of their own.
+    places = {"WHISPER_DATA_DIR": str(folder / "data"), "WHISPER_TMP_FILES": str(folder / "uploads")}
+    own = places if name == "quickstart.py" else {}
+    arguments = [argument.format(folder=folder) for argument in RUNS[name]]
+    done = started(name, *arguments, WHISPER_MODELS_DIR=str(models_dir), **own)
+    told = done.stdout + done.stderr
+    missing = [need for need in EXTRAS.get(name, ()) if need.missing()]
+    if missing:
+        assert done.returncode == 2, told
+        assert all(need.reason in done.stderr for need in missing)
+        assert not done.stdout
+        return
+    assert done.returncode == 0 or (done.returncode == 1 and "MISSED" in told), told
+    assert "Traceback" not in told
+    assert done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(SHELL))
+def test_the_syntax_of_a_shell_script(name: str) -> None:
+    shell = shutil.which("sh")
+    if shell is None:
+        pytest.skip("no sh")
+    subprocess.run([shell, "-n", str(SCRIPTS / name)], check=True)
+
+
+# --- what is missing is told before anything is measured ---
+
+
+@pytest.mark.parametrize("name", sorted(name for name in RUNS if name.startswith(("bench_", "eval_"))))
+def test_a_script_looks_for_what_it_needs_before_it_begins(name: str) -> None:
+    tree = ast.parse((SCRIPTS / name).read_text(encoding="utf-8"))
+    (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    called = [ast.unparse(node.func) for node in ast.walk(main) if isinstance(node, ast.Call)]
+    assert "needs.parsed" in called
+    assert not [call for call in called if call.endswith("parse_args")]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in RUNS if name.startswith("bench_") and name != "bench_gpu.py"))
+def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path) -> None:
+    done = started(name, "--model", "base", WHISPER_MODELS_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert f"there is no model in {tmp_path / 'whisper' / 'base'}" in done.stderr
+    assert "whisper-api models pull base" in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("name", ["bench_latency.py", "bench_start.py", "bench_throughput.py", "bench_stages.py"])
+def test_a_peer_without_ffmpeg_is_told_at_once(name: str, tmp_path: Path, tiny_en_model_dir: Path) -> None:
+    done = started(name, *SMALL, PATH=str(tmp_path), WHISPER_MODELS_DIR=str(tiny_en_model_dir.parents[1]))
+    assert done.returncode == 2
+    assert needs.FFMPEG.reason in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"), [("--plot", "--plot needs matplotlib"), ("--audio", "there is no manifest.json in")]
+)
+def test_what_an_argument_needs_is_told_at_once(
+    flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "MATPLOTLIB", needs.Need("no_such_module", needs.MATPLOTLIB.reason))
+    monkeypatch.setattr(sys, "argv", ["script", flag, str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        needs.parsed(arguments("what it does"))
+    assert told in capsys.readouterr().err
+
+
+def test_needs_of_peers_count_only_where_peers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = needs.Need("no_such_program", "install no_such_program", program=True, peers=True)
+    monkeypatch.setattr(sys, "argv", ["script", "--no-peers"])
+    assert needs.parsed(arguments("what it does"), absent).no_peers
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(SystemExit, match="2"):
+        needs.parsed(arguments("what it does"), absent)

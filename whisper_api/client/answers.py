@@ -1,0 +1,213 @@
+"""What a server answers: values, named errors, and whether to ask again. Sends nothing itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from whisper_api import errors
+from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
+
+__all__ = ["Answer", "NotNow", "decoded", "outcome", "pause_before", "streamed", "unreachable", "untrusted"]
+
+T = TypeVar("T")
+
+RETRIED = frozenset({429, 502, 503, 504})
+# Pauses between attempts double from the first to the longest, in seconds.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+# A server that asks for a longer pause than this is not waited for: that is for the caller to decide.
+LONGEST_RETRY_AFTER = 300.0
+
+# The server's words for what is wrong, and the errors they stand for.
+OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
+    "invalid_audio": errors.InvalidAudio,
+    "audio_too_long": errors.AudioTooLong,
+    "invalid_input": errors.InvalidInput,
+    "model_unavailable": errors.ModelUnavailable,
+    "unknown_model": errors.UnknownModel,
+    "device_unavailable": errors.DeviceUnavailable,
+    "storage_unavailable": errors.StorageError,
+    "storage_full": errors.StorageFull,
+    "storage_locked": errors.StorageLocked,
+}
+OF_THE_JOB: dict[str, type[errors.JobError]] = {
+    "job_not_finished": errors.JobNotFinished,
+    "job_failed": errors.JobFailed,
+    "job_canceled": errors.JobCanceled,
+    "result_gone": errors.ResultGone,
+    "idempotency_conflict": errors.IdempotencyConflict,
+}
+FOR_NOW: dict[str, type[errors.Busy]] = {
+    "queue_full": errors.QueueFull,
+    "draining": errors.Draining,
+    "caller_limit": errors.CallerLimit,
+}
+
+
+class Answer(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that Retry-After asks to wait (RFC 9110, 10.2.3: a number or a date); 0 when it does not."""
+        value = self.headers.get("Retry-After", "").strip()
+        if value.isdecimal():
+            return float(value)
+        try:
+            from email.utils import parsedate_to_datetime
+
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        except ValueError:
+            return 0.0
+
+
+class NotNow(Portable):
+    """The server has no answer yet; the client may ask again.
+
+    Args:
+        reason: the error to raise when the client does not ask again.
+        retry_after: seconds that the server asked to wait.
+    """
+
+    def __init__(self, reason: WhisperApiError, retry_after: float = 0.0) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+def outcome(answer: Answer, job_id: str) -> Answer:
+    """The answer itself when it is a success.
+
+    Args:
+        answer: of the server.
+        job_id: the job that errors are about.
+
+    Raises:
+        NotNow: the server is busy for a time that is worth waiting for.
+        WhisperApiError: the server refused, by the error's name.
+    """
+    if 200 <= answer.status < 300:
+        return answer
+    error = _error(answer, job_id)
+    if answer.status in RETRIED and answer.retry_after <= LONGEST_RETRY_AFTER:
+        raise NotNow(error, answer.retry_after)
+    raise error
+
+
+def streamed(status: int, headers: Mapping[str, str], media_type: str) -> None:
+    """Check that an answer which is read piece by piece is of the expected kind.
+
+    Args:
+        status, headers: of the answer.
+        media_type: the expected one.
+
+    Raises:
+        RequestError: the answer is of another kind, so another server sent it.
+    """
+    given = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if given != media_type:
+        reason = f"it is {given or 'nothing'}, not {media_type}"
+        raise RequestError(f"the answer is not that of a Whisper API server: {reason}", status)
+
+
+def unreachable(url: str, cause: BaseException) -> NotNow:
+    """A connection that failed, as a reason to try again.
+
+    Args:
+        url: of the server.
+        cause: the error of the HTTP library.
+    """
+    error = RequestError(f"{url} cannot be reached: {_reason(cause)}")
+    error.__cause__ = cause
+    return NotNow(error)
+
+
+def untrusted(url: str) -> RequestError:
+    """The error for a certificate that is not trusted; trying again does not help."""
+    return RequestError(f"{url} has no certificate that is trusted here")
+
+
+class _Problem(msgspec.Struct):
+    detail: str = ""
+    code: str = ""
+
+
+def pause_before(attempt: int, retry_after: float) -> float:
+    """How long to wait before a request is tried again.
+
+    Args:
+        attempt: how often that was done before.
+        retry_after: seconds that the server asked for.
+    """
+    longest = FIRST_PAUSE if retry_after else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
+    return retry_after + random.uniform(0.5, 1.0) * longest
+
+
+def decoded(answer: Answer, kind: type[T]) -> T:
+    """The value that an answer's body is.
+
+    Raises:
+        RequestError: it is not JSON of this kind.
+    """
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise RequestError(f"the answer is not that of a Whisper API server: {error}", answer.status) from error
+
+
+def _error(answer: Answer, job_id: str) -> WhisperApiError:
+    """The named error that an answer stands for."""
+    try:
+        problem = msgspec.json.decode(answer.body, type=_Problem)
+    except msgspec.MsgspecError:
+        problem = _Problem()
+    code, detail = problem.code, problem.detail
+    if not detail:
+        place = answer.headers.get("Location")
+        detail = f"the server answered {answer.status}{f' and names {place}' if place else ''}"
+    if code == "job_not_found":
+        return errors.JobNotFound(job_id)
+    if code == "job_processing":
+        return errors.JobIsProcessing(job_id)
+    if code == "invalid_field":
+        field, colon, message = detail.partition(": ")
+        return InvalidOption(field, message) if colon and field.isidentifier() else InvalidInput(detail)
+    if code in OF_THE_JOB:
+        return OF_THE_JOB[code](job_id, detail)
+    if code in FOR_NOW:
+        return FOR_NOW[code](detail, answer.retry_after)
+    if code in OF_THE_REQUEST:
+        return OF_THE_REQUEST[code](detail)
+    return RequestError(detail, answer.status, code)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's message, which requests and httpx wrap in errors of their own."""
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, TimeoutError) or type(found).__name__.endswith("Timeout"):
+            return "no answer in time"
+        if isinstance(found, OSError) and found.strerror:
+            # asyncio puts a text of its own in the place of the system's message, but keeps the number.
+            if found.errno is None or isinstance(found, socket.gaierror):
+                return found.strerror
+            return os.strerror(found.errno)
+        nested = getattr(found, "exceptions", ())
+        waiting += [*found.args, *nested, getattr(found, "reason", None), found.__cause__, found.__context__]
+    return "the connection was closed"

@@ -1,0 +1,291 @@
+"""The asynchronous client: jobs of a server as coroutines of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.client import calls
+from whisper_api.client.answers import NotNow
+from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.async_transport import AsyncTransport
+from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
+from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
+from whisper_api.client.upload import Form, Source, opened
+from whisper_api.errors import WhisperApiError
+from whisper_api.schema import (
+    Corrections,
+    JobEvent,
+    JobResult,
+    JobState,
+    JobStatus,
+    RenderOptions,
+    TranscriptionOptions,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["AsyncClient"]
+
+# How long a coroutine that was canceled waits for the server to cancel its job.
+CLEANUP_SECONDS = 10.0
+
+
+class AsyncClient:
+    """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
+
+    ::
+
+        async with AsyncClient("https://speech.example.org", api_key=key) as client:
+            result = await client.transcribe("call.wav", TranscriptionOptions(language="en"))
+
+    Calls may run at the same time within one event loop. Files are read in threads, piece by piece. Callbacks
+    (``on_upload``, ``on_progress``) are ordinary functions that the event loop runs, so they must not block.
+
+    Args:
+        url: where the server is, with the path it is mounted under, if any.
+        api_key: as ``whisper-api keys create`` printed it; None for a server that asks for none.
+        timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
+        retries: how often a request is tried again that failed on the way or was answered with 429, 502, 503 or 504.
+        session: the httpx client to send requests with, for proxies or certificates of your own; it is not closed.
+
+    Raises:
+        InvalidOption: the URL is none, or the key cannot be one.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float = 60,
+        retries: int = 5,
+        session: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.url, api_key = checked(url, api_key)
+        self._calls = Calls(retries)
+        self._transport = AsyncTransport(self.url, api_key, timeout=timeout, session=session)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *ignored: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.url!r})"
+
+    async def close(self) -> None:
+        """Close the connections. The next request opens new ones."""
+        await self._transport.close()
+
+    async def submit(
+        self,
+        source: Source,
+        options: TranscriptionOptions | None = None,
+        *,
+        output_format: str | None = None,
+        render_options: RenderOptions | None = None,
+        keep_result: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        hf_token: str | None = None,
+        on_upload: Callable[[int, int], None] | None = None,
+    ) -> str:
+        """Send audio to be transcribed, as :meth:`Client.submit <whisper_api.Client.submit>` does.
+
+        Args:
+            source, options, output_format, render_options, keep_result, metadata, hf_token, on_upload: as there.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            OSError: the file cannot be read.
+            WhisperApiError: as there.
+        """
+        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        key = str(uuid.uuid4())
+        with contextlib.ExitStack() as stack:
+            file, name = await asyncio.to_thread(stack.enter_context, opened(source))
+            return await self._transport.run(self._calls.submit(Form(fields, file, name, on_upload), key))
+
+    async def status(self, job_id: str, wait: float = 0) -> JobStatus:
+        """Where a job stands.
+
+        Args:
+            job_id, wait: as in :meth:`Client.status <whisper_api.Client.status>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.status <whisper_api.Client.status>`.
+        """
+        return await self._transport.run(self._calls.status(job_id, wait))
+
+    async def wait(
+        self,
+        job_id: str,
+        *,
+        on_progress: Callable[[JobStatus], None] | None = None,
+        timeout: float | None = None,
+    ) -> JobStatus:
+        """Wait until a job has ended; returns the last status. A server that restarts meanwhile is waited for.
+
+        Args:
+            job_id, on_progress, timeout: as in :meth:`Client.wait <whisper_api.Client.wait>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.wait <whisper_api.Client.wait>`.
+        """
+        return await self._transport.run(self._calls.wait(job_id, on_progress, timeout))
+
+    async def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
+        """What happens to a job, as it happens, until it has ended. A server that restarts meanwhile is waited for.
+
+        ``contextlib.aclosing`` closes the connection at once when the caller stops early.
+
+        Args:
+            job_id: as in :meth:`Client.events <whisper_api.Client.events>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.events <whisper_api.Client.events>`.
+        """
+        reader = EventReader(job_id, calls.RESTART_SECONDS)
+        path = events_path(job_id)
+        while True:
+            lost: NotNow | None = None
+            try:
+                async with self._transport.stream(
+                    path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS
+                ) as pieces:
+                    async for piece in pieces:
+                        for event in reader.events(piece):
+                            yield event
+                        if reader.ended:
+                            return
+            except NotNow as error:
+                lost = error
+            await asyncio.sleep(reader.pause(lost))
+
+    async def result(self, job_id: str) -> JobResult:
+        """The result of a job that has ended. It goes some minutes after it was delivered.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.result <whisper_api.Client.result>`.
+        """
+        return await self._transport.run(self._calls.result(job_id))
+
+    async def result_as(self, job_id: str, format: str, render_options: RenderOptions | None = None) -> str:
+        """The result of a job that has ended, as the text of a file.
+
+        Args:
+            job_id, format, render_options: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
+        """
+        return await self._transport.run(self._calls.result_as(job_id, format, render_options))
+
+    async def corrections(self, job_id: str) -> Corrections:
+        """What was corrected in a job's result, which has it already.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.corrections <whisper_api.Client.corrections>`.
+        """
+        return await self._transport.run(self._calls.corrections(job_id))
+
+    async def correct(self, job_id: str, corrections: Corrections) -> Corrections:
+        """Replace all corrections of a job's result; returns what the server keeps.
+
+        Args:
+            job_id, corrections: as in :meth:`Client.correct <whisper_api.Client.correct>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.correct <whisper_api.Client.correct>`.
+        """
+        return await self._transport.run(self._calls.correct(job_id, corrections))
+
+    async def cancel(self, job_id: str, *, force: bool = False) -> None:
+        """Cancel a job that waits, remove the result of one that has ended, or one that Failed altogether.
+
+        Args:
+            job_id, force: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
+        """
+        await self._transport.run(self._calls.cancel(job_id, force))
+
+    async def jobs(
+        self,
+        status: JobState | None = None,
+        *,
+        metadata_key: str | None = None,
+        metadata_value: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> AsyncGenerator[JobStatus, None]:
+        """The caller's jobs, newest first.
+
+        Args:
+            status, metadata_key, metadata_value, created_after, created_before: as in
+                :meth:`Client.jobs <whisper_api.Client.jobs>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
+        """
+        params = search(status, metadata_key, metadata_value, created_after, created_before)
+        while True:
+            page = await self._transport.run(self._calls.page(params))
+            for job in page.jobs:
+                yield job
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    async def transcribe(
+        self,
+        source: Source,
+        options: TranscriptionOptions | None = None,
+        *,
+        output_format: str | None = None,
+        render_options: RenderOptions | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        hf_token: str | None = None,
+        on_upload: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
+        timeout: float | None = None,
+    ) -> JobResult:
+        """Submit, wait and fetch the result. When the coroutine is canceled, the job is, too.
+
+        Args:
+            source, options, output_format, render_options, metadata, hf_token, on_upload: as in :meth:`submit`.
+            on_progress, timeout: as in :meth:`wait`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.transcribe <whisper_api.Client.transcribe>`.
+        """
+        job_id = await self.submit(
+            source,
+            options,
+            output_format=output_format,
+            render_options=render_options,
+            metadata=metadata,
+            hf_token=hf_token,
+            on_upload=on_upload,
+        )
+        try:
+            return await self._transport.run(self._calls.awaited_result(job_id, on_progress, timeout))
+        except WhisperApiError:
+            raise
+        except BaseException:
+            # In a task of its own, which a second cancellation of this coroutine does not reach.
+            await asyncio.shield(asyncio.create_task(self._abandon(job_id)))
+            raise
+
+    async def _abandon(self, job_id: str) -> None:
+        with contextlib.suppress(WhisperApiError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.cancel(job_id, force=True), CLEANUP_SECONDS)
