@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
@@ -50,3 +51,7 @@ class Beside(Generic[T]):
             self._future.set_result(work())
         except BaseException as error:
             self._future.set_exception(error)
+            # The future holds the error, and the error its frames: their variables would keep the job's audio alive.
+            traceback.clear_frames(error.__traceback__)
+        finally:
+            del self, work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, wait
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.gpu_worker import GpuWorker, Operation
     from whisper_api.engine.models import ModelCache, ModelSource
 
-__all__ = ["JobContext"]
+__all__ = ["JobContext", "forget_frames"]
 
 # How often a job thread that waits for its work item looks whether it was canceled.
 POLL_SECONDS = 0.05
@@ -135,6 +136,7 @@ class JobContext:
         short_of_memory = isinstance(error, OutOfMemory) or is_out_of_memory(error)
         reason = "the memory ran out" if short_of_memory else "of an error, which is in the log"
         self.warn(f"{loss}, because {reason}")
+        forget_frames(error)
 
     def beside(self, stop: threading.Event) -> JobContext:
         """A context for a part of this job that another thread runs meanwhile.
@@ -248,3 +250,13 @@ class JobContext:
                 raise Canceled("the job was canceled")
         self.check()
         return future.result()
+
+
+def forget_frames(error: BaseException) -> None:
+    """Free what the frames of an error hold, once the error is handled and somebody still keeps it.
+
+    A future keeps the error of its work, the error its frames, and a frame often the future: such a cycle would keep a
+    job's audio until Python next looks for cycles.
+    """
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,6 +247,11 @@ class Engine:
             )
             try:
                 return Transcription(self, ctx, known_speakers or {}).run(source)
+            except BaseException as error:
+                # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
+                # variables the audio goes now, and not when Python next looks for cycles.
+                traceback.clear_frames(error.__traceback__)
+                raise
             finally:
                 ctx.close()
 

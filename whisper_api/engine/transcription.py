@@ -8,6 +8,7 @@ errors of the caller's own functions end a job whose text is there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from whisper_api.engine import vad
 from whisper_api.engine.asr import Recognizer
 from whisper_api.engine.beside import Beside
-from whisper_api.engine.context import JobContext
+from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.decode import AudioInput, decode
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.tokens import hand_out_tokens
@@ -291,6 +292,7 @@ class Transcription:
             f"{source}, since the alignment model align-{language} cannot be had here; "
             f"`whisper-api models pull align-{language}` fetches it or says why not"
         )
+        forget_frames(error)
 
     @contextlib.contextmanager
     def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
@@ -315,8 +317,9 @@ class Transcription:
                 speakers.result()
             except ModelError:
                 raise
-            except Exception:
+            except Exception as error:
                 log.debug("diarization has failed; the job goes on without it")
+                forget_frames(error)
 
     def _assign_speakers(self, text: _Text) -> Diarization | None:
         """Wait for the speakers, and give them to the words. The stage's time is what the job waits."""
@@ -343,6 +346,7 @@ class Transcription:
                         "the speakers were not told apart, since no diarization model can be had here; "
                         "`whisper-api models pull ecapa` fetches one or says why not"
                     )
+                    forget_frames(error)
                 return None
             finally:
                 for warning in speakers.ctx.warnings:
@@ -377,7 +381,8 @@ class _Diarizing(Beside["Diarization"]):
 
     def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
         self.ctx = ctx
-        super().__init__("diarize", lambda: self._diarize(audio, references))
+        # No function that closes over the audio: a frame of its own would keep what it closes over.
+        super().__init__("diarize", functools.partial(self._diarize, audio, references))
 
     def _diarize(self, audio: Any, references: Mapping[str, Any]) -> Diarization:
         from whisper_api.engine.diarize import diarize

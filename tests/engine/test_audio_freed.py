@@ -1,0 +1,95 @@
+"""A job's audio is freed when the job ends, however it ends, without waiting for Python to look for cycles."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisper_api import Canceled, Engine, Progress, TranscriptionOptions
+from whisper_api.engine import transcription
+from whisper_api.engine.beside import Beside
+
+pytestmark = pytest.mark.models
+
+DEADLINE = 60.0
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]:
+    """References to the audio of every job, while Python looks for no cycles."""
+    found: list[weakref.ref[Any]] = []
+    decode = transcription.decode
+
+    def decode_and_note(*arguments: Any, **options: Any) -> Any:
+        result = decode(*arguments, **options)
+        found.append(weakref.ref(result.audio))
+        return result
+
+    monkeypatch.setattr(transcription, "decode", decode_and_note)
+    gc.collect()
+    gc.disable()
+    yield found
+    gc.enable()
+
+
+def freed(references: list[weakref.ref[Any]]) -> bool:
+    # A lane of the device may still be at work on a part of the last job.
+    deadline = time.monotonic() + DEADLINE
+    while any(reference() is not None for reference in references):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("options", [{"align": False, "diarize": False}, {"align": True}, {"diarize": True}])
+def test_the_audio_of_a_completed_job_is_freed(
+    engine: Engine, sample_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], options: dict[str, Any]
+) -> None:
+    """With ``align``: no alignment model is here, and the error that says so is kept by a future."""
+    engine.transcribe(sample_call, TranscriptionOptions(language="en", **options))
+    assert len(decoded) == 1
+    assert freed(decoded)
+
+
+@pytest.mark.parametrize("stage", ["vad", "asr", "diarize"])
+def test_the_audio_of_a_canceled_job_is_freed(
+    engine: Engine, sample_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], stage: str
+) -> None:
+    cancel = threading.Event()
+
+    def stop_there(progress: Progress) -> None:
+        if progress.stage == stage:
+            cancel.set()
+
+    with pytest.raises(Canceled):
+        engine.transcribe(
+            sample_call,
+            TranscriptionOptions(language="en", diarize=True),
+            on_progress=stop_there,
+            cancel=cancel,
+        )
+    assert len(decoded) == 1
+    assert freed(decoded)
+
+
+def test_work_beside_a_job_that_failed_keeps_nothing(decoded: list[weakref.ref[Any]]) -> None:
+    def work() -> None:
+        audio = np.zeros(1000, np.float32)
+        decoded.append(weakref.ref(audio))
+        raise ValueError("broken")
+
+    beside = Beside("work", work)
+    beside.join()
+    assert beside.failed()
+    assert freed(decoded)
+    with pytest.raises(ValueError, match="broken"):
+        beside.result()
