@@ -16,6 +16,7 @@ import pytest
 from whisper_api import Canceled, Engine, Progress, TranscriptionOptions
 from whisper_api.engine import transcription
 from whisper_api.engine.beside import Beside
+from whisper_api.engine.decode import decode
 
 pytestmark = pytest.mark.models
 
@@ -26,7 +27,6 @@ DEADLINE = 60.0
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]:
     """References to the audio of every job, while Python looks for no cycles."""
     found: list[weakref.ref[Any]] = []
-    decode = transcription.decode
 
     def decode_and_note(*arguments: Any, **options: Any) -> Any:
         result = decode(*arguments, **options)
