@@ -75,6 +75,7 @@ def argument(parameter: inspect.Parameter, number: int) -> Any:
         "str | None": f"text of {parameter.name}",
         "Mapping[str, str] | None": {"Retry-After": str(number)},
         "tuple[FileOutcome, ...] | None": (),
+        "Exception": OSError("the disk is gone"),
         "WhisperApiError": errors.OutOfMemory(f"text of {parameter.name}"),
         "Job": Job(
             job_id="j",

@@ -21,6 +21,27 @@ config = Config(
 end = sys.exit
 """
 
+# A server that gives the port of the client's connection as the job's id.
+PORTS = """
+import http.server, json
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = json.dumps({"job_id": str(self.client_address[1]), "status": "Queued", "created_at": ""}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *ignored):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"http://127.0.0.1:{server.server_port}"
+"""
+
 
 def test_an_application_that_was_made_before_the_fork_serves_in_the_child(tmp_path: Path) -> None:
     script = """
@@ -99,35 +120,60 @@ print("again", whole())
 
 
 def test_a_client_does_not_share_its_connections_with_a_forked_process(tmp_path: Path) -> None:
-    script = """
-import http.server, json
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        body = json.dumps({"job_id": str(self.client_address[1]), "status": "Queued", "created_at": ""}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *ignored):
-        pass
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        PORTS
+        + """
 import requests
 for name, session in (("own", None), ("given", requests.Session())):
-    client = Client(f"http://127.0.0.1:{server.server_port}", session=session)
+    client = Client(url, session=session)
     def port():
         return client.status("job").job_id  # the port that the connection comes from
     print(f"{name}-before", port())
     child(f"{name}-child", port, end)
     print(f"{name}-after", port())
 """
+    )
     told = run(CONFIG + script, tmp_path)
     for name in ("own", "given"):
         assert told[f"{name}-child end"] == "3"
         assert told[f"{name}-before"] == told[f"{name}-after"]
         assert told[f"{name}-child"].isdecimal()
         assert told[f"{name}-child"] != told[f"{name}-before"]
+
+
+def test_an_async_client_does_not_share_its_connections_with_a_forked_process(tmp_path: Path) -> None:
+    script = (
+        PORTS
+        + """
+import asyncio, httpx
+from whisper_api import AsyncClient
+
+for name, session in (("own", None), ("given", httpx.AsyncClient()), ("fresh", httpx.AsyncClient())):
+    client = AsyncClient(url, session=session)
+    async def port():
+        return (await client.status("job")).job_id
+    loop = asyncio.new_event_loop()
+    if name != "fresh":
+        print(f"{name}-before", loop.run_until_complete(port()))
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        try:
+            print(f"{name}-child", asyncio.new_event_loop().run_until_complete(port()), flush=True)
+        except BaseException as error:
+            print(f"{name}-child", type(error).__name__, error, flush=True)
+        os._exit(3)
+    _, status = os.waitpid(pid, 0)
+    print(f"{name}-child ended with", os.waitstatus_to_exitcode(status), flush=True)
+    print(f"{name}-after", loop.run_until_complete(port()))
+"""
+    )
+    told = run(CONFIG + script, tmp_path)
+    assert {text for name, text in told.items() if name.endswith(" end")} == {"3"}
+    for name in ("own", "given"):
+        assert told[f"{name}-before"] == told[f"{name}-after"]
+    assert told["own-child"].isdecimal()
+    assert told["own-child"] != told["own-before"]
+    assert told["given-child"].startswith("ForkedProcess the httpx.AsyncClient given as session was used in process ")
+    assert told["fresh-child"].isdecimal()
+    assert told["fresh-after"].isdecimal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import httpx
 from whisper_api.client.answers import Answer, NotNow, outcome, streamed, unreachable, untrusted
 from whisper_api.client.calls import Pause, Send, Steps
 from whisper_api.client.upload import Form, SourceFailed
-from whisper_api.errors import RequestError
+from whisper_api.errors import ForkedProcess, RequestError
 
 __all__ = ["AsyncTransport"]
 
@@ -35,6 +36,8 @@ class AsyncTransport:
         self._timeout = timeout
         self._given = session
         self._own: httpx.AsyncClient | None = None
+        # The process that has used the session.
+        self._process: int | None = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -138,6 +141,20 @@ class AsyncTransport:
 
     @property
     def _session(self) -> httpx.AsyncClient:
+        """The client for requests of this process.
+
+        Raises:
+            ForkedProcess: the caller's own client has sent requests in the process that this one was forked from.
+        """
+        if self._process not in (None, os.getpid()):
+            # The parent's connections are open here too, and would give this process the parent's answers.
+            if self._given is not None:
+                raise ForkedProcess(
+                    f"the httpx.AsyncClient given as session was used in process {self._process} before it forked into "
+                    f"this one ({os.getpid()}): make an AsyncClient with a new one here"
+                )
+            self._own = None
+        self._process = os.getpid()
         if self._given is not None:
             return self._given
         if self._own is None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
-from whisper_api.errors import InvalidInput
+from whisper_api.errors import InvalidInput, Portable
 
 __all__ = ["Form", "Source", "SourceFailed", "opened"]
 
@@ -21,7 +21,7 @@ Source = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 CHUNK_BYTES = 1 << 16
 
 
-class SourceFailed(Exception):
+class SourceFailed(Portable):
     """The file or the callback failed. Unwrapped, requests takes some errors for its own.
 
     Attributes:
