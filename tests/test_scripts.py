@@ -47,6 +47,7 @@ EXTRAS = {
 }
 # Part of a script to a script that imports or starts it, and so runs it here.
 PARTS = {
+    "client_calls": "try_clients.py",
     "clients.py": "bench_events.py",
     "fixed_tokens.py": "gpu_sides.py",
     "gpu_floor.py": "bench_gpu.py",
@@ -57,6 +58,8 @@ PARTS = {
     "peers.py": "stage_sides.py",
     "stage_sides.py": "bench_stages.py",
 }
+# Scripts with a file of tests of their own.
+TESTED = {"fuzz_decoder.py": "test_fuzz_decoder.py", "try_clients.py": "test_try_clients.py"}
 # They install the project before they do anything, so only their syntax is looked at.
 SHELL = {"lint", "quickstart", "setup.sh", "test"}
 
@@ -74,13 +77,14 @@ def started(name: str, *arguments: str, **variables: str) -> subprocess.Complete
 
 
 def test_every_script_has_a_smoke_test() -> None:
-    assert names() == {*RUNS, *PARTS, *SHELL}
+    assert names() == {*RUNS, *PARTS, *SHELL, *TESTED}
+    assert all((ROOT / "tests" / name).is_file() for name in TESTED.values())
 
 
 @pytest.mark.parametrize(("part", "script"), PARTS.items())
 def test_a_part_belongs_to_a_script_that_is_run(part: str, script: str) -> None:
     assert part.removesuffix(".py") in (SCRIPTS / script).read_text(encoding="utf-8")
-    assert script in RUNS or PARTS[script] in RUNS
+    assert script in RUNS or script in TESTED or PARTS[script] in RUNS
 
 
 @pytest.fixture
