@@ -271,7 +271,7 @@ def main() -> int:
 
 
 def _device(name: str) -> str:
-    from whisper_api.engine.device import choose_device
+    from whisper_api.engine.worker.device import choose_device
     from whisper_api.errors import DeviceUnavailable
 
     try:

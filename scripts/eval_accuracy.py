@@ -26,7 +26,7 @@ from measuring import (
 )
 
 from whisper_api import Engine, TranscriptionOptions
-from whisper_api.engine.decode import decode
+from whisper_api.engine.audio.decode import decode
 
 Hypothesis = tuple[str, list[tuple[str, float, float]]]
 

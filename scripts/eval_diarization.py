@@ -26,11 +26,11 @@ from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
 from whisper_api import Engine, TranscriptionOptions
-from whisper_api.engine import diarize
-from whisper_api.engine.clustering import Bounds, ClusteringOptions
+from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.decode import decode
-from whisper_api.engine.gpu_worker import GpuWorker
+from whisper_api.engine.diarize import pipeline as diarize
+from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions
+from whisper_api.engine.worker.worker import GpuWorker
 
 SETTINGS = {
     "gap": (0.1, 0.12, 0.14, 0.15, 0.16, 0.17, 0.18, 0.2, 0.22, 0.24),

@@ -16,8 +16,8 @@ from typing import Any
 
 from random_models import SHORT_WORDS
 
-from whisper_api.engine.gpu_worker import Again
-from whisper_api.engine.whisper import FRAMES_PER_SECOND, Decoded, DecodeSettings, Row
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Decoded, DecodeSettings, Row
+from whisper_api.engine.worker.worker import Again
 
 __all__ = ["FixedOperation", "FixedWhisper", "Tally", "our_tokens_fixed", "words"]
 
@@ -140,7 +140,8 @@ def our_tokens_fixed(tokens: int, tally: Tally) -> Iterator[None]:
         tokens: how many.
         tally: what counts them.
     """
-    from whisper_api.engine import whisper_ct2, whisper_onnx
+    from whisper_api.engine.whisper import ctranslate2 as whisper_ct2
+    from whisper_api.engine.whisper.onnx import model as whisper_onnx
 
     modules: tuple[Any, ...] = (whisper_ct2, whisper_onnx)
     models: tuple[Any, ...] = (whisper_ct2.Ct2Whisper, whisper_onnx.OnnxWhisper)

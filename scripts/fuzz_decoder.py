@@ -226,8 +226,8 @@ def run_child(seeds: list[tuple[str, bytes]], seed: int, first: int, last: int) 
 
 def attempt(content: bytes) -> dict[str, Any]:
     """What becomes of one file."""
-    from whisper_api.engine.decode import decode, probe
-    from whisper_api.engine.track import AudioMemory
+    from whisper_api.engine.audio.decode import decode, probe
+    from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.errors import InvalidAudio
 
     outcome = "decoded"

@@ -14,7 +14,7 @@ import numpy as np
 from measuring.speech import sample_call
 from numpy.typing import NDArray
 
-from whisper_api.engine.device import cuda_problem
+from whisper_api.engine.worker.device import cuda_problem
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "Floats", "Gauge", "Setting", "speech"]
 

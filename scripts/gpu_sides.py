@@ -177,9 +177,9 @@ def whisperx_clients(clients: int, seconds: float, **settings: Any) -> Job:
 
 def ours_align(windows: int, **settings: Any) -> Job:
     """The alignment stage over segments of 30 s with a hundred words each."""
-    from whisper_api.engine.align import align
+    from whisper_api.engine.align.align import align
     from whisper_api.engine.context import JobContext
-    from whisper_api.engine.gpu_worker import GpuWorker
+    from whisper_api.engine.worker.worker import GpuWorker
     from whisper_api.schema import Segment
 
     setting = Setting(**settings)
@@ -241,7 +241,7 @@ def whisperx_align(windows: int, **settings: Any) -> Job:
 
 def sweep(**settings: Any) -> Job:
     """Batches of samples through the model, without anything around it, by one thread or by several at once."""
-    from whisper_api.engine.whisper import DecodeSettings, Row
+    from whisper_api.engine.whisper.model import DecodeSettings, Row
 
     setting = Setting(**settings)
     gauge, tally = Gauge(setting.device), Tally()
@@ -265,7 +265,7 @@ def sweep(**settings: Any) -> Job:
 
 def _to_the_end(operation: Any, rows: list[Any]) -> None:
     """Run a batch, and again what is not finished: on a CPU a decoding gives way between steps."""
-    from whisper_api.engine.gpu_worker import Again
+    from whisper_api.engine.worker.worker import Again
 
     while rows:
         size = min(operation.max_items, len(rows))

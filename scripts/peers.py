@@ -27,7 +27,7 @@ Job = Callable[..., dict[str, Any]]
 
 def cores() -> int:
     """Threads for a peer: one for each core, which serves it better than its own default of four on a small machine."""
-    from whisper_api.engine.device import physical_cores
+    from whisper_api.engine.worker.device import physical_cores
 
     return physical_cores()
 
@@ -209,7 +209,7 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     from pyannote.audio import Model
     from pyannote.audio.pipelines import speaker_diarization as stock
 
-    from whisper_api.engine.decode import decode
+    from whisper_api.engine.audio.decode import decode
 
     torch.set_num_threads(cores())
     adapter = _ecapa_adapter(Path(ecapa))
@@ -244,7 +244,7 @@ def _ecapa_adapter(path: Path) -> Any:
     import torch
     from pyannote.audio.core.inference import BaseInference
 
-    from whisper_api.engine.ecapa import DIMENSION, features, load_ecapa
+    from whisper_api.engine.diarize.ecapa import DIMENSION, features, load_ecapa
 
     network: Any = load_ecapa(path)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import requests
 
 from whisper_api import Client, Config, JobStatus, RequestError, TranscriptionOptions
-from whisper_api.commands.progress import ProgressLine
-from whisper_api.jobs.keys import KeyRing
-from whisper_api.jobs.store import JobStore
+from whisper_api.access.keys import KeyRing
+from whisper_api.cli.progress import ProgressLine
+from whisper_api.store.jobs import JobStore
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120.0

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.model_table import CATALOGUE
+from whisper_api.engine.models.catalog import CATALOGUE
 
 __all__ = ["SHAPES", "WhisperShape", "make_alignment", "make_ecapa", "make_models", "make_whisper"]
 

@@ -18,8 +18,8 @@ from peers import Job
 # worker's lanes at once, so each is timed by its lane's clock.
 OUR_PARTS = {
     "vad": ("whisper_api.engine.vad", "detect"),
-    "mel": ("whisper_api.engine.whisper_onnx", "log_mel"),
-    "encoder": ("whisper_api.engine.onnx_sessions", "Sessions.encode"),
+    "mel": ("whisper_api.engine.whisper.onnx.model", "log_mel"),
+    "encoder": ("whisper_api.engine.whisper.onnx.sessions", "Sessions.encode"),
 }
 
 
@@ -32,10 +32,11 @@ def ours(models: str, model: str, beam: int) -> Job:
         beam: hypotheses.
     """
     from whisper_api import Engine, Segment, TranscriptionOptions
-    from whisper_api.engine import align, diarize
+    from whisper_api.engine.align import align
+    from whisper_api.engine.audio.decode import decode
     from whisper_api.engine.context import JobContext
-    from whisper_api.engine.decode import decode
-    from whisper_api.engine.gpu_worker import GpuWorker
+    from whisper_api.engine.diarize import pipeline as diarize
+    from whisper_api.engine.worker.worker import GpuWorker
 
     engine = Engine(device="cpu", models_dir=models, offline=True)
     worker = GpuWorker(lanes=engine.lanes)
@@ -117,7 +118,7 @@ def _timed(module: str, name: str, clock: Callable[[], float]) -> list[float] | 
 
 
 def _samples(path: str) -> Any:
-    from whisper_api.engine.decode import decode
+    from whisper_api.engine.audio.decode import decode
 
     return _kept(decode, path)
 
@@ -212,7 +213,7 @@ def whisperx(weights: str, align_dir: str, beam: int) -> Job:
 
 def pyannote(models: str) -> Job:
     """Stock pyannote around our two models."""
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.models.store import ModelStore
 
     store = ModelStore(Path(models), offline=True)
     diarize = peers.stock_diarization(str(store.ensure("segmentation").path), str(store.ensure("ecapa").path))

@@ -236,7 +236,7 @@ def _tried(client: Client, environment: Environment, served: Mapping[str, str], 
 def _server(directory: Path) -> Iterator[dict[str, str]]:
     """A server with its files in a directory; yields what its clients are told in their environment."""
     from whisper_api import Config, Server
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.models.store import ModelStore
 
     flags = {
         "WHISPER_API_PORT": 0,

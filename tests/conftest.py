@@ -46,7 +46,7 @@ def models_dir() -> Path:
 
 
 def _model(models_dir: Path, name: str) -> Path:
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.models.store import ModelStore
 
     return ModelStore(models_dir).ensure(name).path
 

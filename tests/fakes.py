@@ -18,8 +18,8 @@ from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
 from whisper_api.jobs.executor import ExecutorFacts, OnProgress, OnStretch
 from whisper_api.jobs.service import JobService, Reservation, Submission
-from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore, Rates
 from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
+from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
 
 T = TypeVar("T")
 

@@ -22,10 +22,10 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from whisper_api.cli import COMMANDS, main
-from whisper_api.commands.flags import add_struct_flags, given
-from whisper_api.commands.outputs import Outputs, output_stems, write_whole
-from whisper_api.commands.progress import ProgressLine, clock_time
+from whisper_api.cli.flags import add_struct_flags, given
+from whisper_api.cli.main import COMMANDS, main
+from whisper_api.cli.outputs import Outputs, output_stems, write_whole
+from whisper_api.cli.progress import ProgressLine, clock_time
 from whisper_api.schema import TranscriptionOptions
 
 ROOT = Path(__file__).parents[1]

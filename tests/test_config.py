@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whisper_api.coercion import convert, expected
 from whisper_api.config import ComputeType, Config, Loaded, OutputFormat, Setting, describe, settings, written
 from whisper_api.errors import ConfigError
-from whisper_api.values import convert, expected
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_notARealTokenButSecret"
@@ -326,7 +326,7 @@ def test_settings_are_what_they_say() -> None:
 
 
 def test_the_words_are_those_of_the_engine_and_the_formats() -> None:
-    from whisper_api.engine.device import COMPUTE_TYPES
+    from whisper_api.engine.worker.device import COMPUTE_TYPES
     from whisper_api.formats import FORMATS
 
     assert get_args(ComputeType) == COMPUTE_TYPES

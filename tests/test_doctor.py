@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from whisper_api.cli import main
-from whisper_api.doctor import Check, Report, attempt
-from whisper_api.doctor_stages import SAMPLE_RATE, SOUND_SECONDS, speech
+from whisper_api.cli.doctor.checks import Check, Report, attempt
+from whisper_api.cli.doctor.stages import SAMPLE_RATE, SOUND_SECONDS, speech
+from whisper_api.cli.main import main
 
 STAGES = (
     "decode",
@@ -122,7 +122,7 @@ def test_a_device_that_is_not_there_fails_every_stage_that_needs_one(capsys: pyt
 def test_an_installation_without_a_library_is_reported_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("ctranslate2", "av", "torch", "whisper_api.doctor_stages"):
+    for name in ("ctranslate2", "av", "torch", "whisper_api.cli.doctor.stages"):
         monkeypatch.setitem(sys.modules, name, None)
     code, report = examined(capsys)
     assert code == 1

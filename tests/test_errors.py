@@ -21,7 +21,7 @@ import whisper_api
 from whisper_api import errors, schema
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
-from whisper_api.jobs.rows import Job
+from whisper_api.store.rows import Job
 
 
 def test_the_docstring_draws_every_error_below_its_base() -> None:

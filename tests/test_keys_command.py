@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.cli import main
-from whisper_api.jobs.keys import KeyRing
-from whisper_api.jobs.store import JobStore
+from whisper_api.access.keys import KeyRing
+from whisper_api.cli.main import main
+from whisper_api.store.jobs import JobStore
 
 Run = Callable[..., int]
 

@@ -123,7 +123,7 @@ def test_the_engine_does_not_load_torch() -> None:
     ],
 )
 def test_help_loads_no_library(arguments: list[str]) -> None:
-    loaded = modules_after(f"from whisper_api.cli import main; assert main({arguments!r}) == 0")
+    loaded = modules_after(f"from whisper_api.cli.main import main; assert main({arguments!r}) == 0")
     assert not loaded & LIBRARIES
 
 
@@ -138,6 +138,6 @@ def test_the_client_loads_no_library_before_it_is_used() -> None:
 
 
 def test_help_of_the_program_does_not_load_its_commands() -> None:
-    loaded = modules_after("from whisper_api.cli import main; assert main(['--help']) == 0")
-    assert not {name for name in loaded if name.startswith("whisper_api.commands.")}
+    loaded = modules_after("from whisper_api.cli.main import main; assert main(['--help']) == 0")
+    assert {name for name in loaded if name.startswith("whisper_api.cli.")} == {"whisper_api.cli.main"}
     assert "msgspec" not in loaded

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fakes import config_in, new_service
 
-from whisper_api.cli import main
-from whisper_api.jobs.store import JobStore
+from whisper_api.cli.main import main
 from whisper_api.permissions import exposed_places, exposure
+from whisper_api.store.jobs import JobStore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 

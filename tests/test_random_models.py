@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from whisper_api import Engine, TranscriptionOptions
-from whisper_api.engine.model_files import locate
-from whisper_api.engine.model_table import CATALOGUE
+from whisper_api.engine.models.catalog import CATALOGUE
+from whisper_api.engine.models.files import locate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 

@@ -235,7 +235,7 @@ def test_a_model_that_does_not_come_to_an_end_does_not_crash_the_process(tmp_pat
     """Native code that still runs is not survived by the interpreter's own end, so that must not be reached."""
     script = """
 import atexit, os, sys, threading
-from whisper_api.cli import main
+from whisper_api.cli.main import main
 from whisper_api.jobs import lifecycle
 from whisper_api.jobs.executor import LocalExecutor
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from rest_server import TEXT, Hold, Refuse, Rest, serving
 
-from whisper_api.cli import main
+from whisper_api.cli import outputs
+from whisper_api.cli.main import main
 from whisper_api.client import answers
-from whisper_api.commands import outputs
 
 ROOT = Path(__file__).parents[1]
 

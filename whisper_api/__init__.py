@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
-    from whisper_api.engine.pipeline import Engine
+    from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
         AudioTooLong,
         Busy,
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         Word,
     )
     from whisper_api.server.app import create_app
-    from whisper_api.server.serving import Server
+    from whisper_api.server.run import Server
 
     __version__: str
 
@@ -127,13 +127,13 @@ _HOMES = {
     "AsyncClient": "whisper_api.client",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
-    "Engine": "whisper_api.engine.pipeline",
+    "Engine": "whisper_api.engine.engine",
     "JobResult": "whisper_api.schema",
     "JobStatus": "whisper_api.schema",
     "Progress": "whisper_api.schema",
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
-    "Server": "whisper_api.server.serving",
+    "Server": "whisper_api.server.run",
     "Stretch": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",

@@ -24,7 +24,7 @@ from client.blocking import MakeClient
 from whisper_api import Client, TranscriptionOptions, errors
 from whisper_api.client import answers, async_transport, transport
 from whisper_api.schema import Correction, Corrections, JobStatus, RenderOptions
-from whisper_api.server.problems import RULES
+from whisper_api.server.responses.problems import RULES
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
 

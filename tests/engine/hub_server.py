@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from whisper_api.engine.model_table import WHISPER_REPOSITORIES
+from whisper_api.engine.models.catalog import WHISPER_REPOSITORIES
 
 COMMIT = "c0ffee" + "0" * 34
 REPO = "someone/whisper-mine"

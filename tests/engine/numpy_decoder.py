@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import erf
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from whisper_api.engine.ct2_file import read_weights
-from whisper_api.engine.search import TokenRules
+from whisper_api.engine.whisper.ct2_file import read_weights
+from whisper_api.engine.whisper.onnx.search import TokenRules
 
 Floats = NDArray[np.float32]
 

@@ -17,14 +17,15 @@ import numpy.typing as npt
 import pytest
 from msgspec.structs import replace
 
-from whisper_api.engine import align as stage
-from whisper_api.engine import sentences, wav2vec
-from whisper_api.engine.align_models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
-from whisper_api.engine.catalog import ModelStore
+from whisper_api.engine import sentences
+from whisper_api.engine.align import align as stage
+from whisper_api.engine.align import wav2vec
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.device import Device
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.models import ModelCache
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import ModelCorrupt, UnknownModel
 from whisper_api.schema import Segment, TranscriptionOptions
 

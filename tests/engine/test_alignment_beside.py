@@ -15,8 +15,8 @@ import pytest
 from fakes import until
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
-from whisper_api.engine.align_models import AlignmentModel, AlignmentSource
-from whisper_api.engine.decode import decode
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
+from whisper_api.engine.audio.decode import decode
 from whisper_api.schema import Stretch, Transcript
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from whisper_api import Engine, InvalidOption, TranscriptionOptions
-from whisper_api.engine.asr import Recognizer, compression_ratio, prompt_tokens
+from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.decode import decode
-from whisper_api.engine.gpu_worker import Again
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper import Decoded, DecodeSettings, Row, Whisper, token_cap
-from whisper_api.engine.whisper_onnx import OnnxDecode
+from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper, token_cap
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
+from whisper_api.engine.whisper.recognizer import Recognizer, compression_ratio, prompt_tokens
+from whisper_api.engine.worker.worker import Again
 from whisper_api.schema import Segment
 
 pytestmark = pytest.mark.models

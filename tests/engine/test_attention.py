@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from whisper_api.engine.attention import token_times, words_of
-from whisper_api.engine.whisper import Attention, Whisper, WhisperSource
+from whisper_api.engine.whisper.model import Attention, Whisper, WhisperSource
+from whisper_api.engine.whisper.word_times import token_times, words_of
 from whisper_api.schema import Word
 
 RATE = 16_000

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from whisper_api import Canceled, Engine, Progress, TranscriptionOptions
-from whisper_api.engine.beside import Beside
-from whisper_api.engine.decode import decode
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.worker.background import Beside
 
 pytestmark = pytest.mark.models
 
@@ -32,7 +32,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]
         found.append(weakref.ref(result.audio))
         return result
 
-    monkeypatch.setattr("whisper_api.engine.transcription.decode", decode_and_note)
+    monkeypatch.setattr("whisper_api.engine.pipeline.decode", decode_and_note)
     gc.collect()
     gc.disable()
     yield found

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.engine.catalog import ModelStore, list_models, model_facts
-from whisper_api.engine.derived_files import write_record
-from whisper_api.engine.model_table import ALIASES, CATALOGUE, HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
+from whisper_api.engine.models.catalog import ALIASES, CATALOGUE, HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
+from whisper_api.engine.models.derived_files import write_record
+from whisper_api.engine.models.store import ModelStore, list_models, model_facts
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 HERE = {"config.json": b"{}", "model.bin": b"weights", "tokenizer.json": b"{}", "vocabulary.txt": b"a"}
@@ -288,7 +288,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_finding_a_model_imports_no_library(store: ModelStore) -> None:
     put(store.root / "whisper" / "tiny")
     script = (
-        "import sys, pathlib; from whisper_api.engine.catalog import ModelStore, list_models;"
+        "import sys, pathlib; from whisper_api.engine.models.store import ModelStore, list_models;"
         "store = ModelStore(pathlib.Path(sys.argv[1])); assert store.find('tiny').name == 'tiny'; list_models(store);"
         "print({'torch', 'requests', 'huggingface_hub', 'whisperx', 'filelock', 'numpy'} & set(sys.modules))"
     )

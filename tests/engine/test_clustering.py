@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.engine import clustering
-from whisper_api.engine.clustering import Bounds, ClusteringOptions, assign_frames, find_voices
+from whisper_api.engine.diarize import clustering
+from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions, assign_frames, find_voices
 
 Floats = npt.NDArray[np.float64]
 DIMENSION = 192

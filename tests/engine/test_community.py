@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.catalog import ModelStore
-from whisper_api.engine.community import CommunitySource, EmbedWindows, _model, run_pipeline
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.device import Device
-from whisper_api.engine.diarize import diarize, voice_of
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.models import ModelCache
+from whisper_api.engine.diarize.community import CommunitySource, EmbedWindows, _model, run_pipeline
+from whisper_api.engine.diarize.pipeline import diarize, voice_of
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, ModelCorrupt
 from whisper_api.schema import Progress, TranscriptionOptions
 

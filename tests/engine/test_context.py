@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.engine.catalog import ModelStore
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.device import Device
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.models import ModelCache
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled
 from whisper_api.schema import Progress, TranscriptionOptions
 

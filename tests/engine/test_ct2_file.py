@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whisper_api.engine.ct2_file import read_weights
+from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.errors import ModelCorrupt
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine import ctc
+from whisper_api.engine.align import ctc
 
 Emission = npt.NDArray[np.float32]
 

@@ -22,9 +22,9 @@ import pytest
 from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 
-from whisper_api.engine.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
-from whisper_api.engine.timeline import Timeline
-from whisper_api.engine.track import AudioMemory
+from whisper_api.engine.audio.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
+from whisper_api.engine.audio.timeline import Timeline
+from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 
 Signal = NDArray[np.float32]
@@ -858,7 +858,7 @@ def test_memory_is_the_decoded_array_and_a_constant(tmp_path: Path) -> None:
     # The peak of a process of its own: tracemalloc counts an array that grows in place twice, from Python 3.13 on.
     code = (
         "import resource, sys\n"
-        "from whisper_api.engine.decode import decode\n"
+        "from whisper_api.engine.audio.decode import decode\n"
         "unit = 1 if sys.platform == 'darwin' else 1024\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit\n"
         "decode(open(sys.argv[1], 'rb').read(80_000))\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.engine.derived_files import (
+from whisper_api.engine.models.derived_files import (
     RECORD,
     cache_directory,
     damaged_files,

@@ -7,8 +7,8 @@ from pathlib import Path
 import ctranslate2
 import pytest
 
-from whisper_api.engine import device as device_module
-from whisper_api.engine.device import (
+from whisper_api.engine.worker import device as device_module
+from whisper_api.engine.worker.device import (
     Device,
     choose_compute_type,
     choose_device,

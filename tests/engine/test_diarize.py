@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.catalog import ModelStore
-from whisper_api.engine.clustering import Bounds, ClusteringOptions
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.device import Device
-from whisper_api.engine.diarize import Analysis, Diarization, analyze, diarize
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.models import ModelCache
+from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions
+from whisper_api.engine.diarize.pipeline import Analysis, Diarization, analyze, diarize
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, ModelUnavailable
 from whisper_api.schema import Progress, TranscriptionOptions
 

@@ -20,11 +20,11 @@ import pytest
 from fakes import until
 from hub_server import COMMIT, FILES, REPO, Hub, blob_id, serving
 
-from whisper_api.engine import catalog
-from whisper_api.engine.catalog import DownloadProgress, ModelStore, model_facts
-from whisper_api.engine.download import Expected, SourceFailed, SourceUnreachable, WrongContent, fetch_url
-from whisper_api.engine.model_entry import Entry, HubSource, KnownFile
-from whisper_api.engine.model_table import CATALOGUE
+from whisper_api.engine.models import store as catalog
+from whisper_api.engine.models.catalog import CATALOGUE
+from whisper_api.engine.models.download import Expected, SourceFailed, SourceUnreachable, WrongContent, fetch_url
+from whisper_api.engine.models.entry import Entry, HubSource, KnownFile
+from whisper_api.engine.models.store import DownloadProgress, ModelStore, model_facts
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 TOKEN = "hf_aTokenThatNobodyMaySee"
@@ -324,7 +324,7 @@ def test_a_disk_that_fills_up_is_named(hub: Hub, store: ModelStore, monkeypatch:
 
 def test_threads_and_processes_that_want_the_same_model_fetch_it_once(hub: Hub, store: ModelStore) -> None:
     script = (
-        "import sys, pathlib; from whisper_api.engine.catalog import ModelStore;"
+        "import sys, pathlib; from whisper_api.engine.models.store import ModelStore;"
         f"print(ModelStore(pathlib.Path(sys.argv[1])).ensure({REPO!r}).path)"
     )
     command = [sys.executable, "-c", script, str(store.root)]

@@ -22,10 +22,10 @@ from filelock import FileLock
 from hub_server import REPO, serving
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
-from whisper_api.engine.catalog import ModelStore, model_facts
-from whisper_api.engine.download import DownloadProgress
-from whisper_api.engine.download_watch import watched
-from whisper_api.engine.file_lock import locked
+from whisper_api.engine.models.download import DownloadProgress
+from whisper_api.engine.models.download_watch import watched
+from whisper_api.engine.models.file_lock import locked
+from whisper_api.engine.models.store import ModelStore, model_facts
 from whisper_api.jobs.executor import LocalExecutor
 
 QUICK = TranscriptionOptions(language="en", align=False, diarize=False)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from numpy_decoder import Pair
 
-from whisper_api.engine.decode import decode
-from whisper_api.engine.dtw import align, align_tokens, median_filter, warp
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.whisper.dtw import align, align_tokens, median_filter, warp
 
 RATE = 16_000
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.ecapa import DIMENSION, embed, features, load_ecapa
+from whisper_api.engine.diarize.ecapa import DIMENSION, embed, features, load_ecapa
 from whisper_api.errors import ModelCorrupt
 
 Floats = npt.NDArray[np.float32]

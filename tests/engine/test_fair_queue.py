@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.engine.fair_queue import ORDER, Batch, FairQueue, Operation, WorkItem
+from whisper_api.engine.worker.fair_queue import ORDER, Batch, FairQueue, Operation, WorkItem
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from whisper_api import Engine, TranscriptionOptions
-from whisper_api.engine.align_models import AlignmentSource
-from whisper_api.engine.ecapa import EcapaSource, embed
-from whisper_api.engine.segmentation import SegmentationSource, SegmentWindows
-from whisper_api.engine.whisper import DecodeSettings, Row
+from whisper_api.engine.align.models import AlignmentSource
+from whisper_api.engine.diarize.ecapa import EcapaSource, embed
+from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
+from whisper_api.engine.whisper.model import DecodeSettings, Row
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
 

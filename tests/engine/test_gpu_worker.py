@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from whisper_api.engine.gpu_worker import Again, GpuWorker, is_out_of_memory
+from whisper_api.engine.worker.worker import Again, GpuWorker, is_out_of_memory
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 

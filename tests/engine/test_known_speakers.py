@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions
-from whisper_api.engine.decode import decode
-from whisper_api.engine.known_speakers import THRESHOLD, match
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.diarize.enrollment import THRESHOLD, match
 
 RATE = 16_000
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from whisper_api import Engine, Progress, TranscriptionOptions, render
-from whisper_api.engine.whisper_onnx import OnnxDecode
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
 
 pytestmark = pytest.mark.models
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whisper_api.engine.mel import log_mel, log_mel_on_device, mel_filters
+from whisper_api.engine.audio.mel import log_mel, log_mel_on_device, mel_filters
 
 Floats = NDArray[np.float32]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from whisper_api.config import Config
-from whisper_api.engine.catalog import ModelStore
-from whisper_api.engine.model_files import model_facts
-from whisper_api.engine.model_names import (
+from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
+from whisper_api.engine.models.files import model_facts
+from whisper_api.engine.models.names import (
     AUTO,
     OPENAI_NAMES,
     ModelNames,
@@ -20,7 +20,7 @@ from whisper_api.engine.model_names import (
     near_names,
     parse_aliases,
 )
-from whisper_api.engine.model_table import ALIASES, CATALOGUE
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.errors import ConfigError, UnknownModel
 
 WHISPER = [entry for entry in CATALOGUE.values() if entry.kind == "whisper"]
@@ -29,7 +29,7 @@ SIZES = [entry.name for entry in WHISPER if not entry.name.startswith("distil-")
 
 @pytest.mark.parametrize("entry", WHISPER, ids=lambda entry: entry.name)
 def test_every_repository_of_the_catalogue_is_its_model(entry: object) -> None:
-    from whisper_api.engine.model_entry import Entry
+    from whisper_api.engine.models.entry import Entry
 
     assert isinstance(entry, Entry)
     assert entry.hub is not None

@@ -18,7 +18,7 @@ import pytest
 from fakes import DEADLINE, until
 from numpy.typing import NDArray
 
-from whisper_api.engine.models import ModelCache, ModelSource, check_load
+from whisper_api.engine.models.cache import ModelCache, ModelSource, check_load
 from whisper_api.errors import Canceled, EngineClosed
 
 
@@ -345,38 +345,38 @@ def test_a_lease_for_which_no_thread_can_be_started_fails_and_leaves_all_as_it_w
 
 
 def whisper(path: Path) -> ModelSource[object]:
-    from whisper_api.engine.whisper import WhisperSource
+    from whisper_api.engine.whisper.model import WhisperSource
 
     return WhisperSource(str(path), "cpu", 0, "int8", 1)
 
 
 def use_whisper(model: object) -> object:
-    from whisper_api.engine.whisper import Whisper
+    from whisper_api.engine.whisper.model import Whisper
 
     assert isinstance(model, Whisper)
     return model.listen(100, 1, 60.0).run([np.zeros(16_000, np.float32)])[0][0].shape
 
 
 def segmentation(path: Path) -> ModelSource[object]:
-    from whisper_api.engine.segmentation import SegmentationSource
+    from whisper_api.engine.diarize.segmentation import SegmentationSource
 
     return SegmentationSource(str(path), "cpu")
 
 
 def use_segmentation(model: object) -> object:
-    from whisper_api.engine.segmentation import SegmentWindows
+    from whisper_api.engine.diarize.segmentation import SegmentWindows
 
     return SegmentWindows(model, "cpu").run([np.zeros(80_000, np.float32)])[0].shape
 
 
 def embedding(path: Path) -> ModelSource[object]:
-    from whisper_api.engine.ecapa import EcapaSource
+    from whisper_api.engine.diarize.ecapa import EcapaSource
 
     return EcapaSource(str(path), "cpu")
 
 
 def use_embedding(model: object) -> object:
-    from whisper_api.engine.ecapa import EmbedSpans
+    from whisper_api.engine.diarize.ecapa import EmbedSpans
 
     def floats(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(values, np.float32)
@@ -402,7 +402,7 @@ def test_real_models_are_loaded_used_dropped_and_loaded_again(
     source: Callable[[Path], ModelSource[object]],
     use: Callable[[object], object],
 ) -> None:
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.models.store import ModelStore
 
     cache = ModelCache()
     wanted = source(ModelStore(models_dir).ensure(name).path)
@@ -418,7 +418,7 @@ def test_real_models_are_loaded_used_dropped_and_loaded_again(
 def test_an_alignment_model_is_loaded_used_dropped_and_loaded_again(tmp_path: Path) -> None:
     import torch
 
-    from whisper_api.engine.align_models import AlignmentSource, EmissionInput, Emissions
+    from whisper_api.engine.align.models import AlignmentSource, EmissionInput, Emissions
 
     torch.manual_seed(0)
     save_alignment_model(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from whisper_api.engine.onnx_graph import Graph
+from whisper_api.engine.whisper.onnx.graph import Graph
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisper_api.engine import derived_files, onnx_sessions
-from whisper_api.engine.decode import decode
-from whisper_api.engine.mel import log_mel
-from whisper_api.engine.onnx_sessions import Sessions, feed_together, open_sessions, prepare
-from whisper_api.engine.search import feed_sequence
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.audio.mel import log_mel
+from whisper_api.engine.models import derived_files
+from whisper_api.engine.whisper.onnx import sessions as onnx_sessions
+from whisper_api.engine.whisper.onnx.search import feed_sequence
+from whisper_api.engine.whisper.onnx.sessions import Sessions, feed_together, open_sessions, prepare
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 pytestmark = pytest.mark.models

@@ -20,8 +20,8 @@ import pytest
 from fakes import DEADLINE, until
 
 from whisper_api import Canceled, Engine, EngineClosed, OutOfMemory, TranscriptionOptions
-from whisper_api.engine.decode import decode
-from whisper_api.engine.download import SourceFailed
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.models.download import SourceFailed
 from whisper_api.schema import Stretch, Transcript
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
@@ -35,17 +35,17 @@ EVERYTHING = TranscriptionOptions(language="en", diarize=True, align=True)
 
 # What fails, and which of the transcript's parts that costs.
 PLACES = {
-    "whisper_api.engine.align_models.AlignmentSource.load": "times",
-    "whisper_api.engine.align_models.AlignmentSource.estimated_bytes": "times",
-    "whisper_api.engine.align_models.Emissions.run": "times",
-    "whisper_api.engine.align.align": "times",
-    "whisper_api.engine.segmentation.SegmentationSource.load": "speakers",
-    "whisper_api.engine.segmentation.SegmentWindows.run": "speakers",
-    "whisper_api.engine.diarize.diarize": "speakers",
-    "whisper_api.engine.speakers.assign_speakers": "speakers",
-    "whisper_api.engine.known_speakers.decode_references": "names",
-    "whisper_api.engine.known_speakers.voice_of": "names",
-    "whisper_api.engine.known_speakers.match": "names",
+    "whisper_api.engine.align.models.AlignmentSource.load": "times",
+    "whisper_api.engine.align.models.AlignmentSource.estimated_bytes": "times",
+    "whisper_api.engine.align.models.Emissions.run": "times",
+    "whisper_api.engine.align.align.align": "times",
+    "whisper_api.engine.diarize.segmentation.SegmentationSource.load": "speakers",
+    "whisper_api.engine.diarize.segmentation.SegmentWindows.run": "speakers",
+    "whisper_api.engine.diarize.pipeline.diarize": "speakers",
+    "whisper_api.engine.diarize.assignment.assign_speakers": "speakers",
+    "whisper_api.engine.diarize.enrollment.decode_references": "names",
+    "whisper_api.engine.diarize.enrollment.voice_of": "names",
+    "whisper_api.engine.diarize.enrollment.match": "names",
 }
 ERRORS = {
     "memory": MemoryError(),
@@ -58,12 +58,12 @@ ERRORS = {
 # Every place with a lack of memory and with a fault, and every other error at one of the places.
 CASES = [
     *((place, error) for place in PLACES for error in ("memory", "fault")),
-    ("whisper_api.engine.align_models.AlignmentSource.load", "disk"),
-    ("whisper_api.engine.align_models.Emissions.run", "torch"),
-    ("whisper_api.engine.segmentation.SegmentationSource.load", "thread"),
-    ("whisper_api.engine.segmentation.SegmentWindows.run", "our own"),
-    ("whisper_api.engine.known_speakers.decode_references", "disk"),
-    ("whisper_api.engine.known_speakers.voice_of", "torch"),
+    ("whisper_api.engine.align.models.AlignmentSource.load", "disk"),
+    ("whisper_api.engine.align.models.Emissions.run", "torch"),
+    ("whisper_api.engine.diarize.segmentation.SegmentationSource.load", "thread"),
+    ("whisper_api.engine.diarize.segmentation.SegmentWindows.run", "our own"),
+    ("whisper_api.engine.diarize.enrollment.decode_references", "disk"),
+    ("whisper_api.engine.diarize.enrollment.voice_of", "torch"),
 ]
 
 
@@ -136,9 +136,9 @@ def test_an_optional_stage_that_fails_costs_no_text(
     ("place", "error"),
     [
         *((place, Canceled("canceled")) for place in PLACES if not place.endswith("estimated_bytes")),
-        ("whisper_api.engine.align_models.Emissions.run", EngineClosed("closed")),
-        ("whisper_api.engine.segmentation.SegmentWindows.run", EngineClosed("closed")),
-        ("whisper_api.engine.known_speakers.voice_of", EngineClosed("closed")),
+        ("whisper_api.engine.align.models.Emissions.run", EngineClosed("closed")),
+        ("whisper_api.engine.diarize.segmentation.SegmentWindows.run", EngineClosed("closed")),
+        ("whisper_api.engine.diarize.enrollment.voice_of", EngineClosed("closed")),
     ],
 )
 def test_cancellation_and_the_end_of_the_engine_are_those_of_the_job(
@@ -171,7 +171,7 @@ class SlowSource:
         self.asked = threading.Event()
         self.gate = threading.Event()
         self.waited: list[bool] = []
-        monkeypatch.setattr("whisper_api.engine.catalog.fetch_from", self.fetch)
+        monkeypatch.setattr("whisper_api.engine.models.store.fetch_from", self.fetch)
 
     def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any) -> Any:
         self.asked.set()

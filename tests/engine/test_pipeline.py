@@ -29,11 +29,11 @@ from whisper_api import (
     UnknownModel,
     render,
 )
-from whisper_api.engine.decode import decode
-from whisper_api.engine.gpu_worker import Again
-from whisper_api.engine.transcription import translates
-from whisper_api.engine.whisper import Row
-from whisper_api.engine.whisper_onnx import OnnxDecode
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.pipeline import translates
+from whisper_api.engine.whisper.model import Row
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
+from whisper_api.engine.worker.worker import Again
 
 pytestmark = pytest.mark.models
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from numpy_decoder import Pair, Window
 
-from whisper_api.engine.decode import decode
-from whisper_api.engine.sampling import TokenPicker, language_probabilities
-from whisper_api.engine.search import Decoding, Hypothesis, feed_sequence
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.whisper.onnx.sampling import TokenPicker, language_probabilities
+from whisper_api.engine.whisper.onnx.search import Decoding, Hypothesis, feed_sequence
 
 RATE = 16_000
 # Of the sample call: when somebody speaks without a break.

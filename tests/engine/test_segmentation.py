@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisper_api.engine.segmentation import frame_count, load_checkpoint, load_segmentation
+from whisper_api.engine.diarize.segmentation import frame_count, load_checkpoint, load_segmentation
 from whisper_api.errors import ModelCorrupt
 
 
@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
 def test_it_gives_what_pyannotes_network_gives(checkpoint: Path, sample_call: Path) -> None:
     import torch
 
-    from whisper_api.engine.community import _model
+    from whisper_api.engine.diarize.community import _model
 
     audio = read(sample_call)
     windows = torch.from_numpy(np.stack([audio[start : start + 80_000] for start in (0, 100_000, 200_000, 300_000)]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine.speakers import Turn, assign_speakers
+from whisper_api.engine.diarize.assignment import Turn, assign_speakers
 from whisper_api.schema import Segment, Word
 
 

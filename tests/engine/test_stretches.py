@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from whisper_api import Engine, Segment, TranscriptionOptions
-from whisper_api.engine import whisper_onnx
-from whisper_api.engine.decode import decode
-from whisper_api.engine.segmentation import SegmentWindows
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.diarize.segmentation import SegmentWindows
+from whisper_api.engine.whisper.onnx import model as whisper_onnx
 from whisper_api.schema import Stretch
 
 pytestmark = pytest.mark.models
@@ -94,7 +94,7 @@ def test_the_first_window_goes_before_all_others_and_before_diarization(
     monkeypatch.setattr(whisper_onnx.OnnxDecode, "run", begun)
     monkeypatch.setattr(whisper_onnx.OnnxAdvance, "_decoded", finished)
     monkeypatch.setattr(SegmentWindows, "run", segmented)
-    monkeypatch.setattr("whisper_api.engine.device.physical_cores", lambda: 1)
+    monkeypatch.setattr("whisper_api.engine.worker.device.physical_cores", lambda: 1)
     with Engine(device="cpu", model="base", models_dir=models_dir, offline=True) as engine:
         assert engine.lanes == 1
         engine.preload_rest(TranscriptionOptions(language=language, diarize=True))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from whisper_api import Engine, Segment, Transcript, TranscriptionOptions
-from whisper_api.engine.tokens import hand_out_tokens, token_bytes, token_logprobs
-from whisper_api.engine.whisper import load_tokenizer
+from whisper_api.engine.whisper.model import load_tokenizer
+from whisper_api.engine.whisper.tokens import hand_out_tokens, token_bytes, token_logprobs
 
 TEXTS = (
     "Hello there.",

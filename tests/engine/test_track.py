@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine.track import SAMPLE_RATE, AudioMemory, Track
+from whisper_api.engine.audio.track import SAMPLE_RATE, AudioMemory, Track
 from whisper_api.errors import StorageError, StorageFull
 
 MINUTE = 60 * SAMPLE_RATE * 4

@@ -139,7 +139,7 @@ def detect(audio: np.ndarray[Any, np.dtype[np.float32]], **options: Any) -> list
 
 @pytest.fixture(scope="module")
 def call(sample_call: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    from whisper_api.engine.decode import decode
+    from whisper_api.engine.audio.decode import decode
 
     return decode(sample_call).audio
 

@@ -21,8 +21,8 @@ from fakes import DEADLINE, until
 from hub_server import REPO
 
 from whisper_api import Canceled, Engine, EngineClosed, TranscriptionOptions
-from whisper_api.engine import hub
-from whisper_api.engine.catalog import ModelStore
+from whisper_api.engine.models import hub
+from whisper_api.engine.models.store import ModelStore
 
 HOLDER = """
 import sys

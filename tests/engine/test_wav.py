@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.engine.wav import WavLayout, wav_layout
+from whisper_api.engine.audio.wav import WavLayout, wav_layout
 
 RATE = 32000  # bytes per second
 FMT = struct.pack("<HHIIHH", 1, 1, 16000, RATE, 2, 16)

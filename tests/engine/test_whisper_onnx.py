@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisper_api.engine import whisper_onnx
-from whisper_api.engine.decode import decode
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.onnx_sessions import feed_together
-from whisper_api.engine.search import Decoding
-from whisper_api.engine.whisper import Decoded, DecodeSettings, Row, Whisper, WhisperSource
-from whisper_api.engine.whisper_ct2 import Ct2Decode, Ct2Probe, Ct2Whisper
-from whisper_api.engine.whisper_onnx import TOGETHER, OnnxAdvance, OnnxWhisper, Running
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Probe, Ct2Whisper
+from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper, WhisperSource
+from whisper_api.engine.whisper.onnx import model as whisper_onnx
+from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, Running
+from whisper_api.engine.whisper.onnx.search import Decoding
+from whisper_api.engine.whisper.onnx.sessions import feed_together
+from whisper_api.engine.worker.worker import GpuWorker
 
 pytestmark = pytest.mark.models
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from whisper_api.engine.gpu_worker import Again, GpuWorker, Operation
+from whisper_api.engine.worker.worker import Again, GpuWorker, Operation
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 LONG = 20.0

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from whisper_api.engine.device import Device
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.models import ModelCache
-from whisper_api.engine.worker_pool import Station, WorkerPool
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.device_pool import Station, WorkerPool
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import EngineClosed
 
 MakePool = Callable[[int], WorkerPool]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import Services
 
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from whisper_api.errors import InvalidOption, JobCanceled, JobNotFinished, JobNo
 from whisper_api.formats import FORMATS, render
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.results import Results
-from whisper_api.jobs.store import JobStore
 from whisper_api.schema import (
     Correction,
     Corrections,
@@ -27,6 +26,7 @@ from whisper_api.schema import (
     Word,
     job_result,
 )
+from whisper_api.store.jobs import JobStore
 
 
 def segment(number: int, words: list[str], text: str | None = None, speaker: str | None = None) -> Segment:

@@ -18,13 +18,13 @@ import msgspec
 import pytest
 
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
-from whisper_api.jobs import store as store_module
-from whisper_api.jobs.database import Database
-from whisper_api.jobs.metadata import searchable
-from whisper_api.jobs.migrations import MIGRATIONS
-from whisper_api.jobs.store import AlreadyThere, Job, JobStore
-from whisper_api.jobs.texts import JobText, digest, put_text
 from whisper_api.schema import Correction, Corrections, RenderOptions, Segment, Transcript, TranscriptionOptions
+from whisper_api.store import jobs as store_module
+from whisper_api.store.database import Database
+from whisper_api.store.jobs import AlreadyThere, Job, JobStore
+from whisper_api.store.metadata import searchable
+from whisper_api.store.migrations import MIGRATIONS
+from whisper_api.store.texts import JobText, digest, put_text
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60.0
@@ -35,7 +35,7 @@ PREAMBLE = """
 import itertools, os, resource, signal, sys
 from pathlib import Path
 from whisper_api.errors import StorageError
-from whisper_api.jobs.store import Job, JobStore
+from whisper_api.store.jobs import Job, JobStore
 from whisper_api.schema import Segment, Transcript, TranscriptionOptions
 
 path, argument = Path(sys.argv[1]), sys.argv[2]

@@ -29,14 +29,14 @@ from fakes import (
 )
 
 from jobs.test_store import new_job
+from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
 from whisper_api.jobs import retention as retention_module
-from whisper_api.jobs import texts
-from whisper_api.jobs.keys import KeyRing
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.service import JobService
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
+from whisper_api.store import texts
+from whisper_api.store.jobs import Job, JobStore
 
 # From a deletion to the last byte of what was deleted.
 MINUTE = 60.0

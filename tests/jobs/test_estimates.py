@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from whisper_api.jobs.estimates import SHORTEST, Estimates, stages_of
 from whisper_api.jobs.running import Live
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Progress, Stage, TranscriptionOptions
+from whisper_api.store.jobs import Job, JobStore
 
 PLAIN = TranscriptionOptions(align=False, diarize=False)
 
@@ -58,7 +58,7 @@ def test_the_stages_follow_from_the_options() -> None:
 
 
 def test_the_stages_are_those_of_the_engine() -> None:
-    from whisper_api.engine.pipeline import WEIGHTS
+    from whisper_api.engine.engine import WEIGHTS
 
     assert set(stages_of(TranscriptionOptions())) == set(WEIGHTS)
 

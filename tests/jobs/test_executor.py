@@ -15,13 +15,13 @@ from filelock import FileLock
 from msgspec.structs import replace
 
 from whisper_api.config import Config
-from whisper_api.engine.catalog import DownloadProgress
-from whisper_api.engine.whisper_onnx import OnnxDecode
+from whisper_api.engine.models.store import DownloadProgress
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
 from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
 from whisper_api.jobs.service import JobService, Submission
-from whisper_api.jobs.store import DATABASE_NAME, Job, JobStore
 from whisper_api.schema import Progress, Stretch, TranscriptionOptions
+from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
 
 pytestmark = pytest.mark.models
 
@@ -256,7 +256,7 @@ def test_speakers_asked_for_by_name_need_a_model(
     config: Config, executor: LocalExecutor, ecapa_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
     asked = TranscriptionOptions(diarize=True)
     executor.check(asked, None)
     bare = LocalExecutor(replace(config, models_dir=tmp_path / "empty"))
@@ -273,7 +273,7 @@ def test_speakers_asked_for_by_name_need_a_model(
 def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     config: Config, base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
     executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
     wanted = TranscriptionOptions(model="base")
     assert executor.missing_model(wanted) == "base"
@@ -310,7 +310,7 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
 def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_accepted(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisper_api.engine.model_files.cached_snapshot", lambda *ignored: None)
+    monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
     executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
     executor.check(TranscriptionOptions(model="large-v3"), None)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**12, used=0, free=10**9))

@@ -19,7 +19,6 @@ from whisper_api.jobs import service as service_module
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import OnStretch
 from whisper_api.jobs.feed import LAST_ID, Feed, Told
-from whisper_api.jobs.store import Job
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,
@@ -35,6 +34,7 @@ from whisper_api.schema import (
     Transcript,
     Word,
 )
+from whisper_api.store.jobs import Job
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from jobs.test_store import new_job
 from whisper_api.errors import InvalidOption
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import JobState
+from whisper_api.store.jobs import Job, JobStore
 
 MANY = 500
 

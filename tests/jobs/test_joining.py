@@ -12,8 +12,8 @@ from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, runnin
 
 from jobs.test_store import TRANSCRIPT, new_job
 from whisper_api.errors import IdempotencyConflict
-from whisper_api.jobs.store import AlreadyThere, JobStore
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.store.jobs import AlreadyThere, JobStore
 
 
 @pytest.mark.parametrize("owner", ["", "ada"])

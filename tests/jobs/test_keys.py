@@ -11,9 +11,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from whisper_api.access.keys import Key, KeyRing
 from whisper_api.errors import InvalidOption
-from whisper_api.jobs.keys import Key, KeyRing
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 
 @pytest.fixture

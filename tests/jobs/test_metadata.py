@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.errors import InvalidOption
-from whisper_api.jobs.metadata import MAX_BYTES, metadata_of, searchable, searched
+from whisper_api.store.metadata import MAX_BYTES, metadata_of, searchable, searched
 
 JSON = st.recursive(
     st.none()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fakes import DEADLINE, FakeExecutor, Services, submission, until
 
+from whisper_api.access.keys import KeyRing, Role
 from whisper_api.errors import ModelUnavailable
-from whisper_api.jobs.keys import KeyRing, Role
 from whisper_api.jobs.service import JobService
 
 

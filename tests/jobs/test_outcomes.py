@@ -8,7 +8,6 @@ import pytest
 
 from whisper_api.errors import InvalidAudio
 from whisper_api.jobs.outcomes import MAX_ERROR_LENGTH, event_of, failure_of, remove_upload
-from whisper_api.jobs.store import Job
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,
@@ -17,6 +16,7 @@ from whisper_api.schema import (
     JobQueuedEvent,
     TranscriptionOptions,
 )
+from whisper_api.store.jobs import Job
 
 
 @pytest.mark.parametrize(

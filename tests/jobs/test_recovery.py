@@ -14,8 +14,8 @@ from fakes import new_service, submit, transcript, uploads
 
 from whisper_api.jobs import recovery
 from whisper_api.jobs.recovery import FaultLog, end_of_last_process, note_kills, note_start, note_stop, recover
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.store.jobs import Job, JobStore
 
 KILLED = -signal.SIGKILL
 EXITED = 7
@@ -172,7 +172,7 @@ Thread 0x00007f1 (most recent call first):
   File "/x/whisper_api/jobs/worker.py", line 1 in run_once
 
 Current thread 0x00007f2 (most recent call first):
-  File "/x/whisper_api/engine/decode.py", line 1 in probe
+  File "/x/whisper_api/engine/audio/decode.py", line 1 in probe
   File "/x/whisper_api/server/routes/transcription.py", line 1 in _length
 
 Thread 0x00007f3 (most recent call first):
@@ -194,7 +194,7 @@ from fakes import FakeExecutor, config_in, new_service, running, submit
 from whisper_api.engine import decode
 from whisper_api.jobs.preload import Preload
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.intake import submitting
+from whisper_api.server.uploads import submitting
 
 def crash(*args, **kwargs):
     ctypes.string_at(0)

@@ -16,8 +16,8 @@ import pytest
 
 from whisper_api.errors import StorageLocked
 from whisper_api.jobs.retention import Retention, Swept
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Transcript, TranscriptionOptions
+from whisper_api.store.jobs import Job, JobStore
 
 WAIT = 60.0
 HOUR = 3600.0

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fakes import DEADLINE, FakeExecutor, Services, ended, idle, new_service, running, submit, uploads
 
-from whisper_api.cli import main
+from whisper_api.access.keys import KeyRing
+from whisper_api.cli.main import main
 from whisper_api.errors import JobCanceled
-from whisper_api.jobs.keys import KeyRing
 from whisper_api.jobs.revocations import REASON
 
 

@@ -39,7 +39,7 @@ from whisper_api.errors import (
     StorageFull,
     UnknownModel,
 )
-from whisper_api.jobs.store import Job
+from whisper_api.store.jobs import Job
 
 # --- one job ----------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
-from whisper_api.jobs.store import AlreadyThere, Job, JobStore, Rates
 from whisper_api.schema import JobState, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.store.jobs import AlreadyThere, Job, JobStore, Rates
 
 WAIT = 60.0
 TRANSCRIPT = Transcript(

@@ -30,7 +30,7 @@ from whisper_api.errors import (
     JobIsProcessing,
     ResultGone,
 )
-from whisper_api.jobs.store import Job
+from whisper_api.store.jobs import Job
 
 # --- cancelling -------------------------------------------------------------------------------------------------
 

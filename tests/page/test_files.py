@@ -139,7 +139,7 @@ def remarks() -> set[str]:
         return told.value if isinstance(told, ast.Constant) and isinstance(told.value, str) else None
 
     found = set()
-    for path in (ROOT / "whisper_api/engine").glob("*.py"):
+    for path in (ROOT / "whisper_api/engine").rglob("*.py"):
         lists = (
             ("warnings.append", "found.append")
             if path.name in ("decode.py", "timeline.py", "tracks.py", "wav.py")

@@ -16,7 +16,7 @@ from fakes import FakeExecutor, config_in, new_service
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Scope
 
-from whisper_api.jobs.keys import KeyRing, Role
+from whisper_api.access.keys import KeyRing, Role
 from whisper_api.jobs.service import JobService
 from whisper_api.server.app import create_app
 from whisper_api.server.state import ServerState

@@ -18,8 +18,8 @@ from starlette.routing import Mount
 from server.inside import AUDIO, ORIGIN, RawRequest, inside, lines_of, on_a_loop, problem
 from whisper_api import Config, StorageLocked, create_app, errors
 from whisper_api.errors import UnknownModel
-from whisper_api.server.access_log import USABLE_ID
 from whisper_api.server.app import ROUTES
+from whisper_api.server.middleware.access_log import USABLE_ID
 
 MESSAGE = "secret/path is broken"
 

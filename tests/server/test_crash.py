@@ -16,7 +16,7 @@ import pytest
 from server.harness import RunningServer
 from whisper_api import Client, Engine, JobResult, TranscriptionOptions, render
 from whisper_api.client import answers
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 JOBS = 30
 CLIENTS = 8

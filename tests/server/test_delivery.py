@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.upload_server import PATIENCE_SECONDS, UploadServer, serving, until
 from server.virtual_time import run_at_once
-from whisper_api.server.delivery import BodyReceive, DeliveredResponse, EarlyAnswer, drain
+from whisper_api.server.responses.delivery import BodyReceive, DeliveredResponse, EarlyAnswer, drain
 
 # More than any socket on the way can hold.
 LARGE = 64 << 20

@@ -15,8 +15,8 @@ import pytest
 from server.harness import PATIENCE_SECONDS, RunningServer, finish, submit
 from server.inside import inside, on_a_loop
 from whisper_api.server.app import ROUTES
-from whisper_api.server.description.docs import page
-from whisper_api.server.description.openapi import description
+from whisper_api.server.openapi.docs import page
+from whisper_api.server.openapi.openapi import description
 
 # They have no end tag.
 VOID = {"meta", "link"}

@@ -19,7 +19,7 @@ import httpx
 
 from server.inside import AUDIO, ORIGIN
 from whisper_api import Config
-from whisper_api.jobs.keys import KeyRing
+from whisper_api.access.keys import KeyRing
 from whisper_api.server.app import ROUTES, create_app, new_service
 
 HEAVY = {"torch", "ctranslate2", "transformers", "faster_whisper", "pyannote", "onnxruntime", "av", "numpy"}

@@ -19,18 +19,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.inside import Inside, RawRequest, inside, on_a_loop, problem
 from server.virtual_time import Inline, run_at_once
+from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
 from whisper_api.jobs.executor import OnStretch
 from whisper_api.jobs.feed import LAST_ID
-from whisper_api.jobs.keys import KeyRing
-from whisper_api.jobs.store import Job
 from whisper_api.schema import JobCanceledEvent, Segment, Stretch, Transcript
-from whisper_api.server.event_stream import HEARTBEAT, EventStream
-from whisper_api.server.problems import Problem
+from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
+from whisper_api.server.realtime.waiting import beside, wait_for_change, wait_for_end
+from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState
-from whisper_api.server.waiting import beside, wait_for_change, wait_for_end
-from whisper_api.server.watching import watch_news
+from whisper_api.store.jobs import Job
 
 SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
 

@@ -16,12 +16,12 @@ import pytest
 import trustme
 
 from server.file_server import FileServer, Handler, file_server
-from whisper_api.server.fetch import fetching
-from whisper_api.server.fetch.addresses import Address, resolve
-from whisper_api.server.fetch.fetching import MAX_REDIRECTS, Fetch, FetchRules
-from whisper_api.server.fetch.urls import file_name_of
-from whisper_api.server.intake.storing import StoredFile
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.fetch import fetching
+from whisper_api.server.uploads.fetch.addresses import Address, resolve
+from whisper_api.server.uploads.fetch.fetching import MAX_REDIRECTS, Fetch, FetchRules
+from whisper_api.server.uploads.fetch.urls import file_name_of
+from whisper_api.server.uploads.storing import StoredFile
 
 LIMIT = 100_000
 CONTENT = bytes(range(256)) * 300

@@ -19,8 +19,8 @@ from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.intake.forms import Form, read_form
-from whisper_api.server.problems import Problem, problem_of
+from whisper_api.server.responses.problems import Problem, problem_of
+from whisper_api.server.uploads.forms import Form, read_form
 
 CONFIG = Config()
 FIELDS = (
@@ -367,7 +367,7 @@ def test_no_text_makes_anything_but_a_form_or_a_refusal(fields: list[tuple[str, 
 def test_reading_a_form_loads_no_model_library() -> None:
     """Neither the module nor, for a form that names no language, its reading loads what runs models."""
     program = (
-        "import sys; from whisper_api.config import Config; from whisper_api.server.intake import forms;"
+        "import sys; from whisper_api.config import Config; from whisper_api.server.uploads import forms;"
         "assert not {'numpy', 'faster_whisper', 'torch'} & set(sys.modules), 'imported with the module';"
         "forms.read_form([], Config(language='auto'), device='cpu');"
         "assert not {'torch', 'whisperx'} & set(sys.modules), 'imported by reading'"

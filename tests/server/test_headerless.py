@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.server.intake.headerless import HEADER_BYTES, HeaderlessFile, wav_header
-from whisper_api.server.intake.storing import StoredFile
+from whisper_api.server.uploads.headerless import HEADER_BYTES, HeaderlessFile, wav_header
+from whisper_api.server.uploads.storing import StoredFile
 
 
 def stored(directory: Path, pieces: list[bytes]) -> bytes:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from whisper_api.errors import InvalidOption, StorageFull
-from whisper_api.server.intake.known_speakers import write_known_speakers
+from whisper_api.server.uploads.known_speakers import write_known_speakers
 
 Cut = Callable[[float, float], bytes]
 

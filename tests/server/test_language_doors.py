@@ -13,7 +13,7 @@ from fakes import config_in
 
 from server.inside import AUDIO, Inside, inside, on_a_loop
 from whisper_api import create_app
-from whisper_api.engine.pipeline import Engine
+from whisper_api.engine.engine import Engine
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.schema import TranscriptionOptions
 

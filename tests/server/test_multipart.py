@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.upload_server import BOUNDARY, field_part, file_part, form
-from whisper_api.server.intake.multipart import FormReader, Limits, boundary_of, display_name
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.multipart import FormReader, Limits, boundary_of, display_name
 
 LIMITS = Limits(max_file_size=4000, timeout_seconds=1, max_fields=5, max_field_bytes=1000, max_header_bytes=2000)
 

@@ -18,10 +18,10 @@ from server.harness import RunningServer
 from server.inside import AUDIO, Inside, RawRequest, inside, on_a_loop
 from server.openai_inside import PATH, error
 from whisper_api.errors import InvalidInput, InvalidOption
-from whisper_api.server.intake.multipart import FormReader, Limits
 from whisper_api.server.openai.json_audio import MAX_HEAD_BYTES
 from whisper_api.server.openai.json_form import MAX_OTHER_BYTES, MAX_TOKENS, JsonForm
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.multipart import FormReader, Limits
 
 BASE64 = base64.b64encode(AUDIO).decode()
 BOUNDARY = b"between"

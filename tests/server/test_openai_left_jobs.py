@@ -15,9 +15,9 @@ from fakes import FakeExecutor, holding
 from server.file_server import file_server
 from server.inside import AUDIO, RawRequest, inside, on_a_loop
 from server.openai_inside import PATH, all_canceled, error, headers, running, sent, states, upload
-from whisper_api.server import waiting
 from whisper_api.server.openai import waiters
-from whisper_api.server.watching import watch_news
+from whisper_api.server.realtime import waiting
+from whisper_api.server.realtime.watching import watch_news
 
 FOREVER = 3600.0
 

@@ -17,7 +17,7 @@ from server.inside import AUDIO, inside, on_a_loop
 from server.openai_inside import PATH
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.config import Config
-from whisper_api.engine.model_names import OPENAI_NAMES
+from whisper_api.engine.models.names import OPENAI_NAMES
 from whisper_api.errors import UnknownModel
 from whisper_api.jobs.executor import LocalExecutor
 

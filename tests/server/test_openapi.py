@@ -22,14 +22,14 @@ from whisper_api.errors import InvalidAudio, JobNotFinished, QueueFull, UnknownM
 from whisper_api.jobs.health import Health
 from whisper_api.schema import Corrections, JobResult, JobStatus, Segment, TranscriptionOptions
 from whisper_api.server.app import ROUTES
-from whisper_api.server.auth import OPEN_PATHS, OPEN_PREFIXES
-from whisper_api.server.description.openapi import description
-from whisper_api.server.description.struct_schemas import schemas_of, without_null
-from whisper_api.server.description.whisperx_json import WhisperxTranscript
-from whisper_api.server.intake.forms import KNOWN
+from whisper_api.server.middleware.auth import OPEN_PATHS, OPEN_PREFIXES
+from whisper_api.server.openapi.openapi import description
+from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
+from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
-from whisper_api.server.problems import Problem
 from whisper_api.server.resource import Resource
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.forms import KNOWN
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
 

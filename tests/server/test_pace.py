@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.virtual_time import run_at_once
-from whisper_api.server.intake.pace import WINDOW_SECONDS, Pace, PaceRules, pace_rules
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.pace import WINDOW_SECONDS, Pace, PaceRules, pace_rules
 
 RATE = 1000.0
 

@@ -23,7 +23,7 @@ from starlette.types import Message, Scope
 from server.inside import AUDIO, Inside, inside, on_a_loop
 from whisper_api import create_app
 from whisper_api.errors import ConfigError
-from whisper_api.server.proxies import BehindProxy, TrustedAddresses, client_address, public_url
+from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, client_address, public_url
 
 PROXY, STRANGER = "10.0.0.1", "198.51.100.7"
 CLIENT = "203.0.113.9"

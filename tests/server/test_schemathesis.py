@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from server.harness import RunningServer, finish, submit
 from whisper_api.server.app import ROUTES
-from whisper_api.server.description.openapi import FORM_OF_TEXT, description
+from whisper_api.server.openapi.openapi import FORM_OF_TEXT, description
 
 schemathesis = pytest.importorskip("schemathesis", reason="Schemathesis needs Python 3.11")
 

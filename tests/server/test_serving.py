@@ -19,8 +19,8 @@ import trustme
 from server.conftest import MakeConfig
 from server.in_thread import PATIENCE_SECONDS, bare, connect, read_all, wait_until
 from whisper_api import ConfigError, Server, StorageLocked
-from whisper_api.server import serving
-from whisper_api.server.serving import Started, serve
+from whisper_api.server import run as serving
+from whisper_api.server.run import Started, serve
 from whisper_api.server.sockets import listen
 
 

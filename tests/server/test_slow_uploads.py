@@ -21,7 +21,7 @@ from server.conftest import Start
 from server.harness import RunningServer, submit, until
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
-from whisper_api.server.intake import upload_turn
+from whisper_api.server.uploads import upload_turn
 
 DRIPPING = 20
 # So many places has the queue, and so long the window of the least rate is.

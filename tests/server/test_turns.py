@@ -9,7 +9,7 @@ import pytest
 
 from server.inside import on_a_loop
 from server.virtual_time import run_at_once
-from whisper_api.server.turns import Amounts, Turns, client_network
+from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 
 
 def test_more_of_one_caller_wait_and_others_do_not() -> None:

@@ -39,8 +39,8 @@ from server.upload_server import (
 )
 from server.virtual_time import Inline, run_at_once
 from whisper_api.errors import StorageError, StorageFull
-from whisper_api.server.intake.uploads import Limits, Upload, receive_upload
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.uploads import Limits, Upload, receive_upload
 
 MAX_FILE_SIZE = 1_000_000
 MAX_GROWTH = 20 << 20  # bytes

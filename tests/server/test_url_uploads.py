@@ -18,10 +18,10 @@ from fakes import FakeExecutor
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
 from whisper_api.server.app import FETCHES
-from whisper_api.server.fetch import url_uploads
-from whisper_api.server.fetch.fetching import Fetch
-from whisper_api.server.intake.file_parts import MAX_FILES
 from whisper_api.server.state import FETCHES_PER_CALLER
+from whisper_api.server.uploads.fetch import url_uploads
+from whisper_api.server.uploads.fetch.fetching import Fetch
+from whisper_api.server.uploads.file_parts import MAX_FILES
 
 PATHS = ("/transcribe", "/transcription", "/transcriptions", "/detect-language")
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.server.intake.multipart import Limits
-from whisper_api.server.intake.urlencoded import UNQUOTED_TOGETHER, FieldsReader, unquoted
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.multipart import Limits
+from whisper_api.server.uploads.urlencoded import UNQUOTED_TOGETHER, FieldsReader, unquoted
 
 LIMITS = Limits(max_file_size=1, timeout_seconds=1, max_fields=3, max_field_bytes=1000)
 

@@ -19,8 +19,8 @@ from fakes import FakeExecutor
 from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop, problem
 from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
-from whisper_api.jobs.store import Job
 from whisper_api.schema import JobStatus
+from whisper_api.store.jobs import Job
 
 MESSAGE = "secret/path is broken"
 

@@ -28,9 +28,9 @@ from starlette.types import ASGIApp
 from whisper_api import Config
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.connections import Bounds, Connections, settings_of
-from whisper_api.server.delivery import DeliveredResponse, EarlyAnswer
-from whisper_api.server.intake.uploads import Limits, receive_upload
-from whisper_api.server.problems import Problem, answer
+from whisper_api.server.responses.delivery import DeliveredResponse, EarlyAnswer
+from whisper_api.server.responses.problems import Problem, answer
+from whisper_api.server.uploads.uploads import Limits, receive_upload
 
 __all__ = [
     "BOUNDARY",

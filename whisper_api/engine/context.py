@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from whisper_api.engine.gpu_worker import is_out_of_memory
+from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
 from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
 
 if TYPE_CHECKING:
-    from whisper_api.engine.catalog import LocalModel, ModelStore
-    from whisper_api.engine.device import Device
-    from whisper_api.engine.gpu_worker import GpuWorker, Operation
-    from whisper_api.engine.models import ModelCache, ModelSource
+    from whisper_api.engine.models.cache import ModelCache, ModelSource
+    from whisper_api.engine.models.store import LocalModel, ModelStore
+    from whisper_api.engine.worker.device import Device
+    from whisper_api.engine.worker.worker import GpuWorker, Operation
 
 __all__ = ["JobContext", "forget_frames"]
 

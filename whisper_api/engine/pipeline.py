@@ -1,389 +1,418 @@
-"""The engine: the models, the threads that run them, and what every job starts from."""
+"""One transcription: its stages, one after the other.
+
+Beside them speakers are told apart, and the alignment model is fetched and loaded. Both are optional: an error of
+theirs costs the speakers or the times of words, and becomes a warning. Only cancellation, the end of the engine and the
+errors of the caller's own functions end a job whose text is there.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import logging
-import os
 import threading
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from whisper_api.engine import fork, vad
-from whisper_api.engine.asr import FALLBACK_BEAM_SIZE, Batching
-from whisper_api.engine.catalog import LocalModel, ModelStore
-from whisper_api.engine.context import JobContext
-from whisper_api.engine.decode import AudioInput
-from whisper_api.engine.device import Device, choose_compute_type, choose_devices, threads_and_lanes
-from whisper_api.engine.gpu_worker import GpuWorker
-from whisper_api.engine.languages import language_or_auto
-from whisper_api.engine.model_names import AUTO, ModelNames, parse_aliases
-from whisper_api.engine.models import ModelCache
-from whisper_api.engine.track import AudioMemory
-from whisper_api.engine.transcription import WEIGHTS, Transcription
-from whisper_api.engine.whisper import WhisperSource
-from whisper_api.engine.worker_pool import Station, WorkerPool
-from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
-from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.engine import vad
+from whisper_api.engine.audio.decode import AudioInput, decode
+from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.sentences import split_sentences
+from whisper_api.engine.vad import Span
+from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.whisper.recognizer import Recognizer
+from whisper_api.engine.whisper.tokens import hand_out_tokens
+from whisper_api.engine.worker.background import Beside
+from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
+from whisper_api.schema import Segment, Stage, Transcript, WordTimes
+from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
-    from whisper_api.config import Config
-    from whisper_api.engine.download import DownloadProgress
+    from whisper_api.engine.align.models import AlignmentModel
+    from whisper_api.engine.diarize.pipeline import Diarization
+    from whisper_api.engine.engine import Engine
+    from whisper_api.engine.models.store import LocalModel
 
-__all__ = ["WEIGHTS", "Engine"]
+__all__ = ["WEIGHTS", "Transcription", "translates"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
-# Windows in a batch, and seconds to a multiple of which their lengths are rounded up: coarsely on a GPU, where a full
-# batch matters more than a short one.
-GPU_BUCKET_SECONDS = 5.0
-# Until the batch size was chosen by measurement: by the bytes that are free on the GPU.
-GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# The cost of one window of the measurement.
-PROBE_SECONDS = 5.0
-CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
-# Of the device's free memory, what models may take; the rest is for activations.
-MODEL_SHARE = 0.7
-# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
-AUDIO_MEMORY = 512 << 20
+# How often the job's thread tells how far the diarization beside it is.
+PROGRESS_SECONDS = 0.2
+
+# What each stage takes of a job, about: for progress.
+WEIGHTS: dict[Stage, float] = {"decode": 0.02, "load": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
 
 
-class Engine:
-    """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
-
-    An engine that has run nothing yet may be used in a process that is forked from this one. After its first use it
-    cannot, since threads do not survive a fork: there every method raises
-    :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
+class Transcription:
+    """One transcription on its way through the stages.
 
     Args:
-        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
-            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
-        language: the language of jobs that name none; ``auto`` detects it.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, where each job goes to the GPU with the
-            fewest.
-        device_index: which GPU, for ``cuda``.
-        compute_type: as CTranslate2 names them; ``auto`` is float16 on a GPU and int8 on a CPU.
-        batch_size: windows of audio in one batch on a GPU; None for what suits it.
-        models_dir: where model files are kept; None for ``models_cache`` in the user's cache directory.
-        hf_token: for models that need an account; None uses ``HF_TOKEN``.
-        keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
-        memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
-        offline: True to download nothing.
-        max_audio_seconds: how long a recording may be; None or 0 for any length.
-        audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
-            for an hour.
-        temp_dir: where those go; None for the system's own place.
-        on_download: called while a model is fetched.
-        model_aliases: own names for models, name to model; they win over every other meaning of a name.
-
-    Raises:
-        DeviceUnavailable: there is no such device.
-        InvalidOption: a value is not one of those that are known.
-        ForkedProcess: this process was forked from one that ran models.
+        engine: whose models and settings it uses.
+        ctx: the job.
+        known_speakers: name to a recording of that person alone.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str = "auto",
-        language: str = "auto",
-        device: str = "auto",
-        device_index: int = 0,
-        compute_type: str = "auto",
-        batch_size: int | None = None,
-        models_dir: str | os.PathLike[str] | None = None,
-        hf_token: str | None = None,
-        keep_alive: float = -1,
-        memory_budget: int | None = None,
-        offline: bool | None = None,
-        max_audio_seconds: float | None = None,
-        audio_memory: int = AUDIO_MEMORY,
-        temp_dir: str | os.PathLike[str] | None = None,
-        on_download: Callable[[DownloadProgress], None] | None = None,
-        model_aliases: Mapping[str, str] | None = None,
-    ) -> None:
-        fork.check()
-        devices = choose_devices(device, device_index)
-        if devices[0].kind == "cuda":
-            # CUDA, once it was asked for a device, cannot be used in a forked process.
-            fork.use_models()
-        self.device = devices[0]
-        self.compute_type = choose_compute_type(self.device, compute_type)
-        self._names = ModelNames(model, model_aliases)
-        self.default_model = self._model_named(None)
-        self.default_language = language_or_auto(language)
-        self._hf_token = hf_token
-        self.lanes, self.threads = threads_and_lanes(self.device)
-        if self.device.kind == "cpu":
-            self.batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
-        else:
-            size = batch_size or _gpu_batch(self.device.free_memory() or 0)
-            self.batching = Batching(size, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
-        self.store = ModelStore(
-            Path(models_dir) if models_dir is not None else _user_models_dir(),
-            hf_token=hf_token,
-            offline=offline,
-            progress=on_download,
-        )
-        self.max_audio_seconds = max_audio_seconds or None
-        self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
-        self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
-        self._batch_size = batch_size
-        self._closed = threading.Event()
+    def __init__(self, engine: Engine, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
+        self._engine = engine
+        self._ctx = ctx
+        self._known_speakers = known_speakers
+        self._options = ctx.options
+        self._timings: dict[str, float] = {}
+        self._speakers: _Diarizing | None = None
+        stages: list[Stage] = ["decode", "load", "vad", "asr"]
+        if self._options.task != "detect_language":
+            stages += ["align"] if self._options.align else []
+            stages += ["diarize"] if self._options.diarize is not False else []
+        total = sum(WEIGHTS[stage] for stage in stages)
+        self._bounds: dict[Stage, tuple[float, float]] = {}
+        at = 0.0
+        for stage in stages:
+            self._bounds[stage] = (at, at + WEIGHTS[stage] / total)
+            at += WEIGHTS[stage] / total
 
-    def _station(self, device: Device, keep_alive: float, memory_budget: int | None) -> Station:
-        if memory_budget is None and (free := device.free_memory()) is not None:
-            memory_budget = int(free * MODEL_SHARE)
-        models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
-        worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
-        return Station(device, worker, models)
-
-    @property
-    def models(self) -> ModelCache:
-        """The resident models; on several GPUs those of the first."""
-        return self._pool.stations[0].models
-
-    @property
-    def _worker(self) -> GpuWorker:
-        return self._pool.stations[0].worker
-
-    @classmethod
-    def from_config(cls, config: Config, **overrides: Any) -> Engine:
-        """The engine that a configuration describes.
-
-        Args:
-            config: where the defaults come from.
-            overrides: arguments of :class:`Engine` that win over it.
-        """
-        arguments: dict[str, Any] = {
-            "model": config.model,
-            "model_aliases": parse_aliases(config.model_aliases),
-            "language": config.language,
-            "device": config.device,
-            "device_index": config.device_index,
-            "compute_type": config.compute_type,
-            "batch_size": None if config.batch_size == "auto" else config.batch_size,
-            "models_dir": config.models_dir,
-            "hf_token": config.hf_token,
-            "keep_alive": config.model_keep_alive_seconds,
-            "max_audio_seconds": config.max_audio_seconds,
-            "audio_memory": config.max_audio_memory,
-        }
-        return cls(**{**arguments, **overrides})
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the models. Jobs that still run end with :class:`~whisper_api.errors.EngineClosed`."""
-        self._closed.set()
-        if not fork.inherited():
-            self._pool.close()
-
-    def transcribe(
-        self,
-        source: AudioInput,
-        options: TranscriptionOptions | None = None,
-        *,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_stretch: Callable[[Stretch], None] | None = None,
-        known_speakers: Mapping[str, AudioInput] | None = None,
-        cancel: threading.Event | None = None,
-        hf_token: str | None = None,
-    ) -> Transcript:
-        """Transcribe one recording. May be called from any number of threads at once.
-
-        Args:
-            source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
-            options: what is asked for; None for the defaults.
-            on_progress: called from this thread as the job goes on.
-            on_stretch: called from this thread with the text of each window as it is decoded, and again when its words
-                have got the times they keep.
-            known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
-                recognised has the name as label; the others keep ``SPEAKER_NN``.
-            cancel: set it from another thread to stop the job within one work item.
-            hf_token: instead of the engine's.
-
-        Returns:
-            The transcript; without segments when nobody speaks.
-
-        Raises:
-            InvalidAudio: the source is not audio that can be decoded.
-            InvalidOption: an option cannot be used.
-            ModelError: a model that was asked for cannot be had.
-            Canceled: ``cancel`` was set.
-            EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
-        """
-        fork.use_models()
-        self._check_open()
-        options = self._filled_in(options)
-        if known_speakers:
-            from whisper_api.engine.known_speakers import check_names
-
-            check_names(known_speakers)
-        # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
-        with self._pool.place(0.0) as station:
-            ctx = JobContext(
-                options=options,
-                device=station.device,
-                worker=station.worker,
-                models=station.models,
-                store=self.store,
-                hf_token=hf_token or self._hf_token,
-                cancel=cancel,
-                closed=self._closed,
-                on_progress=on_progress,
-                on_stretch=on_stretch,
-            )
-            try:
-                return Transcription(self, ctx, known_speakers or {}).run(source)
-            except BaseException as error:
-                # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
-                # variables the audio goes now, and not when Python next looks for cycles.
-                traceback.clear_frames(error.__traceback__)
-                raise
-            finally:
-                ctx.close()
-
-    def preload(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the Whisper model that jobs with these options use, so that the first one does not wait for it.
-
-        Raises:
-            ModelError: the model cannot be had.
-            EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
-        """
-        fork.use_models()
-        options = self._filled_in(options)
+    def run(self, source: AudioInput) -> Transcript:
+        """Run the stages; raises what :meth:`Engine.transcribe` says."""
+        ctx, options = self._ctx, self._options
         assert options.model
-        local = self.store.ensure(options.model, check=self._check_open)
-        for station in self._pool.stations:
-            with station.models.lease(self.whisper_source(local, station.device), check=self._check_open):
-                pass
-
-    def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the alignment and diarization models that jobs with these options use, where they can be had.
-
-        That takes longer than the Whisper model, since it brings torch along. Jobs may run meanwhile. On a GPU this is
-        also when the batch size is chosen by measurement, where none was given.
-
-        Raises:
-            EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
-        """
-        fork.use_models()
-        options = self._filled_in(options)
-        for station in self._pool.stations:
-            self._preload_rest(options, station)
-        if self.device.kind == "cuda" and self._batch_size is None:
-            self._sweep(options)
-
-    def _preload_rest(self, options: TranscriptionOptions, station: Station) -> None:
         assert options.language
-        ctx = JobContext(
-            options=options,
-            device=station.device,
-            worker=station.worker,
-            models=station.models,
-            store=self.store,
-            hf_token=self._hf_token,
-            closed=self._closed,
+        with self._stage("decode"):
+            decoded = decode(
+                source,
+                check=ctx.check,
+                progress=ctx.progress,
+                audio_track=options.audio_track,
+                max_seconds=self._engine.max_audio_seconds,
+                memory=self._engine.audio_memory,
+            )
+            references = self._references()
+        for warning in decoded.warnings:
+            ctx.warn(warning)
+        audio = decoded.audio
+        with contextlib.ExitStack() as leases, contextlib.ExitStack() as beside:
+            with self._stage("load"):
+                local = ctx.fetched(options.model)
+                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
+            if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
+                ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
+            with self._stage("vad"):
+                spans = vad.detect(ctx, audio)
+            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching)
+            if options.task == "detect_language":
+                with self._stage("asr"):
+                    language, probabilities = recognizer.detect_language(options.language)
+                return self._transcript(
+                    local,
+                    decoded.duration,
+                    language=language,
+                    language_probability=probabilities.get(language),
+                    language_probabilities=probabilities,
+                )
+            if options.diarize is not False and spans:
+                self._speakers = beside.enter_context(self._diarizing(audio, references))
+            text = _Text(recognizer, audio, spans)
+            with self._stage("asr"):
+                text.language, probability = recognizer.judge_language(options.language)
+                alignment = self._alignment(text.language, leases, beside) if spans and options.align else None
+                self._recognize(text, alignment)
+            if options.align and text.segments:
+                with self._stage("align"):
+                    if alignment is not None and text.word_times == "none":
+                        self._align(text)
+            diarization = self._assign_speakers(text) if text.segments else None
+        language = text.language
+        # Each window is in order already; a window with more words than milliseconds runs into the next one.
+        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
+        return self._transcript(
+            local,
+            decoded.duration,
+            language=language,
+            language_probability=probability,
+            segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
+            speakers=_in_order(segments),
+            speaker_embeddings=_embeddings(diarization) if options.speaker_embeddings else None,
+            word_times=text.word_times if segments else "none",
+            alignment_model=text.alignment_model,
+            diarization_model=diarization.model if diarization else None,
         )
-        if options.align and options.language != "auto":
-            from whisper_api.engine.align import alignment_source
 
-            with contextlib.suppress(ModelError), ctx.lease(alignment_source(ctx, options.language)):
-                pass
-        if options.diarize is not False:
-            from whisper_api.engine.diarize import open_sources
+    def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
+        self._ctx.begin("done", 1.0, 1.0)
+        return Transcript(
+            language=language,
+            duration=round(duration, 3),
+            model=model.name,
+            model_revision=model.revision,
+            options=self._options,
+            timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
+            warnings=tuple(self._ctx.warnings),
+            **{"segments": (), **found},
+        )
 
-            with contextlib.suppress(ModelError):
-                for source in open_sources(ctx):
-                    with ctx.lease(source):
-                        pass
+    def _recognize(self, text: _Text, alignment: Beside[AlignmentModel] | None) -> None:
+        """Decode every window in which something is said.
 
-    def _sweep(self, options: TranscriptionOptions) -> None:
-        """Choose the batch size that this device is best used with; jobs that run meanwhile keep their turns."""
-        from whisper_api.engine.batch_sweep import choose_batch_size
-        from whisper_api.engine.whisper_ct2 import Ct2Probe, Ct2Whisper
+        An alignment model that cannot be loaded after all is found out while windows are decoded: then they are decoded
+        once more, with word times.
+        """
+        if not self._options.align:
+            text.segments = self._decoded(text, timed=False)
+        elif alignment is None:
+            self._decode_timed(text)
+        else:
+            text.segments = self._decoded(text, timed=False, give_up=alignment.failed)
+            while not alignment.wait(PROGRESS_SECONDS):
+                self._ctx.check()
+            try:
+                alignment.result()
+            except Exception as error:
+                self._warn_of_attention(text.language, error)
+                self._decode_timed(text)
 
-        assert options.model
-        worker = self._worker
-        with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
-            assert isinstance(whisper, Ct2Whisper)
-            probe = Ct2Probe(whisper, options.beam_size or FALLBACK_BEAM_SIZE)
+    def _decode_timed(self, text: _Text) -> None:
+        """Decode with word times from cross-attention; when that fails, without any, rather than lose the text."""
+        try:
+            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
+        except Exception as error:
+            self._ctx.do_without("there are no word times", error)
+            text.segments, text.word_times = self._decoded(text, timed=False), "none"
 
-            def run(size: int) -> None:
-                try:
-                    worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
-                except OutOfMemory as error:
-                    raise MemoryError from error
+    def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
+        """The text of the windows, told as it is decoded, until it is to be given up.
+
+        With times, that is its sentences, whose words have theirs.
+        """
+        ctx, recognizer = self._ctx, text.recognizer
+        written = self._options.written_language(text.language)
+        speech = sum(span.seconds for span in text.spans) or 1.0
+        found: list[Segment] = []
+        windows = recognizer.transcribe(
+            text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
+        )
+        with contextlib.closing(windows):
+            for index, segment in enumerate(windows):
+                pieces = split_sentences([segment], written) if timed else (segment,)
+                ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                found.extend(pieces)
+                self._check_speakers()
+                if give_up():
+                    break
+        return found
+
+    def _align(self, text: _Text) -> None:
+        """Give the words their times from the alignment model, told as they get them; else from cross-attention."""
+        from whisper_api.engine.align.align import align
+
+        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
+        found: dict[int, tuple[Segment, ...]] = {}
+
+        def tell(index: int, sentences: Sequence[Segment]) -> None:
+            # Here and not in the alignment, whose times are WhisperX's to the last digit.
+            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
+            self._ctx.tell(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+
+        try:
+            model = align(self._ctx, text.audio, untimed, text.language, tell).model
+        except Exception as error:
+            self._warn_of_attention(text.language, error)
+            self._decode_timed(text)
+            if text.word_times == "none":
+                text.segments = untimed
+        else:
+            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
+            text.word_times, text.alignment_model = "ctc", model
+
+    def _references(self) -> dict[str, Any]:
+        """The recordings of the known speakers, when they are to be looked for."""
+        if not self._known_speakers:
+            return {}
+        if self._options.diarize is False or self._options.task == "detect_language":
+            self._ctx.warn("the known speakers were not looked for, since the speakers were not to be told apart")
+            return {}
+        from whisper_api.engine.diarize.enrollment import decode_references
+
+        try:
+            return decode_references(self._ctx, self._known_speakers)
+        except InvalidAudio:
+            raise
+        except Exception as error:
+            self._ctx.do_without("the known speakers were not looked for", error)
+            return {}
+
+    @contextlib.contextmanager
+    def _stage(self, stage: Stage) -> Iterator[None]:
+        begun = time.perf_counter()
+        self._ctx.begin(stage, *self._bounds[stage])
+        try:
+            yield
+        finally:
+            self._timings[stage] = self._timings.get(stage, 0.0) + time.perf_counter() - begun
+
+    def _alignment(
+        self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
+    ) -> Beside[AlignmentModel] | None:
+        """The alignment model that will give the word times, fetched and loaded beside the decoding of the text.
+
+        None where there is none, or where one cannot be had without asking a source that is known not to answer.
+        """
+        from whisper_api.engine.align.align import alignment_source, has_model
+
+        # An alignment model hears the language that is spoken; a translation is English text over other speech.
+        if self._options.task == "translate" or not has_model(language):
+            return None
+        name = f"align-{language}"
+        if self._ctx.store.find(name) is None and not self._ctx.store.can_fetch(name):
+            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
+            return None
+        stop = threading.Event()
+        part = self._ctx.beside(stop)
+        loading = Beside("alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language))))
+        # Waited for before the leases end, so that only one thread at a time has to do with them.
+        beside.callback(loading.join)
+        beside.callback(stop.set)
+        return loading
+
+    def _warn_of_attention(self, language: str, error: Exception) -> None:
+        """Warn that another model than that of the language gives the word times.
+
+        Raises:
+            Exception: the error itself, when it ends the job.
+        """
+        if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
+            self._ctx.do_without("word times come from Whisper's cross-attention", error)
+            return
+        log.info("no alignment model for %s: %s", language, error)
+        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        self._ctx.warn(
+            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
+            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
+        )
+        forget_frames(error)
+
+    @contextlib.contextmanager
+    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
+        """Tell the speakers apart in a thread of its own: it needs no text."""
+        stop = threading.Event()
+        beside = _Diarizing(self._ctx.beside(stop), audio, references)
+        try:
+            yield beside
+        finally:
+            stop.set()
+            beside.join()
+
+    def _check_speakers(self) -> None:
+        """End a job early that was to tell the speakers apart and has no model to do it with.
+
+        Raises:
+            ModelError: why there is no model.
+        """
+        speakers = self._speakers
+        if self._options.diarize and speakers is not None and speakers.failed():
+            try:
+                speakers.result()
+            except ModelError:
+                raise
+            except Exception as error:
+                log.debug("diarization has failed; the job goes on without it")
+                forget_frames(error)
+
+    def _assign_speakers(self, text: _Text) -> Diarization | None:
+        """Wait for the speakers, and give them to the words. The stage's time is what the job waits."""
+        from whisper_api.engine.diarize.assignment import assign_speakers
+
+        speakers = self._speakers
+        if speakers is None:
+            return None
+        with self._stage("diarize"):
+            try:
+                while not speakers.wait(PROGRESS_SECONDS):
+                    self._ctx.progress(speakers.ctx.stage_done)
+                diarization = speakers.result()
+                text.segments = assign_speakers(text.segments, diarization.turns)
+                return diarization
+            except Exception as error:
+                if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
+                    self._ctx.do_without("the speakers were not told apart", error)
+                elif self._options.diarize:
+                    raise
+                else:
+                    log.info("no diarization model: %s", error)
+                    self._ctx.warn(
+                        "the speakers were not told apart, since no diarization model can be had here; "
+                        "`whisper-api models pull ecapa` fetches one or says why not"
+                    )
+                    forget_frames(error)
+                return None
+            finally:
+                for warning in speakers.ctx.warnings:
+                    self._ctx.warn(warning)
+
+
+@dataclass
+class _Text:
+    """What is said, and how far it is known.
+
+    Attributes:
+        recognizer: decodes the windows.
+        audio: shape (samples,), mono, 16 kHz.
+        spans: where somebody speaks.
+        language: code, once it was judged.
+        segments: the text.
+        word_times: where the times of its words come from.
+        alignment_model: the model of these times, if one gave them.
+    """
+
+    recognizer: Recognizer
+    audio: Any
+    spans: Sequence[Span]
+    language: str = ""
+    segments: Sequence[Segment] = ()
+    word_times: WordTimes = "none"
+    alignment_model: str | None = None
+
+
+class _Diarizing(Beside["Diarization"]):
+    """Who speaks when, by name where the voice is known."""
+
+    def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
+        self.ctx = ctx
+        # No function that closes over the audio: a frame of its own would keep what it closes over.
+        super().__init__("diarize", functools.partial(self._diarize, audio, references))
+
+    def _diarize(self, audio: Any, references: Mapping[str, Any]) -> Diarization:
+        from whisper_api.engine.diarize.pipeline import diarize
+
+        found = diarize(self.ctx, audio)
+        if references:
+            from whisper_api.engine.diarize.enrollment import name_speakers
 
             try:
-                size = choose_batch_size(run)
-            finally:
-                worker.forget(probe)
-        self._batch_size = size
-        self.batching = dataclasses.replace(self.batching, max_items=size)
-        log.info("batches of %d windows use %s best", size, self.device.torch_name)
-
-    def _check_open(self) -> None:
-        """Raise EngineClosed when the engine was closed."""
-        if self._closed.is_set():
-            raise EngineClosed("the engine is closed")
-
-    def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
-        """How this engine loads a Whisper model onto a device; None is the first one."""
-        device = device or self.device
-        return WhisperSource(
-            str(model.path),
-            device.kind,
-            device.index,
-            self.compute_type,
-            self.threads,
-            self.lanes,
-            self.store.offline,
-        )
-
-    def _model_named(self, name: str | None) -> str:
-        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
-        model = self._names.meaning(name)
-        return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
-
-    def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
-        """The options with every default, checked against each other."""
-        options = options or TranscriptionOptions()
-        low, high = options.min_speakers, options.max_speakers
-        if low is not None and high is not None and low > high:
-            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
-        settings = vad.settings_of(options)
-        return replace(
-            options,
-            model=self._model_named(options.model),
-            language=language_or_auto(options.language or self.default_language),
-            beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
-            vad_onset=settings.onset,
-            vad_offset=settings.offset,
-            vad_min_silence=settings.min_silence,
-            vad_padding=settings.padding,
-        )
+                found = name_speakers(self.ctx, found, references)
+            except Exception as error:
+                self.ctx.do_without("the known speakers were not looked for", error)
+        return found
 
 
-def _gpu_batch(free: int) -> int:
-    return next(size for least, size in GPU_BATCHES if free >= least)
+def translates(model: str) -> bool:
+    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
+    return "turbo" not in model and not model.startswith("distil")
 
 
-def _user_models_dir() -> Path:
-    from platformdirs import user_cache_path
+def _in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
+    """Speakers in order of appearance, those that only single words belong to included."""
+    found: dict[str, None] = {}
+    for segment in segments:
+        for speaker in (*(word.speaker for word in segment.words), segment.speaker):
+            if speaker is not None:
+                found.setdefault(speaker)
+    return tuple(found)
 
-    return user_cache_path("whisper-api", appauthor=False) / "models_cache"
+
+def _embeddings(diarization: Diarization | None) -> dict[str, tuple[float, ...]] | None:
+    if diarization is None:
+        return None
+    return {speaker: tuple(float(x) for x in vector) for speaker, vector in diarization.embeddings.items()}

@@ -264,7 +264,7 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     Windows of 5 s overlap by half, and overlapping frames are averaged; that moves 3.6 % of the frames against the
     nine tenths of overlap that pyannote.audio uses, at a fifth of the time.
     """
-    from whisper_api.engine.segmentation import FRAME_STEP, SegmentationSource, SegmentWindows, frame_count
+    from whisper_api.engine.diarize.segmentation import FRAME_STEP, SegmentationSource, SegmentWindows, frame_count
 
     size, hop = round(PYANNOTE_WINDOW * SAMPLE_RATE), round(PYANNOTE_STEP * SAMPLE_RATE)
     step = round(FRAME_STEP * SAMPLE_RATE)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from whisper_api.errors import StorageError
 from whisper_api.jobs.running import Live
-from whisper_api.jobs.store import Job, JobStore, Rates
 from whisper_api.schema import Stage, Task, Transcript, TranscriptionOptions
+from whisper_api.store.jobs import Job, JobStore, Rates
 
 __all__ = ["Estimates", "stages_of"]
 
@@ -208,7 +208,7 @@ def _rest(stages: Mapping[Stage, float], live: Live) -> float | None:
 
 def _part_of_stage(order: list[Stage], live: Live) -> float:
     """How far the running stage is, from 0 to 1."""
-    from whisper_api.engine.pipeline import WEIGHTS
+    from whisper_api.engine.engine import WEIGHTS
 
     total = sum(WEIGHTS[each] for each in order)
     start = sum(WEIGHTS[each] for each in order[: order.index(live.progress.stage)]) / total

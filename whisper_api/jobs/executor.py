@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from whisper_api.errors import Canceled, DeviceError, EngineClosed, ModelUnavailable, UnknownModel
-from whisper_api.jobs.store import Job
 from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.store.jobs import Job
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
-    from whisper_api.engine.catalog import DownloadProgress, ModelStore
-    from whisper_api.engine.device import Device
-    from whisper_api.engine.pipeline import Engine
+    from whisper_api.engine.engine import Engine
+    from whisper_api.engine.models.store import DownloadProgress, ModelStore
+    from whisper_api.engine.worker.device import Device
 
 __all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
 
@@ -139,14 +139,14 @@ class _Run:
 
 
 class LocalExecutor:
-    """Runs jobs on an :class:`~whisper_api.engine.pipeline.Engine` of its own, which is made when first needed.
+    """Runs jobs on an :class:`~whisper_api.engine.engine.Engine` of its own, which is made when first needed.
 
     Args:
         config: describes the engine.
     """
 
     def __init__(self, config: Config) -> None:
-        from whisper_api.engine.model_names import ModelNames
+        from whisper_api.engine.models.names import ModelNames
 
         self._config = config
         self._names = ModelNames.of(config.model, config.model_aliases)
@@ -186,11 +186,11 @@ class LocalExecutor:
         )
 
     def model_name(self, options: TranscriptionOptions) -> str:
-        from whisper_api.engine.catalog import model_facts
+        from whisper_api.engine.models.store import model_facts
 
         name = self._model(options)
         if name == "auto":
-            from whisper_api.engine.pipeline import DEFAULT_MODEL
+            from whisper_api.engine.engine import DEFAULT_MODEL
 
             name = DEFAULT_MODEL["cuda" if self.device.startswith("cuda") else "cpu"]
         entry = model_facts(name)
@@ -221,8 +221,8 @@ class LocalExecutor:
             )
 
     def missing_model(self, options: TranscriptionOptions) -> str | None:
-        from whisper_api.engine.catalog import ModelStore
-        from whisper_api.engine.model_files import resolve
+        from whisper_api.engine.models.files import resolve
+        from whisper_api.engine.models.store import ModelStore
 
         name = self.model_name(options)
         # Names that mean nothing and directories without a model are errors of the job, not downloads.
@@ -230,7 +230,7 @@ class LocalExecutor:
         return name if downloadable and ModelStore(self._config.models_dir).find(name) is None else None
 
     def download_model(self, name: str, cancel: threading.Event) -> None:
-        from whisper_api.engine.catalog import ModelStore
+        from whisper_api.engine.models.store import ModelStore
 
         def check() -> None:
             with self._lock:
@@ -299,7 +299,7 @@ class LocalExecutor:
                     raise EngineClosed("the executor is closed")
                 engine = self._engine
             if engine is None:
-                from whisper_api.engine.pipeline import Engine
+                from whisper_api.engine.engine import Engine
 
                 engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
                 with self._lock:
@@ -319,7 +319,7 @@ class LocalExecutor:
         with self._lock:
             if self._device is not None:
                 return self._device
-        from whisper_api.engine.device import choose_device
+        from whisper_api.engine.worker.device import choose_device
 
         device = choose_device(self._config.device, self._config.device_index)
         with self._lock:
@@ -327,8 +327,8 @@ class LocalExecutor:
         return device
 
     def _check_room(self, options: TranscriptionOptions) -> None:
-        from whisper_api.engine.download import require_space
-        from whisper_api.engine.model_files import model_facts
+        from whisper_api.engine.models.download import require_space
+        from whisper_api.engine.models.files import model_facts
 
         name = self.missing_model(options)
         entry = model_facts(name) if name is not None else None
@@ -341,7 +341,7 @@ class LocalExecutor:
         return self._names.meaning(options.model)
 
     def _tells_speakers_apart(self, hf_token: str | None) -> bool:
-        from whisper_api.engine.catalog import ModelStore
+        from whisper_api.engine.models.store import ModelStore
 
         with self._lock:
             preloading = self._preloading
@@ -395,8 +395,8 @@ def _check_name(name: str) -> None:
     Raises:
         UnknownModel: it is none of these.
     """
-    from whisper_api.engine.model_names import near_names
-    from whisper_api.engine.model_table import ALIASES, CATALOGUE
+    from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
+    from whisper_api.engine.models.names import near_names
 
     if name in CATALOGUE and CATALOGUE[name].kind == "whisper":
         return

@@ -13,7 +13,7 @@ from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.running import Live, RunningJobs
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 __all__ = ["Health", "HealthWatch"]
 

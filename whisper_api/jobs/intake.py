@@ -12,9 +12,9 @@ from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.reservations import Reservation, Reservations
 from whisper_api.jobs.running import RunningJobs
-from whisper_api.jobs.store import AlreadyThere, Job, JobStore
 from whisper_api.jobs.submission import Submission
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.store.jobs import AlreadyThere, Job, JobStore
 
 __all__ = ["JOIN_SECONDS", "Intake"]
 

@@ -8,7 +8,7 @@ import threading
 from whisper_api.errors import Canceled
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.rows import Job
+from whisper_api.store.rows import Job
 
 __all__ = ["ModelDownloads"]
 

@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_api.jobs.store import Job
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,
@@ -18,6 +17,7 @@ from whisper_api.schema import (
     JobQueuedEvent,
     Transcript,
 )
+from whisper_api.store.jobs import Job
 
 __all__ = [
     "AUDIO_NAME",

@@ -19,7 +19,7 @@ from typing import IO, Literal
 
 import msgspec
 
-from whisper_api.jobs.store import Job, JobStore
+from whisper_api.store.jobs import Job, JobStore
 
 __all__ = ["FaultLog", "Recovered", "end_of_last_process", "note_kills", "note_start", "note_stop", "recover"]
 

@@ -17,7 +17,7 @@ from whisper_api.errors import CallerLimit
 from whisper_api.jobs.outcomes import remove_upload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.retention import Retention
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 __all__ = ["Reservation", "Reservations"]
 

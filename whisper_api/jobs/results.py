@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from whisper_api.errors import JobCanceled, JobFailed, JobNotFinished, JobNotFound, ResultGone
 from whisper_api.jobs.corrections import applied, checked
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import Corrections, Transcript
+from whisper_api.store.jobs import Job, JobStore
 from whisper_api.time_order import in_order
 
 __all__ = ["Results", "visible_job"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from whisper_api.errors import StorageError
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 __all__ = ["UPLOAD_FILES", "Retention", "Swept"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from whisper_api.errors import StorageError
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
-from whisper_api.jobs.store import JobStore
+from whisper_api.store.jobs import JobStore
 
 __all__ = ["REASON", "Revocations"]
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from whisper_api.config import Config
 from whisper_api.errors import Draining, InvalidOption, JobIsProcessing
-from whisper_api.jobs.cursors import cursor_of, seq_of
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
@@ -29,10 +28,11 @@ from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.jobs.statuses import Statuses
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.jobs.submission import Submission
 from whisper_api.jobs.worker import Workplace
 from whisper_api.schema import Corrections, JobState, JobStatus, Transcript
+from whisper_api.store.cursors import cursor_of, seq_of
+from whisper_api.store.jobs import Job, JobStore
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import Live, RunningJobs
-from whisper_api.jobs.store import Job
 from whisper_api.schema import JobStatus
+from whisper_api.store.jobs import Job
 
 __all__ = ["Statuses"]
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
-from whisper_api.jobs.rows import Job
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.store.rows import Job
 
 __all__ = ["Submission"]
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a caller wants it. The fields are those of :class:`~whisper_api.jobs.rows.Job`, but for two.
+    """A job as a caller wants it. The fields are those of :class:`~whisper_api.store.rows.Job`, but for two.
 
     Attributes:
         join: take the owner's job with the same fingerprint, options and format instead of a new one, where it waits,

@@ -32,7 +32,6 @@ from whisper_api.jobs.outcomes import (
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
 from whisper_api.jobs.running import Running, RunningJobs
-from whisper_api.jobs.store import Job, JobStore
 from whisper_api.schema import (
     JobCompletedEvent,
     JobEvent,
@@ -42,6 +41,7 @@ from whisper_api.schema import (
     Stretch,
     result_segment,
 )
+from whisper_api.store.jobs import Job, JobStore
 
 __all__ = ["Worker", "Workplace"]
 

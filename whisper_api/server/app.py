@@ -17,13 +17,14 @@ from starlette.routing import Route
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption
-from whisper_api.server.access_log import AccessLog, ErrorAnswers
-from whisper_api.server.auth import Authentication, LocalCallers
-from whisper_api.server.cors import AllowedOrigins, CrossOrigin
-from whisper_api.server.delivery import EarlyAnswer
-from whisper_api.server.problems import answer
-from whisper_api.server.proxies import BehindProxy, TrustedAddresses, root_path_of
+from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
+from whisper_api.server.middleware.auth import Authentication, LocalCallers
+from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
+from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
+from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.resource import Resource
+from whisper_api.server.responses.delivery import EarlyAnswer
+from whisper_api.server.responses.problems import answer
 from whisper_api.server.routes import (
     asr,
     corrections,
@@ -38,7 +39,6 @@ from whisper_api.server.routes import (
     transcription,
 )
 from whisper_api.server.state import ServerState, thread_count
-from whisper_api.server.upgrades import NoWebSockets
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -145,7 +145,7 @@ def new_service(config: Config) -> JobService:
     """
     from whisper_api.jobs.executor import EXECUTORS
     from whisper_api.jobs.service import JobService
-    from whisper_api.jobs.store import DATABASE_NAME, JobStore
+    from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
     store = JobStore(config.data_dir / DATABASE_NAME)
     try:
@@ -159,7 +159,7 @@ def new_service(config: Config) -> JobService:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette, *, config: Config, given: JobService | None) -> AsyncIterator[None]:
     """What the application holds, closed in reverse order."""
-    from whisper_api.jobs.keys import KeyRing
+    from whisper_api.access.keys import KeyRing
 
     async with contextlib.AsyncExitStack() as stack:
         if given is None:

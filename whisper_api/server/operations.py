@@ -9,8 +9,8 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.server.problems import Problem
 from whisper_api.server.query import query_value
+from whisper_api.server.responses.problems import Problem
 
 __all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
 
@@ -122,9 +122,9 @@ class Operation:
         handler: what answers it; the first line of its docstring is the summary, the rest the description.
         tag: what it is listed under.
         answers: that are no errors.
-        refusals: the classes of :data:`~whisper_api.server.problems.RULES` that it may answer with, of what only HTTP
-            knows of the problems, and a bare status where there is no more to say than HTTP does. Those that every
-            operation may answer with are not named: 401 and 403 where keys are asked for, 500, 503.
+        refusals: the classes of :data:`~whisper_api.server.responses.problems.RULES` that it may answer with, of what
+            only HTTP knows of the problems, and a bare status where there is no more to say than HTTP does. Those that
+            every operation may answer with are not named: 401 and 403 where keys are asked for, 500, 503.
         parameters: outside the body.
         body: of the request.
         open: whether it is answered without a key.

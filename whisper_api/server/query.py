@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.requests import Request
 
+from whisper_api.coercion import convert
 from whisper_api.errors import InvalidOption, JobNotFound
-from whisper_api.server.problems import Problem
-from whisper_api.values import convert
+from whisper_api.server.responses.problems import Problem
 
 __all__ = ["idempotency_key", "job_id_of", "query_value", "status_location", "status_path"]
 

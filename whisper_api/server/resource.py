@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from whisper_api.server.intake.part_headers import shown
 from whisper_api.server.operations import Operation
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.part_headers import shown
 
 __all__ = ["JsonResponse", "Resource"]
 

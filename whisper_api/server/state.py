@@ -17,11 +17,11 @@ from starlette.types import Scope
 
 from whisper_api.config import Config
 from whisper_api.server.openai.waiters import Waiters
-from whisper_api.server.problems import Problem
-from whisper_api.server.turns import Amounts, Turns, client_network
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.keys import KeyRing
+    from whisper_api.access.keys import KeyRing
     from whisper_api.jobs.service import JobService
 
 __all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]

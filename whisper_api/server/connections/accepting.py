@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.logs import Repeats
-from whisper_api.server.access_log import PROBES
 from whisper_api.server.connections.connection import Connection, log_lost
 from whisper_api.server.connections.limits import Bounds, Quota, Slots
 from whisper_api.server.connections.turns import Turns
-from whisper_api.server.delivery import EarlyAnswer
-from whisper_api.server.problems import TOO_MANY_CONNECTIONS, answer
+from whisper_api.server.middleware.access_log import PROBES
+from whisper_api.server.responses.delivery import EarlyAnswer
+from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, answer
 from whisper_api.server.sockets import network_of
 
 __all__ = ["Connections"]

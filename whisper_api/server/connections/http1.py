@@ -15,9 +15,9 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
 from whisper_api.logs import Repeats
+from whisper_api.server.connections.late_continue import LateContinue
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
-from whisper_api.server.late_continue import LateContinue
-from whisper_api.server.problems import Problem, ProblemResponse
+from whisper_api.server.responses.problems import Problem, ProblemResponse
 
 __all__ = ["PIECE_BYTES", "Http1"]
 

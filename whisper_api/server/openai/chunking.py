@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from whisper_api.coercion import convert
 from whisper_api.errors import InvalidOption
-from whisper_api.values import convert
 
 __all__ = ["CHUNKING_FIELD", "ServerVad", "chunking_options"]
 

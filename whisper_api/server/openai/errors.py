@@ -9,7 +9,7 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.errors import JobFailed
 from whisper_api.server.openai.bodies import ErrorBody, ErrorDetail, ErrorType
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
 
 __all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "is_openai_path", "job_problem", "status_of"]
 

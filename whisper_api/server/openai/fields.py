@@ -11,7 +11,11 @@ from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import RenderOptions, Task, TranscriptionOptions
-from whisper_api.server.intake.form_values import (
+from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
+from whisper_api.server.openai.given import Given
+from whisper_api.server.openai.models import chosen_model
+from whisper_api.server.state import ServerState
+from whisper_api.server.uploads.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     MAX_WORD_CHARACTERS,
@@ -21,11 +25,7 @@ from whisper_api.server.intake.form_values import (
     converted,
     render_options_of,
 )
-from whisper_api.server.intake.known_speakers import write_known_speakers
-from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
-from whisper_api.server.openai.given import Given
-from whisper_api.server.openai.models import chosen_model
-from whisper_api.server.state import ServerState
+from whisper_api.server.uploads.known_speakers import write_known_speakers
 from whisper_api.subtitles import layout_warnings
 
 __all__ = ["FORMATS", "STREAMABLE", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
@@ -131,13 +131,13 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
 
 
 def _default_format(model: str | None, task: Task) -> ResponseFormat:
-    from whisper_api.engine.model_names import asks_for_speakers
+    from whisper_api.engine.models.names import asks_for_speakers
 
     return "diarized_json" if task == "transcribe" and asks_for_speakers(model) else "json"
 
 
 def _known_speakers(given: Given, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
-    from whisper_api.engine.model_names import asks_for_speakers
+    from whisper_api.engine.models.names import asks_for_speakers
 
     names, references = given.every("known_speaker_names"), given.every("known_speaker_references")
     if (names or references) and response_format != "diarized_json":

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from whisper_api.schema import Task
-from whisper_api.server.intake.form_values import (
+from whisper_api.server.openai.chunking import CHUNKING_FIELD
+from whisper_api.server.uploads.form_values import (
     LINE_BREAKS,
     MAX_TEXT_CHARACTERS,
     RENDER_FIELDS,
@@ -17,7 +18,6 @@ from whisper_api.server.intake.form_values import (
     converted,
     field_warnings,
 )
-from whisper_api.server.openai.chunking import CHUNKING_FIELD
 
 __all__ = ["Given"]
 

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from whisper_api.errors import InvalidInput
-from whisper_api.server.intake.multipart import FILE_FIELD, URL_FIELD, media_type_of
 from whisper_api.server.openai.json_audio import JsonAudio
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.multipart import FILE_FIELD, URL_FIELD, media_type_of
 
 __all__ = ["MEDIA_TYPE", "JsonForm", "form_of_json"]
 

@@ -12,8 +12,8 @@ from whisper_api.server.openai.bodies import Model
 from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
-    from whisper_api.engine.catalog import LocalModel
-    from whisper_api.engine.model_names import ModelNames
+    from whisper_api.engine.models.names import ModelNames
+    from whisper_api.engine.models.store import LocalModel
 
 __all__ = ["chosen_model", "model_named", "models_here"]
 
@@ -32,7 +32,7 @@ def chosen_model(name: str | None, state: ServerState) -> str | None:
     Raises:
         UnknownModel: the name means no model of this server. No other model is used in its place.
     """
-    from whisper_api.engine.model_names import AUTO
+    from whisper_api.engine.models.names import AUTO
 
     names = _names(state)
     model = names.meaning(name)
@@ -48,8 +48,8 @@ def models_here(state: ServerState) -> tuple[Model, ...]:
 
     Looks at the disk.
     """
-    from whisper_api.engine.catalog import ModelStore, list_models
-    from whisper_api.engine.model_names import OPENAI_NAMES
+    from whisper_api.engine.models.names import OPENAI_NAMES
+    from whisper_api.engine.models.store import ModelStore, list_models
 
     store = ModelStore(state.config.models_dir)
     there = {
@@ -67,7 +67,7 @@ def model_named(name: str, state: ServerState) -> Model:
     Raises:
         UnknownModel: there is none.
     """
-    from whisper_api.engine.catalog import ModelStore
+    from whisper_api.engine.models.store import ModelStore
 
     options = TranscriptionOptions(model=chosen_model(name, state))
     files = ModelStore(state.config.models_dir).find(state.service.executor.model_name(options))
@@ -75,13 +75,13 @@ def model_named(name: str, state: ServerState) -> Model:
 
 
 def _names(state: ServerState) -> ModelNames:
-    from whisper_api.engine.model_names import ModelNames
+    from whisper_api.engine.models.names import ModelNames
 
     return ModelNames.of(state.config.model, state.config.model_aliases)
 
 
 def _whisper_names() -> frozenset[str]:
-    from whisper_api.engine.model_table import CATALOGUE
+    from whisper_api.engine.models.catalog import CATALOGUE
 
     return frozenset(entry.name for entry in CATALOGUE.values() if entry.kind == "whisper")
 
@@ -101,8 +101,8 @@ def _created(files: LocalModel | None) -> int:
 
 def _known_names(state: ServerState) -> Iterator[str]:
     """Every name that somebody may have meant."""
-    from whisper_api.engine.model_names import OPENAI_NAMES
-    from whisper_api.engine.model_table import ALIASES
+    from whisper_api.engine.models.catalog import ALIASES
+    from whisper_api.engine.models.names import OPENAI_NAMES
 
     yield _configured_id(state)
     yield from _names(state).aliases
@@ -112,7 +112,7 @@ def _known_names(state: ServerState) -> Iterator[str]:
 
 
 def _unknown(name: str, state: ServerState) -> UnknownModel:
-    from whisper_api.engine.model_names import near_names
+    from whisper_api.engine.models.names import near_names
 
     near = near_names(name, _known_names(state))
     hint = f"did you mean {near}?" if near else "GET /v1/models lists those that are here"

@@ -15,17 +15,17 @@ from starlette.responses import Response
 from whisper_api.errors import JobFailed
 from whisper_api.jobs.events import TERMINAL
 from whisper_api.schema import JobSegmentEvent, Transcript
-from whisper_api.server.delivery import LOOK_SECONDS
-from whisper_api.server.event_stream import EventStream
 from whisper_api.server.openai.answers import diarized_segments, done_event
 from whisper_api.server.openai.errors import error_body, job_problem
 from whisper_api.server.openai.events import StreamEvent, TextDelta
 from whisper_api.server.openai.fields import Wish
-from whisper_api.server.problems import Problem, problem_of
-from whisper_api.server.results import note_delivery
+from whisper_api.server.realtime.event_stream import EventStream
+from whisper_api.server.realtime.waiting import beside, until_gone
+from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.responses.delivery import LOOK_SECONDS
+from whisper_api.server.responses.problems import Problem, problem_of
+from whisper_api.server.responses.results import note_delivery
 from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.waiting import beside, until_gone
-from whisper_api.server.watching import watch_news
 from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Deltas", "stream_response"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from whisper_api.errors import JobNotFound, StorageError, WhisperApiError
-from whisper_api.server.problems import Problem
+from whisper_api.server.responses.problems import Problem
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService

@@ -13,17 +13,17 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.schema import SpeakerCount
-from whisper_api.server.asr_texts import AsrOutput, asr_text
-from whisper_api.server.delivery import DeliveredResponse
-from whisper_api.server.intake.forms import Form, read_form
-from whisper_api.server.intake.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
-from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.intake.uploads import Upload
-from whisper_api.server.intake.waited import waited_job
 from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
-from whisper_api.server.results import failed_in_sync, note_delivery
+from whisper_api.server.realtime.waiting import wait_for_end
+from whisper_api.server.responses.asr_texts import AsrOutput, asr_text
+from whisper_api.server.responses.delivery import DeliveredResponse
+from whisper_api.server.responses.results import failed_in_sync, note_delivery
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
-from whisper_api.server.waiting import wait_for_end
+from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
+from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.uploads.uploads import Upload
+from whisper_api.server.uploads.waited import waited_job
 
 __all__ = ["ASR"]
 

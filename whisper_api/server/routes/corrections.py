@@ -19,13 +19,13 @@ from whisper_api.errors import (
     StorageError,
 )
 from whisper_api.schema import Corrections
-from whisper_api.server.json_body import received_body, value_of
 from whisper_api.server.operations import Answer, JsonBody, Operation
-from whisper_api.server.problems import Problem
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
 from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.uploads.json_body import received_body, value_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService

@@ -14,17 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from whisper_api.server.description.docs import ADDRESS_MARK, page
-from whisper_api.server.description.openapi import description
-from whisper_api.server.joined import JoinedResponse
+from whisper_api.server.middleware.proxies import public_url
+from whisper_api.server.openapi.docs import ADDRESS_MARK, page
+from whisper_api.server.openapi.openapi import description
 from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.proxies import public_url
 from whisper_api.server.resource import Resource
+from whisper_api.server.responses.joined import JoinedResponse
 from whisper_api.server.state import blocking, state_of
 
 __all__ = ["DESCRIPTION", "PAGE", "STYLE"]
 
-STYLESHEET = Path(__file__).parents[1] / "description" / "docs.css"
+STYLESHEET = Path(__file__).parents[1] / "openapi" / "docs.css"
 # Nothing is run, nothing is fetched but the stylesheet, and no other page shows this one within itself.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobNotFound, WhisperApiError
 from whisper_api.schema import JobEvent
-from whisper_api.server.event_stream import HEARTBEAT, EventStream, frames
 from whisper_api.server.operations import Answer, Operation, Parameter
-from whisper_api.server.problems import Problem
 from whisper_api.server.query import job_id_of
+from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream, frames
+from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
-from whisper_api.server.watching import watch_news
 
 if TYPE_CHECKING:
     from whisper_api.jobs.feed import Told

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.problems import Problem
 from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, state_of
 
 __all__ = ["LIVEZ", "READYZ"]

@@ -23,14 +23,14 @@ from whisper_api.errors import (
 )
 from whisper_api.formats import FORMATS
 from whisper_api.schema import JobResult, JobState, JobStatus
-from whisper_api.server.description.whisperx_json import WhisperxTranscript
-from whisper_api.server.intake.upload_fields import RENDER_FIELDS
+from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of
+from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.results import result_response
+from whisper_api.server.responses.results import result_response
 from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.waiting import wait_for_change
+from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 
 __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 

@@ -12,18 +12,18 @@ from starlette.responses import Response
 
 from whisper_api.errors import JobFailed
 from whisper_api.schema import SpokenLanguage, Transcript
-from whisper_api.server.answering import accepted_response, when_ended
-from whisper_api.server.delivery import DeliveredResponse
-from whisper_api.server.intake.forms import Form, read_form
-from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.intake.uploads import Upload
-from whisper_api.server.intake.waited import waited_job
 from whisper_api.server.operations import Answer, FormBody, Operation
-from whisper_api.server.results import failed_in_sync, note_delivery
+from whisper_api.server.realtime.waiting import wait_for_end
+from whisper_api.server.responses.answering import accepted_response, when_ended
+from whisper_api.server.responses.delivery import DeliveredResponse
+from whisper_api.server.responses.results import failed_in_sync, note_delivery
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.waiting import wait_for_end
+from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.uploads.uploads import Upload
+from whisper_api.server.uploads.waited import waited_job
 
 __all__ = ["DETECT"]
 

@@ -14,12 +14,6 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Task
-from whisper_api.server.delivery import DeliveredResponse
-from whisper_api.server.intake.known_speakers import MAX_KNOWN_SPEAKERS
-from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
-from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.openai.answers import answer_of
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -47,12 +41,18 @@ from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.streaming import stream_response
 from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
-from whisper_api.server.problems import Problem
 from whisper_api.server.query import idempotency_key
+from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.results import note_delivery
+from whisper_api.server.responses.delivery import DeliveredResponse
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.results import note_delivery
 from whisper_api.server.state import blocking, owner_of, state_of, viewer_of
-from whisper_api.server.waiting import wait_for_end
+from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
+from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
+from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.uploads.uploads import Upload
 
 __all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 

@@ -17,7 +17,7 @@ from whisper_api.server.operations import Answer, Operation, Parameter
 
 __all__ = ["ASSET", "PAGE", "SECURITY_HEADERS"]
 
-DIRECTORY = Path(__file__).parents[1] / "page"
+DIRECTORY = Path(__file__).parents[1] / "web"
 INDEX = "index.html"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

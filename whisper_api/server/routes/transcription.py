@@ -11,19 +11,19 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.schema import JobResult
-from whisper_api.server.answering import accepted_response, when_ended
-from whisper_api.server.intake.accepted import Accepted, AcceptedFiles
-from whisper_api.server.intake.batch import accept_several
-from whisper_api.server.intake.forms import Form, read_form
-from whisper_api.server.intake.submitting import accept
-from whisper_api.server.intake.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.intake.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.intake.uploads import Upload
 from whisper_api.server.operations import Answer, Cause, FormBody, Operation
-from whisper_api.server.problems import Problem
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.results import result_response
+from whisper_api.server.responses.answering import accepted_response, when_ended
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.results import result_response
 from whisper_api.server.state import state_of
+from whisper_api.server.uploads.accepted import Accepted, AcceptedFiles
+from whisper_api.server.uploads.batch import accept_several
+from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.uploads.uploads import Upload
 
 __all__ = ["ACCEPTED", "IN_SYNC", "REFUSALS", "SUBMIT", "SUBMIT_SEVERAL"]
 

@@ -1,0 +1,1 @@
+"""Who may call the server: keys and their roles. Imports store."""

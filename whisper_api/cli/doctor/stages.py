@@ -1,0 +1,250 @@
+"""One real run of each stage, with the models that are on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import time
+import wave
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.cli.doctor.checks import Check, failure
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.errors import ModelUnavailable
+from whisper_api.schema import Segment, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.diarize.pipeline import Diarization
+
+__all__ = ["speech", "try_stages"]
+
+SAMPLE_RATE = 16_000
+SOUND_SECONDS = 4.0
+# Where in pyannote.audio's sample call both people speak, in seconds.
+SAMPLE_BEGIN = 7.0
+COMMUNITY = "community-1"
+
+Samples = NDArray[np.float32]
+
+
+def try_stages(config: Config) -> tuple[Check, ...]:
+    """Run every stage once on a few seconds of sound. Nothing is downloaded, and nothing is raised.
+
+    Args:
+        config: which model, language and device to try, and where models are.
+
+    Returns:
+        A check for each stage, in the order they run in.
+    """
+    sound = speech()
+    decoding = _run("decode", partial(_decode, sound))
+    try:
+        bench = _Bench(config, sound)
+    except Exception as error:
+        return (decoding, *(failure(name, error) for name in STAGES))
+    try:
+        return (decoding, *(_run(name, partial(stage, bench)) for name, stage in STAGES.items()))
+    finally:
+        bench.close()
+
+
+def speech() -> Samples:
+    """A few seconds of sound: of the telephone call that pyannote.audio brings along, else something like a vowel.
+
+    Returns:
+        float32, shape (samples,), mono, 16 kHz.
+    """
+    spec = importlib.util.find_spec("pyannote")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "audio" / "sample" / "sample.wav"
+        if path.is_file():
+            with wave.open(str(path)) as call:
+                call.setpos(int(SAMPLE_BEGIN * SAMPLE_RATE))
+                data = call.readframes(int(SOUND_SECONDS * SAMPLE_RATE))
+            return (np.frombuffer(data, "<i2") / 32768).astype(np.float32)
+    seconds = np.arange(int(SOUND_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    voice = sum(np.sin(2 * np.pi * 120 * n * seconds) / n for n in range(1, 20)) * np.sin(2 * np.pi * seconds) ** 2
+    return (0.2 * np.asarray(voice)).astype(np.float32)
+
+
+class _NotInstalled(Exception):
+    """A model that is known is not on this machine."""
+
+
+class _Bench:
+    """What the stages are run with: an engine's models and device, and a job of their own."""
+
+    def __init__(self, config: Config, sound: Samples) -> None:
+        from whisper_api.engine.engine import Engine
+        from whisper_api.engine.worker.worker import GpuWorker
+
+        self.sound = sound
+        self.engine = Engine.from_config(config, offline=True)
+        self._worker = GpuWorker("doctor")
+
+    def job(self, store: ModelStore | None = None) -> JobContext:
+        """A context for one stage.
+
+        Args:
+            store: instead of the engine's.
+        """
+        return JobContext(
+            options=TranscriptionOptions(model=self.engine.default_model, language=self.engine.default_language),
+            device=self.engine.device,
+            worker=self._worker,
+            models=self.engine.models,
+            store=store or self.engine.store,
+        )
+
+    def close(self) -> None:
+        self._worker.close()
+        self.engine.close()
+
+    def find(self, *names: str) -> list[LocalModel]:
+        """Models by their names.
+
+        Raises:
+            _NotInstalled: with the names of those that are not here.
+            UnknownModel: a name means nothing.
+        """
+        from whisper_api.engine.models.files import resolve
+
+        store = self.engine.store
+        found = [store.find(name) if resolve(name) is not None else store.ensure(name) for name in names]
+        missing = [name for name, model in zip(names, found, strict=True) if model is None]
+        if missing:
+            raise _NotInstalled(" ".join(missing))
+        return [model for model in found if model is not None]
+
+    def recognize(self, *, word_times: bool) -> tuple[str, list[Segment]]:
+        """Turn the whole sound into text.
+
+        Returns:
+            The language, and segments.
+        """
+        from whisper_api.engine.vad import Span
+        from whisper_api.engine.whisper.recognizer import Recognizer
+
+        (local,) = self.find(self.engine.default_model)
+        with self.engine.models.lease(self.engine.whisper_source(local)) as whisper:
+            spans = [Span(0, len(self.sound))]
+            recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.batching)
+            language, _ = recognizer.judge_language(self.engine.default_language)
+            return language, list(recognizer.transcribe(language, word_times=word_times))
+
+
+def _decode(sound: Samples) -> str:
+    from whisper_api.engine.audio.decode import decode
+
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    return f"{decode(buffer.getvalue()).duration:.1f} s of WAV"
+
+
+def _voice_activity(bench: _Bench) -> str:
+    from whisper_api.engine.vad import detect
+
+    heard = sum(span.seconds for span in detect(bench.job(), bench.sound))
+    return f"Silero, {heard:.1f} s of speech"
+
+
+def _transcription(bench: _Bench) -> str:
+    language, segments = bench.recognize(word_times=False)
+    words = sum(len(segment.text.split()) for segment in segments)
+    engine = bench.engine
+    return (
+        f"{engine.default_model} in {engine.compute_type} on {engine.device.torch_name}, {words} words of {language!r}"
+    )
+
+
+def _attention(bench: _Bench) -> str:
+    _, segments = bench.recognize(word_times=True)
+    return f"{sum(len(segment.words) for segment in segments)} words"
+
+
+def _alignment(bench: _Bench) -> Check | str:
+    from whisper_api.engine.align.align import align, has_model
+
+    language = bench.engine.default_language
+    segments = [Segment(id=0, start=0.0, end=len(bench.sound) / SAMPLE_RATE, text="la la la")]
+    if language == "auto":
+        language, heard = bench.recognize(word_times=False)
+        segments = heard or segments
+    if not has_model(language):
+        return Check("", "missing", f"there is no model for {language!r}; attention gives the times")
+    bench.find(f"align-{language}")
+    aligned = align(bench.job(), bench.sound, segments, language)
+    return f"{aligned.model}, {sum(len(segment.words) for segment in aligned.segments)} words"
+
+
+def _open_diarization(bench: _Bench) -> str:
+    bench.find("segmentation", "ecapa")
+    from whisper_api.engine.diarize.pipeline import diarize
+
+    # With community-1 at hand, that would be taken.
+    found = diarize(bench.job(_OpenModels(bench.engine.store.root, offline=True)), bench.sound)
+    return f"{found.model}, {_speakers(found)}"
+
+
+def _community_diarization(bench: _Bench) -> Check | str:
+    try:
+        bench.find(COMMUNITY)
+    except _NotInstalled as missing:
+        remedy = f"accept its conditions on the hub, set HF_TOKEN, then whisper-api models pull {COMMUNITY}"
+        return Check("", "missing", f"not installed: {missing}", remedy)
+    from whisper_api.engine.diarize.pipeline import diarize
+
+    return _speakers(diarize(bench.job(), bench.sound))
+
+
+def _speakers(found: Diarization) -> str:
+    count = len({turn.speaker for turn in found.turns})
+    return f"{count} speaker{'' if count == 1 else 's'}"
+
+
+class _OpenModels(ModelStore):
+    """A store in which there is no model that asks for an account."""
+
+    def find(self, name: str) -> LocalModel | None:
+        return None if name == COMMUNITY else super().find(name)
+
+    def ensure(self, name: str, **options: Any) -> LocalModel:
+        if name == COMMUNITY:
+            raise ModelUnavailable(f"{name} is left aside")
+        return super().ensure(name, **options)
+
+
+STAGES: dict[str, Callable[[_Bench], Check | str]] = {
+    "voice activity": _voice_activity,
+    "transcription": _transcription,
+    "word times, attention": _attention,
+    "word times, alignment": _alignment,
+    "speakers, open models": _open_diarization,
+    "speakers, community-1": _community_diarization,
+}
+
+
+def _run(name: str, stage: Callable[[], Check | str]) -> Check:
+    """Run a stage and say how long it took; what goes wrong is what was found."""
+    begun = time.perf_counter()
+    try:
+        found = stage()
+    except _NotInstalled as missing:
+        return Check(name, "missing", f"not installed: {missing}", f"whisper-api models pull {missing}")
+    except Exception as error:
+        return failure(name, error)
+    if isinstance(found, Check):
+        return Check(name, found.state, found.detail, found.remedy)
+    return Check(name, "ok", f"{found}, {time.perf_counter() - begun:.1f} s")

@@ -1,0 +1,91 @@
+"""Flags of the command line, derived from the Structs that carry their values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from whisper_api.coercion import convert, help_line, union_parts
+from whisper_api.config import settings
+
+__all__ = ["add_flag", "add_setting_flags", "add_struct_flags", "given", "given_settings"]
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, dest: str, help: str) -> None:
+    """Add the flag for one value: its type gives the choices, the bounds and whether there is a ``--no-`` form.
+
+    Args:
+        group: a parser or a group of one.
+        flag: with its dashes.
+        annotation: the value's type, as in its Struct.
+        dest: under which name the value is found; it is absent when the flag is not given.
+        help: one line.
+    """
+    parts = union_parts(annotation)
+    common: dict[str, Any] = {"dest": dest, "default": argparse.SUPPRESS, "help": help.replace("%", "%%")}
+    if any(isinstance(part, msgspec.inspect.BoolType) for part in parts):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        return
+    match parts:
+        case [msgspec.inspect.LiteralType(values=values)]:
+            group.add_argument(flag, choices=[str(value) for value in values], **common)
+        case _:
+            group.add_argument(flag, type=_converter(annotation), metavar=_metavar(parts), **common)
+
+
+def add_struct_flags(group: argparse._ActionsContainer, struct: type[msgspec.Struct]) -> None:
+    """Add a flag for each field of a Struct, with the field's description as its help."""
+    for field in msgspec.structs.fields(struct):
+        flag = f"--{field.name.replace('_', '-')}"
+        add_flag(group, flag, field.type, dest=field.name, help=help_line(field.type))
+
+
+def given(args: argparse.Namespace, struct: type[S]) -> S:
+    """A Struct of the values that flags were given for; the others keep their defaults."""
+    names = struct.__struct_fields__
+    return struct(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str]) -> None:
+    """Add flags that win over settings of the configuration.
+
+    Args:
+        group: a parser or a group of one.
+        flags: flag to the setting's key.
+    """
+    table = {setting.key: setting for setting in settings()}
+    for flag, key in flags.items():
+        add_flag(group, flag, table[key].type, dest=key, help=table[key].help)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Key to value of the settings that flags were given for."""
+    keys = {setting.key for setting in settings()}
+    return {name: value for name, value in vars(args).items() if name in keys}
+
+
+def _converter(annotation: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return convert(text, annotation)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+    return read
+
+
+def _metavar(parts: list[msgspec.inspect.Type]) -> str:
+    match parts[0]:
+        case msgspec.inspect.IntType():
+            return "N"
+        case msgspec.inspect.FloatType():
+            return "NUMBER"
+        case msgspec.inspect.CustomType():
+            return "PATH"
+        case _:
+            return "TEXT"

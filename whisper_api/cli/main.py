@@ -1,0 +1,174 @@
+"""The command line: ``whisper-api transcribe | serve | submit ...``. What a command does stands in ``commands/``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.errors import ConfigError, WhisperApiError
+
+if TYPE_CHECKING:
+    from whisper_api.config import Loaded
+
+__all__ = ["main"]
+
+PROGRAM = "whisper-api"
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+EPILOG = """\
+exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted
+
+A Hugging Face token is read from the environment variable HF_TOKEN, or from the
+file that WHISPER_HF_TOKEN_FILE names. There is no flag for it, because other users
+of a machine can see the arguments of a program.
+"""
+# Name to the line that says what it does. Each has a module of its name in commands/, with
+# add_arguments(parser, common) and run(args, config) -> exit code.
+COMMANDS = {
+    "transcribe": "turn audio files into transcripts",
+    "submit": "have a server turn audio files into transcripts",
+    "serve": "answer over HTTP: a REST API with a durable queue",
+    "models": "list, fetch, check and remove models",
+    "keys": "make, list and revoke the keys of the server's callers",
+    "doctor": "say what can run on this machine, and why the rest cannot",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: arguments without the program's name; None for those of the process.
+
+    Returns:
+        The exit code: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted.
+    """
+    _write_utf8()
+    try:
+        args = _parser().parse_args(argv)
+        code = _run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_OK
+    except BrokenPipeError:
+        # The reader has left. What is still buffered must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return EXIT_INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
+    from whisper_api.cli.flags import given_settings
+    from whisper_api.config import Config
+
+    try:
+        loaded = Config.load(getattr(args, "config", None), flags=given_settings(args))
+    except ConfigError as error:
+        _tell(f"error: {error}")
+        return EXIT_USAGE
+    _set_up_logging(loaded)
+    for warning in loaded.warnings:
+        _tell(f"warning: {warning}")
+    try:
+        return int(args.run(args, loaded))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        kind = "" if isinstance(error, WhisperApiError) else f"{type(error).__name__}: "
+        _tell(f"error: {kind}{error}")
+        return EXIT_FAILED
+
+
+def _write_utf8() -> None:
+    """Transcripts in files and pipes are UTF-8 whatever the locale; a terminal shows what it can."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="backslashreplace")
+
+
+def _set_up_logging(loaded: Loaded) -> None:
+    """Log to standard error. A level that was asked for here and now counts; the file's is that of the server's log."""
+    asked = loaded.origins["WHISPER_LOG_LEVEL"].startswith(("command line", "environment"))
+    level = loaded.config.log_level.upper() if asked else "WARNING"
+    logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(name)s: %(message)s", level="WARNING", force=True)
+    logging.getLogger("whisper_api").setLevel(level)
+    if level != "DEBUG":
+        import warnings
+
+        # What libraries warn their callers of is nothing that a user of this program can act on.
+        warnings.simplefilter("ignore")
+
+
+def _tell(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def _common_flags() -> argparse.ArgumentParser:
+    """What every command understands, before its name or after it."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--config", metavar="FILE", help="configuration; else whisper_api.conf, where there is one")
+    common.add_argument(
+        "--log-level",
+        dest="WHISPER_LOG_LEVEL",
+        choices=["debug", "info", "warning", "error", "critical"],
+        help="what to log to standard error; debug shows where an error comes from",
+    )
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _common_flags()
+    look: dict[str, Any] = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Speech to text with word times and speakers.", parents=[common], **look
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, action=_Commands)
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, description=_sentence(summary), parents=[common], **look)
+    return parser
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."
+
+
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Adds a command's arguments when it is chosen, so that ``--help`` and the other commands do not wait for them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        chosen = self.choices.get(values[0])
+        if chosen is not None:
+            command = import_module(f"whisper_api.cli.{values[0]}")
+            command.add_arguments(chosen, _common_flags())
+            chosen.set_defaults(run=command.run)
+        super().__call__(parser, namespace, values, option)
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for, as that takes a while."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(nargs=0, **{**arguments, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from whisper_api import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        parser.exit()

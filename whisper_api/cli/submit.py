@@ -1,0 +1,320 @@
+"""``whisper-api submit``: audio files to a server, and transcripts back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.cli.flags import add_struct_flags, given
+from whisper_api.cli.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
+from whisper_api.cli.progress import ProgressLine
+from whisper_api.client import DEFAULT_URL, Client
+from whisper_api.config import Loaded
+from whisper_api.errors import (
+    Busy,
+    DeviceUnavailable,
+    InvalidOption,
+    JobCanceled,
+    JobFailed,
+    ModelError,
+    RequestError,
+    StorageError,
+    UnknownModel,
+    WhisperApiError,
+)
+from whisper_api.schema import RenderOptions, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from whisper_api.schema import JobStatus
+
+__all__ = ["add_arguments", "run"]
+
+log = logging.getLogger(__name__)
+
+KEY_VARIABLE = "WHISPER_API_KEY"
+# So many files are with the server at a time: enough that it never waits for an upload.
+FILES_AHEAD = 4
+# Seconds that canceling one job may take, for someone who wants to leave.
+CANCEL_SECONDS = 10
+# Refusals that say nothing about the next file.
+OF_ONE_FILE = frozenset({400, 408, 409, 410, 413, 415, 422})
+
+
+def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="anything with sound in it; - reads standard input")
+    server = parser.add_argument_group("server")
+    server.add_argument("--url", default=DEFAULT_URL, help=f"where it is; {DEFAULT_URL} when not given")
+    server.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
+    )
+    server.add_argument("--detach", action="store_true", help="print the jobs' ids instead of waiting for them")
+    server.add_argument("--keep-result", action="store_true", help="leave the result there until the job expires")
+    output = parser.add_argument_group(
+        "output",
+        "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
+    )
+    add_output_flags(output)
+    add_struct_flags(output, RenderOptions)
+    output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
+    add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
+
+
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
+    """Send every file, and write what comes back.
+
+    Returns:
+        0 when all went well, 1 when a file failed or the server cannot be used, 2 when what was asked for cannot be
+        done with any file.
+    """
+    try:
+        key = _api_key(args.key_file)
+    except (OSError, UnicodeDecodeError) as error:
+        return _complain(f"--key-file {args.key_file}: {one_line(error)}", 2)
+    try:
+        outputs = Outputs.asked_for(args, loaded.config.output_format)
+    except OSError as error:
+        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    line = ProgressLine(sys.stderr, enabled=not args.quiet)
+    try:
+        with line, Client(args.url, key) as client:
+            work = _Work(
+                client,
+                given(args, TranscriptionOptions),
+                given(args, RenderOptions),
+                outputs,
+                keep_result=args.keep_result,
+                detach=args.detach,
+                quiet=args.quiet,
+                line=line,
+            )
+            try:
+                failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
+            except BaseException:
+                with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
+                    work.cancel_all(hurried)
+                raise
+    except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
+        log.debug("nothing can be transcribed", exc_info=True)
+        return _complain(str(error), 2)
+    except (ModelError, Busy, StorageError, RequestError) as error:
+        log.debug("nothing can be transcribed", exc_info=True)
+        return _complain(str(error), 1)
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A file that the server has."""
+
+    file: str
+    stem: str
+    job_id: str
+
+
+@dataclass
+class _Work:
+    """What is done with the files, and ``sent``: those whose jobs nobody else will look after."""
+
+    client: Client
+    options: TranscriptionOptions
+    render_options: RenderOptions
+    outputs: Outputs
+    keep_result: bool
+    detach: bool
+    quiet: bool
+    line: ProgressLine
+    sent: list[_Sent] = field(default_factory=list)
+
+    def send_all(self, files: Sequence[str]) -> int:
+        """Send the files and print the jobs' ids.
+
+        Returns:
+            How many files failed.
+        """
+        failed = 0
+        for file in files:
+            with self._told(file) as outcome:
+                job_id = self._send(file)
+                self.line.clear()
+                print(job_id, flush=True)
+            failed += outcome.failed
+        return failed
+
+    def transcribe_all(self, files: Sequence[str]) -> int:
+        """Send the files, some ahead of those that are waited for; one that fails is told and does not stop the others.
+
+        Returns:
+            How many failed.
+        """
+        failed = 0
+        for file, stem in zip(files, self.outputs.stems(files), strict=True):
+            if len(self.sent) == FILES_AHEAD:
+                failed += self._finish(self.sent[0])
+            with self._told(file) as outcome:
+                self.outputs.check(stem)
+                self.sent.append(_Sent(file, stem, self._send(file)))
+            failed += outcome.failed
+        while self.sent:
+            failed += self._finish(self.sent[0])
+        return failed
+
+    def cancel_all(self, client: Client) -> None:
+        """Cancel what the server has; what it goes on with is told."""
+        for sent in self.sent:
+            self._cancel(client, sent)
+
+    def _cancel(self, client: Client, sent: _Sent) -> None:
+        try:
+            client.cancel(sent.job_id, force=True)
+        except WhisperApiError as error:
+            self._say(sent.file, f"job {sent.job_id} could not be canceled and may go on: {one_line(error)}")
+
+    def _send(self, file: str) -> str:
+        with _held_interrupt() as interrupt:
+
+            def show(sent: int, total: int) -> None:
+                interrupt.held = sent == total
+                self.line.update(f"sending {_label(file)}", sent / total if total else 1.0)
+
+            job_id = self.client.submit(
+                sys.stdin.buffer if file == STDIN else Path(file),
+                self.options,
+                output_format=self.outputs.formats[0],
+                render_options=self.render_options,
+                # It must not go before it is written here, nor before the last format was fetched.
+                keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
+                on_upload=show,
+            )
+            if interrupt.came:
+                self.sent.append(_Sent(file, "", job_id))
+                raise KeyboardInterrupt
+        return job_id
+
+    def _finish(self, sent: _Sent) -> bool:
+        """Wait for a job and write its transcript; whether that failed."""
+        label = _label(sent.file)
+
+        def show(status: JobStatus) -> None:
+            if status.status == "Queued":
+                self.line.update(f"waiting: {label}", 0.0, f"place {status.queue_position or 1} in the queue")
+            else:
+                self.line.update(label, status.progress or 0.0, status.stage or "")
+
+        with self._told(sent.file) as outcome:
+            status = self.client.wait(sent.job_id, on_progress=None if self.quiet else show)
+            if status.status == "Failed":
+                raise JobFailed(sent.job_id, status.error or "the job failed")
+            if status.status == "Canceled":
+                raise JobCanceled(sent.job_id, "the job was canceled")
+            outcome.failed = self._write(sent)
+        self.sent.remove(sent)
+        return outcome.failed
+
+    def _write(self, sent: _Sent) -> bool:
+        """Fetch a result and write it in all formats; whether one of the files is not where it was to be."""
+        result = self.client.result(sent.job_id)
+        first, *others = self.outputs.formats
+        texts = {first: result.text, **{name: self.client.result_as(sent.job_id, name) for name in others}}
+        self.line.clear()
+        moved = False
+        try:
+            for name, text in texts.items():
+                if told := self.outputs.write(name, sent.stem, text):
+                    self._say(sent.file, told)
+                    moved = True
+        except BrokenPipeError:
+            raise
+        except OSError:
+            self._say(sent.file, f"the server keeps the result of job {sent.job_id} until the job expires")
+            raise
+        if not self.keep_result:
+            self._remove_result(sent)
+        if self.quiet:
+            return moved
+        if self.outputs.directory is not None and (told := renamed(sent.stem, sent.file)):
+            self._say(sent.file, told)
+        for warning in result.warnings:
+            self._say(sent.file, f"warning: {warning}")
+        return moved
+
+    def _remove_result(self, sent: _Sent) -> None:
+        try:
+            self.client.cancel(sent.job_id)
+        except WhisperApiError as error:
+            self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
+
+    @contextlib.contextmanager
+    def _told(self, file: str) -> Iterator[_Outcome]:
+        """Tell of an error that is this file's alone; others are raised."""
+        outcome = _Outcome()
+        try:
+            yield outcome
+        except (ModelError, InvalidOption, DeviceUnavailable, Busy, StorageError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if isinstance(error, RequestError) and error.status not in OF_ONE_FILE:
+                raise
+            log.debug("%s failed", file, exc_info=True)
+            self._say(file, f"{type(error).__name__}: {one_line(error)}")
+            outcome.failed = True
+
+    def _say(self, file: str, message: str) -> None:
+        self.line.clear()
+        print(f"{file}: {message}", file=sys.stderr)
+
+
+@dataclass
+class _Outcome:
+    failed: bool = False
+
+
+@dataclass
+class _Interrupt:
+    held: bool = False
+    came: bool = False
+
+
+@contextlib.contextmanager
+def _held_interrupt() -> Iterator[_Interrupt]:
+    """While ``held``, the first Ctrl-C is only noted: the upload is whole, and its answer says which job to cancel."""
+    interrupt = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def note(signal_number: int, frame: object) -> None:
+        if interrupt.came or not interrupt.held:
+            raise KeyboardInterrupt
+        interrupt.came = True
+
+    before: Any = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _api_key(file: Path | None) -> str | None:
+    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
+
+
+def _label(file: str) -> str:
+    return "standard input" if file == STDIN else Path(file).name
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"whisper-api submit: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,210 @@
+"""``whisper-api transcribe``: audio files to transcripts, one after the other with the same resident models."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_api.cli.flags import add_setting_flags, add_struct_flags, given
+from whisper_api.cli.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
+from whisper_api.cli.progress import ProgressLine
+from whisper_api.config import Config, Loaded
+from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
+from whisper_api.formats import RenderOptions, render
+from whisper_api.schema import TranscriptionOptions
+from whisper_api.subtitles import layout_warnings
+
+if TYPE_CHECKING:
+    from whisper_api.engine.engine import Engine
+    from whisper_api.engine.models.download import DownloadProgress
+    from whisper_api.schema import Progress, Transcript
+
+__all__ = ["add_arguments", "run"]
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="anything with sound in it; - reads standard input")
+    output = parser.add_argument_group(
+        "output",
+        "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
+    )
+    add_output_flags(output)
+    add_struct_flags(output, RenderOptions)
+    output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
+    add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
+    machine = parser.add_argument_group("where and how")
+    add_setting_flags(
+        machine,
+        {
+            "--device": "WHISPER_DEVICE",
+            "--device-index": "WHISPER_DEVICE_INDEX",
+            "--compute-type": "WHISPER_COMPUTE_TYPE",
+            "--batch-size": "WHISPER_BATCH_SIZE",
+            "--models-dir": "WHISPER_MODELS_DIR",
+        },
+    )
+    machine.add_argument("--offline", action="store_true", help="use the models that are here, download none")
+
+
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
+    """Transcribe every file.
+
+    Returns:
+        0 when all went well, 1 when a file failed or a model cannot be had, 2 when what was asked for cannot be done
+        with any file.
+    """
+    config = loaded.config
+    try:
+        outputs = Outputs.asked_for(args, config.output_format)
+    except OSError as error:
+        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    line = ProgressLine(sys.stderr, enabled=not args.quiet)
+    work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
+    try:
+        with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
+            failed = work.transcribe_all(args.files, engine)
+    except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
+        log.debug("nothing can be transcribed", exc_info=True)
+        return _complain(str(error), 2)
+    except ModelError as error:
+        log.debug("nothing can be transcribed", exc_info=True)
+        return _complain(str(error), 1)
+    except Canceled:
+        raise KeyboardInterrupt from None
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with each file."""
+
+    options: TranscriptionOptions
+    outputs: Outputs
+    render_options: RenderOptions
+    line: ProgressLine
+    quiet: bool
+
+    def transcribe_all(self, files: Sequence[str], engine: _LazyEngine) -> int:
+        """Go through the files; one that fails is told and does not stop the others.
+
+        Returns:
+            How many failed.
+        """
+        failed = 0
+        for file, stem in zip(files, self.outputs.stems(files), strict=True):
+            try:
+                self.outputs.check(stem)
+                transcript = self._transcribe(file, engine)
+                moved = self._write(transcript, file, stem)
+            except (ModelError, InvalidOption, DeviceUnavailable, Canceled, BrokenPipeError):
+                raise
+            except Exception as error:
+                log.debug("%s failed", file, exc_info=True)
+                self._say(file, f"{type(error).__name__}: {one_line(error)}")
+                failed += 1
+                continue
+            failed += moved
+            laid_out = next((name for name in self.outputs.formats if name in ("srt", "vtt")), self.outputs.formats[0])
+            warnings = (*transcript.warnings, *layout_warnings(transcript.segments, self.render_options, laid_out))
+            for warning in () if self.quiet else warnings:
+                self._say(file, f"warning: {warning}")
+        return failed
+
+    def _transcribe(self, file: str, engine: _LazyEngine) -> Transcript:
+        source: Path | bytes
+        if file == STDIN:
+            source = sys.stdin.buffer.read()
+        else:
+            source = Path(file)
+            # Asked before any model is loaded for a name that was mistyped.
+            source.stat()
+        label = "standard input" if file == STDIN else Path(file).name
+
+        def show(progress: Progress) -> None:
+            self.line.update(label, progress.fraction, progress.stage)
+
+        running = engine.get()
+        with _interrupt_sets_event() as cancel:
+            return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
+
+    def _write(self, transcript: Transcript, file: str, stem: str) -> bool:
+        """Write the transcript in all formats; whether one of the files is not where it was to be."""
+        self.line.clear()
+        moved = False
+        for name in self.outputs.formats:
+            if told := self.outputs.write(name, stem, render(transcript, name, self.render_options)):
+                self._say(file, told)
+                moved = True
+        if self.outputs.directory is not None and not self.quiet and (told := renamed(stem, file)):
+            self._say(file, told)
+        return moved
+
+    def _say(self, file: str, message: str) -> None:
+        self.line.clear()
+        print(f"{file}: {message}", file=sys.stderr)
+
+
+class _LazyEngine:
+    """An engine that is made when the first file needs it."""
+
+    def __init__(self, config: Config, *, offline: bool, line: ProgressLine) -> None:
+        self._config = config
+        self._offline = offline
+        self._line = line
+        self._engine: Engine | None = None
+
+    def get(self) -> Engine:
+        if self._engine is None:
+            from whisper_api.engine.engine import Engine
+
+            self._engine = Engine.from_config(
+                self._config, offline=True if self._offline else None, on_download=self._show
+            )
+        return self._engine
+
+    def _show(self, progress: DownloadProgress) -> None:
+        if progress.total:
+            self._line.update(f"fetching {progress.name}", progress.done / progress.total, progress.file)
+
+    def __enter__(self) -> _LazyEngine:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+@contextmanager
+def _interrupt_sets_event() -> Iterator[threading.Event]:
+    """While open, the first Ctrl-C sets the event, so that the engine stops after a work item; a second one raises."""
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+
+    def stop(signal_number: int, frame: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"whisper-api transcribe: error: {message}", file=sys.stderr)
+    return code

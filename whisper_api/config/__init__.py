@@ -1,0 +1,29 @@
+"""The settings: one table, and the sources of their values. Imports coercion and errors."""
+
+from __future__ import annotations
+
+from whisper_api.config.settings import (
+    SECRETS,
+    ComputeType,
+    Config,
+    Downloaders,
+    Loaded,
+    OutputFormat,
+    Setting,
+    describe,
+    settings,
+    written,
+)
+
+__all__ = [
+    "SECRETS",
+    "ComputeType",
+    "Config",
+    "Downloaders",
+    "Loaded",
+    "OutputFormat",
+    "Setting",
+    "describe",
+    "settings",
+    "written",
+]

@@ -1,0 +1,194 @@
+"""Where settings are read from: a file, the environment, the command line, the token file."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whisper_api.coercion import convert
+from whisper_api.config.settings import SECRETS, Config, Loaded, Setting, settings
+from whisper_api.errors import ConfigError
+
+__all__ = ["load"]
+
+FILE_NAME = "whisper_api.conf"
+FILE_VARIABLE = "WHISPER_API_CONFIG"
+APP_NAME = "whisper-api"
+
+LOG_LEVEL = "WHISPER_LOG_LEVEL"
+LOG_LEVEL_ALIAS = "RUST_LOG"
+# What the Rust server called the levels that Python has other names for.
+_LOG_WORDS = {"trace": "debug", "warn": "warning", "off": "critical"}
+
+_RETIRED = {
+    "WHISPER_CMD": "nothing is shelled out any more",
+    "WHISPER_OUTPUT_DIR": "no output files are written any more; results are kept with their jobs",
+}
+
+
+def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read all sources; see :meth:`whisper_api.config.Config.load`."""
+    reader = _Reader()
+    file = _find_file(path, env)
+    reader.set_defaults(file)
+    if file is not None:
+        reader.read_file(file)
+    for key in (LOG_LEVEL_ALIAS, *reader.settings):
+        reader.set(key, env.get(key), f"environment variable {key}", Path.cwd())
+    for key, value in flags.items():
+        reader.set(key, value, "command line", Path.cwd())
+    reader.read_token_file()
+    return Loaded(Config(**reader.values), reader.origins, tuple(reader.warnings), file)
+
+
+class _Reader:
+    """Values found so far; what is read later wins."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Setting] = {setting.key: setting for setting in settings()}
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def set_defaults(self, file: Path | None) -> None:
+        places = _user_directories() if file is None else {}
+        for setting in self.settings.values():
+            value = places.get(setting.key, setting.default)
+            if isinstance(value, Path) and file is not None:
+                value = file.parent / value
+            self.values[setting.attribute] = value
+            self.origins[setting.key] = "default"
+
+    def read_file(self, file: Path) -> None:
+        text = _read_text(file)
+        found = _parse(text, file)
+        # The alias first, so that the key's own name wins where both stand in the file.
+        for key in sorted(found, key=lambda key: key != LOG_LEVEL_ALIAS):
+            origin = f"{file}{_line_of(key, text)}"
+            if key in self.settings or key == LOG_LEVEL_ALIAS:
+                self.set(key, found[key], origin, file.parent)
+            else:
+                self.warnings.append(f"{origin}: unknown key {key} is ignored{_nearest(key, self.settings)}")
+
+    def set(self, key: str, value: object, origin: str, base: Path) -> None:
+        """Take a value unless it is empty; ``base`` is what a relative path is relative to."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return
+        if key in (LOG_LEVEL, LOG_LEVEL_ALIAS):
+            value = _log_level(value, key == LOG_LEVEL_ALIAS)
+            key = LOG_LEVEL
+            if value is None:
+                return
+        setting = self.settings[key]
+        try:
+            converted = convert(value, setting.type)
+        except ValueError as error:
+            shown = "the value" if key in SECRETS else repr(value)
+            raise ConfigError(f"{origin}: {key}: {shown} cannot be used: {error}") from None
+        if isinstance(converted, Path):
+            converted = base / converted
+        self.values[setting.attribute] = converted
+        self.origins[key] = origin
+        if key in _RETIRED:
+            self.warnings.append(f"{origin}: {key} has no effect: {_RETIRED[key]}")
+
+    def read_token_file(self) -> None:
+        """Take the token from its file, unless one was given. That there is no such file is no reason to warn."""
+        if self.values["hf_token"] is not None:
+            return
+        file: Path = self.values["hf_token_file"]
+        try:
+            token = file.read_text(encoding="utf-8-sig").strip()
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            self.warnings.append(f"WHISPER_HF_TOKEN_FILE: {file} cannot be read: {reason}")
+            return
+        if token:
+            self.values["hf_token"] = token
+            self.origins["HF_TOKEN"] = str(file)
+
+
+def _find_file(path: str | os.PathLike[str] | None, env: Mapping[str, str]) -> Path | None:
+    named, by = (path, "--config") if path is not None else (env.get(FILE_VARIABLE, "").strip(), FILE_VARIABLE)
+    if named:
+        file = Path(named).expanduser().absolute()
+        if not file.is_file():
+            raise ConfigError(f"{by}: there is no file {file}")
+        return file
+    here = Path.cwd() / FILE_NAME
+    if here.is_file():
+        return here
+    import platformdirs
+
+    users = platformdirs.user_config_path(APP_NAME, appauthor=False) / FILE_NAME
+    return users if users.is_file() else None
+
+
+def _user_directories() -> dict[str, Path]:
+    import platformdirs
+
+    data = platformdirs.user_data_path(APP_NAME, appauthor=False)
+    return {
+        "WHISPER_MODELS_DIR": platformdirs.user_cache_path(APP_NAME, appauthor=False) / "models_cache",
+        "WHISPER_TMP_FILES": data / "tmp",
+        "WHISPER_DATA_DIR": data,
+        "WHISPER_HF_TOKEN_FILE": platformdirs.user_config_path(APP_NAME, appauthor=False) / "hf_token.txt",
+    }
+
+
+def _read_text(file: Path) -> str:
+    try:
+        # Windows editors put a byte order mark in front, which TOML does not know.
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text") from error
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML (KEY = value, text in quotes): {error}") from error
+
+
+def _line_of(key: str, text: str) -> str:
+    found = re.search(rf"""^[ \t]*\[?["']?{re.escape(key)}["']?[ \t]*[=\]]""", text, re.MULTILINE)
+    return f":{text.count(chr(10), 0, found.start()) + 1}" if found else ""
+
+
+def _nearest(key: str, known: Mapping[str, Setting]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key.upper(), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _log_level(value: object, is_alias: bool) -> object:
+    """A level in Python's words; None when the Rust variable is about other programs only.
+
+    ``RUST_LOG`` may hold directives, ``info,whisper_api=debug``, for all the Rust programs of this user.
+    """
+    if not isinstance(value, str):
+        return value
+    if not is_alias:
+        word = value.strip().lower()
+        return _LOG_WORDS.get(word, word)
+    level = None
+    for directive in value.lower().replace(" ", "").split(","):
+        target, _, word = directive.rpartition("=")
+        word = _LOG_WORDS.get(word, word)
+        if (not target or target.startswith("whisper")) and word in ("debug", "info", "warning", "error", "critical"):
+            level = word
+    return level

@@ -1,0 +1,364 @@
+"""Alignment: when each word of the recognised text is spoken, by a CTC model of the language.
+
+On the same model this gives the words, starts, ends and scores of ``whisperx.align`` (Bain et al., "WhisperX", 2023),
+with one exception: where lower-casing turns one character into two (Turkish "İ"), the characters after it keep their
+own times instead of their neighbours'. Words that WhisperX leaves without times get interpolated ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from whisper_api.engine.align import ctc
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
+from whisper_api.engine.sentences import spans
+from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.errors import UnknownModel
+from whisper_api.schema import Segment, Word
+from whisper_api.word_spacing import joined
+
+if TYPE_CHECKING:
+    from whisper_api.engine.context import JobContext
+
+__all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
+
+SAMPLE_RATE = 16_000
+# Segments are sorted by length among so many, so that a batch has little padding.
+LOOK_AHEAD = 64
+WINDOW = 32
+# Segments in a batch, and seconds of audio: on a CPU batches bring no speed, and a long one keeps other jobs waiting.
+BATCH_SEGMENTS = {"cpu": 1, "cuda": 64}
+BATCH_SECONDS = {"cpu": 30.0, "cuda": 480.0}
+# The languages in which WhisperX takes every character for a word.
+CHARACTER_LANGUAGES = frozenset({"ja", "zh"})
+WILDCARD = -1
+
+
+@dataclass(frozen=True)
+class AlignedSegments:
+    """What alignment gives.
+
+    Attributes:
+        segments: one for each sentence; every word has a start and an end.
+        model: the alignment model's bundle name or hub id.
+    """
+
+    segments: tuple[Segment, ...]
+    model: str
+
+
+def has_model(language: str) -> bool:
+    """Whether there is an alignment model for a language (on this machine or not)."""
+    try:
+        return bool(model_id(language))
+    except UnknownModel:
+        return False
+
+
+def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
+    """Which alignment model a language has, and how it is loaded; fetched when it is not here.
+
+    Raises:
+        UnknownModel: there is none for the language.
+        ModelUnavailable: there is one, but it cannot be had.
+    """
+    model_id(language)
+    local = ctx.fetched(f"align-{language}")
+    half = "float16" if ctx.device.kind == "cuda" else "bfloat16" if has_bfloat16(ctx.device) else "float32"
+    return AlignmentSource(language, local.path, ctx.device.torch_name, half)
+
+
+def align(
+    ctx: JobContext,
+    audio: npt.NDArray[np.float32],
+    segments: Sequence[Segment],
+    language: str,
+    on_aligned: Callable[[int, Sequence[Segment]], None] | None = None,
+) -> AlignedSegments:
+    """Find the time of every word.
+
+    Args:
+        ctx: the job.
+        audio: (n,) float32 mono audio at 16 kHz.
+        segments: recognised text with rough times, in seconds from the start of the audio.
+        language: code of the language the text is in.
+        on_aligned: called with the place of a segment and its sentences, as soon as they have their times; not in
+            order of time.
+
+    Returns:
+        The segments cut into sentences, with words.
+
+    Raises:
+        UnknownModel: there is no alignment model for the language.
+        ModelUnavailable: there is one, but it cannot be had.
+        Exception: no segment could be aligned. Where some could, an error is a warning, and the others keep their text.
+    """
+    name = model_id(language)
+    source = alignment_source(ctx, language)
+    with ctx.lease(source) as model:
+        operation = Emissions(
+            model,
+            max_items=BATCH_SEGMENTS[ctx.device.kind],
+            max_cost=BATCH_SECONDS[ctx.device.kind],
+            memory_key=("alignment", source),
+        )
+        found: list[list[Segment]] = [[] for _ in segments]
+        try:
+            _align_all(ctx, operation, audio, segments, language, on_aligned, found)
+        except Exception as error:
+            if not any(found):
+                raise
+            ctx.do_without("not every segment was aligned", error)
+    failed = sum(
+        not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)
+    )
+    if failed:
+        ctx.warn(
+            f"{failed} of {len(segments)} segments could not be aligned; the times of their words are interpolated."
+        )
+    cut: list[Segment] = []
+    for index, (segment, sentences) in enumerate(zip(segments, found, strict=True)):
+        cut.extend(sentences or [_unaligned(segment, language)])
+        if not sentences and on_aligned is not None:
+            on_aligned(index, cut[-1:])
+    return AlignedSegments(tuple(replace(segment, id=index) for index, segment in enumerate(cut)), name)
+
+
+def _align_all(
+    ctx: JobContext,
+    operation: Emissions,
+    audio: npt.NDArray[np.float32],
+    segments: Sequence[Segment],
+    language: str,
+    on_aligned: Callable[[int, Sequence[Segment]], None] | None,
+    found: list[list[Segment]],
+) -> None:
+    """Put the sentences of each segment into ``found``; it stays empty where a segment cannot be aligned."""
+    waiting: deque[tuple[int, _Labels]] = deque()
+
+    def items() -> Iterator[tuple[Emissions, EmissionInput, float]]:
+        for index in _by_length(segments):
+            segment = segments[index]
+            labels = _label(segment.text, language, operation.model)
+            if labels is not None and segment.start < len(audio) / SAMPLE_RATE:
+                samples = audio[int(segment.start * SAMPLE_RATE) : int(segment.end * SAMPLE_RATE)]
+                waiting.append((index, labels))
+                yield operation, EmissionInput(samples, labels.columns, labels.wildcard), len(samples) / SAMPLE_RATE
+
+    total = sum(segment.end - segment.start for segment in segments)
+    done = 0.0
+    with closing(ctx.run(items(), window=WINDOW)) as emissions:
+        for emission in emissions:
+            index, labels = waiting.popleft()
+            segment = segments[index]
+            times = _character_times(segment, labels, emission)
+            if times is not None:
+                found[index] = _sentences(segment, times, language)
+                if on_aligned is not None:
+                    on_aligned(index, found[index])
+            done += segment.end - segment.start
+            ctx.progress(done / total if total > 0 else 1.0)
+
+
+def _by_length(segments: Sequence[Segment]) -> Iterator[int]:
+    for first in range(0, len(segments), LOOK_AHEAD):
+        indices = range(first, min(first + LOOK_AHEAD, len(segments)))
+        yield from sorted(indices, key=lambda index: segments[index].end - segments[index].start)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """A text as the model's labels.
+
+    Attributes:
+        columns: the labels that occur, and the blank.
+        tokens: (tokens,) as positions in ``columns``; its length stands for a character the model does not know.
+        blank: the blank's position in ``columns``.
+        wildcard: whether there is a character that the model does not know.
+        owners: for each aligned character its position in the text, its first token and the one after its last.
+    """
+
+    columns: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    blank: int
+    wildcard: bool
+    owners: list[tuple[int, int, int]]
+
+
+def _label(text: str, language: str, model: AlignmentModel) -> _Labels | None:
+    """The characters to align, or None when there are none."""
+    labels: list[int] = []
+    owners = []
+    for position in range(len(text) - len(text.lstrip()), len(text.rstrip())):
+        character = text[position].lower()
+        if character == " " and language not in CHARACTER_LANGUAGES:
+            character = "|"
+        if character in model.dictionary or character not in (" ", "|"):
+            first = len(labels)
+            labels.extend(model.dictionary.get(part, WILDCARD) for part in character)
+            owners.append((position, first, len(labels)))
+    if not labels:
+        return None
+    tokens = np.array(labels)
+    unknown = tokens == WILDCARD
+    columns = np.union1d(tokens[~unknown], [model.blank])
+    places = np.where(unknown, len(columns), np.searchsorted(columns, tokens))
+    blank = int(np.searchsorted(columns, model.blank))
+    return _Labels(columns, places, blank, bool(unknown.any()), owners)
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    start: float
+    end: float
+    score: float
+
+
+def _character_times(segment: Segment, labels: _Labels, emission: npt.NDArray[np.float32]) -> list[_Time | None] | None:
+    """The time of each character of the text; None for all when the text does not fit into the frames."""
+    path = ctc.best_path(emission, labels.tokens, labels.blank)
+    if path is None:
+        return None
+    starts, ends, scores = path.start.tolist(), path.end.tolist(), ctc.mean_scores(path)
+    ratio = (segment.end - segment.start) / len(emission)
+    times: list[_Time | None] = [None] * len(segment.text)
+    for position, first, after in labels.owners:
+        times[position] = _Time(
+            round(starts[first] * ratio + segment.start, 3),
+            round(ends[after - 1] * ratio + segment.start, 3),
+            round(sum(scores[first:after]) / (after - first), 3),
+        )
+    return times
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A word or a sentence on its way to its time."""
+
+    text: str
+    start: float | None
+    end: float | None
+    score: float | None = None
+    interpolated: bool = False
+
+
+def _sentences(segment: Segment, times: list[_Time | None], language: str) -> list[Segment]:
+    text = segment.text
+    found = spans(text, language)
+    pieces = []
+    for index, (first, last) in enumerate(found):
+        # As in WhisperX the space after a sentence counts as its own.
+        after = last if index + 1 < len(found) and found[index + 1][0] == last else min(last + 1, len(text))
+        words = _words(text, times, first, after, language)
+        _take_nearest(words)
+        known = [time for time in times[first:after] if time is not None]
+        spoken = [time for i, time in enumerate(times[first:after], first) if time is not None and text[i] != " "]
+        start = min((time.start for time in known), default=None)
+        pieces.append((_Piece(text[first:last], start, max((time.end for time in spoken), default=None)), words))
+    _take_nearest([piece for piece, _ in pieces])
+    join = joined if language in CHARACTER_LANGUAGES else " ".join
+    sentences = []
+    timed = [
+        (
+            segment.start if piece.start is None else piece.start,
+            segment.end if piece.end is None else piece.end,
+            piece.text,
+            words,
+        )
+        for piece, words in pieces
+    ]
+    for (start, end), group in groupby(sorted(timed, key=lambda item: item[:2]), key=lambda item: item[:2]):
+        members = list(group)
+        words = [word for *_, member_words in members for word in member_words]
+        sentences.append(
+            replace(
+                segment,
+                start=start,
+                end=end,
+                text=join(member_text for _, _, member_text, _ in members),
+                words=_timed_words(words, start, end),
+            )
+        )
+    return sentences
+
+
+def _words(text: str, times: list[_Time | None], first: int, after: int, language: str) -> list[_Piece]:
+    """The words of ``text[first:after]``; one without an aligned character has no time yet."""
+    words = []
+    every = language in CHARACTER_LANGUAGES
+    borders = [first, *(i for i in range(first + 1, after) if every or text[i] == " ")]
+    for begin, stop in zip(borders, [*borders[1:], after], strict=True):
+        word = text[begin:stop].strip()
+        if not word:
+            continue
+        parts = [times[position] for position in range(begin, stop) if text[position] != " "]
+        known = [part for part in parts if part is not None]
+        if not known:
+            words.append(_Piece(word, None, None))
+            continue
+        # Summed and rounded as pandas and NumPy do it: a score may lie on the edge between two roundings.
+        total = np.array([0.0 if part is None else part.score for part in parts]).sum()
+        score = float(np.round(total / len(known), 3))
+        words.append(_Piece(word, min(part.start for part in known), max(part.end for part in known), score))
+    return words
+
+
+def _take_nearest(pieces: list[_Piece]) -> None:
+    """Give pieces without a time that of the nearest piece, the earlier one of two."""
+    known = [index for index, piece in enumerate(pieces) if piece.start is not None]
+    if not known or len(known) == len(pieces):
+        return
+    for index, piece in enumerate(pieces):
+        if piece.start is None:
+            nearest = pieces[min(known, key=lambda other: (abs(other - index), other))]
+            piece.start, piece.end, piece.interpolated = nearest.start, nearest.end, True
+
+
+def _timed_words(pieces: list[_Piece], start: float, end: float) -> tuple[Word, ...]:
+    """Words from pieces; those still without a time share the gap they are in by their characters."""
+    words: list[Word] = []
+    index = 0
+    while index < len(pieces):
+        piece = pieces[index]
+        if piece.start is not None and piece.end is not None:
+            words.append(_word(piece.text, piece.start, piece.end, piece.score, piece.interpolated))
+            index += 1
+            continue
+        run = [piece]
+        while index + len(run) < len(pieces) and pieces[index + len(run)].start is None:
+            run.append(pieces[index + len(run)])
+        index += len(run)
+        left = words[-1].end if words else start
+        following = pieces[index].start if index < len(pieces) else None
+        words.extend(_spread(run, left, max(left, end if following is None else following)))
+    return tuple(words)
+
+
+def _spread(pieces: list[_Piece], left: float, right: float) -> Iterator[Word]:
+    total = sum(len(piece.text) for piece in pieces)
+    before, begin = 0, left
+    for piece in pieces:
+        before += len(piece.text)
+        border = round(left + (right - left) * before / total, 3)
+        stop = right if before == total else min(max(border, left), right)
+        yield _word(piece.text, begin, stop, None, True)
+        begin = stop
+
+
+def _word(text: str, start: float, end: float, score: float | None, interpolated: bool) -> Word:
+    return Word(word=text, start=start, end=end, score=score, interpolated=interpolated)
+
+
+def _unaligned(segment: Segment, language: str) -> Segment:
+    """The segment as it was, its words spread over it."""
+    words = _words(segment.text, [None] * len(segment.text), 0, len(segment.text), language)
+    return replace(segment, text=segment.text.strip(), words=_timed_words(words, segment.start, segment.end))

@@ -1,0 +1,1 @@
+"""Who speaks when: segmentation, embeddings, clustering, known voices, and the speakers of words."""

@@ -1,0 +1,304 @@
+"""Speaker embeddings: ECAPA-TDNN and its filterbank features.
+
+This is our own writing of the network of Desplanques, Thienpondt and Demuynck, "ECAPA-TDNN: Emphasized Channel
+Attention, Propagation and Aggregation in TDNN Based Speaker Verification" (Interspeech 2020). It reads the weights
+published as speechbrain/spkrec-ecapa-voxceleb, and the features are the ones those weights were trained on.
+
+Many short spans share one pass of the convolutional trunk over the audio around them; only the attentive statistics
+pooling runs for each span, over its own frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
+from whisper_api.errors import ModelCorrupt
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DIMENSION", "EcapaSource", "EmbedSpans", "embed", "features", "load_ecapa"]
+
+Floats = npt.NDArray[np.float32]
+
+DIMENSION = 192
+"""Length of an embedding."""
+
+_WINDOW = 400
+_HOP = 160
+_MELS = 80
+_CHANNELS = 1024
+_SCALE = 8
+
+
+@cache
+def _mel_filters() -> torch.Tensor:
+    """Triangles of shape (80, 201) on the mel scale 2595 log10(1 + f / 700), from 0 to 8 kHz.
+
+    Both flanks of a triangle are as wide as the step to it from the one below: so the weights were trained.
+    """
+    import torch
+
+    top = 2595 * torch.log10(torch.tensor(1 + 8000 / 700, dtype=torch.float64))
+    edges = 700 * (10 ** (torch.linspace(0, float(top), _MELS + 2, dtype=torch.float64) / 2595) - 1)
+    widths = (edges[1:] - edges[:-1])[:-1]
+    bins = torch.linspace(0, 8000, _WINDOW // 2 + 1, dtype=torch.float64)
+    slope = (bins - edges[1:-1, None]) / widths[:, None]
+    filters: torch.Tensor = (1 - slope.abs()).clamp(min=0).float()
+    return filters
+
+
+def features(waveforms: torch.Tensor) -> torch.Tensor:
+    """Log mel filterbank energies, in decibels, at most 80 dB below the loudest of the window.
+
+    Args:
+        waveforms: shape (windows, samples), 16 kHz, from -1 to 1.
+
+    Returns:
+        Shape (windows, 80, 1 + samples // 160), one frame each 10 ms. No mean is taken off.
+    """
+    import torch
+
+    spectrum = torch.stft(
+        waveforms,
+        _WINDOW,
+        hop_length=_HOP,
+        window=torch.hamming_window(_WINDOW, device=waveforms.device),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )
+    energy = _mel_filters().to(waveforms.device) @ (spectrum.real.square() + spectrum.imag.square())
+    decibels = 10 * torch.log10(energy.clamp(min=1e-10))
+    return torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80)
+
+
+def embed(
+    model: Any,
+    waveform: Floats,
+    mean: Floats,
+    speech: Floats,
+    spans: Sequence[npt.NDArray[np.int64]],
+    *,
+    half_precision: bool = False,
+) -> Floats:
+    """Embed several spans of one stretch of audio.
+
+    Args:
+        model: from :func:`load_ecapa`, on any device.
+        waveform: shape (samples,), 16 kHz, from -1 to 1.
+        mean: shape (80,), what is taken off the features: their mean over the speech of the whole recording, so that
+            one voice looks the same in each stretch.
+        speech: shape (frames,), the weight of each feature frame as context; some must be above 0.
+        spans: for each, the numbers of the feature frames it consists of, at least one.
+        half_precision: run the trunk and the attention in bfloat16, or float16 where the device has no bfloat16.
+
+    Returns:
+        Shape (spans, 192), each of length 1.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        x = features(torch.from_numpy(waveform).to(device)[None])
+        x = x - torch.from_numpy(mean).to(device)[None, :, None]
+        weight = torch.from_numpy(speech).to(device)[None]
+        half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
+        with torch.autocast(device.type, half, enabled=half_precision):
+            x = model.trunk(x, weight / weight.sum())
+        vectors = model.pool(x[0].float().T.contiguous(), spans, half if half_precision else torch.float32)
+        embeddings: Floats = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+    return embeddings
+
+
+def load_ecapa(path: Path) -> torch.nn.Module:
+    """The embedding network of a checkpoint, in eval mode, on the CPU.
+
+    Raises:
+        ModelCorrupt: the weights are not those of this architecture.
+    """
+    weights = load_checkpoint(path)
+    model = _network()
+    try:
+        model.load_state_dict({_renamed(name): value for name, value in weights.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise ModelCorrupt(f"{path.name}: not an ECAPA-TDNN of {_CHANNELS} channels ({error})") from error
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class EcapaSource(CheckpointSource):
+    """The network of the speaker embeddings."""
+
+    def network(self, path: Path) -> torch.nn.Module:
+        return load_ecapa(path)
+
+
+@dataclass(frozen=True)
+class EmbedSpans:
+    """Run the embedding: tuples as :func:`embed` takes them to (spans, 192)."""
+
+    model: Any
+    device: str
+    half_precision: bool
+
+    max_cost = math.inf
+
+    @property
+    def max_items(self) -> int:
+        """On a CPU each stretch alone, so that the next one can run beside it."""
+        return 1 if self.device == "cpu" else 4
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What an out-of-memory limit is remembered under."""
+        return ("ecapa", self.device)
+
+    def run(self, inputs: Sequence[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]) -> Sequence[Floats]:
+        """One result for each stretch of audio."""
+        return [embed(self.model, *value, half_precision=self.half_precision) for value in inputs]
+
+
+# Published names and ours; the longer ones come first, since one may contain another.
+_NAMES = (
+    ("res2net_block.blocks.", "groups."),
+    ("se_block.conv1.conv.", "squeeze."),
+    ("se_block.conv2.conv.", "excite."),
+    ("asp.conv.conv.", "attention_out."),
+    ("asp.tdnn.", "attention_in."),
+    ("asp_bn.norm.", "statistics_norm."),
+    ("fc.conv.", "output."),
+    ("mfa.", "aggregate."),
+    ("blocks.0.", "first."),
+    ("tdnn1.", "enter."),
+    ("tdnn2.", "leave."),
+    ("conv.conv.", "conv."),
+    ("norm.norm.", "norm."),
+)
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in _NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _network() -> torch.nn.Module:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Layer(nn.Module):
+        """Convolution over time, rectifier, batch normalisation."""
+
+        def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
+            super().__init__()
+            self.padding = dilation * (kernel - 1) // 2
+            self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation)
+            self.norm = nn.BatchNorm1d(outputs)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.padding:
+                x = functional.pad(x, (self.padding, self.padding), mode="reflect")
+            normed: torch.Tensor = self.norm(functional.relu(self.conv(x)))
+            return normed
+
+    class Block(nn.Module):
+        """A Res2Net of dilated convolutions between two pointwise ones, then squeeze and excitation."""
+
+        def __init__(self, dilation: int) -> None:
+            super().__init__()
+            width = _CHANNELS // _SCALE
+            self.enter = Layer(_CHANNELS, _CHANNELS)
+            self.groups = nn.ModuleList(Layer(width, width, 3, dilation) for _ in range(_SCALE - 1))
+            self.leave = Layer(_CHANNELS, _CHANNELS)
+            self.squeeze = nn.Conv1d(_CHANNELS, 128, 1)
+            self.excite = nn.Conv1d(128, _CHANNELS, 1)
+
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            first, *rest = self.enter(x).chunk(_SCALE, dim=1)
+            parts, previous = [first], None
+            for part, layer in zip(rest, self.groups, strict=True):
+                previous = layer(part if previous is None else part + previous)
+                parts.append(previous)
+            y = self.leave(torch.cat(parts, dim=1))
+            mean = y @ weight.unsqueeze(2).to(y.dtype)
+            gate: torch.Tensor = self.excite(functional.relu(self.squeeze(mean))).sigmoid()
+            result: torch.Tensor = x + y * gate
+            return result
+
+    class EcapaTdnn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            wide = 3 * _CHANNELS
+            self.first = Layer(_MELS, _CHANNELS, 5)
+            self.blocks = nn.ModuleDict({str(i): Block(dilation=i + 1) for i in (1, 2, 3)})
+            self.aggregate = Layer(wide, wide)
+            self.attention_in = Layer(3 * wide, 128)
+            self.attention_out = nn.Conv1d(128, wide, 1)
+            self.statistics_norm = nn.BatchNorm1d(2 * wide)
+            self.output = nn.Conv1d(2 * wide, DIMENSION, 1)
+
+        def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            """Features (1, 80, frames) to (1, 3072, frames); ``weight`` (1, frames), of sum 1, weighs the context."""
+            x = self.first(x)
+            outputs = []
+            for block in self.blocks.values():
+                x = block(x, weight)
+                outputs.append(x)
+            aggregated: torch.Tensor = self.aggregate(torch.cat(outputs, dim=1))
+            return aggregated
+
+        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
+            """The trunk's output (frames, 3072) to one vector of 192 for each span, which is a list of frames."""
+            weights = np.zeros((len(spans), len(x)), dtype=np.float32)
+            for number, span in enumerate(spans):
+                weights[number, span] = 1 / len(span)
+            of_spans = torch.from_numpy(weights).to(x.device)
+            mean = of_spans @ x
+            statistics = torch.cat([mean, _deviation(of_spans @ x.square(), mean)], dim=1)
+            # The same over all frames of a span, mean and deviation enter the layer once instead of at each frame; and
+            # what the frames themselves bring is the same for all spans.
+            weight, bias = self.attention_in.conv.parameters()
+            channels = x.shape[1]
+            context = statistics @ weight[:, channels:, 0].T + bias
+            hidden = x @ weight[:, :channels, 0].T
+            norm: Any = self.attention_in.norm
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            shift = norm.bias - norm.running_mean * scale
+            # Powers of two are quicker than those of e. The layer's bias is the same for all frames, so that a softmax
+            # over frames does not see it.
+            out = (self.attention_out.weight[:, :, 0].T * math.log2(math.e)).to(dtype)
+            pooled = torch.empty(len(spans), 2 * channels, device=x.device)
+            for number, span in enumerate(spans):
+                rows = _rows(span, x.device)
+                inner = torch.addcmul(shift, functional.relu(hidden[rows] + context[number]), scale).tanh()
+                attention = (inner.to(dtype) @ out).float()
+                attention.sub_(attention.amax(dim=0)).exp2_()
+                total = attention.sum(dim=0)
+                values = x[rows]
+                average = attention.mul_(values).sum(dim=0) / total
+                pooled[number, :channels] = average
+                pooled[number, channels:] = _deviation(attention.mul_(values).sum(dim=0) / total, average)
+            vectors: torch.Tensor = self.output(self.statistics_norm(pooled).unsqueeze(2)).squeeze(2)
+            return vectors
+
+    def _rows(span: npt.NDArray[np.int64], device: torch.device) -> Any:
+        """What picks a span's frames: a slice, which copies nothing, where it has no gap."""
+        if int(span[-1]) - int(span[0]) + 1 == len(span):
+            return slice(int(span[0]), int(span[-1]) + 1)
+        return torch.from_numpy(span).to(device)
+
+    def _deviation(mean_of_squares: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return (mean_of_squares - mean.square()).clamp(min=1e-12).sqrt()
+
+    return EcapaTdnn()

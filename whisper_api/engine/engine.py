@@ -1,0 +1,390 @@
+"""The engine: the models, the threads that run them, and what every job starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from whisper_api.engine import vad
+from whisper_api.engine.audio.decode import AudioInput
+from whisper_api.engine.audio.track import AudioMemory
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.languages import language_or_auto
+from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
+from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.engine.pipeline import WEIGHTS, Transcription
+from whisper_api.engine.whisper.model import WhisperSource
+from whisper_api.engine.whisper.recognizer import FALLBACK_BEAM_SIZE, Batching
+from whisper_api.engine.worker import fork
+from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
+from whisper_api.engine.worker.device_pool import Station, WorkerPool
+from whisper_api.engine.worker.worker import GpuWorker
+from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
+from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.models.download import DownloadProgress
+
+__all__ = ["WEIGHTS", "Engine"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
+# Windows in a batch, and seconds to a multiple of which their lengths are rounded up: coarsely on a GPU, where a full
+# batch matters more than a short one.
+GPU_BUCKET_SECONDS = 5.0
+# Until the batch size was chosen by measurement: by the bytes that are free on the GPU.
+GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
+# The cost of one window of the measurement.
+PROBE_SECONDS = 5.0
+CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
+# Of the device's free memory, what models may take; the rest is for activations.
+MODEL_SHARE = 0.7
+# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
+AUDIO_MEMORY = 512 << 20
+
+
+class Engine:
+    """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
+
+    An engine that has run nothing yet may be used in a process that is forked from this one. After its first use it
+    cannot, since threads do not survive a fork: there every method raises
+    :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
+
+    Args:
+        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
+            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
+        language: the language of jobs that name none; ``auto`` detects it.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, where each job goes to the GPU with the
+            fewest.
+        device_index: which GPU, for ``cuda``.
+        compute_type: as CTranslate2 names them; ``auto`` is float16 on a GPU and int8 on a CPU.
+        batch_size: windows of audio in one batch on a GPU; None for what suits it.
+        models_dir: where model files are kept; None for ``models_cache`` in the user's cache directory.
+        hf_token: for models that need an account; None uses ``HF_TOKEN``.
+        keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
+        memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
+        offline: True to download nothing.
+        max_audio_seconds: how long a recording may be; None or 0 for any length.
+        audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
+            for an hour.
+        temp_dir: where those go; None for the system's own place.
+        on_download: called while a model is fetched.
+        model_aliases: own names for models, name to model; they win over every other meaning of a name.
+
+    Raises:
+        DeviceUnavailable: there is no such device.
+        InvalidOption: a value is not one of those that are known.
+        ForkedProcess: this process was forked from one that ran models.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "auto",
+        language: str = "auto",
+        device: str = "auto",
+        device_index: int = 0,
+        compute_type: str = "auto",
+        batch_size: int | None = None,
+        models_dir: str | os.PathLike[str] | None = None,
+        hf_token: str | None = None,
+        keep_alive: float = -1,
+        memory_budget: int | None = None,
+        offline: bool | None = None,
+        max_audio_seconds: float | None = None,
+        audio_memory: int = AUDIO_MEMORY,
+        temp_dir: str | os.PathLike[str] | None = None,
+        on_download: Callable[[DownloadProgress], None] | None = None,
+        model_aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        fork.check()
+        devices = choose_devices(device, device_index)
+        if devices[0].kind == "cuda":
+            # CUDA, once it was asked for a device, cannot be used in a forked process.
+            fork.use_models()
+        self.device = devices[0]
+        self.compute_type = choose_compute_type(self.device, compute_type)
+        self._names = ModelNames(model, model_aliases)
+        self.default_model = self._model_named(None)
+        self.default_language = language_or_auto(language)
+        self._hf_token = hf_token
+        self.lanes, self.threads = threads_and_lanes(self.device)
+        if self.device.kind == "cpu":
+            self.batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
+        else:
+            size = batch_size or _gpu_batch(self.device.free_memory() or 0)
+            self.batching = Batching(size, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
+        self.store = ModelStore(
+            Path(models_dir) if models_dir is not None else _user_models_dir(),
+            hf_token=hf_token,
+            offline=offline,
+            progress=on_download,
+        )
+        self.max_audio_seconds = max_audio_seconds or None
+        self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
+        self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
+        self._batch_size = batch_size
+        self._closed = threading.Event()
+
+    def _station(self, device: Device, keep_alive: float, memory_budget: int | None) -> Station:
+        if memory_budget is None and (free := device.free_memory()) is not None:
+            memory_budget = int(free * MODEL_SHARE)
+        models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
+        worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
+        return Station(device, worker, models)
+
+    @property
+    def models(self) -> ModelCache:
+        """The resident models; on several GPUs those of the first."""
+        return self._pool.stations[0].models
+
+    @property
+    def _worker(self) -> GpuWorker:
+        return self._pool.stations[0].worker
+
+    @classmethod
+    def from_config(cls, config: Config, **overrides: Any) -> Engine:
+        """The engine that a configuration describes.
+
+        Args:
+            config: where the defaults come from.
+            overrides: arguments of :class:`Engine` that win over it.
+        """
+        arguments: dict[str, Any] = {
+            "model": config.model,
+            "model_aliases": parse_aliases(config.model_aliases),
+            "language": config.language,
+            "device": config.device,
+            "device_index": config.device_index,
+            "compute_type": config.compute_type,
+            "batch_size": None if config.batch_size == "auto" else config.batch_size,
+            "models_dir": config.models_dir,
+            "hf_token": config.hf_token,
+            "keep_alive": config.model_keep_alive_seconds,
+            "max_audio_seconds": config.max_audio_seconds,
+            "audio_memory": config.max_audio_memory,
+        }
+        return cls(**{**arguments, **overrides})
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the models. Jobs that still run end with :class:`~whisper_api.errors.EngineClosed`."""
+        self._closed.set()
+        if not fork.inherited():
+            self._pool.close()
+
+    def transcribe(
+        self,
+        source: AudioInput,
+        options: TranscriptionOptions | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_stretch: Callable[[Stretch], None] | None = None,
+        known_speakers: Mapping[str, AudioInput] | None = None,
+        cancel: threading.Event | None = None,
+        hf_token: str | None = None,
+    ) -> Transcript:
+        """Transcribe one recording. May be called from any number of threads at once.
+
+        Args:
+            source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
+            options: what is asked for; None for the defaults.
+            on_progress: called from this thread as the job goes on.
+            on_stretch: called from this thread with the text of each window as it is decoded, and again when its words
+                have got the times they keep.
+            known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
+                recognised has the name as label; the others keep ``SPEAKER_NN``.
+            cancel: set it from another thread to stop the job within one work item.
+            hf_token: instead of the engine's.
+
+        Returns:
+            The transcript; without segments when nobody speaks.
+
+        Raises:
+            InvalidAudio: the source is not audio that can be decoded.
+            InvalidOption: an option cannot be used.
+            ModelError: a model that was asked for cannot be had.
+            Canceled: ``cancel`` was set.
+            EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
+        """
+        fork.use_models()
+        self._check_open()
+        options = self._filled_in(options)
+        if known_speakers:
+            from whisper_api.engine.diarize.enrollment import check_names
+
+            check_names(known_speakers)
+        # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
+        with self._pool.place(0.0) as station:
+            ctx = JobContext(
+                options=options,
+                device=station.device,
+                worker=station.worker,
+                models=station.models,
+                store=self.store,
+                hf_token=hf_token or self._hf_token,
+                cancel=cancel,
+                closed=self._closed,
+                on_progress=on_progress,
+                on_stretch=on_stretch,
+            )
+            try:
+                return Transcription(self, ctx, known_speakers or {}).run(source)
+            except BaseException as error:
+                # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
+                # variables the audio goes now, and not when Python next looks for cycles.
+                traceback.clear_frames(error.__traceback__)
+                raise
+            finally:
+                ctx.close()
+
+    def preload(self, options: TranscriptionOptions | None = None) -> None:
+        """Load the Whisper model that jobs with these options use, so that the first one does not wait for it.
+
+        Raises:
+            ModelError: the model cannot be had.
+            EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
+        """
+        fork.use_models()
+        options = self._filled_in(options)
+        assert options.model
+        local = self.store.ensure(options.model, check=self._check_open)
+        for station in self._pool.stations:
+            with station.models.lease(self.whisper_source(local, station.device), check=self._check_open):
+                pass
+
+    def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
+        """Load the alignment and diarization models that jobs with these options use, where they can be had.
+
+        That takes longer than the Whisper model, since it brings torch along. Jobs may run meanwhile. On a GPU this is
+        also when the batch size is chosen by measurement, where none was given.
+
+        Raises:
+            EngineClosed: the engine was closed.
+            ForkedProcess: this process was forked from one that ran models.
+        """
+        fork.use_models()
+        options = self._filled_in(options)
+        for station in self._pool.stations:
+            self._preload_rest(options, station)
+        if self.device.kind == "cuda" and self._batch_size is None:
+            self._sweep(options)
+
+    def _preload_rest(self, options: TranscriptionOptions, station: Station) -> None:
+        assert options.language
+        ctx = JobContext(
+            options=options,
+            device=station.device,
+            worker=station.worker,
+            models=station.models,
+            store=self.store,
+            hf_token=self._hf_token,
+            closed=self._closed,
+        )
+        if options.align and options.language != "auto":
+            from whisper_api.engine.align.align import alignment_source
+
+            with contextlib.suppress(ModelError), ctx.lease(alignment_source(ctx, options.language)):
+                pass
+        if options.diarize is not False:
+            from whisper_api.engine.diarize.pipeline import open_sources
+
+            with contextlib.suppress(ModelError):
+                for source in open_sources(ctx):
+                    with ctx.lease(source):
+                        pass
+
+    def _sweep(self, options: TranscriptionOptions) -> None:
+        """Choose the batch size that this device is best used with; jobs that run meanwhile keep their turns."""
+        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe, Ct2Whisper
+        from whisper_api.engine.worker.batch_size import choose_batch_size
+
+        assert options.model
+        worker = self._worker
+        with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
+            assert isinstance(whisper, Ct2Whisper)
+            probe = Ct2Probe(whisper, options.beam_size or FALLBACK_BEAM_SIZE)
+
+            def run(size: int) -> None:
+                try:
+                    worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
+                except OutOfMemory as error:
+                    raise MemoryError from error
+
+            try:
+                size = choose_batch_size(run)
+            finally:
+                worker.forget(probe)
+        self._batch_size = size
+        self.batching = dataclasses.replace(self.batching, max_items=size)
+        log.info("batches of %d windows use %s best", size, self.device.torch_name)
+
+    def _check_open(self) -> None:
+        """Raise EngineClosed when the engine was closed."""
+        if self._closed.is_set():
+            raise EngineClosed("the engine is closed")
+
+    def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
+        """How this engine loads a Whisper model onto a device; None is the first one."""
+        device = device or self.device
+        return WhisperSource(
+            str(model.path),
+            device.kind,
+            device.index,
+            self.compute_type,
+            self.threads,
+            self.lanes,
+            self.store.offline,
+        )
+
+    def _model_named(self, name: str | None) -> str:
+        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
+        model = self._names.meaning(name)
+        return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
+
+    def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
+        """The options with every default, checked against each other."""
+        options = options or TranscriptionOptions()
+        low, high = options.min_speakers, options.max_speakers
+        if low is not None and high is not None and low > high:
+            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
+        settings = vad.settings_of(options)
+        return replace(
+            options,
+            model=self._model_named(options.model),
+            language=language_or_auto(options.language or self.default_language),
+            beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
+            vad_onset=settings.onset,
+            vad_offset=settings.offset,
+            vad_min_silence=settings.min_silence,
+            vad_padding=settings.padding,
+        )
+
+
+def _gpu_batch(free: int) -> int:
+    return next(size for least, size in GPU_BATCHES if free >= least)
+
+
+def _user_models_dir() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("whisper-api", appauthor=False) / "models_cache"

@@ -1,0 +1,111 @@
+"""Files that are made from a model's files, and the record that says whether they are intact.
+
+Each directory of such files holds a ``model.json``. The record names what the files were made from, and the size and
+SHA-256 of each file. Sizes are compared whenever a model is loaded. Hashes are compared when loading fails, and by
+``whisper-api models verify``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from whisper_api.engine.models.download import file_sha256
+
+__all__ = ["cache_directory", "damaged_files", "derived_directories", "is_current", "read_record", "write_record"]
+
+RECORD = "model.json"
+# Every directory of derived files has a name that begins so.
+PREFIX = "onnx-"
+
+
+def cache_directory(model: Path) -> Path:
+    """Where derived files go when the model's own directory cannot be written: the user's cache directory.
+
+    Args:
+        model: the model's directory.
+    """
+    from platformdirs import user_cache_path
+
+    key = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
+    return user_cache_path("whisper-api", appauthor=False) / "graphs" / key
+
+
+def derived_directories(model: Path) -> list[Path]:
+    """The directories of files that were made from a model, in both places where they may lie.
+
+    Args:
+        model: the model's directory.
+    """
+    return [
+        record.parent
+        for place in (model, cache_directory(model))
+        for record in sorted(place.glob(f"{PREFIX}*/{RECORD}"))
+    ]
+
+
+def write_record(directory: Path, made_from: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Record that the files in a directory are whole.
+
+    Args:
+        directory: holds the files; the record is written beside them.
+        made_from: what decides whether the files are still right: the source's size, its time of change, a version.
+        facts: what the reader of the files needs to know.
+    """
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+    }
+    record = {"made_from": made_from, **facts, "files": files}
+    (directory / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """The record of a directory; None when there is none that can be read."""
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        list(_files(record))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def is_current(directory: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a directory holds all files, none cut short, and made from this source. Hashes nothing.
+
+    Args:
+        directory: where the files are.
+        made_from: as given to :func:`write_record`.
+    """
+    record = read_record(directory)
+    if record is None or record.get("made_from") != made_from:
+        return False
+    return all(_size(directory / name) == size for name, size, _ in _files(record))
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """Names of files that are missing or whose content is not what was written. Hashes every file."""
+    record = read_record(directory)
+    if record is None:
+        return [RECORD]
+    return [
+        name
+        for name, size, sha256 in _files(record)
+        if _size(directory / name) != size or file_sha256(directory / name) != sha256
+    ]
+
+
+def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    for name, known in record["files"].items():
+        yield name, known["bytes"], known["sha256"]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

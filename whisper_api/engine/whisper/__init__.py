@@ -1,0 +1,1 @@
+"""Recognition: Whisper behind one interface, its tokens, and word times from its attention."""

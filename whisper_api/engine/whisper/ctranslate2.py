@@ -1,0 +1,283 @@
+"""Whisper on a GPU: CTranslate2 runs it, a batch at a time.
+
+A batch may mix languages, tasks and prompts as long as ``<|startoftranscript|>`` stands at the same index in every
+row, so the prompt's length is part of what makes two operations equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.engine.whisper.model import (
+    BEST_OF,
+    Attention,
+    Decoded,
+    DecodeSettings,
+    Row,
+    Whisper,
+    token_cap,
+)
+from whisper_api.errors import ModelCorrupt
+
+if TYPE_CHECKING:
+    from whisper_api.engine.whisper.model import WhisperSource
+
+__all__ = ["Ct2Decode", "Ct2Listen", "Ct2Probe", "Ct2Whisper"]
+
+# A short window, so that trying all sizes takes seconds.
+PROBE_FRAMES = 500
+# To at most how many times its length a window is padded to share a batch.
+MOST_PADDING = 2
+
+Floats = NDArray[np.float32]
+
+# CTranslate2's softmax counts the attention weights of a batch in 32 bits, and beyond that overwrites those of the
+# first rows: more than 95 windows of 30 s with the 20 heads of the largest models.
+MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
+
+
+class Ct2Whisper(Whisper):
+    """A model of CTranslate2's."""
+
+    def __init__(self, directory: Path, model: Any, *, offline: bool = False) -> None:
+        multilingual = bool(model.is_multilingual)
+        super().__init__(directory, int(model.n_mels), multilingual=multilingual, offline=offline)
+        self.ct2 = model
+
+    @classmethod
+    def load(cls, source: WhisperSource) -> Ct2Whisper:
+        """Load a model.
+
+        Raises:
+            ModelCorrupt: the files are not those of a Whisper model.
+        """
+        import ctranslate2
+
+        try:
+            model = ctranslate2.models.Whisper(
+                source.path,
+                device=source.device,
+                device_index=source.device_index,
+                compute_type=source.compute_type,
+                # Replicas share the weights; each has a stream of its own, so one encodes while another decodes.
+                inter_threads=source.lanes,
+                intra_threads=source.threads,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            if "CUDA" in str(error) or "memory" in str(error).lower():
+                raise
+            raise ModelCorrupt(f"{source.path} cannot be loaded as a Whisper model: {error}") from error
+        return cls(Path(source.path), model, offline=source.offline)
+
+    def listen(self, frames: int, max_items: int, max_cost: float) -> Ct2Listen:
+        return Ct2Listen(self, min(max_items, MOST_WINDOWS), max_cost, frames)
+
+    def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
+        return Ct2Decode(self, min(max_items, MOST_WINDOWS), max_cost, settings)
+
+    def unload(self) -> None:
+        self.ct2.unload_model()
+
+    def encode(self, windows: Sequence[Floats], frames: int) -> Any:
+        """Encode windows of samples, padded to so many frames, on the device."""
+        import ctranslate2
+
+        from whisper_api.engine.audio.mel import log_mel, log_mel_on_device
+
+        if self.ct2.device == "cpu":
+            features = np.stack([log_mel(window, frames, self.mels) for window in windows])
+            return self.ct2.encode(ctranslate2.StorageView.from_array(features))
+        index = self.ct2.device_index[0]
+        on_device = log_mel_on_device(windows, frames, self.mels, f"cuda:{index}")
+        view = ctranslate2.StorageView.from_array(on_device)
+        if view.device_index != index:
+            # It takes the thread's current device for that of the array.
+            view = ctranslate2.StorageView.from_array(on_device.cpu().numpy())
+        return self.ct2.encode(view)
+
+
+@dataclass(frozen=True)
+class _Ct2Operation:
+    whisper: Ct2Whisper
+    max_items: int
+    max_cost: float
+
+
+@dataclass(frozen=True)
+class Ct2Listen(_Ct2Operation):
+    """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
+
+    frames: int
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What a limit learned from running out of memory is remembered under."""
+        return ("listen", id(self.whisper), self.frames)
+
+    def run(self, inputs: Sequence[Floats]) -> list[tuple[NDArray[Any], dict[str, float]]]:
+        """Samples to the encoder's output and the probability of each language."""
+        encoded = self.whisper.encode(inputs, self.frames)
+        judged = self.whisper.ct2.detect_language(encoded)
+        rows = _to_numpy(encoded)
+        return [
+            (row, {token[2:-2]: float(probability) for token, probability in languages})
+            for row, languages in zip(rows, judged, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Ct2Decode(_Ct2Operation):
+    """Decode windows into text tokens.
+
+    Rows whose words are timed must have the same start sequence, so rows in different languages share a batch only
+    without word times.
+    """
+
+    settings: DecodeSettings
+
+    # Whisper's own, which faster-whisper uses as well: frames over which the attention is smoothed.
+    median_filter_width: ClassVar[int] = 7
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What a limit learned from running out of memory is remembered under."""
+        return ("decode", id(self.whisper), self.settings.frames)
+
+    def merged(self, other: object) -> Ct2Decode | None:
+        """The operation that decodes the windows of both: a shorter window may be padded to a longer one."""
+        if not isinstance(other, Ct2Decode) or self.settings.encoded or other.settings.encoded:
+            return None
+        longer, shorter = sorted((self, other), key=lambda each: each.settings.frames, reverse=True)
+        if longer.settings.frames > MOST_PADDING * shorter.settings.frames:
+            return None
+        same = replace(shorter, settings=replace(shorter.settings, frames=longer.settings.frames))
+        return longer if same == longer else None
+
+    def run(self, inputs: Sequence[Row]) -> list[Decoded]:
+        """One result for each row."""
+        settings, model = self.settings, self.whisper.ct2
+        if settings.encoded:
+            encoder_output = _from_numpy(np.stack([row.input for row in inputs]))
+        else:
+            encoder_output = self.whisper.encode([row.input for row in inputs], settings.frames)
+        search: dict[str, Any] = (
+            {"beam_size": settings.beam_size, "patience": 1.0}
+            if settings.temperature == 0
+            else {
+                "beam_size": 1,
+                "num_hypotheses": BEST_OF,
+                "sampling_topk": 0,
+                "sampling_temperature": settings.temperature,
+            }
+        )
+        cap = token_cap(settings.frames)
+        results = model.generate(
+            encoder_output,
+            [list(row.prompt) for row in inputs],
+            # CTranslate2 generates at most half of max_length, or what the prompt but for its last token leaves of it.
+            max_length=max(2 * cap, cap + settings.prompt_length - 1),
+            suppress_blank=True,
+            suppress_tokens=list(settings.suppress),
+            return_scores=True,
+            return_no_speech_prob=True,
+            **search,
+        )
+        end = self.whisper.end_of_text
+        texts = [tuple(token for token in result.sequences_ids[0] if token < end) for result in results]
+        timed = self._align(encoder_output, texts, inputs)
+        decoded = []
+        for result, tokens, attention in zip(results, texts, timed, strict=True):
+            length = len(result.sequences_ids[0])
+            # The score is normalised by length; the end-of-text token counts in the mean but not in the length.
+            logprob = float(result.scores[0]) * length / (length + 1)
+            logprobs: tuple[float, ...] = ()
+            if settings.logprobs_from is not None and attention is not None:
+                logprobs = tuple(np.log(np.maximum(attention.probabilities, np.finfo(np.float64).tiny)).tolist())
+            times = attention if settings.align_from is not None else None
+            decoded.append(Decoded(tokens, logprob, float(result.no_speech_prob), length >= cap, times, logprobs))
+        return decoded
+
+    def _align(
+        self, encoder_output: Any, texts: Sequence[tuple[int, ...]], inputs: Sequence[Row]
+    ) -> list[Attention | None]:
+        settings = self.settings
+        start = settings.align_from or settings.logprobs_from
+        if start is None or not any(texts):
+            return [None] * len(texts)
+        results = self.whisper.ct2.align(
+            encoder_output,
+            list(start),
+            [list(tokens) for tokens in texts],
+            [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
+            median_filter_width=self.median_filter_width,
+        )
+        return [
+            Attention(
+                np.array([pair[0] for pair in result.alignments], np.int64),
+                np.array([pair[1] for pair in result.alignments], np.int64),
+                np.array(result.text_token_probs, np.float64),
+            )
+            for result in results
+        ]
+
+
+@dataclass(frozen=True)
+class Ct2Probe:
+    """What measures batch sizes: decodes so many windows of noise, each to the same number of tokens.
+
+    Attributes:
+        whisper: the model.
+        beam_size: of the search.
+    """
+
+    whisper: Ct2Whisper
+    beam_size: int
+
+    max_items: ClassVar[int] = 1
+    max_cost: ClassVar[float] = float("inf")
+
+    @property
+    def memory_key(self) -> Hashable:
+        """What a limit learned from running out of memory is remembered under."""
+        return ("probe", id(self.whisper))
+
+    def run(self, inputs: Sequence[int]) -> list[None]:
+        """Run a batch for each of these sizes."""
+        tokenizer = self.whisper.tokenizer("en")
+        prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
+        settings = DecodeSettings(
+            PROBE_FRAMES,
+            prompt_length=len(prompt),
+            beam_size=self.beam_size,
+            temperature=0.0,
+            # Without an end of text each window runs to the token cap.
+            suppress=(*self.whisper.non_speech_tokens, self.whisper.end_of_text),
+        )
+        noise = np.random.default_rng(0).normal(0, 0.1, PROBE_FRAMES * 160).astype(np.float32)
+        operation = Ct2Decode(self.whisper, 1, float("inf"), settings)
+        for size in inputs:
+            operation.run([Row(noise, prompt, PROBE_FRAMES)] * size)
+        return [None] * len(inputs)
+
+
+def _to_numpy(view: Any) -> NDArray[Any]:
+    import ctranslate2
+
+    if view.device != "cpu":
+        view = view.to_device(ctranslate2.Device.cpu)
+    if view.dtype == ctranslate2.DataType.bfloat16:  # NumPy has no such type
+        view = view.to(ctranslate2.DataType.float32)
+    # A copy: the view's memory belongs to the batch.
+    return np.array(view)
+
+
+def _from_numpy(array: NDArray[Any]) -> Any:
+    import ctranslate2
+
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))

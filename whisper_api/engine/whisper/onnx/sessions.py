@@ -1,0 +1,377 @@
+"""Whisper's graphs, run by ONNX Runtime: their files on the disk, and the decoder's state.
+
+CTranslate2 packs its int8 matrices anew at each step of the decoder, which costs several times the products
+themselves; ONNX Runtime packs them once, when the model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.engine.models import derived_files
+from whisper_api.engine.models.cache import check_load
+from whisper_api.engine.models.file_lock import locked
+from whisper_api.engine.models.files import check_weights
+from whisper_api.engine.whisper.ct2_file import read_weights
+from whisper_api.engine.whisper.onnx.search import Feed
+from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of
+from whisper_api.errors import ModelCorrupt, ModelUnavailable
+
+__all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
+
+log = logging.getLogger(__name__)
+
+# Raised when the graphs change, so that those made before are made anew.
+FORMAT = 7
+EMBEDDINGS = "embeddings.npy"
+PLACES = "places.npy"
+# Cache entries that a pool is made for, and grows by: the attention to it costs as much as it is large.
+POOL = 128
+# Stands for minus infinity in a mask: an infinity would make a row without entries of its pool not a number.
+MASKED = np.float32(-1e9)
+# Where the encoder's positions are in what a window hears.
+_POSITIONS_AXIS = {"key": 2, "key_scale": 3, "value": 2}
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+Pools = list[tuple[Floats, Floats]]
+
+
+class Sessions:
+    """A loaded model. Its methods may be called from several threads at once; each runs on the caller's threads.
+
+    Args:
+        directory: what :func:`prepare` wrote.
+        threads: for one call.
+    """
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        record = derived_files.read_record(directory)
+        if record is None:
+            raise FileNotFoundError(f"{directory} holds no graphs of a Whisper model")
+        self.shape = Shape(**record["shape"])
+        self._encoder, self._memory, self._decoder = (
+            _session(directory / f"{name}.onnx", threads) for name in ("encoder", "memory", "decoder")
+        )
+        # Of a table of all tokens only those that occur are read.
+        self._embeddings = np.load(directory / EMBEDDINGS, mmap_mode="r")
+        self._places = np.load(directory / PLACES).astype(np.float32)
+
+    def encode(self, features: Floats) -> Floats:
+        """The encoder.
+
+        Args:
+            features: shape (mels, frames); frames even, at most 3000.
+
+        Returns:
+            Shape (frames / 2, width).
+        """
+        return np.asarray(self._encoder.run(None, {"features": features[None]})[0])
+
+    def start(self, encoded: Floats) -> State:
+        """Begin to decode what the encoder gave, of shape (positions, width)."""
+        return State(self, encoded)
+
+    def embed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> Floats:
+        """What the decoder is given for tokens at positions: shape (tokens, width)."""
+        embedded: Floats = self._embeddings[tokens].astype(np.float32) + self._places[positions]
+        return embedded
+
+    def decode(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """The decoder's outputs: new keys and values of each layer, logits, attention."""
+        outputs: list[NDArray[Any]] = self._decoder.run(None, inputs)
+        return outputs
+
+    def empty_pools(self, windows: int, capacity: int) -> Pools:
+        """Caches for so many entries. Zeros, since what is masked is multiplied by 0 and must be a number."""
+        heads, size = self.shape.heads, self.shape.head_width
+        return [
+            (
+                np.zeros((windows, heads, size, capacity), np.float32),
+                np.zeros((windows, heads, capacity, size + 1), np.float32),
+            )
+            for _ in range(self.shape.decoder_layers)
+        ]
+
+
+class State:
+    """The decoder's state for one window: what it hears, and the cache of the tokens it was fed.
+
+    Attributes:
+        length: cache entries.
+        attention: shape (alignment heads, rows, positions): cross-attention probabilities of the last call of ``feed``.
+    """
+
+    def __init__(self, model: Sessions, encoded: Floats) -> None:
+        self._model = model
+        names = [output.name for output in model._memory.get_outputs()]
+        self._memory: Arrays = dict(zip(names, model._memory.run(names, {"encoded": encoded}), strict=True))
+        self.positions = len(encoded)
+        self.length = 0
+        self.attention: Floats = np.empty((0, 0, self.positions), np.float32)
+        # A group does not lead back to its states: a cycle would stay in memory until somebody looks for cycles.
+        self._group = _Group([self._memory], [self.positions], model.empty_pools(1, POOL), POOL)
+        self._place = 0
+
+    def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:
+        """Run tokens through the decoder, all at once. The token of row ``r`` becomes cache entry ``length + r``.
+
+        Args:
+            tokens: shape (rows,).
+            positions: shape (rows,), each token's place in its text.
+            visible: shape (rows, length + rows): whether a row attends to an entry; its own must be among them.
+
+        Returns:
+            Logits of the token after each, shape (rows, vocabulary).
+        """
+        return feed_together([self], [(tokens, positions, visible)])[0]
+
+    def clear(self) -> None:
+        """Forget the tokens that were fed."""
+        self.length = 0
+
+
+def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats]:
+    """Feed several windows at once, which costs little more than one: the decoder's matrices are read once for all.
+
+    Args:
+        states: of one model; not used by another thread meanwhile.
+        feeds: what each is fed, as :meth:`State.feed` takes it.
+
+    Returns:
+        Logits for each.
+    """
+    model, group = states[0]._model, states[0]._group
+    # Never one row alone: the runtime adds up in another order then, and a window beside others may have company.
+    rows = max(2, *(len(tokens) for tokens, _, _ in feeds))
+    if group.size != len(states) or any(
+        state._group is not group or state._place != place for place, state in enumerate(states)
+    ):
+        group = _Group.of(model, states)
+    group.make_room(model, max(state.length for state in states) + rows)
+    capacity, count = group.capacity, len(states)
+    embedded = np.zeros((count, rows, model.shape.width), np.float32)
+    mask = np.full((count, 1, rows, capacity + rows), MASKED, np.float32)
+    # Windows with fewer rows are filled up with rows that see themselves.
+    mask[:, 0, np.arange(rows), capacity + np.arange(rows)] = 0.0
+    for number, (state, (tokens, positions, visible)) in enumerate(zip(states, feeds, strict=True)):
+        here, length = len(tokens), state.length
+        embedded[number, :here] = model.embed(tokens, positions)
+        mask[number, 0, :here, :length][visible[:, :length]] = 0.0
+        mask[number, 0, :here, capacity : capacity + here][visible[:, length:]] = 0.0
+    *new, logits, attention = model.decode(
+        {
+            "embedded": embedded.reshape(count * rows, -1),
+            "grid": np.array([count, rows, model.shape.heads, model.shape.head_width], np.int64),
+            "mask": mask,
+            "score_shape": np.array([count, model.shape.heads, rows, group.positions], np.int64),
+            "sizes": np.array([capacity, rows], np.int64),
+            **group.inputs,
+        }
+    )
+    results = []
+    for number, (state, (tokens, _, _)) in enumerate(zip(states, feeds, strict=True)):
+        here, after = len(tokens), state.length + len(tokens)
+        for (keys, values), key, value in zip(group.pools, new[::2], new[1::2], strict=True):
+            keys[number, :, :, state.length : after] = key[number, :, :, :here]
+            values[number, :, state.length : after] = value[number, :, :here]
+        state.length = after
+        state.attention = attention[number, :, :here, : state.positions]
+        results.append(logits[number * rows : number * rows + here])
+    return results
+
+
+class _Group:
+    """Windows that are fed together: what they hear and their caches, beside each other.
+
+    Attributes:
+        size: how many.
+        pools: of each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
+            width + 1), the last column being ones.
+        capacity: cache entries that a pool can hold.
+        positions: of the encoder's output, those of the longest window.
+        inputs: memory and pools, by the graph's names.
+    """
+
+    def __init__(self, memories: Sequence[Arrays], positions: Sequence[int], pools: Pools, capacity: int) -> None:
+        self.size = len(memories)
+        self.positions = max(positions)
+        self._memory = dict(memories[0]) if self.size == 1 else _beside(memories, self.positions)
+        mask = np.zeros((self.size, 1, 1, self.positions), np.float32)
+        for place, heard in enumerate(positions):
+            mask[place, ..., heard:] = MASKED
+        self._memory["memory_mask"] = mask
+        self._set_pools(pools, capacity)
+
+    @classmethod
+    def of(cls, model: Sessions, states: Sequence[State]) -> _Group:
+        """A new group of these states, which leave the ones they were in."""
+        capacity = max(POOL, *(state.length for state in states))
+        pools = model.empty_pools(len(states), capacity)
+        for place, state in enumerate(states):
+            _copy_pools(state._group.pools, state._place, pools, place, state.length)
+        group = cls([state._memory for state in states], [state.positions for state in states], pools, capacity)
+        for place, state in enumerate(states):
+            state._group, state._place = group, place
+        return group
+
+    def make_room(self, model: Sessions, entries: int) -> None:
+        """Let the pools hold so many entries."""
+        if entries <= self.capacity:
+            return
+        capacity = -(-entries // POOL) * POOL
+        pools = model.empty_pools(self.size, capacity)
+        for place in range(self.size):
+            _copy_pools(self.pools, place, pools, place, self.capacity)
+        self._set_pools(pools, capacity)
+
+    def _set_pools(self, pools: Pools, capacity: int) -> None:
+        self.pools, self.capacity = pools, capacity
+        self.inputs = dict(self._memory)
+        for layer, (keys, values) in enumerate(pools):
+            self.inputs[f"pool_key_{layer}"] = keys
+            self.inputs[f"pool_value_{layer}"] = values
+
+
+def _copy_pools(old: Pools, where: int, new: Pools, place: int, length: int) -> None:
+    for (old_keys, old_values), (keys, values) in zip(old, new, strict=True):
+        keys[place, :, :, :length] = old_keys[where, :, :, :length]
+        values[place, :, :length] = old_values[where, :, :length]
+
+
+def _beside(memories: Sequence[Arrays], positions: int) -> Arrays:
+    """Memories of several windows in one, the shorter ones filled up."""
+    joined: Arrays = {}
+    for name, first in memories[0].items():
+        shape = [len(memories), *first.shape[1:]]
+        if (axis := _POSITIONS_AXIS.get(name.rpartition("_")[0])) is not None:
+            shape[axis] = positions
+        whole = np.zeros(shape, first.dtype)
+        for number, memory in enumerate(memories):
+            part = memory[name][0]
+            whole[number, : part.shape[0], : part.shape[1], : part.shape[2]] = part
+        joined[name] = whole
+    return joined
+
+
+def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
+    """Load a model's graphs. Damaged graphs are made again, once.
+
+    Args:
+        model: a directory in CTranslate2's format.
+        int8: compute in int8, else in float32.
+        threads: that one call may use.
+
+    Raises:
+        ModelCorrupt: the directory does not hold a Whisper model.
+        ModelUnavailable: the graphs cannot be stored.
+    """
+    directory = prepare(model, int8=int8)
+    try:
+        return Sessions(directory, threads)
+    except Exception as error:
+        damaged = derived_files.damaged_files(directory)
+        if not damaged:
+            raise
+        log.warning("%s: damaged: %s (%s). The graphs are made again.", directory, ", ".join(damaged), error)
+    (directory / derived_files.RECORD).unlink(missing_ok=True)
+    return Sessions(prepare(model, int8=int8), threads)
+
+
+def prepare(model: Path, *, int8: bool) -> Path:
+    """The directory of a model's graphs. Graphs that are missing, cut short or of other weights are made.
+
+    They lie in the model's own directory, or in the user's cache directory where that cannot be written to.
+
+    Args:
+        model: a directory in CTranslate2's format.
+        int8: graphs that compute in int8, else in float32.
+
+    Raises:
+        ModelCorrupt: the directory does not hold a Whisper model.
+        ModelUnavailable: the graphs cannot be stored.
+    """
+    name = f"{derived_files.PREFIX}{'int8' if int8 else 'float32'}"
+    try:
+        source = (model / "model.bin").stat()
+    except OSError as error:
+        raise ModelCorrupt(f"{model / 'model.bin'} cannot be read: {error.strerror}") from error
+    made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
+    places = (model / name, derived_files.cache_directory(model) / name)
+    for place in places:
+        if derived_files.is_current(place, made_from):
+            return place
+    failures = []
+    for place in places:
+        try:
+            return _make_once(model, place, made_from, int8=int8)
+        except OSError as error:  # noqa: PERF203 - each place has its own reason
+            failures.append(str(error))
+    raise ModelUnavailable(
+        f"{model.name}: its graphs cannot be stored ({'; '.join(failures)}). Make {model} writable or free space."
+    )
+
+
+def _make_once(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.parent / f".{place.name}.lock", check_load):
+        if not derived_files.is_current(place, made_from):
+            _make(model, place, made_from, int8=int8)
+    return place
+
+
+def _make(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> None:
+    begun = time.monotonic()
+    check_weights(model)
+    weights = read_weights(model / "model.bin")
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
+        partial = Path(folder) / place.name
+        partial.mkdir()
+        try:
+            shape = shape_of(weights)
+            save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
+            np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
+            np.save(partial / PLACES, weights["decoder/position_encodings/encodings"])
+        except (KeyError, ValueError) as error:
+            raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
+        derived_files.write_record(partial, made_from, {"shape": asdict(shape)})
+        if place.exists():
+            # Damaged, made from other weights, or by an older version.
+            place.rename(Path(folder) / "replaced")
+        partial.rename(place)
+    log.info("made %s in %.1f s", place, time.monotonic() - begun)
+
+
+def _alignment_heads(model: Path, shape: Shape) -> list[tuple[int, int]]:
+    """Layer and head of the cross-attention that follows the voice; where that is not known, all of the later half."""
+    try:
+        heads = json.loads((model / "config.json").read_text(encoding="utf-8"))["alignment_heads"]
+        return [(int(layer), int(head)) for layer, head in sorted(heads)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [
+            (layer, head)
+            for layer in range(shape.decoder_layers // 2, shape.decoder_layers)
+            for head in range(shape.heads)
+        ]
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait do not spin: the other lanes need the processor.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

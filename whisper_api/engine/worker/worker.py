@@ -1,0 +1,382 @@
+"""The threads that run models on a device, fairly over all active jobs.
+
+Job threads submit work items and wait for their futures. A worker has one or more lanes, each a thread that takes the
+next batch from the fair queue, runs it, and takes the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from whisper_api.engine.worker import fork
+from whisper_api.engine.worker.fair_queue import Batch, FairQueue, Operation, WorkItem, exclusive_key
+from whisper_api.errors import EngineClosed, OutOfMemory
+
+__all__ = ["Again", "GpuWorker", "Operation", "is_out_of_memory"]
+
+log = logging.getLogger(__name__)
+
+
+# In the words of CUDA and torch, CTranslate2 and ONNX Runtime, cuBLAS and cuDNN, torch on a CPU, and Windows.
+_MEMORY_ERRORS = (
+    "out of memory",
+    "failed to allocate",
+    "bad_alloc",
+    "_alloc_failed",
+    "allocation_failed",
+    "can't allocate memory",
+    "not enough memory",
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Again:
+    """What an operation gives for an item that is not finished, so that others may go before the rest of it.
+
+    Attributes:
+        input: for next time.
+        done: how much of the item's cost this run did; its place on the virtual clock advances by so much. With 0 it
+            takes turns with items that have the same place, and goes before all that came after them; with more than
+            its cost, later items of the same job go before it.
+        operation: what runs it next time; None for the same one.
+    """
+
+    input: Any
+    done: float = 0.0
+    operation: Operation | None = None
+
+
+class GpuWorker:
+    """One device, and the threads that run models on it, which are started with the first item.
+
+    Args:
+        name: of the threads, for logs.
+        on_out_of_memory: called when even a single item does not fit; frees what it can and returns whether that was
+            anything, in which case the item is tried once more. Called from any lane.
+        lanes: how many batches may run at once.
+        scope: makes what each thread stays in while it lives: :meth:`Device.scope`.
+    """
+
+    def __init__(
+        self,
+        name: str = "gpu-worker",
+        on_out_of_memory: Callable[[], bool] = lambda: False,
+        lanes: int = 1,
+        scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._name = name
+        self._on_out_of_memory = on_out_of_memory
+        self._scope = scope
+        self._limits = _ItemLimits()
+        self._changed = threading.Condition(threading.Lock())
+        # Guarded by _changed:
+        self._queue = FairQueue()
+        self._running: dict[int, Batch] = {}
+        self._expected: set[object] = set()
+        self._awaited: set[object] | None = None
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._lanes = max(1, lanes)
+
+    @property
+    def lanes(self) -> int:
+        """How many batches may run at once."""
+        return self._lanes
+
+    def submit(
+        self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False
+    ) -> Future[Any]:
+        """Queue one work item.
+
+        Args:
+            job: whose turn it takes.
+            operation: what to run; must be hashable and equal to that of the items it may share a batch with.
+            input: whatever ``operation.run`` takes.
+            cost: how much work this is, in seconds of audio.
+            ahead: whether it goes before what else its job waits for.
+
+        Returns:
+            A future of the item's result. Cancelling it before its batch starts drops the item.
+
+        Raises:
+            EngineClosed: the worker was closed.
+            ForkedProcess: this process was forked from one that ran models.
+        """
+        fork.use_models()
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("the engine is closed")
+            self._start_threads()
+            item = self._queue.push(job, operation, input, cost, ahead=ahead)
+            self._changed.notify()
+        return item.future
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Say that this thread is about to submit an item, while it computes its input and until it has submitted it.
+
+        A lane that is free while another one runs then waits for the item, if what it has is far from a full batch.
+        """
+        token = object()
+        with self._changed:
+            self._expected.add(token)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._expected.discard(token)
+                if self._awaited is not None and token in self._awaited:
+                    self._changed.notify_all()
+
+    def forget(self, job: Hashable) -> None:
+        """Drop a job: its place on the virtual clock is given up, and its items that wait are cancelled.
+
+        A future whose item had run in part gets a CancelledError, at once or when its item comes back from a batch.
+        """
+        with self._changed:
+            waiting = self._queue.forget(job)
+            for batch in self._running.values():
+                for item in batch.items:
+                    item.dropped = item.dropped or item.job == job
+        for item in waiting:
+            if item.started:
+                _fail(item.future, CancelledError())
+            elif item.future.cancel():
+                item.future.set_running_or_notify_cancel()  # else those in concurrent.futures.wait() go on waiting
+
+    def close(self) -> None:
+        """Finish the batches that run, fail everything queued with EngineClosed, and end the threads."""
+        if fork.inherited():
+            return
+        with self._changed:
+            self._closed = True
+            waiting = self._queue.clear()
+            threads = list(self._threads)
+            self._changed.notify_all()
+        for item in waiting:
+            if item.started or item.future.set_running_or_notify_cancel():
+                _fail(item.future, _closed_while_running())
+        if threading.current_thread() not in threads:
+            for thread in threads:
+                thread.join()
+
+    def item_limit(self, operation: Operation) -> int:
+        """How many items of this operation a batch may hold, with what was learned from running out of memory."""
+        return self._limits.of(operation)
+
+    def _start_threads(self) -> None:
+        """Start the lanes that do not run yet. Called with the lock held.
+
+        Raises:
+            RuntimeError: the system has no thread to give, and no lane runs.
+        """
+        for lane in range(len(self._threads), self._lanes):
+            name = f"{self._name}-{lane}" if self._lanes > 1 else self._name
+            thread = threading.Thread(target=self._loop, args=(lane,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._threads:
+                    raise
+                log.warning("%d of %d lanes run: %s", lane, self._lanes, error)
+                return
+            self._threads.append(thread)
+
+    def _loop(self, lane: int) -> None:
+        try:
+            with self._scope():
+                self._serve(lane)
+        except BaseException:
+            # Not an operation's error, which goes to its future: job threads must not wait for a thread that is gone.
+            log.critical("the worker's thread has failed", exc_info=True)
+            self.close()
+            raise
+
+    def _serve(self, lane: int) -> None:
+        while (batch := self._next(lane)) is not None:
+            try:
+                self._run(batch.operation, batch.items)
+            except BaseException:
+                for item in batch.items:
+                    _fail(item.future, _closed_while_running())
+                raise
+            finally:
+                with self._changed:
+                    del self._running[lane]
+                    if self._queue:
+                        self._changed.notify_all()
+            # Without this the last batch's inputs and results would stay alive until the next one.
+            del batch
+
+    def _next(self, lane: int) -> Batch | None:
+        """Wait for the next batch and begin it; None when the worker was closed."""
+        with self._changed:
+            while not self._closed:
+                batch = self._take()
+                if batch is None:
+                    self._changed.wait()
+                elif batch.items:
+                    self._running[lane] = batch
+                    return batch
+            return None
+
+    def _take(self) -> Batch | None:
+        """Remove the next batch from the queue; None when this lane has to wait. Called with the lock held."""
+        running = self._running.values()
+        if any(item.alone for batch in running for item in batch.items):
+            return None
+        taken = {exclusive_key(batch.operation) for batch in running} - {None}
+        batch = self._queue.choose(self.item_limit, lambda operation: exclusive_key(operation) in taken)
+        if batch is None or (batch.items[0].alone and running) or self._worth_waiting(batch):
+            return None
+        self._awaited = None
+        self._queue.remove(batch)
+        # A canceled item must not be run, and after this call its future cannot be cancelled any more.
+        batch.items = [item for item in batch.items if item.started or item.future.set_running_or_notify_cancel()]
+        for item in batch.items:
+            item.started = True
+        return batch
+
+    def _worth_waiting(self, batch: Batch) -> bool:
+        """Whether more is about to come for a batch that is far from full, while the device is not idle.
+
+        It ends when those who were about to submit at its beginning have, or when no other lane runs: without a timer.
+        """
+        limit = self.item_limit(batch.operation)
+        if not self._running or limit == 1 or len(batch.items) > limit // 2:
+            return False
+        self._awaited = set(self._expected) if self._awaited is None else self._awaited & self._expected
+        return bool(self._awaited)
+
+    def _run(self, operation: Operation, items: Sequence[WorkItem]) -> None:
+        limit = self.item_limit(operation)
+        if len(items) > limit:
+            for start in range(0, len(items), limit):
+                self._run(operation, items[start : start + limit])
+            return
+        try:
+            results = operation.run([item.input for item in items])
+            if len(results) != len(items):
+                raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(items)} inputs")
+        except BaseException as error:
+            self._recover(operation, items, error)
+            return
+        for item, result in zip(items, results, strict=True):
+            self._finish(operation, item, result)
+
+    def _finish(self, operation: Operation, item: WorkItem, result: Any) -> None:
+        if isinstance(result, Again):
+            item.operation, item.input = result.operation or operation, result.input
+            self._put_back(item, result.done)
+        else:
+            _settle(item.future, result)
+
+    def _put_back(self, item: WorkItem, done: float = 0.0) -> None:
+        with self._changed:
+            closed = self._closed
+            if not closed and not item.dropped:
+                self._queue.put_back(item, done)
+                self._changed.notify()
+                return
+        _fail(item.future, _closed_while_running() if closed else CancelledError())
+
+    def _recover(self, operation: Operation, items: Sequence[WorkItem], error: BaseException) -> None:
+        if is_out_of_memory(error):
+            if len(items) > 1:
+                limit = self._limits.lower(operation, len(items) // 2)
+                log.warning("out of memory with %d items of %s: at most %d from now on", len(items), operation, limit)
+                _release_cached_memory()
+                self._run(operation, items)
+            else:
+                self._recover_alone(operation, items[0], error)
+        elif len(items) > 1 and isinstance(error, Exception):
+            # One job's input may be at fault: run each alone, so that only the guilty one fails.
+            for item in items:
+                self._run(operation, [item])
+        else:
+            for item in items:
+                _fail(item.future, error)
+
+    def _recover_alone(self, operation: Operation, item: WorkItem, error: BaseException) -> None:
+        """Try an item that does not fit into memory once more: with what could be freed, then without neighbours."""
+        if self._on_out_of_memory():
+            _release_cached_memory()
+            try:
+                (result,) = operation.run([item.input])
+            except BaseException as second:
+                error = second
+            else:
+                self._finish(operation, item, result)
+                return
+        if is_out_of_memory(error):
+            if self.lanes > 1 and not item.alone:
+                item.alone = True
+                self._put_back(item)
+                return
+            failure = OutOfMemory(f"one work item of {type(operation).__name__} does not fit into memory")
+            failure.__cause__ = error
+            error = failure
+        _fail(item.future, error)
+
+
+class _ItemLimits:
+    """How many items fit into memory, as learned by running out of it. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._learned: dict[Hashable, int] = {}
+
+    def of(self, operation: Operation) -> int:
+        with self._lock:
+            learned = self._learned.get(operation.memory_key, operation.max_items)
+        return max(1, min(operation.max_items, learned))
+
+    def lower(self, operation: Operation, limit: int) -> int:
+        """Lower a limit; two lanes that ran out of memory at once lower it once."""
+        with self._lock:
+            limit = max(1, min(limit, self._learned.get(operation.memory_key, limit)))
+            self._learned[operation.memory_key] = limit
+        return limit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, from torch, CTranslate2, ONNX Runtime or Python, says that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    # ONNX Runtime's errors are no RuntimeErrors.
+    if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+        return False
+    text = str(error).lower()
+    return any(words in text for words in _MEMORY_ERRORS)
+
+
+def _release_cached_memory() -> None:
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _closed_while_running() -> EngineClosed:
+    return EngineClosed("the engine was closed while this job ran")
+
+
+def _settle(future: Future[Any], result: Any) -> None:
+    try:
+        future.set_result(result)
+    except InvalidStateError:
+        log.debug("a result came for a work item that had been settled already")
+
+
+def _fail(future: Future[Any], error: BaseException) -> None:
+    try:
+        future.set_exception(error)
+    except InvalidStateError:
+        log.debug("an error came for a work item that had been settled already")

@@ -1,0 +1,1 @@
+"""What every request passes through: access log, proxies, upgrades, CORS, authentication."""

@@ -1,0 +1,132 @@
+"""The outermost layer: every request gets an id and a line in the log, and no error leaves without an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Hashable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from whisper_api.logs import Repeats, current_request
+from whisper_api.server.middleware.proxies import client_address
+from whisper_api.server.responses.problems import answer
+
+__all__ = ["AccessLog", "ErrorAnswers"]
+
+log = logging.getLogger("whisper_api.access")
+
+
+def _kind(record: logging.LogRecord) -> Hashable | None:
+    """Requests with a key are all written: each key is somebody's. Anybody can send any number of others."""
+    if getattr(record, "key_id", None) is not None:
+        return None
+    return record.levelno, record.msg, getattr(record, "status", None)
+
+
+log.addFilter(Repeats(lines=100, kind=_kind))
+
+USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Asked every few seconds by whatever watches the server: of no interest unless one looks for it.
+PROBES = ("/livez", "/readyz", "/health")
+# What proxies write down when the client has left before the answer; it is never sent.
+CLIENT_GONE = 499
+PATH_CHARACTERS = 200
+
+
+class AccessLog:
+    """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
+
+    No query, form field or name of a file is logged, and no header, but for what trusted proxies say of the client's
+    address. Of requests without a key, the first hundred of each status are logged each minute, and the others are
+    counted.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = request_id
+        scope.setdefault("state", {})
+        status = CLIENT_GONE
+        bytes_in = bytes_out = 0
+
+        async def counted_receive() -> Message:
+            nonlocal bytes_in
+            message = await receive()
+            bytes_in += len(message.get("body", b""))
+            return message
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status, bytes_out
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Cache-Control", "no-store")
+            bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        begun = time.perf_counter()
+        token = current_request.set(request_id)
+        try:
+            await self.app(scope, counted_receive, counted_send)
+        finally:
+            key = scope["state"].get("key")
+            path: str = scope["path"]
+            log.log(
+                logging.DEBUG if path.endswith(PROBES) else logging.INFO,
+                "request",
+                extra={
+                    "client": client_address(scope),
+                    "method": scope["method"],
+                    "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
+                    "status": status,
+                    "ms": round(1000 * (time.perf_counter() - begun), 1),
+                    "bytes_in": bytes_in,
+                    "bytes_out": bytes_out,
+                    "key_id": key.key_id if key is not None else None,
+                    "job_id": scope.get("job_id"),
+                },
+            )
+            current_request.reset(token)
+
+
+class ErrorAnswers:
+    """Turns every error into a problem, those of other layers too; the client never sees where it comes from."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if begun:
+                # Ending here, without the rest, makes the server close the connection: the client sees that it broke.
+                log.error("an answer broke off", exc_info=error)
+                return
+            response = await answer(Request(scope), error)
+            await response(scope, receive, send)

@@ -1,0 +1,185 @@
+"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine asks for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from whisper_api.config import Config
+from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
+from whisper_api.server.middleware.proxies import PUBLIC_HOST
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.sockets import is_loopback
+from whisper_api.server.state import blocking, state_in, state_of
+from whisper_api.server.uploads.part_headers import shown
+
+__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
+
+log = logging.getLogger(__name__)
+
+MAX_ORIGINS_TOLD = 20
+# For whatever watches the server, the page, which asks for a key itself, and what describes the API; they tell nothing
+# about jobs.
+OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
+OPEN_PREFIXES = ("/assets/",)
+AZURE_HEADER = "api-key"
+CHALLENGE = 'Bearer realm="whisper-api"'
+# Clients of whisper-asr-webservice can be told a key only as a part of the server's address: http://user:key@host.
+BASIC_PATHS = frozenset(("/asr", "/detect-language"))
+
+
+class Authentication:
+    """Lets in who has a key that was not revoked; routes find it in the request's state.
+
+    Raises, as an answer: 401 ``unauthorized``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _is_open(scope):
+            scope["state"]["key"] = await self._key(scope)
+        await self.app(scope, receive, send)
+
+    async def _key(self, scope: Scope) -> object:
+        token = _token_of(scope)
+        if not token:
+            raise Problem(
+                401,
+                "unauthorized",
+                "A key is needed: send the header Authorization: Bearer <key> (whisper-api keys create makes one)",
+                {"WWW-Authenticate": CHALLENGE},
+            )
+        state = state_in(scope)
+        key = await blocking(state.reads, state.keys.verify, token)
+        if key is None:
+            raise _refused()
+        return key
+
+
+def check_key(request: Request) -> None:
+    """Look again whether a request's key still lets it in: for one that takes long. Blocks on the database.
+
+    Raises:
+        Problem: 401 ``unauthorized``: the key was revoked meanwhile.
+    """
+    key = request.scope["state"].get("key")
+    if key is not None and not state_of(request).keys.still_good(key):
+        raise _refused()
+
+
+class LocalCallers:
+    """Without keys, whoever reaches the server is let in, and a browser reaches it for every page it shows.
+
+    So a request must not come from a page of another origin, unless the configuration allows that origin. And it must
+    name this machine as its host, which a request that a rebound name has led here does not.
+
+    Args:
+        app: the rest of the application.
+        config: its host and the origins that it allows.
+        insecure: whether others may reach the server, so that it may have any name.
+
+    Raises, as an answer: 403 ``forbidden_origin``.
+    """
+
+    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False) -> None:
+        self.app = app
+        self.host = config.host.strip("[]").lower()
+        self.allowed = AllowedOrigins.of(config)
+        self.insecure = insecure
+        self._told: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (is_preflight(scope) or not _is_open(scope)):
+            self._check(scope)
+        await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host, origin, site = headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site")
+        name = _host_name(host)
+        if not self.insecure and name != self.host and not is_loopback(name):
+            raise _forbidden(
+                "The Host header does not name this machine",
+                "start the server with --insecure, or switch authorization on",
+            )
+        if origin is not None:
+            hosts = {host, str(scope.get(PUBLIC_HOST, host))} if self.insecure else {host}
+            own = {f"{scope['scheme']}://{each}".lower() for each in hosts}
+            if not (origin.lower() in own or origin in self.allowed or (self.insecure and site == "same-origin")):
+                self._tell(origin)
+                raise _forbidden(
+                    "The request comes from a page of another origin",
+                    f"name the origin in ALLOWED_ORIGINS (now it is {shown(origin)}), or switch authorization on",
+                )
+        elif site == "cross-site" and not self.allowed.all:
+            raise _forbidden("The request comes from a page of another site", "switch authorization on")
+
+    def _tell(self, origin: str) -> None:
+        """Log an origin once: browsers do not show to people why a request was refused."""
+        if origin not in self._told and len(self._told) < MAX_ORIGINS_TOLD:
+            self._told.add(origin)
+            log.warning("a page of another origin was refused; ALLOWED_ORIGINS may name it: %s", shown(origin))
+
+
+def _token_of(scope: Scope) -> str:
+    """The key that a request brings; empty when it brings none."""
+    headers = Headers(scope=scope)
+    if "authorization" not in headers:
+        # Azure's clients send the key in a header of its own.
+        return headers.get(AZURE_HEADER, "").strip()
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    # A browser sends a password that it has kept to this address from the pages of others, too.
+    from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if scheme.lower() == "basic" and _path_in(scope) in BASIC_PATHS and not from_elsewhere:
+        return _basic_token(credentials.strip())
+    return ""
+
+
+def _basic_token(credentials: str) -> str:
+    """The key in basic credentials (RFC 7617): the password, or without a password, the name."""
+    try:
+        name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    return (password or name).strip()
+
+
+def _refused() -> Problem:
+    return Problem(
+        401,
+        "unauthorized",
+        "This key is not known here, or was revoked",
+        {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
+    )
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _forbidden(reason: str, help: str) -> Problem:
+    return Problem(403, "forbidden_origin", f"{reason}, and authorization is off: {help}")
+
+
+def _path_in(scope: Scope) -> str:
+    """The path within the application."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_open(scope: Scope) -> bool:
+    path = _path_in(scope)
+    return scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

@@ -1,0 +1,212 @@
+"""The description of the API as a page of HTML: everything is in it, so nothing has to be run to read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from whisper_api.server.openapi.curl import curl_of
+from whisper_api.server.openapi.struct_schemas import Schema
+
+__all__ = ["ADDRESS_MARK", "page"]
+
+Object = Mapping[str, Any]
+
+# Stands where the server's address goes, which is another for every caller.
+ADDRESS_MARK = "{{address}}"
+REFERENCE = "#/components/schemas/"
+CODE = re.compile(r"`([^`]+)`")
+# Keywords of a lower and an upper bound, and how it is said of what.
+BOUNDS = (
+    ("minimum", "maximum", "{}"),
+    ("exclusiveMinimum", "exclusiveMaximum", "{}, exclusive"),
+    ("minLength", "maxLength", "{} characters"),
+    ("minItems", "maxItems", "{} of them"),
+)
+
+
+def page(api: Object) -> str:
+    """The page for a description of an API, as :func:`~whisper_api.server.openapi.openapi.description` makes it."""
+    info = api["info"]
+    title = f"{info['title']} {info['version']}"
+    by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in api["tags"]}
+    index: dict[str, list[str]] = {tag: [] for tag in by_tag}
+    for path, methods in api["paths"].items():
+        for method, operation in methods.items():
+            [tag] = operation["tags"]
+            name = f"<b>{method.upper()}</b> <code>{escape(path)}</code>"
+            index[tag].append(f'<li><a href="#{escape(operation["operationId"])}">{name}</a></li>')
+            by_tag[tag].append(_operation(api, path, method, operation, name))
+    contents = "".join(f"<h2>{escape(tag)}</h2><ul>{''.join(lines)}</ul>" for tag, lines in index.items())
+    operations = "".join(
+        f'<section><h2 id="tag-{escape(tag)}">{escape(tag)}</h2>{"".join(lines)}</section>'
+        for tag, lines in by_tag.items()
+    )
+    schemas = "".join(_component(name, schema) for name, schema in api["components"]["schemas"].items())
+    head = (
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{escape(title)}</title>",
+        '<link rel="stylesheet" href="docs.css">',
+    )
+    body = (
+        '<a class="skip" href="#main">To the calls</a>',
+        f"<header><h1>{escape(title)}</h1>{_prose(info['description'])}{_beginning(api)}</header>",
+        f'<nav aria-label="Calls">{contents}<h2><a href="#values">Values</a></h2></nav>',
+        f'<main id="main">{operations}<section><h2 id="values">Values</h2>{schemas}</section></main>',
+    )
+    return "\n".join(
+        ("<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body, "</body>", "</html>", "")
+    )
+
+
+def _beginning(api: Object) -> str:
+    keys = "securitySchemes" in api["components"]
+    lines = [f"URL={ADDRESS_MARK}", *(["KEY=wk_..."] if keys else []), "JOB=..."]
+    return (
+        f'<p>As a program reads it: <a href="openapi.json">openapi.json</a> (OpenAPI {escape(api["openapi"])}). '
+        f"The examples use these variables:</p><pre><code>{escape(chr(10).join(lines))}</code></pre>"
+    )
+
+
+# What a link leads to stands within what is folded: then browsers unfold it.
+def _operation(api: Object, path: str, method: str, operation: Object, name: str) -> str:
+    anchor = escape(operation["operationId"])
+    parts = [_prose(operation.get("description", ""))]
+    if operation.get("security") == []:
+        parts.append("<p>No key is needed.</p>")
+    parts.append(f"<pre><code>{escape(curl_of(api, path, method, operation))}</code></pre>")
+    rows = [
+        _row(
+            parameter["name"],
+            {**parameter["schema"], "description": parameter["description"]},
+            parameter["required"],
+            parameter["in"],
+        )
+        for parameter in operation.get("parameters", ())
+    ]
+    parts.append(_table("Parameters", rows))
+    body = operation.get("requestBody", {})
+    parts.append(_prose(body.get("description", "")))
+    for media_type, content in body.get("content", {}).items():
+        if media_type != "application/x-www-form-urlencoded":
+            parts.append(_body(media_type, content["schema"]))
+    parts.append(f"<h4>Answers</h4><dl>{''.join(_answers(operation['responses']))}</dl>")
+    return (
+        f'<details class="call"><summary><h3>{name}</h3> <span>{_text(operation["summary"])}</span></summary>'
+        f'<div id="{anchor}">{"".join(parts)}</div></details>'
+    )
+
+
+def _answers(responses: Object) -> Iterator[str]:
+    for status, response in responses.items():
+        kind = "bad" if status >= "400" else "good"
+        told = [_prose(response["description"])]
+        for media_type, content in response.get("content", {}).items():
+            shape = content["schema"]
+            if media_type == "text/event-stream":
+                shape = shape["properties"]["data"].get("contentSchema", shape)
+            told.append(f"<p><code>{escape(media_type)}</code> {_type(shape)}</p>")
+        headers = [
+            f"<li><code>{escape(name)}</code>: {_text(header['description'])}</li>"
+            for name, header in response["headers"].items()
+            if "description" in header
+        ]
+        if headers:
+            told.append(f"<ul>{''.join(headers)}</ul>")
+        yield f'<dt class="{kind}">{escape(status)}</dt><dd>{"".join(told)}</dd>'
+
+
+def _body(media_type: str, schema: Schema) -> str:
+    if "properties" not in schema:
+        return f"<h4>Body</h4><p><code>{escape(media_type)}</code> {_type(schema)}</p>"
+    required = schema.get("required", ())
+    rows = [_row(name, field, name in required) for name, field in schema["properties"].items()]
+    return _table(f"Body, {media_type}", rows)
+
+
+def _component(name: str, schema: Schema) -> str:
+    required = schema.get("required", ())
+    rows = [_row(field, value, field in required) for field, value in schema.get("properties", {}).items()]
+    anchor = escape(name)
+    return (
+        f'<details class="value"><summary><h3><code>{anchor}</code></h3></summary>'
+        f'<div id="value-{anchor}">{_prose(schema.get("description", ""))}{_table("", rows)}</div></details>'
+    )
+
+
+def _table(heading: str, rows: list[str]) -> str:
+    if not rows:
+        return ""
+    title = f"<h4>{escape(heading)}</h4>" if heading else ""
+    return (
+        f'{title}<div class="wide"><table><thead><tr><th scope="col">Name</th><th scope="col">Type</th>'
+        f'<th scope="col">What it is</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _row(name: str, schema: Schema, required: bool, place: str = "") -> str:
+    notes = [place] if place else []
+    if required:
+        notes.append("always there" if not place else "required")
+    note = f" <small>{escape(', '.join(notes))}</small>" if notes else ""
+    told = [f"{_text(schema['description'].rstrip('.'))}."] if "description" in schema else []
+    default = schema.get("default")
+    if default is not None and default not in ((), [], {}, ""):
+        told.append(f"Default <code>{escape(_value(default))}</code>.")
+    cells = f"<td>{_type(schema)}</td><td>{' '.join(told)}</td>"
+    return f'<tr><th scope="row"><code>{escape(name)}</code>{note}</th>{cells}</tr>'
+
+
+def _type(schema: Schema) -> str:
+    """What values a schema takes, in words."""
+    if "$ref" in schema:
+        name = escape(schema["$ref"].removeprefix(REFERENCE))
+        return f'<a href="#value-{name}">{name}</a>'
+    if "anyOf" in schema:
+        return " or ".join(_type(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(f"<code>{escape(_value(value))}</code>" for value in schema["enum"])
+    kind = schema.get("type", "any")
+    if kind == "array" and "items" in schema:
+        return f"list of {_type(schema['items'])}"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {_type(schema['additionalProperties'])}"
+    words = {"binary": "file", "date-time": "time (RFC 3339)"}.get(schema.get("format", ""), str(kind))
+    pattern = f", matches <code>{escape(schema['pattern'])}</code>" if "pattern" in schema else ""
+    return escape(", ".join([words, *_bounds(schema)])) + pattern
+
+
+def _bounds(schema: Schema) -> Iterator[str]:
+    for low, high, text in BOUNDS:
+        if low in schema and high in schema:
+            yield text.format(f"{schema[low]:g} to {schema[high]:g}")
+        elif low in schema:
+            yield text.format(f"at least {schema[low]:g}")
+        elif high in schema:
+            yield text.format(f"at most {schema[high]:g}")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _prose(text: str) -> str:
+    """Paragraphs and lists of CommonMark; the rest of it does not come up in descriptions."""
+    given = []
+    for paragraph in filter(None, text.split("\n\n")):
+        if paragraph.startswith("- "):
+            items = paragraph.removeprefix("- ").split("\n- ")
+            given.append(f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>")
+        else:
+            given.append(f"<p>{_text(paragraph)}</p>")
+    return "".join(given)
+
+
+def _text(text: str) -> str:
+    return CODE.sub(r"<code>\1</code>", escape(text))

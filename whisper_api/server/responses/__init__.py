@@ -1,0 +1,1 @@
+"""Answers: problems, results, and responses that notice whether they were delivered."""

@@ -1,0 +1,102 @@
+"""The result of a job as a response: rendered when it is asked for, marked delivered when it has arrived."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api import errors
+from whisper_api.errors import InvalidOption, JobFailed, StorageError
+from whisper_api.formats import FORMATS, render
+from whisper_api.schema import job_result
+from whisper_api.server.responses.delivery import DeliveredResponse
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+from whisper_api.subtitles import layout_warnings
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
+
+__all__ = ["failed_in_sync", "note_delivery", "result_response"]
+
+log = logging.getLogger(__name__)
+
+
+class _Rendered(NamedTuple):
+    body: bytes
+    content_type: str
+
+
+async def result_response(
+    request: Request, job_id: str, format: str | None = None, layout: Mapping[str, Any] | None = None
+) -> Response:
+    """Answer with a job's result.
+
+    Args:
+        request: who asks.
+        job_id: which job.
+        format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with everything,
+            whose ``text`` is in the job's own format.
+        layout: fields of :class:`~whisper_api.schema.RenderOptions` that hold in the place of the job's own.
+
+    Raises:
+        InvalidOption: there is no such format.
+        JobError: there is no result; says why.
+    """
+    if format is not None and format not in FORMATS:
+        raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
+    state = state_of(request)
+    rendered = await blocking(None, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
+    return DeliveredResponse(
+        rendered.body,
+        headers={"Content-Type": rendered.content_type},
+        on_delivered=functools.partial(note_delivery, state, job_id),
+    )
+
+
+async def note_delivery(state: ServerState, job_id: str) -> None:
+    """Note that a client has had a job's result in full."""
+    try:
+        await blocking(None, state.service.mark_delivered, job_id)
+    except StorageError as error:
+        # The client has its result, and the only harm is that it stays for longer.
+        log.warning("that a result was delivered could not be noted: %s", error, extra={"job_id": job_id})
+
+
+def failed_in_sync(error: JobFailed) -> Problem:
+    """The answer to a request that waited for a job which failed: as if it had failed before it was accepted.
+
+    What is wrong with the audio, an option or a model is said with the status that it would have had then. The rest is
+    a conflict.
+    """
+    cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
+    if cause is not None and issubclass(cause, errors.AudioTooLong):
+        return Problem(413, "audio_too_long", str(error))
+    if cause is not None and issubclass(cause, errors.InvalidOption):
+        return Problem(400, "invalid_field", str(error))
+    if cause is not None and issubclass(cause, errors.InvalidAudio):
+        return Problem(415, "invalid_audio", str(error))
+    if cause is not None and issubclass(cause, errors.ModelError):
+        return Problem(422, "model_unavailable", str(error))
+    return Problem(409, "job_failed", str(error))
+
+
+def _rendered(
+    service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]
+) -> _Rendered:
+    job, transcript = service.result(job_id, viewer)
+    options = msgspec.structs.replace(job.render_options, **layout)
+    text = render(transcript, format or job.output_format, options)
+    if format is None:
+        warnings = (*job.warnings, *layout_warnings(transcript.segments, options, job.output_format))
+        whole = job_result(transcript, text, warnings, job.metadata)
+        return _Rendered(msgspec.json.encode(whole), "application/json")
+    media_type = FORMATS[format].media_type
+    suffix = "" if media_type.endswith("json") else "; charset=utf-8"
+    return _Rendered(text.encode(), f"{media_type}{suffix}")

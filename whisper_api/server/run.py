@@ -1,0 +1,284 @@
+"""The server as a process, or as a thread of another one: Hypercorn around the application, from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.config import Config
+from whisper_api.errors import ConfigError, ForkedProcess
+from whisper_api.logs import Repeats
+from whisper_api.server.sockets import listen, only_local, url_of
+
+if TYPE_CHECKING:
+    from whisper_api.server.state import ServerState
+
+__all__ = ["Server", "Started", "serve"]
+
+log = logging.getLogger(__name__)
+log.addFilter(Repeats())
+
+FIRST_KEY_NAME = "admin"
+# What answers that are under way have to end, once no job runs any more.
+LAST_ANSWERS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that listens.
+
+    Attributes:
+        url: where, without a slash at the end.
+        api_key: of the administrator; None unless this start has made it, because there was no key.
+    """
+
+    url: str
+    api_key: str | None
+
+
+def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started], None] | None = None) -> bool:
+    """Serve until SIGTERM or SIGINT. In the main thread, these stop the server: at first gracefully, then at once.
+
+    Args:
+        config: everything else.
+        insecure: accept that authorization is off while others can reach the server.
+        on_ready: called once it listens. The models may still be loading.
+
+    Returns:
+        Whether all has come to an end. Otherwise a model is still at work, and would crash the process when the
+        interpreter ends: end it with ``os._exit``.
+
+    Raises:
+        ConfigError: this configuration cannot be served.
+        StorageError: the job database cannot be used; StorageLocked when another server uses it.
+    """
+    stop = _Stop()
+    with _signals(stop):
+        return _run(config, insecure, stop, on_ready or _nothing)
+
+
+class Server:
+    """The server in a thread of this process: ``with whisper_api.Server(config) as url:``.
+
+    Args:
+        config: None reads it as the command line does. With port 0 any free one is taken.
+        insecure: accept that authorization is off while others can reach the server.
+    """
+
+    def __init__(self, config: Config | None = None, *, insecure: bool = False) -> None:
+        self._config = Config.load().config if config is None else config
+        self._insecure = insecure
+        self._stop = _Stop()
+        self._changed = threading.Event()
+        self._started: Started | None = None
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return self._running().url
+
+    @property
+    def api_key(self) -> str | None:
+        """The administrator's key, when this start has made it because there was none."""
+        return self._running().api_key
+
+    def start(self) -> str:
+        """Start, and wait until it listens.
+
+        Returns:
+            The URL.
+
+        Raises:
+            ConfigError: this configuration cannot be served.
+            StorageError: the job database cannot be used.
+            ForkedProcess: it was started before this process was forked.
+        """
+        if self._thread is not None:
+            if self._process != os.getpid():
+                raise ForkedProcess(
+                    f"this server runs in process {self._process}, from which this one ({os.getpid()}) was forked: "
+                    "use its url here, or make another Server"
+                )
+            raise RuntimeError("a server is started once")
+        self._process = os.getpid()
+        # A daemon, so that a program that forgets to close it can end: whatever was accepted is on the disk.
+        self._thread = threading.Thread(target=self._serve, name="whisper-api-server", daemon=True)
+        self._thread.start()
+        try:
+            self._changed.wait()
+        except BaseException:
+            self.close()
+            raise
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self.url
+
+    def close(self) -> None:
+        """Stop as a signal would: running jobs have the configured grace. May be called again.
+
+        In a process that was forked after the start it does nothing: the server goes on in the parent.
+        """
+        if self._process != os.getpid():
+            return
+        self._stop.ask()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        try:
+            _run(self._config, self._insecure, self._stop, self._on_ready)
+        except BaseException as error:
+            self._failure = error
+            if self._started is not None:
+                log.critical("the server has failed", exc_info=error)
+        finally:
+            self._changed.set()
+
+    def _on_ready(self, started: Started) -> None:
+        self._started = started
+        self._changed.set()
+
+    def _running(self) -> Started:
+        if self._started is None:
+            raise RuntimeError("the server was not started")
+        return self._started
+
+
+def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None]) -> bool:
+    """A whole life of a server, in the thread that calls; whether all of it has come to an end."""
+    if not config.enable_authorization and not insecure and not only_local(config.host):
+        raise ConfigError(
+            f"ENABLE_AUTHORIZATION is false, and others can reach WHISPER_API_HOST {config.host}: listen on 127.0.0.1, "
+            "switch authorization on, or say --insecure"
+        )
+    with contextlib.ExitStack() as stack:
+        sockets = listen(config.host, config.port, timeout_seconds=config.timeout_seconds)
+        for sock in sockets:
+            stack.callback(sock.close)
+        # Only now, as these take a while, and whoever connects meanwhile is not turned away.
+        from whisper_api.access.keys import KeyRing
+        from whisper_api.server.app import create_app, new_service
+        from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
+        from whisper_api.server.middleware.proxies import TrustedAddresses
+
+        settings = settings_of(config)
+        bounds = bounds_of(config, raise_open_files())
+        # Many clients share the address of a proxy.
+        proxies = TrustedAddresses(config.trusted_proxies)
+        service = new_service(config)
+        stack.callback(service.close)
+        app = create_app(config, service=service, insecure=insecure)
+        token = None
+        keys = KeyRing(service.store)
+        if config.enable_authorization and not keys.any():
+            _, token = keys.create(FIRST_KEY_NAME, "admin")
+        started = Started(url_of("https" if settings.ssl_enabled else "http", sockets[0]), token)
+
+        async def serve_until_stopped() -> None:
+            asyncio.get_running_loop().set_exception_handler(_log_loop_error)
+            connections = Connections(app, settings, bounds, proxies=proxies)
+            # A thread for this alone: the others may all be held by what is to be stopped.
+            with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
+                async with app.router.lifespan_context(app):
+                    try:
+                        await _in(thread, service.start)
+                        await connections.accept(sockets)
+                        on_ready(started)
+                        await stop.wait()
+                        await _drain(app.state.server, thread)
+                    finally:
+                        await connections.close(LAST_ANSWERS_SECONDS)
+
+        asyncio.run(serve_until_stopped())
+    log.info("stopped")
+    return not service.hangs
+
+
+async def _drain(state: ServerState, thread: ThreadPoolExecutor) -> None:
+    """Let nothing new in, and wait for what runs: meanwhile the status of jobs can still be asked for."""
+    grace = state.config.shutdown_grace_seconds
+    log.info("stopping", extra={"grace_seconds": grace})
+    state.draining.set()
+    await _in(thread, state.service.drain)
+    await _in(thread, state.service.stop, grace)
+    state.stopped.set()
+
+
+async def _in(thread: ThreadPoolExecutor, function: Callable[..., None], *args: object) -> None:
+    await asyncio.get_running_loop().run_in_executor(thread, function, *args)
+
+
+class _Stop:
+    """Says that the server is to stop; may be asked from any thread and from a signal handler."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
+
+    def ask(self) -> None:
+        # No lock: the code that a signal interrupts might hold it.
+        self.asked = True
+        loop, event = self._loop, self._event
+        if loop is not None and event is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait(self) -> None:
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if not self.asked:
+            await self._event.wait()
+
+
+@contextlib.contextmanager
+def _signals(stop: _Stop) -> Iterator[None]:
+    """While open, the first signal asks to stop and the second ends the process; only the main thread may do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.asked:
+            os._exit(128 + number)
+        stop.ask()
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    before = {number: signal.signal(number, handle) for name in names if (number := getattr(signal, name, None))}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    from whisper_api.server.connections import log_lost
+
+    error = context.get("exception")
+    if error is None:
+        log.warning("%s", context.get("message", "an error on the event loop"))
+    else:
+        log_lost(error)
+
+
+def _nothing(started: Started) -> None:
+    pass

@@ -1,0 +1,124 @@
+"""What an upload may say of itself, and why it may be refused, for the description of the API.
+
+:mod:`whisper_api.server.uploads.forms` reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from whisper_api.coercion import help_line
+from whisper_api.config import OutputFormat
+from whisper_api.errors import (
+    AudioTooLong,
+    CallerLimit,
+    Draining,
+    IdempotencyConflict,
+    InvalidAudio,
+    InvalidOption,
+    ModelUnavailable,
+    QueueFull,
+    StorageError,
+    UnknownModel,
+)
+from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.server.operations import Cause, FormField, Parameter
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
+from whisper_api.server.uploads.multipart import URL_FIELD
+
+__all__ = [
+    "AUDIO_FILE",
+    "ENCODE",
+    "FILE",
+    "IDEMPOTENCY_KEY",
+    "JOB_FIELDS",
+    "OPTION_FIELDS",
+    "REFUSALS",
+    "RENDER_FIELDS",
+    "SYNC",
+    "URL",
+]
+
+KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
+
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    KeyText,
+    "By which the same request is known when it comes again: it is answered as before, and makes no second job",
+    place="header",
+)
+FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
+URL = FormField(
+    URL_FIELD, str, "Instead of a file, where it can be fetched from (http, https), if ENABLE_URL_UPLOADS allows that"
+)
+AUDIO_FILE = FormField("audio_file", bytes, "The recording, by the name that whisper-asr-webservice gives this field")
+ENCODE = Parameter(
+    "encode", bool, "false: the file is 16-bit little-endian mono samples at 16 kHz, without a header", default=True
+)
+SYNC = FormField("sync", bool, "Answer with the result when the job has ended; by default as DEFAULT_SYNC_MODE says")
+
+
+DEFAULTS = TranscriptionOptions()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+# The configuration has a default of its own for the model and the language.
+OPTION_FIELDS = tuple(
+    FormField(field.name, field.type, _sentence(help_line(field.type)), default=getattr(DEFAULTS, field.name))
+    for field in msgspec.structs.fields(TranscriptionOptions)
+)
+RENDER_FIELDS = tuple(
+    FormField(field.name, field.type, _sentence(help_line(field.type)), default=field.default)
+    for field in msgspec.structs.fields(RenderOptions)
+)
+# What a job is told beside its audio.
+JOB_FIELDS = (
+    *OPTION_FIELDS,
+    FormField("output_format", OutputFormat, "Format of the result's text; by default the configuration's"),
+    FormField("response_format", OutputFormat, "The same as output_format"),
+    *RENDER_FIELDS,
+    FormField("keep_result", bool, "Keep the result after it was delivered, until the job expires", default=False),
+    FormField("metadata", str, "A JSON object of at most 16384 bytes that is kept with the job and given back"),
+    FormField(NAMES_FIELD, str, "Names of speakers who are known, up to four", repeated=True),
+    FormField(
+        REFERENCES_FIELD,
+        str,
+        "For each name, in the same order, 2 to 10 seconds of that speaker as a data URL",
+        repeated=True,
+    ),
+    FormField("hf_token", str, "Hugging Face token, for models that ask for one"),
+    FormField("device", str, "The device that this server runs on, or auto; another one is refused"),
+    FormField("device_index", Annotated[int, Meta(ge=0)], "Its number; another one is refused"),
+)
+# Wherever an upload is taken.
+REFUSALS: tuple[Cause, ...] = (
+    InvalidOption,
+    Problem(400, "not_multipart", "The body is no form"),
+    Problem(400, "invalid_form", "The form cannot be read"),
+    Problem(400, "invalid_query", "The query of an upload without a form has too many fields"),
+    Problem(400, "no_file", "The form has no file where one must be"),
+    Problem(400, "invalid_idempotency_key", "The Idempotency-Key is not 1 to 255 printable characters, once"),
+    Problem(400, "url_not_enabled", "This server fetches no files"),
+    Problem(400, "url_refused", "This url is not fetched"),
+    Problem(408, "slow_sender", "The body comes too slowly"),
+    Problem(413, "file_too_large", "The file is larger than MAX_FILE_SIZE"),
+    Problem(413, "form_too_large", "A form without a file is larger than it may be"),
+    Problem(413, "url_too_large", "The file at the url is larger than MAX_FILE_SIZE"),
+    InvalidAudio,
+    AudioTooLong,
+    UnknownModel,
+    ModelUnavailable,
+    IdempotencyConflict,
+    Problem(422, "url_unreachable", "Nothing could be fetched from the url"),
+    QueueFull,
+    CallerLimit,
+    Draining,
+    StorageError,
+)

@@ -1,0 +1,385 @@
+"""One SQLite file: how it is opened, written, read and brought up to date. What it holds is said in ``store.py``.
+
+Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html);
+``synchronous=FULL`` makes a commit outlive a loss of power, ``NORMAL`` only the end of the process, and saves the time
+of an fsync; ``secure_delete`` overwrites what was deleted. Deleted content stands in the write-ahead log until
+:meth:`Database.wipe` empties that; ``texts.py`` says what else a deletion needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from whisper_api.errors import ForkedProcess, StorageError, StorageFull, StorageLocked
+from whisper_api.store.texts import PAGE_BYTES
+
+__all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
+
+Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
+"""What leads from one version of the schema to the next: statements, and functions where SQL does not suffice."""
+
+log = logging.getLogger("whisper_api.jobs")
+
+LOCK_NAME = "server.lock"
+BUSY_SECONDS = 5.0
+# How long a thread waits for the other threads of this process to finish writing: only a failing disk takes as long.
+TURN_SECONDS = 30.0
+RETRY_SECONDS = 0.02
+# How long to wait for readers when the log is to be emptied; nobody can write meanwhile. Those of this process are
+# faster than that, and for a slow one of another process it is tried again.
+WIPE_BUSY_SECONDS = 0.25
+# With less than this on its disk, the database counts as full: the next transcript may not fit.
+MIN_FREE_BYTES = 16 << 20
+
+
+class Database:
+    """A file, one connection that writes and as many read-only ones as there are threads that read at a time.
+
+    Args:
+        path: the file; made with mode 0600, in a directory of mode 0700 when that is not there either.
+        migrations: all there ever were, in order; the schema's version is their number.
+        busy_seconds: how long to wait for another process that writes.
+
+    Raises:
+        StorageError: the file cannot be opened, is damaged, is no database, or was written by a newer version.
+        StorageLocked: another process holds it.
+        StorageFull: there is no space for it.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[Migration], *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._process = os.getpid()
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._readers: list[sqlite3.Connection] = []
+        self._locks: list[FileLock] = []
+        self._closed = False
+        self._trouble: StorageError | None = None
+        with _named_errors(f"{path}: "):
+            _create(path)
+            # Guarded by _turn:
+            self._writer = self._connect(str(path))
+            try:
+                self._prepare()
+                if self._migrate(migrations):
+                    self._rewrite()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    @contextmanager
+    def write(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed when the context ends, taken back when it ends with an exception.
+
+        Args:
+            synced: whether it must outlive a loss of power. Without it, the next one that must brings it along.
+
+        Raises:
+            StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
+            ForkedProcess: the database was opened before this process was forked.
+        """
+        with self._my_turn(), self._watched(), _named_errors(), self._durability(synced), self._transaction():
+            yield self._writer
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A read-only connection that nobody else uses meanwhile. It never waits for the writer.
+
+        Read every result to its end inside the context: a cursor in the middle of its rows keeps :meth:`wipe` waiting.
+
+        Raises:
+            StorageError: the database cannot be read.
+            ForkedProcess: the database was opened before this process was forked.
+        """
+        self.check_process()
+        with _named_errors():
+            reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+            try:
+                yield reader
+            finally:
+                with self._lock:
+                    if not self._closed:
+                        self._readers.append(reader)
+                    else:
+                        reader.close()
+
+    def compact(self) -> bool:
+        """Give free pages back to the file system, then :meth:`wipe`."""
+        with self._my_turn(), _named_errors():
+            # As a script: this pragma frees a page with every step, and execute() takes only one.
+            self._writer.executescript("PRAGMA incremental_vacuum")
+        return self.wipe()
+
+    def wipe(self) -> bool:
+        """Empty the write-ahead log, where deleted and replaced content still stands. Nothing to do when it is empty.
+
+        Returns:
+            Whether it is empty now. It cannot be emptied while another process reads an old state of the database.
+        """
+        log_file = self._path.with_name(f"{self._path.name}-wal")
+        if not log_file.exists() or not log_file.stat().st_size:
+            return True
+        with self._my_turn(), _named_errors():
+            self._writer.execute(f"PRAGMA busy_timeout={int(1000 * WIPE_BUSY_SECONDS)}").fetchall()
+            try:
+                busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout={int(1000 * self._busy_seconds)}").fetchall()
+        return not busy
+
+    def trouble(self) -> StorageError | None:
+        """Why the database cannot be written now; None when it can, as far as is known.
+
+        That is what the last write has failed with, unless another process was to blame, or that the disk is full.
+        """
+        if self._trouble is not None:
+            return self._trouble
+        try:
+            free = shutil.disk_usage(self._path.parent).free
+        except OSError as error:
+            return StorageError(f"The directory of the job database cannot be read: {error.strerror}")
+        if free < MIN_FREE_BYTES:
+            return StorageFull(
+                f"Only {free >> 20} MB are left on the disk that holds the job database: free at least "
+                f"{MIN_FREE_BYTES >> 20} MB"
+            )
+        return None
+
+    def lock_directories(self, *others: Path) -> None:
+        """Be the only process that works on the database's directory and on others, until :meth:`close` or its end.
+
+        Raises:
+            StorageLocked: another process works on one of them.
+        """
+        for directory in dict.fromkeys(each.resolve() for each in (self._path.parent, *others)):
+            self._lock_directory(directory)
+
+    def _lock_directory(self, directory: Path) -> None:
+        # Not local to a thread: it is given back by whichever thread closes the database.
+        lock = FileLock(directory / LOCK_NAME, timeout=0, mode=0o600, thread_local=False)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise StorageLocked(
+                f"Another server works on {directory}: stop it, or give this one directories of its own "
+                "(WHISPER_DATA_DIR, WHISPER_TMP_FILES)"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageError(f"Cannot lock {directory}: {error}") from error
+        with self._lock:
+            self._locks.append(lock)
+
+    def check_process(self) -> None:
+        """Refuse to use the connections of another process: SQLite does not allow it, and its file locks do not hold.
+
+        Raises:
+            ForkedProcess: the database was opened before this process was forked.
+        """
+        if self._process != os.getpid():
+            raise ForkedProcess(
+                f"the job database was opened in process {self._process} before it forked into this one "
+                f"({os.getpid()}): make the application or the service after the fork, in the process that serves"
+            )
+
+    def close(self) -> None:
+        """Close all connections. Reads that are under way end first; what is called later raises StorageError."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            self._closed = True
+            readers, self._readers = self._readers, []
+            locks, self._locks = self._locks, []
+        for reader in readers:
+            reader.close()
+        with self._turn:
+            self._writer.close()
+        for lock in locks:
+            lock.release()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Keep what a write fails with, until one succeeds."""
+        try:
+            yield
+        except StorageLocked:
+            raise
+        except StorageError as error:
+            # Raised by the code of the transaction for a reason of its own, it says nothing of the disk.
+            if isinstance(error.__cause__, sqlite3.Error):
+                self._trouble = error
+            raise
+        else:
+            self._trouble = None
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        self.check_process()
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StorageLocked("The job database is busy: try again later")
+        try:
+            with self._lock:
+                if self._closed:
+                    raise StorageError("The job database is closed")
+            yield
+        finally:
+            self._turn.release()
+
+    def _idle_reader(self) -> sqlite3.Connection | None:
+        with self._lock:
+            if self._closed:
+                raise StorageError("The job database is closed")
+            return self._readers.pop() if self._readers else None
+
+    def _connect(self, database: str, uri: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            database, uri=uri, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        # What is sorted has tokens in it: never in a temporary file.
+        connection.execute("PRAGMA temp_store=MEMORY")
+        return connection
+
+    def _prepare(self) -> None:
+        # Only an empty file takes these, before it is anything else.
+        self._writer.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        self._writer.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        mode = self._write_ahead()
+        if mode != "wal":
+            raise StorageError(
+                f"{self._path}: its file system cannot hold a shared database (journal mode {mode}); "
+                "choose a data directory on a local disk"
+            )
+        for pragma in ("synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
+            self._writer.execute(f"PRAGMA {pragma}").fetchall()
+
+    def _write_ahead(self) -> str:
+        """SQLite does not wait for others when the journal mode changes, so this does."""
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                return str(self._writer.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    def _migrate(self, migrations: Sequence[Migration]) -> bool:
+        """Bring the schema up to date; whether there was an earlier one."""
+        if self._version() == len(migrations):
+            return False
+        with self._transaction():
+            # Read again: another process may have been faster.
+            version = self._version()
+            if version > len(migrations):
+                raise StorageError(
+                    f"{self._path} was written by a newer version of Whisper API (schema {version}, this one knows "
+                    f"{len(migrations)}): install that version, or choose another data directory"
+                )
+            for migration in migrations[version:]:
+                for step in migration:
+                    if callable(step):
+                        step(self._writer)
+                    else:
+                        self._writer.execute(step)
+            self._writer.execute(f"PRAGMA user_version={len(migrations)}")
+        return version > 0
+
+    def _rewrite(self) -> None:
+        """Write the whole file anew: what an earlier version has deleted may still stand between its rows."""
+        try:
+            # A copy of the whole database: in a file, which SQLite removes as soon as it is open, not in memory.
+            self._writer.execute("PRAGMA temp_store=FILE")
+            self._writer.execute("VACUUM")
+        except sqlite3.Error as error:
+            log.warning("what was deleted before the update may still be in the job database: %s", error)
+        finally:
+            self._writer.execute("PRAGMA temp_store=MEMORY")
+
+    def _version(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _durability(self, synced: bool) -> Iterator[None]:
+        if synced:
+            yield
+            return
+        self._writer.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._writer.execute("PRAGMA synchronous=FULL")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # IMMEDIATE: a transaction that reads before it writes must not find that somebody else wrote in between.
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            # After some errors SQLite has taken the transaction back by itself.
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+
+def _create(path: Path) -> None:
+    """Make the file before SQLite does, so that nobody else can read it for a moment; its log files follow its mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            sync_directory(path.parent)
+        for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+            with suppress(FileNotFoundError):
+                if each.stat().st_mode & 0o077:
+                    each.chmod(0o600)
+                    log.warning("%s was open to other users of this machine: its mode is 0600 now", each)
+    except OSError as error:
+        raise StorageError(f"Cannot open the job database {path}: {error.strerror or error}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """A new file's name outlives a loss of power only when its directory was written too."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _named_errors(prefix: str = "") -> Iterator[None]:
+    """SQLite's errors by our names. Its codes are not there before Python 3.11, so its words decide."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "disk is full" in text:
+            raise StorageFull(f"{prefix}No space is left on the disk that holds the job database") from error
+        if _is_locked(error):
+            raise StorageLocked(f"{prefix}Another process holds the job database: try again later") from error
+        if "not a database" in text or "malformed" in text:
+            raise StorageError(
+                f"{prefix}The job database is damaged, or is another program's: move it away, or put a copy back"
+            ) from error
+        raise StorageError(f"{prefix}The job database cannot be used: {text}") from error
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))

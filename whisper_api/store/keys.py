@@ -1,0 +1,59 @@
+"""The table of keys: who may call the server."""
+
+from __future__ import annotations
+
+from whisper_api.store.rows import KEY_COLUMNS, Key, key_of
+from whisper_api.store.tables import Tables
+
+__all__ = ["KeyTable"]
+
+_SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest FROM keys"
+
+
+class KeyTable(Tables):
+    """Keys, and the hashes of their secrets."""
+
+    def add_key(self, key: Key, digest: bytes) -> bool:
+        """Add a key.
+
+        Args:
+            key: its row.
+            digest: hash of its secret.
+
+        Returns:
+            False when a key that is not revoked has its name, or any key its id.
+        """
+        with self._database.write() as connection:
+            taken = connection.execute(
+                "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
+            ).fetchone()
+            if taken is None:
+                connection.execute(
+                    "INSERT INTO keys (key_id, name, role, created_at, revoked_at, digest) VALUES (?, ?, ?, ?, ?, ?)",
+                    (*(getattr(key, name) for name in KEY_COLUMNS), digest),
+                )
+        return taken is None
+
+    def keys(self) -> list[Key]:
+        """All keys, revoked ones too, the oldest first."""
+        return [key_of(row) for row in self._rows(f"{_SELECT_KEY} ORDER BY created_at, rowid")]
+
+    def key(self, key_id: str) -> tuple[Key, bytes] | None:
+        """A key and the hash of its secret."""
+        rows = self._rows(f"{_SELECT_KEY} WHERE key_id = ?", key_id)
+        return (key_of(rows[0]), bytes(rows[0]["digest"])) if rows else None
+
+    def jobs_of_revoked_keys(self) -> list[str]:
+        """Ids of the jobs that have not ended and whose key was revoked, in the order of the queue."""
+        return self._column(
+            "SELECT job_id FROM jobs JOIN keys ON key_id = owner"
+            " WHERE finished_at IS NULL AND revoked_at IS NOT NULL ORDER BY place"
+        )
+
+    def revoke_key(self, key_id: str, now: float) -> bool:
+        """Refuse a key from now on.
+
+        Returns:
+            False when there is none, or it was revoked before.
+        """
+        return self._change("UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id)

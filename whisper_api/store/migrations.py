@@ -1,0 +1,162 @@
+"""The tables of the job database: how each version of the schema is made from the one before it."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from whisper_api.store.database import Migration
+from whisper_api.store.metadata import searchable
+from whisper_api.store.texts import JobText, digest, padded, put_text
+
+__all__ = ["MIGRATIONS"]
+
+
+def _enter_metadata(connection: sqlite3.Connection) -> None:
+    """Have the metadata found that came before there was a table of them."""
+    rows = connection.execute("SELECT owner, seq, metadata FROM jobs WHERE metadata IS NOT NULL")
+    connection.executemany(
+        "INSERT OR IGNORE INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)",
+        (
+            (owner, key, value, seq)
+            for owner, seq, text in rows
+            for key, value in searchable(msgspec.json.decode(text, type=dict[str, Any]))
+        ),
+    )
+
+
+def _move_texts(connection: sqlite3.Connection) -> None:
+    """Move what clients wrote into the table of texts. A job that was canceled needs none of it any more."""
+    columns = "file_name, hf_token, metadata, known_speakers, warnings, error, idempotency_key"
+    rows = connection.execute(f"SELECT seq, owner, state, options, {columns} FROM jobs").fetchall()
+    connection.execute("DELETE FROM job_metadata")
+    for seq, owner, state, options, file_name, hf_token, metadata, speakers, warnings, error, key in rows:
+        fields = msgspec.json.decode(options, type=dict[str, Any])
+        text = JobText(
+            prompt=fields.pop("prompt", None),
+            hotwords=fields.pop("hotwords", None),
+            file_name=file_name,
+            hf_token=hf_token,
+            metadata=None if metadata is None else msgspec.json.decode(metadata, type=dict[str, Any]),
+            known_speakers=msgspec.json.decode(speakers, type=tuple[str, ...]),
+            warnings=msgspec.json.decode(warnings, type=tuple[str, ...]),
+            error=error,
+            idempotency_key=key,
+        )
+        if state != "Canceled":
+            put_text(connection, seq, text)
+            connection.executemany(
+                "INSERT OR IGNORE INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)",
+                ((owner, digest(name), digest(value), seq) for name, value in searchable(text.metadata or {})),
+            )
+        connection.execute(
+            "UPDATE jobs SET options = ?, idempotency_key = ?, file_name = NULL, hf_token = NULL, metadata = NULL,"
+            " known_speakers = '[]', warnings = '[]', error = NULL WHERE seq = ?",
+            (msgspec.json.encode(fields).decode(), None if key is None else digest(key), seq),
+        )
+    for (seq,) in connection.execute("SELECT seq FROM transcripts").fetchall():
+        (content,) = connection.execute("SELECT content FROM transcripts WHERE seq = ?", (seq,)).fetchone()
+        connection.execute("UPDATE transcripts SET content = ? WHERE seq = ?", (padded(bytes(content)), seq))
+
+
+# What was shipped once is never changed again: a new version is one more entry.
+MIGRATIONS: tuple[Migration, ...] = (
+    (
+        """
+        CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            place INTEGER NOT NULL UNIQUE,
+            job_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('Queued', 'Processing', 'Completed', 'Failed', 'Canceled')),
+            options TEXT NOT NULL,
+            output_format TEXT NOT NULL,
+            keep_result INTEGER NOT NULL,
+            file_name TEXT,
+            audio_bytes INTEGER NOT NULL,
+            audio_seconds REAL,
+            hf_token TEXT,
+            warnings TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            started_at REAL,
+            finished_at REAL,
+            crashes INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
+            error TEXT,
+            error_name TEXT NOT NULL,
+            delivered_at REAL,
+            idempotency_key TEXT,
+            fingerprint TEXT,
+            CHECK ((finished_at IS NULL) = (state IN ('Queued', 'Processing'))),
+            CHECK (finished_at IS NULL OR hf_token IS NULL)
+        )
+        """,
+        "CREATE INDEX jobs_by_state ON jobs (state, place)",
+        "CREATE INDEX jobs_by_owner ON jobs (owner, seq)",
+        "CREATE INDEX jobs_unfinished ON jobs (owner) WHERE finished_at IS NULL",
+        "CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL",
+        "CREATE INDEX jobs_delivered ON jobs (delivered_at) WHERE delivered_at IS NOT NULL",
+        "CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL",
+        """
+        CREATE TABLE transcripts (
+            seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE keys (
+            key_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
+            created_at REAL NOT NULL,
+            revoked_at REAL,
+            digest BLOB NOT NULL
+        )
+        """,
+        "CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL",
+        """
+        CREATE TABLE stage_rates (
+            model TEXT NOT NULL,
+            device TEXT NOT NULL,
+            stage TEXT NOT NULL,
+            rate REAL NOT NULL,
+            samples INTEGER NOT NULL,
+            PRIMARY KEY (model, device, stage)
+        ) WITHOUT ROWID
+        """,
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    ),
+    (
+        "ALTER TABLE jobs ADD COLUMN metadata TEXT",
+        "ALTER TABLE jobs ADD COLUMN known_speakers TEXT NOT NULL DEFAULT '[]'",
+        "CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL",
+        "ALTER TABLE transcripts ADD COLUMN corrections BLOB",
+    ),
+    (
+        # The top-level keys of every job's metadata, so that a search does not read all jobs of an owner.
+        """
+        CREATE TABLE job_metadata (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            seq INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,
+            PRIMARY KEY (owner, key, value, seq)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX metadata_by_job ON job_metadata (seq)",
+    ),
+    (_enter_metadata,),
+    (
+        # What may be deleted stands in a table of its own; ``texts.py`` says why.
+        """
+        CREATE TABLE job_texts (
+            seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )
+        """,
+        _move_texts,
+    ),
+    ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
+)
