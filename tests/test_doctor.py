@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from whisper_api.cli.doctor.checks import Check, Report, attempt
+from whisper_api.cli.doctor.check import Check, attempt
+from whisper_api.cli.doctor.checks import Report
 from whisper_api.cli.doctor.stages import SAMPLE_RATE, SOUND_SECONDS, speech
 from whisper_api.cli.main import main
 

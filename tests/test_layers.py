@@ -1,9 +1,9 @@
-"""Imports point one way: cli -> server -> jobs -> engine, access, store -> schema, errors"""
+"""Imports point one way: cli -> server -> jobs -> engine, access, store -> schema, errors; and they make no circle."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -134,6 +134,61 @@ def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchron
 def test_no_two_parts_may_import_each_other() -> None:
     for part, others in ALLOWED.items():
         assert not [other for other in others - {part} if part in ALLOWED[other]]
+
+
+def imported_modules(source: str, modules: Collection[str]) -> set[str]:
+    """The modules of the package that a module imports anywhere, functions and type checking included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {name if name in modules else name.rpartition(".")[0] for name in names}
+    return found.intersection(modules)
+
+
+def circle_in(imports: Mapping[str, Collection[str]]) -> list[str]:
+    """Modules that import each other in a circle, in order; empty when there is none."""
+    finished: set[str] = set()
+
+    def follow(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module in finished:
+            return []
+        for other in sorted(imports[module]):
+            if circle := follow(other, [*path, module]):
+                return circle
+        finished.add(module)
+        return []
+
+    return next((circle for module in sorted(imports) if (circle := follow(module, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    sources = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    # The package itself names the homes of its names, and loads them when they are used.
+    del sources["whisper_api"]
+    imports = {
+        name: imported_modules(path.read_text(encoding="utf-8"), sources) - {name} for name, path in sources.items()
+    }
+    assert circle_in(imports) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert imported_modules("import p.a\nfrom p.b import c\nfrom p import d, e", {"p.a", "p.b", "p.d"}) == {
+        "p.a",
+        "p.b",
+        "p.d",
+    }
 
 
 def test_imports_in_functions_and_for_type_checking_are_seen() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Probe, Ct2Whisper
-from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper, WhisperSource
+from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper
 from whisper_api.engine.whisper.onnx import model as whisper_onnx
 from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, Running
 from whisper_api.engine.whisper.onnx.search import Decoding
@@ -44,7 +44,7 @@ def quick(base_model_dir: Path) -> OnnxWhisper:
 
 @pytest.fixture(scope="module")
 def peer(base_model_dir: Path) -> Ct2Whisper:
-    return Ct2Whisper.load(WhisperSource(str(base_model_dir), "cpu", 0, "float32", 2))
+    return Ct2Whisper.load(base_model_dir, device="cpu", device_index=0, compute_type="float32", threads=2)
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ from whisper_api import Config
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.connections import Bounds, Connections, settings_of
 from whisper_api.server.responses.delivery import DeliveredResponse, EarlyAnswer
-from whisper_api.server.responses.problems import Problem, answer
+from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.uploads import Limits, receive_upload
 
 __all__ = [

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from whisper_api.config.setting import SECRETS, Setting
 from whisper_api.config.settings import (
-    SECRETS,
     ComputeType,
     Config,
     Downloaders,
     Loaded,
     OutputFormat,
-    Setting,
     describe,
     settings,
     written,

@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from whisper_api.coercion import help_line
+from whisper_api.config.setting import SECRETS, Setting
+from whisper_api.config.sources import read
 
-__all__ = ["Config", "Downloaders", "Loaded", "Setting", "describe", "settings", "written"]
-
-SECRETS = frozenset({"HF_TOKEN"})
+__all__ = ["Config", "Downloaders", "Loaded", "describe", "settings", "written"]
 
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -221,31 +221,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: a file that was named is not there, it is not TOML, or a value cannot be used. Names key,
                 value and origin; a secret's value is not shown.
         """
-        from whisper_api.config.sources import load
-
-        return load(path, os.environ if env is None else env, flags or {})
+        found = read(settings(), path, os.environ if env is None else env, flags or {})
+        return Loaded(cls(**found.values), found.origins, found.warnings, found.path)
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{s.attribute}={written(s, getattr(self, s.attribute))}' for s in settings())})"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table.
-
-    Attributes:
-        key: its name in the file and in the environment.
-        attribute: its name in :class:`Config`.
-        type: what its values are, annotated with bounds.
-        default: the value as shipped.
-        help: one line.
-    """
-
-    key: str
-    attribute: str
-    type: Any
-    default: Any
-    help: str
 
 
 def settings() -> tuple[Setting, ...]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whisper_api.coercion import convert
-from whisper_api.config.settings import SECRETS, Config, Loaded, Setting, settings
+from whisper_api.config.setting import SECRETS, Setting
 from whisper_api.errors import ConfigError
 
-__all__ = ["load"]
+__all__ = ["Values", "read"]
 
 FILE_NAME = "whisper_api.conf"
 FILE_VARIABLE = "WHISPER_API_CONFIG"
@@ -30,9 +31,41 @@ _RETIRED = {
 }
 
 
-def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
-    """Read all sources; see :meth:`whisper_api.config.Config.load`."""
-    reader = _Reader()
+@dataclass(frozen=True)
+class Values:
+    """What the sources say.
+
+    Attributes:
+        values: attribute to value.
+        origins: key to where its value came from.
+        warnings: one sentence each.
+        path: the file that was read, if there was one.
+    """
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+    path: Path | None
+
+
+def read(
+    rows: Sequence[Setting],
+    path: str | os.PathLike[str] | None,
+    env: Mapping[str, str],
+    flags: Mapping[str, object],
+) -> Values:
+    """Read all sources; :meth:`whisper_api.config.Config.load` says in which order.
+
+    Args:
+        rows: the table of settings.
+        path: the file that was named, if one was.
+        env: environment variables.
+        flags: key to value, from the command line.
+
+    Raises:
+        ConfigError: a source cannot be read, or a value cannot be used.
+    """
+    reader = _Reader(rows)
     file = _find_file(path, env)
     reader.set_defaults(file)
     if file is not None:
@@ -42,14 +75,14 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], flags: Map
     for key, value in flags.items():
         reader.set(key, value, "command line", Path.cwd())
     reader.read_token_file()
-    return Loaded(Config(**reader.values), reader.origins, tuple(reader.warnings), file)
+    return Values(reader.values, reader.origins, tuple(reader.warnings), file)
 
 
 class _Reader:
     """Values found so far; what is read later wins."""
 
-    def __init__(self) -> None:
-        self.settings: dict[str, Setting] = {setting.key: setting for setting in settings()}
+    def __init__(self, rows: Sequence[Setting]) -> None:
+        self.settings = {setting.key: setting for setting in rows}
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.warnings: list[str] = []

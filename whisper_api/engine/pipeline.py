@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -24,7 +24,7 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
-from whisper_api.engine.whisper.recognizer import Recognizer
+from whisper_api.engine.whisper.recognizer import Batching, Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.worker.background import Beside
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
@@ -33,9 +33,11 @@ from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
     from whisper_api.engine.align.models import AlignmentModel
+    from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
-    from whisper_api.engine.engine import Engine
     from whisper_api.engine.models.store import LocalModel
+    from whisper_api.engine.whisper.source import WhisperSource
+    from whisper_api.engine.worker.device import Device
 
 __all__ = ["WEIGHTS", "Transcription", "translates"]
 
@@ -48,6 +50,23 @@ PROGRESS_SECONDS = 0.2
 WEIGHTS: dict[Stage, float] = {"decode": 0.02, "load": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
 
 
+class EngineParts(Protocol):
+    """What a transcription takes from its engine.
+
+    Attributes:
+        batching: how windows share batches.
+        max_audio_seconds: how long a recording may be; None for any length.
+        audio_memory: the memory that decoded audio of all jobs may take.
+    """
+
+    batching: Batching
+    max_audio_seconds: float | None
+    audio_memory: AudioMemory
+
+    def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
+        """How a model is loaded on a device."""
+
+
 class Transcription:
     """One transcription on its way through the stages.
 
@@ -57,7 +76,7 @@ class Transcription:
         known_speakers: name to a recording of that person alone.
     """
 
-    def __init__(self, engine: Engine, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
+    def __init__(self, engine: EngineParts, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
         self._engine = engine
         self._ctx = ctx
         self._known_speakers = known_speakers

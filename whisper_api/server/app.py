@@ -24,7 +24,7 @@ from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses,
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.delivery import EarlyAnswer
-from whisper_api.server.responses.problems import answer
+from whisper_api.server.responses.error_responses import answer
 from whisper_api.server.routes import (
     asr,
     corrections,

@@ -7,7 +7,8 @@ import sys
 
 import msgspec
 
-from whisper_api.cli.doctor.checks import Check, Report, examine
+from whisper_api.cli.doctor.check import Check
+from whisper_api.cli.doctor.checks import Report, examine
 from whisper_api.cli.flags import add_setting_flags
 from whisper_api.config import Loaded
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.cli.doctor.checks import Check, failure
+from whisper_api.cli.doctor.check import Check, failure
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.errors import ModelUnavailable

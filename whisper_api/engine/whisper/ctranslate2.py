@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from whisper_api.engine.whisper.model import (
     token_cap,
 )
 from whisper_api.errors import ModelCorrupt
-
-if TYPE_CHECKING:
-    from whisper_api.engine.whisper.model import WhisperSource
 
 __all__ = ["Ct2Decode", "Ct2Listen", "Ct2Probe", "Ct2Whisper"]
 
@@ -51,8 +48,27 @@ class Ct2Whisper(Whisper):
         self.ct2 = model
 
     @classmethod
-    def load(cls, source: WhisperSource) -> Ct2Whisper:
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: str,
+        device_index: int,
+        compute_type: str,
+        threads: int,
+        lanes: int = 1,
+        offline: bool = False,
+    ) -> Ct2Whisper:
         """Load a model.
+
+        Args:
+            directory: its files.
+            device: ``cpu`` or ``cuda``.
+            device_index: which of several.
+            compute_type: as CTranslate2 names them: int8, float16 ...
+            threads: that one call may use, on a CPU.
+            lanes: calls at once.
+            offline: whether nothing may be fetched for it.
 
         Raises:
             ModelCorrupt: the files are not those of a Whisper model.
@@ -61,19 +77,19 @@ class Ct2Whisper(Whisper):
 
         try:
             model = ctranslate2.models.Whisper(
-                source.path,
-                device=source.device,
-                device_index=source.device_index,
-                compute_type=source.compute_type,
+                str(directory),
+                device=device,
+                device_index=device_index,
+                compute_type=compute_type,
                 # Replicas share the weights; each has a stream of its own, so one encodes while another decodes.
-                inter_threads=source.lanes,
-                intra_threads=source.threads,
+                inter_threads=lanes,
+                intra_threads=threads,
             )
         except (RuntimeError, ValueError, OSError) as error:
             if "CUDA" in str(error) or "memory" in str(error).lower():
                 raise
-            raise ModelCorrupt(f"{source.path} cannot be loaded as a Whisper model: {error}") from error
-        return cls(Path(source.path), model, offline=source.offline)
+            raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
+        return cls(directory, model, offline=offline)
 
     def listen(self, frames: int, max_items: int, max_cost: float) -> Ct2Listen:
         return Ct2Listen(self, min(max_items, MOST_WINDOWS), max_cost, frames)

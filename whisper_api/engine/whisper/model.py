@@ -1,6 +1,6 @@
 """The resident Whisper model: what all ways to run it share.
 
-There are two. On a GPU CTranslate2 runs it (``whisper_ct2.py``), on a CPU our own graphs do (``whisper_onnx.py``).
+There are two. On a GPU CTranslate2 runs it (``ctranslate2.py``), on a CPU our own graphs do (``onnx/``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.worker.worker import Operation
 
-__all__ = ["Attention", "DecodeSettings", "Decoded", "Row", "Whisper", "WhisperSource", "token_cap"]
+__all__ = ["Attention", "DecodeSettings", "Decoded", "Row", "Whisper", "token_cap"]
 
 FRAMES_PER_SECOND = 100
 MAX_FRAMES = 3000
@@ -230,49 +230,3 @@ def load_tokenizer(directory: Path, *, multilingual: bool, offline: bool = False
         return tokenizers.Tokenizer.from_pretrained(repository)
     except Exception as error:
         raise ModelCorrupt(f"{directory} has no tokenizer that can be read: {error}") from error
-
-
-@dataclass(frozen=True)
-class WhisperSource:
-    """Which Whisper model, and how it computes.
-
-    Attributes:
-        path: a directory in CTranslate2's format.
-        device, device_index: ``cpu`` or ``cuda``, and which one.
-        compute_type: as CTranslate2 names them: int8, float16 ...
-        threads: that one call may use, on a CPU.
-        lanes: calls at once.
-        offline: whether nothing may be fetched for it.
-    """
-
-    path: str
-    device: str
-    device_index: int
-    compute_type: str
-    threads: int
-    lanes: int = 1
-    offline: bool = False
-
-    def estimated_bytes(self) -> int:
-        size = (Path(self.path) / "model.bin").stat().st_size
-        # Published files hold float16: weights in int8 are half of that, in float32 twice as much.
-        return size * 2 if self.compute_type == "float32" else size // 2 if "int8" in self.compute_type else size
-
-    def load(self) -> Whisper:
-        """Load the model.
-
-        Raises:
-            ModelCorrupt: the files are not those of a Whisper model.
-        """
-        if self.device == "cpu":
-            from whisper_api.engine.whisper.onnx.model import OnnxWhisper
-
-            return OnnxWhisper.load(
-                Path(self.path), int8="int8" in self.compute_type, threads=self.threads, offline=self.offline
-            )
-        from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
-
-        return Ct2Whisper.load(self)
-
-    def unload(self, model: Whisper) -> None:
-        model.unload()

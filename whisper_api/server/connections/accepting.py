@@ -22,7 +22,8 @@ from whisper_api.server.connections.limits import Bounds, Quota, Slots
 from whisper_api.server.connections.turns import Turns
 from whisper_api.server.middleware.access_log import PROBES
 from whisper_api.server.responses.delivery import EarlyAnswer
-from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, answer
+from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS
 from whisper_api.server.sockets import network_of
 
 __all__ = ["Connections"]

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.middleware.proxies import client_address
-from whisper_api.server.responses.problems import answer
+from whisper_api.server.responses.error_responses import answer
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 

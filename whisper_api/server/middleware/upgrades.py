@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.server.responses.problems import Problem, answer
+from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.problems import Problem
 
 __all__ = ["NoWebSockets"]
 

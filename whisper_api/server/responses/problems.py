@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
@@ -18,7 +17,7 @@ from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 from whisper_api.server.uploads.accepted import FileOutcome
 
-__all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "answer", "problem_of"]
+__all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
@@ -153,18 +152,6 @@ def problem_of(error: Exception) -> Problem:
             field = error.field if isinstance(error, errors.InvalidOption) else None
             return Problem(rule.status, rule.code, str(error), _headers(error), field=field)
     return Problem(500, "internal_error", "The server failed; its log has the reason under this request id")
-
-
-async def answer(request: Request, error: Exception) -> Response:
-    """Exception handler: the problem that an error is, in the shape that the clients of its address read."""
-    from whisper_api.server.openai.errors import ErrorResponse, is_openai
-
-    problem = problem_of(error)
-    if problem.status == 500:
-        log.error("a request failed", exc_info=error)
-    if is_openai(request):
-        return ErrorResponse(problem)
-    return ProblemResponse(problem, str(request.scope.get("request_id", "")))
 
 
 def _headers(error: Exception) -> dict[str, str]:
