@@ -252,7 +252,7 @@ def test_a_segment_without_words_has_no_first_word() -> None:
 
 
 def test_corrections_replace_those_before_and_outlive_the_store(tmp_path: Path, store: JobStore) -> None:
-    from jobs.test_store import new_job
+    from store.test_jobs import new_job
 
     store.add(new_job("job"))
     store.claim("job", 1.0)
@@ -278,7 +278,7 @@ def test_corrections_replace_those_before_and_outlive_the_store(tmp_path: Path, 
 
 
 def test_times_that_an_older_version_stored_are_mended(store: JobStore) -> None:
-    from jobs.test_store import new_job
+    from store.test_jobs import new_job
 
     same = tuple(Word(word=each, start=1.06, end=1.06) for each in ("a", "b"))
     old = transcript(replace(segment(0, ["a", "b"]), words=same), replace(segment(1, [], "c"), start=1.06, end=1.06))

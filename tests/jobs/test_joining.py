@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, running, submit, uploads
+from store.test_jobs import TRANSCRIPT, new_job
 
-from jobs.test_store import TRANSCRIPT, new_job
 from whisper_api.errors import IdempotencyConflict
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.store.jobs import AlreadyThere, JobStore

@@ -28,7 +28,7 @@ from fakes import (
     uploads,
 )
 
-from jobs.test_store import new_job
+from store.test_jobs import new_job
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
 from whisper_api.jobs import retention as retention_module

@@ -11,7 +11,7 @@ import pytest
 from fakes import Services, ended, submit
 from hypothesis import strategies as st
 
-from jobs.test_store import new_job
+from store.test_jobs import new_job
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import JobState
 from whisper_api.store.jobs import Job, JobStore

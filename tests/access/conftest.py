@@ -1,0 +1,7 @@
+"""What tests of keys begin with."""
+
+from __future__ import annotations
+
+from jobs.conftest import serve, store
+
+__all__ = ["serve", "store"]
