@@ -65,6 +65,26 @@ def test_two_requests_in_one_breath(server: RunningServer) -> None:
     assert received.count(b"HTTP/1.1 200") == 2
 
 
+@pytest.mark.parametrize(
+    "lines", [("Transfer-Encoding: chunked", "Content-Length: 5"), ("content-length: 5", "TRANSFER-ENCODING: chunked")]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_body_with_two_lengths_is_malformed_and_ends_the_connection(
+    server: RunningServer, method: str, lines: tuple[str, ...]
+) -> None:
+    """Behind a proxy that believes the other length, the second request would be another client's (RFC 9112, 6.1)."""
+    target = "/livez" if method == "GET" else "/transcribe"
+    first = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode()
+    with server.connect() as connection:
+        connection.sendall(first + b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"malformed_request" in received
+    assert received.count(b"\r\n\r\n") == 1, "nothing behind the body is answered"
+
+
 def test_expect_100_continue(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
     content = form(hello)
     with server.connect() as connection:

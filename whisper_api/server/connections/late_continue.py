@@ -59,8 +59,21 @@ class LateContinue(H11Protocol):
 
 
 class _Connection(h11.Connection):
-    """Never tells Hypercorn that the client waits; :class:`LateContinue` looks for itself."""
+    """Never tells Hypercorn that the client waits, since :class:`LateContinue` looks for itself.
+
+    A request whose body has two lengths is malformed.
+    """
 
     @property
     def they_are_waiting_for_100_continue(self) -> bool:
         return False
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"transfer-encoding", b"content-length"} <= names:
+                # RFC 9112, section 6.1: a proxy in front may have taken the other length, and what it took for the body
+                # would be read as a request here.
+                raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length", error_status_hint=400)
+        return event
