@@ -13,7 +13,7 @@ from whisper_api.errors import ConfigError
 __all__ = ["AllowedOrigins", "CrossOrigin", "is_preflight"]
 
 ANY = "*"
-EXPOSED = "Location, Retry-After, X-Job-ID, X-Request-ID, X-Should-Retry"
+EXPOSED = "Location, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
 PREFLIGHT_HEADERS = {
     # The asterisk is for what OpenAI's client tells of itself; a browser does not take it for Authorization.
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID, *",
