@@ -156,7 +156,7 @@ async def test_with_keys_pages_of_any_origin_may_call(tmp_path: Path) -> None:
             # What OpenAI's client looks at before it tries again must not be hidden from it.
             permanent = await nobody.get("/v1/models")
             exposed = permanent.headers["Access-Control-Expose-Headers"].lower().split(", ")
-            assert {"retry-after", "x-should-retry"} <= set(exposed)
+            assert {"retry-after", "warning", "x-should-retry"} <= set(exposed)
             assert permanent.headers["X-Should-Retry"] == "false"
             for path, methods in (("/transcribe", {"POST"}), ("/transcription/1", {"GET", "HEAD", "DELETE"})):
                 answer = await nobody.options(path, headers={"Access-Control-Request-Method": "POST"})
