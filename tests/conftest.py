@@ -24,6 +24,11 @@ settings.load_profile("project")
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that the other process works through the rest meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_scripts.py")
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """What a command sets up for a process of its own is not found by the tests after it."""

@@ -113,3 +113,9 @@ def test_a_segment_keeps_what_it_has_around_its_words(high: float | None) -> Non
     (found,) = in_order([Segment(id=0, start=0.5, end=3.0, text="a b", words=words)], 0.0, high)
     assert (found.start, found.end) == (0.5, 3.0)
     assert in_order([]) == ()
+
+
+def test_a_segment_with_words_in_order_lies_within_the_audio_too() -> None:
+    words = (Word(word="a", start=0.0, end=1.0), Word(word="b", start=1.0, end=2.0))
+    (found,) = in_order([Segment(id=0, start=-0.5, end=9.0, text="a b", words=words)], 0.0, 2.5)
+    assert (found.start, found.end, found.words) == (0.0, 2.5, words)

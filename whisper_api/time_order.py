@@ -73,7 +73,7 @@ def in_order(segments: Sequence[Segment], low: float = 0.0, high: float | None =
     """
     spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
     placed = fitted(spans, low, high)
-    if placed == spans and _around_words(segments):
+    if placed == spans and _around_words(segments) and _within(segments, low, high):
         return tuple(segments)
     found: list[Segment] = []
     position = 0
@@ -107,6 +107,11 @@ def _around_words(segments: Sequence[Segment]) -> bool:
     if any(before.end > after.start for before, after in pairwise(segments)):
         return False
     return all(s.start <= s.words[0].start and s.words[-1].end <= s.end for s in segments if s.words)
+
+
+def _within(segments: Sequence[Segment], low: float, high: float | None) -> bool:
+    """Whether segments in order lie in the room there is: a segment may begin before its first word."""
+    return not segments or (segments[0].start >= low and (high is None or segments[-1].end <= high))
 
 
 def _rising(values: Sequence[int]) -> list[int]:

@@ -181,7 +181,7 @@ Thread 0x00007f3 (most recent call first):
     assert end_of_last_process(store, fault) == "elsewhere"
     # A native thread, while both a job and an upload are decoded.
     assert end_of_last_process(store, fault.replace("Current thread", "Thread")) == "kill"
-    alone = fault.replace("Current thread", "Thread").replace("engine/decode.py", "server/intake/storing.py")
+    alone = fault.replace("Current thread", "Thread").replace("engine/audio/decode.py", "server/uploads/storing.py")
     assert end_of_last_process(store, alone) == "crash"
 
 
@@ -191,7 +191,7 @@ import ctypes, io, resource, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from fakes import FakeExecutor, config_in, new_service, running, submit
-from whisper_api.engine import decode
+from whisper_api.engine.audio import decode
 from whisper_api.jobs.preload import Preload
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.uploads import submitting
