@@ -104,6 +104,6 @@ def test_who_may_make_the_server_download_a_model(
     else:
         with pytest.raises(ModelUnavailable, match=r"WHISPER_MODEL_DOWNLOADS .* models pull large"):
             submit(service, owner, model="large")
-    # What is here is for everybody.
+    # Models on this machine are for all keys.
     submit(service, owner, model="other")
     submit(service, owner)
