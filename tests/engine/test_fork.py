@@ -1,4 +1,4 @@
-"""What was made or used before a fork either works in the child or says at once that it does not; nothing hangs."""
+"""An engine, server or client made before a fork works in the child, or raises ForkedProcess at once; none hangs."""
 
 from __future__ import annotations
 

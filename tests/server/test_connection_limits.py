@@ -1,4 +1,4 @@
-"""What is counted about connections: shares, patience, turns, and what a stream holds."""
+"""The bounds on connections: quotas, progress deadlines, turns, and the buffer of a stream."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def client_of(headers: dict[str, str], **settings: Any) -> str | None:
     return client_address(seen(headers, **settings).scope)
 
 
-# --- whom to believe ---
+# --- trusted addresses ---
 
 
 def test_a_trusted_proxy_is_believed() -> None:

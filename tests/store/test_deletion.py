@@ -1,4 +1,4 @@
-"""What is deleted is gone from every byte of the data directory, whatever way it goes, and soon."""
+"""Deleted text leaves every byte of the data directory within the deadline, however the deletion comes about."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who may call the server: keys and their roles. Imports store."""
+"""Keys and their roles: they decide which callers the server lets in. Imports store."""
