@@ -26,7 +26,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Batching, Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["WEIGHTS", "Transcription", "translates"]
+__all__ = ["WEIGHTS", "TranscriptionRun", "translates"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class EngineParts(Protocol):
         """How a model is loaded on a device."""
 
 
-class Transcription:
+class TranscriptionRun:
     """One transcription on its way through the stages.
 
     Args:
@@ -135,7 +135,7 @@ class Transcription:
                 self._speakers = beside.enter_context(self._diarizing(audio, references))
             text = _Text(recognizer, audio, spans)
             with self._stage("asr"):
-                text.language, probability = recognizer.judge_language(options.language)
+                text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, beside) if spans and options.align else None
                 self._recognize(text, alignment)
             if options.align and text.segments:
@@ -172,7 +172,7 @@ class Transcription:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: Beside[AlignmentModel] | None) -> None:
+    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
         """Decode every window in which something is said.
 
         An alignment model that cannot be loaded after all is found out while windows are decoded: then they are decoded
@@ -273,7 +273,7 @@ class Transcription:
 
     def _alignment(
         self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
-    ) -> Beside[AlignmentModel] | None:
+    ) -> BackgroundTask[AlignmentModel] | None:
         """The alignment model that will give the word times, fetched and loaded beside the decoding of the text.
 
         None where there is none, or where one cannot be had without asking a source that is known not to answer.
@@ -289,7 +289,9 @@ class Transcription:
             return None
         stop = threading.Event()
         part = self._ctx.beside(stop)
-        loading = Beside("alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language))))
+        loading = BackgroundTask(
+            "alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language)))
+        )
         # Waited for before the leases end, so that only one thread at a time has to do with them.
         beside.callback(loading.join)
         beside.callback(stop.set)
@@ -394,7 +396,7 @@ class _Text:
     alignment_model: str | None = None
 
 
-class _Diarizing(Beside["Diarization"]):
+class _Diarizing(BackgroundTask["Diarization"]):
     """Who speaks when, by name where the voice is known."""
 
     def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:

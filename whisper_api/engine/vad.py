@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = ["Activity", "Span", "VadSettings", "detect", "stretches", "windows"]
 
-SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30.0
 # A longer silence than this inside one window gives Whisper room to invent text, and costs as much as speech.
 MAX_SILENCE_SECONDS = 4.0

@@ -23,7 +23,7 @@ from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, Emi
 from whisper_api.engine.sentences import spans
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.errors import UnknownModel
-from whisper_api.schema import Segment, Word
+from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import joined
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
 
-SAMPLE_RATE = 16_000
 # Segments are sorted by length among so many, so that a batch has little padding.
 LOOK_AHEAD = 64
 WINDOW = 32

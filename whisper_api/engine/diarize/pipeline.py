@@ -23,8 +23,9 @@ from whisper_api.engine.diarize.activity import WINDOW, Activity, Spans, turns_o
 from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions, Voices, find_voices
 from whisper_api.engine.diarize.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
-from whisper_api.engine.diarize.segmentation import SAMPLE_RATE, SegmentationSource, SegmentWindows
+from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
 from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
