@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from whisper_api.errors import InvalidOption
 from whisper_api.records import Record, Row
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LANGUAGES_WITHOUT_SPACES",
     "SAMPLE_RATE",
     "SPEAKER_LABEL",
+    "VAD_ONSET",
     "Correction",
     "Corrections",
     "JobCanceledEvent",
@@ -58,6 +60,8 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
+# Voice activity detection: speech begins at this probability, whichever model gives it.
+VAD_ONSET = 0.5
 # Samples a second of all audio inside: mono, as Whisper, the aligners and the speaker models were trained.
 SAMPLE_RATE = 16_000
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
@@ -76,6 +80,9 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
 
     ``omit_defaults`` keeps a stored record short and lets a default that later changes apply to it.
     The description of each field is its help text on the command line.
+
+    Raises:
+        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``.
     """
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
@@ -117,6 +124,16 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
+
+    def __post_init__(self) -> None:
+        low, high = self.min_speakers, self.max_speakers
+        if low is not None and high is not None and low > high:
+            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
+        onset, offset = VAD_ONSET if self.vad_onset is None else self.vad_onset, self.vad_offset
+        if offset is not None and offset > onset:
+            raise InvalidOption(
+                "vad_offset", f"{offset} is above vad_onset ({onset}); speech would end before it begins"
+            )
 
     def written_language(self, spoken: str) -> str:
         """Code of the language that the text is in.
@@ -292,10 +309,12 @@ class Progress(msgspec.Struct, frozen=True):
     Attributes:
         fraction: from 0 to 1 over all stages, never falling.
         stage: the stage that runs now.
+        stage_fraction: how much of that stage is done, from 0 to 1.
     """
 
     fraction: float
     stage: Stage
+    stage_fraction: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.fraction:4.0%} {self.stage}"

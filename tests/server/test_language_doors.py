@@ -78,7 +78,7 @@ def test_the_configuration_is_such_a_door(tmp_path: Path) -> None:
 
 def test_the_library_is_such_a_door(engine: Engine) -> None:
     for written, code in WRITTEN.items():
-        assert engine._filled_in(TranscriptionOptions(language=written)).language == code
+        assert engine.resolve(TranscriptionOptions(language=written)).language == code
     with pytest.raises(InvalidOption, match=r"de \(german\)"):
         engine.transcribe(AUDIO, TranscriptionOptions(language="gsw"))
 

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
+from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
-from whisper_api.schema import PartialSegments, Progress, Segment, Stage, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Segment, Stage
 
 if TYPE_CHECKING:
     from whisper_api.engine.models.cache import ModelCache, ModelSource
     from whisper_api.engine.models.store import LocalModel, ModelStore
+    from whisper_api.engine.options import ResolvedOptions
     from whisper_api.engine.worker.device import Device
     from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 
@@ -57,7 +59,7 @@ class JobContext:
     def __init__(
         self,
         *,
-        options: TranscriptionOptions,
+        options: ResolvedOptions,
         device: Device,
         worker: GpuWorker,
         models: ModelCache,
@@ -82,9 +84,8 @@ class JobContext:
         self._on_partial = on_partial
         self._callers_error: BaseException | None = None
         self._job: Hashable = object()
+        self._plan = StagePlan.of(options)
         self._stage: Stage = "load"
-        self._stage_from = 0.0
-        self._stage_to = 0.0
         self._reported = -1.0
 
     def check(self) -> None:
@@ -177,9 +178,9 @@ class JobContext:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
             self._call(self._on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))
 
-    def begin(self, stage: Stage, start: float, end: float) -> None:
-        """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
-        self._stage, self._stage_from, self._stage_to = stage, start, end
+    def begin(self, stage: Stage) -> None:
+        """Enter a stage of the job's plan, or ``done``."""
+        self._stage = stage
         self.stage_done = 0.0
         self.progress(0.0)
 
@@ -189,10 +190,10 @@ class JobContext:
         self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
             return
-        overall = self._stage_from + (self._stage_to - self._stage_from) * self.stage_done
-        if overall > self._reported or fraction == 0.0:
-            self._reported = max(overall, self._reported)
-            self._call(self._on_progress, Progress(round(self._reported, 4), self._stage))
+        progress = self._plan.progress(self._stage, self.stage_done)
+        if progress.fraction > self._reported or fraction == 0.0:
+            self._reported = max(progress.fraction, self._reported)
+            self._call(self._on_progress, replace(progress, fraction=self._reported))
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
         """Call a function of the caller, and remember its error as the caller's."""

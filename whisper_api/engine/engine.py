@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
@@ -22,21 +19,22 @@ from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
-from whisper_api.engine.pipeline import WEIGHTS, TranscriptionRun
-from whisper_api.engine.whisper.recognizer import FALLBACK_BEAM_SIZE, Batching
+from whisper_api.engine.options import ResolvedOptions, resolve
+from whisper_api.engine.pipeline import TranscriptionRun
+from whisper_api.engine.whisper.recognizer import Batching
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
+from whisper_api.errors import EngineClosed, ModelError, OutOfMemory
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
 
-__all__ = ["WEIGHTS", "Engine"]
+__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +225,7 @@ class Engine:
         """
         fork.use_models()
         self._check_open()
-        options = self._filled_in(options)
+        resolved = self.resolve(options)
         if known_speakers:
             from whisper_api.engine.diarize.enrollment import check_names
 
@@ -235,7 +233,7 @@ class Engine:
         # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
         with self._pool.assign(0.0) as runtime:
             ctx = JobContext(
-                options=options,
+                options=resolved,
                 device=runtime.device,
                 worker=runtime.worker,
                 models=runtime.models,
@@ -265,9 +263,7 @@ class Engine:
             ForkedProcess: this process was forked from one that ran models.
         """
         fork.use_models()
-        options = self._filled_in(options)
-        assert options.model
-        local = self.store.ensure(options.model, check=self._check_open)
+        local = self.store.ensure(self.resolve(options).model, check=self._check_open)
         for runtime in self._pool.runtimes:
             with runtime.models.lease(self.whisper_source(local, runtime.device), check=self._check_open):
                 pass
@@ -283,14 +279,13 @@ class Engine:
             ForkedProcess: this process was forked from one that ran models.
         """
         fork.use_models()
-        options = self._filled_in(options)
+        resolved = self.resolve(options)
         for runtime in self._pool.runtimes:
-            self._preload_rest(options, runtime)
+            self._preload_rest(resolved, runtime)
         if self.device.kind == "cuda" and self._batch_size is None:
-            self._sweep(options)
+            self._sweep(resolved)
 
-    def _preload_rest(self, options: TranscriptionOptions, runtime: DeviceRuntime) -> None:
-        assert options.language
+    def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
         ctx = JobContext(
             options=options,
             device=runtime.device,
@@ -313,16 +308,15 @@ class Engine:
                     with ctx.lease(source):
                         pass
 
-    def _sweep(self, options: TranscriptionOptions) -> None:
+    def _sweep(self, options: ResolvedOptions) -> None:
         """Choose the batch size that this device is best used with; jobs that run meanwhile keep their turns."""
         from whisper_api.engine.whisper.ctranslate2 import Ct2Probe, Ct2Whisper
         from whisper_api.engine.worker.batch_size import choose_batch_size
 
-        assert options.model
         worker = self._worker
         with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
             assert isinstance(whisper, Ct2Whisper)
-            probe = Ct2Probe(whisper, options.beam_size or FALLBACK_BEAM_SIZE)
+            probe = Ct2Probe(whisper, options.beam_size)
 
             def run(size: int) -> None:
                 try:
@@ -361,23 +355,14 @@ class Engine:
         model = self._names.meaning(name)
         return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
 
-    def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
-        """The options with every default, checked against each other."""
+    def resolve(self, options: TranscriptionOptions | None) -> ResolvedOptions:
+        """The options of a job with this engine's defaults filled in.
+
+        Raises:
+            InvalidOption: no language has that code or name.
+        """
         options = options or TranscriptionOptions()
-        low, high = options.min_speakers, options.max_speakers
-        if low is not None and high is not None and low > high:
-            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
-        settings = vad.settings_of(options)
-        return replace(
-            options,
-            model=self._model_named(options.model),
-            language=language_or_auto(options.language or self.default_language),
-            beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
-            vad_onset=settings.onset,
-            vad_offset=settings.offset,
-            vad_min_silence=settings.min_silence,
-            vad_padding=settings.padding,
-        )
+        return resolve(options, model=self._model_named(options.model), language=self.default_language)
 
 
 def _gpu_batch(free: int) -> int:

@@ -39,15 +39,12 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["WEIGHTS", "TranscriptionRun", "translates"]
+__all__ = ["TranscriptionRun", "translates"]
 
 log = logging.getLogger(__name__)
 
 # How often the job's thread tells how far the diarization beside it is.
 PROGRESS_SECONDS = 0.2
-
-# What each stage takes of a job, about: for progress.
-WEIGHTS: dict[Stage, float] = {"decode": 0.02, "load": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
 
 
 class EngineParts(Protocol):
@@ -83,22 +80,10 @@ class TranscriptionRun:
         self._options = ctx.options
         self._timings: dict[str, float] = {}
         self._speakers: _Diarizing | None = None
-        stages: list[Stage] = ["decode", "load", "vad", "asr"]
-        if self._options.task != "detect_language":
-            stages += ["align"] if self._options.align else []
-            stages += ["diarize"] if self._options.diarize is not False else []
-        total = sum(WEIGHTS[stage] for stage in stages)
-        self._bounds: dict[Stage, tuple[float, float]] = {}
-        at = 0.0
-        for stage in stages:
-            self._bounds[stage] = (at, at + WEIGHTS[stage] / total)
-            at += WEIGHTS[stage] / total
 
     def run(self, source: AudioInput) -> Transcript:
         """Run the stages; raises what :meth:`Engine.transcribe` says."""
         ctx, options = self._ctx, self._options
-        assert options.model
-        assert options.language
         with self._stage("decode"):
             decoded = decode(
                 source,
@@ -160,13 +145,13 @@ class TranscriptionRun:
         )
 
     def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
-        self._ctx.begin("done", 1.0, 1.0)
+        self._ctx.begin("done")
         return Transcript(
             language=language,
             duration=round(duration, 3),
             model=model.name,
             model_revision=model.revision,
-            options=self._options,
+            options=self._options.for_transcript(),
             timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
             warnings=tuple(self._ctx.warnings),
             **{"segments": (), **found},
@@ -265,7 +250,7 @@ class TranscriptionRun:
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
         begun = time.perf_counter()
-        self._ctx.begin(stage, *self._bounds[stage])
+        self._ctx.begin(stage)
         try:
             yield
         finally:

@@ -24,6 +24,7 @@ from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, Emi
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import ModelCorrupt, UnknownModel
@@ -173,7 +174,7 @@ def contexts() -> Iterator[Callable[[Loaded], JobContext]]:
 
     def make(loaded: Loaded) -> JobContext:
         store = ModelStore(loaded.root, offline=True)
-        options = TranscriptionOptions()
+        options = resolve(TranscriptionOptions(), model="base", language="auto")
         return JobContext(options=options, device=Device("cpu"), worker=worker, models=models, store=store)
 
     yield make

@@ -39,7 +39,7 @@ def whisper(engine: Engine, base_model_dir: Path) -> Iterator[Whisper]:
 
 def context(engine: Engine, **options: Any) -> JobContext:
     return JobContext(
-        options=TranscriptionOptions(**options),
+        options=engine.resolve(TranscriptionOptions(**options)),
         device=engine.device,
         worker=engine._worker,
         models=engine.models,

@@ -18,7 +18,7 @@ from whisper_api.cli.doctor.check import Check, failure
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.errors import ModelUnavailable
-from whisper_api.schema import SAMPLE_RATE, Segment, TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -96,7 +96,7 @@ class _Bench:
             store: instead of the engine's.
         """
         return JobContext(
-            options=TranscriptionOptions(model=self.engine.default_model, language=self.engine.default_language),
+            options=self.engine.resolve(None),
             device=self.engine.device,
             worker=self._worker,
             models=self.engine.models,

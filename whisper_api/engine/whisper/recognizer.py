@@ -291,7 +291,7 @@ class _Decoder:
         self._align_from = start if word_times else None
         self._logprobs_from = start if options.logprobs else None
         self.first_temperature = options.temperature
-        self._beam_size = options.beam_size or FALLBACK_BEAM_SIZE
+        self._beam_size = options.beam_size
 
     def items(self, pending: Sequence[_Window]) -> Iterator[tuple[BatchOperation, Row, float]]:
         """Work items of the first attempt on each window."""

@@ -129,19 +129,12 @@ def _given(fields: Sequence[tuple[str, str]], lists: Mapping[str, list[str]]) ->
 
 
 def _options(given: Mapping[str, str], config: Config) -> TranscriptionOptions:
-    from whisper_api.engine.vad import settings_of
-
     values = {name: converted(name, given[name], OPTION_TYPES[name]) for name in OPTION_FIELDS if name in given}
     for name in TEXT_FIELDS:
         check_text(name, given.get(name, ""), MAX_TEXT_CHARACTERS, LINE_BREAKS)
     values["model"] = _model(given.get("model")) or _model(config.model)
     values["language"] = _language(given.get("language", config.language))
-    options = TranscriptionOptions(**values)
-    low, high = options.min_speakers, options.max_speakers
-    if low is not None and high is not None and low > high:
-        raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
-    settings_of(options)
-    return options
+    return TranscriptionOptions(**values)
 
 
 def _model(name: str | None) -> str | None:
