@@ -50,7 +50,6 @@ async def test_errors_are_of_openai_s_shape_only_where_its_clients_are(tmp_path:
             assert "detail" in (await stranger.get("/v10")).json()
         async with app.client(app.token("ann")) as client:
             for method, path, status, code in (
-                ("GET", "/v1", 404, "not_found"),
                 ("GET", "/v1/nothing", 404, "not_found"),
                 ("GET", PATH, 405, "method_not_allowed"),
                 ("DELETE", "/v1/models", 405, "method_not_allowed"),

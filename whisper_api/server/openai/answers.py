@@ -35,6 +35,10 @@ __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_na
 NOBODY = "unknown"
 
 
+# Diarization never tells a thousand speakers apart: a longer number is part of a name that somebody chose.
+MAX_DIGITS = 3
+
+
 class Answer(NamedTuple):
     """A body, ready to be sent."""
 
@@ -85,7 +89,8 @@ def speaker_names(labels: tuple[str, ...]) -> dict[str, str]:
     Returns:
         Label to A, B ... Z, AA ...; no letter that is somebody's name is given to another.
     """
-    numbers = {label: int(match[1]) for label in labels if (match := SPEAKER_LABEL.fullmatch(label))}
+    matches = ((label, SPEAKER_LABEL.fullmatch(label)) for label in labels)
+    numbers = {label: int(match[1]) for label, match in matches if match and len(match[1]) <= MAX_DIGITS}
     taken = set(labels) - set(numbers)
     free = (letters for letters in _letters() if letters not in taken)
     by_number = list(itertools.islice(free, max(numbers.values(), default=-1) + 1))

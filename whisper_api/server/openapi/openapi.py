@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from whisper_api.server.openai.bodies import ErrorBody
-from whisper_api.server.openai.errors import is_openai_path
+from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.docstrings import described
 from whisper_api.server.openapi.error_responses import Refusal, refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, without_null
@@ -246,7 +246,7 @@ def _responses(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> di
     responses: dict[str, Any] = {}
     for answer in operation.answers:
         responses[str(answer.status)] = _answer(answer, types)
-    openai = is_openai_path(endpoint.path)
+    openai = operation.tag == OPENAI_TAG
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
         status = str(refusal.status)

@@ -57,7 +57,8 @@ class Problem(Portable):
         self.jobs = jobs
 
 
-# Said where the connection was accepted, before the application is asked.
+# Key of an ASGI scope: the problem that the application answers with instead of handling the request.
+REFUSED = "whisper_api.refused"
 TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",

@@ -26,7 +26,7 @@ from whisper_api.server.openai.bodies import (
     VerboseTranslation,
 )
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
-from whisper_api.server.openai.errors import job_problem
+from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.events import StreamEvent
 from whisper_api.server.openai.json_form import form_of_json
 from whisper_api.server.openai.models import model_named, models_here
@@ -56,7 +56,6 @@ from whisper_api.server.uploads.uploads import Upload
 
 __all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
-TAG = "OpenAI"
 JOB_HEADER = "X-Job-ID"
 # What an Idempotency-Key stands for, with the upload.
 PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
