@@ -1,4 +1,4 @@
-"""The engine: the models, the threads that run them, and what every job starts from."""
+"""The engine: resident models, and the threads that run them for all jobs."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
-# Windows in a batch, and seconds to a multiple of which their lengths are rounded up: coarsely on a GPU, where a full
-# batch matters more than a short one.
+# Windows in a batch. The lengths of windows are rounded up to a multiple of the bucket, so that more of them share a
+# batch: a coarse one on a GPU, where full batches matter more than padding.
 GPU_BUCKET_SECONDS = 5.0
-# Until the batch size was chosen by measurement: by the bytes that are free on the GPU.
+# Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
 GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# The cost of one window of the measurement.
+# Cost of one window of that measurement, in seconds of audio.
 PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
-# Of the device's free memory, what models may take; the rest is for activations.
+# Share of the device's free memory that models may take; the rest is for activations.
 MODEL_SHARE = 0.7
-# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
+# Bytes of decoded audio in memory: 2.3 hours. More goes to files, whose pages the system can drop.
 AUDIO_MEMORY = 512 << 20
 
 
 class Engine:
     """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
 
-    An engine that has run nothing yet may be used in a process that is forked from this one. After its first use it
-    cannot, since threads do not survive a fork: there every method raises
-    :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
+    An engine that has not been used yet may be used in a forked process. After the first use it may not, since threads
+    do not survive a fork: in the forked process every method raises :class:`~whisper_api.errors.ForkedProcess`, and
+    the original process goes on. On a GPU, making an engine is its first use.
 
     Args:
         model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
@@ -68,22 +68,22 @@ class Engine:
             fewest.
         device_index: which GPU, for ``cuda``.
         compute_type: as CTranslate2 names them; ``auto`` is float16 on a GPU and int8 on a CPU.
-        batch_size: windows of audio in one batch on a GPU; None for what suits it.
+        batch_size: windows of audio in one batch on a GPU; None to choose it by measurement.
         models_dir: where model files are kept; None for ``models_cache`` in the user's cache directory.
         hf_token: for models that need an account; None uses ``HF_TOKEN``.
-        keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
+        keep_alive: seconds that an unused model stays loaded; -1 for ever, 0 to free it after each job.
         memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
         offline: True to download nothing.
         max_audio_seconds: how long a recording may be; None or 0 for any length.
         audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
             for an hour.
-        temp_dir: where those go; None for the system's own place.
-        on_download: called while a model is fetched.
-        model_aliases: own names for models, name to model; they win over every other meaning of a name.
+        temp_dir: directory of those files; None for the system's own.
+        on_download: called while a model is downloaded.
+        model_aliases: alias to model name; an alias wins over every other meaning of a name.
 
     Raises:
         DeviceUnavailable: there is no such device.
-        InvalidOption: a value is not one of those that are known.
+        InvalidOption: an argument has an unknown value.
         ForkedProcess: this process was forked from one that ran models.
     """
 
@@ -145,7 +145,7 @@ class Engine:
 
     @property
     def models(self) -> ModelCache:
-        """The resident models; on several GPUs those of the first."""
+        """The cache of resident models; with several GPUs that of the first."""
         return self._pool.runtimes[0].models
 
     @property
@@ -154,11 +154,11 @@ class Engine:
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
-        """The engine that a configuration describes.
+        """Make the engine that a configuration describes.
 
         Args:
-            config: where the defaults come from.
-            overrides: arguments of :class:`Engine` that win over it.
+            config: the configuration.
+            overrides: arguments of :class:`Engine` that win over the configuration.
         """
         arguments: dict[str, Any] = {
             "model": config.model,
@@ -199,18 +199,18 @@ class Engine:
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
     ) -> Transcript:
-        """Transcribe one recording. May be called from any number of threads at once.
+        """Transcribe one recording. Any number of threads may call this at once.
 
         Args:
             source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
-            options: what is asked for; None for the defaults.
-            on_progress: called from this thread as the job goes on.
+            options: None for the defaults.
+            on_progress: called from this thread as the job proceeds.
             on_partial: called from this thread with the text of each window as it is decoded, and again when its words
-                have got the times they keep.
-            known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
-                recognised has the name as label; the others keep ``SPEAKER_NN``.
+                have their final times.
+            known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
+                recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: set it from another thread to stop the job within one work item.
-            hf_token: instead of the engine's.
+            hf_token: Hugging Face token to use instead of the engine's.
 
         Returns:
             The transcript; without segments when nobody speaks.
@@ -230,7 +230,7 @@ class Engine:
             from whisper_api.engine.diarize.enrollment import check_names
 
             check_names(known_speakers)
-        # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
+        # The length is not known before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
             ctx = JobContext(
                 options=resolved,
@@ -247,15 +247,15 @@ class Engine:
             try:
                 return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
             except BaseException as error:
-                # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
-                # variables the audio goes now, and not when Python next looks for cycles.
+                # The frames of a failed job hold its audio, and one of them may hold the error. Clearing them frees the
+                # audio now and not at the next run of the garbage collector.
                 traceback.clear_frames(error.__traceback__)
                 raise
             finally:
                 ctx.close()
 
     def preload(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the Whisper model that jobs with these options use, so that the first one does not wait for it.
+        """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
 
         Raises:
             ModelError: the model cannot be had.
@@ -269,10 +269,10 @@ class Engine:
                 pass
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the alignment and diarization models that jobs with these options use, where they can be had.
+        """Load the alignment and diarization models that jobs with these options use, if they are available.
 
-        That takes longer than the Whisper model, since it brings torch along. Jobs may run meanwhile. On a GPU this is
-        also when the batch size is chosen by measurement, where none was given.
+        This takes longer than the Whisper model, since it imports torch. Jobs may run meanwhile. On a GPU it also
+        measures the best batch size, if none was given.
 
         Raises:
             EngineClosed: the engine was closed.
@@ -309,7 +309,7 @@ class Engine:
                         pass
 
     def _sweep(self, options: ResolvedOptions) -> None:
-        """Choose the batch size that this device is best used with; jobs that run meanwhile keep their turns."""
+        """Measure which batch size is fastest on this device. Jobs that run meanwhile keep their turns."""
         from whisper_api.engine.whisper.ctranslate2 import Ct2Probe, Ct2Whisper
         from whisper_api.engine.worker.batch_size import choose_batch_size
 
@@ -338,7 +338,12 @@ class Engine:
             raise EngineClosed("the engine is closed")
 
     def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
-        """How this engine loads a Whisper model onto a device; None is the first one."""
+        """The source that loads a Whisper model.
+
+        Args:
+            model: the files of the model.
+            device: the device to load it on; None for the first.
+        """
         device = device or self.device
         return WhisperSource(
             str(model.path),
@@ -351,7 +356,7 @@ class Engine:
         )
 
     def _model_named(self, name: str | None) -> str:
-        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
+        """The model that a name stands for; ``auto`` and OpenAI's names stand for the default model."""
         model = self._names.meaning(name)
         return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
 

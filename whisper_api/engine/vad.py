@@ -240,7 +240,7 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     frames = frame_count(size)
     total = np.zeros(((count - 1) * hop + size) // step + 1, np.float32)
     weight = np.zeros_like(total)
-    path = ctx.fetched("segmentation").path
+    path = ctx.fetch_model("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
     with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)

@@ -71,7 +71,7 @@ def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
         ModelUnavailable: there is one, but it cannot be had.
     """
     model_id(language)
-    local = ctx.fetched(f"align-{language}")
+    local = ctx.fetch_model(f"align-{language}")
     half = "float16" if ctx.device.kind == "cuda" else "bfloat16" if has_bfloat16(ctx.device) else "float32"
     return AlignmentSource(language, local.path, ctx.device.torch_name, half)
 
@@ -116,7 +116,7 @@ def align(
         except Exception as error:
             if not any(found):
                 raise
-            ctx.do_without("not every segment was aligned", error)
+            ctx.continue_without("not every segment was aligned", error)
     failed = sum(
         not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)
     )

@@ -196,7 +196,7 @@ class Recognizer:
         except Exception as error:
             if asked == "auto":
                 raise
-            self._ctx.do_without(f"it was not checked whether the audio is in {asked!r}", error)
+            self._ctx.continue_without(f"it was not checked whether the audio is in {asked!r}", error)
             return asked, None
         best = max(heard, key=lambda code: heard[code])
         if asked == "auto":
