@@ -1,4 +1,4 @@
-"""Speech recognition: windows of speech in, text out."""
+"""Speech recognition: decodes windows of speech into text."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 __all__ = ["Batching", "Recognizer"]
 
 
-# A window is padded to its length and a margin, not to 30 s: the encoder's time grows faster than the length. Without a
-# margin the decoder does not find the end and repeats itself (seen in 7 of 7 clips; at 3 s in none); at 5 s the word
-# errors are those of 30 s.
+# A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
+# Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
+# there are as many word errors as with padding to 30 s.
 MARGIN_SECONDS = 5.0
 
-# When a decoding has failed: OpenAI Whisper's thresholds and temperatures.
+# A decoding counts as failed by the thresholds of OpenAI's Whisper, and is retried at its temperatures.
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 NO_SPEECH_PROB = 0.6
 TEMPERATURE_STEP = 0.2
 FALLBACK_BEAM_SIZE = 5
 
-# The language is judged on so many windows, spread over the recording: the first words are often a name or music.
+# The language is detected on windows spread over the recording: the first words are often a name or music.
 LANGUAGE_WINDOWS = 3
-# A language that was asked for is doubted when another one is this likely and it is less likely than that.
+# Warn about the requested language when another one is at least this likely and the requested one at most that.
 DOUBT_ABOVE, DOUBT_BELOW = 0.9, 0.02
 
-# A window that hit the token cap without repeating itself is cut in two, down to this length.
+# A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
 MIN_SPLIT_SECONDS = 4.0
 
 Floats = NDArray[np.float32]
@@ -60,12 +60,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batching:
-    """What goes into one batch.
+    """The size of batches.
 
     Attributes:
-        max_items: windows.
-        max_cost: seconds of padded audio.
-        bucket_seconds: padded lengths are rounded up to a multiple of this, since equal lengths share a batch best.
+        max_items: most windows in a batch.
+        max_cost: most seconds of padded audio in a batch.
+        bucket_seconds: padded lengths are rounded up to a multiple of this, since equal lengths batch best.
         lanes: batches that run at once.
     """
 
@@ -76,14 +76,16 @@ class Batching:
 
     @property
     def window(self) -> int:
-        """Windows in flight: a batch more than run keeps the lanes busy; still more, and a failed window's next try
-        would wait."""
+        """How many windows of a job are in flight.
+
+        One batch more than the lanes run keeps them busy. With more, the retry of a failed window would wait longer.
+        """
         return (self.lanes + 1) * max(1, min(self.max_items, int(min(self.max_cost, 1e6) // WINDOW_SECONDS)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """One window on its way through recognition."""
+    """A window of speech, with the encoder's output if it was encoded already."""
 
     span: Span
     frames: int
@@ -99,7 +101,7 @@ class _Attempt:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Why this text should be doubted."""
+        """Reasons to doubt this text."""
         flags = []
         if self.compression_ratio > MAX_COMPRESSION_RATIO:
             flags.append("repetitive")
@@ -111,23 +113,23 @@ class _Attempt:
 
     @property
     def is_silence(self) -> bool:
-        """Nobody speaks: the decoder says so, and what it wrote all the same it does not believe."""
+        """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
         return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
 
 
 class Recognizer:
-    """The recognition of one job.
+    """Speech recognition for one job.
 
     Args:
         ctx: the job.
         whisper: the leased model.
-        model_name: of the model, for what is known of it.
-        audio: float32, shape (samples,), 16 kHz.
-        spans: the windows to decode, of at most 30 s.
+        model_name: name of the model, by which the lead of its word times is known.
+        audio: float32, shape (samples,), mono, 16 kHz.
+        spans: the windows to decode, each at most 30 s long.
         batching: the size of batches on this device.
 
     Attributes:
-        whisper: the model.
+        lead: seconds by which the model's cross-attention runs ahead of the voice.
     """
 
     def __init__(
@@ -139,27 +141,27 @@ class Recognizer:
         spans: Sequence[Span],
         batching: Batching,
     ) -> None:
-        self._ctx = ctx
+        self.ctx = ctx
         self.whisper = whisper
-        self._lead = LEAD_SECONDS.get(model_name, 0.0)
-        self._audio = audio
-        self._batching = batching
+        self.lead = LEAD_SECONDS.get(model_name, 0.0)
+        self.audio = audio
+        self.batching = batching
         self._windows = [_Window(span, self.padded_frames(span.seconds)) for span in spans]
 
     def detect_language(self, asked: str) -> tuple[str, dict[str, float]]:
-        """Which language is spoken, whatever was asked for.
+        """Detect the spoken language.
 
         Args:
-            asked: a language code, or ``auto``: what is taken when nobody speaks.
+            asked: a language code or ``auto``; returned if there is no speech.
 
         Returns:
-            The likeliest code, and the probability of each, the likeliest first; empty when nobody speaks.
+            The most probable code, and code to probability in falling order; the latter is empty without speech.
         """
         if not self._windows:
-            self._ctx.warn("the language was not detected, because nobody speaks")
+            self.ctx.warn("the language was not detected, because nobody speaks")
             return ("en" if asked == "auto" else asked), {}
         if not self.whisper.multilingual:
-            self._ctx.warn("the model knows English only: it cannot tell languages apart")
+            self.ctx.warn("the model knows English only: it cannot tell languages apart")
             return "en", {"en": 1.0}
         heard = self._encode_and_detect(LANGUAGE_WINDOWS)
         probabilities = {code: round(heard[code], 4) for code in sorted(heard, key=lambda code: (-heard[code], code))}
@@ -172,22 +174,22 @@ class Recognizer:
             asked: a language code, or ``auto``.
 
         Returns:
-            The code, and its probability where it was judged.
+            The code, and its probability if it was detected.
 
         Raises:
             InvalidOption: the model knows neither the language nor a related one.
         """
         if not self.whisper.multilingual:
             if asked not in ("auto", "en"):
-                self._ctx.warn(f"the model knows English only: transcribed as English, not as {asked!r}")
+                self.ctx.warn(f"the model knows English only: transcribed as English, not as {asked!r}")
             return "en", None
         if asked != AUTO and asked not in self.whisper.languages:
             known = sorted(self.whisper.languages)
             related = nearest_language(asked, known, RELATED_LANGUAGE)
             if related is None:
                 raise InvalidOption("language", f"this model does not know {asked!r}; it knows {', '.join(known)}")
-            # Cantonese came with large-v3: the models before it write it as Chinese.
-            self._ctx.warn(f"the model does not know {asked!r}: transcribed as {related!r}, the nearest that it knows")
+            # Cantonese came with large-v3; earlier models write it as Chinese.
+            self.ctx.warn(f"the model does not know {asked!r}: transcribed as {related!r}, the nearest that it knows")
             asked = related
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
@@ -196,13 +198,13 @@ class Recognizer:
         except Exception as error:
             if asked == "auto":
                 raise
-            self._ctx.continue_without(f"it was not checked whether the audio is in {asked!r}", error)
+            self.ctx.continue_without(f"it was not checked whether the audio is in {asked!r}", error)
             return asked, None
         best = max(heard, key=lambda code: heard[code])
         if asked == "auto":
             return best, round(heard[best], 4)
         if best != asked and heard[best] >= DOUBT_ABOVE and heard.get(asked, 0.0) < DOUBT_BELOW:
-            self._ctx.warn(
+            self.ctx.warn(
                 f"the audio sounds like {best!r} (probability {heard[best]:.2f}), but was transcribed as {asked!r} as "
                 "asked; use language 'auto' to have it detected"
             )
@@ -211,19 +213,19 @@ class Recognizer:
     def transcribe(
         self, language: str, *, word_times: bool, on_window: Callable[[float], None] | None = None
     ) -> Generator[Segment, None, None]:
-        """Decode all windows; those that wait are dropped when it is closed.
+        """Decode all windows. Closing the generator drops the windows that wait.
 
         Args:
-            language: code.
+            language: code of the spoken language.
             word_times: whether to take word times from cross-attention.
-            on_window: called with the seconds of speech that are done.
+            on_window: called with the seconds of speech that are decoded.
 
         Yields:
-            One segment for each window in which somebody speaks, in order; its id is its place.
+            One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
         decoder = _Decoder(self, language, word_times)
         done, number, doubtful = 0.0, 0, 0
-        results = self._ctx.run(decoder.items(self._windows), window=self._batching.window, ahead=1)
+        results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
@@ -235,17 +237,17 @@ class Recognizer:
             if on_window is not None:
                 on_window(done)
         if doubtful:
-            self._ctx.warn(
+            self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"
             )
 
     def _encode_and_detect(self, count: int) -> dict[str, float]:
-        """Probability of each language: the mean over some windows by length. Their encodings are kept."""
+        """Probability of each language: the mean over ``count`` windows, weighted by length. Keeps their encodings."""
         total = len(self._windows)
         chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
         items = (
             (
-                self.whisper.encode_and_detect(window.frames, self._batching.max_items, self._batching.max_cost),
+                self.whisper.encode_and_detect(window.frames, self.batching.max_items, self.batching.max_cost),
                 self.samples(window.span),
                 window.frames / FRAMES_PER_SECOND,
             )
@@ -253,7 +255,7 @@ class Recognizer:
         )
         sums: dict[str, float] = {}
         weight = 0.0
-        for index, (encoded, languages) in zip(chosen, self._ctx.run(items, ahead=count), strict=True):
+        for index, (encoded, languages) in zip(chosen, self.ctx.run(items, ahead=count), strict=True):
             window = self._windows[index]
             self._windows[index] = replace(window, encoded=encoded)
             weight += window.span.seconds
@@ -262,22 +264,22 @@ class Recognizer:
         return {code: value / weight for code, value in sums.items()}
 
     def padded_frames(self, seconds: float) -> int:
-        """How many frames a window of so many seconds is padded to."""
-        bucket = self._batching.bucket_seconds
+        """The number of mel frames that a window of this length is padded to."""
+        bucket = self.batching.bucket_seconds
         padded = math.ceil((seconds + MARGIN_SECONDS) / bucket) * bucket
         return min(MAX_FRAMES, round(padded * FRAMES_PER_SECOND))
 
     def samples(self, span: Span) -> Floats:
-        """The audio of a span."""
-        return self._audio[span.start : span.end]
+        """The samples of a span."""
+        return self.audio[span.start : span.end]
 
 
 class _Decoder:
-    """Decodes windows in one language, and again where that failed."""
+    """Decodes windows in one language, and retries failed ones."""
 
     def __init__(self, job: Recognizer, language: str, word_times: bool) -> None:
         self._job = job
-        self._ctx = job._ctx
+        self._ctx = job.ctx
         self._whisper = job.whisper
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
@@ -294,10 +296,10 @@ class _Decoder:
         self._beam_size = options.beam_size
 
     def items(self, pending: Sequence[_Window]) -> Iterator[tuple[BatchOperation, Row, float]]:
-        """Work items of the first attempt on each window."""
+        """The work items of the first attempt on each window."""
         for number, window in enumerate(pending):
             following = len(pending) - 1 - number
-            # The first window's text is waited for.
+            # The client waits for the text of the first window, so it does not wait for a batch.
             alone = number == 0
             yield self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
 
@@ -314,7 +316,7 @@ class _Decoder:
             align_from=self._align_from,
             logprobs_from=self._logprobs_from,
         )
-        batching = self._job._batching
+        batching = self._job.batching
         operation = self._whisper.decode(settings, batching.max_items, batching.max_cost)
         value = window.encoded if window.encoded is not None else self._job.samples(window.span)
         row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
@@ -325,7 +327,7 @@ class _Decoder:
         return _Attempt(decoded, text, compression_ratio(text), temperature)
 
     def settle(self, window: _Window, first: _Attempt) -> Iterator[tuple[_Window, _Attempt]]:
-        """Decode again until it is good, and give what is kept: usually the window itself, sometimes its halves."""
+        """Retry until an attempt is good. Yields the window with its best attempt, or its halves with theirs."""
         attempts = [first]
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
@@ -339,7 +341,7 @@ class _Decoder:
             unrepetitive = [a for a in attempts if a.compression_ratio <= MAX_COMPRESSION_RATIO]
             best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
         if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
-            # Not a loop but more text than a decoding may hold: what follows the cap must not be lost.
+            # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
             for half in self._halves(window):
                 (decoded,) = self._ctx.run([self._item(half, self._beam_size, self.first_temperature)])
                 yield from self.settle(half, self.attempt(decoded, self.first_temperature))
@@ -347,7 +349,7 @@ class _Decoder:
         yield window, best
 
     def _next_attempt(self, window: _Window, number: int) -> tuple[_Window, int, float] | None:
-        """What to try after ``number`` failed attempts: first beam search on 30 s, then rising temperatures."""
+        """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""
         whole = replace(window, frames=MAX_FRAMES, encoded=None)
         beam_size = max(self._beam_size, FALLBACK_BEAM_SIZE)
         ladder = [(whole, beam_size, 0.0)] if self.first_temperature == 0 else []
@@ -358,23 +360,23 @@ class _Decoder:
         return ladder[number - 1] if number <= len(ladder) else None
 
     def _halves(self, window: _Window) -> list[_Window]:
-        piece = self._job._audio[window.span.start : window.span.end]
+        piece = self._job.audio[window.span.start : window.span.end]
         flat = Activity(np.ones(len(piece) // 512 + 1, np.float32), 512)
         halves = windows([Span(0, len(piece))], flat, piece, seconds=len(piece) / SAMPLE_RATE * 0.67)
         start = window.span.start
         return [_Window(Span(start + h.start, start + h.end), self._job.padded_frames(h.seconds)) for h in halves]
 
     def segment(self, number: int, window: _Window, attempt: _Attempt) -> Segment | None:
-        """The attempt as a segment; None when nobody speaks in it."""
+        """The attempt as a segment; None without speech."""
         if attempt.is_silence or not attempt.text:
             return None
         words: tuple[Any, ...] = ()
         span, decoded = window.span, attempt.decoded
         start, end = span.start / SAMPLE_RATE, span.end / SAMPLE_RATE
         if decoded.attention is not None:
-            audio = self._job._audio[span.start : span.end]
+            audio = self._job.audio[span.start : span.end]
             words = tuple(
-                words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._job._lead)
+                words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._job.lead)
             )
         return Segment(
             id=number,
@@ -396,13 +398,21 @@ class _Decoder:
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of the text over its bytes under zlib: high when it repeats itself."""
+    """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
-    """Hotwords, then the prompt's end, then the task: at most half of the text context before the task."""
+    """The prompt of the decoder: hotwords, the end of the prompt, then the task.
+
+    Hotwords and prompt fill at most half of the 448 tokens of context.
+
+    Args:
+        tokenizer: the tokenizer of the language.
+        prompt: text that precedes the audio.
+        hotwords: words to expect.
+    """
     room = 448 // 2 - 5
     before: list[int] = []
     if hotwords and hotwords.strip():

@@ -266,7 +266,7 @@ def test_a_state_that_nobody_needs_is_gone_at_once(quick: Sessions, features: Fl
             feed_sequence(state, TOKENS)
         feeds = [(np.array([11]), np.array([6]), np.ones((1, len(TOKENS) + 1), np.bool_)) for _ in states]
         feed_together(states, feeds)
-        held = [weakref.ref(state._group) for state in states] + [weakref.ref(state) for state in states]
+        held = [weakref.ref(state.group) for state in states] + [weakref.ref(state) for state in states]
         del states, state
         assert [reference() for reference in held] == [None] * 6
     finally:

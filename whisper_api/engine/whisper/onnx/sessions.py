@@ -1,7 +1,7 @@
-"""Whisper's graphs, run by ONNX Runtime: their files on the disk, and the decoder's state.
+"""Whisper's graphs in ONNX Runtime: their files on the disk, and the decoder's state.
 
-CTranslate2 packs its int8 matrices anew at each step of the decoder, which costs several times the products
-themselves; ONNX Runtime packs them once, when the model is loaded.
+CTranslate2 packs its int8 matrices at every step of the decoder, which takes several times as long as the products
+themselves. ONNX Runtime packs them once, when the model is loaded.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
 
 log = logging.getLogger(__name__)
 
-# Raised when the graphs change, so that those made before are made anew.
+# Raise this number when the graphs change: older graphs are then made again.
 FORMAT = 7
 EMBEDDINGS = "embeddings.npy"
 PLACES = "places.npy"
-# Cache entries that a pool is made for, and grows by: the attention to it costs as much as it is large.
+# A pool of cache entries starts with this size and grows by it. Attention takes time in proportion to the size.
 POOL = 128
-# Stands for minus infinity in a mask: an infinity would make a row without entries of its pool not a number.
+# Stands for minus infinity in a mask. Infinity itself would give NaN in a row whose pool has no entries.
 MASKED = np.float32(-1e9)
-# Where the encoder's positions are in what a window hears.
+# The axis of the encoder's positions in the arrays of cross-attention.
 _POSITIONS_AXIS = {"key": 2, "key_scale": 3, "value": 2}
 
 Floats = NDArray[np.float32]
@@ -48,11 +48,11 @@ Pools = list[tuple[Floats, Floats]]
 
 
 class Sessions:
-    """A loaded model. Its methods may be called from several threads at once; each runs on the caller's threads.
+    """A loaded model. Several threads may call its methods at once; each call runs on its caller's thread.
 
     Args:
-        directory: what :func:`prepare` wrote.
-        threads: for one call.
+        directory: the directory that :func:`prepare` wrote.
+        threads: number of threads of one call.
     """
 
     def __init__(self, directory: Path, threads: int) -> None:
@@ -63,12 +63,12 @@ class Sessions:
         self._encoder, self._memory, self._decoder = (
             _session(directory / f"{name}.onnx", threads) for name in ("encoder", "memory", "decoder")
         )
-        # Of a table of all tokens only those that occur are read.
+        # Mapped, so that only the rows of tokens that occur are read.
         self._embeddings = np.load(directory / EMBEDDINGS, mmap_mode="r")
         self._places = np.load(directory / PLACES).astype(np.float32)
 
     def encode(self, features: Floats) -> Floats:
-        """The encoder.
+        """Run the encoder.
 
         Args:
             features: shape (mels, frames); frames even, at most 3000.
@@ -78,22 +78,27 @@ class Sessions:
         """
         return np.asarray(self._encoder.run(None, {"features": features[None]})[0])
 
+    def memorize(self, encoded: Floats) -> Arrays:
+        """The keys and values of cross-attention, by the graph's names, for an encoder output (positions, width)."""
+        names = [output.name for output in self._memory.get_outputs()]
+        return dict(zip(names, self._memory.run(names, {"encoded": encoded}), strict=True))
+
     def start(self, encoded: Floats) -> State:
-        """Begin to decode what the encoder gave, of shape (positions, width)."""
+        """Start to decode an encoder output of shape (positions, width)."""
         return State(self, encoded)
 
     def embed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> Floats:
-        """What the decoder is given for tokens at positions: shape (tokens, width)."""
+        """The decoder's input for tokens at positions: shape (tokens, width)."""
         embedded: Floats = self._embeddings[tokens].astype(np.float32) + self._places[positions]
         return embedded
 
     def decode(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """The decoder's outputs: new keys and values of each layer, logits, attention."""
+        """Run the decoder. Returns new keys and values of each layer, logits and attention."""
         outputs: list[NDArray[Any]] = self._decoder.run(None, inputs)
         return outputs
 
     def empty_pools(self, windows: int, capacity: int) -> Pools:
-        """Caches for so many entries. Zeros, since what is masked is multiplied by 0 and must be a number."""
+        """Caches with room for ``capacity`` entries; zeros, since masked entries are multiplied by 0."""
         heads, size = self.shape.heads, self.shape.head_width
         return [
             (
@@ -105,30 +110,31 @@ class Sessions:
 
 
 class State:
-    """The decoder's state for one window: what it hears, and the cache of the tokens it was fed.
+    """The decoder's state for one window: its cross-attention input and the cache of the tokens so far.
 
     Attributes:
-        length: cache entries.
+        memory: the keys and values of cross-attention.
+        length: number of cache entries.
+        group, row: the group whose pools hold the cache, and this window's row in them.
         attention: shape (alignment heads, rows, positions): cross-attention probabilities of the last call of ``feed``.
     """
 
     def __init__(self, model: Sessions, encoded: Floats) -> None:
-        self._model = model
-        names = [output.name for output in model._memory.get_outputs()]
-        self._memory: Arrays = dict(zip(names, model._memory.run(names, {"encoded": encoded}), strict=True))
+        self.model = model
+        self.memory = model.memorize(encoded)
         self.positions = len(encoded)
         self.length = 0
         self.attention: Floats = np.empty((0, 0, self.positions), np.float32)
-        # A group does not lead back to its states: a cycle would stay in memory until somebody looks for cycles.
-        self._group = _Group([self._memory], [self.positions], model.empty_pools(1, POOL), POOL)
-        self._place = 0
+        # A group does not reference its states: a cycle would stay in memory until the garbage collector runs.
+        self.group = _Group([self.memory], [self.positions], model.empty_pools(1, POOL), POOL)
+        self.row = 0
 
     def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:
-        """Run tokens through the decoder, all at once. The token of row ``r`` becomes cache entry ``length + r``.
+        """Run tokens through the decoder in one call. The token of row ``r`` becomes cache entry ``length + r``.
 
         Args:
             tokens: shape (rows,).
-            positions: shape (rows,), each token's place in its text.
+            positions: shape (rows,), the position of each token in its text.
             visible: shape (rows, length + rows): whether a row attends to an entry; its own must be among them.
 
         Returns:
@@ -137,32 +143,32 @@ class State:
         return feed_together([self], [(tokens, positions, visible)])[0]
 
     def clear(self) -> None:
-        """Forget the tokens that were fed."""
+        """Drop all cache entries."""
         self.length = 0
 
 
 def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats]:
-    """Feed several windows at once, which costs little more than one: the decoder's matrices are read once for all.
+    """Feed several windows in one call. It takes little longer than one: the decoder's matrices are read once for all.
 
     Args:
-        states: of one model; not used by another thread meanwhile.
-        feeds: what each is fed, as :meth:`State.feed` takes it.
+        states: states of one model, which no other thread uses meanwhile.
+        feeds: the arguments of :meth:`State.feed` for each state.
 
     Returns:
         Logits for each.
     """
-    model, group = states[0]._model, states[0]._group
-    # Never one row alone: the runtime adds up in another order then, and a window beside others may have company.
+    model, group = states[0].model, states[0].group
+    # At least two rows: with one, the runtime sums in another order, and results would depend on the batch.
     rows = max(2, *(len(tokens) for tokens, _, _ in feeds))
     if group.size != len(states) or any(
-        state._group is not group or state._place != place for place, state in enumerate(states)
+        state.group is not group or state.row != row for row, state in enumerate(states)
     ):
         group = _Group.of(model, states)
     group.make_room(model, max(state.length for state in states) + rows)
     capacity, count = group.capacity, len(states)
     embedded = np.zeros((count, rows, model.shape.width), np.float32)
     mask = np.full((count, 1, rows, capacity + rows), MASKED, np.float32)
-    # Windows with fewer rows are filled up with rows that see themselves.
+    # Windows with fewer rows are padded with rows that attend to themselves.
     mask[:, 0, np.arange(rows), capacity + np.arange(rows)] = 0.0
     for number, (state, (tokens, positions, visible)) in enumerate(zip(states, feeds, strict=True)):
         here, length = len(tokens), state.length
@@ -192,47 +198,47 @@ def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats
 
 
 class _Group:
-    """Windows that are fed together: what they hear and their caches, beside each other.
+    """Windows that are fed together, with their cross-attention inputs and caches in common arrays.
 
     Attributes:
-        size: how many.
+        size: number of windows.
         pools: of each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
             width + 1), the last column being ones.
-        capacity: cache entries that a pool can hold.
-        positions: of the encoder's output, those of the longest window.
-        inputs: memory and pools, by the graph's names.
+        capacity: cache entries that a pool has room for.
+        positions: positions of the encoder's output in the longest window.
+        inputs: the arrays by the graph's names.
     """
 
     def __init__(self, memories: Sequence[Arrays], positions: Sequence[int], pools: Pools, capacity: int) -> None:
         self.size = len(memories)
         self.positions = max(positions)
-        self._memory = dict(memories[0]) if self.size == 1 else _beside(memories, self.positions)
+        self._memory = dict(memories[0]) if self.size == 1 else _stacked(memories, self.positions)
         mask = np.zeros((self.size, 1, 1, self.positions), np.float32)
-        for place, heard in enumerate(positions):
-            mask[place, ..., heard:] = MASKED
+        for row, heard in enumerate(positions):
+            mask[row, ..., heard:] = MASKED
         self._memory["memory_mask"] = mask
         self._set_pools(pools, capacity)
 
     @classmethod
     def of(cls, model: Sessions, states: Sequence[State]) -> _Group:
-        """A new group of these states, which leave the ones they were in."""
+        """Move states from their groups into a new one."""
         capacity = max(POOL, *(state.length for state in states))
         pools = model.empty_pools(len(states), capacity)
-        for place, state in enumerate(states):
-            _copy_pools(state._group.pools, state._place, pools, place, state.length)
-        group = cls([state._memory for state in states], [state.positions for state in states], pools, capacity)
-        for place, state in enumerate(states):
-            state._group, state._place = group, place
+        for row, state in enumerate(states):
+            _copy_pools(state.group.pools, state.row, pools, row, state.length)
+        group = cls([state.memory for state in states], [state.positions for state in states], pools, capacity)
+        for row, state in enumerate(states):
+            state.group, state.row = group, row
         return group
 
     def make_room(self, model: Sessions, entries: int) -> None:
-        """Let the pools hold so many entries."""
+        """Grow the pools until they have room for ``entries``."""
         if entries <= self.capacity:
             return
         capacity = -(-entries // POOL) * POOL
         pools = model.empty_pools(self.size, capacity)
-        for place in range(self.size):
-            _copy_pools(self.pools, place, pools, place, self.capacity)
+        for row in range(self.size):
+            _copy_pools(self.pools, row, pools, row, self.capacity)
         self._set_pools(pools, capacity)
 
     def _set_pools(self, pools: Pools, capacity: int) -> None:
@@ -243,14 +249,14 @@ class _Group:
             self.inputs[f"pool_value_{layer}"] = values
 
 
-def _copy_pools(old: Pools, where: int, new: Pools, place: int, length: int) -> None:
+def _copy_pools(old: Pools, where: int, new: Pools, row: int, length: int) -> None:
     for (old_keys, old_values), (keys, values) in zip(old, new, strict=True):
-        keys[place, :, :, :length] = old_keys[where, :, :, :length]
-        values[place, :, :length] = old_values[where, :, :length]
+        keys[row, :, :, :length] = old_keys[where, :, :, :length]
+        values[row, :, :length] = old_values[where, :, :length]
 
 
-def _beside(memories: Sequence[Arrays], positions: int) -> Arrays:
-    """Memories of several windows in one, the shorter ones filled up."""
+def _stacked(memories: Sequence[Arrays], positions: int) -> Arrays:
+    """The arrays of several windows as one, the shorter ones padded with zeros."""
     joined: Arrays = {}
     for name, first in memories[0].items():
         shape = [len(memories), *first.shape[1:]]
@@ -265,12 +271,12 @@ def _beside(memories: Sequence[Arrays], positions: int) -> Arrays:
 
 
 def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
-    """Load a model's graphs. Damaged graphs are made again, once.
+    """Load a model's graphs. Damaged graphs are made again once.
 
     Args:
         model: a directory in CTranslate2's format.
         int8: compute in int8, else in float32.
-        threads: that one call may use.
+        threads: number of threads of one call.
 
     Raises:
         ModelCorrupt: the directory does not hold a Whisper model.
@@ -289,13 +295,13 @@ def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
 
 
 def prepare(model: Path, *, int8: bool) -> Path:
-    """The directory of a model's graphs. Graphs that are missing, cut short or of other weights are made.
+    """The directory of a model's graphs. Missing graphs, truncated ones and graphs of other weights are made.
 
-    They lie in the model's own directory, or in the user's cache directory where that cannot be written to.
+    It lies in the model's own directory, or in the user's cache directory if the former is not writable.
 
     Args:
         model: a directory in CTranslate2's format.
-        int8: graphs that compute in int8, else in float32.
+        int8: True for graphs that compute in int8, False for float32.
 
     Raises:
         ModelCorrupt: the directory does not hold a Whisper model.
@@ -307,35 +313,35 @@ def prepare(model: Path, *, int8: bool) -> Path:
     except OSError as error:
         raise ModelCorrupt(f"{model / 'model.bin'} cannot be read: {error.strerror}") from error
     made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
-    places = (model / name, derived_files.cache_directory(model) / name)
-    for place in places:
-        if derived_files.is_current(place, made_from):
-            return place
+    directories = (model / name, derived_files.cache_directory(model) / name)
+    for directory in directories:
+        if derived_files.is_current(directory, made_from):
+            return directory
     failures = []
-    for place in places:
+    for directory in directories:
         try:
-            return _make_once(model, place, made_from, int8=int8)
-        except OSError as error:  # noqa: PERF203 - each place has its own reason
+            return _make_once(model, directory, made_from, int8=int8)
+        except OSError as error:  # noqa: PERF203 - each directory has its own reason
             failures.append(str(error))
     raise ModelUnavailable(
         f"{model.name}: its graphs cannot be stored ({'; '.join(failures)}). Make {model} writable or free space."
     )
 
 
-def _make_once(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(place.parent / f".{place.name}.lock", check_load):
-        if not derived_files.is_current(place, made_from):
-            _make(model, place, made_from, int8=int8)
-    return place
+def _make_once(model: Path, directory: Path, made_from: dict[str, int], *, int8: bool) -> Path:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.parent / f".{directory.name}.lock", check_load):
+        if not derived_files.is_current(directory, made_from):
+            _make(model, directory, made_from, int8=int8)
+    return directory
 
 
-def _make(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) -> None:
+def _make(model: Path, directory: Path, made_from: dict[str, int], *, int8: bool) -> None:
     begun = time.monotonic()
     check_weights(model)
     weights = read_weights(model / "model.bin")
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
-        partial = Path(folder) / place.name
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as folder:
+        partial = Path(folder) / directory.name
         partial.mkdir()
         try:
             shape = shape_of(weights)
@@ -345,15 +351,15 @@ def _make(model: Path, place: Path, made_from: dict[str, int], *, int8: bool) ->
         except (KeyError, ValueError) as error:
             raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
         derived_files.write_record(partial, made_from, {"shape": asdict(shape)})
-        if place.exists():
-            # Damaged, made from other weights, or by an older version.
-            place.rename(Path(folder) / "replaced")
-        partial.rename(place)
-    log.info("made %s in %.1f s", place, time.monotonic() - begun)
+        if directory.exists():
+            # Damaged graphs, graphs of other weights or of an older version.
+            directory.rename(Path(folder) / "replaced")
+        partial.rename(directory)
+    log.info("made %s in %.1f s", directory, time.monotonic() - begun)
 
 
 def _alignment_heads(model: Path, shape: Shape) -> list[tuple[int, int]]:
-    """Layer and head of the cross-attention that follows the voice; where that is not known, all of the later half."""
+    """Layers and heads whose cross-attention follows the voice; if unknown, all heads of the later half."""
     try:
         heads = json.loads((model / "config.json").read_text(encoding="utf-8"))["alignment_heads"]
         return [(int(layer), int(head)) for layer, head in sorted(heads)]
@@ -371,7 +377,7 @@ def _session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that wait do not spin: the other lanes need the processor.
+    # Waiting threads do not spin: the other lanes need the CPU.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
