@@ -18,6 +18,7 @@ from fakes import (
     ended,
     holding,
     new_service,
+    queued_in,
     running,
     submission,
     submit,
@@ -168,7 +169,7 @@ def test_a_service_that_was_not_started_can_be_closed(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         service.status(job_id, None)
     again = new_service(tmp_path)
-    assert again.store.queued() == [job_id]
+    assert queued_in(again.store) == [job_id]
     again.close()
 
 

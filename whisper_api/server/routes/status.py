@@ -156,7 +156,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
     config = state.config
     queued, processing = state.service.counts(viewer)
     health = state.service.health()
-    facts = state.service.executor.facts()
+    facts = state.service.facts()
     return ServerStatus(
         server=AboutServer(
             host=config.host,
