@@ -23,7 +23,7 @@ from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.worker import Worker, WorkerDeps
-from whisper_api.permissions import exposed_places
+from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
@@ -121,7 +121,7 @@ class Lifecycle:
                 uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StorageError(f"Cannot make {uploads_dir}: {error.strerror}") from error
-            for warning in exposed_places(self._config):
+            for warning in exposed_files(self._config):
                 log.warning("%s", warning)
             self._recover()
             self._started = True

@@ -270,7 +270,7 @@ class Worker:
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
-                deps.running.note_trouble(running, str(error))
+                deps.running.note_write_error(running, str(error))
                 if deps.stopping.is_set():
                     log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
                     return None

@@ -44,12 +44,12 @@ class Tables:
         """
         return self._database.wipe()
 
-    def trouble(self) -> StorageError | None:
+    def write_error(self) -> StorageError | None:
         """The reason why the database cannot be written now; None when it can."""
-        return self._database.trouble()
+        return self._database.write_error()
 
     def try_to_write(self) -> None:
-        """Write a row without meaning, so that :meth:`trouble` notices that the reason has gone.
+        """Write a row without meaning, so that :meth:`write_error` notices that the reason has gone.
 
         Raises:
             StorageError: the database still cannot be written.

@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}``, its result, and the list of a caller's jobs."""
+"""``/transcription/{job_id}``, its result, and the list of the caller's jobs."""
 
 from __future__ import annotations
 
