@@ -295,11 +295,10 @@ def test_waiting_ends_when_the_time_is_over_and_when_it_is_woken() -> None:
         async with events.watch("a") as watch:
             assert await watch.next(0)
             assert await watch.next(0.01) == ()
-            for wake in (watch.wake, events.wake):
-                waiting = asyncio.ensure_future(watch.next())
-                await asyncio.sleep(0)
-                wake()
-                assert await waiting == ()
+            waiting = asyncio.ensure_future(watch.next())
+            await asyncio.sleep(0)
+            watch.wake()
+            assert await waiting == ()
             events.publish(COMPLETED)
             assert events_in(await watch.next()) == [COMPLETED]
 
@@ -481,25 +480,6 @@ def test_the_watchers_of_every_loop_are_signaled() -> None:
         everybody.wait()
         events.publish(COMPLETED)
         assert [each.result(DEADLINE) for each in found] == [[COMPLETED]] * 4
-
-
-def test_threads_wait_for_changes_of_state() -> None:
-    events = new_events()
-    events.publish(progress(0.0))
-    since = events.state_changes
-    events.publish(progress(0.5), partial(0))
-    assert events.state_changes == since
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(events.wait_for_change, since, DEADLINE)
-        events.publish(COMPLETED)
-        waiting.result(DEADLINE)
-    # A change that has happened meanwhile is not waited for.
-    events.wait_for_change(since, DEADLINE)
-    since = events.state_changes
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(events.wait_for_change, since, DEADLINE)
-        events.wake()
-        waiting.result(DEADLINE)
 
 
 # --- what is kept ---

@@ -71,7 +71,6 @@ def test_a_running_job_tells_how_far_it_is(serve: Services) -> None:
     until(lambda: service.status(job_id, "").progress == 0.5)
     status = service.status(job_id, "")
     assert (status.status, status.stage, status.queue_position) == ("Processing", "asr", None)
-    assert service.wait(job_id, "", 0.01).status == "Processing"
     assert service.counts() == (0, 1)
     with pytest.raises(JobNotFinished):
         service.result(job_id, "")
@@ -134,7 +133,6 @@ def test_anothers_job_looks_like_none(serve: Services) -> None:
     calls: list[Callable[[str | None], object]] = [
         lambda owner: service.status(job_id, owner),
         lambda owner: service.result(job_id, owner),
-        lambda owner: service.wait(job_id, owner, 0),
         lambda owner: service.cancel(job_id, owner),
     ]
     for call in calls:

@@ -1,6 +1,6 @@
 """What happens to jobs: the newest state of each job, kept in one place, and a signal to everybody who watches it.
 
-Threads publish events; coroutines and threads wait for them. No history is kept. Of each job the newest state and the
+Threads publish events, and coroutines wait for them. No history is kept. Of each job the newest state and the
 newest form of each piece of its text are kept, each under the id of its last change. So a watcher that comes late, or
 reads slowly, gets what it has missed and nothing that was replaced since, and it holds no events of its own.
 """
@@ -130,7 +130,6 @@ class JobEvents:
     Attributes:
         logs: what is known of each job that runs or is watched, by job id.
         watches: all open watches.
-        state_changes: how often the state of any job has changed, for :meth:`wait_for_change`.
     """
 
     def __init__(
@@ -139,11 +138,9 @@ class JobEvents:
         self._positions = positions
         self._clock = clock
         self._lock = threading.Lock()
-        self._state_changed = threading.Condition(self._lock)
         # Guarded by _lock, together with the contents of the logs and the flags of the watches:
         self.logs: dict[str, _JobLog] = {}
         self.watches: set[Watch] = set()
-        self.state_changes = 0
 
     def publish(self, *events: JobEvent) -> None:
         """Record events and signal the watchers of their jobs. Never blocks."""
@@ -153,8 +150,6 @@ class JobEvents:
                 log, state_changed = self._record(event)
                 if log is not None:
                     signaled.update(each for each in log.watches if state_changed or not each.states_only)
-                if state_changed:
-                    self._notify_threads()
             loops = _by_loop(signaled)
         self._signal(loops)
 
@@ -185,25 +180,6 @@ class JobEvents:
             states_only: be signaled only when the job starts, is put back into the queue, or ends.
         """
         return Watch(self, job_id, after, states_only)
-
-    def wake(self) -> None:
-        """Let everybody who waits return once, although nothing has happened."""
-        with self._lock:
-            for watch in self.watches:
-                watch.woken = True
-            self._notify_threads()
-            loops = _by_loop(self.watches)
-        self._signal(loops)
-
-    def wait_for_change(self, since: int, timeout: float | None) -> None:
-        """Block a thread until the state of any job changes, or :meth:`wake` is called.
-
-        Args:
-            since: the value of ``state_changes`` before the caller read the state that it waits to change.
-            timeout: seconds; None for no limit.
-        """
-        with self._state_changed:
-            self._state_changed.wait_for(lambda: self.state_changes != since, timeout)
 
     def enter(self, watch: Watch) -> None:
         """Add a watch to the log of its job, which is made when there is none."""
@@ -272,10 +248,6 @@ class JobEvents:
 
     def _now(self) -> int:
         return int(self._clock() * 1e6)
-
-    def _notify_threads(self) -> None:
-        self.state_changes += 1
-        self._state_changed.notify_all()
 
     def _signal(self, loops: Mapping[asyncio.AbstractEventLoop, list[Watch]]) -> None:
         for loop, watches in loops.items():

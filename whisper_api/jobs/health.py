@@ -80,7 +80,7 @@ class HealthWatch:
         if disk is not None:
             state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
             return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
-        live = self._running.live()
+        live = self._running.snapshots()
         write_error = next((each.write_error for each in live.values() if each.write_error), "")
         if write_error:
             return Health(ready=False, state="failed", reason=f"A result cannot be written. {write_error}")
@@ -108,7 +108,7 @@ class HealthWatch:
         tick = min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
         while not self._closing.wait(tick):
             self._check_disk()
-            live = self._running.live()
+            live = self._running.snapshots()
             stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
             for job_id in stalled - known:
                 each = live[job_id]

@@ -49,7 +49,6 @@ class Lifecycle:
     Attributes:
         store: as given.
         events: of the jobs.
-        stopped: no job runs, and none will start.
         hangs: the executor was still at work when the service was closed.
     """
 
@@ -63,7 +62,6 @@ class Lifecycle:
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
     ) -> None:
         self.store = store
-        self.stopped = False
         self.hangs = False
         self._process = os.getpid()
         self._config = config
@@ -103,6 +101,7 @@ class Lifecycle:
         self._lock = threading.Lock()
         self._started = False
         self._draining = False
+        self._stopped = False
         self._closed = False
 
     def start(self) -> None:
@@ -141,7 +140,6 @@ class Lifecycle:
         self._running.close()
         self._preload.close()
         self._deps.downloads.close()
-        self.events.wake()
         if self._started:
             try:
                 recovery.note_stop(self.store)
@@ -161,7 +159,7 @@ class Lifecycle:
         if not self._draining:
             self.drain()
         with self._lock:
-            if self.stopped:
+            if self._stopped:
                 return
             running = self._running
             running.wait_until_empty(grace)
@@ -173,8 +171,7 @@ class Lifecycle:
                 thread.join(max(0.0, deadline - time.monotonic()))
             for each in running.all():
                 log.error("a job did not stop: it runs again after the next start", extra={"job_id": each.job_id})
-            self.stopped = True
-            self.events.wake()
+            self._stopped = True
 
     def close(self) -> None:
         """Stop at once if that was not done, and free everything. May be called again.
@@ -188,7 +185,6 @@ class Lifecycle:
             if self._closed:
                 return
             self._closed = True
-            self.events.wake()
             self._watch.close()
             self._revocations.close()
             self._retention.close()

@@ -159,7 +159,7 @@ class RunningJobs:
         with self._changed:
             return list(self._jobs.values())
 
-    def live(self) -> dict[str, ProgressSnapshot]:
+    def snapshots(self) -> dict[str, ProgressSnapshot]:
         """The progress of all running jobs, by job id."""
         with self._changed:
             now = self._clock()

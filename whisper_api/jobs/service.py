@@ -1,4 +1,4 @@
-"""JobService: submit, status, result, cancel, wait, watch. The one door to durable jobs."""
+"""JobService: submit, status, result, cancel, watch. The one door to durable jobs."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class JobService(Lifecycle):
         """The status of a job."""
         job = self._job(job_id, owner)
         position = eta = None
-        running = self._running.live()
+        running = self._running.snapshots()
         if job.state == "Queued":
             positions = self._queue.positions()
             position = positions.get(job_id, 1)
@@ -204,7 +204,7 @@ class JobService(Lifecycle):
         before_seq = None if after is None else seq_of(after)
         jobs = self.store.page(owner, filter, limit=limit + 1, before_seq=before_seq)
         page = jobs[:limit]
-        positions, running = self._queue.positions(), self._running.live()
+        positions, running = self._queue.positions(), self._running.snapshots()
         statuses = [
             _status(job, running, positions.get(job.job_id, 1) if job.state == "Queued" else None, None) for job in page
         ]
@@ -283,26 +283,6 @@ class JobService(Lifecycle):
         """Watch a job from an event loop; as :meth:`JobEvents.watch`, and does not touch the disk."""
         return self.events.watch(job_id, after, states_only=states_only)
 
-    def wait(self, job_id: str, owner: str | None, timeout: float | None = None) -> JobStatus:
-        """Block until a job has ended.
-
-        Args:
-            job_id: of the job.
-            owner: of the job.
-            timeout: seconds; None for no limit.
-
-        Returns:
-            Its status, which is not final when the time is over or the service has stopped.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            changes = self.events.state_changes
-            status = self.status(job_id, owner)
-            left = None if deadline is None else deadline - time.monotonic()
-            if status.status in FINAL_STATES or self.stopped or (left is not None and left <= 0):
-                return status
-            self.events.wait_for_change(changes, left)
-
     def _job(self, job_id: str, owner: str | None) -> Job:
         job = self.store.get(job_id)
         if job is None or (owner is not None and job.owner != owner):
@@ -353,9 +333,9 @@ def _result_gone(job_id: str) -> ResultGone:
 
 
 def _status(
-    job: Job, live: Mapping[str, ProgressSnapshot], position: int | None, eta_seconds: float | None
+    job: Job, snapshots: Mapping[str, ProgressSnapshot], position: int | None, eta_seconds: float | None
 ) -> JobStatus:
-    running = live.get(job.job_id) if job.state == "Processing" else None
+    running = snapshots.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"
     progress = 1.0 if completed else running.progress.fraction if running else None
     if progress is None and job.state in ("Queued", "Processing"):

@@ -220,8 +220,8 @@ class Worker:
         deps, job_id = self._deps, running.job_id
         if not deps.running.note(running, progress):
             return
-        live = deps.running.live().get(job_id)
-        eta = deps.estimates.of_running(job_id, live) if live is not None else None
+        snapshot = deps.running.snapshots().get(job_id)
+        eta = deps.estimates.of_running(job_id, snapshot) if snapshot is not None else None
         deps.events.publish(
             JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
         )
