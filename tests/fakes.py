@@ -18,7 +18,7 @@ from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
 from whisper_api.jobs.executor import ExecutorFacts, OnPartial, OnProgress
 from whisper_api.jobs.service import JobService, Reservation, Submission
-from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
+from whisper_api.schema import FINAL_STATES, JobStatus, Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
 
 T = TypeVar("T")
@@ -242,14 +242,16 @@ class FaultyStore(JobStore):
 
     Attributes:
         broken: methods that cannot be used.
+        tried: methods that were called while they could not be used.
         after: methods that do their work, and then say that they could not.
     """
 
     broken: set[str]
+    tried: set[str]
     after: set[str]
 
     def __init__(self, path: Path) -> None:
-        self.broken, self.after = set(), set()
+        self.broken, self.tried, self.after = set(), set(), set()
         super().__init__(path)
 
     def add(self, job: Job, **joining: Any) -> Job:
@@ -269,6 +271,7 @@ class FaultyStore(JobStore):
 
     def _faulty(self, name: str, action: Callable[[], T]) -> T:
         if name in self.broken:
+            self.tried.add(name)
             raise StorageFull("No space is left on the disk")
         result = action()
         if name in self.after:
@@ -282,20 +285,41 @@ def faulty(service: JobService) -> FaultyStore:
     return service.store
 
 
-def submission(place: Reservation, text: str = "hello", **fields: Any) -> Submission:
-    """A submission for a place, its upload there.
+def ids_in(store: JobStore) -> set[str]:
+    """Ids of all jobs."""
+    return {job.job_id for job in store.page(None, limit=1_000_000)}
+
+
+def queued_in(store: JobStore) -> list[str]:
+    """Ids of the waiting jobs in the order of the queue."""
+    return [job.job_id for job in store.in_state("Queued")]
+
+
+def transcript_in(store: JobStore, job_id: str) -> Transcript | None:
+    """The transcript of a job as it was recognised."""
+    result = store.result(job_id)
+    return None if result is None else result[0]
+
+
+def watched_jobs(service: JobService) -> set[str]:
+    """Ids of the jobs that requests wait for or watch."""
+    return {watch.job_id for watch in tuple(service.events.watches)}
+
+
+def submission(reservation: Reservation, text: str = "hello", **fields: Any) -> Submission:
+    """A submission whose upload is there.
 
     Args:
-        place: where it goes.
-        text: what the transcript will be.
+        reservation: of the upload.
+        text: of the transcript.
         fields: of the submission, or of its options.
     """
-    place.directory.mkdir(mode=0o700, parents=True)
-    (place.directory / "audio").write_text(text)
+    reservation.directory.mkdir(mode=0o700, parents=True)
+    (reservation.directory / "audio").write_text(text)
     names = set(TranscriptionOptions.__struct_fields__)
     options = TranscriptionOptions(**{name: fields.pop(name) for name in list(fields) if name in names})
     values = {"output_format": "txt", "audio_bytes": len(text), "audio_seconds": 10.0, **fields}
-    return Submission(job_id=place.job_id, owner=place.owner, options=options, **values)
+    return Submission(job_id=reservation.job_id, owner=reservation.owner, options=options, **values)
 
 
 def submit(service: JobService, text: str = "hello", *, owner: str = "", **fields: Any) -> str:
@@ -305,10 +329,9 @@ def submit(service: JobService, text: str = "hello", *, owner: str = "", **field
 
 
 def ended(service: JobService, job_id: str) -> JobStatus:
-    """Wait until a job has ended; where it stands then."""
-    status = service.wait(job_id, None, DEADLINE)
-    assert status.status in ("Completed", "Failed", "Canceled")
-    return status
+    """Wait until a job has ended; its status then."""
+    until(lambda: service.status(job_id, None).status in FINAL_STATES, "the job has ended")
+    return service.status(job_id, None)
 
 
 def running(service: JobService, *job_ids: str) -> None:

@@ -121,7 +121,6 @@ def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchron
     name = name_of(path)
     if name.startswith(("server/", "client/async_")) or name in (
         "jobs/events.py",
-        "jobs/feed.py",
         "client/upload.py",
     ):
         return
@@ -129,6 +128,35 @@ def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchron
     assert not [
         node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, asynchronous)
     ]
+
+
+# The parts of a JobService that only the service itself uses.
+SERVICE_PARTS = {"store", "executor", "events", "feed"}
+
+
+def parts_of_services(source: str) -> list[str]:
+    """Where a module reaches through a service to one of its parts: ``service.store``, ``state.service.events`` ..."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and (node.attr in SERVICE_PARTS or node.attr.startswith("_"))
+        and ast.unparse(node.value).rpartition(".")[2] in ("service", "_service")
+    ]
+
+
+def test_the_server_uses_only_the_methods_of_the_job_service() -> None:
+    found = {
+        name_of(path): parts
+        for path in MODULES
+        if part_of(path) in ("server", "cli") and (parts := parts_of_services(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+def test_a_way_around_the_job_service_is_found() -> None:
+    source = "a = state.service.store.get(1)\nb = service._queue\nservice.status(1)\nself.executor.run()"
+    assert sorted(parts_of_services(source)) == ["service._queue", "state.service.store"]
 
 
 def test_no_two_parts_may_import_each_other() -> None:

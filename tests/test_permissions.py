@@ -11,7 +11,7 @@ import pytest
 from fakes import config_in, new_service
 
 from whisper_api.cli.main import main
-from whisper_api.permissions import exposed_places, exposure
+from whisper_api.permissions import exposed_files, exposure
 from whisper_api.store.jobs import JobStore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
@@ -33,14 +33,14 @@ def test_what_group_or_others_can_open_is_named(tmp_path: Path, mode: int, expos
 
 def test_data_uploads_and_the_database_are_looked_at(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    assert exposed_places(config) == []
+    assert exposed_files(config) == []
     for directory in (config.data_dir, config.tmp_dir):
         directory.mkdir()
         directory.chmod(0o755)
     database = config.data_dir / "jobs.db"
     database.touch()
     database.chmod(0o640)
-    said = exposed_places(config)
+    said = exposed_files(config)
     assert len(said) == 3
     for place in (config.data_dir, config.tmp_dir, database):
         assert any(str(place) in each.split() for each in said)

@@ -1,4 +1,4 @@
-"""Who else on this machine can read what clients sent: the modes of the data and upload directories and of the keys."""
+"""Warnings about data and upload directories that other users of this machine can read."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from pathlib import Path
 
 from whisper_api.config import Config
 
-__all__ = ["exposed_places", "exposure"]
+__all__ = ["exposed_files", "exposure"]
 
 # What group and others may do with a file.
 OTHERS = 0o077
 DATABASE_FILES = ("jobs.db", "jobs.db-wal", "jobs.db-shm")
 
 
-def exposed_places(config: Config) -> list[str]:
+def exposed_files(config: Config) -> list[str]:
     """A sentence for each directory or file of the server that other users of this machine can open.
 
     Args:
-        config: says where jobs, keys and uploads are. What is not there yet is made for this user alone.
+        config: names the directories. The server makes missing directories for its own user alone.
     """
     database = [config.data_dir / name for name in DATABASE_FILES]
-    places = dict.fromkeys((config.data_dir, config.tmp_dir, *database))
-    return [warning for place in places if (warning := exposure(place)) is not None]
+    paths = dict.fromkeys((config.data_dir, config.tmp_dir, *database))
+    return [warning for path in paths if (warning := exposure(path)) is not None]
 
 
-def exposure(place: Path) -> str | None:
-    """What to do about a file or directory that others can open; None when they cannot.
-
-    Args:
-        place: need not be there.
-    """
+def exposure(path: Path) -> str | None:
+    """A warning about a file or directory that other users can open; None when they cannot, or it does not exist."""
     try:
-        mode = place.stat().st_mode & 0o777
+        mode = path.stat().st_mode & 0o777
     except OSError:
         return None
-    # Other systems have no such modes, or say the same of every file.
+    # Other systems have no such modes, or report the same mode for every file.
     if os.name != "posix" or not mode & OTHERS:
         return None
-    private = "700" if place.is_dir() else "600"
-    return f"{place} is open to other users of this machine (mode {mode:04o}): chmod {private} {place}"
+    private = "700" if path.is_dir() else "600"
+    return f"{path} is open to other users of this machine (mode {mode:04o}): chmod {private} {path}"

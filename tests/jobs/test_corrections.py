@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeExecutor, Services, ended, running, submit
+from fakes import FakeExecutor, Services, ended, new_service, running, submit, transcript_in
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from whisper_api.errors import InvalidOption, JobCanceled, JobNotFinished, JobNotFound, ResultGone
 from whisper_api.formats import FORMATS, render
 from whisper_api.jobs.corrections import applied, checked
-from whisper_api.jobs.results import Results
+from whisper_api.jobs.service import JobService
 from whisper_api.schema import (
     Correction,
     Corrections,
@@ -26,7 +26,6 @@ from whisper_api.schema import (
     Word,
     job_result,
 )
-from whisper_api.store.jobs import JobStore
 
 
 def segment(number: int, words: list[str], text: str | None = None, speaker: str | None = None) -> Segment:
@@ -251,41 +250,43 @@ def test_a_segment_without_words_has_no_first_word() -> None:
 # --- kept with the result ---
 
 
-def test_corrections_replace_those_before_and_outlive_the_store(tmp_path: Path, store: JobStore) -> None:
+def completed(service: JobService, transcript: Transcript) -> None:
+    """Put a job with this transcript into a service that was not started."""
     from store.test_jobs import new_job
 
-    store.add(new_job("job"))
-    store.claim("job", 1.0)
-    store.complete("job", TALK, 2.0)
-    results = Results(store)
+    service.store.add(new_job("job"))
+    service.store.claim("job", 1.0)
+    service.store.complete("job", transcript, 2.0)
+
+
+def test_corrections_replace_those_before_and_outlive_the_service(tmp_path: Path) -> None:
+    results = new_service(tmp_path)
+    completed(results, TALK)
     assert results.corrections("job", "ada") == Corrections()
-    assert results.corrected("job", "ada")[1] == TALK
+    assert results.result("job", "ada")[1] == TALK
     results.correct("job", "ada", Corrections(words=(word(0, 3, "Smith."),)))
     results.correct("job", None, Corrections(words=(word(0, 0, "Bad"),), speakers={"SPEAKER_00": "Ada"}))
     with pytest.raises(InvalidOption):
         results.correct("job", "ada", Corrections(words=(word(9, 9, "x"),)))
     with pytest.raises(JobNotFound):
         results.correct("job", "bob", Corrections())
-    store.close()
-    store = JobStore(tmp_path / "jobs.db")
-    results = Results(store)
+    results.close()
+    results = new_service(tmp_path)
     assert results.corrections("job", "ada").speakers == {"SPEAKER_00": "Ada"}
-    assert results.corrected("job", "ada")[1].segments[0].text == "Bad morning, Mr. Smif."
-    assert store.transcript("job") == TALK
+    assert results.result("job", "ada")[1].segments[0].text == "Bad morning, Mr. Smif."
+    assert transcript_in(results.store, "job") == TALK
     results.correct("job", "ada", Corrections())
-    assert results.corrected("job", "ada")[1] == TALK
-    store.close()
+    assert results.result("job", "ada")[1] == TALK
+    results.close()
 
 
-def test_times_that_an_older_version_stored_are_mended(store: JobStore) -> None:
-    from store.test_jobs import new_job
-
+def test_times_that_an_older_version_stored_are_mended(tmp_path: Path) -> None:
     same = tuple(Word(word=each, start=1.06, end=1.06) for each in ("a", "b"))
     old = transcript(replace(segment(0, ["a", "b"]), words=same), replace(segment(1, [], "c"), start=1.06, end=1.06))
-    store.add(new_job("job"))
-    store.claim("job", 1.0)
-    store.complete("job", old, 2.0)
-    first, second = Results(store).corrected("job", "ada")[1].segments
+    results = new_service(tmp_path)
+    completed(results, old)
+    first, second = results.result("job", "ada")[1].segments
+    results.close()
     a, b = first.words
     assert first.start <= a.start < a.end <= b.start < b.end <= first.end <= second.start < second.end
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, running, submit, uploads
+from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, ids_in, running, submit, uploads
 from store.test_jobs import TRANSCRIPT, new_job
 
 from whisper_api.errors import IdempotencyConflict
@@ -29,7 +29,7 @@ def test_a_job_that_waits_or_runs_is_joined(serve: Services, tmp_path: Path, own
     assert uploads(tmp_path) == sorted((first, second))
     executor.release()
     ended(service, second)
-    assert service.store.ids() == {first, second}
+    assert ids_in(service.store) == {first, second}
 
 
 def test_what_is_not_the_same_is_not_joined(serve: Services) -> None:
@@ -147,7 +147,7 @@ def test_many_equal_submissions_at_once_are_one_job(serve: Services, tmp_path: P
     ended(service, found.pop())
     idle(service)
     assert uploads(tmp_path) == []
-    assert len(service.store.ids()) == 1
+    assert len(ids_in(service.store)) == 1
 
 
 def test_the_job_of_an_idempotency_key_is_found_before_anything_is_sent(serve: Services) -> None:

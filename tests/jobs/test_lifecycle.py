@@ -6,6 +6,7 @@ import functools
 import itertools
 import shutil
 import threading
+import time
 from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from fakes import (
     ended,
     holding,
     new_service,
+    queued_in,
     running,
     submission,
     submit,
@@ -75,7 +77,7 @@ def test_stopping_puts_the_running_job_back_without_a_strike(serve: Services, tm
     assert (row.state, row.crashes, row.interruptions, row.started_at) == ("Queued", 0, 0, None)
     assert service.counts() == (1, 0)
     assert uploads(tmp_path) == sorted([first, second])
-    assert service.wait(first, None).status == "Queued"
+    assert service.status(first, None).status == "Queued"
     executor = FakeExecutor()
     again = serve(executor)
     assert [text_of(again, each) for each in (first, second) if ended(again, each)] == ["first", "second"]
@@ -168,7 +170,7 @@ def test_a_service_that_was_not_started_can_be_closed(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         service.status(job_id, None)
     again = new_service(tmp_path)
-    assert again.store.queued() == [job_id]
+    assert queued_in(again.store) == [job_id]
     again.close()
 
 
@@ -184,7 +186,8 @@ def test_jobs_wait_for_the_models(serve: Services) -> None:
     assert (health.ready, health.state) == (False, "starting")
     assert "43%" in health.reason
     job_id = submit(service)
-    assert service.wait(job_id, None, 0.05).status == "Queued"
+    time.sleep(0.05)
+    assert service.status(job_id, None).status == "Queued"
     executor.preload_gate.set()
     assert ended(service, job_id).status == "Completed"
     assert service.health().ready

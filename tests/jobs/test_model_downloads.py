@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, submission, until
+from fakes import FakeExecutor, Services, ended, submission, until
 
 from whisper_api.access.keys import KeyRing, Role
 from whisper_api.errors import ModelUnavailable
@@ -19,7 +19,7 @@ def submit(service: JobService, owner: str = "", **fields: Any) -> str:
 
 def wait_for(service: JobService, job_ids: list[str], state: str = "Completed") -> None:
     for job_id in job_ids:
-        assert service.wait(job_id, None, DEADLINE).status == state
+        assert ended(service, job_id).status == state
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from whisper_api.errors import InvalidAudio
-from whisper_api.jobs.outcomes import MAX_ERROR_LENGTH, event_of, failure_of, remove_upload
+from whisper_api.jobs.events import event_of
+from whisper_api.jobs.outcomes import MAX_ERROR_LENGTH, failure_of
+from whisper_api.jobs.retention import remove_upload
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,

@@ -40,8 +40,8 @@ class QueueMachine(RuleBasedStateMachine):
                 self.queue.reserve()
         elif len(self.waiting) + self.reserved >= CAPACITY:
             with pytest.raises(QueueFull) as caught:
-                self.queue.reserve(retry_after=7.0)
-            assert caught.value.retry_after == 7.0
+                self.queue.reserve()
+            assert caught.value.retry_after > 0
         else:
             self.queue.reserve()
             self.reserved += 1
@@ -86,7 +86,24 @@ class QueueMachine(RuleBasedStateMachine):
         expected = free[0] if free and not self.closed else None
         assert self.queue.take(timeout=0) == expected
         if expected is not None:
+            assert list(self.queue.positions()) == [expected, *(each for each in self.waiting if each != expected)]
+            assert self.queue.position(expected) == 1
+            self.queue.started(expected)
             self.waiting.remove(expected)
+
+    @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
+    @rule()
+    def take_and_fail_to_start(self) -> None:
+        """A job that has not started after all counts as waiting again, and can be put back."""
+        job_id = next(job_id for job_id in self.waiting if job_id not in self.held)
+        assert self.queue.take(timeout=0) == job_id
+        self.queue.started(job_id)
+        assert self.queue.position(job_id) is None
+        self.queue.not_started(job_id)
+        assert self.queue.position(job_id) == 1
+        self.queue.put(job_id, reserved=False)
+        self.waiting.remove(job_id)
+        self.waiting.append(job_id)
 
     @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
     @rule()
@@ -145,15 +162,26 @@ def in_thread(action: Callable[[], object]) -> tuple[threading.Thread, list[obje
     return thread, results
 
 
-@pytest.mark.parametrize("end", [JobQueue.wake, JobQueue.close], ids=["wake", "close"])
-def test_those_who_wait_in_vain_are_let_go(end: Callable[[JobQueue], None]) -> None:
+def test_closing_the_queue_ends_every_wait() -> None:
     queue = JobQueue(CAPACITY)
     takers = [in_thread(queue.take) for _ in range(3)]
-    # One that has not begun to wait when the others are woken is woken by the next call.
-    while any(thread.is_alive() for thread, _ in takers):
-        end(queue)
-        takers[0][0].join(0.01)
+    queue.close()
+    for thread, _ in takers:
+        thread.join(WAIT)
     assert [results for _, results in takers] == [[None]] * 3
+
+
+def test_positions_count_batches_when_several_jobs_run_at_a_time() -> None:
+    queue = JobQueue(CAPACITY, slots=2)
+    for job_id in "abcde":
+        queue.put(job_id, reserved=False)
+    assert queue.positions() == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
+    # The job that starts still counts, in front of the others.
+    assert queue.take(0) == "a"
+    assert queue.positions() == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
+    queue.started("a")
+    assert queue.positions() == {"b": 1, "c": 1, "d": 2, "e": 2}
+    assert queue.position("d") == 2
 
 
 def test_whoever_waits_gets_the_job_that_comes() -> None:
@@ -185,6 +213,7 @@ def test_each_job_is_taken_once_and_each_taker_sees_them_in_order() -> None:
 
     def consume(mine: list[str]) -> None:
         while (job_id := queue.take(WAIT)) is not None:
+            queue.started(job_id)
             mine.append(job_id)
 
     consumers = [threading.Thread(target=consume, args=(mine,)) for mine in seen]

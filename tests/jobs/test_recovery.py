@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fakes
 import pytest
-from fakes import new_service, submit, transcript, uploads
+from fakes import new_service, queued_in, submit, transcript, uploads
 
 from whisper_api.jobs import recovery
 from whisper_api.jobs.recovery import FaultLog, end_of_last_process, note_kills, note_start, note_stop, recover
@@ -270,7 +270,7 @@ def test_interruptions_are_counted_to_twelve_and_from_the_second_on_cost_the_pla
     for _ in range(12):
         store.claim("a", 3.0)
         recovered = recover(store, "kill", 2.0)
-        order.append(store.queued())
+        order.append(queued_in(store))
     assert order == [["a", "b"], *[["b", "a"]] * 10, ["b"]]
     assert recovered.failed == ("a",)
 
@@ -281,7 +281,7 @@ def test_only_running_jobs_are_looked_at_and_they_keep_their_place(store: JobSto
     store.requeue("b")
     store.complete("d", transcript("x"), 2.0)
     assert recover(store, "crash", 2.0).requeued == ("a", "c")
-    assert store.queued() == ["a", "b", "c"]
+    assert queued_in(store) == ["a", "b", "c"]
     assert counted(store, "b") == ("Queued", 0, 0)
     assert recover(store, "crash", 2.0) == recovery.Recovered((), ())
 

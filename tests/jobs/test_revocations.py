@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, ended, idle, new_service, running, submit, uploads
+from fakes import FakeExecutor, Services, ended, idle, new_service, running, submit, uploads
 
 from whisper_api.access.keys import KeyRing
 from whisper_api.cli.main import main
@@ -28,7 +28,7 @@ def test_waiting_and_running_jobs_of_a_revoked_key_end_within_seconds(serve: Ser
     waits, others = submit(service, owner=leaving), submit(service, owner=staying)
     revoke_elsewhere(tmp_path, "leaving")
     for job_id in (runs, waits):
-        status = service.wait(job_id, None, DEADLINE)
+        status = ended(service, job_id)
         assert (status.status, status.error) == ("Canceled", REASON)
         with pytest.raises(JobCanceled, match="revoked"):
             service.result(job_id, None)

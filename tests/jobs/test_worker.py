@@ -174,7 +174,8 @@ def test_a_job_waits_until_it_can_be_claimed(serve: Services) -> None:
     service = serve(executor, store=FaultyStore)
     faulty(service).broken.add("claim")
     first, second = submit(service), submit(service)
-    until(lambda: service.counts()[1] == 1 or service._deps.taken)
+    until(lambda: "claim" in faulty(service).tried)
+    until(lambda: service.counts() == (2, 0))
     assert service.status(first, None).status == "Queued"
     assert service.status(first, None).queue_position == 1
     assert service.status(second, None).queue_position == 2
@@ -201,7 +202,7 @@ def test_a_service_stops_though_a_job_cannot_be_claimed(serve: Services) -> None
     service = serve(store=FaultyStore)
     faulty(service).broken.add("claim")
     job_id = submit(service)
-    until(lambda: service._deps.taken)
+    until(lambda: "claim" in faulty(service).tried)
     service.stop(0.0)
     assert service.status(job_id, None).status == "Queued"
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fakes import ids_in, transcript_in
 
 from server.harness import RunningServer
 from whisper_api import Client, Engine, JobResult, TranscriptionOptions, render
@@ -139,11 +140,11 @@ def test_no_accepted_job_is_lost_or_done_twice_when_the_server_is_killed(
     assert ours - DATABASE <= {"server.lock", "fault.log"}
     store = JobStore(server.data_dir / "jobs.db")
     try:
-        rows = [store.get(job_id) for job_id in store.ids()]
+        rows = [store.get(job_id) for job_id in ids_in(store)]
         assert {row.job_id for row in rows if row} == set(jobs.values())
         assert len({row.idempotency_key for row in rows if row}) == JOBS
         for row in filter(None, rows):
             assert row.state == "Completed"
-            assert store.transcript(row.job_id) is not None
+            assert transcript_in(store, row.job_id) is not None
     finally:
         store.close()

@@ -20,7 +20,8 @@ import httpx
 from server.inside import AUDIO, ORIGIN
 from whisper_api import Config
 from whisper_api.access.keys import KeyRing
-from whisper_api.server.app import ROUTES, create_app, new_service
+from whisper_api.jobs.service import JobService
+from whisper_api.server.app import ROUTES, create_app
 
 HEAVY = {"torch", "ctranslate2", "transformers", "faster_whisper", "pyannote", "onnxruntime", "av", "numpy"}
 loop_thread = None
@@ -57,7 +58,7 @@ async def main():
         data_dir=Path(directory) / "data", tmp_dir=Path(directory) / "uploads", models_dir=Path(models),
         model="base", device="auto", preload_models=False, language="en",
     )
-    service = await asyncio.to_thread(new_service, config)
+    service = await asyncio.to_thread(JobService.open, config)
     app = create_app(config, service=service)
     key = (await asyncio.to_thread(KeyRing(service.store).create, "user", "user"))[1]
     answers = {}

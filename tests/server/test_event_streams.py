@@ -12,7 +12,7 @@ import msgspec
 from server.conftest import Start
 from server.harness import PATIENCE_SECONDS, submit
 from whisper_api import Client
-from whisper_api.jobs.feed import LAST_ID
+from whisper_api.jobs.events import LAST_ID
 from whisper_api.schema import JobEvent, JobSegmentEvent, TranscriptionOptions
 
 OPTIONS = TranscriptionOptions(model="base", language="en", diarize=False)

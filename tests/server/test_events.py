@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from fakes import FakeExecutor, config_in, new_service, submit, until
+from fakes import FakeExecutor, config_in, new_service, submit, until, watched_jobs
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -21,12 +21,11 @@ from server.inside import Inside, RawRequest, inside, on_a_loop, problem
 from server.virtual_time import Inline, run_at_once
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
+from whisper_api.jobs.events import LAST_ID
 from whisper_api.jobs.executor import OnPartial
-from whisper_api.jobs.feed import LAST_ID
 from whisper_api.schema import JobCanceledEvent, PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
-from whisper_api.server.realtime.waiting import beside, wait_for_change, wait_for_end
-from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.realtime.waiting import background, wait_for_change, wait_for_end, watch_events
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState
@@ -93,7 +92,7 @@ def reader_of(app: Inside) -> Reader:
 async def reading(app: Inside, client: httpx.AsyncClient) -> str:
     """A job that runs, and has told its first stretch."""
     job_id = await app.running(client)
-    logs = app.service.feed._logs
+    logs = app.service.events.logs
     await app.until(lambda: job_id in logs and logs[job_id].partials)
     return job_id
 
@@ -196,8 +195,8 @@ async def test_a_job_that_has_ended_ends_the_stream_at_once_and_then_there_is_no
         ):
             assert watcher.status == 204
             assert watcher.answer == b""
-        assert not app.service.feed._logs
-        assert not app.service.events.watched()
+        assert not app.service.events.logs
+        assert not watched_jobs(app.service)
 
 
 @on_a_loop
@@ -207,7 +206,7 @@ async def test_head_has_the_headers_and_no_body(tmp_path: Path) -> None:
         assert answer.status_code == 200
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert answer.content == b""
-        assert not app.service.events.watched()
+        assert not watched_jobs(app.service)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -268,8 +267,8 @@ async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> No
         watcher = Watcher(job_id)
         async with watcher.on(app):
             await app.until(lambda: watcher.events)
-            assert app.service.events.watched() == {job_id}
-        assert not app.service.events.watched()
+            assert watched_jobs(app.service) == {job_id}
+        assert not watched_jobs(app.service)
         # Without an end: that is for streams that have told everything.
         assert watcher.sent[-1]["more_body"]
         app.executor.release()
@@ -393,7 +392,7 @@ class Waiting:
         self.keys = KeyRing(self.service.store)
         self.key, _ = self.keys.create("mine")
         self.job_id = submit(self.service, owner=self.key.key_id)
-        logs = self.service.feed._logs
+        logs = self.service.events.logs
         until(lambda: self.job_id in logs and logs[self.job_id].partials, "it has told something")
         self.config = config_in(directory)
 
@@ -426,9 +425,9 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
 def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(waiting: Waiting) -> None:
     async def watch() -> list[tuple[float, list[str]]]:
         told: list[tuple[float, list[str]]] = []
-        async with contextlib.aclosing(watch_news(waiting.request(), waiting.job_id)) as all_news:
-            async for news in all_news:
-                told.append((asyncio.get_running_loop().time(), [each.name for each in news]))
+        async with contextlib.aclosing(watch_events(waiting.request(), waiting.job_id)) as batches:
+            async for batch in batches:
+                told.append((asyncio.get_running_loop().time(), [each.name for each in batch]))
                 if len(told) == 3:
                     waiting.tell(1)
                 if len(told) == 5:
@@ -459,7 +458,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
         async def send(message: Message) -> None:
             sent.append(message)
 
-        async with beside(talk()):
+        async with background(talk()):
             request = waiting.request()
             response = await events(request)
             waiting.keys.revoke("mine")
@@ -475,7 +474,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
     told = [time for time in range(1, 15) if any(b'"index":%d,' % time in each.get("body", b"") for each in sent)]
     assert told == [time for time in times if time < 15]
-    assert not waiting.service.events.watched()
+    assert not watched_jobs(waiting.service)
 
 
 def test_a_stream_whose_job_has_gone_ends(waiting: Waiting) -> None:
@@ -510,7 +509,7 @@ def test_no_result_is_for_who_waits_for_it_with_a_key_that_was_revoked(waiting: 
     def end() -> None:
         waiting.keys.revoke("mine")
         assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))
-        waiting.service.feed.publish(JobCanceledEvent(job_id=waiting.job_id))
+        waiting.service.events.publish(JobCanceledEvent(job_id=waiting.job_id))
 
     async def wait() -> tuple[int, float]:
         asyncio.get_running_loop().call_later(1.0, end)

@@ -63,8 +63,8 @@ print("parent", serve())
 def test_a_service_that_was_opened_before_the_fork_says_at_once_that_it_cannot_be_used(tmp_path: Path) -> None:
     script = """
 from starlette.testclient import TestClient
-from whisper_api.server.app import new_service
-service = new_service(config)
+from whisper_api.jobs.service import JobService
+service = JobService.open(config)
 app = create_app(config, service=service)
 
 def serve():

@@ -128,7 +128,7 @@ async def test_a_result_that_was_delivered_is_noted(tmp_path: Path) -> None:
         for _ in range(2):
             answer = await client.post("/detect-language", files={"file": ("a.wav", AUDIO)}, headers=headers)
             assert answer.status_code == 200
-        job = app.service.store.by_idempotency_key("", "once")
+        job = app.service.store.by_idempotency_keys("", ["once"]).get("once")
         assert job is not None
         await app.until(lambda: app.service.store.get(job.job_id).delivered_at)  # type: ignore[union-attr]
         app.service.cancel(job.job_id, None)

@@ -15,9 +15,7 @@ from fakes import FakeExecutor, holding
 from server.file_server import file_server
 from server.inside import AUDIO, RawRequest, inside, on_a_loop
 from server.openai_inside import PATH, all_canceled, error, headers, running, sent, states, upload
-from whisper_api.server.openai import waiters
-from whisper_api.server.realtime import waiting
-from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.realtime import waiters, waiting
 
 FOREVER = 3600.0
 
@@ -28,20 +26,20 @@ async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: 
         app.state.waiters.grace_seconds = 0.0
         first, later = upload(whole=False), upload(whole=False)
         async with sent(app, first):
-            await app.until(lambda: app.state.waiters._uploads)
+            await app.until(lambda: app.state.waiters.uploads)
             async with sent(app, upload()):
                 await running(app)
-            await app.until(lambda: app.state.waiters._given_up)
+            await app.until(lambda: app.state.waiters.given_up)
             answering = asyncio.create_task(later.to(app.app))
-            await app.until(lambda: len(app.state.waiters._uploads[""]) == 2)
+            await app.until(lambda: len(app.state.waiters.uploads[""]) == 2)
             assert states(app) == ["Processing"]
         # The later one still comes in.
         await app.until(functools.partial(all_canceled, app))
-        assert len(app.state.waiters._uploads[""]) == 1
+        assert len(app.state.waiters.uploads[""]) == 1
         later.gone.set()
         await answering
-        assert not app.state.waiters._uploads
-        await app.until(lambda: not app.state.waiters._given_up)
+        assert not app.state.waiters.uploads
+        await app.until(lambda: not app.state.waiters.given_up)
 
 
 @on_a_loop
@@ -52,10 +50,10 @@ async def test_an_upload_that_came_in_already_joins_a_job_that_was_given_up(tmp_
             assert given_up == frozenset()
             async with sent(app, upload()):
                 await running(app)
-            await app.until(lambda: app.state.waiters._given_up)
+            await app.until(lambda: app.state.waiters.given_up)
             joined = app.state.waiters.waiting(app.executor.started[0], "")
             joined.__enter__()
-        await app.until(lambda: not app.state.waiters._given_up)
+        await app.until(lambda: not app.state.waiters.given_up)
         async with sent(app, upload(prompt="another")):
             await app.until(lambda: len(states(app)) == 2)
         await app.until(lambda: states(app) == ["Processing", "Canceled"])
@@ -70,7 +68,7 @@ async def test_no_upload_joins_a_job_that_is_being_canceled(tmp_path: Path) -> N
         async with sent(app, upload()):
             await running(app)
         # The device does not heed it yet.
-        await app.until(lambda: app.state.waiters._canceling)
+        await app.until(lambda: app.state.waiters.canceling)
         again = upload()
         async with sent(app, again) as [answered]:
             await app.until(lambda: len(states(app)) == 2)
@@ -85,14 +83,14 @@ async def test_after_a_restart_a_job_whose_client_does_not_come_is_canceled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, sent(app, upload(prompt="1"), upload(prompt="2")):
-        await app.until(lambda: app.state.waiters._waiting.total() == 2)
+        await app.until(lambda: app.state.waiters.requests.total() == 2)
     monkeypatch.setattr(waiters, "RESTART_GRACE_SECONDS", FOREVER)
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
-        assert app.state.waiters.left("") == 2
+        assert app.state.waiters.abandoned("") == 2
         again = upload(prompt="1")
         async with sent(app, again) as [answered]:
-            await app.until(lambda: app.state.waiters._waiting)
-            assert app.state.waiters.left("") == 1
+            await app.until(lambda: app.state.waiters.requests)
+            assert app.state.waiters.abandoned("") == 1
             await running(app)
             app.executor.release()
             await answered
@@ -108,7 +106,7 @@ async def test_after_a_restart_no_other_job_is_canceled(tmp_path: Path, monkeypa
         async with app.client() as client:
             await app.submit(client)
         async with sent(app, upload()):
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
     monkeypatch.setattr(waiters, "RESTART_GRACE_SECONDS", 0.0)
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         await app.until(lambda: states(app) == ["Processing", "Queued", "Canceled"])
@@ -122,7 +120,7 @@ async def test_a_job_with_a_key_is_not_the_one_of_clients_without(tmp_path: Path
         async with sent(app, upload()):
             await running(app)
             async with sent(app, upload(headers=keyed)):
-                await app.until(lambda: app.state.waiters._waiting.total() == 2)
+                await app.until(lambda: app.state.waiters.requests.total() == 2)
             other = upload(headers=keyed, prompt="other")
             await other.to(app.app)
             assert (other.status, error(other)["code"]) == (422, "idempotency_conflict")
@@ -141,7 +139,7 @@ async def test_clients_that_always_leave_do_not_exceed_every_bound(tmp_path: Pat
 
         async def refused(request: RawRequest) -> bool:
             async with sent(app, request):
-                await app.until(lambda: app.state.waiters._waiting or request.sent)
+                await app.until(lambda: app.state.waiters.requests or request.sent)
             return bool(request.sent)
 
         requests = [upload(headers=ann, prompt=str(number)) for number in range(6)]
@@ -153,14 +151,14 @@ async def test_clients_that_always_leave_do_not_exceed_every_bound(tmp_path: Pat
 @on_a_loop
 async def test_jobs_whose_key_is_revoked_are_canceled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Between two looks at the key.
-    monkeypatch.setattr(waiting, "LOOK_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(watch_news, "__kwdefaults__", {"after": 0, "heartbeat": 0.01})
+    monkeypatch.setattr(waiting, "READ_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(waiting.watch_events, "__kwdefaults__", {"after": 0, "heartbeat": 0.01})
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
         app.state.waiters.grace_seconds = 0.0
         ann = {"authorization": f"Bearer {app.token('ann')}"}
         whole, stream = upload(headers=ann), upload(headers=ann, stream="true")
         async with sent(app, whole, stream) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
             await asyncio.to_thread(app.state.keys.revoke, "ann")
             await asyncio.gather(*answered)
         assert (whole.status, error(whole)["code"]) == (401, "invalid_api_key")
@@ -181,7 +179,7 @@ async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_pa
             del files.answers["/a.wav"]
             again = named(files.url("/a.wav"))
             async with sent(app, again) as [answered]:
-                await app.until(lambda: app.state.waiters._waiting or again.sent)
+                await app.until(lambda: app.state.waiters.requests or again.sent)
                 app.executor.release()
                 await answered
             assert again.status == 200, again.answer

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes import FakeExecutor
+from fakes import FakeExecutor, watched_jobs
 
 from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop, problem
 from whisper_api import errors
@@ -89,12 +89,12 @@ async def test_a_wait_ends_when_the_status_changes(tmp_path: Path) -> None:
         first = await app.running(client)
         second = await app.submit(client)
         waits = [asyncio.create_task(client.get(f"/transcription/{each}?wait=5")) for each in (first, second)]
-        await app.until(lambda: len(app.service.events.watched()) == 2)
+        await app.until(lambda: len(watched_jobs(app.service)) == 2)
         app.executor.release(first)
         answers = [(await wait).json() for wait in waits]
         assert [(each["job_id"], each["status"]) for each in answers] == [(first, "Completed"), (second, "Processing")]
         assert (await client.get(f"/transcription/{first}?wait=60")).json()["status"] == "Completed"
-        await app.until(lambda: not app.service.events.watched())
+        await app.until(lambda: not watched_jobs(app.service))
 
 
 @on_a_loop
@@ -121,7 +121,7 @@ async def test_hundreds_wait_without_a_thread(tmp_path: Path) -> None:
         job_id = await app.running(client)
         before = threading.active_count()
         waits = [asyncio.create_task(client.get(f"/transcription/{job_id}?wait=60")) for _ in range(300)]
-        await app.until(lambda: not any(wait.done() for wait in waits) and app.service.events.watched())
+        await app.until(lambda: not any(wait.done() for wait in waits) and watched_jobs(app.service))
         assert (await client.get("/status")).json()["queue_state"]["processing_jobs"] == 1
         assert threading.active_count() <= before + 1
         app.executor.release()
@@ -162,12 +162,12 @@ async def test_who_leaves_while_waiting_is_forgotten_and_the_job_goes_on(
             headers = {"Content-Type": form.headers["Content-Type"]}
             request = RawRequest("POST", "/transcribe", {**headers, "Content-Length": "1"}, body=(form.read(),))
         task = asyncio.create_task(request.to(app.app))
-        await app.until(lambda: app.service.events.watched())
+        await app.until(lambda: watched_jobs(app.service))
         request.gone.set()
         await task
         assert request.sent == []
         assert [line["status"] for line in lines_of(caplog)][-1] == 499
-        assert not app.service.events.watched()
+        assert not watched_jobs(app.service)
         app.executor.release()
         await app.until(lambda: app.service.store.in_state("Completed"))
         (job,) = app.service.store.in_state("Completed")
@@ -192,7 +192,7 @@ async def test_waits_end_when_the_server_stops(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         job_id = await app.running(client)
         wait = asyncio.create_task(client.get(f"/transcription/{job_id}?wait=60"))
-        await app.until(lambda: app.service.events.watched())
+        await app.until(lambda: watched_jobs(app.service))
         async with stopping(app):
             assert (await wait).json()["status"] == "Processing"
             problem(await client.get("/readyz"), 503, "draining")
@@ -248,7 +248,7 @@ async def test_sync_is_told_where_to_ask_when_its_job_is_put_off(tmp_path: Path,
         if not running:
             await app.running(client)
         wait = asyncio.create_task(app.post(client, sync="true"))
-        await app.until(lambda: sum(app.service.counts()) == (1 if running else 2) and app.service.events.watched())
+        await app.until(lambda: sum(app.service.counts()) == (1 if running else 2) and watched_jobs(app.service))
         async with stopping(app):
             if not running:
                 # It will not be begun any more, so there is nothing to wait for.

@@ -14,19 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import (
-    FakeExecutor,
-    Services,
-    ended,
-    idle,
-    new_service,
-    running,
-    submission,
-    submit,
-    text_of,
-    until,
-    uploads,
-)
+from fakes import FakeExecutor, Services, ended, idle, new_service, running, submission, submit, text_of, until, uploads
 
 from store.test_jobs import new_job
 from whisper_api.access.keys import KeyRing
@@ -210,7 +198,7 @@ def test_deletions_under_load_are_as_thorough(serve: Services, tmp_path: Path) -
             while not stop.is_set():
                 job_id = submit(service, "load" * 1000, metadata={"n": "load"})
                 service.list_jobs(None, limit=20)
-                service.wait(job_id, None, MINUTE)
+                ended(service, job_id)
         except BaseException as error:
             failures.append(error)
 
@@ -220,7 +208,7 @@ def test_deletions_under_load_are_as_thorough(serve: Services, tmp_path: Path) -
     try:
         for _ in range(10):
             job_id = plants.submit()
-            service.wait(job_id, None, MINUTE)
+            ended(service, job_id)
             service.cancel(job_id, None)
         plants.gone(tmp_path / "data")
     finally:

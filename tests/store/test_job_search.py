@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from store.test_jobs import new_job
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import JobState
+from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import Job, JobStore
 
 MANY = 500
 
 
 def found(store: JobStore, **wanted: Any) -> list[str]:
-    asked: dict[str, Any] = {"owner": "ada", "state": None, "limit": 100, "before_seq": None, **wanted}
-    return [job.job_id for job in store.page(**asked)]
+    owner, limit = wanted.pop("owner", "ada"), wanted.pop("limit", 100)
+    return [job.job_id for job in store.page(owner, JobFilter(**wanted), limit=limit)]
 
 
 @hypothesis.given(
@@ -73,18 +74,20 @@ def test_a_search_finds_what_reading_all_jobs_would(
         lambda job: after is None or job.created_at >= after,
         lambda job: before is None or job.created_at < before,
     ]
-    everything = store.page(owner=None, state=None, limit=100, before_seq=None)
+    everything = store.page(None, limit=100)
     expected = [job.job_id for job in everything if all(condition(job) for condition in conditions)]
     seen: list[str] = []
     cursor: int | None = None
     while True:
         page = store.page(
-            owner=owner,
-            state=state,
-            metadata_key=key,
-            metadata_value=None if key is None else value,
-            created_after=after,
-            created_before=before,
+            owner,
+            JobFilter(
+                state=state,
+                metadata_key=key,
+                metadata_value=None if key is None else value,
+                created_after=after,
+                created_before=before,
+            ),
             limit=limit,
             before_seq=cursor,
         )
@@ -140,18 +143,18 @@ def test_a_value_needs_its_key_and_pages_keep_to_the_search(serve: Services, tmp
     for job_id in job_ids:
         ended(service, job_id)
     with pytest.raises(InvalidOption, match="metadata_value: needs metadata_key"):
-        service.list_jobs("ada", metadata_value="1")
+        service.list_jobs("ada", JobFilter(metadata_value="1"))
     listed: list[str] = []
     after = None
     for _ in range(2):
-        page, after = service.list_jobs("ada", metadata_key="odd", metadata_value="1", limit=2, after=after)
+        page, after = service.list_jobs("ada", JobFilter(metadata_key="odd", metadata_value="1"), limit=2, after=after)
         listed += [each.job_id for each in page]
     assert (listed, after) == (job_ids[1::2][::-1], None)
     assert service.status(job_ids[1], "ada").metadata == {"odd": 1}
-    assert service.list_jobs("bob", metadata_key="odd") == ([], None)
+    assert service.list_jobs("bob", JobFilter(metadata_key="odd")) == ([], None)
     middle = service.store.get(job_ids[3])
     assert middle is not None
-    later, _ = service.list_jobs("ada", created_after=middle.created_at)
-    earlier, _ = service.list_jobs("ada", created_before=middle.created_at)
+    later, _ = service.list_jobs("ada", JobFilter(created_after=middle.created_at))
+    earlier, _ = service.list_jobs("ada", JobFilter(created_before=middle.created_at))
     assert [each.job_id for each in (*later, *earlier)] == job_ids[::-1]
     assert job_ids[3] in [each.job_id for each in later]

@@ -1,6 +1,6 @@
-"""Who may use the server: keys of 256 random bits, of which only a hash is kept.
+"""The keys of callers: 256 random bits, of which only a hash is stored.
 
-A secret that long needs no slow hash: what makes a password hash slow makes up for passwords that can be guessed.
+A secret of this length needs no slow password hash, which exists for secrets that can be guessed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ID_BYTES = 4
 SECRET_BYTES = 32
 
 _TOKEN = re.compile(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
-# What a key that does not exist is compared with, so that it takes as long as one that does.
+# An unknown key is compared with this digest, so that the answer takes as long as for a known key.
 _NO_DIGEST = bytes(hashlib.sha256().digest_size)
 
 
@@ -34,7 +34,7 @@ class KeyRing:
     """The keys in a job database.
 
     Args:
-        store: where they are.
+        store: of the keys.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -44,8 +44,8 @@ class KeyRing:
         """Make a key.
 
         Args:
-            name: what people call it: 1 to 64 printable characters, and of no other key that is not revoked.
-            role: what it may do.
+            name: for people: 1 to 64 printable characters, different from the names of all other valid keys.
+            role: of the key.
 
         Returns:
             The key, and the token that a caller sends. The token cannot be had again.
@@ -66,7 +66,7 @@ class KeyRing:
                 raise InvalidOption("name", f"there is a key {name!r} already: revoke it, or choose another name")
 
     def verify(self, token: str) -> Key | None:
-        """The key that a token is of; None when there is none, or it was revoked."""
+        """The key of a token; None when there is none, or it was revoked."""
         match = _TOKEN.fullmatch(token)
         key_id, secret = match.groups() if match else ("", "")
         key, digest = self._store.key(key_id) or (None, _NO_DIGEST)
@@ -75,12 +75,12 @@ class KeyRing:
         return key
 
     def still_good(self, key: Key) -> bool:
-        """Whether a key that has let somebody in was not revoked since."""
+        """Whether a key that was valid before is still valid."""
         found = self._store.key(key.key_id)
         return found is not None and found[0].revoked_at is None
 
     def list(self) -> list[Key]:
-        """All keys, revoked ones too, the oldest first."""
+        """All keys, including revoked ones, the oldest first."""
         return self._store.keys()
 
     def any(self) -> bool:
@@ -88,16 +88,16 @@ class KeyRing:
         return bool(self._live())
 
     def revoke(self, name_or_id: str) -> Key:
-        """Refuse a key from now on, also where a server runs already.
+        """Revoke a key, also for running servers.
 
         Args:
-            name_or_id: of a key that is not revoked.
+            name_or_id: of a valid key.
 
         Returns:
-            The key as it is now.
+            The revoked key.
 
         Raises:
-            InvalidOption: there is no such key, or one has this name and another this id.
+            InvalidOption: there is no such key, or this is the name of one key and the id of another.
         """
         live = self._live()
         found = [key for key in live if name_or_id in (key.key_id, key.name)]

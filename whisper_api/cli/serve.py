@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from whisper_api.cli.flags import add_setting_flags
 from whisper_api.config import Loaded, describe
 from whisper_api.errors import ConfigError
-from whisper_api.permissions import exposed_places
+from whisper_api.permissions import exposed_files
 
 if TYPE_CHECKING:
     from whisper_api.server.run import Started
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """
     if args.check:
         print(describe(loaded))
-        for warning in exposed_places(loaded.config):
+        for warning in exposed_files(loaded.config):
             print(f"whisper-api serve: warning: {warning}", file=sys.stderr)
         return 0
     from whisper_api.logs import set_up

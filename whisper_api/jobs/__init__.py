@@ -1,1 +1,1 @@
-"""Durable work: jobs that survive the process. Knows no HTTP."""
+"""Durable work: jobs that survive the process. ``service.py`` is the one door to them. Knows no HTTP."""

@@ -1,121 +1,230 @@
-"""How a submission becomes a job, or turns out to be one that is there."""
+"""How an upload becomes a job: the reservation of its id and directory, the submission, and the limits that hold.
+
+A job takes its position in the queue only when its upload is whole and submitted, so an upload that never ends holds
+nothing that another caller needs.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
 
 from whisper_api.config import Downloaders
-from whisper_api.errors import IdempotencyConflict, ModelUnavailable
-from whisper_api.jobs.estimates import Estimates
+from whisper_api.errors import CallerLimit, ModelUnavailable
 from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.reservations import Reservation, Reservations
-from whisper_api.jobs.running import RunningJobs
-from whisper_api.jobs.submission import Submission
+from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.store.jobs import AlreadyThere, Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job, JobRequest
 
-__all__ = ["JOIN_SECONDS", "Admission"]
+__all__ = ["Reservation", "Reservations", "Submission", "check_download"]
 
-log = logging.getLogger("whisper_api.jobs")
-
-# How long ago a job may have ended that another one joins: a client whose connection broke has come again by then.
-JOIN_SECONDS = 600.0
+RETRY_SECONDS = 30.0
 
 
-class Admission:
-    """Accepts jobs. Safe to use from any thread.
+class Submission(JobRequest, frozen=True, kw_only=True):
+    """A job as a caller submits it.
+
+    Attributes:
+        join: use the owner's job with the same fingerprint, options and format instead of a new one, if that job waits,
+            runs, or has just ended and was not delivered. Jobs with an idempotency key neither join nor are joined.
+        not_to_join: ids of jobs that must not be joined.
+    """
+
+    join: bool = False
+    not_to_join: frozenset[str] = frozenset()
+
+    def job(self, created_at: float) -> Job:
+        """The job to store.
+
+        Args:
+            created_at: seconds since 1970.
+        """
+        return Job(created_at=created_at, **{name: getattr(self, name) for name in JobRequest.__struct_fields__})
+
+
+class Reservation:
+    """A job id and a directory for one upload, made by :class:`Reservations`.
+
+    Use it as a context manager: at the end, the directory of an upload that was not submitted is removed. That touches
+    the disk, so do not do it on an event loop.
+
+    Attributes:
+        job_id: a new UUID.
+        owner: id of the caller's key.
+        extra_slots: how many of the owner's jobs do not count against the limits.
+        directory: for the upload; not made yet.
+        open: whether it was neither submitted nor released.
+        submitting: whether it is being submitted now.
+    """
+
+    def __init__(self, owner: str, extra_slots: int, uploads_dir: Path, reservations: Reservations) -> None:
+        self.job_id = str(uuid.uuid4())
+        self.owner = owner
+        self.extra_slots = extra_slots
+        self.directory = uploads_dir / self.job_id
+        self.open = True
+        self.submitting = False
+        self._reservations = reservations
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Remove the upload, unless it is being submitted, or was submitted or released."""
+        self._reservations.release(self)
+
+
+class Reservations:
+    """Makes reservations. Safe to use from any thread.
 
     Args:
-        store, executor, reservations, running, estimates: the service's.
-        check_open: raises Draining once no job is taken any more.
-        model_downloads: whose jobs may name a model that has to be downloaded.
+        queue: limits how many jobs wait.
+        store: counts the unfinished jobs of an owner.
+        retention: keeps the directories of reservations from being removed as orphans.
+        uploads_dir: holds one directory for each job.
+        per_owner: unfinished jobs that one owner may have; 0 for no limit.
     """
 
     def __init__(
-        self,
-        store: JobStore,
-        executor: Executor,
-        reservations: Reservations,
-        running: RunningJobs,
-        estimates: Estimates,
-        check_open: Callable[[], None],
-        model_downloads: Downloaders,
+        self, queue: JobQueue, store: JobStore, retention: Retention, uploads_dir: Path, per_owner: int
     ) -> None:
+        self._queue = queue
         self._store = store
-        self._executor = executor
-        self._reservations = reservations
-        self._running = running
-        self._estimates = estimates
-        self._check_open = check_open
-        self._model_downloads = model_downloads
+        self._retention = retention
+        self._uploads_dir = uploads_dir
+        self._per_owner = per_owner
+        self._lock = threading.Lock()
+        # Guarded by _lock, together with the flags of each reservation:
+        self._open: set[Reservation] = set()
 
-    def submit(self, submission: Submission, place: Reservation) -> Job:
-        """As :meth:`~whisper_api.jobs.service.JobService.submit`."""
-        with self._reservations.submitting(place) as enqueue:
-            self._check_open()
-            self._executor.check(submission.options, submission.hf_token)
-            self._check_download(submission)
-            try:
-                job = self._add(submission, time.time())
-            except AlreadyThere as there:
-                _check_same(there.job, submission.fingerprint)
-                log.info("job submitted again", extra={"job_id": there.job.job_id})
-                return there.job
-            self._estimates.expect(job)
-            enqueue()
-        log.info(
-            "job submitted",
-            extra={"job_id": job.job_id, "audio_bytes": job.audio_bytes, "audio_seconds": job.audio_seconds},
-        )
-        return job
+    def reserve(self, owner: str, extra_slots: int) -> Reservation:
+        """Begin an upload, unless its job would be refused now.
 
-    def find(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
-        """As :meth:`~whisper_api.jobs.service.JobService.find_submitted`."""
-        found = self._store.by_idempotency_keys(owner, fingerprints.keys())
-        for key, job in found.items():
-            _check_same(job, fingerprints[key])
-        return found
+        The reservation counts as one of the owner's unfinished jobs and takes no room in the queue.
 
-    def find_to_join(self, submission: Submission) -> Job | None:
-        """As :meth:`~whisper_api.jobs.service.JobService.find_to_join`."""
-        now = time.time()
-        return self._store.to_join(submission.job(now), now - JOIN_SECONDS, self._not_to_join(submission))
+        Args:
+            owner: id of the caller's key; empty without authorization, and then there is no limit for one owner.
+            extra_slots: how many of the owner's jobs do not count. At most as many as the limit are accepted, so that
+                a client that abandons one job after the other still has a bound.
 
-    def _check_download(self, submission: Submission) -> None:
-        """Refuse a job that names a model which is not here, when its owner may not make the server download one.
-
-        The model of the configuration is downloaded for everybody: the administrator has named it there.
+        Raises:
+            QueueFull: the queue is full.
+            CallerLimit: this owner has as many unfinished jobs as one may have.
+            Draining: the service is stopping.
         """
-        if self._model_downloads == "anyone" or self._executor.missing_model(submission.options) is None:
+        self._queue.check(extra_slots=extra_slots)
+        reservation = Reservation(owner, extra_slots, self._uploads_dir, self)
+        with self._lock:
+            self._check_limit(owner, extra_slots)
+            self._open.add(reservation)
+        self._retention.protect(reservation.job_id)
+        return reservation
+
+    def release(self, reservation: Reservation) -> None:
+        """As :meth:`Reservation.release`."""
+        with self._lock:
+            if reservation.submitting or not reservation.open:
+                return
+            self._close(reservation)
+        self._remove_upload(reservation)
+
+    @contextmanager
+    def submitting(self, reservation: Reservation) -> Iterator[Callable[[], None]]:
+        """Reserve room in the queue and submit the job; nobody can release the reservation meanwhile.
+
+        If the job is not enqueued, the room is given back and the upload is removed.
+
+        Yields:
+            A function that puts the job into the queue, to be called once the job is in the store.
+
+        Raises:
+            QueueFull: the queue has become full during the upload.
+            Draining: the service is stopping.
+        """
+        reserved = enqueued = False
+
+        def enqueue() -> None:
+            nonlocal enqueued
+            self._queue.put(reservation.job_id)
+            enqueued = True
+
+        with self._lock:
+            if reservation.submitting or not reservation.open:
+                raise RuntimeError("this reservation was used or released before")
+            reservation.submitting = True
+        try:
+            self._queue.reserve(extra_slots=reservation.extra_slots)
+            reserved = True
+            yield enqueue
+        finally:
+            if reserved and not enqueued:
+                self._queue.release_reservation()
+            with self._lock:
+                self._close(reservation)
+            if enqueued:
+                self._retention.unprotect(reservation.job_id)
+            else:
+                self._remove_upload(reservation)
+
+    def _close(self, reservation: Reservation) -> None:
+        self._open.discard(reservation)
+        reservation.open = reservation.submitting = False
+
+    def _remove_upload(self, reservation: Reservation) -> None:
+        remove_upload(self._uploads_dir, reservation.job_id)
+        self._retention.unprotect(reservation.job_id)
+
+    def _check_limit(self, owner: str, extra_slots: int) -> None:
+        """Needs the lock, so that of two callers at the same moment the second counts the first."""
+        if not self._per_owner or not owner:
             return
-        name = self._executor.model_name(submission.options)
-        if name == self._executor.model_name(TranscriptionOptions()):
-            return
-        key = self._store.key(submission.owner)
-        # Without authorization there are no keys, and everybody may do what administrators may.
-        is_administrator = not submission.owner or (key is not None and key[0].role == "admin")
-        if self._model_downloads == "administrators" and is_administrator:
-            return
-        may = "administrators" if self._model_downloads == "administrators" else "nobody"
-        raise ModelUnavailable(
-            f"model: {name} is not on this server, and WHISPER_MODEL_DOWNLOADS lets {may} make the server download a "
-            f"model. `whisper-api models pull {name}` on the server fetches it."
-        )
-
-    def _add(self, submission: Submission, now: float) -> Job:
-        if not submission.join:
-            return self._store.add(submission.job(now))
-        not_to_join = self._not_to_join(submission)
-        return self._store.add(submission.job(now), join_after=now - JOIN_SECONDS, not_to_join=not_to_join)
-
-    def _not_to_join(self, submission: Submission) -> frozenset[str]:
-        # Nobody wants a job for its result that is about to end without one.
-        leaving = (each.job_id for each in self._running.all() if self._running.reason(each) == "cancel")
-        return submission.not_to_join.union(leaving)
+        # A job that is being submitted may be counted twice for a moment, but is never missed.
+        coming = sum(each.owner == owner for each in self._open)
+        if self._store.unfinished(owner) + coming >= self._per_owner + min(extra_slots, self._per_owner):
+            raise CallerLimit(
+                f"This key has {self._per_owner} unfinished jobs, which is as many as one may have: "
+                "try again when one has ended",
+                RETRY_SECONDS,
+            )
 
 
-def _check_same(job: Job, fingerprint: str | None) -> None:
-    if job.fingerprint != fingerprint:
-        raise IdempotencyConflict(job.job_id, "This Idempotency-Key came before, with another upload or other fields")
+def check_download(submission: Submission, executor: Executor, store: JobStore, downloaders: Downloaders) -> None:
+    """Refuse a job that names a model which has to be downloaded, if its owner may not make the server download models.
+
+    The model of the configuration is downloaded for everybody, since the administrator has named it there.
+
+    Args:
+        submission: of the job.
+        executor: knows which models are on this machine.
+        store: knows the role of the owner's key.
+        downloaders: whose jobs may name a model that has to be downloaded.
+
+    Raises:
+        ModelUnavailable: the owner may not.
+    """
+    if downloaders == "anyone" or executor.missing_model(submission.options) is None:
+        return
+    name = executor.model_name(submission.options)
+    if name == executor.model_name(TranscriptionOptions()):
+        return
+    key = store.key(submission.owner)
+    # Without authorization there are no keys, and everybody may do what administrators may.
+    is_administrator = not submission.owner or (key is not None and key[0].role == "admin")
+    if downloaders == "administrators" and is_administrator:
+        return
+    allowed = "administrators" if downloaders == "administrators" else "nobody"
+    raise ModelUnavailable(
+        f"model: {name} is not on this server, and WHISPER_MODEL_DOWNLOADS lets {allowed} make the server download a "
+        f"model. `whisper-api models pull {name}` on the server fetches it."
+    )

@@ -1,7 +1,7 @@
-"""What people wrote in place of what was recognised: checked against a transcript, and put into it.
+"""Corrections of transcripts by people: checked against a transcript, and applied to it.
 
-Segments and words are counted as they were recognised, whatever was removed since, so that a correction means the same
-place for ever. What was decoded (tokens and their probabilities) stays as it was.
+Segments and words keep the numbers of the recognised transcript, also when some were removed since, so that a
+correction always means the same word. The decoded tokens and their probabilities stay as they were.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ __all__ = ["applied", "checked"]
 T = TypeVar("T")
 
 ARROW = re.compile(r"--+>")
-# Of a wrong label, so much is repeated in the message.
+# How much of a wrong label an error message repeats.
 SHOWN_CHARACTERS = 80
 
 
 def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
-    """Corrections as they are kept: each place once, in order, in one line, and only what differs.
+    """Corrections in the form in which they are stored: one for each word, in order, on one line, without repetitions.
 
     Args:
         transcript: as it was recognised.
-        corrections: as somebody sent them.
+        corrections: of the client.
 
     Raises:
-        InvalidOption: they name a segment, a word or a speaker that is not there, or a name that is empty.
+        InvalidOption: they name a segment, word or speaker that does not exist, or an empty name.
     """
     segments = {segment.id: segment for segment in transcript.segments}
     words: dict[tuple[int, int], Correction] = {}
     for given in corrections.words:
         before = _recognised(segments, given)
         text = _in_one_line(given.text)
-        place = (given.segment, -1 if given.word is None else given.word)
-        words.pop(place, None)
+        key = (given.segment, -1 if given.word is None else given.word)
+        words.pop(key, None)
         if text != before:
-            words[place] = replace(given, text=text)
+            words[key] = replace(given, text=text)
     known = _labels(transcript)
     speakers = {}
     for label, name in corrections.speakers.items():
@@ -53,18 +53,18 @@ def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
             raise InvalidOption("speakers", f"the name of {label} is empty")
         if text != label:
             speakers[label] = text
-    return Corrections(words=tuple(words[place] for place in sorted(words)), speakers=speakers)
+    return Corrections(words=tuple(words[key] for key in sorted(words)), speakers=speakers)
 
 
 def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
-    """The transcript with corrections in it.
+    """The transcript with the corrections applied.
 
-    A segment of which nothing is left is not there; the others keep their ids. Speakers who were given one name are
-    one speaker, with the embedding of the one who spoke first.
+    An emptied segment is left out; the others keep their ids. Speakers with the same new name become one speaker, with
+    the embedding of the speaker who spoke first.
 
     Args:
         transcript: as it was recognised.
-        corrections: as :func:`checked` gave them for it.
+        corrections: from :func:`checked` for this transcript.
     """
     by_segment: dict[int, dict[int, str]] = {}
     for each in corrections.words:
@@ -90,7 +90,7 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
 
 
 def _recognised(segments: Mapping[int, Segment], given: Correction) -> str:
-    """What stands at the place of a correction."""
+    """The recognised text that a correction replaces."""
     segment = segments.get(given.segment)
     if segment is None:
         raise InvalidOption("words", f"there is no segment {given.segment} in this transcript")
@@ -104,7 +104,7 @@ def _recognised(segments: Mapping[int, Segment], given: Correction) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    # A blank line ends a subtitle, and the arrow, also one with a longer shaft, begins one.
+    # In subtitles a blank line ends a cue, and an arrow of any length begins one.
     return ARROW.sub("->", " ".join(text.split()))
 
 
@@ -114,17 +114,17 @@ def _labels(transcript: Transcript) -> set[str]:
 
 
 def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segment:
-    """A segment with other texts.
+    """A segment with some words replaced.
 
     Args:
         segment: as it was recognised.
-        texts: number of the word to what stands in its place; -1 for the segment's own text.
-        space: what the language puts between words.
+        texts: new text by the number of the word; -1 for the text of a segment without words.
+        space: between two words of the language.
     """
     if not segment.words:
         return replace(segment, text=texts.get(-1, segment.text))
     words = [
-        # How sure the model was of another word says nothing of this one.
+        # The score belongs to the recognised word.
         replace(word, word=texts[index], score=None) if index in texts else word
         for index, word in enumerate(segment.words)
     ]
@@ -134,7 +134,7 @@ def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segmen
 
 
 def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:
-    """The segment's text with these words in the place of its own; None when its own do not stand in it."""
+    """The segment's text with its words replaced; None when its words are not found in the text."""
     spans = word_spans(segment.text, [word.word for word in segment.words])
     if spans is None:
         return None
@@ -142,7 +142,7 @@ def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:
     position = 0
     for (begin, end), new in zip(spans, words, strict=True):
         between = segment.text[position:begin]
-        # The space in front of a word goes with it.
+        # A removed word takes the space in front of it along.
         found += [between, new.word] if new.word else [between.rstrip()]
         position = end
     return "".join([*found, segment.text[position:]]).strip()

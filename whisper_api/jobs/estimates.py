@@ -1,4 +1,4 @@
-"""How long jobs will take, learned from those that have run: seconds of work for a second of audio, by stage."""
+"""Estimates of how long jobs take, learned from earlier jobs: seconds of work for a second of audio, by stage."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from whisper_api.store.jobs import Job, JobStore, Rates
 
 __all__ = ["Estimates"]
 
-# Whisper hears half a minute at a time, so a shorter recording takes about as long as one of this length, seconds.
+# A window of Whisper is 30 seconds long, so a shorter recording takes about as long as one of this length, in seconds.
 SHORTEST = 10.0
-# Loading takes no time once the models are resident; and what it takes does not depend on the audio.
+# Loading takes no time once the models are resident, and its time does not depend on the audio.
 UNTIMED: frozenset[str] = frozenset({"queue", "load", "done"})
-# These go through all of the audio, whether anybody speaks or not.
+# These stages process all of the audio, with or without speech.
 OF_ALL_AUDIO: frozenset[str] = frozenset({"decode", "vad"})
-# These take another time for another task: a translation is other text and gets its word times in another way.
+# The time of these stages depends on the task: a translation has other text, and other word times.
 OF_TASK: frozenset[str] = frozenset({"asr", "align"})
-# How long the estimates of a whole queue are used again, seconds.
+# For how many seconds the estimates of the whole queue are reused.
 FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What of a job decides how long it takes."""
+    """The parts of a job that decide how long it takes."""
 
     model: str
     task: Task
@@ -40,9 +40,9 @@ class Estimates:
     """Seconds until jobs end. Safe to use from any thread.
 
     Args:
-        store: keeps what was learned.
-        device: tells what jobs run on; asked when it is needed.
-        model: tells the usual name of the model that a job will use.
+        store: keeps the learned speeds.
+        device: gives the device that jobs run on.
+        model: gives the usual name of the model that a job uses.
         slots: how many jobs run at a time.
     """
 
@@ -60,7 +60,7 @@ class Estimates:
         self._queue: tuple[float, dict[str, float | None]] = (-FRESH_SECONDS, {})
 
     def expect(self, job: Job) -> None:
-        """Take a job into account that waits or runs."""
+        """Include a job that waits or runs."""
         from whisper_api.engine.plan import StagePlan
 
         with self._lock:
@@ -69,40 +69,40 @@ class Estimates:
             )
 
     def forget(self, job_id: str) -> None:
-        """A job has ended."""
+        """Drop a job that has ended."""
         with self._lock:
             self._plans.pop(job_id, None)
 
     def rates_of(self, transcript: Transcript) -> Rates:
-        """What a job took, for the store to learn from."""
+        """The speed of a job, for the store to learn from."""
         task = transcript.options.task
         rates = {
-            _rate_name(stage, task): taken / _length(stage, task, transcript.duration)
-            for stage, taken in transcript.timings.items()
+            _rate_name(stage, task): seconds / _length(stage, task, transcript.duration)
+            for stage, seconds in transcript.timings.items()
             if stage not in UNTIMED and (stage in OF_ALL_AUDIO or _has_speech(transcript))
         }
         return Rates(transcript.model, self._device(), rates)
 
     def learned(self) -> None:
-        """The store has learned something: it is looked at when the next estimate is asked for."""
+        """Read the speeds from the store again for the next estimate."""
         with self._lock:
             self._rates = None
 
     def of_running(self, job_id: str, live: ProgressSnapshot) -> float | None:
-        """Seconds until a job that runs will end; None when that cannot be told."""
+        """Seconds until a running job ends; None when that is unknown."""
         stages = self._stages(job_id)
         return None if stages is None else _rest(stages, live)
 
     def of_queued(self, job_id: str, order: Iterable[str], running: Mapping[str, ProgressSnapshot]) -> float | None:
-        """Seconds until a job that waits will end.
+        """Seconds until a waiting job ends.
 
         Args:
-            job_id: which.
-            order: the jobs that wait, first to last.
-            running: how far those are that run.
+            job_id: of the job.
+            order: the waiting jobs, first to last.
+            running: the progress of the running jobs.
 
         Returns:
-            The time of all that comes before it, divided by the slots, and its own; None when that cannot be told.
+            The time of all jobs before it, divided by the slots, plus its own; None when that is unknown.
         """
         now = time.monotonic()
         with self._lock:
@@ -135,7 +135,7 @@ class Estimates:
             rates = self._load()
         if not rates:
             return None
-        # Asked for only now, as what it asks may take long to import, and is at hand once a job has run.
+        # Only now, since the first call imports heavy libraries; once a job has run, they are imported.
         model, device = self._model(TranscriptionOptions(model=plan.model or None)), self._device()
         found: dict[Stage, float] = {}
         for stage in plan.stages:
@@ -157,20 +157,20 @@ class Estimates:
 
 
 def _rate_name(stage: str, task: Task) -> str:
-    """Under which name a stage is learned. What the task makes longer or shorter is learned for each task apart."""
+    """The name under which a stage is learned; stages that depend on the task are learned for each task."""
     return f"{stage} ({task})" if stage in OF_TASK and task != "transcribe" else stage
 
 
 def _length(stage: str, task: Task, audio_seconds: float) -> float:
-    """Seconds of audio that a stage works on, about."""
-    # To tell the language, the model hears a few windows, however long the audio is.
+    """About how many seconds of audio a stage processes."""
+    # Language detection encodes a few windows, however long the audio is.
     if stage == "asr" and task == "detect_language":
         return SHORTEST
     return max(audio_seconds, SHORTEST)
 
 
 def _has_speech(transcript: Transcript) -> bool:
-    """Whether anybody speaks. Otherwise the models had nothing to do, and how fast they are was not seen."""
+    """Whether there is speech. Without it the models had nothing to do, and their speed is unknown."""
     return bool(transcript.segments or transcript.language_probabilities)
 
 
@@ -179,7 +179,7 @@ def _sum(left: float | None, right: float | None) -> float | None:
 
 
 def _rest(stages: Mapping[Stage, float], live: ProgressSnapshot) -> float | None:
-    """What is left of the running stage, and the stages after it."""
+    """The rest of the running stage, plus the stages after it."""
     order = list(stages)
     stage = live.progress.stage
     if stage == "done":
@@ -191,6 +191,6 @@ def _rest(stages: Mapping[Stage, float], live: ProgressSnapshot) -> float | None
     part = live.progress.stage_fraction
     if part <= 0.0:
         return max(stages[stage] - live.stage_seconds, 0.0) + later
-    # Between what was expected and what this job shows itself, which counts for more the further it is.
+    # A mean of the expected time and this job's own speed, which counts for more the further the job is.
     whole = (1.0 - part) * stages[stage] + live.stage_seconds
     return (1.0 - part) * whole + later

@@ -1,16 +1,22 @@
-"""What happens to jobs, told to whoever waits for it on an event loop. The only bridge from threads to a loop.
+"""What happens to jobs: the newest state of each job, kept in one place, and a signal to everybody who watches it.
 
-Threads publish; coroutines subscribe. An event is put into its subscribers' lists at once, in the thread that
-publishes, and each loop concerned is woken once. So a loop that is held up costs nothing but a list of bounded length,
-a loop that has been closed costs nothing at all, and what comes late replaces what was not read yet.
+Threads publish events, and coroutines wait for them. No history is kept. Of each job the newest state and the
+newest form of each piece of its text are kept, each under the id of its last change. So a watcher that comes late, or
+reads slowly, gets what it has missed and nothing that was replaced since, and it holds no events of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
+import math
 import threading
-from collections import deque
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
 
 from whisper_api.schema import (
     JobCanceledEvent,
@@ -21,214 +27,335 @@ from whisper_api.schema import (
     JobQueuedEvent,
     JobSegmentEvent,
 )
+from whisper_api.store.jobs import Job
 
-__all__ = ["TERMINAL", "UNDERWAY", "EventBus", "Subscription"]
+__all__ = ["LAST_ID", "TERMINAL", "JobEvents", "NumberedEvent", "Watch", "event_of"]
 
-# Of these only the newest matters: it replaces one of its kind that was not read yet.
-REPLACED = (JobQueuedEvent, JobProgressEvent)
-# These come while a job runs, and leave its state as it is.
-UNDERWAY = (JobProgressEvent, JobSegmentEvent)
-# After these a job has no more events; they are never dropped.
+# Id of the event that ends a job: above all others, the same after a restart, and the largest integer that JavaScript
+# represents exactly.
+LAST_ID = (1 << 53) - 1
+# A job has no more events after one of these.
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
-# Events that wait for one subscriber, unless it says otherwise. Beyond that the oldest go.
-MAX_PENDING = 256
+# Progress alone is sent at most this often, since each message has a cost and nobody reads faster.
+PROGRESS_SECONDS = 1.0
 
 
-class EventBus:
-    """Events by job. Safe to use from any thread; a subscription belongs to the loop it was entered on."""
+def event_of(job: Job, position: int = 1) -> JobEvent:
+    """The event that reports the state of a job.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        # Guarded by _lock, and with it all that subscriptions hold:
-        self._changes = 0
-        self._subscriptions: dict[str, set[Subscription]] = {}
-        self._closed = False
-
-    def publish(self, *events: JobEvent) -> None:
-        """Tell subscribers. Never blocks, and does not mind that a subscriber or its loop has gone."""
-        with self._lock:
-            woken: set[Subscription] = set()
-            for event in events:
-                for subscription in self._subscriptions.get(event.job_id, ()):
-                    subscription._add(event)
-                    woken.add(subscription)
-            if not all(isinstance(event, UNDERWAY) for event in events):
-                self._note_change()
-            loops = _to_wake(woken)
-        self._wake(loops)
-
-    def subscribe(self, job_id: str, *, most: int = MAX_PENDING) -> Subscription:
-        """Hear of a job: ``async with bus.subscribe(job_id) as events``.
-
-        What happens from the moment it is entered is heard; ask for the job's status after that, and nothing is missed.
-
-        Args:
-            job_id: which.
-            most: how many events may wait to be read.
-        """
-        return Subscription(self, job_id, most)
-
-    def watched(self) -> set[str]:
-        """The jobs that somebody has subscribed to."""
-        with self._lock:
-            return set(self._subscriptions)
-
-    def wake(self) -> None:
-        """Let each subscription's next :meth:`Subscription.next` return, once, though nothing happened to its job."""
-        with self._lock:
-            woken = {each for subscriptions in self._subscriptions.values() for each in subscriptions}
-            for subscription in woken:
-                subscription._woken = True
-            self._note_change()
-            loops = _to_wake(woken)
-        self._wake(loops)
-
-    def close(self) -> None:
-        """Let nobody wait any more: what is pending can still be read, then every ``next`` returns at once."""
-        with self._lock:
-            self._closed = True
-            self._note_change()
-            loops = _to_wake(each for subscriptions in self._subscriptions.values() for each in subscriptions)
-        self._wake(loops)
-
-    def changes(self) -> int:
-        """How often something has happened to a job's state; for :meth:`wait_for_change`."""
-        with self._lock:
-            return self._changes
-
-    def wait_for_change(self, since: int, timeout: float | None) -> None:
-        """Block a thread until the state of any job has changed, or the bus was woken or closed.
-
-        Args:
-            since: what :meth:`changes` gave before the thread looked.
-            timeout: seconds; None for as long as it takes.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._changes != since or self._closed, timeout)
-
-    def _note_change(self) -> None:
-        self._changes += 1
-        self._changed.notify_all()
-
-    def _enter(self, subscription: Subscription) -> None:
-        with self._lock:
-            self._subscriptions.setdefault(subscription.job_id, set()).add(subscription)
-
-    def _leave(self, subscription: Subscription) -> None:
-        with self._lock:
-            subscriptions = self._subscriptions.get(subscription.job_id, set())
-            subscriptions.discard(subscription)
-            if not subscriptions:
-                self._subscriptions.pop(subscription.job_id, None)
-
-    def _wake(self, loops: Mapping[asyncio.AbstractEventLoop, list[Subscription]]) -> None:
-        for loop, waiting in loops.items():
-            self._wake_loop(loop, waiting)
-
-    def _wake_loop(self, loop: asyncio.AbstractEventLoop, waiting: list[Subscription]) -> None:
-        try:
-            loop.call_soon_threadsafe(self._set_ready, waiting)
-        except RuntimeError:
-            # The loop is closed: whoever waited on it has gone with it.
-            for subscription in waiting:
-                self._leave(subscription)
-
-    def _set_ready(self, waiting: list[Subscription]) -> None:
-        """On the loop."""
-        with self._lock:
-            for subscription in waiting:
-                subscription._waking = False
-        for subscription in waiting:
-            if subscription._ready is not None:
-                subscription._ready.set()
+    Args:
+        job: as the store has it.
+        position: of the job in the queue, if it is Queued.
+    """
+    match job.state:
+        case "Completed":
+            return JobCompletedEvent(job_id=job.job_id)
+        case "Failed":
+            return JobFailedEvent(job_id=job.job_id, error=job.error or "")
+        case "Canceled":
+            return JobCanceledEvent(job_id=job.job_id)
+        case "Processing":
+            return JobProgressEvent(job_id=job.job_id, progress=0.0, stage="load")
+        case _:
+            return JobQueuedEvent(job_id=job.job_id, queue_position=position)
 
 
-class Subscription:
-    """One listener of one job, made by :meth:`EventBus.subscribe`.
+@dataclass(frozen=True)
+class NumberedEvent:
+    """An event of a job with its id.
 
     Attributes:
-        job_id: whose events these are.
+        id: rises from event to event of one job, also over a restart of the server.
+        event: what happened.
     """
 
-    def __init__(self, bus: EventBus, job_id: str, most: int) -> None:
-        self.job_id = job_id
-        self._bus = bus
-        self._most = most
-        self._pending: deque[JobEvent] = deque()
-        self._woken = False
-        self._waking = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready: asyncio.Event | None = None
+    id: int
+    event: JobEvent
 
-    async def __aenter__(self) -> Subscription:
-        self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
-        self._bus._enter(self)
+    @property
+    def name(self) -> str:
+        """The event's type: queued, progress, segment, completed, failed or canceled."""
+        return str(self.event.__struct_config__.tag)
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """The event as JSON, encoded once for all watchers."""
+        return msgspec.json.encode(self.event)
+
+
+@dataclass
+class _JobLog:
+    """What is known of one job.
+
+    Attributes:
+        queued: the newest event that reports the job as waiting; it makes all earlier events void.
+        progress: the newest progress since then; None while the job waits.
+        partials: the newest text by index, in the order of their ids.
+        end: the event that ended the job.
+        watches: everybody who reads this log.
+    """
+
+    queued: NumberedEvent
+    progress: NumberedEvent | None = None
+    partials: dict[int, NumberedEvent] = field(default_factory=dict)
+    end: NumberedEvent | None = None
+    watches: set[Watch] = field(default_factory=set)
+
+    @property
+    def newest(self) -> int:
+        last = next(reversed(self.partials.values()), self.queued)
+        return max(each.id for each in (self.queued, self.progress, last, self.end) if each is not None)
+
+    def since(self, id: int, *, returning: bool) -> tuple[NumberedEvent, ...]:
+        """The events after an id, oldest first.
+
+        Args:
+            id: of the last event that the watcher has.
+            returning: whether the watcher has had events; a new watcher of a running job needs no ``queued`` event.
+        """
+        # From the newest backwards, so that a step costs as much as is new and not as much as the whole text.
+        found = list(itertools.takewhile(lambda each: each.id > id, reversed(self.partials.values())))
+        queued = self.queued if returning or self.progress is None else None
+        found += [each for each in (queued, self.progress, self.end) if each is not None and each.id > id]
+        return tuple(sorted(found, key=lambda each: each.id))
+
+
+class JobEvents:
+    """Events of jobs. Safe to use from any thread; a watch belongs to the event loop that it was entered on.
+
+    Args:
+        positions: gives the queue position of every waiting job.
+        clock: seconds since 1970.
+
+    Attributes:
+        logs: what is known of each job that runs or is watched, by job id.
+        watches: all open watches.
+    """
+
+    def __init__(
+        self, positions: Callable[[], Mapping[str, int]] = dict, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._positions = positions
+        self._clock = clock
+        self._lock = threading.Lock()
+        # Guarded by _lock, together with the contents of the logs and the flags of the watches:
+        self.logs: dict[str, _JobLog] = {}
+        self.watches: set[Watch] = set()
+
+    def publish(self, *events: JobEvent) -> None:
+        """Record events and signal the watchers of their jobs. Never blocks."""
+        signaled: set[Watch] = set()
+        with self._lock:
+            for event in events:
+                log, state_changed = self._record(event)
+                if log is not None:
+                    signaled.update(each for each in log.watches if state_changed or not each.states_only)
+            loops = _by_loop(signaled)
+        self._signal(loops)
+
+    def update_positions(self) -> None:
+        """Tell the watchers of waiting jobs the current queue positions. Jobs outside the queue are left alone."""
+        with self._lock:
+            # Under the same lock as the logs, so that no old position is told of a job that has begun to run since.
+            waiting = [job_id for job_id, log in self.logs.items() if log.progress is None]
+            positions = self._positions() if waiting else {}
+            signaled: set[Watch] = set()
+            for job_id in waiting:
+                if job_id in positions:
+                    log, _ = self._record(JobQueuedEvent(job_id=job_id, queue_position=positions[job_id]))
+                    if log is not None:
+                        signaled.update(each for each in log.watches if not each.states_only)
+            loops = _by_loop(signaled)
+        self._signal(loops)
+
+    def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
+        """Watch a job: ``async with events.watch(job_id) as watch``.
+
+        Read the job's status after entering the watch, so that no change is missed: of a job that has ended already,
+        nothing is known here.
+
+        Args:
+            job_id: of the job.
+            after: id of the last event that this watcher has; 0 for none.
+            states_only: be signaled only when the job starts, is put back into the queue, or ends.
+        """
+        return Watch(self, job_id, after, states_only)
+
+    def enter(self, watch: Watch) -> None:
+        """Add a watch to the log of its job, which is made when there is none."""
+        with self._lock:
+            log = self.logs.get(watch.job_id)
+            if log is None:
+                # A job that waits but is not in the queue is about to start.
+                position = self._positions().get(watch.job_id, 1)
+                queued = JobQueuedEvent(job_id=watch.job_id, queue_position=position)
+                log = self.logs[watch.job_id] = _JobLog(NumberedEvent(self._now(), queued))
+            if watch.after > log.newest:
+                # Not an id of this job, unless the clock was set back.
+                watch.after = 0
+            watch.log = log
+            log.watches.add(watch)
+            self.watches.add(watch)
+
+    def leave(self, watch: Watch) -> None:
+        """Remove a watch, and the log of a job that waits and that nobody watches any more."""
+        with self._lock:
+            self.watches.discard(watch)
+            if (log := watch.log) is None:
+                return
+            log.watches.discard(watch)
+            # The log of a running job is kept for the next watcher; that of a waiting job is made again when needed.
+            if not log.watches and log.progress is None and self.logs.get(watch.job_id) is log:
+                del self.logs[watch.job_id]
+
+    def read(self, watch: Watch) -> tuple[NumberedEvent, ...]:
+        """The events that a watch has not given out yet, oldest first."""
+        if watch.log is None:
+            raise RuntimeError("enter the watch first: async with events.watch(job_id) as watch")
+        with self._lock:
+            return watch.log.since(watch.after, returning=watch.returning)
+
+    def _record(self, event: JobEvent) -> tuple[_JobLog | None, bool]:
+        """Put an event into its job's log; the log, if the job has one, and whether the state of the job changed."""
+        job_id = event.job_id
+        if isinstance(event, TERMINAL):
+            log = self.logs.pop(job_id, None)
+            if log is not None:
+                log.end = NumberedEvent(LAST_ID, event)
+            return log, True
+        log = self.logs.get(job_id)
+        if log is None:
+            # The job has waited without a watcher. A watcher from before a restart learns by this that it begins anew.
+            queued = event if isinstance(event, JobQueuedEvent) else JobQueuedEvent(job_id=job_id, queue_position=1)
+            log = self.logs[job_id] = _JobLog(NumberedEvent(self._now(), queued))
+        before = log.progress is None
+        if isinstance(event, JobQueuedEvent):
+            if log.progress is not None or log.partials or log.queued.event != event:
+                log.queued = self._numbered(log, event)
+                log.progress = None
+                log.partials.clear()
+        elif isinstance(event, JobProgressEvent):
+            log.progress = self._numbered(log, event)
+        elif isinstance(event, JobSegmentEvent):
+            numbered = self._numbered(log, event)
+            # Removed first, so that the dictionary stays in the order of the ids.
+            log.partials.pop(event.index, None)
+            log.partials[event.index] = numbered
+        return log, (log.progress is None) != before
+
+    def _numbered(self, log: _JobLog, event: JobEvent) -> NumberedEvent:
+        return NumberedEvent(max(log.newest + 1, self._now()), event)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1e6)
+
+    def _signal(self, loops: Mapping[asyncio.AbstractEventLoop, list[Watch]]) -> None:
+        for loop, watches in loops.items():
+            self._signal_loop(loop, watches)
+
+    def _signal_loop(self, loop: asyncio.AbstractEventLoop, watches: list[Watch]) -> None:
+        try:
+            loop.call_soon_threadsafe(self._set_ready, watches)
+        except RuntimeError:
+            # The loop is closed, and the watchers with it.
+            for watch in watches:
+                self.leave(watch)
+
+    def _set_ready(self, watches: list[Watch]) -> None:
+        """Runs on the event loop of these watches."""
+        with self._lock:
+            for watch in watches:
+                watch.signaled = False
+        for watch in watches:
+            watch.ready.set()
+
+
+class Watch:
+    """One watcher of one job, made by :meth:`JobEvents.watch`.
+
+    Attributes:
+        job_id: of the job.
+        after: id of the last event that was given out.
+        returning: whether the watcher has had events of this job.
+        states_only: whether it is signaled only when the state of the job changes.
+        log: of the job, while the watch is open.
+        loop: that the watch was entered on.
+        ready: set on the loop when there may be something to read.
+        signaled: whether the loop is about to set ``ready``.
+        woken: whether the next call of :meth:`next` returns at once.
+    """
+
+    def __init__(self, events: JobEvents, job_id: str, after: int, states_only: bool) -> None:
+        self.job_id = job_id
+        self.after = after
+        self.returning = after > 0
+        self.states_only = states_only
+        self.log: _JobLog | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.ready = asyncio.Event()
+        self.signaled = False
+        self.woken = False
+        self._events = events
+        self._last_read = -math.inf
+
+    async def __aenter__(self) -> Watch:
+        self.loop = asyncio.get_running_loop()
+        self._events.enter(self)
         return self
 
     async def __aexit__(self, *ignored: object) -> None:
-        self._bus._leave(self)
+        self._events.leave(self)
 
-    async def next(self, timeout: float | None = None) -> JobEvent | None:
-        """The next event.
+    def wake(self) -> None:
+        """Let the watcher return once, although nothing has happened. To be called on the loop of the watch."""
+        self.woken = True
+        self.ready.set()
+
+    async def signal(self, timeout: float) -> None:
+        """Wait for the next signal.
 
         Args:
-            timeout: seconds to wait for one; None for as long as it takes.
-
-        Returns:
-            The event; None when the time is over, when the bus was woken (the service is stopping) or closed.
+            timeout: seconds; infinity for no limit.
         """
-        if self._loop is None or self._ready is None:
-            raise RuntimeError("enter the subscription first: async with bus.subscribe(job_id) as events")
-        over = False
-
-        def expire() -> None:
-            nonlocal over
-            over = True
-            ready.set()
-
-        ready = self._ready
-        # Not wait_for(), which before Python 3.12 can swallow a cancellation that comes together with the event.
-        timer = None if timeout is None else self._loop.call_later(max(timeout, 0.0), expire)
+        # Not asyncio.wait_for(), which before Python 3.12 can swallow a cancellation that comes with the signal.
+        timer = None
+        if timeout != math.inf:
+            timer = asyncio.get_running_loop().call_later(max(timeout, 0.0), self.ready.set)
         try:
-            while True:
-                with self._bus._lock:
-                    ready.clear()
-                    if self._pending:
-                        return self._pending.popleft()
-                    if self._woken or self._bus._closed or over:
-                        self._woken = False
-                        return None
-                await ready.wait()
+            await self.ready.wait()
+            self.ready.clear()
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def wake(self) -> None:
-        """Let :meth:`next` return None, once. To be called on the loop that the subscription belongs to."""
-        with self._bus._lock:
-            self._woken = True
-        if self._ready is not None:
-            self._ready.set()
+    async def next(self, timeout: float | None = None) -> tuple[NumberedEvent, ...]:
+        """All events since the last call, oldest first; the first call gives what is known and was not had before.
 
-    def _add(self, event: JobEvent) -> None:
-        """Called with the bus's lock held."""
-        if self._pending and isinstance(event, REPLACED) and type(self._pending[-1]) is type(event):
-            self._pending[-1] = event
-            return
-        self._pending.append(event)
-        if len(self._pending) > self._most:
-            oldest = next((each for each in self._pending if not isinstance(each, TERMINAL)), None)
-            if oldest is not None:
-                self._pending.remove(oldest)
+        Args:
+            timeout: seconds to wait for an event; None for no limit.
+
+        Returns:
+            The events; none when the time is over or the watch was woken.
+        """
+        clock = asyncio.get_running_loop().time
+        end = math.inf if timeout is None else clock() + timeout
+        while True:
+            events = self._events.read(self)
+            now, due = clock(), self._last_read + PROGRESS_SECONDS
+            if events and (now >= due or not all(isinstance(each.event, JobProgressEvent) for each in events)):
+                self.after, self.returning, self._last_read = events[-1].id, True, now
+                return events
+            if self.woken or now >= end:
+                self.woken = False
+                return ()
+            await self.signal((min(end, due) if events else end) - now)
 
 
-def _to_wake(subscriptions: Iterable[Subscription]) -> dict[asyncio.AbstractEventLoop, list[Subscription]]:
-    """Subscriptions by loop, without those whose loop is about to wake them anyway. Called with the lock held."""
-    loops: dict[asyncio.AbstractEventLoop, list[Subscription]] = {}
-    for subscription in subscriptions:
-        if subscription._loop is not None and not subscription._waking:
-            subscription._waking = True
-            loops.setdefault(subscription._loop, []).append(subscription)
+def _by_loop(watches: Iterable[Watch]) -> dict[asyncio.AbstractEventLoop, list[Watch]]:
+    """The watches to signal by event loop, without those that are about to be signaled. Needs the lock."""
+    loops: dict[asyncio.AbstractEventLoop, list[Watch]] = {}
+    for watch in watches:
+        if watch.loop is not None and not watch.signaled:
+            watch.signaled = True
+            loops.setdefault(watch.loop, []).append(watch)
     return loops

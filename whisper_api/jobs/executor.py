@@ -1,4 +1,4 @@
-"""What runs a job: the engine of this process. Another way to run jobs is another class here."""
+"""Executors run jobs: :class:`LocalExecutor` on the engine of this process. Add others to :data:`EXECUTORS`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ OnPartial = Callable[[PartialSegments], None]
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an executor is, for people to look at.
+    """A description of an executor for people.
 
     Attributes:
         device: ``cpu``, ``cuda:0`` ...
         model: the Whisper model of jobs that name none.
-        compute_type: as CTranslate2 names them; ``auto`` as long as nothing is loaded.
-        resident_models: how many models are in memory.
-        resident_bytes: what they take, about.
+        compute_type: in the words of CTranslate2; ``auto`` while no model is loaded.
+        resident_models: number of models in memory.
+        resident_bytes: their approximate size.
     """
 
     device: str
@@ -49,34 +49,34 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(Protocol):
-    """Runs jobs. Every method may be called from any thread, ``run`` from as many at once as jobs may run."""
+    """Runs jobs. Every method may be called from any thread, and ``run`` from as many threads as jobs may run."""
 
     @property
     def device(self) -> str:
-        """What jobs run on: ``cpu``, ``cuda:0`` ... To find out may take long, so not from an event loop."""
+        """The device of jobs: ``cpu``, ``cuda:0`` ... The first call may take long: never call it on an event loop."""
 
     @property
     def activity(self) -> str:
-        """What keeps it busy beside its jobs, in a few words for people; empty when nothing does."""
+        """What the executor does besides its jobs, in a few words for people; empty when nothing."""
 
     def facts(self) -> ExecutorFacts:
-        """What it is."""
+        """A description for people."""
 
     def model_name(self, options: TranscriptionOptions) -> str:
         """The usual name of the model that a job with these options uses."""
 
     def preload(self) -> None:
-        """Get ready to run jobs. May be called again after it failed.
+        """Load what every job needs. May be called again after an error.
 
         Raises:
-            WhisperApiError: it cannot run jobs now; says why.
+            WhisperApiError: jobs cannot be run now.
         """
 
     def warm_up(self) -> None:
-        """Once ready, get what many jobs need and not all, so that the first of them does not wait. Jobs may run.
+        """After :meth:`preload`, load models that only some jobs need, so that these jobs do not wait. Jobs may run.
 
         Raises:
-            WhisperApiError: it could not; such jobs get it themselves, or end with the reason.
+            WhisperApiError: a model could not be loaded. A job that needs it tries again, and ends with the error.
         """
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
@@ -132,17 +132,22 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A thread that uses the engine: what hears of downloads, and what stops them."""
+    """A thread that uses the engine.
 
-    heard: Callable[[], None]
+    Attributes:
+        on_download: called when a download makes progress.
+        cancel: stops the downloads of this thread.
+    """
+
+    on_download: Callable[[], None]
     cancel: threading.Event
 
 
 class LocalExecutor:
-    """Runs jobs on an :class:`~whisper_api.engine.engine.Engine` of its own, which is made when first needed.
+    """Runs jobs on its own :class:`~whisper_api.engine.engine.Engine`, which is made when it is first needed.
 
     Args:
-        config: describes the engine.
+        config: of the engine.
     """
 
     def __init__(self, config: Config) -> None:
@@ -200,14 +205,14 @@ class LocalExecutor:
         try:
             self._load(lambda engine: engine.preload())
         except BaseException:
-            self._stop_promising()
+            self._end_preloading()
             raise
 
     def warm_up(self) -> None:
         try:
             self._load(lambda engine: engine.preload_rest())
         finally:
-            self._stop_promising()
+            self._end_preloading()
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         name = self._model(options)
@@ -275,7 +280,7 @@ class LocalExecutor:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        # After this nobody makes an engine any more.
+        # _ready_engine() makes no engine once _closed is set.
         with self._making, self._lock:
             engine, self._engine = self._engine, None
         if engine is not None:
@@ -287,8 +292,8 @@ class LocalExecutor:
             if self._config.preload_models:
                 load(engine)
 
-    def _stop_promising(self) -> None:
-        """Models that are not there by now are not about to come."""
+    def _end_preloading(self) -> None:
+        """No further models are loaded from now on without a job that needs them."""
         with self._lock:
             self._preloading = False
 
@@ -307,7 +312,7 @@ class LocalExecutor:
             return engine
 
     def _replace(self, engine: Engine) -> None:
-        """Let the next job have a new engine, when this one has closed by itself because its thread failed."""
+        """Give the next job a new engine, after a thread of this one failed and closed it."""
         with self._lock:
             if self._closed or self._engine is not engine:
                 return
@@ -334,7 +339,7 @@ class LocalExecutor:
         entry = model_facts(name) if name is not None else None
         if entry is not None and entry.approximate_bytes:
             directory = self._config.models_dir.absolute()
-            existing = next(place for place in (directory, *directory.parents) if place.is_dir())
+            existing = next(each for each in (directory, *directory.parents) if each.is_dir())
             require_space(entry.name, existing, entry.approximate_bytes)
 
     def _model(self, options: TranscriptionOptions) -> str:
@@ -346,7 +351,7 @@ class LocalExecutor:
         with self._lock:
             preloading = self._preloading
         store = ModelStore(self._config.models_dir)
-        # What is still being fetched for all jobs will be there for this one.
+        # Models that are still being preloaded will be there when the job runs.
         return preloading or _has_open_models(store) or store.find("community-1") is not None or self._token(hf_token)
 
     def _token(self, hf_token: str | None) -> bool:
@@ -358,7 +363,7 @@ class LocalExecutor:
 
     @contextmanager
     def _watched(self, run: _Run) -> Iterator[None]:
-        """Let downloads that this thread begins be told to whoever waits, and be broken off when it is canceled."""
+        """While open, report the downloads that this thread begins, and stop them when the run is canceled."""
         self._here.run = run
         with self._lock:
             self._runs.add(run)
@@ -380,9 +385,9 @@ class LocalExecutor:
             raise EngineClosed("the executor was closed while a model was fetched")
         if own is not None and own.cancel.is_set():
             raise Canceled("the job was canceled")
-        # All of them, as others may wait for the same model.
+        # Other jobs may wait for the same model, so all of them report progress.
         for run in runs:
-            run.heard()
+            run.on_download()
 
 
 def _has_open_models(store: ModelStore) -> bool:
@@ -390,10 +395,10 @@ def _has_open_models(store: ModelStore) -> bool:
 
 
 def _check_name(name: str) -> None:
-    """Names of the catalogue only: a form must not make the server read a directory, or fetch what anybody published.
+    """Accept only names of the catalogue: a form must not make the server read a directory or download from anybody.
 
     Raises:
-        UnknownModel: it is none of these.
+        UnknownModel: the catalogue has no Whisper model of this name.
     """
     from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
     from whisper_api.engine.models.names import near_names

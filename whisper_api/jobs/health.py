@@ -1,4 +1,4 @@
-"""Whether jobs can be worked on, and why not."""
+"""Whether jobs are worked on, and why not."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MAX_TICK_SECONDS = 5.0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """How a service is.
+    """The health of a service.
 
     Attributes:
         ready: whether jobs are worked on now.
         state: in one word.
-        reason: why it is not ready, and what to do; empty when it is. Anybody may read it.
-        loading: what is still to come though jobs are worked on; empty when all is there.
+        reason: why the service is not ready, and what to do; empty when it is ready. Anybody may read it.
+        loading: what is still being loaded while jobs are worked on; empty when nothing is.
     """
 
     ready: bool
@@ -40,14 +40,14 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthWatch:
-    """Judges a service's health, and logs when a job stalls and when it goes on.
+    """Determines the health of a service, and logs when a job stalls and when it goes on.
 
     Args:
-        running: the jobs that run.
-        preload: gets the executor ready.
-        executor: says what it is busy with.
-        store: says whether it can be written.
-        stall_seconds: without progress, after which a job counts as stalled.
+        running: the running jobs.
+        preload: of the executor.
+        executor: runs the jobs.
+        store: of the jobs.
+        stall_seconds: a job without progress for this time counts as stalled.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class HealthWatch:
         self._stall_seconds = stall_seconds
         self._closing = threading.Event()
         # Used by the thread only.
-        self._disk_trouble = False
+        self._disk_failed = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Watch for stalled jobs, in a thread of its own."""
+        """Start a thread that watches for stalled jobs."""
         self._thread = threading.Thread(target=self._loop, name="stall-watch", daemon=True)
         self._thread.start()
 
@@ -75,15 +75,15 @@ class HealthWatch:
             self._thread.join()
 
     def health(self) -> Health:
-        """How the service is, as long as it is not stopping."""
-        disk = self._store.trouble()
+        """The health of a service that is not stopping."""
+        disk = self._store.write_error()
         if disk is not None:
             state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
             return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
-        live = self._running.live()
-        trouble = next((each.trouble for each in live.values() if each.trouble), "")
-        if trouble:
-            return Health(ready=False, state="failed", reason=f"A result cannot be written. {trouble}")
+        live = self._running.snapshots()
+        write_error = next((each.write_error for each in live.values() if each.write_error), "")
+        if write_error:
+            return Health(ready=False, state="failed", reason=f"A result cannot be written. {write_error}")
         stalled = [each for each in live.values() if self._is_stalled(each)]
         if stalled:
             longest = max(stalled, key=lambda each: each.idle_seconds)
@@ -107,8 +107,8 @@ class HealthWatch:
         known: set[str] = set()
         tick = min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
         while not self._closing.wait(tick):
-            self._look_at_disk()
-            live = self._running.live()
+            self._check_disk()
+            live = self._running.snapshots()
             stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
             for job_id in stalled - known:
                 each = live[job_id]
@@ -120,15 +120,15 @@ class HealthWatch:
                 log.info("job goes on", extra={"job_id": job_id})
             known = stalled
 
-    def _look_at_disk(self) -> None:
+    def _check_disk(self) -> None:
         """Try whether the database can be written again, and log when that changes."""
-        trouble = self._store.trouble()
-        if trouble is not None:
+        error = self._store.write_error()
+        if error is not None:
             with contextlib.suppress(StorageError):
                 self._store.try_to_write()
-            trouble = self._store.trouble()
-        if trouble is not None and not self._disk_trouble:
-            log.error("not ready: %s", trouble)
-        elif trouble is None and self._disk_trouble:
+            error = self._store.write_error()
+        if error is not None and not self._disk_failed:
+            log.error("not ready: %s", error)
+        elif error is None and self._disk_failed:
             log.info("the job database can be written again")
-        self._disk_trouble = trouble is not None
+        self._disk_failed = error is not None

@@ -1,79 +1,126 @@
-"""How a service begins and ends: recovery, threads, stopping in good order."""
+"""The parts of a running service, and how they start and stop together."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+from collections.abc import Sequence
 
 from whisper_api.config import Config
 from whisper_api.errors import StorageError
 from whisper_api.jobs import recovery
+from whisper_api.jobs.admission import Reservations
+from whisper_api.jobs.estimates import Estimates
+from whisper_api.jobs.events import JobEvents, event_of
+from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
-from whisper_api.jobs.outcomes import remove_upload
-from whisper_api.jobs.preload import Preload
-from whisper_api.jobs.retention import Retention
+from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.preload import RETRY_SECONDS, Preload
+from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
+from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.worker import Worker, WorkerDeps
-from whisper_api.permissions import exposed_places
+from whisper_api.permissions import exposed_files
+from whisper_api.store.jobs import JobStore
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-# How long a job that was asked to stop is waited for: one work item takes no longer, unless the device hangs.
+# How long to wait for a job that was asked to stop. One work item takes less, unless the device hangs.
 STOP_SECONDS = 30.0
+WRITE_RETRY_SECONDS = 3.0
+DRAINING_RETRY_SECONDS = 10.0
 
 
 class Lifecycle:
-    """Starts and stops all threads of a service, and owns what must be closed with it.
+    """Makes, starts and stops the parts of a service; :class:`~whisper_api.jobs.service.JobService` adds operations.
 
     Args:
-        config: directories and times.
-        deps: what the workers share; its store and executor are closed in the end.
-        preload: gets the executor ready.
-        retention: removes what has expired.
-        revocations: ends the jobs of revoked keys.
+        config: limits, directories and times.
+        store: the job database. Call its ``exclusive`` before :meth:`start`. Closed with the service.
+        executor: runs the jobs. Closed with the service.
+        preload_retry_seconds: pauses after each failed attempt to get the executor ready; the last one repeats.
+        write_retry_seconds: between two attempts to write to a database that cannot be written.
 
     Attributes:
-        draining: no new work is taken.
-        stopped: no job runs any more, nor will.
-        hangs: the executor has not come to an end when it was closed.
+        store: as given.
+        events: of the jobs.
+        hangs: the executor was still at work when the service was closed.
     """
 
     def __init__(
-        self, config: Config, deps: WorkerDeps, preload: Preload, retention: Retention, revocations: Revocations
+        self,
+        config: Config,
+        store: JobStore,
+        executor: Executor,
+        *,
+        preload_retry_seconds: Sequence[float] = RETRY_SECONDS,
+        write_retry_seconds: float = WRITE_RETRY_SECONDS,
     ) -> None:
-        self.draining = False
-        self.stopped = False
+        self.store = store
         self.hangs = False
+        self._process = os.getpid()
         self._config = config
-        self._deps = deps
-        self._preload = preload
-        self._retention = retention
-        self._revocations = revocations
-        self._watch = HealthWatch(deps.running, preload, deps.executor, deps.store, config.stall_seconds)
+        self._executor = executor
+        slots = config.max_concurrent_jobs if config.enable_concurrency else 1
+        self._queue = JobQueue(
+            config.max_queued_jobs, slots, draining_seconds=config.shutdown_grace_seconds + DRAINING_RETRY_SECONDS
+        )
+        self._running = RunningJobs(slots)
+        self.events = JobEvents(self._queue.positions)
+        self._estimates = Estimates(store, lambda: executor.device, executor.model_name, slots)
+        self._retention = Retention(
+            store,
+            config.tmp_dir,
+            retention_seconds=config.job_retention_hours * 3600,
+            grace_seconds=config.result_grace_seconds,
+        )
+        self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
+        self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
+        self._deps = WorkerDeps(
+            store=store,
+            queue=self._queue,
+            executor=executor,
+            downloads=ModelDownloads(executor, self._queue),
+            running=self._running,
+            events=self.events,
+            estimates=self._estimates,
+            uploads_dir=config.tmp_dir,
+            on_completed=self._preload.succeeded,
+            retry_seconds=write_retry_seconds,
+        )
+        self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
+        self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._faults = recovery.FaultLog(config.data_dir)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
         self._started = False
+        self._draining = False
+        self._stopped = False
         self._closed = False
 
     def start(self) -> None:
-        """Recover, sweep, and begin to work.
+        """Put interrupted jobs back into the queue, remove orphans and begin to work; models are loaded meanwhile.
 
         Raises:
             StorageError: the database or the upload directory cannot be used.
+            ForkedProcess: the service was made before this process was forked.
         """
+        self.store.check_process()
         with self._lock:
-            if self._started or self.draining:
+            if self._started or self._draining:
                 return
+            uploads_dir = self._config.tmp_dir
             try:
-                self._deps.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"Cannot make {self._deps.uploads_dir}: {error.strerror}") from error
-            for warning in exposed_places(self._config):
+                raise StorageError(f"Cannot make {uploads_dir}: {error.strerror}") from error
+            for warning in exposed_files(self._config):
                 log.warning("%s", warning)
             self._recover()
             self._started = True
@@ -81,37 +128,40 @@ class Lifecycle:
             self._revocations.start()
             self._watch.start()
             self._preload.start()
-            for number in range(self._deps.running.slots):
+            for number in range(self._running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
 
     def drain(self) -> None:
-        """Take nothing new. The last that it does is to note this on the disk."""
-        self.draining = True
-        self._deps.queue.close()
-        self._deps.running.close()
+        """Refuse new work, and start no more jobs; running jobs go on."""
+        self._draining = True
+        self._queue.close()
+        self._running.close()
         self._preload.close()
         self._deps.downloads.close()
-        self._deps.events.wake()
         if self._started:
             try:
-                recovery.note_stop(self._deps.store)
+                recovery.note_stop(self.store)
             except StorageError as error:
                 log.warning("that the service was told to stop could not be noted: %s", error)
 
     def stop(self, grace: float) -> None:
-        """Drain, wait, put back what still runs.
+        """Drain, let running jobs end, and put those that have not ended back into the queue.
 
         Args:
-            grace: seconds.
+            grace: seconds that running jobs have.
+
+        Raises:
+            ForkedProcess: the service was made before this process was forked.
         """
-        if not self.draining:
+        self.store.check_process()
+        if not self._draining:
             self.drain()
         with self._lock:
-            if self.stopped:
+            if self._stopped:
                 return
-            running = self._deps.running
+            running = self._running
             running.wait_until_empty(grace)
             self._deps.stopping.set()
             for each in running.all():
@@ -121,22 +171,25 @@ class Lifecycle:
                 thread.join(max(0.0, deadline - time.monotonic()))
             for each in running.all():
                 log.error("a job did not stop: it runs again after the next start", extra={"job_id": each.job_id})
-            self.stopped = True
-            self._deps.events.wake()
+            self._stopped = True
 
     def close(self) -> None:
-        """Stop at once if that was not done, and free everything."""
+        """Stop at once if that was not done, and free everything. May be called again.
+
+        In a forked process nothing happens: the service belongs to the parent process and goes on there.
+        """
+        if self._process != os.getpid():
+            return
         self.stop(0.0)
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._deps.events.close()
             self._watch.close()
             self._revocations.close()
             self._retention.close()
-            # A device that hangs must not keep the process from ending.
-            closing = threading.Thread(target=self._deps.executor.close, name="close", daemon=True)
+            # In a thread, so that a device that hangs does not keep the process from ending.
+            closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
             closing.join(STOP_SECONDS)
             self.hangs = closing.is_alive()
@@ -144,35 +197,56 @@ class Lifecycle:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
             self._faults.close()
-            self._deps.store.close()
+            self.store.close()
 
     def health(self) -> Health:
-        """How the service is."""
-        if self.draining:
+        """Whether jobs are worked on, and why not."""
+        if self._draining:
             return Health(ready=False, state="draining", reason="The server is stopping and takes no new work.")
         if not self._started:
             return Health(ready=False, state="starting", reason="The server is starting.")
         return self._watch.health()
 
+    def counts(self, owner: str | None = None) -> tuple[int, int]:
+        """How many jobs wait, and how many run.
+
+        Args:
+            owner: of the jobs; None for the jobs of all owners.
+        """
+        if owner is not None:
+            return self.store.unfinished_by_state(owner)
+        waiting = self._queue.positions()
+        return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
+
     def _recover(self) -> None:
-        """Put back what was running, note that this process begins, and fill the queue."""
-        deps, now = self._deps, time.time()
-        end = recovery.end_of_last_process(deps.store, self._faults.last())
-        for job_id in recovery.recover(deps.store, end, now).failed:
-            remove_upload(deps.uploads_dir, job_id)
-        recovery.note_start(deps.store)
+        """Put interrupted jobs back, note that this process begins, and fill the queue."""
+        now = time.time()
+        end = recovery.end_of_last_process(self.store, self._faults.last())
+        for job_id in recovery.recover(self.store, end, now).failed:
+            remove_upload(self._config.tmp_dir, job_id)
+        recovery.note_start(self.store)
         self._faults.begin()
         # Before the queue is filled: a key may have been revoked while no server ran.
         self._revocations.check()
-        for job in deps.store.in_state("Queued"):
-            deps.estimates.expect(job)
-            deps.queue.put(job.job_id, reserved=False)
+        for job in self.store.in_state("Queued"):
+            self._estimates.expect(job)
+            self._queue.put(job.job_id, reserved=False)
         try:
             self._retention.sweep(now)
         except StorageError as error:
             log.error("what has expired could not be removed: %s", error)
 
     def _work(self) -> None:
-        # A fault while models are loaded for the first time is then no job's.
+        # Start jobs only after the first load, so that a crash during loading is not counted against a job.
         self._preload.wait_until_tried()
         Worker(self._deps).loop()
+
+    def _after_cancel(self, job_id: str) -> None:
+        """Clean up after a job that was canceled while no worker ran it."""
+        log.info("job canceled", extra={"job_id": job_id})
+        self._estimates.forget(job_id)
+        remove_upload(self._config.tmp_dir, job_id)
+        job = self.store.get(job_id)
+        if job is not None:
+            self.events.publish(event_of(job))
+        self.events.update_positions()

@@ -1,23 +1,11 @@
-"""What may become of a job that ran, and how it is told."""
+"""The outcomes of a job that ran."""
 
 from __future__ import annotations
 
-import logging
 import re
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
-from whisper_api.schema import (
-    JobCanceledEvent,
-    JobCompletedEvent,
-    JobEvent,
-    JobFailedEvent,
-    JobProgressEvent,
-    JobQueuedEvent,
-    Transcript,
-)
-from whisper_api.store.jobs import Job
+from whisper_api.schema import Transcript
 
 __all__ = [
     "AUDIO_NAME",
@@ -26,29 +14,25 @@ __all__ = [
     "Outcome",
     "PutBack",
     "WasCanceled",
-    "event_of",
     "failure_of",
-    "remove_upload",
 ]
-
-log = logging.getLogger("whisper_api.jobs")
 
 AUDIO_NAME = "audio"
 MAX_ERROR_LENGTH = 500
-# Absolute paths of two names or more, on any system; an address's is none.
+# Absolute paths of two names or more, on any system, but not the path of a URL.
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+)+[/\\]([\w.+@~-]+)")
 
 
 @dataclass(frozen=True)
 class Completed:
-    """It has a transcript."""
+    """The job has a transcript."""
 
     transcript: Transcript
 
 
 @dataclass(frozen=True)
 class Failed:
-    """It ended with an error: its class, and its text for people."""
+    """The job ended with an error: the name of its class, and a text for people."""
 
     error_name: str
     error: str
@@ -56,12 +40,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class WasCanceled:
-    """Its caller wanted it no more."""
+    """The job was canceled."""
 
 
 @dataclass(frozen=True)
 class PutBack:
-    """It will run again: after the next start or, when the executor failed as a whole, soon and alone."""
+    """The job runs again: after the next start or, when the executor failed as a whole, soon and alone."""
 
     crashed: bool
 
@@ -70,40 +54,9 @@ Outcome = Completed | Failed | WasCanceled | PutBack
 
 
 def failure_of(error: BaseException) -> Failed:
-    """An error as the client sees it: in one line, and without the machine's paths."""
+    """An error as the client sees it: in one line, and without paths of this machine."""
     text = _PATH.sub(r"\1", " ".join(str(error).split()))
     if len(text) > MAX_ERROR_LENGTH:
         text = f"{text[: MAX_ERROR_LENGTH - 1]}…"
     name = type(error).__name__
     return Failed(name, text or name)
-
-
-def event_of(job: Job, position: int = 1) -> JobEvent:
-    """The event that a job's state is.
-
-    Args:
-        job: as the store has it.
-        position: its place in the queue, should it be there.
-    """
-    match job.state:
-        case "Completed":
-            return JobCompletedEvent(job_id=job.job_id)
-        case "Failed":
-            return JobFailedEvent(job_id=job.job_id, error=job.error or "")
-        case "Canceled":
-            return JobCanceledEvent(job_id=job.job_id)
-        case "Processing":
-            return JobProgressEvent(job_id=job.job_id, progress=0.0, stage="load")
-        case _:
-            return JobQueuedEvent(job_id=job.job_id, queue_position=position)
-
-
-def remove_upload(uploads_dir: Path, job_id: str) -> None:
-    """Remove what a client sent. What cannot be removed now is left to the next sweep."""
-    directory = uploads_dir / job_id
-    try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning("an upload could not be removed: %s", error.strerror, extra={"job_id": job_id})

@@ -1,8 +1,9 @@
-"""The jobs that wait: a bounded, thread-safe queue of job ids, first in, first out."""
+"""The waiting jobs: a bounded, thread-safe queue of job ids, first in, first out."""
 
 from __future__ import annotations
 
 import bisect
+import math
 import threading
 
 from whisper_api.errors import Draining, QueueFull
@@ -15,174 +16,189 @@ RETRY_SECONDS = 10.0
 class JobQueue:
     """Job ids in the order in which they are taken.
 
+    A job that was taken still counts as waiting, in front of the others, until :meth:`started`.
+
     Args:
-        capacity: how many may wait, reservations included. Jobs put back without a reservation may exceed it.
+        capacity: how many jobs may wait, reservations included. Jobs put back without a reservation may exceed it.
+        slots: how many jobs run at a time.
+        draining_seconds: after which a caller may try again once the queue was closed.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, slots: int = 1, *, draining_seconds: float = RETRY_SECONDS) -> None:
         self._capacity = capacity
+        self._slots = slots
+        self._draining_seconds = draining_seconds
         self._changed = threading.Condition()
         # Guarded by _changed:
         self._ids: list[str] = []
-        # When each of them came, as a number that rises; also of the job that was taken last.
-        self._came: dict[str, int] = {}
+        # Jobs that were taken and do not run yet.
+        self._starting: dict[str, None] = {}
+        # The order in which the waiting and starting jobs were put in, as a rising number.
+        self._order: dict[str, int] = {}
         self._puts = 0
-        self._taken = ""
-        # Jobs of the queue that are not given out for now.
+        # Waiting jobs that are not given out for now.
         self._held: set[str] = set()
         self._reserved = 0
-        self._wakes = 0
         self._closed = False
 
-    def reserve(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
-        """Keep a place for a job that is about to be put in.
+    def reserve(self, *, extra_slots: int = 0) -> None:
+        """Reserve room for a job that is about to be put in.
 
         Args:
-            retry_after: seconds to tell a caller who finds no place.
-            spare: places there are for this caller beyond those for all; it gets no more than as many again.
+            extra_slots: room for this caller beyond the capacity; at most as much again is given.
 
         Raises:
-            QueueFull: there is no place.
+            QueueFull: there is no room.
             Draining: the queue was closed.
         """
         with self._changed:
-            self._check(retry_after, spare)
+            self._check(extra_slots)
             self._reserved += 1
 
-    def check(self, retry_after: float = RETRY_SECONDS, *, spare: int = 0) -> None:
-        """Raise what :meth:`reserve` would raise now, and keep no place.
+    def check(self, *, extra_slots: int = 0) -> None:
+        """Raise the error that :meth:`reserve` would raise now, and reserve nothing.
 
         Args:
-            retry_after: seconds to tell a caller who finds no place.
-            spare: as in :meth:`reserve`.
+            extra_slots: as in :meth:`reserve`.
 
         Raises:
-            QueueFull: there is no place.
+            QueueFull: there is no room.
             Draining: the queue was closed.
         """
         with self._changed:
-            self._check(retry_after, spare)
+            self._check(extra_slots)
 
     def release_reservation(self) -> None:
-        """Give back a place that no job came for."""
+        """Give back a reservation that was not used."""
         with self._changed:
             self._unreserve()
 
     def put(self, job_id: str, *, reserved: bool = True) -> None:
-        """Add a job behind the others. A closed queue still takes it in, and gives it to nobody.
+        """Add a job behind the others. A closed queue accepts it and does not give it out.
 
         Args:
-            job_id: which; it must not wait already.
-            reserved: whether it comes for a place that was reserved, which is then used up.
+            job_id: of a job that is not in the queue.
+            reserved: whether the job uses up a reservation.
         """
         with self._changed:
             if job_id in self._ids:
                 raise ValueError(f"job {job_id} is in the queue already")
             if reserved:
                 self._unreserve()
-            if job_id == self._taken:
-                self._taken = ""
+            self._starting.pop(job_id, None)
             self._ids.append(job_id)
             self._puts += 1
-            self._came[job_id] = self._puts
+            self._order[job_id] = self._puts
             self._changed.notify()
 
     def take(self, timeout: float | None = None) -> str | None:
-        """Remove the first job that is not held, waiting for one.
+        """Take the first job that is not held, waiting for one.
 
         Args:
-            timeout: seconds to wait; None for as long as it takes.
+            timeout: seconds to wait; None for no limit.
 
         Returns:
-            Its id; None when the time is over, after :meth:`wake`, or once the queue is closed.
+            The job's id; None when the time is over, or once the queue is closed.
         """
         with self._changed:
-            wakes = self._wakes
-            self._changed.wait_for(
-                lambda: self._closed or self._wakes != wakes or self._first() < len(self._ids), timeout
-            )
+            self._changed.wait_for(lambda: self._closed or self._first() < len(self._ids), timeout)
             first = self._first()
             if self._closed or first == len(self._ids):
                 return None
-            self._came.pop(self._taken, None)
-            self._taken = self._ids.pop(first)
-            return self._taken
+            job_id = self._ids.pop(first)
+            self._starting[job_id] = None
+            return job_id
+
+    def started(self, job_id: str) -> None:
+        """Count a job that was taken as waiting no longer: it runs, or it has ended."""
+        with self._changed:
+            if job_id in self._starting:
+                del self._starting[job_id]
+                del self._order[job_id]
+
+    def not_started(self, job_id: str) -> None:
+        """Count a job as waiting again, after :meth:`started` was called too early."""
+        with self._changed:
+            self._starting[job_id] = None
+            self._order.setdefault(job_id, 0)
 
     def hold(self, job_id: str) -> None:
-        """Return a job that was just taken to its place, and do not give it out before :meth:`release`.
+        """Return a job that was taken to its position, and do not give it out before :meth:`release`.
 
         Args:
-            job_id: the job that the last call of :meth:`take` gave.
+            job_id: of a job that was taken and has not started.
         """
         with self._changed:
-            if job_id != self._taken:
-                raise ValueError(f"job {job_id} was not taken last")
-            came = self._came[job_id]
-            self._ids.insert(bisect.bisect(self._ids, came, key=self._came.__getitem__), job_id)
+            if job_id not in self._starting:
+                raise ValueError(f"job {job_id} was not taken, or has started")
+            del self._starting[job_id]
+            index = bisect.bisect(self._ids, self._order[job_id], key=self._order.__getitem__)
+            self._ids.insert(index, job_id)
             self._held.add(job_id)
-            self._taken = ""
 
     def release(self, job_id: str) -> None:
-        """Give a held job out again when its turn comes; nothing for a job that is not held."""
+        """Give out a held job again when its turn comes; nothing happens for a job that is not held."""
         with self._changed:
             self._held.discard(job_id)
             self._changed.notify()
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out, wherever it stands.
+        """Remove a job that was not taken.
 
         Returns:
-            Whether it was there.
+            Whether it was in the queue.
         """
         with self._changed:
             self._held.discard(job_id)
-            try:
-                self._ids.remove(job_id)
-            except ValueError:
+            if job_id not in self._ids:
                 return False
-            del self._came[job_id]
+            self._ids.remove(job_id)
+            del self._order[job_id]
             return True
 
     def position(self, job_id: str) -> int | None:
-        """Where a job stands: 1 for the one that is taken next; None when it does not wait."""
+        """The position of one job, as in :meth:`positions`; None when the job does not wait."""
         with self._changed:
+            if job_id in self._starting:
+                return 1
             try:
-                return self._ids.index(job_id) + 1
+                return self._batch(len(self._starting) + self._ids.index(job_id) + 1)
             except ValueError:
                 return None
 
     def positions(self) -> dict[str, int]:
-        """Where every job stands, first to last."""
-        with self._changed:
-            return {job_id: position for position, job_id in enumerate(self._ids, start=1)}
+        """The position of every waiting job, first to last.
 
-    def wake(self) -> None:
-        """Let everybody who waits in :meth:`take` return."""
+        Position 1 is taken next. With several slots, it is the number of the batch of jobs that the job falls in.
+        """
         with self._changed:
-            self._wakes += 1
-            self._changed.notify_all()
+            return {job_id: self._batch(at) for at, job_id in enumerate((*self._starting, *self._ids), start=1)}
 
     def close(self) -> None:
-        """Give out nothing more and wake everybody. What waits stays where it is."""
+        """Give out no more jobs, and wake every thread. The waiting jobs stay."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def __len__(self) -> int:
+        """How many jobs wait."""
         with self._changed:
-            return len(self._ids)
+            return len(self._starting) + len(self._ids)
+
+    def _batch(self, position: int) -> int:
+        return math.ceil(position / self._slots)
 
     def _first(self) -> int:
-        """The index of the first job that is not held; the queue's length when there is none."""
+        """The index of the first job that is not held; the length of the queue when there is none."""
         return next((index for index, job_id in enumerate(self._ids) if job_id not in self._held), len(self._ids))
 
-    def _check(self, retry_after: float, spare: int) -> None:
+    def _check(self, extra_slots: int) -> None:
         if self._closed:
-            raise Draining("The server is stopping and takes no new jobs: try again later", retry_after)
-        if len(self._ids) + self._reserved >= self._capacity + min(spare, self._capacity):
-            raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", retry_after)
+            raise Draining("The server is stopping and takes no new jobs: try again later", self._draining_seconds)
+        if len(self._ids) + self._reserved >= self._capacity + min(extra_slots, self._capacity):
+            raise QueueFull(f"The queue is full ({self._capacity} jobs): try again later", RETRY_SECONDS)
 
     def _unreserve(self) -> None:
         if self._reserved == 0:
-            raise RuntimeError("no place was reserved")
+            raise RuntimeError("nothing was reserved")
         self._reserved -= 1

@@ -1,13 +1,14 @@
-"""What is removed, and when: results that were delivered, jobs that are old, uploads that no job owns.
+"""Removal of delivered results, of old jobs, and of uploads that belong to no job.
 
-What is deleted, here or at a client's wish, also goes from the database's log of changes: within ``WIPE_SECONDS``, and
-as soon as no other process reads an old state of the database any more.
+Deleted content also disappears from the database's write-ahead log: within ``WIPE_SECONDS``, unless another process
+still reads an old state of the database.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -19,25 +20,25 @@ import msgspec
 from whisper_api.errors import StorageError
 from whisper_api.store.jobs import JobStore
 
-__all__ = ["UPLOAD_FILES", "Retention", "Swept"]
+__all__ = ["UPLOAD_FILES", "Retention", "Swept", "remove_upload"]
 
 log = logging.getLogger(__name__)
 
-# All that the directory of an upload ever holds: the file while it comes, and when it is whole; known speakers.
+# The only names in the directory of an upload: the file during the upload and after it, and known speakers.
 UPLOAD_FILES = re.compile(r"audio(\.part)?|speaker-\d+")
 MIN_TICK_SECONDS = 1.0
-# How long deleted content may stand in the database's log of changes. Emptying the log costs two fsyncs.
+# How long deleted content may stay in the write-ahead log. Emptying the log costs two fsyncs.
 WIPE_SECONDS = 10.0
-# After so long, a log that could not be emptied is worth a warning.
+# A warning is logged when the write-ahead log could not be emptied for this time.
 OVERDUE_SECONDS = 60.0
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What one sweep removed.
+    """How much one sweep removed.
 
     Attributes:
-        results: transcripts of jobs that stay.
-        jobs: jobs, with their transcripts.
+        results: transcripts whose jobs stay.
+        jobs: jobs with their transcripts.
         files: directories of uploads.
     """
 
@@ -50,12 +51,11 @@ class Retention:
     """Removes what has expired.
 
     Args:
-        store: where the jobs are.
-        uploads_dir: holds one directory for each upload, named by its job's id. What has another name, or holds
-            anything but an upload, is somebody else's and stays.
-        retention_seconds: how long a job stays after it ended.
-        grace_seconds: how long a result stays after it was delivered, unless its job said to keep it.
-        on_removed: called with the id of each job that was removed.
+        store: of the jobs.
+        uploads_dir: holds one directory for each upload, named by its job's id. A directory with another name, or with
+            other files, does not belong to the server and stays.
+        retention_seconds: how long a job stays after its end.
+        grace_seconds: how long a result stays after its delivery, unless the job keeps its result.
     """
 
     def __init__(
@@ -65,16 +65,14 @@ class Retention:
         *,
         retention_seconds: float,
         grace_seconds: float,
-        on_removed: Callable[[str], None] = lambda job_id: None,
     ) -> None:
         self._store = store
         self._uploads_dir = uploads_dir
         self._retention_seconds = retention_seconds
         self._grace_seconds = grace_seconds
-        self._on_removed = on_removed
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        # Used by the thread only: since when the log could not be emptied, and whether that was said.
+        # Used by the thread only: since when the write-ahead log could not be emptied, and whether that was logged.
         self._unwiped_since: float | None = None
         self._overdue = False
         self._lock = threading.Lock()
@@ -82,24 +80,24 @@ class Retention:
         self._protected: set[str] = set()
 
     def protect(self, job_id: str) -> None:
-        """Leave the directory of an upload alone that no job owns yet. To be called before the directory is made."""
+        """Keep the directory of an upload that belongs to no job yet. Call this before the directory is made."""
         with self._lock:
             self._protected.add(job_id)
 
     def unprotect(self, job_id: str) -> None:
-        """The job is in the store, or its directory is gone."""
+        """Stop protecting a directory: its job is in the store, or the directory was removed."""
         with self._lock:
             self._protected.discard(job_id)
 
     def sweep(self, now: float) -> Swept:
-        """Remove all that has expired.
+        """Remove everything that has expired.
 
         Args:
             now: seconds since 1970.
 
         Raises:
-            StorageError: the database cannot be written. The uploads were removed before that, as on a full disk
-                they make room.
+            StorageError: the database cannot be written. The orphaned uploads were removed first, since that makes room
+                on a full disk.
         """
         files = self._remove_orphans()
         results = self._remove_results(now)
@@ -107,15 +105,14 @@ class Retention:
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
-            self._on_removed(job_id)
         self._store.compact()
         return Swept(results, len(jobs), files)
 
     def start(self, interval: float) -> None:
-        """Sweep from time to time, in a thread of its own.
+        """Start a thread that sweeps from time to time.
 
-        Every ``WIPE_SECONDS``, or more often where the grace or the interval is shorter, the thread removes results
-        whose grace is over and uploads that no job owns, and wipes what was deleted from the database's log.
+        Every ``WIPE_SECONDS``, or more often if the grace or the interval is shorter, the thread also removes results
+        whose grace is over and uploads that belong to no job, and wipes deleted content from the write-ahead log.
 
         Args:
             interval: seconds between two sweeps; the first comes after one interval.
@@ -124,7 +121,7 @@ class Retention:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, after what it is doing."""
+        """End the thread once it has finished its current step."""
         self._closing.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -180,8 +177,8 @@ class Retention:
         except OSError as error:
             log.warning("uploads that no job owns could not be looked for: %s", error.strerror)
             return
-        # In this order. A directory is protected before it is there, and its job is in the store before it is not
-        # protected any more: so one that was listed is seen in at least one of the two, unless its job has ended.
+        # The order matters. A directory is protected before it is made, and its job is stored before the protection
+        # ends. So a listed directory is protected or belongs to a job, unless the job has ended.
         with self._lock:
             protected = set(self._protected)
         others = [path for path in directories if path.name not in protected]
@@ -197,7 +194,7 @@ def _is_upload(path: Path) -> bool:
 
 
 def _remove(directory: Path) -> bool:
-    """Remove the directory of an upload; whether it was one."""
+    """Remove the directory of an upload; whether there was one."""
     try:
         files = list(directory.iterdir())
         if not all(UPLOAD_FILES.fullmatch(path.name) for path in files):
@@ -206,9 +203,25 @@ def _remove(directory: Path) -> bool:
             path.unlink(missing_ok=True)
         directory.rmdir()
     except FileNotFoundError:
-        return False  # whoever ended the job was faster
+        return False  # another thread has removed it
     except OSError as error:
         log.warning("an upload that no job owns could not be removed: %s", error.strerror)
         return False
     log.info("upload removed", extra={"job_id": directory.name})
     return True
+
+
+def remove_upload(uploads_dir: Path, job_id: str) -> None:
+    """Remove the files of a job's upload. If that fails, the next sweep removes them.
+
+    Args:
+        uploads_dir: holds one directory for each upload.
+        job_id: of the job.
+    """
+    directory = uploads_dir / job_id
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("an upload could not be removed: %s", error.strerror, extra={"job_id": job_id})

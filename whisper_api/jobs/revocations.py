@@ -1,4 +1,4 @@
-"""What becomes of the jobs of a key that was revoked: they end, whether they wait or run."""
+"""Cancels the jobs of revoked keys, waiting or running."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["REASON", "Revocations"]
 log = logging.getLogger("whisper_api.jobs")
 
 REASON = "The key that submitted this job was revoked"
-# The command line revokes keys in a process of its own, so the database is the only place to learn of it.
+# The command line revokes keys in another process, so only the database tells of it.
 POLL_SECONDS = 2.0
 
 
 class Revocations:
-    """Cancels the jobs of revoked keys. Nobody may fetch their results any more, so running ones end too.
+    """Cancels the jobs of revoked keys. Running jobs end too, since nobody may fetch their results.
 
     Args:
-        store: knows keys and jobs.
-        queue: the jobs that wait.
-        running: the jobs that run.
-        on_canceled: called with the id of a job that waited and was canceled. Of one that ran, its worker tells.
+        store: of the keys and jobs.
+        queue: the waiting jobs.
+        running: the running jobs.
+        on_canceled: called with the id of a canceled job that no worker runs. A worker cleans up after its own job.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Revocations:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look for revoked keys from time to time, in a thread of its own."""
+        """Start a thread that looks for revoked keys from time to time."""
         self._thread = threading.Thread(target=self._loop, name="revocations", daemon=True)
         self._thread.start()
 
@@ -59,7 +59,7 @@ class Revocations:
             StorageError: the database cannot be used; the next call goes on.
         """
         for job_id in self._store.jobs_of_revoked_keys():
-            # Two steps: a job that was canceled while it waited is run by no worker, which would tell of its end.
+            # Two steps, since no worker cleans up after a job that was canceled while it waited.
             if self._store.cancel(job_id, time.time(), states=("Queued",), reason=REASON):
                 self._queue.remove(job_id)
                 self._on_canceled(job_id)

@@ -1,4 +1,4 @@
-"""The jobs that run now: how far each is, how to stop it, and how many may run at a time."""
+"""The running jobs: their progress, how to stop them, and how many may run at a time."""
 
 from __future__ import annotations
 
@@ -18,46 +18,53 @@ Reason = Literal["", "stop", "cancel"]
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """How far a job is, at one moment.
+    """The progress of a job at one moment.
 
     Attributes:
-        progress: what it said last.
-        stage_seconds: since when it has been in that stage.
-        idle_seconds: since when it has said nothing.
-        trouble: why its outcome cannot be written; empty when all is well.
+        progress: the last one that was reported.
+        stage_seconds: for how long the job has been in this stage.
+        idle_seconds: for how long it has reported nothing.
+        write_error: why its outcome cannot be stored; empty when it can.
     """
 
     progress: Progress
     stage_seconds: float
     idle_seconds: float
-    trouble: str
+    write_error: str
 
 
 @dataclass(eq=False)
 class RunningJob:
-    """One job that runs. Made and changed by :class:`RunningJobs`.
+    """One running job, made and changed by :class:`RunningJobs`.
 
     Attributes:
-        job_id: which.
-        cancel: set to stop it within one work item.
-        ended: set when it has left, its outcome written and its audio gone.
+        job_id: of the job.
+        alone: whether no other job may run at the same time.
+        progress: the last one that was reported.
+        stage_since: when the stage began.
+        reported_at: when the job last reported something.
+        cancel: set to stop the job within one work item.
+        ended: set when the job has left: its outcome is stored and its audio removed.
+        reason: why the job was asked to stop.
+        write_error: why its outcome cannot be stored.
     """
 
     job_id: str
     alone: bool
     progress: Progress
     stage_since: float
-    heard_of: float
+    reported_at: float
     cancel: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     reason: Reason = ""
-    trouble: str = ""
+    write_error: str = ""
 
 
 class RunningJobs:
-    """The semaphore that counts active jobs, and what is known of each.
+    """Counts and limits the running jobs, and holds the progress of each.
 
-    A job under suspicion runs alone: it enters when all others have left, and nobody enters before it has left.
+    A job that may have crashed the server runs alone: it enters when all others have left, and no job enters before it
+    has left.
 
     Args:
         slots: how many jobs may run at a time.
@@ -83,7 +90,11 @@ class RunningJobs:
             return not self._closed
 
     def enter(self, job_id: str, *, alone: bool) -> RunningJob | None:
-        """Take a slot, or all of them, waiting for it.
+        """Wait for a free slot, or for all slots, and take it.
+
+        Args:
+            job_id: of the job.
+            alone: whether no other job may run at the same time.
 
         Returns:
             None once no more jobs may start.
@@ -105,29 +116,29 @@ class RunningJobs:
             self._changed.notify_all()
 
     def note(self, running: RunningJob, progress: Progress) -> bool:
-        """Keep what a job says of itself.
+        """Record the progress of a job.
 
         Returns:
-            Whether it says something new; never for a job that has left.
+            Whether it differs from the last one; False for a job that has left.
         """
         with self._changed:
             if self._jobs.get(running.job_id) is not running:
                 return False
             before, now = running.progress, self._clock()
-            running.heard_of = now
+            running.reported_at = now
             running.progress = progress
             if progress.stage != before.stage:
                 running.stage_since = now
             return progress != before
 
-    def note_trouble(self, running: RunningJob, trouble: str) -> None:
-        """Keep why a job's outcome cannot be written. It counts as heard of."""
+    def note_write_error(self, running: RunningJob, error: str) -> None:
+        """Record why a job's outcome cannot be stored. The job does not count as stalled then."""
         with self._changed:
-            running.trouble = trouble
-            running.heard_of = self._clock()
+            running.write_error = error
+            running.reported_at = self._clock()
 
     def ask(self, running: RunningJob, reason: Literal["stop", "cancel"]) -> None:
-        """Ask a job to stop. That its caller wants it canceled outweighs that the service stops."""
+        """Ask a job to stop. A cancellation by the caller takes precedence over a stop of the service."""
         with self._changed:
             if running.reason != "cancel":
                 running.reason = reason
@@ -139,21 +150,23 @@ class RunningJobs:
             return running.reason
 
     def get(self, job_id: str) -> RunningJob | None:
-        """A job, when it runs."""
+        """A running job; None when it does not run."""
         with self._changed:
             return self._jobs.get(job_id)
 
     def all(self) -> list[RunningJob]:
-        """All jobs that run."""
+        """All running jobs."""
         with self._changed:
             return list(self._jobs.values())
 
-    def live(self) -> dict[str, ProgressSnapshot]:
-        """How far all jobs are."""
+    def snapshots(self) -> dict[str, ProgressSnapshot]:
+        """The progress of all running jobs, by job id."""
         with self._changed:
             now = self._clock()
             return {
-                each.job_id: ProgressSnapshot(each.progress, now - each.stage_since, now - each.heard_of, each.trouble)
+                each.job_id: ProgressSnapshot(
+                    each.progress, now - each.stage_since, now - each.reported_at, each.write_error
+                )
                 for each in self._jobs.values()
             }
 
@@ -170,7 +183,7 @@ class RunningJobs:
             timeout: seconds.
 
         Returns:
-            Whether that is so.
+            Whether no job runs.
         """
         with self._changed:
             return self._changed.wait_for(lambda: not self._jobs, timeout)

@@ -1,325 +1,252 @@
-"""JobService: submit, status, result, cancel, wait, events. The one door to durable jobs."""
+"""JobService: submit, status, result, cancel, watch. The one door to durable jobs."""
 
 from __future__ import annotations
 
-import builtins
 import logging
-import os
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 
+from msgspec.structs import replace
+
+from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
-from whisper_api.errors import Draining, InvalidOption, JobIsProcessing
-from whisper_api.jobs.admission import Admission
-from whisper_api.jobs.estimates import Estimates
-from whisper_api.jobs.events import EventBus
-from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.feed import Feed
+from whisper_api.errors import (
+    IdempotencyConflict,
+    InvalidOption,
+    JobCanceled,
+    JobFailed,
+    JobIsProcessing,
+    JobNotFinished,
+    JobNotFound,
+    ResultGone,
+)
+from whisper_api.jobs.admission import Reservation, Submission, check_download
+from whisper_api.jobs.corrections import applied, checked
+from whisper_api.jobs.events import Watch
+from whisper_api.jobs.executor import EXECUTORS, Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
-from whisper_api.jobs.model_downloads import ModelDownloads
-from whisper_api.jobs.outcomes import event_of, remove_upload
-from whisper_api.jobs.preload import RETRY_SECONDS, Preload
-from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.reservations import Reservation, Reservations
-from whisper_api.jobs.results import Results, visible_job
-from whisper_api.jobs.retention import Retention
-from whisper_api.jobs.revocations import Revocations
-from whisper_api.jobs.running import RunningJob, RunningJobs
-from whisper_api.jobs.statuses import Statuses
-from whisper_api.jobs.submission import Submission
-from whisper_api.jobs.worker import WorkerDeps
-from whisper_api.schema import FINAL_STATES, Corrections, JobState, JobStatus, Transcript
-from whisper_api.store.cursors import cursor_of, seq_of
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.jobs.retention import remove_upload
+from whisper_api.jobs.running import ProgressSnapshot, RunningJob
+from whisper_api.schema import FINAL_STATES, Corrections, JobStatus, Transcript, TranscriptionOptions
+from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
+from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
+from whisper_api.time_order import in_order
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
 log = logging.getLogger("whisper_api.jobs")
 
 MAX_PAGE = 1000
-WRITE_RETRY_SECONDS = 3.0
-DRAINING_RETRY_SECONDS = 10.0
+# A job that ended this long ago is still joined: a client whose connection broke has tried again by then.
+JOIN_SECONDS = 600.0
 
 
-class JobService:
+class JobService(Lifecycle):
     """Durable jobs. Every method may be called from any thread; nearly all touch the disk, so none from an event loop.
 
-    Callers name the owner of the jobs they may see; None sees all.
+    In every method ``owner`` is the id of the key whose jobs the caller may see; None sees all jobs. A method with an
+    ``owner`` and a ``job_id`` raises JobNotFound when there is no such job, or the owner may not see it. A method that
+    reads a result raises JobNotFinished, JobFailed, JobCanceled or ResultGone when there is none.
 
     Args:
-        config: limits, directories and times.
-        store: the job database; for a service that is started, its ``exclusive`` was called. Closed with the service.
-        executor: runs the jobs. Closed with the service.
-        preload_retry_seconds: pauses after the first failure to get the executor ready, the second ...
-        write_retry_seconds: between two attempts to write what the disk would not take.
-
-    Attributes:
-        events: what happens to jobs, for those who wait on an event loop.
-        feed: the same, and the text of those that run, for those who come late or are away for a while.
-        store, executor: as given.
+        config, store, executor, preload_retry_seconds, write_retry_seconds: as for the base class.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        store: JobStore,
-        executor: Executor,
-        *,
-        preload_retry_seconds: Sequence[float] = RETRY_SECONDS,
-        write_retry_seconds: float = WRITE_RETRY_SECONDS,
-    ) -> None:
-        self.store = store
-        self.executor = executor
-        self.events = EventBus()
-        self._process = os.getpid()
-        self._config = config
-        self._uploads_dir = config.tmp_dir
-        slots = config.max_concurrent_jobs if config.enable_concurrency else 1
-        self._queue = JobQueue(config.max_queued_jobs)
-        self._running = RunningJobs(slots)
-        self._results = Results(store)
-        self._estimates = Estimates(store, lambda: executor.device, executor.model_name, slots)
-        self._retention = Retention(
-            store,
-            self._uploads_dir,
-            retention_seconds=config.job_retention_hours * 3600,
-            grace_seconds=config.result_grace_seconds,
-        )
-        self._reservations = Reservations(
-            self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
-        )
-        self._admission = Admission(
-            store,
-            executor,
-            self._reservations,
-            self._running,
-            self._estimates,
-            self._check_not_draining,
-            config.model_downloads,
-        )
-        preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
-        taken: set[str] = set()
-        self._statuses = Statuses(self._queue, self._running, self._estimates, taken)
-        self.feed = Feed(self.events, self._statuses.positions)
-        self._deps = WorkerDeps(
-            store=store,
-            queue=self._queue,
-            executor=executor,
-            downloads=ModelDownloads(executor, self._queue),
-            running=self._running,
-            events=self.events,
-            feed=self.feed,
-            estimates=self._estimates,
-            uploads_dir=self._uploads_dir,
-            moved=self.feed.moved,
-            completed=preload.succeeded,
-            retry_seconds=write_retry_seconds,
-            stopping=threading.Event(),
-            turn=threading.Lock(),
-            taken=taken,
-        )
-        revocations = Revocations(store, self._queue, self._running, self._canceled)
-        self._life = Lifecycle(config, self._deps, preload, self._retention, revocations)
-
-    def start(self) -> None:
-        """Put back what was running, remove what nobody owns, and begin to work; models are loaded meanwhile.
-
-        Raises:
-            StorageError: the database or the upload directory cannot be used.
-            ForkedProcess: the service was made before this process was forked.
-        """
-        self.store.check_process()
-        self._life.start()
-
-    def drain(self) -> None:
-        """Refuse new work from now on, and start no more jobs; those that run go on. Whoever waits is woken once."""
-        self._life.drain()
-
-    def stop(self, grace: float) -> None:
-        """Drain, give the running jobs some time, and put back into the queue those that have not ended by then.
+    @classmethod
+    def open(cls, config: Config, executor: Executor | None = None) -> JobService:
+        """A service with its own database, which no other process serves. It is not started.
 
         Args:
-            grace: seconds.
+            config: of the service.
+            executor: runs the jobs; None for the engine of this process.
 
         Raises:
-            ForkedProcess: the service was made before this process was forked.
+            StorageError: the database cannot be used; StorageLocked when another server uses it.
         """
-        self.store.check_process()
-        self._life.stop(grace)
-
-    def close(self) -> None:
-        """Stop at once if that was not done, and free everything. Calling it twice is fine.
-
-        In a forked process it does nothing: the service is the parent's, and goes on there.
-        """
-        if self._process == os.getpid():
-            self._life.close()
+        store = JobStore(config.data_dir / DATABASE_NAME)
+        try:
+            store.exclusive(config.tmp_dir)
+            return cls(config, store, executor or EXECUTORS["local"](config))
+        except BaseException:
+            store.close()
+            raise
 
     @property
-    def hangs(self) -> bool:
-        """Whether the executor is still at work though the service was closed."""
-        return self._life.hangs
+    def keys(self) -> KeyRing:
+        """The keys of callers, which are in the same database."""
+        return KeyRing(self.store)
 
-    def health(self) -> Health:
-        """Whether jobs are worked on, and why not."""
-        return self._life.health()
+    def facts(self) -> ExecutorFacts:
+        """The device and the models that jobs run on. The first call may take long."""
+        return self._executor.facts()
 
-    def reserve(self, owner: str, *, spare: int = 0) -> Reservation:
-        """Begin an upload, before it is read: ``with service.reserve(owner) as reservation``. Takes no queue position.
+    def model_name(self, options: TranscriptionOptions) -> str:
+        """The usual name of the model that a job with these options uses."""
+        return self._executor.model_name(options)
+
+    def reserve(self, owner: str, *, extra_slots: int = 0) -> Reservation:
+        """Begin an upload, before its body is read: ``with service.reserve(owner) as reservation``.
 
         Args:
-            owner: for whom.
-            spare: how many of the owner's jobs do not count, since this one may join them, or else they go.
+            owner: id of the caller's key; empty without authorization.
+            extra_slots: how many of the owner's jobs do not count, since the upload may join one of them.
 
         Raises:
-            QueueFull, CallerLimit, Draining: not now.
+            QueueFull, CallerLimit, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
         self.store.check_process()
-        self._check_not_draining()
-        return self._reservations.reserve(owner, spare=spare)
+        return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
-        """Accept a job: once this returns it is on the disk, and will be run whatever happens to the process.
+        """Accept a job. When this returns, the job is on the disk, and runs whatever happens to the process.
 
         Args:
-            submission: what is wanted; the upload is whole, in ``reservation.directory``.
-            reservation: made for this upload. It is used up, or on any failure given back with its directory removed.
+            submission: the upload is whole, in ``reservation.directory``.
+            reservation: made for this upload. It is used up; after an error its directory is removed.
 
         Returns:
-            The job; the one that was there before when the owner sends the same idempotency key and content again, or
-            wants to join one that is the same.
+            The new job; or the existing one, when the owner sends an idempotency key again or joins a job.
 
         Raises:
-            UnknownModel, ModelUnavailable: it cannot be served.
+            UnknownModel, ModelUnavailable: the model cannot be used.
             IdempotencyConflict: the owner used this idempotency key for something else.
-            Draining: the service is stopping.
-            StorageError: it could not be stored.
+            QueueFull, Draining: no new job is accepted now.
+            StorageError: the job could not be stored.
         """
-        return self._admission.submit(submission, reservation)
+        with self._reservations.submitting(reservation) as enqueue:
+            self._executor.check(submission.options, submission.hf_token)
+            check_download(submission, self._executor, self.store, self._config.model_downloads)
+            now = time.time()
+            join_after = now - JOIN_SECONDS if submission.join else None
+            try:
+                job = self.store.add(
+                    submission.job(now), join_after=join_after, not_to_join=self._not_to_join(submission)
+                )
+            except AlreadyThere as there:
+                _check_same(there.job, submission.fingerprint)
+                log.info("job submitted again", extra={"job_id": there.job.job_id})
+                return there.job
+            self._estimates.expect(job)
+            enqueue()
+        log.info(
+            "job submitted",
+            extra={"job_id": job.job_id, "audio_bytes": job.audio_bytes, "audio_seconds": job.audio_seconds},
+        )
+        return job
+
+    def has_submitted(self, owner: str, idempotency_keys: Iterable[str]) -> bool:
+        """Whether an owner has a job with any of these idempotency keys."""
+        return bool(self.store.by_idempotency_keys(owner, tuple(idempotency_keys)))
 
     def find_submitted(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
-        """The jobs that idempotency keys have made before, by key.
+        """The jobs that an owner has submitted with idempotency keys, by key.
 
         Args:
-            owner: whose.
-            fingerprints: key to the fingerprint of what came with it now.
+            owner: id of the key.
+            fingerprints: idempotency key to the fingerprint of the content that came with it now.
 
         Raises:
-            IdempotencyConflict: one came with something else then.
+            IdempotencyConflict: a key came with other content before.
         """
-        return self._admission.find(owner, fingerprints)
+        found = self.store.by_idempotency_keys(owner, fingerprints.keys())
+        for key, job in found.items():
+            _check_same(job, fingerprints[key])
+        return found
 
     def find_to_join(self, submission: Submission) -> Job | None:
-        """The job that :meth:`submit` would join, for a submission whose upload is not there yet."""
-        return self._admission.find_to_join(submission)
+        """The job that :meth:`submit` would join, for a submission whose upload has not come yet."""
+        now = time.time()
+        return self.store.to_join(submission.job(now), now - JOIN_SECONDS, self._not_to_join(submission))
 
-    def waited_for(self) -> builtins.list[Job]:
-        """The jobs that have not ended and were submitted to be joined: whoever wants their results waits for them."""
+    def unfinished_to_join(self) -> tuple[Job, ...]:
+        """The unfinished jobs that were submitted to be joined: their clients wait for the results."""
         # Of all other jobs only those with an idempotency key have a fingerprint.
         unfinished = self.store.in_state("Queued", "Processing")
-        return [job for job in unfinished if job.fingerprint is not None and job.idempotency_key is None]
+        return tuple(job for job in unfinished if job.fingerprint is not None and job.idempotency_key is None)
 
     def status(self, job_id: str, owner: str | None) -> JobStatus:
-        """Where a job stands.
-
-        Raises:
-            JobNotFound: there is none, or it is somebody else's.
-        """
-        return self._statuses.of(self._job(job_id, owner))
+        """The status of a job."""
+        job = self._job(job_id, owner)
+        position = eta = None
+        running = self._running.snapshots()
+        if job.state == "Queued":
+            positions = self._queue.positions()
+            position = positions.get(job_id, 1)
+            eta = self._estimates.of_queued(job_id, positions, running)
+        elif job.state == "Processing" and job_id in running:
+            eta = self._estimates.of_running(job_id, running[job_id])
+        return _status(job, running, position, eta)
 
     def list_jobs(
-        self,
-        owner: str | None,
-        *,
-        status: JobState | None = None,
-        metadata_key: str | None = None,
-        metadata_value: str | None = None,
-        created_after: float | None = None,
-        created_before: float | None = None,
-        limit: int = 50,
-        after: str | None = None,
-    ) -> tuple[builtins.list[JobStatus], str | None]:
-        """Jobs, newest first, a page at a time.
+        self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int = 50, after: str | None = None
+    ) -> tuple[list[JobStatus], str | None]:
+        """A page of jobs, newest first, without time estimates.
 
         Args:
-            owner: whose; None for everybody's.
-            status: only those in this state.
-            metadata_key: only those that have it at the top of their metadata.
-            metadata_value: only those that have this there: text, or a number, true, false or null as JSON.
-            created_after: only those submitted then or later; seconds since 1970.
-            created_before: only those submitted earlier; seconds since 1970.
-            limit: how many at most, up to 1000.
-            after: where the page before ended.
+            owner: of the jobs.
+            filter: further conditions.
+            limit: how many jobs at most, up to 1000.
+            after: the cursor of the page before; None for the first page.
 
         Returns:
-            The page, and what to give as ``after`` for the next one; None when this was the last.
+            The jobs, and the cursor for the next page; None on the last one.
 
         Raises:
-            InvalidOption: a limit or ``after`` that cannot be, or a value of metadata without its key.
+            InvalidOption: ``limit`` or ``after`` is wrong, or a metadata value comes without its key.
         """
-        if metadata_value is not None and metadata_key is None:
+        if filter.metadata_value is not None and filter.metadata_key is None:
             raise InvalidOption("metadata_value", "needs metadata_key, the name that it stands under")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        jobs = self.store.page(
-            owner=owner,
-            state=status,
-            metadata_key=metadata_key,
-            metadata_value=metadata_value,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit + 1,
-            before_seq=None if after is None else seq_of(after),
-        )
+        before_seq = None if after is None else seq_of(after)
+        jobs = self.store.page(owner, filter, limit=limit + 1, before_seq=before_seq)
         page = jobs[:limit]
-        return self._statuses.of_all(page), cursor_of(page[-1].seq) if len(jobs) > limit else None
+        positions, running = self._queue.positions(), self._running.snapshots()
+        statuses = [
+            _status(job, running, positions.get(job.job_id, 1) if job.state == "Queued" else None, None) for job in page
+        ]
+        return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
-        """The transcript of a job, with what was corrected in it.
-
-        Raises:
-            JobNotFound: there is none, or it is somebody else's.
-            JobNotFinished, JobFailed, JobCanceled: it has none.
-            ResultGone: it was delivered, has expired or was deleted.
-        """
-        return self._results.corrected(job_id, owner)
+        """A job and its transcript, with the corrections applied."""
+        job, transcript, corrections = self._stored_result(job_id, owner)
+        # Older versions have stored words and segments without length.
+        transcript = replace(transcript, segments=in_order(transcript.segments))
+        return job, transcript if corrections is None else applied(transcript, corrections)
 
     def corrections(self, job_id: str, owner: str | None) -> Corrections:
-        """What was corrected in a result.
-
-        Raises:
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: as with :meth:`result`.
-        """
-        return self._results.corrections(job_id, owner)
+        """The corrections of a result; empty when there are none."""
+        return self._stored_result(job_id, owner)[2] or Corrections()
 
     def correct(self, job_id: str, owner: str | None, corrections: Corrections) -> None:
-        """Correct a result, in the place of all that was corrected before.
+        """Replace the corrections of a result.
 
         Raises:
-            InvalidOption: a segment, word or speaker that is not there.
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: as with :meth:`result`.
+            InvalidOption: they name a segment, word or speaker that does not exist.
         """
-        self._results.correct(job_id, owner, corrections)
+        _, transcript, _ = self._stored_result(job_id, owner)
+        if not self.store.set_corrections(job_id, checked(transcript, corrections)):
+            raise _result_gone(job_id)
+        log.info("result corrected", extra={"job_id": job_id})
 
     def mark_delivered(self, job_id: str) -> None:
-        """The result was sent in full to a client that was still there: unless it is to be kept, it goes soon."""
+        """Note that a client has received the whole result, which is removed soon unless the job keeps it."""
         self.store.mark_delivered(job_id, time.time())
         log.info("result delivered", extra={"job_id": job_id})
 
     def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> None:
-        """Cancel a job that waits; remove result and files of one that has ended, and one that Failed altogether.
+        """Cancel a waiting job; remove the result and files of an ended job, or all of a job that Failed.
 
         Args:
-            job_id: which.
-            owner: whose; None for anybody's.
-            force: stop it even while it runs, and return when it has stopped.
+            job_id: of the job.
+            owner: of the job.
+            force: also stop a running job, and return when it has stopped.
 
         Raises:
-            JobNotFound: there is none, or it is somebody else's.
-            JobIsProcessing: it runs, and ``force`` was not given.
+            JobIsProcessing: the job runs, and ``force`` is false.
         """
         while True:
             job = self._job(job_id, owner)
@@ -330,74 +257,108 @@ class JobService:
                 raise JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
-                # It may have ended otherwise, or been put back, before it heard of this: look again.
+                # The job may have ended otherwise, or gone back to the queue, before it was stopped: read it again.
                 continue
-            # A job that waits; or one whose device hangs, and what that still gives will not be taken.
+            # The job waits, or its device hangs; in that case a later outcome is not stored.
             if self.store.cancel(job_id, time.time(), states=(job.state,)):
                 self._queue.remove(job_id)
-                self._canceled(job_id)
+                self._after_cancel(job_id)
                 return
 
-    def counts(self, owner: str | None = None) -> tuple[int, int]:
-        """How many jobs wait, and how many run.
-
-        Args:
-            owner: whose; None for everybody's.
-        """
-        if owner is not None:
-            return self.store.unfinished_by_state(owner)
-        taken = self._deps.taken
-        running = sum(each.job_id not in taken for each in self._running.all())
-        return len(self._queue) + len(taken), running
-
-    def wait(self, job_id: str, owner: str | None, timeout: float | None = None) -> JobStatus:
-        """Block until a job has ended.
-
-        Args:
-            job_id: which.
-            owner: whose; None for anybody's.
-            timeout: seconds; None for as long as it takes.
+    def cancel_unfinished(self, job_id: str) -> bool:
+        """Cancel a job of any owner, running or not, unless it has ended; an ended job keeps its result.
 
         Returns:
-            Where it stands then; not ended when the time is over or the service has stopped.
+            Whether the job was unfinished.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            changes = self.events.changes()
-            status = self.status(job_id, owner)
-            left = None if deadline is None else deadline - time.monotonic()
-            if status.status in FINAL_STATES or self._life.stopped or (left is not None and left <= 0):
-                return status
-            self.events.wait_for_change(changes, left)
+        try:
+            if self._job(job_id, None).state in FINAL_STATES:
+                return False
+            self.cancel(job_id, None, force=True)
+        except JobNotFound:
+            return False
+        return True
+
+    def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
+        """Watch a job from an event loop; as :meth:`JobEvents.watch`, and does not touch the disk."""
+        return self.events.watch(job_id, after, states_only=states_only)
 
     def _job(self, job_id: str, owner: str | None) -> Job:
-        return visible_job(self.store, job_id, owner)
+        job = self.store.get(job_id)
+        if job is None or (owner is not None and job.owner != owner):
+            raise JobNotFound(job_id)
+        return job
 
-    def _check_not_draining(self) -> None:
-        if self._life.draining:
-            raise Draining(
-                "The server is stopping and takes no new jobs: try again later",
-                self._config.shutdown_grace_seconds + DRAINING_RETRY_SECONDS,
-            )
+    def _stored_result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript, Corrections | None]:
+        job = self._job(job_id, owner)
+        match job.state:
+            case "Failed":
+                raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
+            case "Canceled":
+                raise JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
+            case "Completed":
+                found = self.store.result(job_id)
+                if found is None:
+                    raise _result_gone(job_id)
+                return job, *found
+            case _:
+                raise JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
+
+    def _not_to_join(self, submission: Submission) -> frozenset[str]:
+        # A job that is about to be canceled ends without a result.
+        ending = (each.job_id for each in self._running.all() if self._running.reason(each) == "cancel")
+        return submission.not_to_join.union(ending)
 
     def _stop_running(self, running: RunningJob) -> bool:
         self._running.ask(running, "cancel")
         return running.ended.wait(STOP_SECONDS)
 
-    def _canceled(self, job_id: str) -> None:
-        log.info("job canceled", extra={"job_id": job_id})
-        self._estimates.forget(job_id)
-        remove_upload(self._uploads_dir, job_id)
-        job = self.store.get(job_id)
-        if job is not None:
-            self.feed.publish(event_of(job))
-        self.feed.moved()
-
     def _remove(self, job: Job) -> None:
-        # What Failed has no result: all that its owner can want to be rid of is the job.
+        # A job that Failed has no result, so the job itself is removed.
         if job.state == "Failed":
             self.store.delete(job.job_id)
             log.info("job removed", extra={"job_id": job.job_id})
         elif self.store.erase(job.job_id):
             log.info("result removed", extra={"job_id": job.job_id})
-        remove_upload(self._uploads_dir, job.job_id)
+        remove_upload(self._config.tmp_dir, job.job_id)
+
+
+def _check_same(job: Job, fingerprint: str | None) -> None:
+    if job.fingerprint != fingerprint:
+        raise IdempotencyConflict(job.job_id, "This Idempotency-Key came before, with another upload or other fields")
+
+
+def _result_gone(job_id: str) -> ResultGone:
+    return ResultGone(job_id, "The result was delivered, has expired or was deleted")
+
+
+def _status(
+    job: Job, snapshots: Mapping[str, ProgressSnapshot], position: int | None, eta_seconds: float | None
+) -> JobStatus:
+    running = snapshots.get(job.job_id) if job.state == "Processing" else None
+    completed = job.state == "Completed"
+    progress = 1.0 if completed else running.progress.fraction if running else None
+    if progress is None and job.state in ("Queued", "Processing"):
+        progress = 0.0
+    return JobStatus(
+        job_id=job.job_id,
+        status=job.state,
+        queue_position=position,
+        created_at=_rfc3339(job.created_at),
+        started_at=None if job.started_at is None else _rfc3339(job.started_at),
+        finished_at=None if job.finished_at is None else _rfc3339(job.finished_at),
+        progress=progress,
+        stage="done" if completed else running.progress.stage if running else None,
+        eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
+        audio_seconds=job.audio_seconds,
+        error=job.error if job.state in ("Failed", "Canceled") else None,
+        warnings=job.warnings,
+        file_name=job.file_name,
+        metadata=job.metadata,
+        result_gone=completed and not job.has_result,
+    )
+
+
+def _rfc3339(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

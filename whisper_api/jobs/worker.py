@@ -1,4 +1,4 @@
-"""Worker: takes jobs from the queue, runs them one after the other, and writes down what became of them."""
+"""Worker: takes jobs from the queue, runs them one after the other, and stores their outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +14,8 @@ from msgspec.structs import replace
 
 from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiError
 from whisper_api.jobs.estimates import Estimates
-from whisper_api.jobs.events import EventBus
+from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import (
     AUDIO_NAME,
@@ -25,12 +24,11 @@ from whisper_api.jobs.outcomes import (
     Outcome,
     PutBack,
     WasCanceled,
-    event_of,
     failure_of,
-    remove_upload,
 )
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
+from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.schema import (
     JobCompletedEvent,
@@ -50,27 +48,25 @@ log = logging.getLogger("whisper_api.jobs")
 T = TypeVar("T")
 
 TAKE_SECONDS = 1.0
-# A worker whose loop fails for a reason nobody thought of goes on after so long.
+# Pause of a worker after an unexpected error.
 PAUSE_SECONDS = 1.0
 
 
 class _Stopping(Exception):
-    """The service stops, so that nothing is waited for any more."""
+    """The service stops, so the worker must not wait any longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDeps:
-    """What all workers of a service share.
+    """The parts of a service that all its workers share.
 
     Attributes:
-        store, queue, executor, downloads, running, events, feed, estimates: the service's.
-        uploads_dir: holds a directory for each job, named by its id.
-        moved: called when places in the queue have changed.
-        completed: called when a job has its result.
-        retry_seconds: between two attempts to write what the disk would not take.
-        stopping: set when nothing may be waited for any more.
+        store, queue, executor, downloads, running, events, estimates: of the service.
+        uploads_dir: holds one directory for each job, named by its id.
+        on_completed: called when a job has its result.
+        retry_seconds: between two attempts to write to a database that cannot be written.
+        stopping: set when no worker may wait any longer.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
-        taken: the job, one at most, that has left the queue and does not run yet.
     """
 
     store: JobStore
@@ -78,41 +74,38 @@ class WorkerDeps:
     executor: Executor
     downloads: ModelDownloads
     running: RunningJobs
-    events: EventBus
-    feed: Feed
+    events: JobEvents
     estimates: Estimates
     uploads_dir: Path
-    moved: Callable[[], None]
-    completed: Callable[[], None]
+    on_completed: Callable[[], None]
     retry_seconds: float
-    stopping: threading.Event
-    turn: threading.Lock
-    taken: set[str]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Worker:
-    """Runs one job at a time. There are as many workers as jobs may run at a time.
+    """Runs one job at a time. A service has as many workers as jobs may run at a time.
 
     Args:
-        deps: what it shares with the others.
+        deps: shared with the other workers.
     """
 
     def __init__(self, deps: WorkerDeps) -> None:
         self._deps = deps
 
     def loop(self) -> None:
-        """Run jobs until the service stops. For a thread of its own."""
+        """Run jobs until the service stops."""
         while self._deps.running.wait_for_room():
             self._run_guarded()
 
     def run_once(self, timeout: float = TAKE_SECONDS) -> bool:
-        """Take a job, claim it, run it, write down what became of it.
+        """Take a job, claim it, run it and store its outcome.
 
         Args:
             timeout: seconds to wait for a job.
 
         Returns:
-            Whether there was one.
+            Whether there was a job.
         """
         next_job = self._next(timeout)
         if next_job is None:
@@ -122,9 +115,9 @@ class Worker:
             event = self._finish(job, running, self._execute(job, running))
         finally:
             self._deps.running.leave(running)
-        # Only now: whoever hears of the end finds nothing of the job that still runs.
+        # Last, so that nobody learns of the end while something of the job still runs.
         if event is not None:
-            self._deps.feed.publish(event)
+            self._deps.events.publish(event)
         return True
 
     def _run_guarded(self) -> None:
@@ -142,19 +135,18 @@ class Worker:
             job_id = deps.queue.take(timeout)
             if job_id is None:
                 return None
-            deps.taken.add(job_id)
             try:
                 return self._enter_and_claim(job_id)
             except _Stopping:
                 return None
             finally:
-                deps.taken.discard(job_id)
-                deps.moved()
+                deps.queue.started(job_id)
+                deps.events.update_positions()
 
     def _enter_and_claim(self, job_id: str) -> tuple[Job, RunningJob] | None:
-        """In this order: a job that waits for others to leave must not be found Processing after a crash of theirs."""
+        """Wait for a slot, then claim: a job that waits for a slot must not be found Processing after a crash."""
         deps = self._deps
-        job = self._patiently(lambda: deps.store.get(job_id))
+        job = self._until_stored(lambda: deps.store.get(job_id))
         if job is None or job.state != "Queued":
             deps.downloads.failure(job_id)
             return None
@@ -165,31 +157,31 @@ class Worker:
             return None
         claimed = None
         try:
-            claimed = self._patiently(lambda: self._claim(job_id))
+            claimed = self._until_stored(lambda: self._claim(job_id))
         finally:
             if claimed is None:
                 deps.running.leave(running)
         if claimed is None:
             return None
         log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(time.time() - job.created_at)})
-        deps.feed.publish(event_of(claimed))
+        deps.events.publish(event_of(claimed))
         return claimed, running
 
     def _claim(self, job_id: str) -> Job | None:
-        store, taken = self._deps.store, self._deps.taken
+        store, queue = self._deps.store, self._deps.queue
         note_kills(store)
-        # Before it is seen to run: from then on it must not count among those that wait.
-        taken.discard(job_id)
+        # Before the claim, so that a job whose status is Processing never counts as waiting.
+        queue.started(job_id)
         try:
-            # Should an error have come after a claim was on the disk: nobody else claims what this worker has taken.
+            # An earlier attempt may have failed after the claim was on the disk. Nobody else claims a taken job.
             job = store.claim(job_id, time.time()) or store.get(job_id)
         except StorageError:
-            taken.add(job_id)
+            queue.not_started(job_id)
             raise
         return job if job is not None and job.state == "Processing" else None
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Do something with the database as soon as it can be used.
+    def _until_stored(self, action: Callable[[], T]) -> T:
+        """Repeat an action on the database until the database can be used.
 
         Raises:
             _Stopping: the service stops.
@@ -215,22 +207,22 @@ class Worker:
                 self._deps.executor.run(
                     job,
                     audio,
-                    on_progress=lambda progress: self._heard(running, progress),
+                    on_progress=lambda progress: self._publish_progress(running, progress),
                     on_partial=lambda partial: self._publish_partial(running, partial),
                     cancel=running.cancel,
                 )
             )
         except BaseException as error:
-            # No more is kept of it than the outcome needs: its frames may hold the audio.
+            # Only the outcome is kept: the frames of the error may hold the audio.
             return self._outcome_of(error, job, running)
 
-    def _heard(self, running: RunningJob, progress: Progress) -> None:
+    def _publish_progress(self, running: RunningJob, progress: Progress) -> None:
         deps, job_id = self._deps, running.job_id
         if not deps.running.note(running, progress):
             return
-        live = deps.running.live().get(job_id)
-        eta = deps.estimates.of_running(job_id, live) if live is not None else None
-        deps.feed.publish(
+        snapshot = deps.running.snapshots().get(job_id)
+        eta = deps.estimates.of_running(job_id, snapshot) if snapshot is not None else None
+        deps.events.publish(
             JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
         )
 
@@ -238,7 +230,7 @@ class Worker:
         if self._deps.running.get(running.job_id) is not running:
             return
         segments = (replace(result_segment(segment), id=number) for number, segment in enumerate(partial.segments))
-        self._deps.feed.publish(
+        self._deps.events.publish(
             JobSegmentEvent(
                 job_id=running.job_id, index=partial.index, aligned=partial.aligned, segments=tuple(segments)
             )
@@ -264,10 +256,10 @@ class Worker:
         return failure_of(error)
 
     def _finish(self, job: Job, running: RunningJob, outcome: Outcome) -> JobEvent | None:
-        """Write the outcome down, as often as it takes: a result is not lost to a disk that is full for a while.
+        """Store the outcome, repeatedly if the disk is full for a while, so that no result is lost.
 
         Returns:
-            What is to be told of it.
+            The event to publish, if any.
         """
         deps, about = self._deps, {"job_id": job.job_id}
         while True:
@@ -278,7 +270,7 @@ class Worker:
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
-                deps.running.note_trouble(running, str(error))
+                deps.running.note_write_error(running, str(error))
                 if deps.stopping.is_set():
                     log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
                     return None
@@ -286,7 +278,7 @@ class Worker:
             except Exception as error:
                 if isinstance(outcome, Failed):
                     raise
-                # What cannot be stored for a reason of its own never will be.
+                # Not a fault of the database: storing this outcome would fail again.
                 log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
                 outcome = failure_of(error)
         if not isinstance(outcome, PutBack):
@@ -294,13 +286,13 @@ class Worker:
         return event
 
     def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
-        """Write the outcome. May be repeated when it raises.
+        """Store the outcome. May be repeated after an error.
 
         Returns:
-            What is to be told of it.
+            The event to publish, if any.
 
         Raises:
-            StorageError: it cannot be written now.
+            StorageError: the database cannot be written now.
         """
         store, job_id, now = self._deps.store, job.job_id, time.time()
         figures = {"job_id": job_id, "seconds": _rounded(now - (job.started_at or now))}
@@ -308,10 +300,10 @@ class Worker:
             case Completed(transcript):
                 if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
-                    self._deps.completed()
+                    self._deps.on_completed()
                     self._deps.estimates.forget(job_id)
                     self._deps.estimates.learned()
-                    # Nobody else can have ended it, so its row need not be read again.
+                    # Nobody else can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
             case Failed(error_name, error):
                 if store.fail(job_id, error_name, error, now):
@@ -325,7 +317,7 @@ class Worker:
         return self._settle(job_id)
 
     def _settle(self, job_id: str) -> JobEvent | None:
-        """Do what follows from the state that a job is in now: its caller may have ended it before this worker."""
+        """Act on the state that a job has now: it may have been canceled before this worker stored the outcome."""
         deps = self._deps
         job = deps.store.get(job_id)
         if job is None:
@@ -333,11 +325,11 @@ class Worker:
         if job.state != "Queued":
             deps.estimates.forget(job_id)
             return event_of(job)
-        # Before another worker can take it, and tell that it runs.
-        deps.feed.publish(event_of(job))
+        # Before another worker can take the job and publish that it runs.
+        deps.events.publish(event_of(job))
         if not deps.stopping.is_set():
             deps.queue.put(job_id, reserved=False)
-            deps.moved()
+            deps.events.update_positions()
         return None
 
 

@@ -45,7 +45,7 @@ from whisper_api.server.state import ServerState, thread_count
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["create_app", "new_service"]
+__all__ = ["create_app"]
 
 # Files that are fetched at a time; a thread that waits for another server costs next to nothing.
 FETCHES = 16
@@ -160,33 +160,14 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"WHISPER_LANGUAGE: {error}") from None
 
 
-def new_service(config: Config) -> JobService:
-    """A service with a database of its own, which no other process serves. It is not started yet.
-
-    Raises:
-        StorageError: the database cannot be used; StorageLocked when another server uses it.
-    """
-    from whisper_api.jobs.executor import EXECUTORS
-    from whisper_api.jobs.service import JobService
-    from whisper_api.store.jobs import DATABASE_NAME, JobStore
-
-    store = JobStore(config.data_dir / DATABASE_NAME)
-    try:
-        store.exclusive(config.tmp_dir)
-        return JobService(config, store, EXECUTORS["local"](config))
-    except BaseException:
-        store.close()
-        raise
-
-
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette, *, config: Config, given: JobService | None) -> AsyncIterator[None]:
     """What the application holds, closed in reverse order."""
-    from whisper_api.access.keys import KeyRing
+    from whisper_api.jobs.service import JobService
 
     async with contextlib.AsyncExitStack() as stack:
         if given is None:
-            service = await asyncio.to_thread(new_service, config)
+            service = await asyncio.to_thread(JobService.open, config)
             stack.push_async_callback(asyncio.to_thread, service.close)
             await asyncio.to_thread(service.start)
         else:
@@ -195,7 +176,7 @@ async def _lifespan(app: Starlette, *, config: Config, given: JobService | None)
         uploads = stack.enter_context(_pool(threads, "uploads"))
         reads = stack.enter_context(_pool(threads, "reads"))
         fetches = stack.enter_context(_pool(FETCHES, "fetches"))
-        state = ServerState(config, service, KeyRing(service.store), uploads, reads, fetches)
+        state = ServerState(config, service, service.keys, uploads, reads, fetches)
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:

@@ -174,8 +174,8 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         for sock in sockets:
             stack.callback(sock.close)
         # Only now, as these take a while, and whoever connects meanwhile is not turned away.
-        from whisper_api.access.keys import KeyRing
-        from whisper_api.server.app import create_app, new_service
+        from whisper_api.jobs.service import JobService
+        from whisper_api.server.app import create_app
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
         from whisper_api.server.middleware.proxies import TrustedAddresses
 
@@ -183,11 +183,11 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         bounds = bounds_of(config, raise_open_files())
         # Many clients share the address of a proxy.
         proxies = TrustedAddresses(config.trusted_proxies)
-        service = new_service(config)
+        service = JobService.open(config)
         stack.callback(service.close)
         app = create_app(config, service=service, insecure=insecure)
         token = None
-        keys = KeyRing(service.store)
+        keys = service.keys
         if config.enable_authorization and not keys.any():
             _, token = keys.create(FIRST_KEY_NAME, "admin")
         started = Started(url_of("https" if settings.ssl_enabled else "http", sockets[0]), token)

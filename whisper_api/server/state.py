@@ -1,4 +1,4 @@
-"""What the running application holds: made in its lifespan, closed with it, and found by every request."""
+"""The state of the running application: made and closed in its lifespan, and found by every request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from whisper_api.config import Config
-from whisper_api.server.openai.waiters import Waiters
+from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 
@@ -28,7 +28,7 @@ __all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "stat
 
 T = TypeVar("T")
 
-# A quarter of the threads for fetching.
+# A quarter of the threads that fetch.
 FETCHES_PER_CALLER = 4
 
 
@@ -37,19 +37,19 @@ class ServerState:
     """The state of one application between start and end.
 
     Attributes:
-        config: what it was made with.
-        service: the door to the jobs.
-        keys: who may enter.
-        uploads: threads that write uploads and look into them. A slow disk fills these, and only these.
-        reads: threads for what is answered within milliseconds.
+        config: of the application.
+        service: of the jobs.
+        keys: of the callers.
+        uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
+        reads: threads for requests that are answered within milliseconds.
         fetches: threads that wait for other servers.
-        draining: set when the server begins to stop: open answers that wait for nothing in particular end.
-        stopped: set when no job runs any more: all other open answers end too.
-        started: by ``time.monotonic``.
-        waiters: the requests that wait for jobs which nobody else knows of.
-        key_uploads, address_uploads: how many unfinished uploads one key and one address may have.
-        form_bytes: how many bytes of unfinished forms with several files one caller may have on the disk.
-        caller_fetches: how many files are fetched for one caller at a time.
+        draining: set when the server begins to stop; status requests that wait for a change end then.
+        stopped: set when no job runs any more; all other waiting requests end then.
+        started: when the server started, by ``time.monotonic``.
+        waiters: the open synchronous requests, whose jobs are canceled when the client goes away.
+        key_uploads, address_uploads: limit the unfinished uploads of one key and of one address.
+        form_bytes: limits the bytes on the disk of one caller's unfinished forms with several files.
+        caller_fetches: limits the files that are fetched at a time for one caller.
     """
 
     config: Config
@@ -71,7 +71,7 @@ class ServerState:
         self.waiters = Waiters(self.service)
         self.key_uploads = Turns(self.config.max_uploads_per_key)
         self.address_uploads = Turns(self.config.max_uploads_per_address)
-        # As much as the unfinished uploads of one file each that one key may have.
+        # As many bytes as the unfinished uploads with one file each that one key may have.
         self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
 
@@ -94,34 +94,34 @@ def state_in(scope: Scope) -> ServerState:
 
 
 def state_of(request: Request) -> ServerState:
-    """As :func:`state_in`."""
+    """The state of the application that a request came to; as :func:`state_in`."""
     return state_in(request.scope)
 
 
 def owner_of(request: Request) -> str:
-    """Whose jobs the caller submits: the id of its key; empty when authorization is off."""
+    """The owner of the jobs that the caller submits: the id of its key; empty without authorization."""
     key = request.scope["state"].get("key")
     return key.key_id if key is not None else ""
 
 
 def caller_of(request: Request) -> str:
-    """Who calls, to share what is scarce: the id of its key, without authorization its network address."""
+    """The caller for limits: the id of its key; without authorization its network address."""
     return owner_of(request) or client_network(request.scope)
 
 
 def viewer_of(request: Request) -> str | None:
-    """Whose jobs the caller may see: None for all, which is what admins may, and everybody without authorization."""
+    """The owner whose jobs the caller may see; None, for an admin and without authorization, sees all jobs."""
     key = request.scope["state"].get("key")
     return None if key is None or key.role == "admin" else key.key_id
 
 
 async def blocking(pool: Executor | None, function: Callable[..., T], *args: object) -> T:
-    """Run a function that may block in a thread; what it logs carries this request's id.
+    """Run a function that may block in a thread; its log lines carry the id of this request.
 
     Args:
-        pool: whose thread; None for one of the loop's own, for what may take long but is rare.
-        function: what to run.
-        args: its arguments.
+        pool: of the thread; None for the loop's default pool, for calls that may take long but are rare.
+        function: to run.
+        args: of the function.
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))

@@ -1,9 +1,9 @@
-"""One SQLite file: how it is opened, written, read and brought up to date. What it holds is said in ``store.py``.
+"""One SQLite file: opening, writing, reading and migrating it. ``migrations.py`` has its schema.
 
-Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html);
-``synchronous=FULL`` makes a commit outlive a loss of power, ``NORMAL`` only the end of the process, and saves the time
-of an fsync; ``secure_delete`` overwrites what was deleted. Deleted content stands in the write-ahead log until
-:meth:`Database.wipe` empties that; ``texts.py`` says what else a deletion needs.
+Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html). A commit
+survives a loss of power with ``synchronous=FULL``; with ``NORMAL`` it survives only the end of the process, but saves
+an fsync. ``secure_delete`` overwrites deleted content, which also stays in the write-ahead log until
+:meth:`Database.wipe` empties the log. ``texts.py`` explains what else a deletion needs.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from whisper_api.store.texts import PAGE_BYTES
 __all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
 
 Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
-"""What leads from one version of the schema to the next: statements, and functions where SQL does not suffice."""
+"""The steps from one version of the schema to the next: statements, and functions where SQL does not suffice."""
 
 log = logging.getLogger("whisper_api.jobs")
 
 LOCK_NAME = "server.lock"
 BUSY_SECONDS = 5.0
-# How long a thread waits for the other threads of this process to finish writing: only a failing disk takes as long.
+# How long a thread waits for other threads of this process that write. Only a failing disk takes this long.
 TURN_SECONDS = 30.0
 RETRY_SECONDS = 0.02
-# How long to wait for readers when the log is to be emptied; nobody can write meanwhile. Those of this process are
-# faster than that, and for a slow one of another process it is tried again.
+# How long to wait for readers before the write-ahead log is emptied; nobody can write meanwhile. Readers of this
+# process are faster, and a slow reader of another process is waited for at the next attempt.
 WIPE_BUSY_SECONDS = 0.25
-# With less than this on its disk, the database counts as full: the next transcript may not fit.
+# With less free space than this the disk counts as full, since the next transcript may not fit.
 MIN_FREE_BYTES = 16 << 20
 
 
 class Database:
-    """A file, one connection that writes and as many read-only ones as there are threads that read at a time.
+    """A file with one connection that writes, and one read-only connection for each thread that reads at the moment.
 
     Args:
-        path: the file; made with mode 0600, in a directory of mode 0700 when that is not there either.
-        migrations: all there ever were, in order; the schema's version is their number.
-        busy_seconds: how long to wait for another process that writes.
+        path: of the file; made with mode 0600, and its directory with mode 0700, when they do not exist.
+        migrations: all migrations of all versions, in order; their number is the version of the schema.
+        busy_seconds: how long to wait while another process writes.
 
     Raises:
         StorageError: the file cannot be opened, is damaged, is no database, or was written by a newer version.
-        StorageLocked: another process holds it.
-        StorageFull: there is no space for it.
+        StorageLocked: another process holds the file.
+        StorageFull: there is no space for the file.
     """
 
     def __init__(self, path: Path, migrations: Sequence[Migration], *, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -66,7 +66,7 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._locks: list[FileLock] = []
         self._closed = False
-        self._trouble: StorageError | None = None
+        self._write_error: StorageError | None = None
         with _named_errors(f"{path}: "):
             _create(path)
             # Guarded by _turn:
@@ -81,13 +81,13 @@ class Database:
 
     @contextmanager
     def write(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed when the context ends, taken back when it ends with an exception.
+        """One transaction: committed when the context ends, rolled back when it ends with an exception.
 
         Args:
-            synced: whether it must outlive a loss of power. Without it, the next one that must brings it along.
+            synced: whether the commit must survive a loss of power. Otherwise the next synced commit makes it survive.
 
         Raises:
-            StorageFull, StorageLocked, StorageError: nothing of the transaction was kept.
+            StorageFull, StorageLocked, StorageError: the transaction has changed nothing.
             ForkedProcess: the database was opened before this process was forked.
         """
         with self._my_turn(), self._watched(), _named_errors(), self._durability(synced), self._transaction():
@@ -95,9 +95,9 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """A read-only connection that nobody else uses meanwhile. It never waits for the writer.
+        """A read-only connection for one thread. It never waits for the writer.
 
-        Read every result to its end inside the context: a cursor in the middle of its rows keeps :meth:`wipe` waiting.
+        Read every result to its end inside the context: an unfinished cursor keeps :meth:`wipe` waiting.
 
         Raises:
             StorageError: the database cannot be read.
@@ -123,10 +123,10 @@ class Database:
         return self.wipe()
 
     def wipe(self) -> bool:
-        """Empty the write-ahead log, where deleted and replaced content still stands. Nothing to do when it is empty.
+        """Empty the write-ahead log, which holds deleted and replaced content.
 
         Returns:
-            Whether it is empty now. It cannot be emptied while another process reads an old state of the database.
+            Whether the log is empty. It cannot be emptied while another process reads an old state of the database.
         """
         log_file = self._path.with_name(f"{self._path.name}-wal")
         if not log_file.exists() or not log_file.stat().st_size:
@@ -139,13 +139,13 @@ class Database:
                 self._writer.execute(f"PRAGMA busy_timeout={int(1000 * self._busy_seconds)}").fetchall()
         return not busy
 
-    def trouble(self) -> StorageError | None:
-        """Why the database cannot be written now; None when it can, as far as is known.
+    def write_error(self) -> StorageError | None:
+        """The reason why the database cannot be written now; None when none is known.
 
-        That is what the last write has failed with, unless another process was to blame, or that the disk is full.
+        It is the error of the last write, except for a lock of another process, or a disk without free space.
         """
-        if self._trouble is not None:
-            return self._trouble
+        if self._write_error is not None:
+            return self._write_error
         try:
             free = shutil.disk_usage(self._path.parent).free
         except OSError as error:
@@ -158,16 +158,16 @@ class Database:
         return None
 
     def lock_directories(self, *others: Path) -> None:
-        """Be the only process that works on the database's directory and on others, until :meth:`close` or its end.
+        """Lock the database's directory and others for this process, until :meth:`close` or the end of the process.
 
         Raises:
-            StorageLocked: another process works on one of them.
+            StorageLocked: another process has locked one of them.
         """
         for directory in dict.fromkeys(each.resolve() for each in (self._path.parent, *others)):
             self._lock_directory(directory)
 
     def _lock_directory(self, directory: Path) -> None:
-        # Not local to a thread: it is given back by whichever thread closes the database.
+        # Not local to a thread, since any thread may close the database.
         lock = FileLock(directory / LOCK_NAME, timeout=0, mode=0o600, thread_local=False)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class Database:
             self._locks.append(lock)
 
     def check_process(self) -> None:
-        """Refuse to use the connections of another process: SQLite does not allow it, and its file locks do not hold.
+        """Refuse to use the connections of the parent process: SQLite forbids it, and its file locks do not hold.
 
         Raises:
             ForkedProcess: the database was opened before this process was forked.
@@ -195,7 +195,7 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close all connections. Reads that are under way end first; what is called later raises StorageError."""
+        """Close all connections after the current reads. Later calls raise StorageError."""
         if self._process != os.getpid():
             return
         with self._lock:
@@ -211,18 +211,18 @@ class Database:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Keep what a write fails with, until one succeeds."""
+        """Keep the error of a write until a write succeeds."""
         try:
             yield
         except StorageLocked:
             raise
         except StorageError as error:
-            # Raised by the code of the transaction for a reason of its own, it says nothing of the disk.
+            # An error that the code inside the transaction raised says nothing about the disk.
             if isinstance(error.__cause__, sqlite3.Error):
-                self._trouble = error
+                self._write_error = error
             raise
         else:
-            self._trouble = None
+            self._write_error = None
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -248,12 +248,12 @@ class Database:
             database, uri=uri, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
-        # What is sorted has tokens in it: never in a temporary file.
+        # Sorted rows contain tokens, which must not get into a temporary file.
         connection.execute("PRAGMA temp_store=MEMORY")
         return connection
 
     def _prepare(self) -> None:
-        # Only an empty file takes these, before it is anything else.
+        # These two work only while the file is empty.
         self._writer.execute(f"PRAGMA page_size={PAGE_BYTES}")
         self._writer.execute("PRAGMA auto_vacuum=INCREMENTAL")
         mode = self._write_ahead()
@@ -266,7 +266,7 @@ class Database:
             self._writer.execute(f"PRAGMA {pragma}").fetchall()
 
     def _write_ahead(self) -> str:
-        """SQLite does not wait for others when the journal mode changes, so this does."""
+        """Change the journal mode, waiting for other processes, since SQLite does not wait there."""
         deadline = time.monotonic() + self._busy_seconds
         while True:
             try:
@@ -277,11 +277,11 @@ class Database:
             time.sleep(RETRY_SECONDS)
 
     def _migrate(self, migrations: Sequence[Migration]) -> bool:
-        """Bring the schema up to date; whether there was an earlier one."""
+        """Migrate the schema; whether the database had an older one."""
         if self._version() == len(migrations):
             return False
         with self._transaction():
-            # Read again: another process may have been faster.
+            # Read again, since another process may have migrated meanwhile.
             version = self._version()
             if version > len(migrations):
                 raise StorageError(
@@ -298,9 +298,9 @@ class Database:
         return version > 0
 
     def _rewrite(self) -> None:
-        """Write the whole file anew: what an earlier version has deleted may still stand between its rows."""
+        """Rewrite the whole file, since content deleted by an older version may still be between its rows."""
         try:
-            # A copy of the whole database: in a file, which SQLite removes as soon as it is open, not in memory.
+            # The copy of the database goes into a file and not into memory. SQLite unlinks the file after opening it.
             self._writer.execute("PRAGMA temp_store=FILE")
             self._writer.execute("VACUUM")
         except sqlite3.Error as error:
@@ -324,20 +324,20 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE: a transaction that reads before it writes must not find that somebody else wrote in between.
+        # IMMEDIATE, so that nobody writes between the reads and the writes of one transaction.
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._writer.execute("COMMIT")
         except BaseException:
-            # After some errors SQLite has taken the transaction back by itself.
+            # After some errors SQLite has rolled back already.
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
 
 
 def _create(path: Path) -> None:
-    """Make the file before SQLite does, so that nobody else can read it for a moment; its log files follow its mode."""
+    """Make the file private before SQLite opens it; SQLite gives the log files the same mode."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -353,7 +353,7 @@ def _create(path: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """A new file's name outlives a loss of power only when its directory was written too."""
+    """Write a directory to the disk, so that the names of new files in it survive a loss of power."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -365,7 +365,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def _named_errors(prefix: str = "") -> Iterator[None]:
-    """SQLite's errors by our names. Its codes are not there before Python 3.11, so its words decide."""
+    """Translate SQLite's errors. Error codes exist only since Python 3.11, so the messages decide."""
     try:
         yield
     except sqlite3.Error as error:

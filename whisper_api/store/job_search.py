@@ -1,57 +1,91 @@
-"""The conditions under which a job stands on a page: SQL and the values in it."""
+"""Searching for jobs: the conditions of a page as SQL, and the cursor at which the next page begins."""
 
 from __future__ import annotations
 
+import base64
+
+import msgspec
+
+from whisper_api.errors import InvalidOption
 from whisper_api.schema import JobState
 from whisper_api.store.metadata import searched
 from whisper_api.store.texts import digest
 
-__all__ = ["conditions"]
+__all__ = ["ALL_JOBS", "JobFilter", "conditions", "cursor_of", "seq_of"]
 
 
-def conditions(
-    *,
-    owner: str | None,
-    state: JobState | None,
-    before_seq: int | None,
-    metadata_key: str | None,
-    metadata_value: str | None,
-    created_after: float | None,
-    created_before: float | None,
-) -> tuple[str, list[object]]:
-    """A WHERE clause for the table of jobs, and its values. What is None is no condition.
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs to find; a field that is None sets no condition.
+
+    Attributes:
+        state: of the job.
+        metadata_key: a key at the top of the job's metadata.
+        metadata_value: its value: text, or a number, true, false or null as JSON. Needs ``metadata_key``.
+        created_after: the job was submitted then or later; seconds since 1970.
+        created_before: the job was submitted earlier; seconds since 1970.
+    """
+
+    state: JobState | None = None
+    metadata_key: str | None = None
+    metadata_value: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+
+
+ALL_JOBS = JobFilter()
+
+
+def conditions(owner: str | None, filter: JobFilter, before_seq: int | None) -> tuple[str, list[object]]:
+    """A WHERE clause for the table of jobs, and its values.
 
     Args:
-        owner: whose.
-        state: in which state.
-        before_seq: submitted before the job with this number.
-        metadata_key: with this at the top of its metadata.
-        metadata_value: with this as its value, as text or as JSON.
-        created_after: submitted then or later; seconds since 1970.
-        created_before: submitted earlier; seconds since 1970.
+        owner: of the jobs; None for the jobs of all owners.
+        filter: further conditions.
+        before_seq: only jobs submitted before the job with this number; None for all.
     """
-    searching = metadata_key is not None
+    searching = filter.metadata_key is not None
     wanted: dict[str, object] = {
-        # What a search by metadata finds is the owner's alone. Were it asked for again, or the state without the sign
-        # that keeps it from the planner, SQLite would go through an index of all jobs and sort what it finds.
+        # A search by metadata finds only the owner's jobs. With the owner as a condition here too, or without the plus
+        # sign that hides the state from the query planner, SQLite would read an index of all jobs and sort the result.
         "owner = ?": None if searching else owner,
-        "+state = ?" if searching else "state = ?": state,
+        "+state = ?" if searching else "state = ?": filter.state,
         "seq < ?": before_seq,
-        "created_at >= ?": created_after,
-        "created_at < ?": created_before,
+        "created_at >= ?": filter.created_after,
+        "created_at < ?": filter.created_before,
     }
     clauses = [condition for condition, value in wanted.items() if value is not None]
     values = [value for value in wanted.values() if value is not None]
-    if metadata_key is not None:
-        search, those = _with_metadata(owner, metadata_key, metadata_value)
-        clauses.append(search)
-        values += those
+    if filter.metadata_key is not None:
+        clause, more = _with_metadata(owner, filter.metadata_key, filter.metadata_value)
+        clauses.append(clause)
+        values += more
     return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
+
+
+def cursor_of(seq: int) -> str:
+    """The cursor for a job's number; opaque to clients."""
+    return base64.urlsafe_b64encode(str(seq).encode()).decode().rstrip("=")
+
+
+def seq_of(cursor: str) -> int:
+    """The number in a cursor.
+
+    Raises:
+        InvalidOption: :func:`cursor_of` does not give this cursor.
+    """
+    try:
+        seq = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError:
+        seq = 0
+    # Other texts can be decoded too, and SQLite has no larger integers.
+    if not 0 < seq < 1 << 63 or cursor_of(seq) != cursor:
+        raise InvalidOption("after", "expected what an answer gave as next")
+    return seq
 
 
 def _with_metadata(owner: str | None, key: str, value: str | None) -> tuple[str, list[object]]:
     wanted: list[tuple[str, list[object]]] = [("key = ?", [digest(key)])]
-    # The index begins with the owner; somebody who sees all jobs has it read from end to end.
+    # The index begins with the owner; without an owner SQLite reads all of the index.
     if owner is not None:
         wanted.insert(0, ("owner = ?", [owner]))
     if value is not None:

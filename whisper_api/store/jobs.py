@@ -1,10 +1,9 @@
-"""JobStore: jobs, transcripts, keys and what was learned about speed, in one SQLite database.
+"""JobStore: jobs, transcripts, keys and learned speeds in one SQLite database.
 
-All SQL is here, in the parts that the store is made of (``result_table.py``, ``key_table.py``), in ``job_search.py``
-and, for the tables themselves, in ``migrations.py``. A job is changed by one statement that names the state it must be
-in, so that of two who want it one gets it. Whatever a method returned from is on the disk; what ``claim`` and
-``mark_delivered`` note outlives the process, but perhaps not a loss of power: the job is then run again, or its result
-kept for longer.
+All SQL is in this folder: here, in ``results.py``, ``keys.py`` and ``job_search.py``, and for the schema in
+``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and ``mark_delivered``
+survive the end of the process, but perhaps not a loss of power: the job then runs again, or its result stays longer.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from whisper_api.errors import Portable
 from whisper_api.schema import JobState, Transcript
 from whisper_api.store.database import BUSY_SECONDS, Database
-from whisper_api.store.job_search import conditions
+from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
@@ -31,7 +30,8 @@ __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
 DATABASE_NAME = "jobs.db"
 
-_WRITTEN = [name for name in JOB_COLUMNS if name not in ("seq", "place")]
+_WRITTEN = [name for name in JOB_COLUMNS if name != "seq"]
+# The column ``place`` holds the order of the queue.
 _INSERT_JOB = f"""
     INSERT INTO jobs ({", ".join(_WRITTEN)}, warnings, place)
     VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
@@ -43,8 +43,8 @@ _SELECT_JOB = f"""
     FROM jobs
 """
 _INSERT_METADATA = "INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)"
-# A job that gives, or has just given, what another submission would: same content, and the same asked of it. One with
-# an idempotency key is nobody else's: who has sent it comes back to it, and hears of it when the key comes with more.
+# A job with the same content and options that waits, runs, or has just ended. Jobs with an idempotency key are never
+# joined: the key itself finds the job again, and a different payload under the same key is an error.
 _TO_JOIN = """
     owner = :owner AND fingerprint = :fingerprint AND options = :options AND output_format = :output_format
     AND idempotency_key IS NULL AND :idempotency_key IS NULL
@@ -57,10 +57,10 @@ _TO_JOIN = """
 
 
 class AlreadyThere(Portable):
-    """A job with this owner and this idempotency key is there already, or one that is to be joined.
+    """The owner has a job with this idempotency key already, or a job to be joined.
 
     Args:
-        job: that job.
+        job: the existing job.
     """
 
     def __init__(self, job: Job) -> None:
@@ -72,22 +72,22 @@ class JobStore(ResultTable, KeyTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
-        path: the file; made when it is not there.
-        busy_seconds: how long to wait for another process that writes.
+        path: of the file, which is made when it does not exist.
+        busy_seconds: how long to wait while another process writes.
 
     Raises:
-        StorageError: it cannot be opened, is damaged, or was written by a newer version. Every method raises this
-            too, or StorageFull, or StorageLocked; then nothing was changed.
+        StorageError: the file cannot be opened, is damaged, or was written by a newer version. Every method may raise
+            StorageError, StorageFull or StorageLocked, and has then changed nothing.
     """
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
     def check_process(self) -> None:
-        """Refuse to go on in a process that was forked after the store was opened; see :class:`Database`.
+        """Raise an error in a process that was forked after the store was opened.
 
         Raises:
-            ForkedProcess: this is such a process.
+            ForkedProcess: as said.
         """
         self._database.check_process()
 
@@ -96,15 +96,15 @@ class JobStore(ResultTable, KeyTable):
 
         Args:
             job: not in the store yet.
-            join_after: do not, if the owner has an equal job that waits, runs, or was Completed at this time (seconds
-                since 1970) or later and not delivered yet; None to add it all the same.
-            not_to_join: ids of jobs that do not count there.
+            join_after: do not add the job if the owner has an equal one that waits, runs, or was Completed at this time
+                (seconds since 1970) or later and was not delivered; None to add the job in any case.
+            not_to_join: ids of jobs that must not be joined.
 
         Returns:
-            The same with ``seq`` and ``place`` set.
+            The same job with ``seq`` set.
 
         Raises:
-            AlreadyThere: the owner has a job with this idempotency key, or one to be joined.
+            AlreadyThere: the owner has a job with this idempotency key, or a job to be joined.
         """
         with self._database.write() as connection:
             if job.idempotency_key is not None:
@@ -115,8 +115,8 @@ class JobStore(ResultTable, KeyTable):
                 there = _to_join(connection, job, join_after, not_to_join)
                 if there is not None:
                     raise AlreadyThere(there)
-            seq = connection.execute(_INSERT_JOB, values_of(job)).lastrowid
-            assert seq is not None, "an INSERT has a row id"
+            connection.execute(_INSERT_JOB, values_of(job))
+            (seq,) = connection.execute("SELECT last_insert_rowid()").fetchone()
             put_text(connection, seq, text_of(job))
             if job.metadata:
                 rows = [(job.owner, digest(key), digest(value), seq) for key, value in searchable(job.metadata)]
@@ -125,7 +125,7 @@ class JobStore(ResultTable, KeyTable):
         return job_of(row)
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
-        """The job that :meth:`add` would say is there already, to be joined."""
+        """The job that :meth:`add` would find to be joined."""
         with self._database.read() as connection:
             return _to_join(connection, job, join_after, not_to_join)
 
@@ -134,21 +134,12 @@ class JobStore(ResultTable, KeyTable):
         with self._database.read() as connection:
             return _job(connection, "job_id = ?", job_id)
 
-    def by_idempotency_key(self, owner: str, key: str) -> Job | None:
-        """The job that an owner submitted with this idempotency key."""
-        with self._database.read() as connection:
-            return _job(connection, "owner = ? AND idempotency_key = ?", owner, digest(key))
-
     def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
-        """The jobs that an owner submitted with any of these idempotency keys, by key; a few hundred keys at most."""
+        """The jobs of an owner with any of these idempotency keys, by key; a few hundred keys at most."""
         by_digest = {digest(key): key for key in keys}
         marks = ", ".join("?" * len(by_digest))
         rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *by_digest)
         return {by_digest[row["idempotency_key"]]: job_of(row) for row in rows}
-
-    def queued(self) -> list[str]:
-        """Ids of the jobs that wait, in the order in which they are taken."""
-        return self._column("SELECT job_id FROM jobs WHERE state = 'Queued' ORDER BY place")
 
     def in_state(self, *states: JobState) -> list[Job]:
         """The jobs in any of these states, in the order of the queue."""
@@ -158,10 +149,6 @@ class JobStore(ResultTable, KeyTable):
     def unfinished_ids(self) -> set[str]:
         """Ids of the jobs that wait or run."""
         return set(self._column("SELECT job_id FROM jobs WHERE finished_at IS NULL"))
-
-    def ids(self) -> set[str]:
-        """Ids of all jobs."""
-        return set(self._column("SELECT job_id FROM jobs"))
 
     def unfinished(self, owner: str) -> int:
         """How many jobs of an owner wait or run."""
@@ -176,37 +163,17 @@ class JobStore(ResultTable, KeyTable):
         return counts.get("Queued", 0), counts.get("Processing", 0)
 
     def page(
-        self,
-        *,
-        owner: str | None,
-        state: JobState | None,
-        limit: int,
-        before_seq: int | None,
-        metadata_key: str | None = None,
-        metadata_value: str | None = None,
-        created_after: float | None = None,
-        created_before: float | None = None,
+        self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
     ) -> list[Job]:
         """Jobs, the newest first.
 
         Args:
-            owner: whose; None for everybody's.
-            state: in which state; None for any.
-            limit: how many at most.
-            before_seq: only those submitted before this one; None to begin with the newest.
-            metadata_key: only those with this at the top of their metadata.
-            metadata_value: only those with this as its value.
-            created_after, created_before: only those submitted then or later, and earlier; seconds since 1970.
+            owner: of the jobs; None for the jobs of all owners.
+            filter: further conditions.
+            limit: how many jobs at most.
+            before_seq: only jobs submitted before the job with this number; None to begin with the newest.
         """
-        where, values = conditions(
-            owner=owner,
-            state=state,
-            before_seq=before_seq,
-            metadata_key=metadata_key,
-            metadata_value=metadata_value,
-            created_after=created_after,
-            created_before=created_before,
-        )
+        where, values = conditions(owner, filter, before_seq)
         rows = self._rows(f"{_SELECT_JOB} {where} ORDER BY seq DESC LIMIT ?", *values, limit)
         return [job_of(row) for row in rows]
 
@@ -214,11 +181,11 @@ class JobStore(ResultTable, KeyTable):
         """Queued -> Processing.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             now: seconds since 1970, as in every method.
 
         Returns:
-            The job as it is now; None when it is no longer Queued.
+            The changed job; None when it is no longer Queued.
         """
         with self._database.write(synced=False) as connection:
             claimed = connection.execute(
@@ -228,16 +195,16 @@ class JobStore(ResultTable, KeyTable):
             return _job(connection, "job_id = ?", job_id) if claimed.rowcount else None
 
     def complete(self, job_id: str, transcript: Transcript, now: float, rates: Rates | None = None) -> bool:
-        """Processing -> Completed, with the transcript; what it warns of stands beside what the submission did.
+        """Processing -> Completed, with the transcript. Its warnings are added to those of the submission.
 
         Args:
-            job_id: which.
-            transcript: what it gave.
+            job_id: of the job.
+            transcript: of the job.
             now: seconds since 1970.
-            rates: what it took, to be learned from.
+            rates: speed of the job, for the means.
 
         Returns:
-            False when the job is not Processing; then the transcript is not kept.
+            False when the job is not Processing; the transcript is not stored then.
         """
         content = padded(msgspec.json.encode(transcript))
         with self._database.write() as connection:
@@ -259,9 +226,9 @@ class JobStore(ResultTable, KeyTable):
         """Queued or Processing -> Failed.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             error_name: the class of the error.
-            error: why, in a sentence for people.
+            error: the reason, in a sentence for people.
             now: seconds since 1970.
 
         Returns:
@@ -281,13 +248,13 @@ class JobStore(ResultTable, KeyTable):
     def cancel(
         self, job_id: str, now: float, *, states: tuple[JobState, ...] = ("Queued",), reason: str | None = None
     ) -> bool:
-        """Queued or Processing -> Canceled. All that the client wrote goes.
+        """Queued or Processing -> Canceled. The client's texts are deleted.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             now: seconds since 1970.
-            states: from which of the two.
-            reason: why, in a sentence for people, unless the client asked for it.
+            states: in which the job may be.
+            reason: of the server, in a sentence for people; None when the client asked for it.
 
         Returns:
             False when the job is in another state.
@@ -305,7 +272,7 @@ class JobStore(ResultTable, KeyTable):
         return True
 
     def erase(self, job_id: str) -> bool:
-        """Remove the transcript of a job and all that its client wrote; state, times and figures stay.
+        """Remove the transcript of a job and its client's texts; state, times and figures stay.
 
         Returns:
             Whether there was a transcript.
@@ -318,9 +285,9 @@ class JobStore(ResultTable, KeyTable):
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job and what only its making needed: prompt, hotwords, names of known speakers.
+        """Remove the transcript of a job, and the prompt, hotwords and names of known speakers.
 
-        The job stays, with the file name and the metadata by which its owner finds it.
+        The job stays, with the file name and the metadata, so that its owner finds it.
 
         Returns:
             Whether there was a transcript.
@@ -337,35 +304,35 @@ class JobStore(ResultTable, KeyTable):
         """Processing -> Queued.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             crashes, interruptions: to add to the job's counters.
-            last: put it behind all others, instead of back in its place.
+            last: put the job behind all others, instead of back at its position.
 
         Returns:
             False when the job is not Processing.
         """
-        place = "(SELECT MAX(place) + 1 FROM jobs)" if last else "place"
+        order = "(SELECT MAX(place) + 1 FROM jobs)" if last else "place"
         return self._change(
             "UPDATE jobs SET state = 'Queued', started_at = NULL, crashes = crashes + ?,"
-            f" interruptions = interruptions + ?, place = {place} WHERE job_id = ? AND state = 'Processing'",
+            f" interruptions = interruptions + ?, place = {order} WHERE job_id = ? AND state = 'Processing'",
             crashes,
             interruptions,
             job_id,
         )
 
     def delete(self, job_id: str) -> None:
-        """Remove a job and its transcript without a trace."""
+        """Remove a job and its transcript."""
         self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
 
     def expired_jobs(self, before: float) -> list[str]:
-        """Ids of the jobs that ended before then."""
+        """Ids of the jobs that ended before a time."""
         return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
 
 
 def _to_join(connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]) -> Job | None:
     rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
     found = (job_of(row) for row in rows.fetchall() if row["job_id"] not in not_to_join)
-    # The column has the options without prompt and hotwords.
+    # The column holds the options without prompt and hotwords.
     return next((each for each in found if each.options == job.options), None)
 
 

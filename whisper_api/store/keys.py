@@ -1,4 +1,4 @@
-"""The table of keys: who may call the server."""
+"""The table of keys."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class KeyTable(Tables):
         """Add a key.
 
         Args:
-            key: its row.
+            key: without its secret.
             digest: hash of its secret.
 
         Returns:
-            False when a key that is not revoked has its name, or any key its id.
+            False when another valid key has the same name, or any key the same id.
         """
         with self._database.write() as connection:
-            taken = connection.execute(
+            existing = connection.execute(
                 "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
             ).fetchone()
-            if taken is None:
+            if existing is None:
                 connection.execute(
                     "INSERT INTO keys (key_id, name, role, created_at, revoked_at, digest) VALUES (?, ?, ?, ?, ?, ?)",
                     (*(getattr(key, name) for name in KEY_COLUMNS), digest),
                 )
-        return taken is None
+        return existing is None
 
     def keys(self) -> list[Key]:
-        """All keys, revoked ones too, the oldest first."""
+        """All keys, including revoked ones, the oldest first."""
         return [key_of(row) for row in self._rows(f"{_SELECT_KEY} ORDER BY created_at, rowid")]
 
     def key(self, key_id: str) -> tuple[Key, bytes] | None:
@@ -51,9 +51,9 @@ class KeyTable(Tables):
         )
 
     def revoke_key(self, key_id: str, now: float) -> bool:
-        """Refuse a key from now on.
+        """Revoke a key.
 
         Returns:
-            False when there is none, or it was revoked before.
+            False when there is no such key, or it was revoked before.
         """
         return self._change("UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id)

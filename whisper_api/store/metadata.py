@@ -1,4 +1,4 @@
-"""What a client keeps with a job: read from text, and made ready to be searched."""
+"""The metadata that a client keeps with a job: parsing and searching."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from whisper_api.errors import InvalidOption
 __all__ = ["MAX_BYTES", "metadata_of", "searchable", "searched"]
 
 MAX_BYTES = 16_384
-# Deeper than anybody writes by hand, and far from what would exhaust the stack of whoever reads it again.
+# Deeper than anybody writes by hand, and far below the depth that exhausts the stack of a JSON reader.
 MAX_DEPTH = 64
-# Stands for an object or a list, and is no JSON text.
+# In place of an object or a list; not a JSON text.
 NO_SCALAR = ""
 
 
@@ -25,7 +25,7 @@ def metadata_of(text: str) -> dict[str, Any]:
         text: a JSON object of at most 16384 bytes.
 
     Raises:
-        InvalidOption: it is none, is too long, or is nested more than 64 levels deep.
+        InvalidOption: the text is not a JSON object, is too long, or is nested more than 64 levels deep.
     """
     try:
         data = text.encode()
@@ -45,15 +45,15 @@ def metadata_of(text: str) -> dict[str, Any]:
 
 
 def searchable(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every top-level key, with its value as :func:`searched` names it."""
+    """Every top-level key, with its value in the form of :func:`searched`."""
     return [(key, _scalar(value)) for key, value in metadata.items()]
 
 
 def searched(text: str) -> tuple[str, ...]:
-    """What a value may be that is searched for: this text, and the number, true, false, null or string it is as JSON.
+    """The stored forms that a searched value may have: the text itself, and its meaning as JSON (5, true, null).
 
     Args:
-        text: as somebody wrote it.
+        text: of the search.
     """
     found = {_scalar(text)}
     try:
@@ -73,7 +73,7 @@ def _scalar(value: object) -> str:
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Whether objects and lists stand more than so many levels deep in one another."""
+    """Whether objects and lists are nested deeper than a number of levels."""
     layer: Iterable[Any] = [value]
     for _ in range(levels):
         layer = [each for outer in layer for each in _inside(outer)]

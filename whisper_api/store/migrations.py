@@ -1,4 +1,4 @@
-"""The tables of the job database: how each version of the schema is made from the one before it."""
+"""The schema of the job database, as the steps from each version to the next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MIGRATIONS"]
 
 
 def _enter_metadata(connection: sqlite3.Connection) -> None:
-    """Have the metadata found that came before there was a table of them."""
+    """Fill the new table of metadata from the jobs of older versions."""
     rows = connection.execute("SELECT owner, seq, metadata FROM jobs WHERE metadata IS NOT NULL")
     connection.executemany(
         "INSERT OR IGNORE INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)",
@@ -28,7 +28,7 @@ def _enter_metadata(connection: sqlite3.Connection) -> None:
 
 
 def _move_texts(connection: sqlite3.Connection) -> None:
-    """Move what clients wrote into the table of texts. A job that was canceled needs none of it any more."""
+    """Move the texts of clients into the table of texts; those of canceled jobs are dropped."""
     columns = "file_name, hf_token, metadata, known_speakers, warnings, error, idempotency_key"
     rows = connection.execute(f"SELECT seq, owner, state, options, {columns} FROM jobs").fetchall()
     connection.execute("DELETE FROM job_metadata")
@@ -61,7 +61,7 @@ def _move_texts(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE transcripts SET content = ? WHERE seq = ?", (padded(bytes(content)), seq))
 
 
-# What was shipped once is never changed again: a new version is one more entry.
+# Never change an entry that was released: a new version is a new entry.
 MIGRATIONS: tuple[Migration, ...] = (
     (
         """
@@ -135,7 +135,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE transcripts ADD COLUMN corrections BLOB",
     ),
     (
-        # The top-level keys of every job's metadata, so that a search does not read all jobs of an owner.
+        # The top-level keys of each job's metadata, so that a search does not read all jobs of an owner.
         """
         CREATE TABLE job_metadata (
             owner TEXT NOT NULL,
@@ -149,7 +149,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     (_enter_metadata,),
     (
-        # What may be deleted stands in a table of its own; ``texts.py`` says why.
+        # Texts that may be deleted are in their own table; ``texts.py`` says why.
         """
         CREATE TABLE job_texts (
             seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,

@@ -1,4 +1,4 @@
-"""The tables of what jobs gave: transcripts with their corrections, and what was learned from running them."""
+"""The tables of transcripts with their corrections, of learned speeds, and of facts about the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisper_api.store.tables import Tables
 
 __all__ = ["ResultTable", "learn"]
 
-# Counts for a fifth of the mean at least, so that what was learned on a busy day is forgotten.
+# Each new sample counts for at least a fifth of the mean, so that the slow samples of a busy day are forgotten.
 _LEARN_RATE = """
     INSERT INTO stage_rates (model, device, stage, rate, samples) VALUES (?, ?, ?, ?, 1)
     ON CONFLICT (model, device, stage) DO UPDATE SET
@@ -25,13 +25,8 @@ _LEARN_RATE = """
 class ResultTable(Tables):
     """Transcripts, speeds and facts."""
 
-    def transcript(self, job_id: str) -> Transcript | None:
-        """The transcript of a job as it was recognised, when it is there."""
-        found = self.result(job_id)
-        return None if found is None else found[0]
-
     def result(self, job_id: str) -> tuple[Transcript, Corrections | None] | None:
-        """The transcript of a job, when it is there, and what is to be corrected in it."""
+        """The transcript of a job and its corrections; None when there is no transcript."""
         rows = self._rows("SELECT content, corrections FROM transcripts JOIN jobs USING (seq) WHERE job_id = ?", job_id)
         if not rows:
             return None
@@ -43,10 +38,10 @@ class ResultTable(Tables):
             raise StorageError(f"The transcript of job {job_id} cannot be read: {error}") from error
 
     def set_corrections(self, job_id: str, corrections: Corrections) -> bool:
-        """Note what is to be corrected in a transcript, in the place of what was noted before.
+        """Store the corrections of a transcript in place of its earlier ones.
 
         Returns:
-            False when it is not there.
+            False when there is no transcript.
         """
         return self._change(
             "UPDATE transcripts SET corrections = ? WHERE seq = (SELECT seq FROM jobs WHERE job_id = ?)",
@@ -55,7 +50,7 @@ class ResultTable(Tables):
         )
 
     def mark_delivered(self, job_id: str, now: float) -> None:
-        """Note that the result was sent in full. Only the first time counts."""
+        """Note when the result was sent in full; a second time is not noted."""
         with self._database.write(synced=False) as connection:
             connection.execute(
                 "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
@@ -63,7 +58,7 @@ class ResultTable(Tables):
             )
 
     def expired_results(self, before: float) -> list[str]:
-        """Ids of the jobs whose result is there, was delivered before then and need not be kept."""
+        """Ids of the jobs whose result was delivered before a time and need not be kept."""
         return self._column(
             "SELECT job_id FROM jobs JOIN transcripts USING (seq) WHERE delivered_at < ? AND NOT keep_result", before
         )
@@ -74,12 +69,12 @@ class ResultTable(Tables):
         return {(row["model"], row["device"], row["stage"]): row["rate"] for row in rows}
 
     def fact(self, name: str) -> str | None:
-        """Something that was noted with :meth:`set_fact`."""
+        """The value of :meth:`set_fact`; None when there is none."""
         values = self._column("SELECT value FROM facts WHERE name = ?", name)
         return values[0] if values else None
 
     def set_fact(self, name: str, value: str | None) -> None:
-        """Note something that outlives the process; None to forget it."""
+        """Keep a value over restarts; None removes it."""
         if value is None:
             self._change("DELETE FROM facts WHERE name = ?", name)
         else:
@@ -87,6 +82,6 @@ class ResultTable(Tables):
 
 
 def learn(connection: sqlite3.Connection, rates: Rates) -> None:
-    """Let one job count towards the means, in the transaction that completes it."""
+    """Add the speed of one job to the means, in the transaction that completes the job."""
     rows = [(rates.model, rates.device, stage, rate) for stage, rate in rates.seconds.items()]
     connection.executemany(_LEARN_RATE, rows)

@@ -1,4 +1,4 @@
-"""What the rows of the job database are: jobs, keys, and what was learned. Columns have the names of the fields."""
+"""The rows of the job database: jobs, keys and learned speeds. Columns have the names of the fields."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "JOB_COLUMNS",
     "KEY_COLUMNS",
     "Job",
+    "JobRequest",
     "Key",
     "Rates",
     "Role",
@@ -30,38 +31,29 @@ __all__ = [
 Role = Literal["user", "admin"]
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One job, as it is kept.
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for with one upload.
 
     Attributes:
         job_id: a UUID.
-        owner: id of the key it was submitted with; empty when authorization was off.
-        state: in one word.
-        options: what was asked for; frozen with the job.
-        output_format: in which its result is shown when nothing else is asked for.
-        render_options: the layout of its subtitles, when nothing else is asked for.
+        owner: id of the key it was submitted with; empty without authorization.
+        options: of the transcription; they never change.
+        output_format: of the result, when a request for it names none.
+        render_options: layout of subtitles, when a request for the result names none.
         keep_result: whether the result stays after it was delivered.
-        file_name: what the client calls the file. For people; never a path.
+        file_name: the client's name of the file, for people; never used as a path.
         audio_bytes: size of the upload.
         audio_seconds: length of the audio, when it is known.
-        hf_token: for this job's models; gone from the row when the job ends.
-        warnings: of the submission and, once it is Completed, of the transcript; one sentence each.
-        created_at, started_at, finished_at: seconds since 1970, UTC.
-        crashes, interruptions: how often the process went down while this job ran: by itself, or for a reason unknown.
-        error, error_name: why it Failed, or why the server has Canceled it; and the name of an error.
-        has_result: whether its transcript is there.
-        delivered_at: when its result was first sent in full; seconds since 1970.
-        idempotency_key: the client's word for this submission; of one owner's jobs, no two have the same.
+        hf_token: for this job's models; removed from the row when the job ends.
+        warnings: of the submission and, once the job is Completed, of the transcript; one sentence each.
+        idempotency_key: chosen by the client; unique among the jobs of one owner.
         fingerprint: of the submission's content.
-        metadata: the client's own, to be given back.
-        known_speakers: names; how number N of them speaks is heard in the file ``speaker-N`` beside the upload.
-        seq: set by the store; rises with submission.
-        place: set by the store; order in the queue.
+        metadata: of the client, returned with the job.
+        known_speakers: names; the file ``speaker-N`` beside the upload is a recording of speaker number N.
     """
 
     job_id: str
     owner: str
-    state: JobState = "Queued"
     options: TranscriptionOptions
     output_format: str
     render_options: RenderOptions = RenderOptions()
@@ -71,6 +63,30 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     audio_seconds: float | None = None
     hf_token: str | None = None
     warnings: tuple[str, ...] = ()
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    metadata: dict[str, Any] | None = None
+    known_speakers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # The token, the prompt and the client's file name must not get into a log.
+        return f"{type(self).__name__}(job_id={self.job_id!r}, owner={self.owner!r})"
+
+
+class Job(JobRequest, frozen=True, kw_only=True):
+    """One job, as the database keeps it.
+
+    Attributes:
+        state: of the job.
+        created_at, started_at, finished_at: seconds since 1970, UTC.
+        crashes, interruptions: how often the process ended while this job ran: by itself, or for an unknown reason.
+        error, error_name: why the job Failed, or why the server has Canceled it; and the class of the error.
+        has_result: whether its transcript is there.
+        delivered_at: when its result was first sent in full; seconds since 1970.
+        seq: set by the store; rises with each submission.
+    """
+
+    state: JobState = "Queued"
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -80,24 +96,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_name: str = ""
     has_result: bool = False
     delivered_at: float | None = None
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    metadata: dict[str, Any] | None = None
-    known_speakers: tuple[str, ...] = ()
     seq: int = 0
-    place: int = 0
-
-    def __repr__(self) -> str:
-        # The token, the prompt and the client's file name must not find their way into a log.
-        return f"Job(job_id={self.job_id!r}, owner={self.owner!r}, state={self.state!r}, place={self.place})"
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One key, without its secret.
 
     Attributes:
-        key_id: 8 hexadecimal digits; the part of the key that is no secret.
-        name: what people call it.
+        key_id: 8 hexadecimal digits; the public part of the key.
+        name: for people.
         role: a user sees its own jobs, an admin all.
         created_at, revoked_at: seconds since 1970, UTC.
     """
@@ -111,11 +118,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Rates:
-    """What one job took, to count towards the means.
+    """The speed of one job, from which the means are learned.
 
     Attributes:
-        model, device: it ran with.
-        seconds: stage to seconds of work for a second of audio.
+        model, device: that the job ran with.
+        seconds: seconds of work for a second of audio, by stage.
     """
 
     model: str
@@ -123,18 +130,20 @@ class Rates:
     seconds: Mapping[str, float]
 
 
+# Fields of a job that the table of texts holds under the same name, and not the table of jobs.
+_TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
 # Columns of the table of jobs. Its other columns hold what versions up to 4 stored there, and are empty now.
 JOB_COLUMNS = tuple(
     name
     for name in Job.__struct_fields__
-    # Whether there is a result is read off the table of transcripts, so that the two cannot disagree.
-    if name not in ("has_result", "file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
+    # Whether there is a result is read from the table of transcripts, so that the two cannot disagree.
+    if name != "has_result" and name not in _TEXT_FIELDS
 )
 KEY_COLUMNS = Key.__struct_fields__
 
 
 def values_of(job: Job) -> dict[str, Any]:
-    """A job as its columns hold it: without text, which :func:`text_of` gives."""
+    """A job as its columns hold it: without the text, which :func:`text_of` gives."""
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
     options = replace(job.options, prompt=None, hotwords=None)
     values["options"] = msgspec.json.encode(options).decode()
@@ -146,24 +155,16 @@ def values_of(job: Job) -> dict[str, Any]:
 
 def text_of(job: Job) -> JobText:
     """The text of a job, as the table of texts holds it; each warning once."""
-    return JobText(
-        prompt=job.options.prompt,
-        hotwords=job.options.hotwords,
-        file_name=job.file_name,
-        hf_token=job.hf_token,
-        metadata=job.metadata,
-        known_speakers=job.known_speakers,
-        warnings=tuple(dict.fromkeys(job.warnings)),
-        error=job.error,
-        idempotency_key=job.idempotency_key,
-    )
+    values = {name: getattr(job, name) for name in (*_TEXT_FIELDS, "idempotency_key")}
+    values["warnings"] = tuple(dict.fromkeys(job.warnings))
+    return JobText(prompt=job.options.prompt, hotwords=job.options.hotwords, **values)
 
 
 def job_of(row: sqlite3.Row) -> Job:
-    """The job that a row is.
+    """The job of a row.
 
     Args:
-        row: with the :data:`JOB_COLUMNS`, with ``has_result``, and with ``text``: what the table of texts has.
+        row: with the :data:`JOB_COLUMNS`, ``has_result``, and ``text`` from the table of texts.
 
     Raises:
         StorageError: its content cannot be read.
@@ -179,19 +180,11 @@ def job_of(row: sqlite3.Row) -> Job:
     values["options"] = replace(options, prompt=text.prompt, hotwords=text.hotwords)
     values["keep_result"] = bool(row["keep_result"])
     values["has_result"] = bool(row["has_result"])
-    # Once the text is deleted, the digest still says that there was a key.
+    # When the text was deleted, the digest still shows that there was a key.
     values["idempotency_key"] = text.idempotency_key or row["idempotency_key"]
-    return Job(
-        file_name=text.file_name,
-        hf_token=text.hf_token,
-        metadata=text.metadata,
-        known_speakers=text.known_speakers,
-        warnings=text.warnings,
-        error=text.error,
-        **values,
-    )
+    return Job(**values, **{name: getattr(text, name) for name in _TEXT_FIELDS})
 
 
 def key_of(row: sqlite3.Row) -> Key:
-    """The key that a row is."""
+    """The key of a row."""
     return Key(**{name: row[name] for name in KEY_COLUMNS})

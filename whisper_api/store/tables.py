@@ -1,4 +1,4 @@
-"""What all parts of the job store have: the database, and statements of one line."""
+"""The base of all parts of the job store: the database, and helpers for short statements."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class Tables:
         self._database = database
 
     def exclusive(self, uploads_dir: Path | None = None) -> None:
-        """Be the only server on this data directory, and on that of the uploads, until the store is closed.
+        """Lock the data directory, and the upload directory, until the store is closed.
 
-        Two servers with one upload directory would each remove what the other has accepted.
+        Two servers with one upload directory would remove each other's uploads as orphans.
 
         Raises:
-            StorageLocked: another one is.
+            StorageLocked: another server holds the lock.
         """
         self._database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
 
     def compact(self) -> bool:
-        """Give space back, and do as :meth:`wipe`."""
+        """Give free space back to the file system, then :meth:`wipe`."""
         return self._database.compact()
 
     def wipe(self) -> bool:
-        """Remove what was deleted from the database's log of changes.
+        """Remove deleted content from the database's write-ahead log.
 
         Returns:
-            False when another process keeps that from being done now.
+            False when another process prevents it now.
         """
         return self._database.wipe()
 
-    def trouble(self) -> StorageError | None:
-        """Why the database cannot be written now; None when it can."""
-        return self._database.trouble()
+    def write_error(self) -> StorageError | None:
+        """The reason why the database cannot be written now; None when it can."""
+        return self._database.write_error()
 
     def try_to_write(self) -> None:
-        """Write something of no meaning, so that :meth:`trouble` ends when its reason has gone.
+        """Write a row without meaning, so that :meth:`write_error` notices that the reason has gone.
 
         Raises:
             StorageError: the database still cannot be written.
@@ -58,11 +58,11 @@ class Tables:
             connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(time.time()),))
 
     def close(self) -> None:
-        """Close the database. Calling it twice is fine."""
+        """Close the database. May be called again."""
         self._database.close()
 
     def _change(self, statement: str, *values: object) -> bool:
-        """Run one statement in a transaction of its own; whether it changed a row."""
+        """Run one statement in its own transaction; whether it changed a row."""
         with self._database.write() as connection:
             return connection.execute(statement, values).rowcount > 0
 

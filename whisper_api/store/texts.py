@@ -1,10 +1,10 @@
-"""The text of clients in the job database, stored so that a deletion leaves nothing of it in the file.
+"""The texts of clients in the job database, stored so that a deletion leaves nothing of them in the file.
 
-SQLite's ``secure_delete`` overwrites what is deleted. But when SQLite splits or joins pages of a table, it moves rows
-from page to page and leaves their old copies behind in the unused part of a page, and ``secure_delete`` does not reach
-these copies. SQLite never copies overflow pages, though: they hold the end of a row that is too long for its page
-(https://www.sqlite.org/fileformat2.html#ovflpgs), and ``secure_delete`` overwrites them whole. So every text stands
-behind a padding that fills the part of the row outside the overflow pages, and indexes hold digests instead of text.
+SQLite's ``secure_delete`` overwrites deleted content. But when SQLite splits or joins pages of a table, it moves rows
+from page to page and leaves their old copies in the unused part of a page, where ``secure_delete`` does not reach them.
+SQLite never copies overflow pages, which hold the end of a row that is too long for its page
+(https://www.sqlite.org/fileformat2.html#ovflpgs), and ``secure_delete`` overwrites overflow pages whole. Therefore a
+padding in front of every text fills the part of the row outside the overflow pages, and indexes hold digests.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 __all__ = ["PAGE_BYTES", "JobText", "delete_text", "digest", "padded", "put_text"]
 
 PAGE_BYTES = 4096
-# No row keeps more than a page outside its overflow pages. JSON may begin with spaces, so nobody has to remove them.
+# At most one page of a row lies outside its overflow pages. JSON may begin with spaces, so no reader removes them.
 _PADDING = b" " * PAGE_BYTES
 DIGEST_BYTES = 16
 
 
 class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client wrote in a submission, and sentences that may repeat words of it.
+    """The texts of a submission, and sentences of the server that may repeat words of them.
 
-    The fields mean the same as in :class:`~whisper_api.store.rows.Job`; the prompt and the hotwords are those of the
-    job's options.
+    The fields mean the same as in :class:`~whisper_api.store.rows.Job`; the prompt and the hotwords belong to the job's
+    options.
     """
 
     prompt: str | None = None
@@ -42,12 +42,12 @@ class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def padded(content: bytes) -> bytes:
-    """JSON as the database stores it: behind spaces, so that all of it stands in overflow pages."""
+    """JSON with a padding in front, so that all of it lies in overflow pages."""
     return _PADDING + content
 
 
 def digest(text: str) -> str:
-    """What an index holds in place of a text: 128 bits of BLAKE2b (RFC 7693) as hexadecimal digits."""
+    """The digest of a text for an index: 128 bits of BLAKE2b (RFC 7693) as hexadecimal digits."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
 
 
@@ -57,7 +57,7 @@ def put_text(connection: sqlite3.Connection, seq: int, text: JobText) -> None:
     Args:
         connection: in a transaction.
         seq: number of the job.
-        text: what to store; an empty one only removes the earlier text.
+        text: to store; an empty one only removes the earlier text.
     """
     content = msgspec.json.encode(text)
     if content == b"{}":
@@ -67,12 +67,12 @@ def put_text(connection: sqlite3.Connection, seq: int, text: JobText) -> None:
 
 
 def delete_text(connection: sqlite3.Connection, seq: int, error: str | None = None) -> None:
-    """Remove all that a client wrote in a submission.
+    """Remove the texts of a submission.
 
     Args:
         connection: in a transaction.
         seq: number of the job.
-        error: a sentence of the server's own that takes the text's place.
+        error: a sentence of the server that is stored instead.
     """
     put_text(connection, seq, JobText(error=error))
     connection.execute("DELETE FROM job_metadata WHERE seq = ?", (seq,))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from whisper_api.cli.doctor.check import Check, State, attempt, failure
-from whisper_api.permissions import exposed_places
+from whisper_api.permissions import exposed_files
 
 if TYPE_CHECKING:
     from whisper_api.config import Loaded
@@ -167,7 +167,7 @@ def _places(loaded: Loaded) -> tuple[Check, ...]:
         attempt("models", lambda: _place(config.models_dir)),
         attempt("data", lambda: _place(config.data_dir)),
         attempt("uploads", lambda: _place(config.tmp_dir)),
-        *(Check("permissions", "failed", warning) for warning in exposed_places(config)),
+        *(Check("permissions", "failed", warning) for warning in exposed_files(config)),
         token,
     )
 

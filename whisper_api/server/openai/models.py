@@ -70,7 +70,7 @@ def model_named(name: str, state: ServerState) -> Model:
     from whisper_api.engine.models.store import ModelStore
 
     options = TranscriptionOptions(model=chosen_model(name, state))
-    files = ModelStore(state.config.models_dir).find(state.service.executor.model_name(options))
+    files = ModelStore(state.config.models_dir).find(state.service.model_name(options))
     return Model(id=name, created=_created(files))
 
 
@@ -88,7 +88,7 @@ def _whisper_names() -> frozenset[str]:
 
 def _configured_id(state: ServerState) -> str:
     """The configured model's usual name; of one that is a directory, that directory's, since the rest is private."""
-    name = state.service.executor.model_name(TranscriptionOptions())
+    name = state.service.facts().model
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 

@@ -20,8 +20,7 @@ from whisper_api.server.openai.errors import error_body, job_problem
 from whisper_api.server.openai.events import StreamEvent, TextDelta
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.server.realtime.event_stream import EventStream
-from whisper_api.server.realtime.waiting import beside, until_gone
-from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.realtime.waiting import background, until_gone, watch_events
 from whisper_api.server.responses.delivery import LOOK_SECONDS
 from whisper_api.server.responses.problems import Problem, problem_of
 from whisper_api.server.responses.results import note_delivery
@@ -105,16 +104,16 @@ async def _run(request: Request, job_id: str, openai_request: OpenAIRequest) -> 
     state = state_of(request)
     deltas = Deltas()
     ended = False
-    async with contextlib.aclosing(watch_news(request, job_id)) as all_news:
-        async for news in all_news:
-            ended = any(isinstance(told.event, TERMINAL) for told in news)
-            events = [told.event for told in news if isinstance(told.event, JobSegmentEvent)]
-            frames = [_frame(delta) for event in events for delta in deltas.add(event)]
+    async with contextlib.aclosing(watch_events(request, job_id)) as batches:
+        async for batch in batches:
+            ended = any(isinstance(each.event, TERMINAL) for each in batch)
+            segments = [each.event for each in batch if isinstance(each.event, JobSegmentEvent)]
+            frames = [_frame(delta) for segment in segments for delta in deltas.add(segment)]
             yield b"".join(frames) or COMMENT
     if not ended:
         raise Problem(503, "draining", "The server stops. Send the same request again: the job goes on where it is")
     _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
-    async with beside(until_gone(request.receive)) as gone:
+    async with background(until_gone(request.receive)) as gone:
         yield b"".join(map(_frame, _last_events(deltas, transcript, openai_request)))
         await asyncio.wait({gone}, timeout=LOOK_SECONDS)
         if gone.done():

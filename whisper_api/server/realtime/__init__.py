@@ -1,1 +1,1 @@
-"""Requests that wait: for the end of a job, or for its events."""
+"""Requests that wait for the end of a job, or for its events."""

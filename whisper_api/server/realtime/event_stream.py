@@ -1,4 +1,4 @@
-"""Server-sent events (the HTML standard, section 9.2) as a response: sent as they come, to whoever still takes them."""
+"""Server-sent events (HTML standard, section 9.2) as a response, sent as they happen."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.feed import NumberedEvent
+    from whisper_api.jobs.events import NumberedEvent
 
 __all__ = ["HEARTBEAT", "EventStream", "frames"]
 
 # A line that begins with a colon is a comment.
 HEARTBEAT = b": still here\n\n"
-# A client that takes nothing for so long has what is in the buffers on the way, and gets no more.
+# A client that reads nothing for so long is disconnected.
 TAKE_SECONDS = 60.0
-# What is sent at once is held for each client until it has taken it, and has to be taken within that time.
+# A piece stays in memory, once for each client, until the client has read it.
 PIECE_BYTES = 1 << 16
 
 
 class EventStream(Response):
-    """A response whose body has no length and ends when there is nothing more to tell.
+    """A response whose body has no declared length and ends with the last event.
 
     Args:
         first: the beginning of the body: any number of whole events.
-        rest: what follows, in pieces like that; closed when nobody takes them any more.
-        take_seconds: how long a client may take nothing of what is sent.
+        rest: the rest of the body, in pieces of whole events; closed when the response ends.
+        take_seconds: how long a client may read nothing before it is disconnected.
     """
 
     media_type = "text/event-stream"
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], *, take_seconds: float = TAKE_SECONDS) -> None:
-        # Proxies that follow this header (nginx and others) would collect what comes in small pieces.
+        # Without this header nginx and other proxies would buffer small pieces.
         super().__init__(None, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
@@ -51,9 +51,10 @@ class EventStream(Response):
                     async for chunk in self._rest:
                         await self._send(send, chunk)
                 except asyncio.TimeoutError:
-                    # Without an end, so that the server closes the connection.
+                    # The body is left without an end, so that the server closes the connection.
                     return
-        # What is closed by now listens to the client no more: the end of an HTTP/2 request is still to be received.
+        # After the generator is closed: until then it receives the client's messages, and the end of an HTTP/2 request
+        # is still to come.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunk: bytes) -> None:
@@ -61,11 +62,11 @@ class EventStream(Response):
         await asyncio.wait_for(send(message), self._take_seconds)
 
 
-def frames(news: Iterable[NumberedEvent]) -> Iterator[bytes]:
-    """Events as they are written into a stream, in pieces of whole events."""
+def frames(events: Iterable[NumberedEvent]) -> Iterator[bytes]:
+    """Events in the format of a stream, in pieces of whole events."""
     piece = bytearray()
-    for told in news:
-        piece += b"id: %d\nevent: %s\ndata: %s\n\n" % (told.id, told.name.encode(), told.data)
+    for each in events:
+        piece += b"id: %d\nevent: %s\ndata: %s\n\n" % (each.id, each.name.encode(), each.data)
         if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
             piece.clear()

@@ -1,64 +1,60 @@
-"""Requests that wait for a job: no thread is held, and none outlives its client."""
+"""Requests that wait for a job: for a change of its status, for its end, or for its events.
+
+A waiting request holds no thread, and ends when its client goes away.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from whisper_api.errors import Draining
-from whisper_api.jobs.events import TERMINAL, UNDERWAY
-from whisper_api.schema import FINAL_STATES, JobEvent, JobStatus
+from whisper_api.schema import (
+    FINAL_STATES,
+    JobCanceledEvent,
+    JobCompletedEvent,
+    JobEvent,
+    JobFailedEvent,
+    JobStatus,
+)
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.events import Subscription
+    from whisper_api.jobs.events import NumberedEvent, Watch
 
-__all__ = ["beside", "look", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
+__all__ = ["background", "unless_draining", "until_gone", "wait_for_change", "wait_for_end", "watch_events"]
 
-# While the server stops, whoever asks again and again is still held back a little.
+# How long a status request waits that comes while the server stops, so that a polling client does not poll at once.
 DRAINING_WAIT_SECONDS = 1.0
+# When the server begins to stop, a job may start in the last moment; its status is read again after this time.
 STOPPING_PAUSE_SECONDS = 0.1
-# Events tell of every change, but not that a key was revoked; nor of what got lost in a way nobody has thought of.
-LOOK_AGAIN_SECONDS = 15.0
+# Events do not report that a key was revoked, so the status of the job is read again after this time at the latest.
+READ_AGAIN_SECONDS = 15.0
 # About as long as a restart takes.
 RESTART_SECONDS = 10.0
-
-
-async def look(request: Request, job_id: str) -> JobStatus:
-    """Where a job stands, for a request that has waited.
-
-    Raises:
-        JobNotFound: there is no such job, or none that this caller may see.
-        Problem: the caller's key was revoked meanwhile.
-    """
-    state = state_of(request)
-
-    def status() -> JobStatus:
-        check_key(request)
-        return state.service.status(job_id, viewer_of(request))
-
-    return await blocking(state.reads, status)
+# Some proxies end a connection on which nothing has come for 30 seconds, and most after 60.
+HEARTBEAT_SECONDS = 15.0
 
 
 async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobStatus:
-    """Wait until a job's status is another word than now, but not longer than asked.
+    """Wait until the state of a job changes.
 
     Args:
-        request: ends the wait when its client goes.
-        job_id: which job.
-        seconds: how long at most.
+        request: ends the wait when its client goes away.
+        job_id: of the job.
+        seconds: to wait at most.
 
     Raises:
-        JobNotFound: there is no such job, or none that this caller may see.
+        JobNotFound: there is no such job, or the caller may not see it.
         Problem: the caller's key was revoked meanwhile.
-        ClientDisconnect: nobody waits any more.
+        ClientDisconnect: the client has gone away.
     """
     state = state_of(request)
     if state.draining.is_set():
@@ -66,68 +62,120 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
         leave = state.stopped
     else:
         leave = state.draining
-    first: str | None = None
-
-    def changed(status: JobStatus) -> bool:
-        nonlocal first
-        first = first or status.status
-        return status.status != first or leave.is_set()
-
-    def news(event: JobEvent, status: JobStatus) -> bool:
-        # Of a job that runs, only what ends it is news.
-        return not (isinstance(event, UNDERWAY) and status.status == "Processing")
-
-    return await _wait(request, job_id, seconds, changed, leave, news=news)
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    async with _watching(request, job_id, leave) as (watch, gone):
+        first = status = await _read_status(request, job_id)
+        while status.status not in FINAL_STATES and status.status == first.status and not leave.is_set():
+            left = deadline - clock()
+            if left <= 0:
+                break
+            await watch.signal(min(left, READ_AGAIN_SECONDS))
+            if gone.done():
+                raise ClientDisconnect
+            status = await _read_status(request, job_id)
+        return status
 
 
 async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> bool:
-    """Wait until a job has ended, but not longer than asked.
+    """Wait until a job has ended.
 
     Args:
-        request: ends the wait when its client goes; the job goes on.
-        job_id: which job.
-        seconds: how long at most; None for as long as it takes.
+        request: ends the wait when its client goes away; the job goes on.
+        job_id: of the job.
+        seconds: to wait at most; None for no limit.
 
     Returns:
-        Whether it has ended.
+        Whether the job has ended.
 
     Raises:
-        Draining: the server stops, and the job will be run after it has started again.
+        Draining: the server stops, and the job runs after the next start.
         Problem: the caller's key was revoked meanwhile.
-        ClientDisconnect: nobody waits any more.
+        ClientDisconnect: the client has gone away.
     """
     state = state_of(request)
-    draining = state.draining.is_set()
+    clock = asyncio.get_running_loop().time
+    deadline = math.inf if seconds is None else clock() + seconds
+    async with _watching(request, job_id, state.draining, state.stopped) as (watch, gone):
+        draining_before = state.draining.is_set()
+        while True:
+            status = await _read_status(request, job_id)
+            if status.status in FINAL_STATES:
+                return True
+            # A job that was Queued when the server began to stop may have started in that moment: read twice.
+            queued_for_good = draining_before and status.status == "Queued"
+            if state.stopped.is_set() or queued_for_good:
+                raise Draining(
+                    f"The server stops. Job {job_id} is kept and will run when it has started again: ask for its "
+                    "status",
+                    RESTART_SECONDS,
+                )
+            left = deadline - clock()
+            if left <= 0:
+                return False
+            draining_before = state.draining.is_set()
+            pause = STOPPING_PAUSE_SECONDS if draining_before and status.status == "Queued" else READ_AGAIN_SECONDS
+            await watch.signal(min(left, pause))
+            if gone.done():
+                raise ClientDisconnect
 
-    def put_off(status: JobStatus) -> bool:
-        nonlocal draining
-        # What was Queued before the server began to stop may have been begun by then.
-        before, draining = draining, state.draining.is_set()
-        if state.stopped.is_set() or (before and status.status == "Queued"):
-            raise Draining(
-                f"The server stops. Job {job_id} is kept and will run when it has started again: ask for its status",
-                RESTART_SECONDS,
-            )
-        return False
 
-    status = await _wait(
-        request, job_id, seconds, put_off, state.draining, state.stopped, news=lambda event, status: False
-    )
-    return status.status in FINAL_STATES
+async def watch_events(
+    request: Request, job_id: str, *, after: int = 0, heartbeat: float = HEARTBEAT_SECONDS
+) -> AsyncGenerator[tuple[NumberedEvent, ...], None]:
+    """The events of a job that are known, then those that happen, until the job ends or the server stops.
+
+    Close the generator when leaving it early (``contextlib.aclosing``).
+
+    Args:
+        request: of the watcher; its body was read.
+        job_id: of the job.
+        after: id of the last event that this watcher has; 0 for none.
+        heartbeat: seconds after which the job's status and the caller's key are read again, and an empty tuple is
+            yielded if nothing has happened.
+
+    Yields:
+        Events, oldest first. The first tuple is empty when the watcher has all events, a later one is a heartbeat.
+        Nothing is yielded when the job has ended and the watcher has its last event.
+
+    Raises:
+        JobNotFound: there is no such job, or the caller may not see it.
+        Problem: the caller's key was revoked meanwhile.
+        ClientDisconnect: the client has gone away.
+    """
+    from whisper_api.jobs.events import LAST_ID, NumberedEvent
+
+    state = state_of(request)
+    clock = asyncio.get_running_loop().time
+    async with _watching(request, job_id, state.stopped, after=after) as (watch, gone):
+        read_at, status = clock(), await _read_status(request, job_id)
+        timeout = 0.0
+        while status.status not in FINAL_STATES:
+            events = await watch.next(timeout)
+            if gone.done():
+                raise ClientDisconnect
+            yield events
+            if (events and events[-1].id == LAST_ID) or state.stopped.is_set():
+                return
+            if clock() - read_at >= heartbeat:
+                read_at, status = clock(), await _read_status(request, job_id)
+            timeout = read_at + heartbeat - clock()
+        if after < LAST_ID:
+            yield (NumberedEvent(LAST_ID, _end_of(status)),)
 
 
 async def unless_draining(state: ServerState, work: Any) -> Any:
-    """Await something, but not after the server has begun to stop.
+    """Await a coroutine, but cancel it when the server begins to stop.
 
     Args:
-        state: tells when that is.
-        work: a coroutine; it is cancelled then.
+        state: of the server.
+        work: a coroutine.
 
     Raises:
         Draining: the server stops.
     """
     task = asyncio.ensure_future(work)
-    async with beside(state.draining.wait()) as draining:
+    async with background(state.draining.wait()) as draining:
         try:
             await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -139,57 +187,19 @@ async def unless_draining(state: ServerState, work: Any) -> Any:
     return task.result()
 
 
-async def _wait(
-    request: Request,
-    job_id: str,
-    seconds: float | None,
-    enough: Callable[[JobStatus], bool],
-    *stops: asyncio.Event,
-    news: Callable[[JobEvent, JobStatus], bool],
-) -> JobStatus:
-    """Ask for the status at every stop and event that is news, until it is enough, has ended or time is up."""
-    clock = asyncio.get_running_loop().time
-    deadline = math.inf if seconds is None else clock() + seconds
-    async with contextlib.AsyncExitStack() as stack:
-        gone = await stack.enter_async_context(beside(until_gone(request.receive)))
-        others = {gone, *[await stack.enter_async_context(beside(stop.wait())) for stop in stops]}
-        # Before the first look, so that nothing that happens after it is missed.
-        events = await stack.enter_async_context(state_of(request).service.events.subscribe(job_id))
-        while True:
-            status = await look(request, job_id)
-            left = deadline - clock()
-            if status.status in FINAL_STATES or enough(status) or left <= 0:
-                return status
-            async with beside(_next_news(events, status, news)) as change:
-                happened, _ = await asyncio.wait(
-                    {change, *others}, timeout=min(left, LOOK_AGAIN_SECONDS), return_when=asyncio.FIRST_COMPLETED
-                )
-            if gone in happened:
-                raise ClientDisconnect
-            others -= happened
-
-
-async def _next_news(events: Subscription, status: JobStatus, news: Callable[[JobEvent, JobStatus], bool]) -> None:
-    while (event := await events.next()) is not None:
-        if isinstance(event, TERMINAL) or news(event, status):
-            return
-    # The service is stopping, and says so at once to all who ask from then on.
-    await asyncio.sleep(STOPPING_PAUSE_SECONDS)
-
-
 async def until_gone(receive: Receive) -> None:
-    """Wait until a client has gone.
+    """Wait until a client has gone away.
 
     Args:
-        receive: of its request; nobody else may use it meanwhile.
+        receive: of its request; nobody else may call it meanwhile.
     """
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @contextlib.asynccontextmanager
-async def beside(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """A coroutine as a task that goes on beside what stands in the ``with``, and not longer."""
+async def background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run a coroutine as a task, which is cancelled when the ``with`` block ends."""
     task: asyncio.Task[Any] = asyncio.ensure_future(work)
     try:
         yield task
@@ -197,3 +207,50 @@ async def beside(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+@contextlib.asynccontextmanager
+async def _watching(
+    request: Request, job_id: str, *stops: asyncio.Event, after: int | None = None
+) -> AsyncIterator[tuple[Watch, asyncio.Task[None]]]:
+    """A watch of a job that is also signaled when the client goes away or a stop is set.
+
+    Args:
+        request: of the watcher.
+        job_id: of the job.
+        stops: events of the server.
+        after: id of the last event that the watcher has; None for a watcher of the job's state alone.
+
+    Yields:
+        The watch, and a task that is done when the client has gone away.
+    """
+    service = state_of(request).service
+    async with (
+        service.watch(job_id, after or 0, states_only=after is None) as watch,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        gone = await stack.enter_async_context(background(until_gone(request.receive)))
+        for task in (gone, *[await stack.enter_async_context(background(stop.wait())) for stop in stops]):
+            task.add_done_callback(lambda _: watch.wake())
+        yield watch, gone
+
+
+async def _read_status(request: Request, job_id: str) -> JobStatus:
+    """The status of a job for a request that has waited, whose key may have been revoked since."""
+    state = state_of(request)
+
+    def status() -> JobStatus:
+        check_key(request)
+        return state.service.status(job_id, viewer_of(request))
+
+    return await blocking(state.reads, status)
+
+
+def _end_of(status: JobStatus) -> JobEvent:
+    match status.status:
+        case "Failed":
+            return JobFailedEvent(job_id=status.job_id, error=status.error or "")
+        case "Canceled":
+            return JobCanceledEvent(job_id=status.job_id)
+        case _:
+            return JobCompletedEvent(job_id=status.job_id)

@@ -70,10 +70,9 @@ async def asr(request: Request) -> Response:
     """
     state = state_of(request)
     asked = {parameter.name: parameter.of(request) for parameter in PARAMETERS}
-    executor = state.service.executor
 
     def read(upload: Upload, directory: Path) -> AsrForm:
-        return _read(asked, upload, state, executor.device)
+        return _read(asked, upload, state)
 
     async with waited_job(
         request,
@@ -97,7 +96,7 @@ async def asr(request: Request) -> Response:
     return DeliveredResponse(text, headers=headers, on_delivered=functools.partial(note_delivery, state, job.job_id))
 
 
-def _read(asked: dict[str, Any], upload: Upload, state: ServerState, device: str) -> AsrForm:
+def _read(asked: dict[str, Any], upload: Upload, state: ServerState) -> AsrForm:
     """The request as a form of this server's own would put it.
 
     Raises:
@@ -119,7 +118,7 @@ def _read(asked: dict[str, Any], upload: Upload, state: ServerState, device: str
     }
     texts = [(name, str(value)) for name, value in fields.items() if value is not None]
     try:
-        form = read_form(texts, state.config, device=device)
+        form = read_form(texts, state.config, device=state.service.facts().device)
     except InvalidOption as error:
         if error.field == "prompt":
             raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None

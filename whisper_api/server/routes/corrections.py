@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}/corrections``: what people wrote in place of what was recognised."""
+"""``/transcription/{job_id}/corrections``: corrections of a transcript by people."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ MAX_BYTES = 1 << 20
 
 
 async def corrections(request: Request) -> Response:
-    """What was corrected in a transcript. Results have it already, in every format."""
+    """The corrections of a transcript. Results in all formats contain them."""
     state = state_of(request)
     job_id = job_id_of(request)
     return JsonResponse(await blocking(state.reads, state.service.corrections, job_id, viewer_of(request)))
 
 
 async def correct(request: Request) -> Response:
-    """Correct words and name speakers; takes the place of all earlier corrections.
+    """Correct words and name speakers. The new corrections replace all earlier ones.
 
-    Segments and words are counted as they were recognised, also when some were removed since. The answer is what is
-    kept: each place once, and only what differs.
+    Segments and words keep the numbers of the recognised transcript, also when some were removed since. The answer
+    contains the stored corrections: one for each word, and only those that change something.
     """
     state = state_of(request)
     job_id = job_id_of(request)

@@ -15,12 +15,12 @@ from whisper_api.schema import JobEvent
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream, frames
-from whisper_api.server.realtime.watching import watch_news
+from whisper_api.server.realtime.waiting import watch_events
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.feed import NumberedEvent
+    from whisper_api.jobs.events import NumberedEvent
 
 __all__ = ["EVENTS"]
 
@@ -41,47 +41,47 @@ async def events(request: Request) -> Response:
 
     Each event has an ``id``, an ``event`` and, as ``data``, a JSON object:
 
-    - ``queued``: the job waits, or waits again. ``queue_position``. What was told before is void.
-    - ``progress``: it runs. ``progress`` from 0 to 1, ``stage``, ``eta_seconds`` or null.
-    - ``segment``: some text is known. ``index``, ``aligned``, ``segments`` as in a result, but without speakers. What
-      comes later with the same ``index`` takes its place.
-    - ``completed``, ``failed`` with ``error``, ``canceled``: it has ended, and so does the stream.
+    - ``queued``: the job waits, or waits again. ``queue_position``. All earlier events of the job are void.
+    - ``progress``: the job runs. ``progress`` from 0 to 1, ``stage``, ``eta_seconds`` or null.
+    - ``segment``: some text is known. ``index``, ``aligned``, ``segments`` as in a result, but without speakers. A
+      later event with the same ``index`` replaces this one.
+    - ``completed``, ``failed`` with ``error``, ``canceled``: the job has ended, and so does the stream.
 
-    Each object has ``job_id`` and, again, ``event``, too. A client that comes late, or again with ``Last-Event-ID``, is
-    told what it has missed, as far as that still matters. There is a comment when nothing else has come for 15 seconds.
-    The stream ends within that time, too, once the key is revoked that it was asked for with.
+    Each object also has ``job_id`` and ``event``. A client that connects late, or again with ``Last-Event-ID``,
+    receives the events that it has missed and that still matter. After 15 seconds without an event a comment is sent.
+    When the key of the request is revoked, the stream ends within that time.
     """
     job_id = job_id_of(request)
-    pieces = _pieces(watch_news(request, job_id, after=_last_id(request)))
+    pieces = _pieces(watch_events(request, job_id, after=_last_id(request)))
     try:
         first = await anext(pieces)
     except StopAsyncIteration:
-        # This is what keeps a browser from asking again.
+        # A browser that receives this status does not connect again.
         return Response(status_code=204)
     return EventStream(RETRY + first, pieces)
 
 
-async def _pieces(all_news: AsyncGenerator[tuple[NumberedEvent, ...], None]) -> AsyncGenerator[bytes, None]:
+async def _pieces(batches: AsyncGenerator[tuple[NumberedEvent, ...], None]) -> AsyncGenerator[bytes, None]:
     begun = False
-    async with contextlib.aclosing(all_news):
+    async with contextlib.aclosing(batches):
         try:
-            async for news in all_news:
+            async for batch in batches:
                 begun = True
-                for piece in frames(news):
+                for piece in frames(batch):
                     yield piece
-                if not news:
+                if not batch:
                     yield HEARTBEAT
         except (Problem, WhisperApiError):
-            # In the middle of a stream there is no status to say it with: who asks again is told.
+            # A stream that has begun cannot send an error status. The client is told when it connects again.
             if not begun:
                 raise
 
 
 def _last_id(request: Request) -> int:
-    """The id of the last event that the client has had; 0 for none."""
+    """The id of the last event that the client has received; 0 for none."""
     after: int = AFTER.of(request)
     given = request.headers.get(LAST_EVENT_ID.name, "").strip()
-    # A browser would be turned away for ever by a refusal, which it cannot read.
+    # A wrong id is no error: a browser cannot read the error, and would send the same id again for ever.
     if given.isascii() and given.isdecimal() and len(given) <= MAX_ID_DIGITS:
         return int(given)
     return after

@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz``, ``/health``: for whatever watches the server. No key is asked for."""
+"""``/livez``, ``/readyz``, ``/health``: for programs that monitor the server. They need no key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         status: in one word.
-        loading: what is being loaded meanwhile; not there when nothing is.
+        loading: the models that are being loaded meanwhile; missing when none are.
     """
 
     status: str
@@ -41,12 +41,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def livez(request: Request) -> Response:
-    """The process answers: nothing more is said, so that a server that only loads its models is not restarted."""
+    """The process answers. This says nothing more, so that a server which loads its models is not restarted."""
     return JsonResponse(Alive())
 
 
 async def readyz(request: Request) -> Response:
-    """Whether jobs can be worked on now; and what is still being loaded, as long as something is.
+    """Whether jobs are worked on now, and which models are still being loaded.
 
     Raises:
         Problem: 503 with the state as its code: starting, stalled, draining, disk_full or failed.

@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}``, its result, and the list of a caller's jobs."""
+"""``/transcription/{job_id}``, its result, and the list of the caller's jobs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.results import result_response
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
+from whisper_api.store.job_search import JobFilter
 
 __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 
@@ -113,16 +114,15 @@ async def cancel(request: Request) -> Response:
 async def jobs(request: Request) -> Response:
     """The caller's jobs, newest first, a page at a time; those for which all that is asked for holds."""
     state = state_of(request)
-    search = functools.partial(
-        state.service.list_jobs,
-        viewer_of(request),
-        status=STATE.of(request),
+    filter = JobFilter(
+        state=STATE.of(request),
         metadata_key=METADATA_KEY.of(request),
         metadata_value=METADATA_VALUE.of(request),
         created_after=_seconds(CREATED_AFTER.of(request)),
         created_before=_seconds(CREATED_BEFORE.of(request)),
-        limit=LIMIT.of(request),
-        after=AFTER.of(request),
+    )
+    search = functools.partial(
+        state.service.list_jobs, viewer_of(request), filter, limit=LIMIT.of(request), after=AFTER.of(request)
     )
     page, cursor = await blocking(state.reads, search)
     return JsonResponse(JobPage(jobs=tuple(page), next=cursor))

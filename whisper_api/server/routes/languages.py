@@ -43,12 +43,12 @@ async def detect(request: Request) -> Response:
     answer comes however long it takes, and a client that goes away cancels the job. A key may stand in the address, as
     a password: ``http://name:key@host``.
     """
-    executor = state_of(request).service.executor
+    service = state_of(request).service
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
     encode: bool = ENCODE.of(request)
 
     def read(upload: Upload, directory: Path) -> UploadForm:
-        form = read_form(upload.fields, config, device=executor.device)
+        form = read_form(upload.fields, config, device=service.facts().device)
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)
 

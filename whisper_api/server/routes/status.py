@@ -1,4 +1,4 @@
-"""``/status``: the server's settings and how it is, in nested objects."""
+"""``/status``: the settings and the state of the server, in nested objects."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     """The process and its settings.
 
     Attributes:
-        host, port: where it listens; the port is that which the request came to.
+        host, port: of the server; the port is the one that the request came to.
         timeout: seconds that a request may take.
         keepalive: seconds that an idle connection stays open.
-        worker_number: threads for blocking request work.
+        worker_number: threads for the blocking work of requests.
         version: of the program.
-        uptime_seconds: since it was started.
+        uptime_seconds: since the start.
         state: in one word; ``ready`` when jobs are worked on.
-        reason: why it is in that state.
-        loading: what is being loaded; empty when nothing is.
+        reason: of that state.
+        loading: the models that are being loaded; empty when none are.
     """
 
     host: str
@@ -50,14 +50,14 @@ class AboutProcessing(msgspec.Struct, frozen=True, kw_only=True):
     """How jobs are worked on.
 
     Attributes:
-        concurrent_mode: whether several jobs are active at a time.
-        max_concurrent_jobs: how many, if so.
+        concurrent_mode: whether several jobs run at a time.
+        max_concurrent_jobs: how many, in that mode.
         device: that the models run on.
-        device_index: as it is configured.
+        device_index: as configured.
         default_output_format: of a transcript, when a request names none.
-        default_sync_mode: whether a request is answered with the transcript when it does not say.
-        sync_timeout: seconds that such a request waits; 0 until the job ends.
-        model: the Whisper model by name.
+        default_sync_mode: whether a request without ``sync`` is answered with the transcript.
+        sync_timeout: seconds that such a request waits; 0 for no limit.
+        model: the name of the Whisper model.
         compute_type: number format of its weights.
         default_language: code, or ``auto``.
     """
@@ -75,18 +75,18 @@ class AboutProcessing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be used, and what is.
+    """Limits, and the use of resources.
 
     Attributes:
         max_file_size: bytes that an upload may have.
         job_retention_hours: until a job and its result are removed.
-        cleanup_interval_hours: between two removals of what has expired.
-        max_queued_jobs: that may wait.
+        cleanup_interval_hours: between two removals of expired jobs.
+        max_queued_jobs: how many jobs may wait.
         memory_bytes: of this process; None where the system does not tell, and for a user.
         resident_models: models in memory.
-        resident_model_bytes: what they take.
-        uploads_disk_free_bytes, data_disk_free_bytes: where uploads and the job database are; None when that cannot
-            be told, and for a user: how they change says what others do.
+        resident_model_bytes: their size.
+        uploads_disk_free_bytes, data_disk_free_bytes: on the disks of the uploads and of the job database; None when
+            unknown, and for a user, since changes of them show what other users do.
     """
 
     max_file_size: int
@@ -101,21 +101,21 @@ class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may call.
+    """Access to the server.
 
     Attributes:
-        authorization_enabled: whether a key is asked for.
+        authorization_enabled: whether callers need a key.
     """
 
     authorization_enabled: bool
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs there are: for a user its own, for an admin and without authorization all.
+    """Numbers of jobs: of its own for a user, of all for an admin and without authorization.
 
     Attributes:
-        queued_jobs: that wait.
-        processing_jobs: that run.
+        queued_jobs: waiting jobs.
+        processing_jobs: running jobs.
     """
 
     queued_jobs: int
@@ -123,7 +123,7 @@ class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The server's settings, and how it is."""
+    """The settings and the state of the server."""
 
     server: AboutServer
     processing: AboutProcessing
@@ -133,13 +133,13 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def server_status(request: Request) -> Response:
-    """The server's settings, and how it is. A user is told the numbers of its own jobs only."""
+    """The settings and the state of the server. A user sees the numbers of its own jobs only."""
     state = state_of(request)
     return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), _port(request)))
 
 
 def _port(request: Request) -> int | None:
-    """The port that a request came to; None where the server listens on no port."""
+    """The port that a request came to; None on a Unix socket."""
     server = request.scope.get("server")
     return None if server is None else server[1]
 
@@ -149,14 +149,14 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
 
     Args:
         state: of the application.
-        viewer: whose jobs the caller may see; None for all.
+        viewer: the owner whose jobs the caller may see; None for all jobs.
         port: that the request came to.
     """
-    # The old server's objects and words, ours beside them.
+    # The objects and names of the old server, and some more.
     config = state.config
     queued, processing = state.service.counts(viewer)
     health = state.service.health()
-    facts = state.service.executor.facts()
+    facts = state.service.facts()
     return ServerStatus(
         server=AboutServer(
             host=config.host,
@@ -199,7 +199,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
 
 
 def _resident_bytes() -> int | None:
-    """Memory of this process; None where the system does not tell."""
+    """The memory of this process; None where the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

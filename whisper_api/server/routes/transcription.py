@@ -46,11 +46,11 @@ async def submit(request: Request) -> Response:
     The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``. It may also be the
     body itself, with its own ``Content-Type``; then the other fields are query parameters.
     """
-    config, executor = state_of(request).config, state_of(request).service.executor
+    config, service = state_of(request).config, state_of(request).service
 
     def read(upload: Upload, directory: Path) -> UploadForm:
         # Asked for in this thread: which device there is may take the import of torch to tell.
-        return read_form(upload.fields, config, device=executor.device, directory=directory)
+        return read_form(upload.fields, config, device=service.facts().device, directory=directory)
 
     job, form = await accept(request, read, raw=True)
     if not form.sync:
@@ -64,12 +64,12 @@ async def submit_several(request: Request) -> Response:
     The other fields hold for all of them. A file that cannot be used is named with its error and does not stop the
     others; when none is accepted, the answer is a 400 with the same list.
     """
-    executor = state_of(request).service.executor
+    service = state_of(request).service
     # Whoever sends several files asks for a list, whatever is the default for one.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
     def read(upload: Upload, directory: Path) -> UploadForm:
-        form = read_form(upload.fields, config, device=executor.device, directory=directory)
+        form = read_form(upload.fields, config, device=service.facts().device, directory=directory)
         if form.sync:
             raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")
         return form

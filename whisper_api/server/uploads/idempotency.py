@@ -32,7 +32,7 @@ def is_known(service: JobService, owner: str, key: str | None) -> bool:
         owner: whose key it is.
         key: as the client sent it, if it did.
     """
-    return key is not None and bool(service.store.by_idempotency_keys(owner, _keys_of(key)))
+    return key is not None and service.has_submitted(owner, _keys_of(key))
 
 
 def job_before(service: JobService, owner: str, key: str | None, fingerprint: str | None) -> Job | None:

@@ -110,7 +110,7 @@ async def accept(
     key = idempotency_key(request)
     owner = owner_of(request)
     # A client that comes again needs no other place than that of the job it has left.
-    spare = state.waiters.left(owner) if join else 0
+    spare = state.waiters.abandoned(owner) if join else 0
     async with upload_turn(request), reserved(state, owner, key, spare) as reservation:
         upload: Upload = await unless_draining(
             state,
@@ -210,7 +210,7 @@ async def reserved(state: ServerState, owner: str, key: str | None, spare: int =
     """
 
     def take() -> Reservation:
-        return state.service.reserve(owner, spare=spare + is_known(state.service, owner, key)).__enter__()
+        return state.service.reserve(owner, extra_slots=spare + is_known(state.service, owner, key)).__enter__()
 
     reservation = await blocking(state.uploads, take)
     try:
