@@ -1,4 +1,4 @@
-/** What can be given to be transcribed, and how: files, drops, the microphone; language, speakers, model. */
+/** What can be given to be transcribed, and how: files, drops, the microphone; language, speakers, track, model. */
 
 import { json } from "./api.js";
 import { $, complain, h } from "./dom.js";
@@ -11,6 +11,8 @@ export const LANGUAGES =
     " ",
   );
 const MOST_SPEAKERS = 10;
+const MOST_TRACKS = 16;
+// A track is not kept for the next visit: it belongs to a file.
 const CHOICES = ["language", "speakers", "model"];
 
 export class Composer {
@@ -52,6 +54,7 @@ export class Composer {
     return {
       language: $("language").value,
       ...(speakers === "none" ? { diarize: "false" } : speakers === "auto" ? {} : { num_speakers: speakers }),
+      ...($("track").value ? { audio_track: $("track").value } : {}),
       ...($("model").value ? { model: $("model").value } : {}),
       sync: "false",
       keep_result: "true",
@@ -70,8 +73,9 @@ export class Composer {
       h("hr"),
       ...others.map(([code, name]) => option(code, name)),
     );
-    const counts = Array.from({ length: MOST_SPEAKERS - 1 }, (_, index) => String(index + 2));
-    $("speakers").append(option("auto", t("speakersAuto")), ...counts.map((count) => option(count, count)), option("none", t("speakersNone")));
+    const numbers = (first, last) => Array.from({ length: last - first + 1 }, (_, index) => option(String(first + index), String(first + index)));
+    $("speakers").append(option("auto", t("speakersAuto")), ...numbers(2, MOST_SPEAKERS), option("none", t("speakersNone")));
+    $("track").append(option("", t("trackAuto")), ...numbers(1, MOST_TRACKS));
     for (const id of CHOICES) this.#restore(id);
     for (const id of CHOICES) $(id).addEventListener("change", () => sessionStorage.setItem(`whisper-api-${id}`, $(id).value));
   }
