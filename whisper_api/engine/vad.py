@@ -142,7 +142,7 @@ def detect(ctx: JobContext, audio: Floats) -> list[Span]:
 
 
 def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:
-    """Find speech with hysteresis (``onset`` begins a span, ``min_silence`` below ``offset`` ends it), and pad the spans.
+    """Find speech with hysteresis: ``onset`` begins a span, ``min_silence`` below ``offset`` ends it. Pad the spans.
 
     Args:
         frames: the probabilities.
