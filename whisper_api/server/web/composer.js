@@ -1,11 +1,11 @@
-/** What can be given to be transcribed, and how: files, drops, the microphone; language, speakers, track, model. */
+/** The form for a new transcription: files, drops, the microphone; language, speakers, track, model. */
 
 import { json } from "./api.js";
 import { $, complain, h } from "./dom.js";
 import { bytes, compare, languageName, t } from "./i18n.js";
 import { obstacle, Recorder } from "./recorder.js";
 
-// Of Whisper; the server knows the same.
+// Languages of Whisper, the same as in the server.
 export const LANGUAGES =
   "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh yue".split(
     " ",
@@ -24,7 +24,7 @@ export class Composer {
     this.#listen();
   }
 
-  /** Learn what the server allows; the page works without knowing it. */
+  /** Ask the server for its limits and models; the page also works without them. */
   async learn() {
     const [status, models] = await Promise.allSettled([json("status"), json("v1/models")]);
     if (status.status === "fulfilled") {
@@ -36,7 +36,7 @@ export class Composer {
     return status.status === "fulfilled" ? status.value : null;
   }
 
-  /** Give these files to be transcribed. */
+  /** Send these files to the server. */
   async take(files) {
     const sent = [];
     for (const file of files) {
@@ -45,7 +45,7 @@ export class Composer {
       else sent.push(this.uploads.add(file, this.#fields()));
     }
     const jobs = (await Promise.all(sent)).filter(Boolean);
-    // Who sends one thing wants to see it; who sends several, the list; who records again by now, neither.
+    // Open the job of a single file, but not those of several, and not during the next recording.
     if (jobs.length === 1 && files.length === 1 && !this.recorder.busy) this.onFirst(jobs[0]);
   }
 
@@ -126,7 +126,7 @@ export class Composer {
     const show = (shown) => ($("dropping").hidden = !shown);
     addEventListener("dragenter", (event) => usable(event) && show(++depth > 0));
     addEventListener("dragleave", (event) => usable(event) && show(--depth > 0));
-    // A file that is dropped beside the mark must not take the page's place.
+    // Otherwise the browser would open a file that is dropped outside the drop area.
     addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
     addEventListener("drop", (event) => {
       if (!hasFiles(event)) return;
