@@ -220,13 +220,14 @@ def _segmentations(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:
     size, step = round(inference.duration * SAMPLE_RATE), round(inference.step * SAMPLE_RATE)
     operation = CommunitySegmentation(inference, ctx.device.torch_name, _SEGMENTATION_WINDOWS[ctx.device.kind])
     count = len(range(0, max(1, len(audio) - size + step), step))
-    results = []
-    for result in ctx.run((operation, window, inference.duration) for window in _windows(audio, size, step)):
-        results.append(result)
-        ctx.progress(_SEGMENTATION_SHARE * len(results) / count)
-    return SlidingWindowFeature(
-        np.stack(results), SlidingWindow(start=0.0, duration=inference.duration, step=inference.step)
-    )
+    found: Floats = np.empty(0, dtype=np.float32)
+    items = ((operation, window, inference.duration) for window in _windows(audio, size, step))
+    for number, result in enumerate(ctx.run(items)):
+        if number == 0:
+            found = np.empty((count, *result.shape), dtype=result.dtype)
+        found[number] = result
+        ctx.progress(_SEGMENTATION_SHARE * (number + 1) / count)
+    return SlidingWindowFeature(found, SlidingWindow(start=0.0, duration=inference.duration, step=inference.step))
 
 
 def _embeddings(ctx: JobContext, audio: Floats, pipeline: Any, segmentations: Any, exclude_overlap: bool) -> Any:

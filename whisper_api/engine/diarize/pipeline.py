@@ -289,6 +289,7 @@ def _segment(ctx: JobContext, audio: Floats, model: Any) -> SpeakerActivity:
     operation = SegmentWindows(model, ctx.device.torch_name)
     windows = (audio[start : start + size] for start in starts)
     items = ((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows)
+    # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
     probabilities = np.empty((len(starts), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
     for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):
         probabilities[number] = result
