@@ -170,7 +170,7 @@ def test_a_key_is_only_spoken_of_where_one_is_asked_for() -> None:
     assert "securitySchemes" not in without["components"]
     for name, operation in operations(with_keys):
         is_open = name.removeprefix("GET ") in ("/livez", "/readyz", "/health", "/docs", "/openapi.json")
-        basic = [{"basic": []}] if name.removeprefix("POST ") in BASIC_PATHS else []
+        basic: list[dict[str, list[str]]] = [{"basic": []}] if name.removeprefix("POST ") in BASIC_PATHS else []
         assert operation["security"] == ([] if is_open else [{"bearer": []}, *basic]), name
         assert ("401" in operation["responses"]) is not is_open, name
         assert "403" not in operation["responses"], name
