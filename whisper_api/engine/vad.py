@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -294,7 +293,7 @@ def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     frames = frame_count(size)
     total = np.zeros(((count - 1) * hop + size) // step + 1, np.float32)
     weight = np.zeros_like(total)
-    path = ctx.fetched("segmentation").path
+    path = ctx.fetch_model("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
     with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)

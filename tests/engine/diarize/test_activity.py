@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.engine.diarize import activity as activity_module
 from whisper_api.engine.diarize.activity import (
     STEP,
@@ -20,6 +19,7 @@ from whisper_api.engine.diarize.activity import (
     window_starts,
 )
 from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, frame_count
+from whisper_api.schema import SAMPLE_RATE
 
 FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
 

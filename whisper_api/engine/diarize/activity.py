@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.engine.diarize.clustering import best_path
 from whisper_api.engine.diarize.ecapa import HOP
 from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["STEP", "WINDOW", "SpeakerActivity", "SpeakerSpans", "frame_speakers", "turns_of", "window_starts"]
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.engine.diarize.activity import (
     WINDOW,
     SpeakerActivity,
@@ -33,6 +32,7 @@ from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBoun
 from whisper_api.engine.diarize.ecapa import DIMENSION, HOP, EcapaSource, EmbedSpans, features
 from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentationSource, SegmentWindows, frame_count
 from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -119,7 +119,7 @@ def embed_speaker(ctx: JobContext, audio: Floats, *, community: bool) -> Floats 
     if community:
         from whisper_api.engine.diarize.community import run_pipeline
 
-        with ctx.lease(_community_source(ctx, ctx.fetched(COMMUNITY))) as pipeline:
+        with ctx.lease(_community_source(ctx, ctx.fetch_model(COMMUNITY))) as pipeline:
             vectors = run_pipeline(ctx, audio, pipeline, one_speaker=True).speaker_embeddings
         vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
     else:
@@ -170,11 +170,11 @@ def _community_diarization(ctx: JobContext, audio: Floats) -> Diarization | None
         if model is None:
             if not _has_token(ctx):
                 return None
-            model = ctx.fetched(COMMUNITY)
+            model = ctx.fetch_model(COMMUNITY)
         with ctx.lease(_community_source(ctx, model)) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
     except Exception as error:
-        if ctx.ends_the_job(error):
+        if ctx.is_fatal(error):
             raise
         # The pipeline has errors of its own (fewer windows than speakers, say); the open models still work.
         log.warning("%s cannot be used: %s", COMMUNITY, error)
@@ -270,8 +270,8 @@ def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
     """
     device = ctx.device.torch_name
     return (
-        SegmentationSource(str(ctx.fetched("segmentation").path), device),
-        EcapaSource(str(ctx.fetched("ecapa").path), device),
+        SegmentationSource(str(ctx.fetch_model("segmentation").path), device),
+        EcapaSource(str(ctx.fetch_model("ecapa").path), device),
     )
 
 

@@ -46,7 +46,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
     "Referrer-Policy": "no-referrer",
 }
-NAME = Parameter("name", str, "Name of a file of the page", place="path", required=True)
+NAME = Parameter("name", str, "Name of a file of the page", location="path", required=True)
 
 
 class _Asset(NamedTuple):
