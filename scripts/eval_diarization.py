@@ -29,15 +29,15 @@ from whisper_api import Engine
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize import pipeline as diarize
-from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions
+from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
 from whisper_api.engine.worker.worker import GpuWorker
 
 SETTINGS = {
-    "gap": (0.1, 0.12, 0.14, 0.15, 0.16, 0.17, 0.18, 0.2, 0.22, 0.24),
-    "alike": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
-    "clear_seconds": (0.8, 0.9, 1.0, 1.1, 1.2),
-    "same_recording": (0.7, 0.75, 0.8, 0.9),
-    "least_spans": (2, 3, 4, 5, 6),
+    "max_gap": (0.1, 0.12, 0.14, 0.15, 0.16, 0.17, 0.18, 0.2, 0.22, 0.24),
+    "initial_distance": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "min_seconds": (0.8, 0.9, 1.0, 1.1, 1.2),
+    "duplicate_similarity": (0.7, 0.75, 0.8, 0.9),
+    "min_spans": (2, 3, 4, 5, 6),
 }
 
 
@@ -88,7 +88,7 @@ def _analyze(recordings: list[tuple[str, Path, Path]]) -> list[tuple[diarize.Ana
                 )
                 begun = time.process_time()
                 analysis = diarize.analyze(ctx, decoded.audio)
-                analysis.turns(analysis.voices(Bounds()))
+                analysis.turns(analysis.speakers(SpeakerBounds()))
                 used += time.process_time() - begun
                 heard += decoded.duration
                 ctx.close()
@@ -111,7 +111,7 @@ def _errors(
         for index, line in enumerate(rttm.read_text(encoding="utf-8").splitlines()):
             fields = line.split()
             reference[Segment(float(fields[3]), float(fields[3]) + float(fields[4])), index] = fields[7]
-        for index, turn in enumerate(analysis.turns(analysis.voices(Bounds(), options))):
+        for index, turn in enumerate(analysis.turns(analysis.speakers(SpeakerBounds(), options))):
             hypothesis[Segment(turn.start, turn.end), index] = turn.speaker
         everything = Timeline([Segment(0.0, duration)])
         parts = metric(reference, hypothesis, uem=everything, detailed=True)

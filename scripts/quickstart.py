@@ -1,4 +1,4 @@
-"""Starts the server, sends it a recording over REST, prints the transcript and what to try next."""
+"""Starts the server, sends a recording over REST, prints the transcript and a command to try next."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ KEY_NAME = "quickstart"
 def main() -> int:
     """Run the quickstart."""
     parser = argparse.ArgumentParser(prog="scripts/quickstart", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="a recording; else a real telephone call")
-    parser.add_argument("--once", action="store_true", help="end when the transcript is printed, on a terminal too")
+    parser.add_argument("file", nargs="?", type=Path, help="a recording; the default is a real telephone call")
+    parser.add_argument("--once", action="store_true", help="exit after the transcript, even on a terminal")
     args = parser.parse_args()
     recording: Path = args.file or sample_call()
     if not recording.is_file():
@@ -44,7 +44,7 @@ def main() -> int:
     server = subprocess.Popen(
         [sys.executable, "-m", "whisper_api", "serve", "--config", str(ROOT / "whisper_api.conf"), "--port", str(port)],
         env={"WHISPER_LOG_LEVEL": "warning", "WHISPER_MODEL": "base", **os.environ},
-        # A Ctrl-C goes to this program only, which passes it on once: a second signal would end the server at once.
+        # Ctrl-C then reaches this program only, which passes it on once: a second signal stops the server at once.
         start_new_session=True,
     )
     url = f"http://{config.host}:{port}"
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def sample_call() -> Path:
-    """A telephone call between two people, which comes with pyannote.audio."""
+    """A telephone call between two people, which pyannote.audio ships."""
     spec = importlib.util.find_spec("pyannote.audio")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -85,7 +85,7 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def make_key(config: Config) -> str:
-    """A new key for this run; that of the last run ends."""
+    """Make a key for this run, and revoke the key of the last run."""
     store = JobStore(config.data_dir / "jobs.db")
     try:
         keys = KeyRing(store)
@@ -98,7 +98,7 @@ def make_key(config: Config) -> str:
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait for the models to be loaded."""
+    """Wait until the models are loaded."""
     until = time.monotonic() + START_SECONDS
     while not is_ready(url):
         if server.poll() is not None:
@@ -109,7 +109,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the server answers and has its models."""
+    """Whether the server answers and has loaded its models."""
     try:
         return bool(requests.get(f"{url}/readyz", timeout=5).ok)
     except requests.RequestException:
@@ -136,13 +136,13 @@ def show(client: Client, recording: Path) -> None:
 
 
 def print_next_steps(url: str, key: str, recording: Path) -> None:
-    """What the user can do next."""
+    """Print the address, the key and a command to try."""
     print(f"URL  {url}\nKey  {key}\nTry  curl -H 'Authorization: Bearer {key}' -F file=@'{recording}' \\")
     print(f"          -F language=auto -F output_format=srt -F sync=true {url}/transcribe")
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, and make sure that it does; a Ctrl-C meanwhile ends it at once."""
+    """Stop the server; kill it when it does not stop in time, or at a second Ctrl-C."""
     if server.poll() is None:
         server.terminate()
         try:
@@ -153,7 +153,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def interrupt(number: int, frame: object) -> None:
-    """What else ends this program is like a Ctrl-C."""
+    """Handle other signals that end this program like Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -27,7 +27,7 @@ RUNS: dict[str, list[str]] = {
     "bench_first_text.py": SMALL,
     "bench_gpu.py": ["--device", "cpu", "--shape", "tiny", "--quick", "--in-flight", "2", "--tokens", "2"],
     "bench_latency.py": [*SMALL, "--no-peers", "--only", "short"],
-    "bench_memory.py": SMALL,
+    "bench_memory.py": [*SMALL, "--audio-memory", "1"],
     "bench_server.py": [*SMALL, "--clients", "2"],
     "bench_stages.py": [*SMALL, "--only", "diarization"],
     "bench_start.py": [*SMALL, "--no-peers"],

@@ -15,7 +15,7 @@ from whisper_api import Engine
 from whisper_api.engine import vad
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.options import resolve
-from whisper_api.engine.vad import Activity, Span, VadSettings, stretches, windows
+from whisper_api.engine.vad import Span, SpeechFrames, VadSettings, speech_spans, windows
 from whisper_api.schema import TranscriptionOptions
 
 RATE = 16_000
@@ -26,12 +26,12 @@ probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400).ma
 
 
 @given(probabilities, st.floats(0, 1), st.floats(0, 1))
-def test_stretches_are_in_order_and_hold_every_loud_frame(
+def test_spans_are_in_order_and_hold_every_loud_frame(
     frames: np.ndarray[Any, np.dtype[np.float32]], silence: float, padding: float
 ) -> None:
     settings = VadSettings(onset=0.5, offset=0.35, min_silence=silence, padding=padding)
     samples = len(frames) * STEP - 100
-    found = stretches(Activity(frames, STEP), settings, samples)
+    found = speech_spans(SpeechFrames(frames, STEP), settings, samples)
     assert all(0 <= span.start < span.end <= samples for span in found)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
     covered = np.zeros(samples, bool)
@@ -49,7 +49,7 @@ def test_hysteresis_keeps_quiet_speech_after_its_onset_and_ignores_it_before() -
     frames[100:110] = 0.9
     frames[110:130] = 0.4  # still above the offset
     settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
-    assert stretches(Activity(frames, STEP), settings, 200 * STEP) == [Span(100 * STEP, 130 * STEP)]
+    assert speech_spans(SpeechFrames(frames, STEP), settings, 200 * STEP) == [Span(100 * STEP, 130 * STEP)]
 
 
 def test_a_short_pause_does_not_end_speech_and_a_long_one_does() -> None:
@@ -57,16 +57,16 @@ def test_a_short_pause_does_not_end_speech_and_a_long_one_does() -> None:
     frames[50:55] = 0.0  # 0.16 s
     frames[120:140] = 0.0  # 0.64 s
     settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
-    assert stretches(Activity(frames, STEP), settings, 200 * STEP) == [
+    assert speech_spans(SpeechFrames(frames, STEP), settings, 200 * STEP) == [
         Span(0, 120 * STEP),
         Span(140 * STEP, 200 * STEP),
     ]
 
 
-def test_padding_never_makes_stretches_overlap() -> None:
+def test_padding_never_makes_spans_overlap() -> None:
     frames = np.ones(200, np.float32)
     frames[100:112] = 0.0  # 0.38 s, less than twice the padding
-    found = stretches(Activity(frames, STEP), SETTINGS, 200 * STEP)
+    found = speech_spans(SpeechFrames(frames, STEP), SETTINGS, 200 * STEP)
     assert len(found) == 2
     assert found[0].end <= found[1].start
 
@@ -82,7 +82,7 @@ def test_windows_cover_all_speech_and_are_at_most_thirty_seconds(pairs: list[tup
         at = speech[-1].end
     step = 8_000  # coarse, so that minutes of audio are cheap to make
     rng = np.random.default_rng(seed)
-    activity = Activity(rng.random(at // step + 1, np.float32), step)
+    activity = SpeechFrames(rng.random(at // step + 1, np.float32), step)
     found = windows(speech, activity, np.zeros(at, np.float32))
     assert all(window.seconds <= 30 for window in found)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
@@ -99,7 +99,7 @@ def test_long_speech_is_cut_where_it_is_quiet() -> None:
     pause = slice(int(24.0 * RATE), int(24.3 * RATE))
     audio[pause] *= 0.001
     frames = np.ones(len(audio) // STEP + 1, np.float32)
-    first, second = windows([Span(0, len(audio))], Activity(frames, STEP), audio)
+    first, second = windows([Span(0, len(audio))], SpeechFrames(frames, STEP), audio)
     assert pause.start <= first.end <= pause.stop
     assert second == Span(first.end, len(audio))
 
@@ -107,7 +107,7 @@ def test_long_speech_is_cut_where_it_is_quiet() -> None:
 def test_a_long_silence_is_not_part_of_a_window() -> None:
     speech = [Span(0, 2 * RATE), Span(12 * RATE, 14 * RATE)]
     audio = np.zeros(14 * RATE, np.float32)
-    activity = Activity(np.zeros(14 * RATE // STEP + 1, np.float32), STEP)
+    activity = SpeechFrames(np.zeros(14 * RATE // STEP + 1, np.float32), STEP)
     assert windows(speech, activity, audio) == speech
 
 
@@ -144,9 +144,9 @@ def test_silero_in_blocks_equals_silero_at_once(
     call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = cast(JobContext, Job(TranscriptionOptions()))
-    whole = vad._silero(job, call).probabilities
+    whole = vad.silero_frames(job, call).probabilities
     monkeypatch.setattr(vad, "SILERO_BLOCK", 100)
-    blocks = vad._silero(job, call).probabilities
+    blocks = vad.silero_frames(job, call).probabilities
     np.testing.assert_allclose(blocks, whole, atol=1e-4)
 
 
@@ -155,7 +155,7 @@ def test_silero_equals_faster_whispers_own_use_of_it(call: np.ndarray[Any, np.dt
 
     padded = np.pad(call, (0, -len(call) % STEP))
     theirs = np.asarray(get_vad_model()(padded)).reshape(-1)
-    ours = vad._silero(cast(JobContext, Job(TranscriptionOptions())), call).probabilities
+    ours = vad.silero_frames(cast(JobContext, Job(TranscriptionOptions())), call).probabilities
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -181,14 +181,14 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
         models=engine.models,
         store=engine.store,
     )
-    activity = vad._pyannote(ctx, call)
+    activity = vad.pyannote_frames(ctx, call)
     assert len(activity.probabilities) == pytest.approx(len(call) / activity.step, abs=1)
     assert 0 <= activity.probabilities.min() <= activity.probabilities.max() <= 1
     (window,) = vad.detect(ctx, call)
     assert 6.0 < window.start / RATE < 6.9
     assert window.end / RATE > 29.5
     # The two detectors agree on nearly all of the recording.
-    silero = vad._silero(ctx, call)
+    silero = vad.silero_frames(ctx, call)
     times = np.arange(0, len(call), 1_600)
     both = [a.probabilities[np.minimum(times // a.step, len(a.probabilities) - 1)] > 0.5 for a in (activity, silero)]
     assert np.mean(both[0] == both[1]) > 0.85
@@ -197,14 +197,14 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
 def test_minutes_of_digital_silence_cost_little_and_change_nothing_around_them(
     call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, runs = vad._silero_session(), []
+    session, runs = vad.silero_session(), []
 
     class Counted:
         def run(self, names: Any, inputs: Any) -> Any:
             runs.append(len(inputs["input"]))
             return session.run(names, inputs)
 
-    monkeypatch.setattr(vad, "_silero_session", Counted)
+    monkeypatch.setattr(vad, "silero_session", Counted)
     silence = np.zeros(600 * RATE, np.float32)
     (alone,) = detect(call)
     runs.clear()

@@ -97,6 +97,18 @@ def test_text_is_shown_while_the_job_runs(reader: Visit, cut: Callable[[float, f
     expect(page.locator("#transcript .stretch")).to_have_count(0)
 
 
+def test_the_audio_track_of_a_file_can_be_chosen(reader: Visit, two_tracks: bytes) -> None:
+    page = reader.home()
+    page.get_by_label("Language").select_option("en")
+    page.get_by_label("Speakers").select_option("none")
+    page.get_by_label("Audio track").select_option("2")
+    choose(page, ("film.mkv", two_tracks))
+    reader.finished()
+    assert "hello" in " ".join(reader.words).lower()
+    page = reader.home()
+    expect(page.get_by_label("Audio track")).to_have_value("")
+
+
 def test_what_the_microphone_hears_becomes_a_transcript(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.user_key)
     tab.context.add_init_script(KEEP_UPLOAD)

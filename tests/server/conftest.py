@@ -7,6 +7,7 @@ import io
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -217,4 +218,20 @@ def _mp3(wav: bytes) -> bytes:
         frame.sample_rate = rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def two_tracks(hello: bytes) -> bytes:
+    """A file with silence on its first audio track and a greeting on the second."""
+    with wave.open(io.BytesIO(hello)) as source:
+        rate, samples = source.getframerate(), np.frombuffer(source.readframes(source.getnframes()), np.int16)[None]
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        streams = [output.add_stream("flac", rate=rate, layout="mono") for _ in range(2)]
+        for stream, sound in zip(streams, (np.zeros_like(samples), samples), strict=True):
+            frame = av.AudioFrame.from_ndarray(sound, "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
     return file.getvalue()

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import wave
-from fractions import Fraction
 
-import av
 import httpx
-import numpy as np
 import pytest
 
 from server.harness import RunningServer, finish, post, problem, submit, transcribed, until
@@ -50,22 +45,6 @@ def test_the_file_needs_no_name_that_tells_what_it_is(client: httpx.Client, hell
 
 
 # --- audio_track ---
-
-
-@pytest.fixture(scope="module")
-def two_tracks(hello: bytes) -> bytes:
-    """A file with silence on its first audio track and a greeting on the second."""
-    with wave.open(io.BytesIO(hello)) as source:
-        rate, samples = source.getframerate(), np.frombuffer(source.readframes(source.getnframes()), np.int16)[None]
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as output:
-        streams = [output.add_stream("flac", rate=rate, layout="mono") for _ in range(2)]
-        for stream, sound in zip(streams, (np.zeros_like(samples), samples), strict=True):
-            frame = av.AudioFrame.from_ndarray(sound, "s16", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-            output.mux(stream.encode(frame))
-            output.mux(stream.encode(None))
-    return file.getvalue()
 
 
 def test_audio_track(client: httpx.Client, two_tracks: bytes) -> None:

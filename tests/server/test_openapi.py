@@ -23,7 +23,7 @@ from whisper_api.errors import InvalidAudio, JobNotFinished, QueueFull, UnknownM
 from whisper_api.jobs.health import Health
 from whisper_api.schema import Corrections, JobResult, JobStatus, Segment, TranscriptionOptions
 from whisper_api.server.app import ROUTES
-from whisper_api.server.middleware.auth import OPEN_PATHS, OPEN_PREFIXES
+from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
@@ -164,11 +164,15 @@ def test_it_has_every_field_of_the_form() -> None:
 
 def test_a_key_is_only_spoken_of_where_one_is_asked_for() -> None:
     with_keys, without = described(), described(authorization=False)
-    assert with_keys["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert {name: scheme["scheme"] for name, scheme in with_keys["components"]["securitySchemes"].items()} == {
+        "bearer": "bearer",
+        "basic": "basic",
+    }
     assert "securitySchemes" not in without["components"]
     for name, operation in operations(with_keys):
         is_open = name.removeprefix("GET ") in ("/livez", "/readyz", "/health", "/docs", "/openapi.json")
-        assert operation["security"] == ([] if is_open else [{"bearer": []}]), name
+        basic: list[dict[str, list[str]]] = [{"basic": []}] if name.removeprefix("POST ") in BASIC_PATHS else []
+        assert operation["security"] == ([] if is_open else [{"bearer": []}, *basic]), name
         assert ("401" in operation["responses"]) is not is_open, name
         assert "403" not in operation["responses"], name
     for name, operation in operations(without):

@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.types import Message, Scope
 
-from server.inside import AUDIO, Inside, inside, on_a_loop
+from server.inside import AUDIO, ORIGIN, Inside, inside, on_a_loop, problem
 from whisper_api import create_app
 from whisper_api.errors import ConfigError
+from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, client_address, public_url
 
 PROXY, STRANGER = "10.0.0.1", "198.51.100.7"
@@ -53,6 +54,37 @@ def seen(headers: dict[str, str], *, peer: str = PROXY, path: str = "/docs", **s
 
 def client_of(headers: dict[str, str], **settings: Any) -> str | None:
     return client_address(seen(headers, **settings).scope)
+
+
+# --- repeated slashes ---
+
+
+@on_a_loop
+async def test_repeated_slashes_in_an_address_count_as_one(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("ann")) as client:
+        answer = await client.post(f"{ORIGIN}//asr", files={"audio_file": ("a.wav", AUDIO)})
+        assert (answer.status_code, answer.request.url.path) == (200, "//asr")
+        for path, resource in ROUTES.items():
+            for method in ("OPTIONS", *resource.operations):
+                addresses = (f"{ORIGIN}{path}", f"{ORIGIN}{path.replace('/', '//')}", f"{ORIGIN}//{path}")
+                answers = [await client.request(method, address) for address in addresses]
+                assert len({(answer.status_code, answer.headers.get("allow")) for answer in answers}) == 1, (
+                    method,
+                    path,
+                )
+
+
+@on_a_loop
+async def test_repeated_slashes_open_nothing(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
+        problem(await client.post(f"{ORIGIN}//transcribe"), 401, "unauthorized")
+        problem(await client.get(f"{ORIGIN}//assets//..//status"), 404, "not_found")
+        assert (await client.get(f"{ORIGIN}//livez")).status_code == 200
+
+
+def test_repeated_slashes_do_not_hide_the_prefix() -> None:
+    request = seen({"x-forwarded-prefix": "/whisper"}, path="//whisper//docs")
+    assert (request.scope["root_path"], request.scope["path"]) == ("/whisper", "/whisper/docs")
 
 
 # --- trusted addresses ---

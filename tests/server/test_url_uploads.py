@@ -73,9 +73,30 @@ async def test_what_is_fetched_becomes_a_job(tmp_path: Path, files: FileServer) 
 async def test_a_form_with_parts_may_name_an_address_too(tmp_path: Path, files: FileServer) -> None:
     async with fetching(tmp_path, files) as (_, client):
         url = files.url("/a.wav")
-        for parts in ({"url": (None, url)}, {"url": (None, f" {url} "), "language": (None, "en")}):
+        for parts in (
+            {"url": (None, url)},
+            {"url": (None, f" {url} "), "language": (None, "en")},
+            {"file_url": (None, url)},
+        ):
             answer = await client.post("/transcribe", files=parts)
             assert answer.status_code == 202, answer.text
+
+
+@pytest.mark.parametrize("path", PATHS)
+@on_a_loop
+async def test_file_url_is_another_name_of_url(tmp_path: Path, files: FileServer, path: str) -> None:
+    async with fetching(tmp_path, files) as (_, client):
+        sent: Any
+        url = files.url("/a.wav")
+        for sent in ({"data": {"file_url": url}}, {"files": {"file_url": (None, url)}}):
+            answer = await client.post(path, **sent)
+            assert answer.status_code < 300, answer.text
+            assert "file_url" not in answer.text
+        if path != "/transcriptions":
+            both = [("url", (None, url)), ("file_url", (None, url))]
+            assert "expected one" in problem(await client.post(path, files=both), 400, "invalid_field")["detail"]
+    async with fetching(tmp_path / "off", files, enable_url_uploads=False) as (_, client):
+        problem(await client.post(path, data={"file_url": url}), 400, "url_not_enabled")
 
 
 @on_a_loop

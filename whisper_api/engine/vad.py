@@ -1,4 +1,4 @@
-"""Voice activity detection: where somebody speaks, and the windows of at most 30 s that speech is decoded in."""
+"""Voice activity detection: finds speech, and cuts it into windows of at most 30 s for Whisper."""
 
 from __future__ import annotations
 
@@ -16,17 +16,27 @@ from whisper_api.schema import SAMPLE_RATE
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
-__all__ = ["Activity", "Span", "VadSettings", "detect", "stretches", "windows"]
+__all__ = [
+    "Span",
+    "SpeechFrames",
+    "VadSettings",
+    "detect",
+    "pyannote_frames",
+    "silero_frames",
+    "silero_session",
+    "speech_spans",
+    "windows",
+]
 
 WINDOW_SECONDS = 30.0
-# A longer silence than this inside one window gives Whisper room to invent text, and costs as much as speech.
+# In a longer silence inside a window Whisper tends to invent text, and silence costs as much time as speech.
 MAX_SILENCE_SECONDS = 4.0
 
 SILERO_FRAME = 512
 SILERO_CONTEXT = 64
-# Frames given to Silero at once: 64 s of audio, so that its memory does not grow with the file.
+# Frames of one call of Silero: 64 s of audio, so that its memory does not grow with the file.
 SILERO_BLOCK = 2000
-# Frames of digital silence that it hears before and after sound: one second.
+# Frames of digital silence before and after sound that Silero is run on: one second.
 SILERO_REACH = 31
 
 PYANNOTE_WINDOW = 5.0
@@ -37,7 +47,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of audio, in samples at 16 kHz; ``end`` is the first sample that is not in it."""
+    """A part of the audio, in samples at 16 kHz; ``end`` is the first sample after it."""
 
     start: int
     end: int
@@ -48,11 +58,11 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Activity:
-    """How likely speech is over time.
+class SpeechFrames:
+    """Probability of speech over time.
 
     Attributes:
-        probabilities: float32, shape (frames,), from 0 to 1.
+        probabilities: float32, shape (frames,).
         step: samples between two frames.
     """
 
@@ -62,14 +72,14 @@ class Activity:
 
 @dataclass(frozen=True)
 class VadSettings:
-    """When speech begins and ends.
+    """Thresholds for the start and the end of speech.
 
     Attributes:
         onset: speech begins at a frame with at least this probability.
-        offset: it goes on while frames have at least this probability.
-        min_silence: seconds below ``offset`` that end it.
-        padding: seconds kept before and after; half a pause at most, so that stretches never overlap.
-        min_speech: stretches shorter than this many seconds are noise.
+        offset: speech continues while frames have at least this probability.
+        min_silence: seconds below ``offset`` that end speech.
+        padding: seconds added before and after, but at most half of the pause, so that spans never overlap.
+        min_speech: a span shorter than this many seconds is noise.
     """
 
     onset: float
@@ -80,46 +90,46 @@ class VadSettings:
 
 
 def detect(ctx: JobContext, audio: Floats) -> list[Span]:
-    """Find the windows to decode.
+    """Find the windows to transcribe.
 
     Args:
-        ctx: the job; its options name the method and the thresholds.
+        ctx: the job; its options name the detector and the thresholds.
         audio: float32, shape (samples,), mono, 16 kHz.
 
     Returns:
-        Windows of at most 30 s that cover all speech, in order; empty when nobody speaks.
+        Windows of at most 30 s that cover all speech, in order; empty without speech.
     """
     options = ctx.options
     settings = VadSettings(options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)
     if ctx.options.vad == "none":
         spans = [Span(0, len(audio))] if len(audio) else []
-        return windows(spans, Activity(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME), audio)
-    activity = _silero(ctx, audio) if ctx.options.vad == "silero" else _pyannote(ctx, audio)
-    return windows(stretches(activity, settings, len(audio)), activity, audio)
+        return windows(spans, SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME), audio)
+    frames = silero_frames(ctx, audio) if ctx.options.vad == "silero" else pyannote_frames(ctx, audio)
+    return windows(speech_spans(frames, settings, len(audio)), frames, audio)
 
 
-def stretches(activity: Activity, settings: VadSettings, samples: int) -> list[Span]:
-    """Speech, by hysteresis: begun above ``onset``, ended by ``min_silence`` below ``offset``, then padded.
+def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:
+    """Find speech with hysteresis: ``onset`` begins a span, ``min_silence`` below ``offset`` ends it. Pad the spans.
 
     Args:
-        activity: the probabilities.
+        frames: the probabilities.
         settings: the thresholds.
         samples: length of the audio.
     """
-    probabilities = activity.probabilities
-    heard = np.flatnonzero(probabilities >= settings.offset)
-    if not len(heard):
+    probabilities = frames.probabilities
+    speech = np.flatnonzero(probabilities >= settings.offset)
+    if not len(speech):
         return []
-    # Runs of frames above the offset, cut where the silence between them is long enough.
-    gap = max(1, math.ceil(settings.min_silence * SAMPLE_RATE / activity.step))
-    breaks = np.flatnonzero(np.diff(heard) > gap)
-    first = heard[np.r_[0, breaks + 1]]
-    last = heard[np.r_[breaks, len(heard) - 1]]
+    # Runs of frames above the offset, separated by silence that is long enough.
+    gap = max(1, math.ceil(settings.min_silence * SAMPLE_RATE / frames.step))
+    breaks = np.flatnonzero(np.diff(speech) > gap)
+    first = speech[np.r_[0, breaks + 1]]
+    last = speech[np.r_[breaks, len(speech) - 1]]
     found: list[Span] = []
     for begin, end in zip(first.tolist(), last.tolist(), strict=True):
         loud = np.flatnonzero(probabilities[begin : end + 1] >= settings.onset)
         if len(loud):
-            found.append(Span((begin + int(loud[0])) * activity.step, min(samples, (end + 1) * activity.step)))
+            found.append(Span((begin + int(loud[0])) * frames.step, min(samples, (end + 1) * frames.step)))
     found = [span for span in found if span.seconds >= settings.min_speech]
     return _padded(found, round(settings.padding * SAMPLE_RATE), samples)
 
@@ -138,20 +148,20 @@ def _padded(spans: list[Span], padding: int, samples: int) -> list[Span]:
     return padded
 
 
-def windows(spans: Sequence[Span], activity: Activity, audio: Floats, seconds: float = WINDOW_SECONDS) -> list[Span]:
-    """Merge stretches of speech into windows of at most ``seconds``, and cut those that are longer at their pauses.
+def windows(spans: Sequence[Span], frames: SpeechFrames, audio: Floats, seconds: float = WINDOW_SECONDS) -> list[Span]:
+    """Merge spans of speech into windows of at most ``seconds``, and cut longer spans at pauses.
 
     Args:
         spans: in order, not overlapping.
-        activity: where to look for a pause.
-        audio: where to look for one when the probabilities show none.
-        seconds: the longest window.
+        frames: probabilities of speech; a pause has low ones.
+        audio: shape (samples,), mono, 16 kHz; a pause is quiet.
+        seconds: longest window.
     """
     longest = round(seconds * SAMPLE_RATE)
     silence = round(MAX_SILENCE_SECONDS * SAMPLE_RATE)
     merged: list[Span] = []
     for span in spans:
-        for piece in _cut(span, activity, audio, longest):
+        for piece in _cut(span, frames, audio, longest):
             last = merged[-1] if merged else None
             if last and piece.end - last.start <= longest and piece.start - last.end <= silence:
                 merged[-1] = Span(last.start, piece.end)
@@ -160,42 +170,46 @@ def windows(spans: Sequence[Span], activity: Activity, audio: Floats, seconds: f
     return merged
 
 
-def _cut(span: Span, activity: Activity, audio: Floats, longest: int) -> Iterator[Span]:
+def _cut(span: Span, frames: SpeechFrames, audio: Floats, longest: int) -> Iterator[Span]:
     while span.end - span.start > longest:
-        # Not before the middle: short windows lack context, and their padding costs time.
-        at = _pause(span.start + longest // 2, span.start + longest, activity, audio)
+        # In the second half, because a short window lacks context and takes as long as one of 30 s.
+        at = _pause(span.start + longest // 2, span.start + longest, frames, audio)
         yield Span(span.start, at)
         span = Span(at, span.end)
     yield span
 
 
-def _pause(begin: int, end: int, activity: Activity, audio: Floats) -> int:
-    """The sample between two bounds at which it is quietest: by probability first, then by loudness."""
-    step = activity.step
-    first, last = begin // step, max(begin // step + 1, min(end // step, len(activity.probabilities)))
-    probabilities = activity.probabilities[first:last].astype(np.float64)
+def _pause(begin: int, end: int, frames: SpeechFrames, audio: Floats) -> int:
+    """The sample between two samples with the lowest sum of speech probability and loudness."""
+    step = frames.step
+    first, last = begin // step, max(begin // step + 1, min(end // step, len(frames.probabilities)))
+    probabilities = frames.probabilities[first:last].astype(np.float64)
     piece = audio[first * step : last * step]
     piece = np.pad(piece, (0, len(probabilities) * step - len(piece))).reshape(len(probabilities), step)
     decibels = 10 * np.log10(np.mean(np.square(piece, dtype=np.float64), axis=1) + 1e-10)
     loudness = (decibels - decibels.min()) / max(float(np.ptp(decibels)), 1.0)
-    # Smoothed over three frames (0.1 s): a closed consonant is as quiet as a pause, but shorter.
+    # Smoothed over three frames (0.1 s), because a closed consonant is as quiet as a pause, but shorter.
     score = np.convolve(np.pad(probabilities + loudness, 1, mode="edge"), np.full(3, 1 / 3), mode="valid")
     return min(end, max(begin, (first + int(np.argmin(score))) * step + step // 2))
 
 
 @functools.lru_cache(maxsize=1)
-def _silero_session() -> Any:
+def silero_session() -> Any:
     from faster_whisper.vad import get_vad_model
 
     return get_vad_model().session
 
 
-def _silero(ctx: JobContext, audio: Floats) -> Activity:
+def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     """Speech probabilities of Silero VAD, the ONNX model that faster-whisper ships, one for each 32 ms.
 
-    Runs in the job's own thread: the model is small, runs on the CPU, and keeps no state between calls.
+    The model is small and keeps no state between calls, so it runs on the CPU in the thread of the job.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
     """
-    session = _silero_session()
+    session = silero_session()
     frames = -(-len(audio) // SILERO_FRAME)
     probabilities = np.zeros(frames, np.float32)
     h = c = np.zeros((1, 1, 128), np.float32)
@@ -204,33 +218,40 @@ def _silero(ctx: JobContext, audio: Floats) -> Activity:
         ctx.progress(first / frames)
         block = audio[first * SILERO_FRAME : (first + SILERO_BLOCK) * SILERO_FRAME]
         block = np.pad(block, (0, -len(block) % SILERO_FRAME)).reshape(-1, SILERO_FRAME)
-        # Each frame is heard with the last samples of the one before it.
+        # The input of a frame begins with the last samples of the frame before.
         before = np.concatenate([context, block[:-1, -SILERO_CONTEXT:]])
         context = block[-1:, -SILERO_CONTEXT:]
         near = _near_sound(block)
         if near.any():
-            heard = np.concatenate([before, block], axis=1)[near]
-            output, h, c = session.run(None, {"input": heard, "h": h, "c": c})
+            inputs = np.concatenate([before, block], axis=1)[near]
+            output, h, c = session.run(None, {"input": inputs, "h": h, "c": c})
             probabilities[first : first + len(block)][near] = np.asarray(output).reshape(-1)
-    return Activity(probabilities, SILERO_FRAME)
+    return SpeechFrames(probabilities, SILERO_FRAME)
 
 
 def _near_sound(frames: Floats) -> NDArray[np.bool_]:
-    """Which frames, of shape (frames, samples), are less than a second of digital silence away from sound.
+    """Which frames, of shape (frames, samples), are less than one second of digital silence away from sound.
 
-    The model is not given the others. A small file can hold hours of them, and in minutes of digital silence the model
-    grows deaf: after 200 s of it, it misses a sixth of the speech that follows.
+    The model skips the other frames, since a small file can hold hours of them. The model also gets worse in digital
+    silence: after 200 s of it, it misses a sixth of the speech that follows.
     """
     reach = np.ones(2 * SILERO_REACH + 1, np.float32)
     near = np.convolve(frames.any(axis=1).astype(np.float32), reach)[SILERO_REACH : SILERO_REACH + len(frames)]
     return np.asarray(near > 0.5, np.bool_)
 
 
-def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
+def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     """Speech probabilities of the pyannote segmentation model that whisperx ships, one for each 16.9 ms.
 
-    Windows of 5 s overlap by half, and overlapping frames are averaged; that moves 3.6 % of the frames against the
-    nine tenths of overlap that pyannote.audio uses, at a fifth of the time.
+    Windows of 5 s overlap by half, and overlapping frames are averaged. pyannote.audio lets windows overlap by nine
+    tenths, which takes five times as long and changes 3.6 % of the frames.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
     """
     from whisper_api.engine.diarize.segmentation import FRAME_STEP, SegmentationSource, SegmentWindows, frame_count
 
@@ -250,11 +271,11 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
                 piece = audio[index * hop : index * hop + size]
                 yield operation, np.pad(piece, (0, size - len(piece))), PYANNOTE_WINDOW
 
-        for index, activity in enumerate(ctx.run(items(), window=64)):
+        for index, window in enumerate(ctx.run(items(), window=64)):
             ctx.progress(index / count)
             at = round(index * hop / step)
-            # Somebody speaks when any of the local speakers does.
-            total[at : at + frames] += activity.max(axis=-1)
+            # Speech is where the most active local speaker speaks.
+            total[at : at + frames] += window.max(axis=-1)
             weight[at : at + frames] += 1
     probabilities = (total / np.maximum(weight, 1)).astype(np.float32)
-    return Activity(probabilities[: -(-len(audio) // step)], step)
+    return SpeechFrames(probabilities[: -(-len(audio) // step)], step)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.diarize.activity import STEP, WINDOW, Activity, turns_of, who_speaks, window_starts
+from whisper_api.engine.diarize import activity as activity_module
+from whisper_api.engine.diarize.activity import (
+    STEP,
+    WINDOW,
+    SpeakerActivity,
+    SpeakerSpans,
+    frame_speakers,
+    turns_of,
+    window_starts,
+)
 from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, frame_count
 from whisper_api.schema import SAMPLE_RATE
 
 FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
 
 
-def recording(seconds: float, turns: list[tuple[float, float, int]]) -> Activity:
+def recording(seconds: float, turns: list[tuple[float, float, int]]) -> SpeakerActivity:
     """What a perfect segmentation gives, its local speakers in another order in every window."""
     samples = round(seconds * SAMPLE_RATE)
     starts = window_starts(samples)
@@ -22,7 +33,7 @@ def recording(seconds: float, turns: list[tuple[float, float, int]]) -> Activity
         times = start / SAMPLE_RATE + FRAME_START + FRAME_STEP * (np.arange(FRAMES) + 0.5)
         for begin, end, who in turns:
             windows[number, (times >= begin) & (times < end), (who + number) % 3] = 0.9
-    return Activity(windows, starts, samples)
+    return SpeakerActivity(windows, starts, samples)
 
 
 def overlap(turns: list[tuple[float, float, int]], start: float, end: float) -> set[int]:
@@ -87,10 +98,10 @@ def test_turns_are_given_back_with_two_voices_where_they_overlap() -> None:
     for index in range(len(spans.times)):
         middle = float(np.median(spans.frames_of(index))) / 100
         similarity[index, overlap(TALK, middle - 0.05, middle + 0.05).pop()] = 0.6
-    who = who_speaks(activity, spans, similarity)
-    assert (who.sum(axis=1)[activity.overlap] == 2).all()
-    assert (who.any(axis=1) == activity.speech).all()
-    turns = turns_of(activity, who)
+    speakers = frame_speakers(activity, spans, similarity)
+    assert (speakers[activity.overlap] >= 0).all()
+    assert ((speakers >= 0).any(axis=1) == activity.speech).all()
+    turns = turns_of(activity, speakers)
     wrong = np.abs(grid(turns) != grid(TALK)).sum() * 0.01
     assert wrong < 0.4
 
@@ -104,6 +115,37 @@ def grid(turns: list[tuple[float, float, int]]) -> npt.NDArray[np.bool_]:
 
 def test_no_turn_ends_after_the_recording() -> None:
     activity = recording(7.3, [(1.0, 9.0, 0)])
-    turns = turns_of(activity, activity.speech[:, None])
+    turns = turns_of(activity, np.where(activity.speech, 0, -1).astype(np.int32)[:, None])
     assert len(turns) == 1
     assert turns[0][1] == pytest.approx(7.3)
+
+
+def talk_of_many(seconds: int, speakers: int) -> tuple[SpeakerActivity, SpeakerSpans, npt.NDArray[np.float64]]:
+    """A conversation with pauses, overlap and a change of speaker each 3.5 s, and similarities that are not exact."""
+    turns = [(start, start + 3.0 + number % 2, number % 3) for number, start in enumerate(np.arange(0.5, seconds, 3.5))]
+    activity = recording(seconds, turns)
+    spans = activity.spans(2.0, 0.5, 0.3)
+    similarity = np.random.default_rng(0).uniform(-0.1, 0.3, (len(spans.times), speakers))
+    similarity[np.arange(len(similarity)), (spans.times // 3.5).astype(np.int64) % speakers] += 0.3
+    return activity, spans, similarity
+
+
+def test_the_speakers_do_not_depend_on_the_size_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    activity, spans, similarity = talk_of_many(90, 5)
+    whole = frame_speakers(activity, spans, similarity)
+    assert set(whole[:, 0].tolist()) == {-1, 0, 1, 2, 3, 4}
+    for size in (1, 7, 1000):
+        monkeypatch.setattr(activity_module, "SCORE_BLOCK", size)
+        assert np.array_equal(frame_speakers(activity, spans, similarity), whole)
+
+
+def test_memory_does_not_grow_with_frames_times_speakers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of these frames alone are 28 MB, in each of several arrays."""
+    activity, spans, similarity = talk_of_many(600, 100)
+    monkeypatch.setattr(activity_module, "SCORE_BLOCK", 1 << 11)
+    tracemalloc.start()
+    try:
+        frame_speakers(activity, spans, similarity)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()

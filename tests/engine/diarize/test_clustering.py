@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.engine.diarize import clustering
-from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions, assign_frames, find_voices
+from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, best_path, find_speakers
 
 Floats = npt.NDArray[np.float64]
 DIMENSION = 192
-ANY = Bounds()
+ANY = SpeakerBounds()
 
 
 def conversation(
@@ -44,8 +44,8 @@ def normed(x: Floats) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float64)
 
 
-def found_in(x: Floats, t: Floats, bounds: Bounds = ANY, **options: Any) -> int:
-    return len(find_voices(x, t, np.full(len(x), 2.0), bounds, ClusteringOptions(**options)))
+def found_in(x: Floats, t: Floats, bounds: SpeakerBounds = ANY, **options: Any) -> int:
+    return len(find_speakers(x, t, np.full(len(x), 2.0), bounds, ClusteringOptions(**options)))
 
 
 @pytest.mark.parametrize("voices", [1, 2, 3, 6])
@@ -55,9 +55,9 @@ def test_the_number_of_voices_is_found_whatever_the_channel_and_the_noise(
     voices: int, channel: float, noise: float
 ) -> None:
     x, t, who = conversation(voices, 6 * voices, noise=noise, channel=channel)
-    result = find_voices(x, t, np.full(len(x), 2.0))
+    result = find_speakers(x, t, np.full(len(x), 2.0))
     assert len(result) == voices
-    nearest = result.similarities(x).argmax(axis=1)
+    nearest = (x @ result.T).argmax(axis=1)
     assert len(set(zip(nearest.tolist(), who.tolist(), strict=True))) == voices
 
 
@@ -65,7 +65,7 @@ def test_the_number_of_voices_is_found_whatever_the_channel_and_the_noise(
 def test_the_number_does_not_hang_on_the_gap(gap: float) -> None:
     for voices in (1, 2, 4):
         x, t, _ = conversation(voices, 24, channel=0.3)
-        assert found_in(x, t, gap=gap) == voices
+        assert found_in(x, t, max_gap=gap) == voices
 
 
 def test_repeating_a_recording_invents_no_voice() -> None:
@@ -82,32 +82,32 @@ def test_a_handful_of_spans_is_no_voice_unless_asked_for() -> None:
     x, t, _ = conversation(2, 2)
     x, t = np.concatenate([x[:8], x[8:11]]), t[:11]
     assert found_in(x, t) == 1
-    assert found_in(x, t, Bounds(2, 2)) == 2
+    assert found_in(x, t, SpeakerBounds(2, 2)) == 2
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8])
 def test_a_given_number_is_kept(wanted: int) -> None:
     x, t, _ = conversation(3, 12)
-    assert found_in(x, t, Bounds(wanted, wanted)) == wanted
+    assert found_in(x, t, SpeakerBounds(wanted, wanted)) == wanted
 
 
 def test_bounds_are_kept_and_change_nothing_within_them() -> None:
     x, t, _ = conversation(3, 12)
-    assert found_in(x, t, Bounds(least=5)) == 5
-    assert found_in(x, t, Bounds(most=2)) == 2
-    assert found_in(x, t, Bounds(least=2, most=6)) == 3
+    assert found_in(x, t, SpeakerBounds(minimum=5)) == 5
+    assert found_in(x, t, SpeakerBounds(maximum=2)) == 2
+    assert found_in(x, t, SpeakerBounds(2, 6)) == 3
 
 
 def test_more_voices_than_spans_gives_one_for_each_span() -> None:
     x, t, _ = conversation(2, 2)
-    assert found_in(x[:3], t[:3], Bounds(5, 5)) == 3
+    assert found_in(x[:3], t[:3], SpeakerBounds(5, 5)) == 3
     assert found_in(x[:1], t[:1]) == 1
 
 
 def test_two_voices_that_differ_are_the_two_when_two_are_asked_for() -> None:
     x, t, who = conversation(2, 8, noise=1.0, channel=0.7)
-    result = find_voices(x, t, np.full(len(x), 2.0), Bounds(2, 2))
-    agree = result.similarities(x).argmax(axis=1) == who
+    result = find_speakers(x, t, np.full(len(x), 2.0), SpeakerBounds(2, 2))
+    agree = (x @ result.T).argmax(axis=1) == who
     assert agree.all() or not agree.any()
 
 
@@ -131,16 +131,16 @@ def test_the_sequence_of_voices_is_the_best_there_is(rows: list[list[int]], cost
         return float(sum(scores[i, v] for i, v in enumerate(path)) - cost * changes)
 
     best = max(value(path) for path in itertools.product(range(scores.shape[1]), repeat=len(scores)))
-    assert value(tuple(assign_frames(scores, cost).tolist())) == best
+    assert value(tuple(best_path([scores[:2], scores[2:]], cost).tolist())) == best
 
 
 def test_memory_for_the_pairs_of_spans_is_bounded_and_clustering_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The square of these spans alone is 290 MB in each of several arrays."""
     x, t, _ = conversation(3, 750)
-    monkeypatch.setattr(clustering, "_PAIRS", 1 << 18)
+    monkeypatch.setattr(clustering, "PAIRS", 1 << 18)
     tracemalloc.start()
     try:
-        assert len(find_voices(x, t, np.full(len(x), 2.0))) == 3
+        assert len(find_speakers(x, t, np.full(len(x), 2.0))) == 3
         assert tracemalloc.get_traced_memory()[1] < 80e6
     finally:
         tracemalloc.stop()
@@ -154,4 +154,4 @@ def test_memory_for_the_pairs_of_spans_is_bounded_and_clustering_can_be_ended(mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_voices(x, t, np.full(len(x), 2.0), check=check)
+        find_speakers(x, t, np.full(len(x), 2.0), check=check)

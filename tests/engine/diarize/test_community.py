@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize.community import CommunitySource, EmbedWindows, _model, run_pipeline
-from whisper_api.engine.diarize.pipeline import diarize, voice_of
+from whisper_api.engine.diarize.community import CommunityEmbedding, CommunitySource, _model, run_pipeline
+from whisper_api.engine.diarize.pipeline import diarize, embed_speaker
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.options import resolve
@@ -139,7 +139,7 @@ def test_it_finds_what_the_pipeline_left_as_it_is_finds(
     assert tracks(found.exclusive_speaker_diarization) == tracks(expected.exclusive_speaker_diarization)
     np.testing.assert_allclose(found.speaker_embeddings, expected.speaker_embeddings, rtol=1e-3, atol=1e-4)
     # Windows of 5 s each 2 s over 9 s, each a work item of both models.
-    assert worker.operations == ["SegmentWindows"] * 3 + ["EmbedWindows"] * 3
+    assert worker.operations == ["CommunitySegmentation"] * 3 + ["CommunityEmbedding"] * 3
 
 
 def test_half_precision_gives_the_same_embeddings_and_turns(
@@ -163,10 +163,10 @@ def test_a_window_s_embeddings_are_those_of_the_network_left_as_it_is(
     with torch.inference_mode():
         expected = model(torch.from_numpy(windows)[:, None], weights=torch.from_numpy(masks)).numpy()
     inputs = list(zip(windows, masks, strict=True))
-    found = np.stack(EmbedWindows(pipeline._embedding.model_, "cpu", 2).run(inputs))
+    found = np.stack(CommunityEmbedding(pipeline._embedding.model_, "cpu", 2).run(inputs))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     half = CommunitySource(str(directory), "cpu", "bfloat16").load()
-    rounded = np.stack(EmbedWindows(half._embedding.model_, "cpu", 2).run(inputs))
+    rounded = np.stack(CommunityEmbedding(half._embedding.model_, "cpu", 2).run(inputs))
     norms = np.linalg.norm(rounded, axis=-1) * np.linalg.norm(expected, axis=-1)
     assert float(((rounded * expected).sum(axis=-1) / norms).min()) > 0.999
 
@@ -189,18 +189,18 @@ def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: C
 
 def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Floats, worker: CountingWorker) -> None:
     ctx = job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 2})
-    voice = voice_of(ctx, speech[: 3 * 16_000], community=True)
+    voice = embed_speaker(ctx, speech[: 3 * 16_000], community=True)
     assert voice is not None
     assert voice.shape == (256,)
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-5)
-    assert "EmbedWindows" in worker.operations
+    assert "CommunityEmbedding" in worker.operations
     # It is the same voice in a recording in which it is alone.
     (alone,) = diarize(
         job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 1}),
         speech[: 3 * 16_000],
     ).embeddings.values()
     assert float(voice @ alone) == pytest.approx(1, abs=1e-4)
-    assert voice_of(ctx, np.zeros(3 * 16_000, np.float32), community=True) is None
+    assert embed_speaker(ctx, np.zeros(3 * 16_000, np.float32), community=True) is None
 
 
 def test_where_it_fails_the_open_models_take_over(
@@ -234,7 +234,7 @@ def test_cancelling_stops_it_between_windows(
 
     with pytest.raises(Canceled):
         run_pipeline(job(worker, ModelStore(tmp_path), cancel=cancel, on_progress=on_progress), speech, pipeline)
-    assert "EmbedWindows" not in worker.operations
+    assert "CommunityEmbedding" not in worker.operations
 
 
 def test_another_pipeline_is_refused(directory: Path, tmp_path: Path) -> None:

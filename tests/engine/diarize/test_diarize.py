@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions
+from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
 from whisper_api.engine.diarize.pipeline import Analysis, Diarization, analyze, diarize
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
@@ -117,16 +117,16 @@ def test_a_call_has_its_two_speakers_without_being_told(job: Job, call: Floats, 
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
-        ("gap", (0.12, 0.16, 0.2, 0.22)),
-        ("alike", (0.4, 0.5, 0.6)),
-        ("clear_seconds", (0.9, 1.0, 1.2)),
-        ("least_spans", (4, 5, 6, 8)),
+        ("max_gap", (0.12, 0.16, 0.2, 0.22)),
+        ("initial_distance", (0.4, 0.5, 0.6)),
+        ("min_seconds", (0.9, 1.0, 1.2)),
+        ("min_spans", (4, 5, 6, 8)),
     ],
 )
 def test_no_setting_is_brittle(setting: str, values: tuple[float, ...], analysis: Analysis, sample_call: Path) -> None:
     for value in values:
         options: Any = {setting: value}
-        turns = analysis.turns(analysis.voices(Bounds(), ClusteringOptions(**options)))
+        turns = analysis.turns(analysis.speakers(SpeakerBounds(), ClusteringOptions(**options)))
         found = [(turn.start, turn.end, turn.speaker) for turn in turns]
         assert errors(found, sample_call.with_suffix(".rttm")) <= 0.10, f"{setting} {value}"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.diarize.enrollment import THRESHOLD, match
+from whisper_api.engine.diarize.enrollment import THRESHOLD, match_speakers
 
 RATE = 16_000
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -35,21 +35,24 @@ def between(similarity: float, other: int) -> Floats:
 
 def test_each_speaker_gets_the_name_of_the_most_similar_voice() -> None:
     speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": axis(1)}
-    assert match(speakers, {"Ada": axis(1), "Bo": between(0.9, 5)}) == {"SPEAKER_00": "Bo", "SPEAKER_01": "Ada"}
+    assert match_speakers(speakers, {"Ada": axis(1), "Bo": between(0.9, 5)}) == {
+        "SPEAKER_00": "Bo",
+        "SPEAKER_01": "Ada",
+    }
 
 
 def test_below_the_threshold_nobody_is_named() -> None:
     speakers = {"SPEAKER_00": axis(0)}
-    assert match(speakers, {"Ada": between(THRESHOLD - 0.01, 5)}) == {}
-    assert match(speakers, {"Ada": between(THRESHOLD + 0.01, 5)}) == {"SPEAKER_00": "Ada"}
-    assert match(speakers, {}) == {}
-    assert match({}, {"Ada": axis(0)}) == {}
+    assert match_speakers(speakers, {"Ada": between(THRESHOLD - 0.01, 5)}) == {}
+    assert match_speakers(speakers, {"Ada": between(THRESHOLD + 0.01, 5)}) == {"SPEAKER_00": "Ada"}
+    assert match_speakers(speakers, {}) == {}
+    assert match_speakers({}, {"Ada": axis(0)}) == {}
 
 
 def test_one_name_goes_to_one_speaker() -> None:
     speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": between(0.9, 2)}
-    assert match(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
-    assert match({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
+    assert match_speakers(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
+    assert match_speakers({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**32 - 1))
@@ -61,7 +64,7 @@ def test_the_pairs_are_one_to_one_and_above_the_threshold(speakers: int, voices:
         return {f"{name}{n}": vector / np.linalg.norm(vector) for n, vector in enumerate(vectors)}
 
     labels, known = some(speakers, "SPEAKER_0"), some(voices, "voice")
-    found = match(labels, known)
+    found = match_speakers(labels, known)
     assert len(set(found.values())) == len(found)
     assert all(float(labels[label] @ known[name]) >= THRESHOLD for label, name in found.items())
 

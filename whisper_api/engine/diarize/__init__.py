@@ -1,1 +1,1 @@
-"""Who speaks when: segmentation, embeddings, clustering, known voices, and the speakers of words."""
+"""Diarization: segmentation, speaker embeddings, clustering, known speakers, and the speakers of words."""

@@ -1,4 +1,4 @@
-"""Who said it: gives words and segments the speakers of a diarization, and splits segments where they change."""
+"""Assigns the speakers of a diarization to words and segments, and splits segments where the speaker changes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from whisper_api.word_spacing import word_spans
 
 __all__ = ["Turn", "assign_speakers"]
 
-# A lone word belongs to somebody else than the words around it only if that speaker has so much more of it than theirs,
-# as a share of the word's duration: turns begin and end with an error of a few tenths of a second.
-CLEAR_MARGIN = 0.5
+# A single word between words of another speaker keeps its speaker only if that speaker overlaps it longer by this share
+# of its duration, because turns begin and end with an error of a few tenths of a second.
+MIN_MARGIN = 0.5
 
 Times = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A stretch in which one person speaks.
+    """An interval in which one person speaks.
 
     Attributes:
         start, end: seconds from the beginning of the audio.
-        speaker: label.
+        speaker: label of the person.
     """
 
     start: float
@@ -37,39 +37,39 @@ class Turn:
 
 
 def assign_speakers(segments: Sequence[Segment], turns: Sequence[Turn]) -> tuple[Segment, ...]:
-    """Give every word and segment a speaker; a segment in which the speaker changes becomes several.
+    """Give every word and segment a speaker, and split segments in which the speaker changes.
 
-    A word gets the speaker whose turns overlap it longest, the one whose turn began first when two are equal, and the
-    speaker of the nearest turn when none overlaps it. One word alone between words of another speaker changes the
-    speaker only if it is clearly not theirs. A segment without words gets the speaker who overlaps it longest; with
-    words, every segment returned is by one speaker.
+    A word gets the speaker whose turns overlap it longest; of two equal ones, the speaker whose turn began first. When
+    no turn overlaps the word, it gets the speaker of the nearest turn. A single word between words of another speaker
+    gets that speaker, unless its own overlaps it clearly longer. A segment without words gets the speaker whose turns
+    overlap it longest.
 
     Args:
         segments: in order of time.
         turns: in any order; they may overlap.
 
     Returns:
-        The segments with speakers, ids counted from 0. Without turns, what was given.
+        Segments of one speaker each, ids counted from 0. Without turns, the segments as they were.
     """
     if not turns:
         return tuple(segments)
-    timeline = _Timeline(turns)
+    turn_index = _TurnIndex(turns)
     spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
-    overlaps = iter(timeline.overlaps(spans))
+    overlaps = iter(turn_index.overlaps(spans))
     pieces: list[Segment] = []
     for segment in segments:
         if not segment.words:
-            speaker = timeline.choose(next(overlaps), segment.start, segment.end)
+            speaker = turn_index.choose(next(overlaps), segment.start, segment.end)
             pieces.append(msgspec.structs.replace(segment, speaker=speaker))
             continue
         shares = [next(overlaps) for _ in segment.words]
-        labels = [timeline.choose(s, w.start, w.end) for s, w in zip(shares, segment.words, strict=True)]
+        labels = [turn_index.choose(s, w.start, w.end) for s, w in zip(shares, segment.words, strict=True)]
         pieces += _split(segment, _smooth(segment.words, labels, shares))
     return tuple(msgspec.structs.replace(piece, id=index) for index, piece in enumerate(pieces))
 
 
-class _Timeline:
-    """Turns arranged so that the ones at a given time are found by bisection."""
+class _TurnIndex:
+    """Finds the turns at a given time by bisection."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.turns = sorted(turns, key=lambda turn: turn.start)
@@ -81,12 +81,12 @@ class _Timeline:
             self.by_speaker.setdefault(turn.speaker, []).append(index)
 
     def overlaps(self, spans: Sequence[tuple[float, float]]) -> list[dict[str, tuple[float, int]]]:
-        """For each span, by speaker: seconds of overlap, and the number of the first turn that overlaps."""
+        """For each span and speaker: seconds of overlap, and number of the first turn that overlaps."""
         found: list[dict[str, tuple[float, int]]] = [{} for _ in spans]
         begins: Times = np.array([start for start, _ in spans], dtype=np.float64)
         finishes: Times = np.array([end for _, end in spans], dtype=np.float64)
         for speaker, indices in self.by_speaker.items():
-            # Within one speaker's turns, so that somebody's hour-long turn does not make everybody's search long.
+            # Each speaker's turns by themselves: a turn of an hour then slows down the search for its speaker only.
             latest = np.maximum.accumulate([self.turns[i].end for i in indices])
             first = np.searchsorted(latest, begins, side="right")
             last = np.searchsorted(self.starts[indices], finishes, side="left")
@@ -108,7 +108,7 @@ class _Timeline:
         following = int(np.searchsorted(self.starts, end, side="right"))
         if following == 0:
             return self.turns[0].speaker
-        # The first of the turns that end last, of those that began before.
+        # Of the turns that began before, the first one with the latest end.
         before = int(np.searchsorted(self.latest[:following], self.latest[following - 1], side="left"))
         if following < len(self.turns) and self.starts[following] - end < start - self.latest[before]:
             return self.turns[following].speaker
@@ -123,7 +123,7 @@ def _smooth(words: Sequence[Word], labels: list[str], shares: Sequence[dict[str,
             continue
         (other,) = around
         margin = shares[i].get(label, (0.0, 0))[0] - shares[i].get(other, (0.0, 0))[0]
-        if margin < CLEAR_MARGIN * (word.end - word.start) or not shares[i]:
+        if margin < MIN_MARGIN * (word.end - word.start) or not shares[i]:
             smoothed[i] = other
     return smoothed
 
@@ -146,7 +146,7 @@ def _split(segment: Segment, labels: Sequence[str]) -> Iterator[Segment]:
 
 
 def _texts(text: str, runs: Sequence[tuple[Word, ...]]) -> list[str]:
-    """The part of the text that each run of words stands in, with its own spacing."""
+    """The part of the text that each run of words comes from, with its spacing."""
     spans = word_spans(text, [word.word for run in runs for word in run])
     if spans is None:
         return [" ".join(word.word for word in run) for run in runs]

@@ -1,7 +1,7 @@
-"""The diarization pipeline of pyannote.audio that needs an account, its models' calls made work items.
+"""pyannote.audio's community-1 diarization pipeline, whose files need an account. The worker runs its models.
 
-The pipeline is put together from its configuration and its files: pyannote's own loader would unpickle whatever a
-checkpoint holds, and report to its makers that it did.
+This module assembles the pipeline from its configuration and checkpoints, because pyannote's own loader unpickles any
+object of a checkpoint and reports its use to pyannote.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["CommunitySource", "run_pipeline"]
 
 Floats = npt.NDArray[np.float32]
 
-# Windows of 10 s in one batch. On a CPU more only keep other jobs waiting.
+# Windows of 10 s in one batch. On a CPU, larger batches are not faster and delay other jobs.
 _SEGMENTATION_WINDOWS = {"cpu": 8, "cuda": 64}
 _EMBEDDING_WINDOWS = {"cpu": 2, "cuda": 64}
 _SEGMENTATION_SHARE = 0.3
@@ -41,12 +41,12 @@ _SEGMENTATION_SHARE = 0.3
 
 @dataclass(frozen=True)
 class CommunitySource:
-    """The pipeline's directory: ``config.yaml`` and the folders ``segmentation``, ``embedding`` and ``plda``.
+    """Loads the pipeline from ``config.yaml`` and the folders ``segmentation``, ``embedding`` and ``plda``.
 
     Attributes:
         path: the directory.
-        device: as torch names it.
-        dtype: what the embedding's convolutions compute in: float32, bfloat16 or float16.
+        device: torch's name of the device.
+        dtype: number format of the embedding's convolutions: float32, bfloat16 or float16.
     """
 
     path: str
@@ -54,23 +54,23 @@ class CommunitySource:
     dtype: str = "float32"
 
     def estimated_bytes(self) -> int:
-        """The size of the weights."""
+        """Size of the weights."""
         return sum(file.stat().st_size for file in Path(self.path).glob("*/*") if file.is_file())
 
     def load(self) -> Any:
-        """The pipeline, an instance of pyannote's ``SpeakerDiarization``.
+        """Load the pipeline, an instance of pyannote's ``SpeakerDiarization``.
 
         Raises:
-            ModelCorrupt: the files are not those of such a pipeline.
+            ModelCorrupt: the files do not make such a pipeline.
         """
-        # pyannote.audio sends figures of its use to its makers unless it is told not to before it is imported.
+        # Without this, set before the import, pyannote.audio reports its use to pyannote.
         os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
         import torch
 
         limit_torch_threads()
         try:
             with warnings.catch_warnings():
-                # That torchcodec finds no ffmpeg: the audio is decoded already.
+                # torchcodec warns that it finds no ffmpeg, but the audio is decoded already.
                 warnings.simplefilter("ignore")
                 pipeline = _assemble(Path(self.path))
         except ModelCorrupt:
@@ -84,7 +84,7 @@ class CommunitySource:
         return pipeline.to(torch.device(self.device))
 
     def unload(self, model: Any) -> None:
-        """Give the device's memory back."""
+        """Free the memory of the device."""
         import torch
 
         model._segmentation.model.to("meta")
@@ -93,14 +93,14 @@ class CommunitySource:
             torch.cuda.empty_cache()
 
 
-def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, alone: bool = False) -> Any:
+def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, one_speaker: bool = False) -> Any:
     """Run the pipeline on one recording.
 
     Args:
         ctx: the job; its options bound the number of speakers.
-        alone: whether one person speaks in it, whatever the options say.
         audio: shape (samples,), 16 kHz.
         pipeline: from :class:`CommunitySource`. Jobs share it, so it is not changed.
+        one_speaker: whether one person speaks, whatever the options say.
 
     Returns:
         pyannote's ``DiarizeOutput``.
@@ -108,7 +108,7 @@ def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, alone: bool =
     import torch
 
     options = ctx.options
-    # A copy shares the models but has its own attributes, which come before the class's methods.
+    # The copy shares the models; its attributes replace the methods of the class.
     mine = copy.copy(pipeline)
     mine.get_segmentations = lambda file, hook=None: _segmentations(ctx, audio, pipeline)
     mine.get_embeddings = lambda file, segmentations, exclude_overlap=False, hook=None: _embeddings(
@@ -116,19 +116,19 @@ def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, alone: bool =
     )
     file = {"uri": "recording", "waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}
     with warnings.catch_warnings():
-        # That the number of speakers asked for was not reached: said by the caller, for either pipeline.
+        # pyannote warns when the number of speakers is not reached; the caller does that for both pipelines.
         warnings.simplefilter("ignore")
         return mine.apply(
             file,
-            num_speakers=1 if alone else options.num_speakers,
-            min_speakers=None if alone else options.min_speakers,
-            max_speakers=None if alone else options.max_speakers,
+            num_speakers=1 if one_speaker else options.num_speakers,
+            min_speakers=None if one_speaker else options.min_speakers,
+            max_speakers=None if one_speaker else options.max_speakers,
         )
 
 
 @dataclass(frozen=True)
-class SegmentWindows:
-    """Run the segmentation: (samples,) windows to (frames, speakers) activity."""
+class CommunitySegmentation:
+    """Work item: windows, (samples,), to probabilities, (frames, local speakers)."""
 
     inference: Any
     device: str
@@ -138,21 +138,20 @@ class SegmentWindows:
 
     @property
     def memory_key(self) -> Hashable:
-        """What an out-of-memory limit is remembered under."""
+        """Key under which the worker keeps the batch size that fits the memory."""
         return ("community segmentation", self.device)
 
     def run(self, inputs: Sequence[Floats]) -> Sequence[Floats]:
-        """One result for each window."""
         import torch
 
         return list(self.inference.infer(torch.from_numpy(np.stack(inputs))[:, None]))
 
 
 @dataclass(frozen=True)
-class EmbedWindows:
-    """Run the embedding: pairs of (samples,) window and (speakers, frames) masks to (speakers, dimension).
+class CommunityEmbedding:
+    """Work item: pairs of a window, (samples,), and masks, (speakers, frames), to embeddings, (speakers, dimension).
 
-    The network runs once for a window; only its last, pooling layer runs for each speaker.
+    The network runs once for a window. Only its last layer, the pooling, runs for each speaker.
     """
 
     model: Any
@@ -163,11 +162,10 @@ class EmbedWindows:
 
     @property
     def memory_key(self) -> Hashable:
-        """What an out-of-memory limit is remembered under."""
+        """Key under which the worker keeps the batch size that fits the memory."""
         return ("community embedding", self.device)
 
     def run(self, inputs: Sequence[tuple[Floats, Floats]]) -> Sequence[Floats]:
-        """One result for each window."""
         import torch
 
         waveforms = _to_device(np.stack([waveform for waveform, _ in inputs])[:, None], self.device)
@@ -183,17 +181,17 @@ def _to_device(array: Floats, device: str) -> torch.Tensor:
     import torch
 
     tensor = torch.from_numpy(array)
-    # From pinned memory the copy runs beside what the device is doing.
+    # A copy from pinned memory does not wait for the work of the device.
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _trunk(network: Any) -> tuple[Any, ...]:
-    """The convolutional part of a ResNet: all but pooling and the linear layers behind it."""
+    """The convolutional part of a ResNet, without pooling and the linear layers after it."""
     return (network.conv1, network.bn1, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
 def _join_normalisation(network: Any) -> None:
-    """Make each batch normalisation of a ResNet part of the convolution before it."""
+    """Fuse each batch normalization of a ResNet into the convolution before it."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -209,7 +207,7 @@ def _join_normalisation(network: Any) -> None:
 
 
 def _windows(audio: Floats, size: int, step: int) -> Iterator[Floats]:
-    """Windows of one size that cover the recording, the last one filled up with silence: as pyannote slides."""
+    """The windows of pyannote: all of one size, the last one padded with silence."""
     for start in range(0, max(1, len(audio) - size + step), step):
         window = audio[start : start + size]
         yield np.pad(window, (0, size - len(window)))
@@ -220,21 +218,22 @@ def _segmentations(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:
 
     inference = pipeline._segmentation
     size, step = round(inference.duration * SAMPLE_RATE), round(inference.step * SAMPLE_RATE)
-    operation = SegmentWindows(inference, ctx.device.torch_name, _SEGMENTATION_WINDOWS[ctx.device.kind])
+    operation = CommunitySegmentation(inference, ctx.device.torch_name, _SEGMENTATION_WINDOWS[ctx.device.kind])
     count = len(range(0, max(1, len(audio) - size + step), step))
-    results = []
-    for result in ctx.run((operation, window, inference.duration) for window in _windows(audio, size, step)):
-        results.append(result)
-        ctx.progress(_SEGMENTATION_SHARE * len(results) / count)
-    return SlidingWindowFeature(
-        np.stack(results), SlidingWindow(start=0.0, duration=inference.duration, step=inference.step)
-    )
+    found: Floats = np.empty(0, dtype=np.float32)
+    items = ((operation, window, inference.duration) for window in _windows(audio, size, step))
+    for number, result in enumerate(ctx.run(items)):
+        if number == 0:
+            found = np.empty((count, *result.shape), dtype=result.dtype)
+        found[number] = result
+        ctx.progress(_SEGMENTATION_SHARE * (number + 1) / count)
+    return SlidingWindowFeature(found, SlidingWindow(start=0.0, duration=inference.duration, step=inference.step))
 
 
 def _embeddings(ctx: JobContext, audio: Floats, pipeline: Any, segmentations: Any, exclude_overlap: bool) -> Any:
-    """What ``SpeakerDiarization.get_embeddings`` gives, but for speakers who are silent in a window.
+    """The result of ``SpeakerDiarization.get_embeddings``, except for local speakers who are silent in a window.
 
-    Those the pipeline assigns to nobody, whatever their embedding is.
+    The pipeline ignores the embeddings of silent speakers.
     """
     window = segmentations.sliding_window
     size, step = round(window.duration * SAMPLE_RATE), round(window.step * SAMPLE_RATE)
@@ -246,7 +245,7 @@ def _embeddings(ctx: JobContext, audio: Floats, pipeline: Any, segmentations: An
     speaking = masks.any(axis=(1, 2))
     embeddings = np.ones((*masks.shape[:2], pipeline._embedding.dimension), dtype=np.float32)
     model = pipeline._embedding.model_
-    operation = EmbedWindows(model, ctx.device.torch_name, _EMBEDDING_WINDOWS[ctx.device.kind])
+    operation = CommunityEmbedding(model, ctx.device.torch_name, _EMBEDDING_WINDOWS[ctx.device.kind])
     items = (
         (operation, (samples, masks[number]), float(window.duration))
         for number, samples in enumerate(_windows(audio, size, step))
@@ -274,7 +273,7 @@ def _assemble(path: Path) -> Any:
     settings["segmentation"] = _model(path / "segmentation" / "pytorch_model.bin")
     settings["embedding"] = _model(path / "embedding" / "pytorch_model.bin")
     plda = path / "plda"
-    # Only the clustering named VBx reads it; the default would be fetched.
+    # Only VBx clustering reads it. The default value would be downloaded.
     settings["plda"] = PLDA(plda / "xvec_transform.npz", plda / "plda.npz") if plda.is_dir() else None
     pipeline = SpeakerDiarization(**settings)
     if "freeze" in config:
@@ -284,7 +283,7 @@ def _assemble(path: Path) -> Any:
 
 
 def _model(path: Path) -> Any:
-    """A pyannote model from its checkpoint, without unpickling anything but tensors and plain values."""
+    """Load a pyannote model from its checkpoint, of which only tensors and plain values are unpickled."""
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding import WeSpeakerResNet34
     from pyannote.audio.models.segmentation import PyanNet
@@ -298,12 +297,12 @@ def _model(path: Path) -> Any:
     given = facts["specifications"].state
     problem, resolution = (enum(given[key].args[0]) for enum, key in ((Problem, "problem"), (Resolution, "resolution")))
     plain = {key: given[key] for key in _SPECIFICATIONS if key in given}
-    # A checkpoint also names settings that its class derives by itself.
+    # A checkpoint also holds settings that the class computes itself.
     taken = inspect.signature(kind).parameters
     model: Any = kind(**{key: value for key, value in content["hyper_parameters"].items() if key in taken})
     model.specifications = Specifications(problem=problem, resolution=resolution, **plain)
     model.build()
-    # What only training needs may be left over; nothing may be missing.
+    # Weights that only training needs may be left over; none may be missing.
     missing, _ = model.load_state_dict(content["state_dict"], strict=False)
     if missing:
         raise ModelCorrupt(f"{path}: {missing[0]} is missing from the weights")

@@ -1,11 +1,11 @@
 """Speaker embeddings: ECAPA-TDNN and its filterbank features.
 
-This is our own writing of the network of Desplanques, Thienpondt and Demuynck, "ECAPA-TDNN: Emphasized Channel
+This implements the network of Desplanques, Thienpondt and Demuynck, "ECAPA-TDNN: Emphasized Channel
 Attention, Propagation and Aggregation in TDNN Based Speaker Verification" (Interspeech 2020). It reads the weights
-published as speechbrain/spkrec-ecapa-voxceleb, and the features are the ones those weights were trained on.
+published as speechbrain/spkrec-ecapa-voxceleb, and computes the features that those weights were trained on.
 
-Many short spans share one pass of the convolutional trunk over the audio around them; only the attentive statistics
-pooling runs for each span, over its own frames.
+The convolutional trunk runs once over a chunk of audio with many short spans. Only the attentive statistics pooling
+runs for each span, over the frames of the span.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from whisper_api.errors import ModelCorrupt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DIMENSION", "EcapaSource", "EmbedSpans", "embed", "features", "load_ecapa"]
+__all__ = ["DIMENSION", "HOP", "EcapaSource", "EmbedSpans", "embed", "features", "load_ecapa"]
 
 Floats = npt.NDArray[np.float32]
 
 DIMENSION = 192
 """Length of an embedding."""
 
+HOP = 160
+"""Samples between two feature frames."""
+
 _WINDOW = 400
-_HOP = 160
 _MELS = 80
 _CHANNELS = 1024
 _SCALE = 8
@@ -44,7 +46,7 @@ _SCALE = 8
 def _mel_filters() -> torch.Tensor:
     """Triangles of shape (80, 201) on the mel scale 2595 log10(1 + f / 700), from 0 to 8 kHz.
 
-    Both flanks of a triangle are as wide as the step to it from the one below: so the weights were trained.
+    Both flanks of a triangle are as wide as the distance to the triangle below, as when the weights were trained.
     """
     import torch
 
@@ -58,20 +60,20 @@ def _mel_filters() -> torch.Tensor:
 
 
 def features(waveforms: torch.Tensor) -> torch.Tensor:
-    """Log mel filterbank energies, in decibels, at most 80 dB below the loudest of the window.
+    """Log mel filterbank energies in decibels, clipped at 80 dB below the loudest value of the window.
 
     Args:
         waveforms: shape (windows, samples), 16 kHz, from -1 to 1.
 
     Returns:
-        Shape (windows, 80, 1 + samples // 160), one frame each 10 ms. No mean is taken off.
+        Shape (windows, 80, 1 + samples // 160), one frame each 10 ms, without mean normalization.
     """
     import torch
 
     spectrum = torch.stft(
         waveforms,
         _WINDOW,
-        hop_length=_HOP,
+        hop_length=HOP,
         window=torch.hamming_window(_WINDOW, device=waveforms.device),
         center=True,
         pad_mode="constant",
@@ -91,15 +93,15 @@ def embed(
     *,
     half_precision: bool = False,
 ) -> Floats:
-    """Embed several spans of one stretch of audio.
+    """Embed several spans of one chunk of audio.
 
     Args:
         model: from :func:`load_ecapa`, on any device.
         waveform: shape (samples,), 16 kHz, from -1 to 1.
-        mean: shape (80,), what is taken off the features: their mean over the speech of the whole recording, so that
-            one voice looks the same in each stretch.
-        speech: shape (frames,), the weight of each feature frame as context; some must be above 0.
-        spans: for each, the numbers of the feature frames it consists of, at least one.
+        mean: shape (80,), mean of the features over the speech of the whole recording. It is subtracted, so that all
+            chunks are normalized alike.
+        speech: shape (frames,), weight of each feature frame as context; at least one is above 0.
+        spans: for each span the numbers of its feature frames, at least one.
         half_precision: run the trunk and the attention in bfloat16, or float16 where the device has no bfloat16.
 
     Returns:
@@ -121,7 +123,7 @@ def embed(
 
 
 def load_ecapa(path: Path) -> torch.nn.Module:
-    """The embedding network of a checkpoint, in eval mode, on the CPU.
+    """Load the embedding network of a checkpoint, in eval mode, on the CPU.
 
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
@@ -137,7 +139,7 @@ def load_ecapa(path: Path) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class EcapaSource(CheckpointSource):
-    """The network of the speaker embeddings."""
+    """Loads the embedding network."""
 
     def network(self, path: Path) -> torch.nn.Module:
         return load_ecapa(path)
@@ -145,7 +147,7 @@ class EcapaSource(CheckpointSource):
 
 @dataclass(frozen=True)
 class EmbedSpans:
-    """Run the embedding: tuples as :func:`embed` takes them to (spans, 192)."""
+    """Work item: chunks of audio with their spans, as arguments of :func:`embed`, to (spans, 192)."""
 
     model: Any
     device: str
@@ -155,20 +157,19 @@ class EmbedSpans:
 
     @property
     def max_items(self) -> int:
-        """On a CPU each stretch alone, so that the next one can run beside it."""
+        """One chunk on a CPU, so that another thread can run the next chunk at the same time."""
         return 1 if self.device == "cpu" else 4
 
     @property
     def memory_key(self) -> Hashable:
-        """What an out-of-memory limit is remembered under."""
+        """Key under which the worker keeps the batch size that fits the memory."""
         return ("ecapa", self.device)
 
     def run(self, inputs: Sequence[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]) -> Sequence[Floats]:
-        """One result for each stretch of audio."""
         return [embed(self.model, *value, half_precision=self.half_precision) for value in inputs]
 
 
-# Published names and ours; the longer ones come first, since one may contain another.
+# Published name of a layer, and the name of the layer here. Longer names come first, since one may contain another.
 _NAMES = (
     ("res2net_block.blocks.", "groups."),
     ("se_block.conv1.conv.", "squeeze."),
@@ -187,8 +188,8 @@ _NAMES = (
 
 
 def _renamed(name: str) -> str:
-    for theirs, ours in _NAMES:
-        name = name.replace(theirs, ours)
+    for published, here in _NAMES:
+        name = name.replace(published, here)
     return name
 
 
@@ -213,7 +214,7 @@ def _network() -> torch.nn.Module:
             return normed
 
     class Block(nn.Module):
-        """A Res2Net of dilated convolutions between two pointwise ones, then squeeze and excitation."""
+        """Res2Net of dilated convolutions between two pointwise convolutions, then squeeze and excitation."""
 
         def __init__(self, dilation: int) -> None:
             super().__init__()
@@ -249,7 +250,7 @@ def _network() -> torch.nn.Module:
             self.output = nn.Conv1d(2 * wide, DIMENSION, 1)
 
         def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            """Features (1, 80, frames) to (1, 3072, frames); ``weight`` (1, frames), of sum 1, weighs the context."""
+            """Features (1, 80, frames) to (1, 3072, frames); ``weight`` (1, frames) of the context sums to 1."""
             x = self.first(x)
             outputs = []
             for block in self.blocks.values():
@@ -259,15 +260,15 @@ def _network() -> torch.nn.Module:
             return aggregated
 
         def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
-            """The trunk's output (frames, 3072) to one vector of 192 for each span, which is a list of frames."""
+            """Output of the trunk (frames, 3072) and frame numbers of the spans to embeddings (spans, 192)."""
             weights = np.zeros((len(spans), len(x)), dtype=np.float32)
             for number, span in enumerate(spans):
                 weights[number, span] = 1 / len(span)
             of_spans = torch.from_numpy(weights).to(x.device)
             mean = of_spans @ x
             statistics = torch.cat([mean, _deviation(of_spans @ x.square(), mean)], dim=1)
-            # The same over all frames of a span, mean and deviation enter the layer once instead of at each frame; and
-            # what the frames themselves bring is the same for all spans.
+            # The layer is linear: mean and deviation are the same for all frames of a span, so they are multiplied once
+            # for each span, and the frames once for all spans.
             weight, bias = self.attention_in.conv.parameters()
             channels = x.shape[1]
             context = statistics @ weight[:, channels:, 0].T + bias
@@ -275,8 +276,7 @@ def _network() -> torch.nn.Module:
             norm: Any = self.attention_in.norm
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             shift = norm.bias - norm.running_mean * scale
-            # Powers of two are quicker than those of e. The layer's bias is the same for all frames, so that a softmax
-            # over frames does not see it.
+            # exp2 is faster than exp. The bias of the layer is the same for all frames, so it cancels in the softmax.
             out = (self.attention_out.weight[:, :, 0].T * math.log2(math.e)).to(dtype)
             pooled = torch.empty(len(spans), 2 * channels, device=x.device)
             for number, span in enumerate(spans):
@@ -293,7 +293,7 @@ def _network() -> torch.nn.Module:
             return vectors
 
     def _rows(span: npt.NDArray[np.int64], device: torch.device) -> Any:
-        """What picks a span's frames: a slice, which copies nothing, where it has no gap."""
+        """Index of the frames of a span: a slice, which copies nothing, when the span has no gap."""
         if int(span[-1]) - int(span[0]) + 1 == len(span):
             return slice(int(span[0]), int(span[-1]) + 1)
         return torch.from_numpy(span).to(device)

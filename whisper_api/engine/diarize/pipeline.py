@@ -1,10 +1,10 @@
 """Diarization: who speaks when.
 
-With pyannote's community-1 pipeline where it can be had (it needs an account), else with open models: the segmentation
-that whisperx brings along says where speech, overlap and changes of speaker are, ECAPA-TDNN embeds spans of up to two
-seconds, the spans are clustered into voices, and each frame of speech goes to the voice that its spans resemble most.
-The segmentation's own idea of who speaks is not trusted beyond a span: it takes two voices that resemble each other for
-one over a whole window.
+pyannote's community-1 pipeline is used where it can be had (it needs an account). Otherwise open models are: the
+segmentation that whisperx ships finds speech, overlap and changes of speaker; ECAPA-TDNN embeds spans of up to two
+seconds; the spans are clustered into speakers; each frame of speech goes to the speaker that its spans resemble most.
+The local speakers of the segmentation are only used within a span, because a whole window often mixes two similar
+voices.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.diarize.activity import WINDOW, Activity, Spans, turns_of, who_speaks, window_starts
+from whisper_api.engine.diarize.activity import (
+    WINDOW,
+    SpeakerActivity,
+    SpeakerSpans,
+    frame_speakers,
+    turns_of,
+    window_starts,
+)
 from whisper_api.engine.diarize.assignment import Turn
-from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions, Voices, find_voices
-from whisper_api.engine.diarize.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
-from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
+from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
+from whisper_api.engine.diarize.ecapa import DIMENSION, HOP, EcapaSource, EmbedSpans, features
+from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentationSource, SegmentWindows, frame_count
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.schema import SAMPLE_RATE
 
@@ -34,25 +41,24 @@ if TYPE_CHECKING:
     from whisper_api.engine.worker.device import Device
     from whisper_api.schema import TranscriptionOptions
 
-__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "open_sources", "voice_of"]
+__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "embed_speaker", "open_sources"]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
 COMMUNITY = "community-1"
-
-SPAN = 2.0
-"""Seconds of a span at most. 1.5 to 3 gave nearly the same."""
-SPAN_STEP = 0.5
-SPAN_LEAST = 0.3
-
 CLUSTERING = ClusteringOptions()
 
-# One pass of the embedding's trunk: this much audio, and that much more on both sides, seconds.
+SPAN_SECONDS = 2.0
+"""Longest span; 1.5 to 3 gave nearly the same."""
+SPAN_STEP = 0.5
+MIN_SPAN_SECONDS = 0.3
+
+# One pass of the embedding's trunk: seconds of audio, and seconds of context on both sides.
 CHUNK = 20.0
 MARGIN = 2.0
-# The features' mean is taken over at most so many windows, spread over the recording.
+# The mean of the features is taken over at most this many windows, spread over the recording.
 _MEAN_WINDOWS = 60
 _SEGMENTATION_SHARE = 0.35
 
@@ -62,15 +68,15 @@ class Diarization:
     """Who speaks when.
 
     Attributes:
-        turns: in order of time; those of different speakers may overlap. Labels are ``SPEAKER_00``, ``SPEAKER_01`` ...
+        turns: in order of time; turns of different speakers may overlap. Labels are ``SPEAKER_00``, ``SPEAKER_01`` ...
             in order of first appearance.
         embeddings: label to a vector of length 1, shape (dimension,).
-        model: what it was done with, for people.
-        community: whether that was pyannote's pipeline.
+        model: name of the models, for people.
+        community: whether pyannote's pipeline made it.
     """
 
     turns: tuple[Turn, ...]
-    embeddings: dict[str, npt.NDArray[np.float32]]
+    embeddings: dict[str, Floats]
     model: str
     community: bool = False
 
@@ -79,7 +85,7 @@ def diarize(ctx: JobContext, audio: Floats) -> Diarization:
     """Tell the speakers of a recording apart.
 
     Args:
-        ctx: the job: its options bound the number of speakers; what could not be done as asked becomes a warning of it.
+        ctx: the job. Its options bound the number of speakers; a number that is not reached becomes a warning.
         audio: shape (samples,), mono, 16 kHz.
 
     Raises:
@@ -87,24 +93,23 @@ def diarize(ctx: JobContext, audio: Floats) -> Diarization:
         Canceled: the caller canceled.
     """
     audio = np.ascontiguousarray(audio, dtype=np.float32)
-    result = _community(ctx, audio) or _open(ctx, audio)
-    found = len({turn.speaker for turn in result.turns})
+    result = _community_diarization(ctx, audio) or _open_diarization(ctx, audio)
     if result.turns:
-        _warn_of_count(ctx, found)
+        _warn_of_count(ctx, len({turn.speaker for turn in result.turns}))
     ctx.progress(1.0)
     return result
 
 
-def voice_of(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | None:
-    """The embedding of the one person who speaks in a recording.
+def embed_speaker(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | None:
+    """The embedding of a recording of one person.
 
     Args:
         ctx: the job.
         audio: shape (samples,), mono, 16 kHz.
-        community: whether to embed as pyannote's pipeline does, which must be here then; else as the open models do.
+        community: whether to embed with pyannote's pipeline, which must be installed then, or with the open models.
 
     Returns:
-        A vector of length 1 that those of a :class:`Diarization` made the same way can be held against; None when
+        A vector of length 1, comparable with the embeddings of a :class:`Diarization` by the same models; None when
         nobody speaks.
 
     Raises:
@@ -115,44 +120,49 @@ def voice_of(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | Non
         from whisper_api.engine.diarize.community import run_pipeline
 
         with ctx.lease(_community_source(ctx, ctx.fetch_model(COMMUNITY))) as pipeline:
-            vectors = run_pipeline(ctx, audio, pipeline, alone=True).speaker_embeddings
+            vectors = run_pipeline(ctx, audio, pipeline, one_speaker=True).speaker_embeddings
         vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
     else:
         analysis = analyze(ctx, audio)
-        vector = analysis.spans.seconds.astype(np.float32) @ analysis.embeddings if len(analysis.embeddings) else None
+        vector = analysis.spans.seconds.astype(np.float32) @ analysis.embeddings
     return _unit(vector) if vector is not None and vector.any() else None
 
 
 def embedding_dtype(device: Device) -> str:
-    """What the embeddings are computed in; the speakers found are the same in half precision.
+    """Number format of the embeddings: half precision, where the device has it, finds the same speakers.
 
-    The segmentation stays in float32: its rounding is enough to turn two alike voices into three.
+    The segmentation stays in float32, because rounding there can turn two similar voices into three.
     """
     if has_bfloat16(device):
         return "bfloat16"
     return "float16" if device.kind == "cuda" else "float32"
 
 
-def bounds_of(options: TranscriptionOptions) -> Bounds:
-    """How many speakers there may be."""
-    least = options.num_speakers or options.min_speakers or 1
-    most = options.num_speakers or options.max_speakers or Bounds().most
-    return Bounds(least, max(least, most))
+def bounds_of(options: TranscriptionOptions) -> SpeakerBounds:
+    """How many speakers the options allow."""
+    minimum = options.num_speakers or options.min_speakers or 1
+    maximum = options.num_speakers or options.max_speakers or SpeakerBounds().maximum
+    return SpeakerBounds(minimum, max(minimum, maximum))
 
 
 def _warn_of_count(ctx: JobContext, found: int) -> None:
     bounds = bounds_of(ctx.options)
-    if not bounds.least <= found <= bounds.most:
-        wanted = str(bounds.least) if bounds.exact else f"{bounds.least} to {bounds.most}"
-        wanted = f"at least {bounds.least}" if bounds.most == Bounds().most else wanted
-        ctx.warn(f"{wanted} speakers were asked for, {found} could be told apart")
+    if bounds.minimum <= found <= bounds.maximum:
+        return
+    if bounds.minimum == bounds.maximum:
+        wanted = str(bounds.minimum)
+    elif bounds.maximum == SpeakerBounds().maximum:
+        wanted = f"at least {bounds.minimum}"
+    else:
+        wanted = f"{bounds.minimum} to {bounds.maximum}"
+    ctx.warn(f"{wanted} speakers were asked for, {found} could be told apart")
 
 
 # --- pyannote's pipeline ------------------------------------------------------------------------------------------
 
 
-def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
-    """None where that pipeline is neither here nor to be had with a token, or fails."""
+def _community_diarization(ctx: JobContext, audio: Floats) -> Diarization | None:
+    """None when the pipeline is not installed and there is no token to fetch it with, or when it fails."""
     from whisper_api.engine.diarize.community import run_pipeline
 
     model = ctx.store.find(COMMUNITY)
@@ -166,17 +176,17 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
     except Exception as error:
         if ctx.is_fatal(error):
             raise
-        # Whatever goes wrong in there (it asks for more speakers than it has windows, say), the open models still work.
+        # The pipeline has errors of its own (fewer windows than speakers, say); the open models still work.
         log.warning("%s cannot be used: %s", COMMUNITY, error)
-        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        # Without the text of the error, which may hold paths of this machine: transcripts are shared.
         ctx.warn(f"the speakers were told apart with open models, because {COMMUNITY} cannot be used; the log says why")
         return None
-    # Words are given to one speaker each, so turns that exclude each other serve them better.
+    # A word gets one speaker, so turns that do not overlap fit better.
     labels = output.speaker_diarization.labels()
     tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
     turns = [Turn(float(turn.start), float(turn.end), str(label)) for turn, _, label in tracks]
     vectors = {} if output.speaker_embeddings is None else dict(zip(labels, output.speaker_embeddings, strict=False))
-    return _in_order(turns, vectors, f"pyannote {COMMUNITY}", community=True)
+    return _in_time_order(turns, vectors, f"pyannote {COMMUNITY}", community=True)
 
 
 def _community_source(ctx: JobContext, model: LocalModel) -> CommunitySource:
@@ -198,32 +208,41 @@ def _has_token(ctx: JobContext) -> bool:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the open models gave for a recording.
+    """Output of the open models for a recording.
 
     Attributes:
-        activity: where speech is.
-        spans: stretches of one speaker each.
+        activity: probabilities of speech.
+        spans: short spans of one speaker each.
         embeddings: (spans, 192), each of length 1.
     """
 
-    activity: Activity
-    spans: Spans
+    activity: SpeakerActivity
+    spans: SpeakerSpans
     embeddings: Floats
 
-    def voices(
-        self, bounds: Bounds, options: ClusteringOptions = CLUSTERING, check: Callable[[], None] = lambda: None
-    ) -> Voices | None:
-        """Who speaks; None when nobody speaks long enough to say. ``check`` is called now and then and may end it."""
-        if len(self.embeddings) == 0:
-            return None
-        return find_voices(self.embeddings, self.spans.times, self.spans.seconds, bounds, options, check)
+    def speakers(
+        self,
+        bounds: SpeakerBounds,
+        options: ClusteringOptions = CLUSTERING,
+        check: Callable[[], None] = lambda: None,
+    ) -> npt.NDArray[np.float64]:
+        """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
 
-    def turns(self, voices: Voices | None) -> list[Turn]:
-        """Who speaks when."""
-        who = self.activity.speech[:, None]
-        if voices is not None:
-            who = who_speaks(self.activity, self.spans, voices.similarities(self.embeddings))
-        return [Turn(start, end, _label(voice)) for start, end, voice in turns_of(self.activity, who)]
+        Args:
+            bounds, options, check: as for :func:`find_speakers`.
+        """
+        if len(self.embeddings) == 0:
+            return np.zeros((0, DIMENSION))
+        return find_speakers(self.embeddings, self.spans.times, self.spans.seconds, bounds, options, check)
+
+    def turns(self, centroids: npt.NDArray[np.float64]) -> list[Turn]:
+        """The turns of these speakers; without centroids, all speech is one speaker's."""
+        if len(centroids):
+            similarity = np.asarray(self.embeddings @ centroids.T, dtype=np.float64)
+            speakers = frame_speakers(self.activity, self.spans, similarity)
+        else:
+            speakers = np.where(self.activity.speech, 0, -1).astype(np.int32)[:, None]
+        return [Turn(start, end, _label(number)) for start, end, number in turns_of(self.activity, speakers)]
 
 
 def analyze(ctx: JobContext, audio: Floats) -> Analysis:
@@ -234,20 +253,20 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
         audio: shape (samples,), mono, 16 kHz.
 
     Raises:
-        ModelUnavailable, ModelCorrupt: one of them cannot be used.
+        ModelUnavailable, ModelCorrupt: a model cannot be used.
     """
     with contextlib.ExitStack() as stack:
         segmentation, ecapa = (stack.enter_context(ctx.lease(source)) for source in open_sources(ctx))
         activity = _segment(ctx, audio, segmentation)
-        spans = activity.spans(SPAN, SPAN_STEP, SPAN_LEAST)
+        spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
         return Analysis(activity, spans, _embed(ctx, audio, ecapa, activity, spans))
 
 
 def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
-    """The open models, fetched when they are not here: segmentation and embedding.
+    """The open models for segmentation and embedding, fetched when they are not installed.
 
     Raises:
-        ModelUnavailable: one of them cannot be had.
+        ModelUnavailable: a model cannot be fetched.
     """
     device = ctx.device.torch_name
     return (
@@ -256,76 +275,75 @@ def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
     )
 
 
-def _open(ctx: JobContext, audio: Floats) -> Diarization:
+def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
     analysis = analyze(ctx, audio)
-    voices = analysis.voices(bounds_of(ctx.options), check=ctx.check)
+    centroids = analysis.speakers(bounds_of(ctx.options), check=ctx.check)
     ctx.check()
-    turns = analysis.turns(voices)
-    vectors = {} if voices is None else {_label(number): row for number, row in enumerate(voices.centroids)}
-    return _in_order(turns, vectors, "pyannote segmentation 2, ECAPA-TDNN")
+    vectors = {_label(number): row for number, row in enumerate(centroids)}
+    return _in_time_order(analysis.turns(centroids), vectors, "pyannote segmentation 2, ECAPA-TDNN")
 
 
-def _segment(ctx: JobContext, audio: Floats, model: Any) -> Activity:
+def _segment(ctx: JobContext, audio: Floats, model: Any) -> SpeakerActivity:
     size = round(WINDOW * SAMPLE_RATE)
     starts = window_starts(len(audio))
     operation = SegmentWindows(model, ctx.device.torch_name)
     windows = (audio[start : start + size] for start in starts)
     items = ((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows)
-    results: list[npt.NDArray[np.float16]] = []
-    for result in ctx.run(items, window=2 * operation.max_items):
-        results.append(result)
-        ctx.progress(_SEGMENTATION_SHARE * len(results) / len(starts))
-    return Activity(np.stack(results), starts, len(audio))
+    # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
+    probabilities = np.empty((len(starts), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
+    for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):
+        probabilities[number] = result
+        ctx.progress(_SEGMENTATION_SHARE * (number + 1) / len(starts))
+    return SpeakerActivity(probabilities, starts, len(audio))
 
 
-def _embed(ctx: JobContext, audio: Floats, model: Any, activity: Activity, spans: Spans) -> Floats:
-    """(spans, 192)."""
-    if len(spans.times) == 0:
-        return np.zeros((0, DIMENSION), dtype=np.float32)
+def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans) -> Floats:
+    """Embeddings of the spans, shape (spans, 192)."""
+    embeddings = np.empty((len(spans.times), DIMENSION), dtype=np.float32)
+    if len(embeddings) == 0:
+        return embeddings
     operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
     speech = activity.speech_features()
-    stretches = _stretches(audio, speech, _feature_mean(audio, speech), spans)
-    results: list[Floats] = []
-    for result in ctx.run(((operation, value, CHUNK) for value in stretches), window=4):
-        results.append(result)
-        done = sum(map(len, results)) / len(spans.times)
-        ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done)
-    return np.concatenate(results)
+    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech), spans)
+    done = 0
+    for result in ctx.run(((operation, value, CHUNK) for value in inputs), window=4):
+        embeddings[done : done + len(result)] = result
+        done += len(result)
+        ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done / len(embeddings))
+    return embeddings
 
 
 def _feature_mean(audio: Floats, speech: Floats) -> Floats:
-    """(80,) mean of the features over speech."""
+    """Mean of the features over speech, shape (80,)."""
     import torch
 
-    starts = range(0, max(1, len(audio)), round(WINDOW * SAMPLE_RATE))
-    starts = starts[:: math.ceil(len(starts) / _MEAN_WINDOWS)]
+    size = round(WINDOW * SAMPLE_RATE)
+    starts = range(0, max(1, len(audio)), size)
     total, weight = np.zeros(80, dtype=np.float64), 0.0
-    for start in starts:
-        frames = speech[start // 160 : (start + round(WINDOW * SAMPLE_RATE)) // 160]
+    for start in starts[:: math.ceil(len(starts) / _MEAN_WINDOWS)]:
+        frames = speech[start // HOP : (start + size) // HOP]
         if frames.any():
-            window = torch.from_numpy(audio[start : start + round(WINDOW * SAMPLE_RATE)])
-            energies = features(window[None])[0].numpy()[:, : len(frames)]
+            energies = features(torch.from_numpy(audio[start : start + size])[None])[0].numpy()[:, : len(frames)]
             total += energies @ frames[: energies.shape[1]]
             weight += float(frames[: energies.shape[1]].sum())
     return (total / max(weight, 1.0)).astype(np.float32)
 
 
-def _stretches(
-    audio: Floats, speech: Floats, mean: Floats, spans: Spans
+def _embedding_inputs(
+    audio: Floats, speech: Floats, mean: Floats, spans: SpeakerSpans
 ) -> Iterator[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]:
-    """The inputs of :class:`EmbedSpans`, which together hold all spans in order."""
+    """Inputs of :class:`EmbedSpans`: the spans in order, grouped by the chunk of audio that they lie in."""
     chunk, margin = round(CHUNK * 100), round(MARGIN * 100)
-    owner = np.round(spans.times * 100).astype(np.int64) // chunk
-    for number in np.unique(owner):
+    chunk_of = np.round(spans.times * 100).astype(np.int64) // chunk
+    for number in np.unique(chunk_of):
         first = max(0, int(number) * chunk - margin)
         last = min(len(speech), int(number + 1) * chunk + margin)
-        members = [spans.frames_of(int(index)) - first for index in np.flatnonzero(owner == number)]
+        members = [spans.frames_of(int(index)) - first for index in np.flatnonzero(chunk_of == number)]
         members = [frames[frames < last - first] for frames in members]
         context = speech[first:last].copy()
         for frames in members:
             context[frames] = 1.0
-        waveform = audio[first * 160 : (last - 1) * 160]
-        yield waveform, mean, context, members
+        yield audio[first * HOP : (last - 1) * HOP], mean, context, members
 
 
 def _label(number: int) -> str:
@@ -336,8 +354,8 @@ def _unit(vector: Floats) -> Floats:
     return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
 
 
-def _in_order(turns: list[Turn], vectors: dict[str, Any], model: str, *, community: bool = False) -> Diarization:
-    """Turns by time, speakers renamed in order of first appearance."""
+def _in_time_order(turns: list[Turn], vectors: dict[str, Any], model: str, *, community: bool = False) -> Diarization:
+    """Sort turns by time, and number the speakers by their first appearance."""
     turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
     names: dict[str, str] = {}
     for turn in turns:

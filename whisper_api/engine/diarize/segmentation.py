@@ -1,10 +1,10 @@
-"""The neural segmentation of diarization: who of at most three local speakers is active when, inside one short window.
+"""Speaker segmentation: which of at most three local speakers is active when, inside one short window.
 
-This is our own writing of the network of Bredin and Laurent, "End-to-end speaker segmentation for overlap-aware
+This implements the network of Bredin and Laurent, "End-to-end speaker segmentation for overlap-aware
 resegmentation" (Interspeech 2021): a SincNet (Ravanelli and Bengio, 2018; with sine filters as in Pariente et al.,
-2020), four bidirectional LSTM layers, two linear ones and a classifier. It reads the checkpoints pyannote.audio
-publishes, both the multilabel ones (one sigmoid per speaker) and the powerset ones (Plaquet and Bredin, Interspeech
-2023), and needs nothing but torch: pyannote.audio brings Lightning along, which takes seconds to import.
+2020), four bidirectional LSTM layers, two linear layers and a classifier. It reads the checkpoints that pyannote.audio
+publishes: multilabel (one sigmoid per speaker) and powerset (Plaquet and Bredin, Interspeech 2023). It needs only
+torch, while pyannote.audio imports Lightning, which takes seconds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FRAME_START",
     "FRAME_STEP",
-    "SAMPLE_RATE",
+    "LOCAL_SPEAKERS",
     "CheckpointSource",
-    "Inert",
+    "IgnoredObject",
     "SegmentWindows",
     "SegmentationSource",
     "frame_count",
@@ -45,26 +45,27 @@ FRAME_STEP = 270 / SAMPLE_RATE
 """Seconds between two output frames: the convolution's stride of 10 samples, then three poolings by 3."""
 FRAME_START = 360.5 / SAMPLE_RATE
 """Seconds from a window's start to the left edge of its first frame; that frame is centred on sample 495."""
+LOCAL_SPEAKERS = 3
+"""Speakers that a window can hold."""
 
 _SINC_LENGTH = 251
-_SPEAKERS = 3
 _LOCK = threading.Lock()
 
 
 def frame_count(samples: int) -> int:
-    """Frames that the network gives for ``samples`` samples at 16 kHz; 0 when they are too few for one."""
+    """Frames that the network returns for so many samples at 16 kHz; 0 when they are too few for one frame."""
     length = (samples - _SINC_LENGTH) // 10 + 1
     for kernel in (1, 5, 5):
         length = (length - kernel + 1) // 3
     return max(0, length)
 
 
-class Inert(dict[Any, Any]):
-    """Stands for every class a checkpoint names that is no tensor: it keeps what it is given and runs nothing.
+class IgnoredObject(dict[Any, Any]):
+    """Replaces every class of a checkpoint that torch does not trust. It keeps the pickled values and runs no code.
 
     Attributes:
-        args: what the object was made from.
-        state: what was to become its attributes.
+        args: arguments of the object's constructor.
+        state: the object's attributes.
     """
 
     args: tuple[Any, ...] = ()
@@ -78,20 +79,18 @@ class Inert(dict[Any, Any]):
         self.state = state
 
     def append(self, value: Any) -> None:
-        """Take a list's item."""
         self[len(self)] = value
 
     def extend(self, values: Any) -> None:
-        """Take a list's items."""
         for value in values:
             self.append(value)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a PyTorch checkpoint, on the CPU, without running anything the file asks for.
+    """Read a PyTorch checkpoint to the CPU without running code from the file.
 
-    Training frameworks pickle their own objects beside the weights. Each class that torch does not know as harmless is
-    replaced by :class:`Inert`, so neither the packages they come from nor trust in the file is needed.
+    Training frameworks pickle their own objects beside the weights. :class:`IgnoredObject` replaces each class that
+    torch does not trust, so the file may come from anywhere and the framework need not be installed.
 
     Raises:
         ModelCorrupt: the file is not a checkpoint.
@@ -99,9 +98,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        with _LOCK:  # what is allowed is kept by torch per process
+        with _LOCK:  # torch keeps the allowed classes per process
             unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
+            with torch.serialization.safe_globals([(IgnoredObject, name) for name in unknown]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelCorrupt(f"{path.name}: cannot be read as a PyTorch checkpoint of weights") from error
@@ -111,9 +110,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_segmentation(path: Path) -> torch.nn.Module:
-    """The segmentation network of a checkpoint, in eval mode, on the CPU.
+    """Load the segmentation network of a checkpoint, in eval mode, on the CPU.
 
-    The network maps waveforms of shape (windows, samples) to activity of shape (windows, frames, 3) from 0 to 1.
+    The network maps waveforms of shape (windows, samples) to probabilities of shape (windows, frames, 3).
 
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
@@ -130,11 +129,11 @@ def load_segmentation(path: Path) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class CheckpointSource(ABC):
-    """A network in one checkpoint file, and where it runs.
+    """A network that is loaded from one checkpoint file.
 
     Attributes:
         path: the checkpoint.
-        device: as torch names it.
+        device: torch's name of the device.
     """
 
     path: str
@@ -142,33 +141,33 @@ class CheckpointSource(ABC):
 
     @abstractmethod
     def network(self, path: Path) -> torch.nn.Module:
-        """The network of the checkpoint, on the CPU.
+        """Load the network to the CPU.
 
         Raises:
-            ModelCorrupt: the file holds something else.
+            ModelCorrupt: the file does not hold this network.
         """
 
     def estimated_bytes(self) -> int:
-        """The size of the weights."""
+        """Size of the weights."""
         return Path(self.path).stat().st_size
 
     def load(self) -> Any:
-        """Load the network onto its device.
+        """Load the network to its device.
 
         Raises:
-            ModelCorrupt: the file holds something else.
+            ModelCorrupt: the file does not hold this network.
         """
         import torch
 
         limit_torch_threads()
         model = self.network(Path(self.path)).to(self.device)
         if self.device != "cpu":
-            # The worker's threads run it on streams of their own, which do not wait for this one's.
+            # The worker's threads use streams of their own, which do not wait for the copy on this stream.
             torch.cuda.synchronize(self.device)
         return model
 
     def unload(self, model: Any) -> None:
-        """Give the device's memory back."""
+        """Free the memory of the device."""
         import torch
 
         model.to("meta")
@@ -178,7 +177,7 @@ class CheckpointSource(ABC):
 
 @dataclass(frozen=True)
 class SegmentationSource(CheckpointSource):
-    """The segmentation network."""
+    """Loads the segmentation network."""
 
     def network(self, path: Path) -> torch.nn.Module:
         return load_segmentation(path)
@@ -186,7 +185,7 @@ class SegmentationSource(CheckpointSource):
 
 @dataclass(frozen=True)
 class SegmentWindows:
-    """Run the segmentation: (samples,) windows of one length to (frames, speakers) activity, float16."""
+    """Work item: windows of equal length, (samples,), to probabilities, (frames, local speakers), float16."""
 
     model: Any
     device: str
@@ -195,16 +194,15 @@ class SegmentWindows:
 
     @property
     def max_items(self) -> int:
-        """What fits a CPU's cache, or fills a GPU."""
+        """As many windows as fit a CPU's cache, or fill a GPU."""
         return 8 if self.device == "cpu" else 128
 
     @property
     def memory_key(self) -> Hashable:
-        """What an out-of-memory limit is remembered under."""
+        """Key under which the worker keeps the batch size that fits the memory."""
         return ("segmentation", self.device)
 
     def run(self, inputs: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float16]]:
-        """One result for each window."""
         import torch
 
         with torch.inference_mode():
@@ -213,28 +211,28 @@ class SegmentWindows:
 
 
 def _renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published names as ours, the learned band edges of the first layer turned into its filters."""
+    """Rename the published weights, and compute the filters of the first layer from its learned band edges."""
     low, band = (weights[f"sincnet.conv1d.0.filterbank.{name}_hz_"] for name in ("low", "band"))
-    ours = {"sinc": sinc_filters(low, band)}
+    renamed = {"sinc": sinc_filters(low, band)}
     for name, value in weights.items():
         if ".filterbank." in name or not hasattr(value, "shape"):
             continue
-        for theirs, new in (
+        for published, new in (
             ("sincnet.wav_norm1d.", "input_norm."),
             ("sincnet.conv1d.1.", "convs.0."),
             ("sincnet.conv1d.2.", "convs.1."),
             ("sincnet.norm1d.", "norms."),
         ):
-            name = name.replace(theirs, new)
-        ours[name] = value
-    return ours
+            name = name.replace(published, new)
+        renamed[name] = value
+    return renamed
 
 
 def sinc_filters(low_hz: torch.Tensor, band_hz: torch.Tensor) -> torch.Tensor:
-    """Band-pass filters of shape (80, 1, 251): 40 even (cosine) ones, then 40 odd (sine) ones over the same bands.
+    """Band-pass filters of shape (80, 1, 251): 40 even (cosine) filters, then 40 odd (sine) filters of the same bands.
 
     Args:
-        low_hz, band_hz: shape (40, 1), learned lower edges and widths, each on top of a minimum of 50 Hz.
+        low_hz, band_hz: shape (40, 1), learned lower edges and widths of the bands; each is added to 50 Hz.
     """
     import torch
 
@@ -257,10 +255,10 @@ def _network(outputs: int) -> torch.nn.Module:
     from torch import nn
     from torch.nn import functional
 
-    powerset = outputs > _SPEAKERS
-    subsets = [subset for size in range(3) for subset in itertools.combinations(range(_SPEAKERS), size)]
+    powerset = outputs > LOCAL_SPEAKERS
+    subsets = [subset for size in range(3) for subset in itertools.combinations(range(LOCAL_SPEAKERS), size)]
     if powerset and outputs != len(subsets):
-        raise ValueError(f"{outputs} classes; known are {_SPEAKERS} speakers and {len(subsets)} subsets of them")
+        raise ValueError(f"{outputs} classes; expected {LOCAL_SPEAKERS} speakers or {len(subsets)} subsets of them")
 
     class Segmentation(nn.Module):
         sinc: torch.Tensor
@@ -275,7 +273,7 @@ def _network(outputs: int) -> torch.nn.Module:
             self.lstm = nn.LSTM(60, 128, num_layers=4, bidirectional=True, batch_first=True)
             self.linear = nn.ModuleList([nn.Linear(256, 128), nn.Linear(128, 128)])
             self.classifier = nn.Linear(128, outputs)
-            members = torch.tensor([[float(s in subset) for s in range(_SPEAKERS)] for subset in subsets])
+            members = torch.tensor([[float(s in subset) for s in range(LOCAL_SPEAKERS)] for subset in subsets])
             self.register_buffer("members", members, persistent=False)
 
         def forward(self, waveforms: torch.Tensor) -> torch.Tensor:

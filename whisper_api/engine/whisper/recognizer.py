@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
-from whisper_api.engine.vad import WINDOW_SECONDS, Activity, Span, windows
+from whisper_api.engine.vad import WINDOW_SECONDS, Span, SpeechFrames, windows
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -361,7 +361,7 @@ class _Decoder:
 
     def _halves(self, window: _Window) -> list[_Window]:
         piece = self._job.audio[window.span.start : window.span.end]
-        flat = Activity(np.ones(len(piece) // 512 + 1, np.float32), 512)
+        flat = SpeechFrames(np.ones(len(piece) // 512 + 1, np.float32), 512)
         halves = windows([Span(0, len(piece))], flat, piece, seconds=len(piece) / SAMPLE_RATE * 0.67)
         start = window.span.start
         return [_Window(Span(start + h.start, start + h.end), self._job.padded_frames(h.seconds)) for h in halves]

@@ -23,6 +23,7 @@ __all__ = ["PUBLIC_HOST", "BehindProxy", "TrustedAddresses", "client_address", "
 
 PUBLIC_HOST = "whisper_api.public_host"
 MAX_PREFIX_CHARACTERS = 255
+_SLASHES = re.compile(r"/{2,}")
 # What may stand in a URL without being escaped, and means nothing there.
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -107,7 +108,9 @@ class _Forwarded:
 
 
 class BehindProxy:
-    """Gives a request the scheme, prefix and client address that it had before the proxies.
+    """Gives a request the path, scheme and client address that the client meant.
+
+    Repeated slashes in the path count as one: clients whose base URL ends in a slash send ``//asr``.
 
     It changes the request's scope, so that the layers around it see the same. The ``Host`` header stays as it came:
     what is decided by it must not depend on what a proxy passes on.
@@ -126,6 +129,8 @@ class BehindProxy:
         self.root_path = root_path_of(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope["path"] = _SLASHES.sub("/", scope["path"])
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -18,14 +18,14 @@ from starlette.types import Message
 from whisper_api.errors import InvalidInput
 from whisper_api.server.openai.json_audio import JsonAudio
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import FILE_FIELD, URL_FIELD, media_type_of
+from whisper_api.server.uploads.multipart import FILE_FIELD, FILE_URL_FIELD, URL_FIELD, media_type_of
 
 __all__ = ["MEDIA_TYPE", "JsonForm", "form_of_json"]
 
 MEDIA_TYPE = "application/json"
 # Where a string stands that is the audio, or the address of it: the keys that lead to it.
 AUDIO_PATHS = frozenset(((FILE_FIELD,), ("input_audio",), ("input_audio", "data")))
-ADDRESS_PATHS = frozenset(((URL_FIELD,), ("file_url",)))
+ADDRESS_PATHS = frozenset(((URL_FIELD,), (FILE_URL_FIELD,)))
 SOURCES = frozenset(path[0] for path in AUDIO_PATHS | ADDRESS_PATHS)
 # As much as the text fields of a form may have.
 MAX_OTHER_BYTES = 16 << 20

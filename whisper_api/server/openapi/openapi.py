@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
+from whisper_api.server.middleware.auth import BASIC_PATHS
 from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.docstrings import described
@@ -21,10 +22,11 @@ from whisper_api.server.uploads.multipart import URL_FIELD
 from whisper_api.server.uploads.raw_body import FILE_NAME, MEDIA_TYPES
 from whisper_api.server.version import version
 
-__all__ = ["BEARER", "description"]
+__all__ = ["BASIC", "BEARER", "description"]
 
 VERSION = "3.1.1"
 BEARER = "bearer"
+BASIC = "basic"
 REQUEST_ID = "X-Request-ID"
 ABOUT = f"""Transcription with word times and speakers.
 
@@ -33,6 +35,7 @@ Every answer has the header `{REQUEST_ID}`; the client's own is kept. `HEAD` is 
 which methods an address takes. What is sent that is not described here is ignored; the warnings of a job name such
 fields."""
 ABOUT_KEY = "A key that `whisper-api keys create` made"
+ABOUT_BASIC = "The key as the password, with any user name; clients take it from the address: `http://user:key@host`"
 FORM = "multipart/form-data"
 FORM_OF_TEXT = "application/x-www-form-urlencoded"
 ABOUT_RAW = (
@@ -98,7 +101,10 @@ def description(routes: Mapping[str, Resource], *, root_path: str, authorization
         "headers": {"RequestId": _header("Of this request, as the server's log has it", required=True)},
     }
     if authorization:
-        components["securitySchemes"] = {BEARER: {"type": "http", "scheme": "bearer", "description": ABOUT_KEY}}
+        components["securitySchemes"] = {
+            BEARER: {"type": "http", "scheme": "bearer", "description": ABOUT_KEY},
+            BASIC: {"type": "http", "scheme": "basic", "description": ABOUT_BASIC},
+        }
     return {
         "openapi": VERSION,
         "info": {"title": "Whisper API", "version": version(), "description": ABOUT, "license": {"name": "MIT"}},
@@ -166,7 +172,8 @@ def _operation(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> di
         given["requestBody"] = _body(operation.body, types)
     given["responses"] = _responses(endpoint, types, authorization=authorization)
     if authorization:
-        given["security"] = [] if operation.open else [{BEARER: []}]
+        schemes = (BEARER, BASIC) if endpoint.path in BASIC_PATHS else (BEARER,)
+        given["security"] = [] if operation.open else [{scheme: []} for scheme in schemes]
     return given
 
 

@@ -1,4 +1,4 @@
-"""``POST /asr``: a transcription as whisper-asr-webservice answers it, which Bazarr and others ask for."""
+"""``POST /asr``: the transcription route of whisper-asr-webservice, for Bazarr and other clients of that service."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["ASR"]
 ENGINE_HEADER = "Asr-Engine"
 ENGINE_NAME = "whisper_api"
 JOB_HEADER = "X-Job-ID"
-# The service writes every format under this type, json too.
+# The service sends every format, JSON too, with this type.
 MEDIA_TYPE = "text/plain"
 
 TASK = Parameter("task", Literal["transcribe", "translate"], "What to do", default="transcribe")
-LANGUAGE = Parameter("language", str, "Code or name of the language that is spoken; detected when it is not given")
+LANGUAGE = Parameter("language", str, "Code or name of the spoken language; detected when it is not given")
 OUTPUT = Parameter("output", AsrOutput, "Format of the answer", default="txt")
 PROMPT = Parameter("initial_prompt", str, "Text that precedes the audio: spelling, style, names")
 WORDS = Parameter("word_timestamps", bool, "Give the words of a json with their times", default=False)
-VAD = Parameter("vad_filter", bool, "Leave out what is no speech; unset: do so")
+VAD = Parameter("vad_filter", bool, "Leave out silence and noise; unset: do so")
 DIARIZE = Parameter("diarize", bool, "Tell the speakers apart", default=False)
 MIN_SPEAKERS = Parameter("min_speakers", SpeakerCount, "At least so many speakers")
 MAX_SPEAKERS = Parameter("max_speakers", SpeakerCount, "At most so many speakers")
@@ -46,12 +46,12 @@ PARAMETERS = (ENCODE, TASK, LANGUAGE, OUTPUT, PROMPT, WORDS, VAD, DIARIZE, MIN_S
 
 
 class AsrForm(UploadForm, frozen=True, kw_only=True):
-    """What a request asks for.
+    """The options of a request.
 
     Attributes:
         output: format of the answer.
-        words: whether a json has words.
-        answer_name: under which a browser keeps the answer.
+        words: whether JSON has words.
+        answer_name: file name of the answer for a browser.
     """
 
     output: AsrOutput
@@ -62,11 +62,11 @@ class AsrForm(UploadForm, frozen=True, kw_only=True):
 async def asr(request: Request) -> Response:
     """Transcribe audio, as the route of this name of whisper-asr-webservice does.
 
-    The options stand in the query. A key may stand in the address, as a password: ``http://name:key@host``.
+    The options are query parameters. The key may be the password of the address: ``http://name:key@host``.
 
-    The answer comes when the job has ended, however long that takes. A client that goes away cancels the job, unless it
-    comes back within ten seconds with the same upload, or has sent an ``Idempotency-Key``. ``X-Job-ID`` names the job,
-    whose status has its warnings.
+    The answer comes when the job has ended, however long that takes. When the client disconnects, the job is canceled
+    after ten seconds, unless the client sends the same upload again or has sent an ``Idempotency-Key``. ``X-Job-ID`` is
+    the id of the job, whose status lists the warnings.
     """
     state = state_of(request)
     asked = {parameter.name: parameter.of(request) for parameter in PARAMETERS}
@@ -81,7 +81,7 @@ async def asr(request: Request) -> Response:
         file_fields=(AUDIO_FILE.name,),
         headerless=not asked["encode"],
     ) as (job, form):
-        # Without a time limit: a client that gives up comes again, and joins the job.
+        # Without a time limit, because a client that gives up and retries joins the same job.
         await wait_for_end(request, job.job_id, None)
         try:
             text = await blocking(None, _text, state, job.job_id, viewer_of(request), form)
@@ -97,13 +97,18 @@ async def asr(request: Request) -> Response:
 
 
 def _read(asked: dict[str, Any], upload: Upload, state: ServerState) -> AsrForm:
-    """The request as a form of this server's own would put it.
+    """Translate the query to the fields of this server's own form.
+
+    Args:
+        asked: query parameters by name.
+        upload: the recording.
+        state: the server's state.
 
     Raises:
-        InvalidOption: a value cannot be used.
+        InvalidOption: a value is not allowed.
     """
     output: AsrOutput = asked["output"]
-    # Sentences with their times need those of the words.
+    # Sentence times are computed from word times.
     align = output != "txt" or asked["word_timestamps"] or asked["diarize"]
     fields = {
         "task": asked["task"],
@@ -139,11 +144,11 @@ ASR = Operation(
     (
         Answer(
             200,
-            "What was said, in the format that was asked for",
+            "The transcript in the format that was asked for",
             {MEDIA_TYPE: str},
             {
                 ENGINE_HEADER: "Always the same",
-                "Content-Disposition": "The file's name, and the format as its ending",
+                "Content-Disposition": "Name of the recording, with the format as its extension",
                 JOB_HEADER: "Id of the job",
             },
         ),

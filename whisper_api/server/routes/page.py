@@ -1,4 +1,4 @@
-"""``/`` and ``/assets/{name}``: the page for people. It asks for nothing that any client could not ask for."""
+"""``/`` and ``/assets/{name}``: the web page. The page uses only the public API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Nothing but what this server sends is run, shown or asked for; what is recorded or chosen here may be played.
+# The browser loads scripts, styles and data from this server only, and plays recordings that the page made or opened.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -46,7 +46,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
     "Referrer-Policy": "no-referrer",
 }
-NAME = Parameter("name", str, "Of a file that the page is made of", location="path", required=True)
+NAME = Parameter("name", str, "Name of a file of the page", location="path", required=True)
 
 
 class _Asset(NamedTuple):
@@ -56,7 +56,7 @@ class _Asset(NamedTuple):
 
 @functools.cache
 def _assets() -> Mapping[str, _Asset]:
-    """The page's files by name, read from the disk once, when the first of them is asked for."""
+    """The files of the page by name, read from the disk at the first request."""
     return {
         path.name: _Asset(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
         for path in sorted(DIRECTORY.iterdir())
@@ -71,7 +71,7 @@ async def page(request: Request) -> Response:
 
 
 async def asset(request: Request) -> Response:
-    """A file that the page is made of."""
+    """A file of the page."""
     return await asyncio.to_thread(_response, request, request.path_params["name"])
 
 
@@ -79,7 +79,7 @@ def _response(request: Request, name: str) -> Response:
     found = _assets().get(name)
     if found is None:
         raise HTTPException(404)
-    # Asked for at each visit and answered in a few bytes: a new version of the server never runs with old scripts.
+    # no-cache: the browser revalidates at each visit, so scripts always belong to the running version of the server.
     headers = {**SECURITY_HEADERS, "ETag": found.etag, "Cache-Control": "no-cache"}
     if found.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

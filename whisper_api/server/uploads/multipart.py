@@ -17,12 +17,14 @@ from whisper_api.server.uploads.part_headers import display_name, file_name_in, 
 
 __all__ = [
     "FILE_FIELD",
+    "FILE_URL_FIELD",
     "HOW_TO_SEND",
     "URL_FIELD",
     "FormReader",
     "Limits",
     "boundary_of",
     "display_name",
+    "field_name",
     "invalid_form",
     "media_type_of",
     "no_file",
@@ -36,6 +38,8 @@ parser_log.setLevel(logging.ERROR)
 
 FILE_FIELD = "file"
 URL_FIELD = "url"
+# The name that Mistral's clients give the same field.
+FILE_URL_FIELD = "file_url"
 MAX_PART_HEADERS = 16
 HOW_TO_SEND = f'Send the audio as multipart/form-data in the field "{FILE_FIELD}" (curl -F {FILE_FIELD}=@call.wav)'
 
@@ -101,6 +105,11 @@ def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
             f"The Content-Type names no usable boundary between the parts of the form. {how_to_send}",
         )
     return boundary.encode("ascii")
+
+
+def field_name(name: str) -> str:
+    """The name under which the server reads a field that may have two."""
+    return URL_FIELD if name == FILE_URL_FIELD else name
 
 
 def media_type_of(content_type: str) -> str:
@@ -304,7 +313,7 @@ class FormReader:
         except UnicodeDecodeError as error:
             detail = f"The field {shown(self._field)} is not {self._charset} text, at byte {error.start + 1}"
             raise Problem(400, "invalid_field", detail) from None
-        self._add_field(self._field, text)
+        self._add_field(field_name(self._field), text)
         self._value = None
 
     def _add_field(self, name: str, text: str) -> None:

@@ -53,7 +53,9 @@ IDEMPOTENCY_KEY = Parameter(
 )
 FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
 URL = FormField(
-    URL_FIELD, str, "Instead of a file, where it can be fetched from (http, https), if ENABLE_URL_UPLOADS allows that"
+    URL_FIELD,
+    str,
+    "Instead of a file: its address (http, https), if ENABLE_URL_UPLOADS allows that; file_url is the same field",
 )
 AUDIO_FILE = FormField("audio_file", bytes, "The recording, by the name that whisper-asr-webservice gives this field")
 ENCODE = Parameter(

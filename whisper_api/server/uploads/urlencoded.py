@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import unquote_to_bytes
 
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import HOW_TO_SEND, URL_FIELD, Limits, invalid_form
+from whisper_api.server.uploads.multipart import HOW_TO_SEND, URL_FIELD, Limits, field_name, invalid_form
 
 __all__ = ["MEDIA_TYPE", "FieldsReader", "unquoted"]
 
@@ -88,4 +88,4 @@ def unquoted(data: bytes) -> bytes:
 
 def _field(field: bytes) -> tuple[str, str]:
     name, _, value = (unquoted(part).decode() for part in field.replace(b"+", b" ").partition(b"="))
-    return name, value
+    return field_name(name), value

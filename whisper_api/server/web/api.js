@@ -1,17 +1,17 @@
-/** Speaking to the server: the key, requests, problems, and patience with a server that is away for a moment. */
+/** Requests to the server: the key, errors, and retries while the server cannot be reached. */
 
 import { $ } from "./dom.js";
 import { has, t } from "./i18n.js";
 
-// Wherever the application is mounted, the scripts stand in assets/ beside its other addresses.
+// The scripts are in assets/ below the address of the application, wherever it is mounted.
 const BASE = new URL("..", import.meta.url);
 const STORED_KEY = "whisper-api-key";
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 8000;
-// However long the server asks to be left alone.
+// The longest pause, even when the server asks for a longer one.
 const LONGEST_REST = 60_000;
 
-/** What the server, or the way to it, would not do. Status 0: it was not reached. */
+/** A request that failed. Status 0: the server was not reached. */
 export class ApiError extends Error {
   constructor(status, code, detail, retryAfter = 0) {
     super(has(`error_${code}`) ? t(`error_${code}`) : detail || t("error_unknown"));
@@ -21,7 +21,7 @@ export class ApiError extends Error {
     this.retryAfter = retryAfter;
   }
 
-  /** Whether the same request may succeed in a while. */
+  /** Whether the same request may succeed later. */
   get passes() {
     return [0, 429, 502, 503, 504].includes(this.status);
   }
@@ -41,7 +41,7 @@ export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
 
 let asking = null;
 
-/** Ask for a key, once for all requests that need one; resolves when there is another than `refused`, which is forgotten. */
+/** Ask for a key, once for all requests that need one. Forgets the key `refused`, and resolves when there is another. */
 export function askForKey(refused) {
   if (asking) return asking;
   if (storedKey() !== refused) return Promise.resolve();
@@ -53,7 +53,7 @@ export function askForKey(refused) {
     form.onsubmit = (event) => {
       event.preventDefault();
       const key = input.value.trim();
-      // What cannot stand in a header is no key.
+      // A key has only characters that a header may have.
       if (!/^[\x21-\x7e]+$/.test(key)) {
         $("key-problem").textContent = t("keyRefused");
         return;
@@ -63,7 +63,7 @@ export function askForKey(refused) {
       $("forget").hidden = false;
       dialog.close();
     };
-    // Without a key there is nothing to go back to.
+    // The page shows nothing without a key, so the dialog stays open.
     dialog.oncancel = (event) => event.preventDefault();
     dialog.onclose = () => {
       asking = null;
@@ -76,20 +76,20 @@ export function askForKey(refused) {
   return asking;
 }
 
-/** The problem that an answer tells, from its body. */
+/** The error in the body of an answer. */
 export function problemOf(status, text, retryAfter = null) {
   let body = {};
   try {
     body = JSON.parse(text);
   } catch {
-    // A proxy's page, or nothing: the status has to do.
+    // The body is a proxy's page or empty: only the status is known.
   }
   return new ApiError(status, body.code ?? `http_${status}`, body.detail, Number(retryAfter) || 0);
 }
 
 /**
- * One request; a missing or refused key is asked for, and the request made again.
- * Resolves to the response when it is no error. Throws an ApiError, or an AbortError when `signal` says so.
+ * Make a request; when the key is missing or refused, ask for one and repeat the request.
+ * Resolves to the response. Throws an ApiError, or an AbortError when `signal` is aborted.
  */
 export async function request(path, { method = "GET", query, headers = {}, body, signal } = {}) {
   for (;;) {
@@ -116,7 +116,7 @@ export async function request(path, { method = "GET", query, headers = {}, body,
   }
 }
 
-/** A request whose answer is JSON; `body` is sent as JSON too. */
+/** Make a request whose answer is JSON; `body` is sent as JSON. */
 export async function json(path, { body, headers = {}, ...rest } = {}) {
   const given = body === undefined ? { headers } : { headers: { ...headers, "Content-Type": "application/json" } };
   const response = await request(path, { ...rest, ...given, body: body === undefined ? undefined : JSON.stringify(body) });
@@ -127,7 +127,7 @@ export async function json(path, { body, headers = {}, ...rest } = {}) {
   }
 }
 
-/** Wait; ends early when the network comes back, and with an AbortError when `signal` says so. */
+/** Wait, or until the network comes back. Throws an AbortError when `signal` is aborted. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const done = (how, value) => {
@@ -145,12 +145,12 @@ export function pause(milliseconds, signal) {
   });
 }
 
-/** How long to wait before trying again, for the nth time: longer each time, and not in step with others. */
+/** Pause before the nth retry: longer each time, and random, so that browsers do not retry at the same time. */
 export const delay = (attempt, first = FIRST_DELAY) => Math.min(LONGEST_DELAY, first * 2 ** attempt) * (0.75 + Math.random() / 2);
 
 /**
- * Do something again until it succeeds, or fails for good.
- * `onTrouble` hears of each failure that may pass, and of null when it has.
+ * Retry until the action succeeds, or fails permanently.
+ * `onTrouble` is called with each temporary error, and with null when the server is back.
  */
 export async function patiently(action, signal, onTrouble = () => {}) {
   for (let attempt = 0; ; attempt += 1) {

@@ -1,4 +1,4 @@
-/** The page: puts its parts together, and shows what the address names: nothing, or one job. */
+/** The page: creates its parts, and shows the job in the address, if there is one. */
 
 import { forgetKey, patiently, storedKey } from "./api.js";
 import { Composer } from "./composer.js";
@@ -21,11 +21,11 @@ const uploads = new Uploads($("uploads"), async (jobId, file) => {
   await patiently(() => list.look(jobId));
 });
 const composer = new Composer(uploads, {
-  // Who reads another transcript by now is left alone.
+  // Not when the reader has opened another transcript meanwhile.
   onFirst: (jobId) => document.body.dataset.view === "home" && (location.hash = jobId),
 });
 
-/** Show what the address names. Reading goes on there, unless the page was only just `loaded`. */
+/** Show the job in the address, and move the focus there unless the page was just `loaded`. */
 function route(loaded = false) {
   const jobId = JOB_ID.exec(location.hash)?.[1] ?? null;
   content();

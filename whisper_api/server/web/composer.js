@@ -1,16 +1,18 @@
-/** What can be given to be transcribed, and how: files, drops, the microphone; language, speakers, model. */
+/** The form for a new transcription: files, drops, the microphone; language, speakers, track, model. */
 
 import { json } from "./api.js";
 import { $, complain, h } from "./dom.js";
 import { bytes, compare, languageName, t } from "./i18n.js";
 import { obstacle, Recorder } from "./recorder.js";
 
-// Of Whisper; the server knows the same.
+// Languages of Whisper, the same as in the server.
 export const LANGUAGES =
   "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh yue".split(
     " ",
   );
 const MOST_SPEAKERS = 10;
+const MOST_TRACKS = 16;
+// A track is not kept for the next visit: it belongs to a file.
 const CHOICES = ["language", "speakers", "model"];
 
 export class Composer {
@@ -22,7 +24,7 @@ export class Composer {
     this.#listen();
   }
 
-  /** Learn what the server allows; the page works without knowing it. */
+  /** Ask the server for its limits and models; the page also works without them. */
   async learn() {
     const [status, models] = await Promise.allSettled([json("status"), json("v1/models")]);
     if (status.status === "fulfilled") {
@@ -34,7 +36,7 @@ export class Composer {
     return status.status === "fulfilled" ? status.value : null;
   }
 
-  /** Give these files to be transcribed. */
+  /** Send these files to the server. */
   async take(files) {
     const sent = [];
     for (const file of files) {
@@ -43,7 +45,7 @@ export class Composer {
       else sent.push(this.uploads.add(file, this.#fields()));
     }
     const jobs = (await Promise.all(sent)).filter(Boolean);
-    // Who sends one thing wants to see it; who sends several, the list; who records again by now, neither.
+    // Open the job of a single file, but not those of several, and not during the next recording.
     if (jobs.length === 1 && files.length === 1 && !this.recorder.busy) this.onFirst(jobs[0]);
   }
 
@@ -52,6 +54,7 @@ export class Composer {
     return {
       language: $("language").value,
       ...(speakers === "none" ? { diarize: "false" } : speakers === "auto" ? {} : { num_speakers: speakers }),
+      ...($("track").value ? { audio_track: $("track").value } : {}),
       ...($("model").value ? { model: $("model").value } : {}),
       sync: "false",
       keep_result: "true",
@@ -70,8 +73,9 @@ export class Composer {
       h("hr"),
       ...others.map(([code, name]) => option(code, name)),
     );
-    const counts = Array.from({ length: MOST_SPEAKERS - 1 }, (_, index) => String(index + 2));
-    $("speakers").append(option("auto", t("speakersAuto")), ...counts.map((count) => option(count, count)), option("none", t("speakersNone")));
+    const numbers = (first, last) => Array.from({ length: last - first + 1 }, (_, index) => option(String(first + index), String(first + index)));
+    $("speakers").append(option("auto", t("speakersAuto")), ...numbers(2, MOST_SPEAKERS), option("none", t("speakersNone")));
+    $("track").append(option("", t("trackAuto")), ...numbers(1, MOST_TRACKS));
     for (const id of CHOICES) this.#restore(id);
     for (const id of CHOICES) $(id).addEventListener("change", () => sessionStorage.setItem(`whisper-api-${id}`, $(id).value));
   }
@@ -122,7 +126,7 @@ export class Composer {
     const show = (shown) => ($("dropping").hidden = !shown);
     addEventListener("dragenter", (event) => usable(event) && show(++depth > 0));
     addEventListener("dragleave", (event) => usable(event) && show(--depth > 0));
-    // A file that is dropped beside the mark must not take the page's place.
+    // Otherwise the browser would open a file that is dropped outside the drop area.
     addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
     addEventListener("drop", (event) => {
       if (!hasFiles(event)) return;

@@ -1,4 +1,4 @@
-/** Small helpers for the document: elements, icons, messages that come and go, dialogs. */
+/** Small helpers for the document: elements, icons, messages, dialogs. */
 
 import { t } from "./i18n.js";
 
@@ -6,7 +6,7 @@ export const $ = (id) => document.getElementById(id);
 
 /**
  * Make an element. Keys of `given` that begin with "on" are listeners, `class` is its class, others are attributes;
- * null and false leave an attribute out. Text is always text: nothing here reads markup.
+ * null and false omit an attribute. Text is never read as markup.
  */
 export function h(tag, given = {}, ...children) {
   const element = document.createElement(tag);
@@ -36,7 +36,7 @@ const PATHS = {
 };
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A line drawing for a button; never the only thing that says what the button does. */
+/** An icon for a button, which also has a text or a label. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", "aria-hidden": "true", class: `icon-${name}` }))
@@ -47,7 +47,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Put the reader's language and the icons into what stands in the HTML. */
+/** Fill in the texts in the reader's language, and the icons, of the elements in the HTML. */
 export function furnish(root = document) {
   for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const element of root.querySelectorAll("[data-t-label]"))
@@ -60,7 +60,7 @@ export function furnish(root = document) {
   }
 }
 
-/** Tell a screen reader something that others see anyway. */
+/** Announce to screen readers something that is visible to others. */
 export function announce(text) {
   $("announcer").textContent = text;
 }
@@ -68,20 +68,20 @@ export function announce(text) {
 const TOAST_MILLISECONDS = 6000;
 let toastTimer = 0;
 
-/** Tell that something was done, for a moment; with `action`, offer to undo it. */
+/** Show a message for a moment; with `action`, offer to undo. */
 export function toast(text, action = null) {
   const button = action && h("button", { type: "button", class: "quiet", onclick: () => (hide(), action.run()) }, action.label);
   const hide = () => $("toast").replaceChildren();
   $("toast").replaceChildren(h("p", {}, text, button));
   clearTimeout(toastTimer);
-  // Whoever is about to press the button is given the time.
+  // The message stays while the pointer or the focus is on it.
   const later = () => {
     toastTimer = setTimeout(() => ($("toast").matches(":hover, :focus-within") ? later() : hide()), TOAST_MILLISECONDS);
   };
   later();
 }
 
-/** Show what went wrong, until it is put away or something else goes wrong. */
+/** Show an error until it is closed or replaced by another one. */
 export function complain(error) {
   if (error?.name === "AbortError") return;
   const close = h("button", { type: "button", class: "icon quiet", "aria-label": t("close") }, icon("close"));
@@ -90,15 +90,15 @@ export function complain(error) {
   $("problems").replaceChildren(notice);
 }
 
-/** Remove what was complained about. */
+/** Remove the error. */
 export function content() {
   $("problems").replaceChildren();
 }
 
-/** Go back to where no job is shown; the history does not lead to what has gone. */
+/** Go back to the start page; the deleted job is removed from the history. */
 export const leave = () => location.replace("#");
 
-/** Ask before something that cannot be undone; resolves to whether to go on. */
+/** Ask for confirmation; resolves to true or false. */
 export function confirmed(title, words, yes) {
   const dialog = $("confirm-dialog");
   $("confirm-title").textContent = title;

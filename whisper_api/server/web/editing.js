@@ -1,11 +1,11 @@
-/** Correcting words and naming speakers: what is written goes to the server, which puts it into every format. */
+/** Correcting words and naming speakers. The server applies the corrections to every format. */
 
 import { json, patiently } from "./api.js";
 import { announce, complain, content, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { shownSpeaker } from "./transcript.js";
 
-/** Ask until the server is there to answer: what was written is not lost. Whoever waits is told, once. */
+/** Retry until the server answers, so that no correction is lost; show once that the page is waiting. */
 function patientJson(address, given) {
   let told = false;
   return patiently(() => json(address, given), undefined, (error) => {
@@ -16,7 +16,7 @@ function patientJson(address, given) {
   });
 }
 
-/** Changes of one job's transcript, one after the other. */
+/** Sends the changes of one transcript, one after the other. */
 export class Corrections {
   constructor(jobId, kept) {
     this.address = `transcription/${jobId}/corrections`;
@@ -24,10 +24,10 @@ export class Corrections {
     this.last = Promise.resolve();
   }
 
-  /** Keep a change: `merge` gets what the server has now and gives what it shall have. */
+  /** Save a change: `merge` maps the server's current corrections to the new ones. */
   change(merge) {
     const turn = this.last.then(async () => {
-      // Somebody else, or another tab, may have corrected the same transcript.
+      // Another person or tab may have corrected the same transcript.
       this.kept = await patientJson(this.address, { method: "PUT", body: merge(await patientJson(this.address)) });
     });
     this.last = turn.catch(() => {});
@@ -40,18 +40,18 @@ export class Corrections {
     return this.change((now) => ({ ...now, words: [...now.words.filter((each) => !same(each)), correction] }));
   }
 
-  /** Give a name to everybody who is now shown under `shown`; resolves to nothing. */
+  /** Give a name to every speaker who is now shown as `shown`. */
   nameSpeaker(shown, name) {
     return this.change((now) => {
       const labels = Object.keys(now.speakers).filter((label) => now.speakers[label] === shown);
-      // A label that nobody has renamed is shown as it is.
+      // A label without a name is shown as it is.
       const changed = labels.length ? labels : [shown];
       return { ...now, speakers: { ...now.speakers, ...Object.fromEntries(changed.map((label) => [label, name])) } };
     });
   }
 }
 
-/** Put a field in the place of an element until something was written or the escape key pressed. */
+/** Replace an element by a text field until Enter or Escape is pressed. */
 function rewrite(element, { text, label, save }) {
   const input = h("input", { class: "rewrite", value: text, "aria-label": label, spellcheck: "true", autocomplete: "off" });
   input.size = Math.max(4, text.length + 1);
@@ -81,7 +81,7 @@ function rewrite(element, { text, label, save }) {
   input.select();
 }
 
-/** Correct a word where it stands. */
+/** Correct a word in place. */
 export function editWord(transcript, corrections, entry, onChange) {
   const { element } = entry;
   const before = element.textContent;
@@ -114,7 +114,7 @@ export function editWord(transcript, corrections, entry, onChange) {
       if (text === "") parent.insertBefore(element, next?.parentNode === parent ? next : null);
       put(was || before, true).then(() => {
         transcript.recount();
-        // The button that was pressed has gone.
+        // The button with the focus was replaced.
         if (document.activeElement !== document.body) return;
         transcript.select(entry);
         element.focus();
@@ -125,7 +125,7 @@ export function editWord(transcript, corrections, entry, onChange) {
   rewrite(element, { text: before, label: t("correctWord", { word: before }), save: (text) => put(text, false) });
 }
 
-/** Give a speaker another name where it stands. */
+/** Rename a speaker in place. */
 export function renameSpeaker(button, corrections, onRenamed) {
   const shown = button.dataset.name;
   const save = async (name) => {

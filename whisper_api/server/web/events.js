@@ -1,14 +1,14 @@
-/** What happens to a job, live: text/event-stream read with fetch, since EventSource cannot send a key. */
+/** Live events of a job: text/event-stream read with fetch, because EventSource cannot send a key. */
 
 import { ApiError, delay, pause, request } from "./api.js";
 
-// The server says something every 15 s; when it is silent for longer, the connection is dead.
+// The server sends at least a heartbeat every 15 s; after a longer silence the connection is dead.
 const SILENCE = 40_000;
 const ENDS = new Set(["completed", "failed", "canceled"]);
 
 /**
- * Follow a job until it ends; lost connections are taken up where they broke.
- * `onEvent(name, data)` is called for each event, `onTrouble(error)` while the server is away, and with null when it
+ * Follow a job until it ends; a lost connection is resumed after the last event.
+ * `onEvent(name, data)` is called for each event, `onTrouble(error)` while the server cannot be reached, and with null when it
  * is back. Resolves to the name of the last event. Throws an ApiError that does not pass, or an AbortError.
  */
 export async function follow(jobId, { onEvent, onTrouble, signal }) {
@@ -26,7 +26,7 @@ export async function follow(jobId, { onEvent, onTrouble, signal }) {
     try {
       const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": last } : {}) };
       const response = await request(`transcription/${jobId}/events`, { headers, signal: connection.signal });
-      // There is nothing after the event that was seen last: the job has ended.
+      // No event comes after the last one: the job has ended.
       if (response.status === 204) return "completed";
       alive();
       onTrouble(null);
@@ -51,7 +51,7 @@ export async function follow(jobId, { onEvent, onTrouble, signal }) {
   }
 }
 
-/** The events of a stream, as the HTML standard has them; `onBytes` is called whenever something came. */
+/** Parse the events of a stream (HTML standard, server-sent events); `onBytes` is called whenever data arrives. */
 async function* events(stream, onBytes) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

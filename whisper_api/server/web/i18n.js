@@ -7,14 +7,14 @@ const wanted = navigator.languages ?? [navigator.language];
 /** "fr" or "en": the first of the browser's languages that the page speaks. */
 export const language = wanted.map((tag) => tag.slice(0, 2).toLowerCase()).find((code) => code in MESSAGES) ?? "en";
 
-// With its region, so that dates look as the reader writes them.
+// With the region, which decides the format of dates.
 const locale = wanted.find((tag) => tag.toLowerCase().startsWith(language)) ?? language;
 const plurals = new Intl.PluralRules(locale);
 const languages = new Intl.DisplayNames([locale], { type: "language" });
 
 /**
  * A text in the reader's language.
- * `values` fill its {places}; where it has several forms, `values.count` chooses one.
+ * `values` fill its {placeholders}; of several forms, `values.count` chooses one.
  */
 export function t(key, values = {}) {
   const found = MESSAGES[language][key];
@@ -34,7 +34,7 @@ export function clock(seconds) {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 
-/** A length of time in words, as exact as one wants to know it: 8 sec, 3 min, 1 hr 20 min. */
+/** A duration, rounded for reading: 8 sec, 3 min, 1 hr 20 min. */
 export function span(seconds) {
   const unit = (number, name) =>
     new Intl.NumberFormat(locale, { style: "unit", unit: name, unitDisplay: "short" }).format(number);
@@ -46,7 +46,7 @@ export function span(seconds) {
     : unit(minutes / 60, "hour");
 }
 
-/** When something was, from a moment of RFC 3339: the time today, else the day too. */
+/** A time of RFC 3339 as text: without the date when it is today. */
 export function moment(text) {
   const date = new Date(text);
   const today = date.toDateString() === new Date().toDateString();
@@ -54,10 +54,10 @@ export function moment(text) {
   return new Intl.DateTimeFormat(locale, { ...day, hour: "numeric", minute: "2-digit" }).format(date);
 }
 
-/** A share of one as percent. */
+/** A number from 0 to 1 as percent. */
 export const percent = (share) => new Intl.NumberFormat(locale, { style: "percent" }).format(share);
 
-/** How large a file may be: 512 MB. */
+/** A file size: 512 MB. */
 export function bytes(count) {
   const [unit, scale] = count < 1e9 ? ["megabyte", 2 ** 20] : ["gigabyte", 2 ** 30];
   const format = { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: 1 };
@@ -80,5 +80,5 @@ export function languageName(code) {
 /** Order by the rules of the reader's language. */
 export const compare = new Intl.Collator(locale).compare;
 
-/** Whether these two texts are the same to a reader who does not look at case and accents; for searching. */
+/** Compares texts without case and accents, for searching. */
 export const folded = (text) => text.normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase();

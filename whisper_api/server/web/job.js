@@ -1,4 +1,4 @@
-/** One job on the page: where it stands while it runs, its transcript as it comes, and what can be done with that. */
+/** The view of one job: its progress, its transcript while it grows, and the actions. */
 
 import { json, patiently, request } from "./api.js";
 import { $, announce, complain, confirmed, h, leave } from "./dom.js";
@@ -79,7 +79,7 @@ export class JobView {
     else this.#showEnd();
   }
 
-  /** Where the job stands, shown at the top and in the list. */
+  /** Show the status of the job at the top and in the list. */
   #stand(status) {
     this.status = status;
     this.list.update(status);
@@ -90,7 +90,7 @@ export class JobView {
 
   #happened(name, data) {
     if (name === "queued") {
-      // It waits again: what was heard of it will be said anew.
+      // The job is queued again and starts over, so its partial text is removed.
       this.transcript.clear();
       this.player.open(this.jobId, false);
       this.#stand({ ...this.status, status: "Queued", queue_position: data.queue_position, progress: 0, stage: null, eta_seconds: null });
@@ -122,7 +122,7 @@ export class JobView {
     this.#trouble(null);
   }
 
-  /** The server is away, or back again. */
+  /** Show that the server cannot be reached, or is back. */
   #trouble(error) {
     const text = error?.status ? error.message : t("away");
     if (error && $("trouble").hidden) announce(text);
@@ -181,7 +181,7 @@ export class JobView {
     $("warnings").querySelector("ul").replaceChildren(...warnings.map(noted).map(([text, lang]) => h("li", { lang }, text)));
   }
 
-  /** Everybody who speaks, to be named with the keyboard too. */
+  /** The list of speakers, where they can be renamed with the keyboard. */
   #showLegend() {
     const { speakers } = this.transcript;
     const focused = [...$("legend-names").children].findIndex((each) => each.contains(document.activeElement));
@@ -192,7 +192,7 @@ export class JobView {
         return h("li", { "data-colour": place % COLOURS }, button);
       }),
     );
-    // Whoever has just named somebody goes on from there.
+    // Keep the focus on the speaker who was just renamed.
     if (focused >= 0) $("legend-names").children[Math.min(focused, speakers.length - 1)]?.firstChild.focus();
   }
 
@@ -200,7 +200,7 @@ export class JobView {
     offerToTake({ text: () => this.transcript.text, job: () => ({ id: this.jobId, name: titleOf(this.status) }) });
     $("cancel").addEventListener("click", () => this.#cancel());
     $("delete").addEventListener("click", () => this.#delete());
-    // Nothing is lost with what has failed.
+    // A failed job has no transcript to lose.
     $("discard-failed").addEventListener("click", () => this.#remove(this.jobId, {}));
     $("legend-names").addEventListener("click", (event) => this.#clicked(event));
     $("transcript").addEventListener("click", (event) => this.#clicked(event));
@@ -220,10 +220,10 @@ export class JobView {
     const { corrections } = this;
     if (speaker && corrections) {
       renameSpeaker(speaker, corrections, (names) => {
-        // By now another transcript may be shown.
+        // Another transcript may be shown meanwhile.
         if (this.corrections !== corrections) return;
         this.transcript.rename(names);
-        // Speakers of one name are one.
+        // Speakers with the same name are the same person.
         if (new Set(this.transcript.speakers).size < this.#legendSize) this.#redraw();
         else this.#showLegend();
       });
@@ -231,12 +231,12 @@ export class JobView {
     else if (entry) this.#clickedWord(entry, event);
   }
 
-  /** One click plays, two correct; fingers tap twice without the browser counting. */
+  /** One click plays from a word, two correct it. Browsers do not count double taps, so this counts them. */
   #clickedWord(entry, event) {
     const twice = event.detail > 1 || (this.tapped?.entry === entry && event.timeStamp - this.tapped.at < DOUBLE_TAP);
     this.tapped = twice ? null : { entry, at: event.timeStamp };
     if (twice) this.#edit(entry);
-    // Whoever drags over words wants to select them.
+    // Dragging selects text.
     else if (getSelection().isCollapsed) {
       if (this.corrections) this.transcript.select(entry);
       this.player.playFrom(entry.start);
@@ -268,7 +268,7 @@ export class JobView {
   async #cancel() {
     const { jobId } = this;
     if (!(await confirmed(t("cancelTitle"), t("cancelWords"), t("cancel")))) return;
-    // It may have ended while the question stood there: a transcript is not thrown away unasked.
+    // The job may have completed while the dialog was open: do not delete its transcript without asking.
     if (this.jobId === jobId && isOver(this.status)) return;
     await this.#remove(jobId, { force: "true" });
   }
@@ -282,7 +282,7 @@ export class JobView {
     try {
       await request(`transcription/${jobId}`, { method: "DELETE", query });
     } catch (error) {
-      // It had ended meanwhile: the view tells how.
+      // The job had ended meanwhile; the view shows how.
       complain(error);
       return;
     }

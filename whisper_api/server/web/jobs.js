@@ -1,4 +1,4 @@
-/** The list of one's jobs: newest first, those that wait and run kept up to date. */
+/** The list of the caller's jobs, newest first; unfinished jobs are kept up to date. */
 
 import { json, patiently } from "./api.js";
 import { $, complain, h } from "./dom.js";
@@ -10,10 +10,10 @@ const REFRESH_MILLISECONDS = 3000;
 export const isOver = (status) => !["Queued", "Processing"].includes(status.status);
 export const titleOf = (status) => status.file_name || t("untitled");
 
-/** Where a job that waits stands in the queue. */
+/** Position of a waiting job in the queue, as text. */
 export const placeOf = ({ queue_position: position }) => t(position > 1 ? "queuedAt" : "queuedNext", { position });
 
-/** In one line where a job stands. */
+/** Status of a job in one line. */
 function factsOf(job) {
   const when = moment(job.created_at);
   if (job.status === "Queued") return `${placeOf(job)} · ${when}`;
@@ -34,13 +34,13 @@ export class JobList {
     document.addEventListener("visibilitychange", () => document.hidden || this.#refreshSoon());
   }
 
-  /** Load the first page; waits for the server when it is away. */
+  /** Load the first page; retries until the server can be reached. */
   async load() {
     this.#take(await patiently(() => json("transcriptions", { query: { limit: PAGE } })));
     await this.#fill();
   }
 
-  /** Mark the job that is shown, or none. */
+  /** Mark the job that is shown. */
   mark(jobId) {
     this.open = jobId;
     for (const [id, row] of this.rows) {
@@ -49,7 +49,7 @@ export class JobList {
     }
   }
 
-  /** Where a job stands now, from whoever knows. */
+  /** Update the status of a job. */
   update(status) {
     this.#keep(status);
     this.#show();
@@ -61,7 +61,7 @@ export class JobList {
     this.#show();
   }
 
-  /** An answer may be older than what was removed since. */
+  /** Ignore jobs that were removed after the answer was made. */
   #keep(job) {
     if (!this.removed.has(job.job_id)) this.jobs.set(job.job_id, job);
   }
@@ -76,11 +76,11 @@ export class JobList {
     const before = this.rows.size;
     this.#take(await json("transcriptions", { query: { limit: PAGE, after: this.next } }));
     await this.#fill();
-    // Reading goes on there, and the button may have gone.
+    // Move the focus to the first new row, because the button may be hidden now.
     $("jobs").children[before]?.querySelector("a").focus();
   }
 
-  /** Jobs that have nothing to show are left out: go on until there is something. */
+  /** Canceled and delivered jobs are not shown: load pages until half a page is shown. */
   async #fill() {
     while (this.next && this.#visible().length < PAGE / 2) {
       this.#take(await json("transcriptions", { query: { limit: PAGE, after: this.next } }));
@@ -106,7 +106,7 @@ export class JobList {
       row.facts.textContent = factsOf(job);
       row.element.dataset.status = job.status;
       row.element.style.setProperty("--share", isOver(job) ? 0 : (job.progress ?? 0));
-      // Only what has another place is moved, so that the focus stays.
+      // Move only rows whose position changes, so that the focus stays.
       if ($("jobs").children[place] !== row.element) $("jobs").insertBefore(row.element, $("jobs").children[place] ?? null);
     });
     $("no-jobs").hidden = visible.length > 0;
@@ -133,17 +133,17 @@ export class JobList {
     try {
       const page = await json("transcriptions", { query: { limit: PAGE } });
       for (const job of page.jobs) this.#keep(job);
-      // Those on later pages are asked for one by one: there are hardly ever any.
+      // Unfinished jobs of later pages are rare, so each is requested by itself.
       const seen = new Set(page.jobs.map((job) => job.job_id));
       const older = [...this.jobs.values()].filter((job) => !isOver(job) && !seen.has(job.job_id));
       for (const job of older) await this.look(job.job_id);
     } catch {
-      // Whoever watches a job tells that the server is away; the list just asks again.
+      // The view of a job shows that the server cannot be reached; the list only retries.
     }
     this.#show();
   }
 
-  /** Ask where one job stands. */
+  /** Request the status of one job. */
   async look(jobId) {
     try {
       this.#keep(await json(`transcription/${jobId}`));

@@ -1,9 +1,9 @@
-/** What the server remarks on a transcript, in the reader's language: it says so in English. */
+/** Translations of the server's warnings, which are in English. */
 
 import { language } from "./i18n.js";
 
-// What the server writes, {} for what varies, and the same in French, where {1} is the first of what varies.
-// The more special one comes first.
+// The English text with {} for each variable part, and the French text, in which {1} is the first variable part.
+// More specific texts come first.
 const FRENCH = [
   [
     "{} of {} segments could not be aligned; the times of their words are interpolated.",
@@ -184,7 +184,7 @@ const FRENCH = [
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 const patternOf = (template) => new RegExp(`^${template.split("{}").map(escaped).join("(.*?)")}$`, "s");
 
-/** A remark of the server's as [text, language]: in the reader's language where the page has it, else as it is. */
+/** A warning as [text, language]: in the reader's language if there is a translation, else as it is. */
 export function noted(remark) {
   if (language === "en") return [remark, "en"];
   for (const [template, french] of FRENCH) {

@@ -1,14 +1,14 @@
-/** Hearing what was said: the audio that this browser still has, and the word that is being said. */
+/** The player: plays audio that this browser has, and marks the current word. */
 
 import { $, complain, icon } from "./dom.js";
 import { clock, t } from "./i18n.js";
 
-// After a word, its mark stays for so long when none follows.
+// Seconds that the mark stays on a word when no word follows.
 const LINGER_SECONDS = 0.4;
-// Whoever scrolls is not pulled back for so long.
+// Milliseconds after scrolling by hand in which the page does not scroll by itself.
 const SCROLL_REST = 4000;
 
-// What was chosen or recorded since the page was loaded, by job: the server drops the audio when a job has ended.
+// Files chosen or recorded since the page was loaded, by job: the server deletes the audio when a job has ended.
 const heard = new Map();
 export const remember = (jobId, audio) => heard.set(jobId, audio);
 export const isHeard = (jobId) => heard.has(jobId);
@@ -59,7 +59,7 @@ export class Player {
     document.body.classList.remove("with-player");
   }
 
-  /** The words may have changed: look them up anew. `length` is that of the audio in seconds, where it is known. */
+  /** Use these words, which may have changed. `length` is the length of the audio in seconds, if it is known. */
   refresh(length = this.length) {
     this.length = length;
     this.words = [...this.transcript.words].sort((a, b) => a.start - b.start);
@@ -93,7 +93,7 @@ export class Player {
       $("play").focus();
     });
     audio.addEventListener("loadedmetadata", () => {
-      // What a browser recorded does not tell its length: the browser finds it by looking for a far end.
+      // The file of a browser's recorder lacks its length; the browser finds it when it seeks far beyond the end.
       this.measuring = audio.duration === Infinity;
       if (this.measuring) audio.currentTime = Number.MAX_SAFE_INTEGER;
       audio.playbackRate = Number($("speed").value);
@@ -113,7 +113,7 @@ export class Player {
     this.#show();
   }
 
-  /** What the server can read, a browser may not: another file, or the same in another format, may be chosen. */
+  /** The browser cannot play every format that the server reads: offer to choose another file. */
   #cannotPlay() {
     if (!this.url) return;
     const focused = $("player-controls").contains(document.activeElement);
@@ -129,7 +129,7 @@ export class Player {
 
   #play() {
     this.scrolled = -SCROLL_REST;
-    // That it was paused again before it began is no error.
+    // A pause before the start is not an error.
     this.audio.play().catch(() => this.#show());
   }
 
@@ -138,7 +138,7 @@ export class Player {
     this.#follow();
   }
 
-  /** While it plays, look once for each picture of the screen which word is said. */
+  /** While the audio plays, find the current word once per animation frame. */
   #run() {
     if (this.audio.paused) return;
     this.#follow();
@@ -180,7 +180,7 @@ export class Player {
   }
 }
 
-/** The index of the last of these rising numbers that is not above `value`; -1 when all are. */
+/** Index of the last of these ascending numbers that is not above `value`; -1 if there is none. */
 export function lastAtOrBefore(numbers, value) {
   let [low, high] = [0, numbers.length];
   while (low < high) {
@@ -191,7 +191,7 @@ export function lastAtOrBefore(numbers, value) {
   return low - 1;
 }
 
-/** Scroll only when the element is out of the quiet part of the screen. */
+/** Scroll only when the element is outside the middle of the screen. */
 export function keepInView(element) {
   const { top, bottom } = element.getBoundingClientRect();
   if (top > 80 && bottom < innerHeight - 140) return;

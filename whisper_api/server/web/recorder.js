@@ -1,4 +1,4 @@
-/** The microphone: what is said becomes a file, as one hears the level and sees the time. */
+/** The microphone: records a file, and shows level and time. */
 
 import { $, announce } from "./dom.js";
 import { clock, t } from "./i18n.js";
@@ -19,7 +19,7 @@ export function obstacle() {
   return null;
 }
 
-/** One recording at a time; `onFile` gets it, `onProblem` a text when there is none. */
+/** One recording at a time; `onFile` gets the file, or `onProblem` an error text. */
 export class Recorder {
   constructor({ onFile, onProblem, onState }) {
     Object.assign(this, { onFile, onProblem, onState });
@@ -30,7 +30,7 @@ export class Recorder {
     addEventListener("beforeunload", (event) => this.stream && event.preventDefault());
   }
 
-  /** Whether it records, or the browser is asking still whether it may. */
+  /** Whether it records, or waits for permission. */
   get busy() {
     return this.asking || Boolean(this.stream);
   }
@@ -52,7 +52,7 @@ export class Recorder {
     this.wanted = true;
     recorder.addEventListener("dataavailable", (event) => event.data.size && pieces.push(event.data));
     recorder.addEventListener("stop", () => this.#ended(recorder, pieces));
-    // The microphone was pulled out: what there is counts.
+    // The microphone was unplugged: keep the recording up to here.
     this.stream.getAudioTracks()[0].addEventListener("ended", () => this.#stop(true));
     recorder.start(PIECE_MILLISECONDS);
     this.recorder = recorder;
@@ -84,7 +84,7 @@ export class Recorder {
     this.onFile(new File(pieces, name, { type }));
   }
 
-  /** Show how loud it is and for how long it has been going on. */
+  /** Show the level and the time. */
   #measure() {
     this.meter = new AudioContext();
     const analyser = new AnalyserNode(this.meter, { fftSize: 1024 });
@@ -104,12 +104,12 @@ export class Recorder {
     look();
   }
 
-  /** A phone that falls asleep stops recording. */
+  /** Keep the screen on: a phone that sleeps stops recording. */
   async #stayAwake() {
     try {
       this.awake = await navigator.wakeLock?.request("screen");
     } catch {
-      // Not granted, with a low battery for example: the recording goes on as long as it can.
+      // The browser may refuse, with a low battery for example; the recording goes on.
     }
   }
 }

@@ -1,4 +1,4 @@
-/** Finding words in the transcript: as one types, across words, whatever the case and the accents. */
+/** Search in the transcript while typing: across words, without case and accents. */
 
 import { $ } from "./dom.js";
 import { folded, number, t } from "./i18n.js";
@@ -47,14 +47,14 @@ export class Search {
     if (this.input.value) this.#find({ move: false });
   }
 
-  /** All words as one text, and where in it each begins. */
+  /** All words as one text, and the position of each word in it. */
   #text() {
     if (this.index) return this.index;
     const starts = new Float64Array(this.transcript.words.length);
     let text = "";
     this.transcript.words.forEach((word, place) => {
       starts[place] = text.length;
-      // What stands between two words of a language with spaces is a space, and so is a paragraph's end.
+      // In a language with spaces, words and paragraphs are separated by a space.
       const spaced = word.element.nextSibling?.nodeType === Node.TEXT_NODE;
       text += folded(word.element.textContent) + (spaced ? " " : "");
     });

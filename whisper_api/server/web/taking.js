@@ -1,11 +1,11 @@
-/** Taking the transcript along: as a file of any format, or copied as text. */
+/** Export: download the transcript in any format, or copy it as text. */
 
 import { request } from "./api.js";
 import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 
 const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud"];
-// A browser has to have taken a file up before its address goes.
+// The browser must have started the download before its address is revoked.
 const TAKEN_MILLISECONDS = 60_000;
 
 /** Fill the menu of formats; `job` gives the id and the name of the job that is shown, `text` its transcript. */
@@ -20,7 +20,7 @@ export function offerToTake({ job, text }) {
     return h("li", {}, h("button", { type: "button", class: "quiet", onclick: chosen }, name, ` ${t(`format_${format}`)}`));
   };
   $("formats").append(...FORMATS.map(choice));
-  // A menu that is left is closed.
+  // Close the menu when it loses the focus.
   document.addEventListener("click", (event) => menu.contains(event.target) || (menu.open = false));
   menu.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
@@ -30,9 +30,9 @@ export function offerToTake({ job, text }) {
   $("copy").addEventListener("click", () => copy(text()));
 }
 
-/** Have the server render a format, and hand it over under the recording's name. */
+/** Download a format that the server renders, named after the recording. */
 async function download({ id, name }, format) {
-  // A link could not send the key along.
+  // A link cannot send the key.
   const response = await request(`transcription/${id}/result`, { query: { format } });
   const url = URL.createObjectURL(await response.blob());
   const stem = name.replace(/\.[^.]{1,5}$/, "") || name;

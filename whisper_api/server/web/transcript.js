@@ -1,15 +1,15 @@
-/** The transcript on the page: paragraphs of words, each of which knows its time and its place. */
+/** The transcript on the page: paragraphs of words, each with its time and position. */
 
 import { h } from "./dom.js";
 import { clock, t } from "./i18n.js";
 
-// A paragraph ends at a pause once it has some length, and at the next sentence when it has much.
+// A paragraph ends at a pause once it has some length, and at the next sentence once it is long.
 const PAUSE_SECONDS = 1.2;
 const SHORT_WORDS = 40;
 const LONG_WORDS = 110;
 export const COLOURS = 8;
 
-/** The name of a speaker for people: labels that nobody has changed become "Speaker 1". */
+/** The name of a speaker for display: a label without a name becomes "Speaker 1". */
 export function shownSpeaker(name) {
   const label = /^SPEAKER_(\d+)$/.exec(name);
   return label ? t("speakerNumber", { number: Number(label[1]) + 1 }) : name;
@@ -17,7 +17,7 @@ export function shownSpeaker(name) {
 
 /**
  * What is shown in `root`. An entry of `words` is {element, start, end, segment, word}: seconds, the segment's id, and
- * the number of the word in it as it was recognised, or null where the segment's text stands for itself.
+ * the number of the word in it as it was recognised, or null where the segment has no words.
  */
 export class Transcript {
   constructor(root) {
@@ -36,7 +36,7 @@ export class Transcript {
     this.current = null;
   }
 
-  /** One window of speech, in the place of what was known of it before. */
+  /** Show the text of one window, instead of its earlier text. */
   showStretch(index, segments) {
     const fresh = h("div", { class: "stretch" }, ...this.#paragraphs(segments, () => 0));
     const before = this.stretches.get(index);
@@ -47,14 +47,14 @@ export class Transcript {
       this.root.insertBefore(fresh, next);
     }
     this.stretches.set(index, fresh);
-    // Whoever comes late gets hours of speech at once.
+    // A page that is opened late gets hours of text at once.
     this.counting ||= requestAnimationFrame(() => {
       this.counting = 0;
       this.recount();
     });
   }
 
-  /** The whole transcript. `corrections` are in it already; they tell which words were removed or changed. */
+  /** Show the whole transcript. It contains the `corrections`, which say which words were removed or changed. */
   showResult(result, corrections) {
     this.clear();
     this.speakers = result.speakers;
@@ -68,13 +68,13 @@ export class Transcript {
     if (this.words.length) this.select(this.words[0]);
   }
 
-  /** The word that an element is, or stands in. */
+  /** The word of an element or of its parent. */
   entryOf(element) {
     const found = element.closest?.(".w");
     return found ? this.entries.get(found) : undefined;
   }
 
-  /** The text as people write conversations down. */
+  /** The transcript as plain text, with a paragraph for each speaker. */
   get text() {
     const parts = [...this.root.querySelectorAll(".turn")].map((turn) => {
       const name = turn.querySelector(".speaker")?.textContent;
@@ -84,7 +84,7 @@ export class Transcript {
     return parts.join("\n\n");
   }
 
-  /** Show speakers under other names; `names` maps what is shown now to what shall be. */
+  /** Rename speakers; `names` maps the shown names to the new ones. */
   rename(names) {
     for (const element of this.root.querySelectorAll(".speaker")) {
       const name = names.get(element.dataset.name);
@@ -95,7 +95,7 @@ export class Transcript {
     this.speakers = [...new Set(this.speakers.map((name) => names.get(name) ?? name))];
   }
 
-  /** Take a word out. Of the two spaces that are left, the reader sees one. */
+  /** Remove a word. HTML shows the two spaces that remain as one. */
   remove(entry) {
     const focused = document.activeElement === entry.element;
     this.select(this.#neighbour(entry, 1) ?? this.#neighbour(entry, -1) ?? entry);
@@ -144,7 +144,7 @@ export class Transcript {
     return paragraphs;
   }
 
-  /** A segment's text, its words as elements and what stands between them as it is. */
+  /** The text of a segment, with an element for each word and the spacing as it is. */
   #spans(segment, changes) {
     if (!segment.words.length) {
       return [this.#word(segment.text, { start: segment.start, end: segment.end, segment: segment.id, word: null }, changes)];
@@ -152,7 +152,7 @@ export class Transcript {
     const pieces = [];
     let [position, place] = [0, 0];
     for (const word of segment.words) {
-      // Words that were taken out are counted too.
+      // Removed words are counted, too.
       while (changes?.get(place) === "") place += 1;
       const begin = segment.text.indexOf(word.word, position);
       const between = begin >= 0 ? segment.text.slice(position, begin) : pieces.length ? " " : "";
@@ -161,7 +161,7 @@ export class Transcript {
       pieces.push(this.#word(word.word, { start: word.start, end: word.end, segment: segment.id, word: place }, changes));
       place += 1;
     }
-    // What no word has, as a mark that stands by itself.
+    // Text outside of words, such as a punctuation mark by itself.
     pieces.push(segment.text.slice(position));
     return pieces;
   }
@@ -174,7 +174,7 @@ export class Transcript {
     return element;
   }
 
-  /** Elements of words have come or gone: number the words anew. */
+  /** Renumber the words after elements were added or removed. */
   recount() {
     this.words = Array.from(this.root.getElementsByClassName("w"), (element) => this.entries.get(element));
     this.words.forEach((entry, index) => (entry.index = index));
@@ -185,7 +185,7 @@ export class Transcript {
     return this.words[entry.index + step];
   }
 
-  /** Of all the words, the tab key finds one; arrows go on from there. */
+  /** The tab key focuses one of the words, and the arrow keys move from there. */
   select(entry) {
     const before = this.current?.element;
     if (before === entry.element) return;

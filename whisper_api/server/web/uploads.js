@@ -1,4 +1,4 @@
-/** Files on their way to the server, one after the other, each with its progress. */
+/** Uploads: files are sent one after the other, each with its progress. */
 
 import { addressOf, ApiError, askForKey, authorization, patiently, problemOf, storedKey } from "./api.js";
 import { h, icon } from "./dom.js";
@@ -6,10 +6,10 @@ import { percent, t } from "./i18n.js";
 
 /**
  * Send one file; resolves to the id of its job.
- * `key` makes a repeated attempt find the job that an earlier one has made.
+ * With the idempotency key `key`, a retry finds the job of the first attempt.
  */
 function send(file, fields, { key, onProgress, signal }) {
-  // fetch does not tell how much of a body was sent.
+  // XMLHttpRequest, because fetch does not report upload progress.
   return new Promise((resolve, reject) => {
     const form = new FormData();
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
@@ -23,7 +23,7 @@ function send(file, fields, { key, onProgress, signal }) {
       if (request.status === 202) resolve(JSON.parse(request.responseText).job_id);
       else reject(problemOf(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     };
-    // A folder, or a file that was changed or removed since it was chosen, looks like a server that is away.
+    // A folder, or a file that was changed or removed since it was chosen, also causes a network error.
     request.onerror = () =>
       file.slice(0, 1).arrayBuffer().then(
         () => reject(new ApiError(0, "network", "")),
@@ -53,18 +53,18 @@ async function sendWithKey(file, fields, options) {
 
 const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-/** The list of uploads in `list`; `onAccepted(jobId, file)` is called for each file that has become a job. */
+/** The list of uploads in `list`; `onAccepted(jobId, file)` is called for each file that the server accepted. */
 export class Uploads {
   constructor(list, onAccepted) {
     this.list = list;
     this.onAccepted = onAccepted;
     this.last = Promise.resolve();
     this.under = 0;
-    // Leaving would lose what is on its way.
+    // Leaving the page would end the uploads.
     addEventListener("beforeunload", (event) => this.under > 0 && event.preventDefault());
   }
 
-  /** Send a file after those before it. Resolves to the job's id, or to null when it did not become one. */
+  /** Send a file after the earlier ones. Resolves to the job's id, or to null when the file was not accepted. */
   add(file, fields) {
     const row = this.#row(file);
     this.under += 1;
@@ -73,7 +73,7 @@ export class Uploads {
     return turn;
   }
 
-  /** Show a file that is not sent at all, and why. */
+  /** Show a file that is not sent, and the reason. */
   refuse(file, reason) {
     this.#fail(this.#row(file), reason);
   }
