@@ -252,9 +252,10 @@ def test_what_is_wrong_with_one_file_does_not_stop_the_others(
     ("status", "says"),
     [
         ({"status": "Failed", "error": "nothing in it"}, "a.wav: JobFailed: nothing in it"),
-        ({"status": "Canceled"}, "a.wav: JobCanceled"),
+        ({"status": "Canceled"}, "a.wav: JobCanceled: the job was canceled"),
+        ({"status": "Canceled", "error": "its key was revoked"}, "a.wav: JobCanceled: its key was revoked"),
     ],
-    ids=["failed", "canceled"],
+    ids=["failed", "canceled", "canceled by the server"],
 )
 def test_a_job_without_a_result_is_told(
     status: dict[str, str], says: str, submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]

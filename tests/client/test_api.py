@@ -552,8 +552,11 @@ def test_transcribing_gives_the_result_and_tells_how_it_ends_otherwise(client: C
     rest.script = [{"status": "Failed", "error": "there is nobody in it"}]
     with pytest.raises(errors.JobFailed, match="there is nobody in it"):
         client.transcribe(AUDIO)
+    rest.script = [{"status": "Canceled", "error": "its key was revoked"}]
+    with pytest.raises(errors.JobCanceled, match="its key was revoked"):
+        client.transcribe(AUDIO)
     rest.script = [{"status": "Canceled"}]
-    with pytest.raises(errors.JobCanceled):
+    with pytest.raises(errors.JobCanceled, match="the job was canceled"):
         client.transcribe(AUDIO)
     assert not rest.canceled
 

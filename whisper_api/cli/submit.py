@@ -218,7 +218,7 @@ class _Work:
             if status.status == "Failed":
                 raise JobFailed(sent.job_id, status.error or "the job failed")
             if status.status == "Canceled":
-                raise JobCanceled(sent.job_id, "the job was canceled")
+                raise JobCanceled(sent.job_id, status.error or "the job was canceled")
             outcome.failed = self._write(sent)
         self.sent.remove(sent)
         return outcome.failed

@@ -156,7 +156,7 @@ class Calls:
             case "Failed":
                 raise JobFailed(job_id, status.error or "the job failed")
             case "Canceled":
-                raise JobCanceled(job_id, "the job was canceled")
+                raise JobCanceled(job_id, status.error or "the job was canceled")
         raise JobNotFinished(job_id, f"job {job_id} has not ended after {timeout:g} seconds; it goes on")
 
     def result(self, job_id: str) -> Steps[JobResult]:
