@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from whisper_api.engine.worker.worker import is_out_of_memory
-from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
+from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, ModelUnavailable, OutOfMemory
 from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class JobContext:
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
         on_stretch: called from the job's thread with a :class:`~whisper_api.schema.Stretch`.
+        on_missing_model: called with the name of a model that would have to be downloaded; then it is not.
 
     Attributes:
         stage_done: how far the running stage is, from 0 to 1.
@@ -67,6 +68,7 @@ class JobContext:
         closed: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_stretch: Callable[[Stretch], None] | None = None,
+        on_missing_model: Callable[[str], None] | None = None,
     ) -> None:
         self.options = options
         self.device = device
@@ -80,6 +82,7 @@ class JobContext:
         self._closed = closed
         self._on_progress = on_progress
         self._on_stretch = on_stretch
+        self._on_missing_model = on_missing_model
         self._callers_error: BaseException | None = None
         self._job: Hashable = object()
         self._stage: Stage = "load"
@@ -104,8 +107,20 @@ class JobContext:
         return self.models.lease(source, check=self.check)
 
     def fetched(self, name: str) -> LocalModel:
-        """A model's files, as :meth:`ModelStore.ensure` finds or fetches them; cancelling the job ends the wait."""
+        """A model's files, as :meth:`ModelStore.ensure` finds or downloads them; cancelling the job ends the wait.
+
+        Raises:
+            ModelUnavailable: the model is not on this machine, and the job's caller does not let it download models.
+        """
+        if self._leaves_to_caller(name):
+            raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` downloads it.")
         return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
+
+    def can_have(self, name: str) -> bool:
+        """Whether a model is on this machine, or :meth:`fetched` may download it now."""
+        if self.store.find(name) is not None:
+            return True
+        return not self._leaves_to_caller(name) and self.store.is_missing(name)
 
     def ends_the_job(self, error: BaseException) -> bool:
         """Whether an error of an optional stage ends the job, instead of costing it only what the stage would give.
@@ -147,6 +162,8 @@ class JobContext:
         Args:
             stop: ends that part, as cancelling the job does.
         """
+        # Through this context, which has to know an error of the caller again to end the job with it.
+        on_missing = self._on_missing_model
         part = JobContext(
             options=self.options,
             device=self.device,
@@ -155,6 +172,7 @@ class JobContext:
             store=self.store,
             hf_token=self.hf_token,
             closed=self._closed,
+            on_missing_model=None if on_missing is None else lambda name: self._call(on_missing, name),
         )
         part._cancels = (*self._cancels, stop)
         part._job = self._job
@@ -193,6 +211,13 @@ class JobContext:
         if overall > self._reported or fraction == 0.0:
             self._reported = max(overall, self._reported)
             self._call(self._on_progress, Progress(round(self._reported, 4), self._stage))
+
+    def _leaves_to_caller(self, name: str) -> bool:
+        """Whether a model is missing that the caller downloads, or does without; then the caller hears of the model."""
+        if self._on_missing_model is None or not self.store.is_missing(name):
+            return False
+        self._call(self._on_missing_model, name)
+        return True
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
         """Call a function of the caller, and remember its error as the caller's."""

@@ -200,6 +200,7 @@ class Engine:
         known_speakers: Mapping[str, AudioInput] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
+        on_missing_model: Callable[[str], None] | None = None,
     ) -> Transcript:
         """Transcribe one recording. May be called from any number of threads at once.
 
@@ -213,6 +214,9 @@ class Engine:
                 recognised has the name as label; the others keep ``SPEAKER_NN``.
             cancel: set it from another thread to stop the job within one work item.
             hf_token: instead of the engine's.
+            on_missing_model: called, from any thread, with the name of a model that is not on this machine. The model
+                is not downloaded then: once the function returns, the job does without the model or ends with
+                ModelUnavailable. What the function raises ends the job. None downloads missing models.
 
         Returns:
             The transcript; without segments when nobody speaks.
@@ -245,6 +249,7 @@ class Engine:
                 closed=self._closed,
                 on_progress=on_progress,
                 on_stretch=on_stretch,
+                on_missing_model=on_missing_model,
             )
             try:
                 return Transcription(self, ctx, known_speakers or {}).run(source)

@@ -284,8 +284,8 @@ class Transcription:
         if self._options.task == "translate" or not has_model(language):
             return None
         name = f"align-{language}"
-        if self._ctx.store.find(name) is None and not self._ctx.store.can_fetch(name):
-            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
+        if not self._ctx.can_have(name):
+            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and cannot be downloaded now"))
             return None
         stop = threading.Event()
         part = self._ctx.beside(stop)
@@ -324,18 +324,20 @@ class Transcription:
             beside.join()
 
     def _check_speakers(self) -> None:
-        """End a job early that was to tell the speakers apart and has no model to do it with.
+        """End a job early whose diarization has failed with an error that will end the job.
 
         Raises:
-            ModelError: why there is no model.
+            ModelError: there is no model to tell the speakers apart, as the job demands.
+            Exception: of a function of the caller.
         """
         speakers = self._speakers
-        if self._options.diarize and speakers is not None and speakers.failed():
+        if speakers is not None and speakers.failed():
             try:
                 speakers.result()
-            except ModelError:
-                raise
             except Exception as error:
+                demanded = self._options.diarize and isinstance(error, ModelError)
+                if demanded or self._ctx.ends_the_job(error):
+                    raise
                 log.debug("diarization has failed; the job goes on without it")
                 forget_frames(error)
 

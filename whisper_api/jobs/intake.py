@@ -86,12 +86,18 @@ class Intake:
     def _check_download(self, submission: Submission) -> None:
         """Refuse a job that names a model which is not here, when its owner may not make the server download one.
 
-        The model of the configuration is downloaded for everybody: the administrator has named it there.
+        The models that the configuration names, aliases included, are downloaded for everybody.
+
+        Raises:
+            ModelUnavailable: says who may make the server download the model.
         """
-        if self._model_downloads == "anyone" or self._executor.missing_model(submission.options) is None:
+        options = submission.options
+        if self._model_downloads == "anyone" or self._executor.named_by_configuration(options):
             return
-        name = self._executor.model_name(submission.options)
+        name = self._executor.model_name(options)
         if name == self._executor.model_name(TranscriptionOptions()):
+            return
+        if name not in self._executor.missing_models(options, submission.hf_token):
             return
         key = self._store.key(submission.owner)
         # Without authorization there are no keys, and everybody may do what administrators may.

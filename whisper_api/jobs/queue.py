@@ -68,12 +68,13 @@ class JobQueue:
         with self._changed:
             self._unreserve()
 
-    def put(self, job_id: str, *, reserved: bool = True) -> None:
+    def put(self, job_id: str, *, reserved: bool = True, first: bool = False) -> None:
         """Add a job behind the others. A closed queue still takes it in, and gives it to nobody.
 
         Args:
             job_id: which; it must not wait already.
             reserved: whether it comes for a place that was reserved, which is then used up.
+            first: put the job before the others, since it was taken before them.
         """
         with self._changed:
             if job_id in self._ids:
@@ -82,9 +83,13 @@ class JobQueue:
                 self._unreserve()
             if job_id == self._taken:
                 self._taken = ""
-            self._ids.append(job_id)
-            self._puts += 1
-            self._came[job_id] = self._puts
+            if first:
+                self._came[job_id] = min((self._came[each] for each in self._ids), default=self._puts) - 1
+                self._ids.insert(0, job_id)
+            else:
+                self._puts += 1
+                self._came[job_id] = self._puts
+                self._ids.append(job_id)
             self._changed.notify()
 
     def take(self, timeout: float | None = None) -> str | None:
@@ -127,6 +132,11 @@ class JobQueue:
         with self._changed:
             self._held.discard(job_id)
             self._changed.notify()
+
+    def held(self) -> frozenset[str]:
+        """The jobs that :meth:`hold` has returned and :meth:`release` has not freed."""
+        with self._changed:
+            return frozenset(self._held)
 
     def remove(self, job_id: str) -> bool:
         """Take a job out, wherever it stands.

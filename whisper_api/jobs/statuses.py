@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import Live, RunningJobs
-from whisper_api.schema import JobStatus
+from whisper_api.schema import JobStatus, Stage
 from whisper_api.store.jobs import Job
 
 __all__ = ["Statuses"]
@@ -38,13 +38,14 @@ class Statuses:
             eta = self._estimates.of_queued(job.job_id, self._order(), live)
         elif job.state == "Processing" and job.job_id in live:
             eta = self._estimates.of_running(job.job_id, live[job.job_id])
-        return _status(job, live, position, eta)
+        return _status(job, live, self._queue.held(), position, eta)
 
     def of_all(self, jobs: list[Job]) -> list[JobStatus]:
         """Where several jobs stand, the queue looked at once. Without estimates."""
-        positions, live = self.positions(), self._running.live()
+        positions, live, held = self.positions(), self._running.live(), self._queue.held()
         return [
-            _status(job, live, positions.get(job.job_id, 1) if job.state == "Queued" else None, None) for job in jobs
+            _status(job, live, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
+            for job in jobs
         ]
 
     def position(self, job_id: str) -> int:
@@ -64,9 +65,18 @@ class Statuses:
         return [*self._taken.copy(), *self._queue.positions()]
 
 
-def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float | None) -> JobStatus:
+def _status(
+    job: Job, live: Mapping[str, Live], held: Collection[str], position: int | None, eta: float | None
+) -> JobStatus:
     running = live.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"
+    stage: Stage | None = None
+    if completed:
+        stage = "done"
+    elif running is not None:
+        stage = running.progress.stage
+    elif job.state == "Queued" and job.job_id in held:
+        stage = "download"
     progress = 1.0 if completed else running.progress.fraction if running else None
     if progress is None and job.state in ("Queued", "Processing"):
         progress = 0.0
@@ -78,7 +88,7 @@ def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float
         started_at=None if job.started_at is None else _rfc3339(job.started_at),
         finished_at=None if job.finished_at is None else _rfc3339(job.finished_at),
         progress=progress,
-        stage="done" if completed else running.progress.stage if running else None,
+        stage=stage,
         eta_seconds=None if eta is None else round(eta, 1),
         audio_seconds=job.audio_seconds,
         error=job.error if job.state in ("Failed", "Canceled") else None,

@@ -17,7 +17,7 @@ from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.feed import Feed
-from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
 from whisper_api.jobs.outcomes import (
     AUDIO_NAME,
     Completed,
@@ -156,7 +156,7 @@ class Worker:
         place = self._place
         job = self._patiently(lambda: place.store.get(job_id))
         if job is None or job.state != "Queued":
-            place.downloads.failure(job_id)
+            place.downloads.forget(job_id)
             return None
         if place.downloads.hold_back(job):
             return None
@@ -209,7 +209,7 @@ class Worker:
         if not audio.is_file():
             return Failed("", "its audio is no longer on the server's disk")
         try:
-            if (failure := self._place.downloads.failure(job.job_id)) is not None:
+            if (failure := self._place.downloads.failure(job)) is not None:
                 raise failure
             return Completed(
                 self._place.executor.run(
@@ -217,6 +217,7 @@ class Worker:
                     audio,
                     on_progress=lambda progress: self._heard(running, progress),
                     on_stretch=lambda stretch: self._read(running, stretch),
+                    on_missing_model=lambda name: self._place.downloads.require(job, name),
                     cancel=running.cancel,
                 )
             )
@@ -252,6 +253,8 @@ class Worker:
                 return WasCanceled()
             if reason == "stop" or self._place.stopping.is_set():
                 return PutBack(crashed=False)
+        if isinstance(error, WaitsForModel):
+            return PutBack(crashed=False)
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.crashes + 1 < MAX_CRASHES:
@@ -310,6 +313,7 @@ class Worker:
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
                     self._place.completed()
                     self._place.estimates.forget(job_id)
+                    self._place.downloads.forget(job_id)
                     self._place.estimates.learned()
                     # Nobody else can have ended it, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
@@ -322,21 +326,28 @@ class Worker:
             case PutBack(crashed):
                 if store.requeue(job_id, crashes=int(crashed), last=crashed):
                     log.info("job requeued", extra=figures)
+                return self._settle(job_id, first=not crashed)
         return self._settle(job_id)
 
-    def _settle(self, job_id: str) -> JobEvent | None:
-        """Do what follows from the state that a job is in now: its caller may have ended it before this worker."""
+    def _settle(self, job_id: str, *, first: bool = False) -> JobEvent | None:
+        """Do what follows from the state that a job is in now: its caller may have ended it before this worker.
+
+        Args:
+            job_id: which.
+            first: put a job that waits again before the others.
+        """
         place = self._place
         job = place.store.get(job_id)
         if job is None:
             return None
         if job.state != "Queued":
             place.estimates.forget(job_id)
+            place.downloads.forget(job_id)
             return event_of(job)
         # Before another worker can take it, and tell that it runs.
         place.feed.publish(event_of(job))
         if not place.stopping.is_set():
-            place.queue.put(job_id, reserved=False)
+            place.queue.put(job_id, reserved=False, first=first)
             place.moved()
         return None
 

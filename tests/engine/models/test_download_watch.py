@@ -154,7 +154,7 @@ def engine_transcribes(stuck: Stuck, cancel: threading.Event) -> None:
 def executor_downloads(stuck: Stuck, cancel: threading.Event) -> None:
     from whisper_api import Config
 
-    LocalExecutor(Config(models_dir=stuck.root, device="cpu")).download_model(stuck.model, cancel)
+    LocalExecutor(Config(models_dir=stuck.root, device="cpu")).download_model(stuck.model, cancel, None)
 
 
 @pytest.mark.parametrize("use", [store_ensures, engine_transcribes, executor_downloads])

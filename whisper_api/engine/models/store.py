@@ -210,14 +210,21 @@ class ModelStore:
             named.name, lambda watch: self._locked_fetch(named, token, watch), progress or self._progress, check
         )
 
-    def can_fetch(self, name: str) -> bool:
-        """Whether a model that is not here may be had by :meth:`ensure`, as far as can be told without asking anybody.
+    def is_missing(self, name: str) -> bool:
+        """Whether a model is not on this machine and can be downloaded, as far as this machine knows.
+
+        A name that means nothing, a directory and a model whose sources are all switched off or silent are not missing:
+        :meth:`ensure` raises the error for these at once. Asks no network.
 
         Args:
             name: as for :meth:`find`.
         """
         named = resolve(name)
-        return isinstance(named, Entry) and any(self._closed_source(named, source) is None for source in named.sources)
+        return (
+            isinstance(named, Entry)
+            and locate(self.root, named)[0] is None
+            and any(self._closed_source(named, source) is None for source in named.sources)
+        )
 
     def verify(self, name: str) -> Verification:
         """Hash a model's files and compare them with the catalogue, or else with what was recorded at their download.
