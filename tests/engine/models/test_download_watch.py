@@ -23,9 +23,8 @@ from hub_server import REPO, serving
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.models.download import DownloadProgress
-from whisper_api.engine.models.download_watch import watched
-from whisper_api.engine.models.file_lock import locked
 from whisper_api.engine.models.store import ModelStore, model_facts
+from whisper_api.engine.models.waits import locked, watched
 from whisper_api.jobs.executor import LocalExecutor
 
 QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
@@ -239,7 +238,6 @@ def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -
     path = tmp_path / "lock"
     # The parent ends without giving the lock back, as a killed process does; the child goes on until it is killed.
     script = (
-        "import os, sys, pathlib, signal; from whisper_api.engine.models.file_lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), lambda: None):\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DownloadProgress",
     "Expected",
+    "SourceChanged",
     "SourceFailed",
     "SourceUnreachable",
     "WrongContent",
@@ -73,8 +74,12 @@ class SourceUnreachable(SourceFailed):
     """The source did not answer at all, so that it need not be asked again for a while."""
 
 
-class WrongContent(SourceFailed):
-    """The source gave something else than the catalogue names."""
+class SourceChanged(SourceFailed):
+    """The source no longer has what the catalogue or the first download names."""
+
+
+class WrongContent(SourceChanged):
+    """The source gave other content than the catalogue or the first download names."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.engine.models.download import (
     Expected,
+    SourceChanged,
     SourceFailed,
     SourceUnreachable,
     WrongContent,
@@ -225,7 +226,7 @@ def _refusal(source: HubSource, response: requests.Response, token: str | None) 
         reason = "the token given has no access" if _has_token(token) else "it needs a token"
         return SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
     if code == "RevisionNotFound":
-        return SourceFailed(f"{page} has no revision {source.revision or 'main'}")
+        return SourceChanged(f"{page} has no revision {source.revision or 'main'}")
     if code == "EntryNotFound":
         return SourceFailed(f"a file has gone from {page}")
     if code == "RepoNotFound" or status in (401, 404):
