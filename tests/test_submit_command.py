@@ -19,7 +19,7 @@ from rest_server import TEXT, Hold, Refuse, Rest, serving
 
 from whisper_api.cli import outputs
 from whisper_api.cli.main import main
-from whisper_api.client import answers
+from whisper_api.client import responses
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def _plain_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.01)
     (work / "a.wav").write_bytes(b"first")
     (work / "b.wav").write_bytes(b"second")
 

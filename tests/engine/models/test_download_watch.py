@@ -238,6 +238,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -
     path = tmp_path / "lock"
     # The parent ends without giving the lock back, as a killed process does; the child goes on until it is killed.
     script = (
+        "import os, sys, pathlib, signal; from whisper_api.engine.models.waits import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), lambda: None):\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"

@@ -61,8 +61,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# A source that did not answer is not asked again for the first time, in seconds, since a job waits for the answer. The time
-# doubles with each further failure, up to the second.
+# Pause in seconds before a source that did not answer is asked again, since a job waits for the answer. The pause
+# doubles with each further failure, up to the second number.
 UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS = 60.0, 3600.0
 
 
@@ -168,8 +168,8 @@ class ModelStore:
     ) -> LocalModel:
         """Find a model, or else download and check it.
 
-        Another thread waits for the network, for pip and for the lock that another process holds, so that the caller can
-        stop waiting at any moment.
+        Another thread waits for the network, for pip and for the lock that another process holds, so that the caller
+        can stop waiting at any moment.
 
         Args:
             name: as for :meth:`find`.
@@ -181,8 +181,8 @@ class ModelStore:
 
         Raises:
             UnknownModel: the name means nothing.
-            ModelUnavailable: the model is not on this machine and could not be downloaded; the message says which sources
-                were asked, why each failed, and what to do.
+            ModelUnavailable: the model is not on this machine and could not be downloaded; the message says which
+                sources were asked, why each failed, and what to do.
             ModelCorrupt: a source has other content than the catalogue or the first download; or the directory named
                 holds no model.
         """
@@ -253,7 +253,7 @@ class ModelStore:
 
         Raises:
             UnknownModel: no model has this name; paths are not accepted.
-            ModelUnavailable: the model is not in the models directory; the message says where it is instead, if anywhere.
+            ModelUnavailable: the model is not in the models directory; the message says where it is instead.
         """
         entry = model_facts(name)
         if entry is None:
@@ -318,12 +318,14 @@ class ModelStore:
             logger.info("%s: not from %s: %s", entry.name, source, reason)
             failures.append(f"{_source_title(entry, source)}: {reason}")
         advice = (
-            f"Only what the first download gave is accepted; `whisper-api models pull --newest {entry.name}` takes what "
-            "the source has now."
-            if changed
-            else f"Run `whisper-api models pull {entry.name}` where a source can be reached, or copy the model's files to "
+            f"Run `whisper-api models pull {entry.name}` where a source can be reached, or copy the model's files to "
             f"{self.root / entry.directory}."
         )
+        if changed:
+            advice = (
+                "Only what the first download gave is accepted; "
+                f"`whisper-api models pull --newest {entry.name}` takes what the source has now."
+            )
         message = f"{entry.name} is not in {self.root} and could not be fetched. {'; '.join(failures)}. {advice}"
         raise ModelCorrupt(message) if corrupt else ModelUnavailable(message)
 

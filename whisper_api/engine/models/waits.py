@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 # How often a waiting thread checks whether its job was canceled.
 POLL_SECONDS = 0.1
-# How long to wait for a stopped download to end. pip ends within this time; a thread that reads from a silent connection
-# is left behind and ends when its own timeout is over.
+# How long to wait for a stopped download to end. pip ends within this time. A thread that reads from a silent
+# connection is left behind and ends when its own timeout is over.
 STOP_SECONDS = 0.5
 
 Report = Callable[["DownloadProgress"], None]
