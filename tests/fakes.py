@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
-from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnProgress, OnStretch
+from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.jobs.service import JobService, Reservation, Submission
 from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
@@ -143,7 +143,7 @@ class FakeExecutor:
         audio: Path,
         *,
         on_progress: OnProgress,
-        on_stretch: OnStretch,
+        on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
     ) -> Transcript:

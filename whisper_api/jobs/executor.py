@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
-from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
 log = logging.getLogger("whisper_api.jobs")
 
 OnProgress = Callable[[Progress], None]
-OnStretch = Callable[[Stretch], None]
+OnPartial = Callable[[PartialSegments], None]
 OnMissingModel = Callable[[str], None]
 
 
@@ -124,7 +124,7 @@ class Executor(Protocol):
         audio: Path,
         *,
         on_progress: OnProgress,
-        on_stretch: OnStretch,
+        on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
     ) -> Transcript:
@@ -134,7 +134,7 @@ class Executor(Protocol):
             job: what is asked for.
             audio: its upload; the recordings of its known speakers are beside it.
             on_progress: called as the job goes on, from this thread or another.
-            on_stretch: called with what is known of the text, as it gets known, from this thread.
+            on_partial: called with what is known of the text, as it gets known, from this thread.
             on_missing_model: called with the name of a model that could be downloaded. What it raises ends the job;
                 when it returns, the job does without the model.
             cancel: set from another thread to stop the job within one work item.
@@ -280,7 +280,7 @@ class LocalExecutor:
         audio: Path,
         *,
         on_progress: OnProgress,
-        on_stretch: OnStretch,
+        on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
     ) -> Transcript:
@@ -303,7 +303,7 @@ class LocalExecutor:
                     audio,
                     job.options,
                     on_progress=report,
-                    on_stretch=on_stretch,
+                    on_partial=on_partial,
                     known_speakers={
                         name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
                     },

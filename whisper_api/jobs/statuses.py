@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.running import Live, RunningJobs
+from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.schema import JobStatus, Stage
 from whisper_api.store.jobs import Job
 
@@ -66,7 +66,7 @@ class Statuses:
 
 
 def _status(
-    job: Job, live: Mapping[str, Live], held: Collection[str], position: int | None, eta: float | None
+    job: Job, live: Mapping[str, ProgressSnapshot], held: Collection[str], position: int | None, eta: float | None
 ) -> JobStatus:
     running = live.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.cli.doctor.check import Check, failure
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.errors import ModelUnavailable
-from whisper_api.schema import Segment, TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, Segment, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -137,7 +136,7 @@ class _Bench:
         with self.engine.models.lease(self.engine.whisper_source(local)) as whisper:
             spans = [Span(0, len(self.sound))]
             recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.batching)
-            language, _ = recognizer.judge_language(self.engine.default_language)
+            language, _ = recognizer.resolve_language(self.engine.default_language)
             return language, list(recognizer.transcribe(language, word_times=word_times))
 
 

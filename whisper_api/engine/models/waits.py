@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import Canceled
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def watched(
         What ``fetch`` returns.
     """
     watch = DownloadWatch(report)
-    fetching = Beside(f"fetch {name}", lambda: fetch(watch))
+    fetching = BackgroundTask(f"fetch {name}", lambda: fetch(watch))
     try:
         while not fetching.wait(POLL_SECONDS):
             watch.pass_on()
