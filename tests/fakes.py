@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
-from whisper_api.jobs.executor import ExecutorFacts, OnPartial, OnProgress
+from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.jobs.service import JobService, Reservation, Submission
 from whisper_api.schema import FINAL_STATES, JobStatus, Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
@@ -50,8 +50,11 @@ class FakeExecutor:
         warm_up_gate: ``warm_up`` waits for it.
         warmed: how often ``warm_up`` was called.
         refusal: what ``check`` raises.
-        missing_models: models that must be downloaded before jobs that name them can run.
+        missing: models that must be downloaded before jobs that name them can run.
+            A language among them stands for its alignment model, which is found missing while the job runs.
+        trusted: models that the configuration names.
         downloads: models whose download was begun, in order.
+        downloading: how many downloads go on now.
         download_gate: ``download_model`` waits for it.
         download_errors: what ``download_model`` raises, by model.
         beats: whether jobs that are held tell of themselves all the time.
@@ -75,8 +78,10 @@ class FakeExecutor:
         self.warm_up_gate.set()
         self.warmed = 0
         self.refusal: Exception | None = None
-        self.missing_models: set[str] = set()
+        self.missing: set[str] = set()
+        self.trusted: set[str] = set()
         self.downloads: list[str] = []
+        self.downloading = 0
         self.download_gate = threading.Event()
         self.download_gate.set()
         self.download_errors: dict[str, Exception] = {}
@@ -93,18 +98,27 @@ class FakeExecutor:
     def model_name(self, options: TranscriptionOptions) -> str:
         return options.model or "fake"
 
-    def missing_model(self, options: TranscriptionOptions) -> str | None:
-        return options.model if options.model in self.missing_models else None
+    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        return options.model is None or options.model in self.trusted
 
-    def download_model(self, name: str, cancel: threading.Event) -> None:
+    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        return tuple(name for name in (options.model,) if name in self.missing)
+
+    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         self._touch()
-        self.downloads.append(name)
-        while not self.download_gate.wait(0.005):
-            if cancel.is_set():
-                raise Canceled("the download was canceled")
-        if name in self.download_errors:
-            raise self.download_errors[name]
-        self.missing_models.discard(name)
+        with self._lock:
+            self.downloads.append(name)
+            self.downloading += 1
+        try:
+            while not self.download_gate.wait(0.005):
+                if cancel.is_set():
+                    raise Canceled("the download was canceled")
+            if name in self.download_errors:
+                raise self.download_errors[name]
+            self.missing.discard(name)
+        finally:
+            with self._lock:
+                self.downloading -= 1
 
     def preload(self) -> None:
         self._touch()
@@ -124,7 +138,14 @@ class FakeExecutor:
             raise self.refusal
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+        cancel: threading.Event,
     ) -> Transcript:
         self._touch()
         with self._lock:
@@ -134,6 +155,8 @@ class FakeExecutor:
             self.together[job.job_id] = self.active
         try:
             on_progress(Progress(0.5, "asr"))
+            if job.options.language in self.missing:
+                on_missing_model(job.options.language)
             if self.behave is not None:
                 self.behave(self, job)
             while self.held and job.job_id not in self._released:

@@ -19,7 +19,7 @@ from rest_server import TEXT, Hold, Refuse, Rest, serving
 
 from whisper_api.cli import outputs
 from whisper_api.cli.main import main
-from whisper_api.client import answers
+from whisper_api.client import responses
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def _plain_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.01)
     (work / "a.wav").write_bytes(b"first")
     (work / "b.wav").write_bytes(b"second")
 
@@ -252,9 +252,10 @@ def test_what_is_wrong_with_one_file_does_not_stop_the_others(
     ("status", "says"),
     [
         ({"status": "Failed", "error": "nothing in it"}, "a.wav: JobFailed: nothing in it"),
-        ({"status": "Canceled"}, "a.wav: JobCanceled"),
+        ({"status": "Canceled"}, "a.wav: JobCanceled: the job was canceled"),
+        ({"status": "Canceled", "error": "its key was revoked"}, "a.wav: JobCanceled: its key was revoked"),
     ],
-    ids=["failed", "canceled"],
+    ids=["failed", "canceled", "canceled by the server"],
 )
 def test_a_job_without_a_result_is_told(
     status: dict[str, str], says: str, submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]

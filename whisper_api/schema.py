@@ -68,7 +68,7 @@ JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
 FINAL_STATES: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
 # The labels of speakers without a name, as diarization gives them.
 SPEAKER_LABEL = re.compile(r"SPEAKER_(\d+)")
-Stage = Literal["queue", "load", "decode", "vad", "asr", "align", "diarize", "done"]
+Stage = Literal["queue", "download", "load", "decode", "vad", "asr", "align", "diarize", "done"]
 
 
 def _described(text: str) -> Meta:
@@ -333,7 +333,7 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
         queue_position: 1 for the job that is taken next; with concurrency, the batch it falls in. Only while Queued.
         created_at, started_at, finished_at: RFC 3339, UTC.
         progress: from 0 to 1, weighted over the stages; None for a job that ended without a result.
-        stage: the stage that runs.
+        stage: the stage that runs; ``download`` while the job waits in the queue for a model that is downloaded.
         eta_seconds: until the job ends, when that can be told.
         audio_seconds: length of the audio, when it is known.
         error: why it Failed, or why the server has Canceled it.

@@ -7,7 +7,7 @@ from rest_server import Rest, serving
 
 from client.blocking import Blocking, MakeClient
 from whisper_api import Client
-from whisper_api.client import answers
+from whisper_api.client import responses
 
 
 @pytest.fixture
@@ -25,6 +25,6 @@ def make_client(request: pytest.FixtureRequest) -> MakeClient:
 
 @pytest.fixture
 def client(rest: Rest, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
     with make_client(rest.url, "wk_key", timeout=20) as client:
         yield client

@@ -22,7 +22,7 @@ from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
 
 from client.blocking import MakeClient
 from whisper_api import Client, TranscriptionOptions, errors
-from whisper_api.client import answers, async_transport, transport
+from whisper_api.client import async_transport, responses, transport
 from whisper_api.schema import Correction, Corrections, JobStatus, RenderOptions
 from whisper_api.server.responses.problems import RULES
 
@@ -211,7 +211,7 @@ def test_a_refusal_is_not_tried_again(status: int, client: Client, rest: Rest) -
 
 
 def test_attempts_are_counted(make_client: MakeClient, rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.01)
     rest.faults["POST"] = [Refuse(503, "queue_full", "Too many wait", retry_after="0")] * 9
     with make_client(rest.url, retries=2) as client, pytest.raises(errors.QueueFull, match="Too many wait"):
         client.submit(AUDIO)
@@ -254,14 +254,14 @@ def test_pauses_grow_and_are_not_all_the_same(
     first, second = pauses[:11], pauses[11:]
     assert first != second
     for attempt, pause in enumerate(first):
-        longest = min(answers.LONGEST_PAUSE, answers.FIRST_PAUSE * 2**attempt)
+        longest = min(responses.LONGEST_PAUSE, responses.FIRST_PAUSE * 2**attempt)
         assert longest / 2 <= pause <= longest
 
 
 def test_a_server_that_is_not_there_is_named_with_the_reason(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.01)
     with serving(Rest()) as rest:
         pass
     with make_client(rest.url, retries=1) as client, pytest.raises(errors.RequestError) as raised:
@@ -483,7 +483,7 @@ def test_a_server_that_holds_no_request_is_not_asked_without_a_pause(client: Cli
 
 
 def test_waiting_outlasts_a_restart(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
     seen = threading.Event()
     before = Rest(script=[{"status": "Processing"}])
     ended: list[JobStatus] = []
@@ -552,8 +552,11 @@ def test_transcribing_gives_the_result_and_tells_how_it_ends_otherwise(client: C
     rest.script = [{"status": "Failed", "error": "there is nobody in it"}]
     with pytest.raises(errors.JobFailed, match="there is nobody in it"):
         client.transcribe(AUDIO)
+    rest.script = [{"status": "Canceled", "error": "its key was revoked"}]
+    with pytest.raises(errors.JobCanceled, match="its key was revoked"):
+        client.transcribe(AUDIO)
     rest.script = [{"status": "Canceled"}]
-    with pytest.raises(errors.JobCanceled):
+    with pytest.raises(errors.JobCanceled, match="the job was canceled"):
         client.transcribe(AUDIO)
     assert not rest.canceled
 

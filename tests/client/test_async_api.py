@@ -15,7 +15,7 @@ import pytest
 from rest_server import TEXT, Hold, Rest
 
 from whisper_api import AsyncClient, Client
-from whisper_api.client import answers
+from whisper_api.client import responses
 from whisper_api.schema import JobProgressEvent
 
 AUDIO = bytes(range(256)) * 4096
@@ -50,7 +50,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 def test_calls_run_at_the_same_time(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     # The server's queue of connections is short.
-    monkeypatch.setattr(answers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
 
     async def test() -> None:
         released = threading.Event()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import wave
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import DEADLINE, config_in, ended, idle, text_of, until
+from fakes import DEADLINE, config_in, ended, idle, new_service, text_of, until
 from filelock import FileLock
+from hub_server import REPO, serving
 from msgspec.structs import replace
 
 from whisper_api.config import Config
+from whisper_api.engine.models.catalog import CATALOGUE
 from whisper_api.engine.models.store import DownloadProgress
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
@@ -57,7 +61,9 @@ def excerpt(source: Path, target: Path, seconds: float, times: int = 1) -> None:
             part.writeframes(frames)
 
 
-def submit_call(service: JobService, call: Path, seconds: float, times: int = 1) -> str:
+def submit_call(
+    service: JobService, call: Path, seconds: float, times: int = 1, options: TranscriptionOptions = QUICK
+) -> str:
     with service.reserve("") as place:
         place.directory.mkdir()
         excerpt(call, place.directory / "audio", seconds, times)
@@ -65,7 +71,7 @@ def submit_call(service: JobService, call: Path, seconds: float, times: int = 1)
         submission = Submission(
             job_id=place.job_id,
             owner="",
-            options=QUICK,
+            options=options,
             output_format="txt",
             audio_bytes=size,
             audio_seconds=seconds * times,
@@ -79,7 +85,12 @@ def job(options: TranscriptionOptions = QUICK) -> Job:
 
 def run(executor: LocalExecutor, audio: Path, on_progress: Callable[[Progress], None] = lambda progress: None) -> str:
     return executor.run(
-        job(), audio, on_progress=on_progress, on_partial=lambda partial: None, cancel=threading.Event()
+        job(),
+        audio,
+        on_progress=on_progress,
+        on_partial=lambda stretch: None,
+        on_missing_model=lambda name: None,
+        cancel=threading.Event(),
     ).text
 
 
@@ -142,6 +153,7 @@ def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_up
         tmp_path / "audio",
         on_progress=lambda progress: None,
         on_partial=told.append,
+        on_missing_model=lambda name: None,
         cancel=threading.Event(),
     )
     # Told once more when it turns out that the alignment model cannot be had, and words get their times another way.
@@ -276,7 +288,7 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
     executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
     wanted = TranscriptionOptions(model="base")
-    assert executor.missing_model(wanted) == "base"
+    assert executor.missing_models(wanted, None)[0] == "base"
     assert not (tmp_path / "models").exists()
     canceled = threading.Event()
     canceled.set()
@@ -285,13 +297,13 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
         with pytest.raises(Canceled):
-            executor.download_model("base", canceled)
+            executor.download_model("base", canceled, None)
         waiting = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
         ends: list[BaseException] = []
 
         def download() -> None:
             try:
-                waiting.download_model("base", threading.Event())
+                waiting.download_model("base", threading.Event(), None)
             except BaseException as error:
                 ends.append(error)
 
@@ -302,9 +314,9 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
         assert [type(error) for error in ends] == [EngineClosed]
     (tmp_path / "models" / "whisper").mkdir(parents=True, exist_ok=True)
     (tmp_path / "models" / "whisper" / "base").symlink_to(base_model_dir)
-    assert executor.missing_model(wanted) is None
+    assert "base" not in executor.missing_models(wanted, None)
     # Only what can be downloaded is missing: other names are the job's own errors.
-    assert LocalExecutor(replace(config, model="/nowhere/at/all")).missing_model(TranscriptionOptions()) is None
+    assert LocalExecutor(replace(config, model="/nowhere/at/all")).missing_models(QUICK, None) == ()
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_accepted(
@@ -316,6 +328,40 @@ def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_acce
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**12, used=0, free=10**9))
     with pytest.raises(ModelUnavailable, match=r"large-v3 needs 3\.. GB more .* 1\.0 GB are free"):
         executor.check(TranscriptionOptions(model="large-v3"), None)
+
+
+@pytest.mark.parametrize("language", ["en", "auto"])
+def test_a_job_whose_alignment_model_is_downloaded_keeps_no_other_job_waiting(
+    language: str, config: Config, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job at a time may run. With ``auto`` the language, and so the model, is known only once the job has run."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "whisper").symlink_to(config.models_dir / "whisper", target_is_directory=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    wanted = TranscriptionOptions(language=language, diarize=False)
+    with serving() as hub:
+        hub.drip_after = 1_000_000
+        entry = dataclasses.replace(
+            CATALOGUE["align-en"], url=f"{hub.url}/cdn/{REPO}/model.bin", required=("model.bin",), files=()
+        )
+        monkeypatch.setitem(CATALOGUE, entry.name, entry)
+        with contextlib.closing(new_service(tmp_path, LocalExecutor(replace(config, models_dir=models)))) as service:
+            service.start()
+            first = submit_call(service, sample_call, 20.0, options=wanted)
+            until(lambda: any(part.stat().st_size for part in models.rglob("model.bin.part")), "the download hangs")
+            second = submit_call(service, sample_call, 8.0)
+            assert ended(service, second).status == "Completed"
+            waiting = service.status(first, None)
+            assert (waiting.status, waiting.stage) == ("Queued", "download")
+            assert not (models / entry.directory).exists()
+            hub.drip_after = None
+            done = ended(service, first)
+    assert done.status == "Completed"
+    assert (models / entry.directory / "model.bin").is_file()
+    # What the hub has is no alignment model, so that loading it fails.
+    assert any("Whisper's cross-attention" in warning for warning in done.warnings)
+    assert len(hub.transfers("model.bin")) <= 2
 
 
 # --- downloads ----------------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ def wait_for(service: JobService, job_ids: list[str], state: str = "Completed") 
 
 @pytest.fixture
 def executor() -> FakeExecutor:
-    """It has not the models large and huge, and downloads none until its gate is opened."""
+    """An executor without the models large and huge. Downloads end once its gate is open."""
     executor = FakeExecutor()
-    executor.missing_models = {"large", "huge"}
+    executor.missing = {"large", "huge"}
     executor.download_gate.clear()
     return executor
 
@@ -38,6 +38,8 @@ def test_other_jobs_go_ahead_while_a_model_is_downloaded(serve: Services, execut
     others = [submit(service) for _ in range(3)]
     wait_for(service, others)
     assert [service.status(job_id, None).queue_position for job_id in waiting] == [1, 2, 3]
+    assert {service.status(job_id, None).stage for job_id in waiting} == {"download"}
+    assert {status.stage for status in service.list_jobs(None)[0] if status.status == "Queued"} == {"download"}
     assert service.counts() == (3, 0)
     executor.download_gate.set()
     wait_for(service, waiting)
@@ -62,13 +64,52 @@ def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, ex
     until(lambda: executor.downloads == ["large"])
     service.cancel(first, None)
     service.cancel(second, None)
-    until(lambda: not service._deps.downloads._waiting, "the download has ended")
-    assert executor.missing_models == {"large", "huge"}
+    until(lambda: not executor.downloading, "the download has ended")
+    assert executor.missing == {"large", "huge"}
     # A job that comes later begins the download again.
     executor.download_gate.set()
     third = submit(service, model="large")
     wait_for(service, [third])
     assert executor.downloads == ["large", "large"]
+
+
+def test_a_running_job_gives_its_slot_back_while_a_model_is_downloaded(serve: Services, executor: FakeExecutor) -> None:
+    """As a job does whose language has to be detected before its alignment model is known."""
+    executor.missing = {"nl"}
+    service = serve(executor)
+    first = submit(service, language="nl")
+    until(lambda: executor.downloads == ["nl"])
+    second = submit(service)
+    wait_for(service, [second])
+    status = service.status(first, None)
+    assert (status.status, status.stage, status.queue_position) == ("Queued", "download", 1)
+    executor.download_gate.set()
+    wait_for(service, [first])
+    assert executor.started == [first, second, first]
+    assert executor.downloads == ["nl"]
+
+
+def test_a_job_runs_without_a_model_that_it_can_do_without(serve: Services, executor: FakeExecutor) -> None:
+    executor.missing = {"nl"}
+    executor.download_errors["nl"] = ModelUnavailable("align-nl: no source can be reached")
+    executor.download_gate.set()
+    service = serve(executor)
+    jobs = [submit(service, language="nl") for _ in range(2)]
+    wait_for(service, jobs)
+    # Each job asks once, however long it then waits for its turn.
+    assert len(executor.downloads) <= len(jobs)
+    assert sorted(executor.started) == sorted(jobs * 2)
+
+
+def test_a_job_is_canceled_while_it_waits_for_a_model_that_it_missed(serve: Services, executor: FakeExecutor) -> None:
+    executor.missing = {"nl"}
+    service = serve(executor)
+    job_id = submit(service, language="nl")
+    until(lambda: executor.downloads == ["nl"])
+    service.cancel(job_id, None)
+    until(lambda: not executor.downloading, "the download has ended")
+    assert service.status(job_id, None).status == "Canceled"
+    assert service.status(job_id, None).stage is None
 
 
 def test_a_job_that_waits_for_its_model_survives_a_restart(serve: Services, executor: FakeExecutor) -> None:
@@ -104,6 +145,9 @@ def test_who_may_make_the_server_download_a_model(
     else:
         with pytest.raises(ModelUnavailable, match=r"WHISPER_MODEL_DOWNLOADS .* models pull large"):
             submit(service, owner, model="large")
+    # So are models that the administrator has named in the configuration, as the target of an alias.
+    executor.trusted = {"huge"}
+    submit(service, owner, model="huge")
     # Models on this machine are for all keys.
     submit(service, owner, model="other")
     submit(service, owner)

@@ -16,7 +16,7 @@ from fakes import ids_in, transcript_in
 
 from server.harness import RunningServer
 from whisper_api import Client, Engine, JobResult, TranscriptionOptions, render
-from whisper_api.client import answers
+from whisper_api.client import responses
 from whisper_api.store.jobs import JobStore
 
 JOBS = 30
@@ -69,7 +69,7 @@ def test_no_accepted_job_is_lost_or_done_twice_when_the_server_is_killed(
     print(f"CRASH_SEED={seed}")
     chance = random.Random(seed)
     # Nobody else uses this server: there is no need to spare it.
-    monkeypatch.setattr(answers, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(responses, "LONGEST_PAUSE", 1.0)
     audio: list[bytes] = []
     texts: list[str] = []
     while len(audio) < JOBS:

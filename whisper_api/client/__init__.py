@@ -27,7 +27,7 @@ __all__ = ["DEFAULT_URL", "AsyncClient", "Client"]
 
 
 def __getattr__(name: str) -> Any:
-    # httpx is imported only where the asynchronous client is used.
+    # Only the asynchronous client imports httpx.
     if name == "AsyncClient":
         from whisper_api.client.async_api import AsyncClient
 

@@ -1,4 +1,4 @@
-"""The client: jobs of a server as calls of Python."""
+"""The blocking client: jobs of a server as method calls."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client import calls
-from whisper_api.client.answers import NotNow
 from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
 from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
+from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
-from whisper_api.client.upload import Form, Source, opened
+from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
 from whisper_api.schema import (
     Corrections,
@@ -35,17 +35,17 @@ DEFAULT_URL = "http://127.0.0.1:8181"
 
 
 class Client:
-    """Talks to one server. Holds connections open; not to be shared between threads.
+    """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
-        url: where the server is, with the path it is mounted under, if any.
-        api_key: as ``whisper-api keys create`` printed it; None for a server that asks for none.
+        url: of the server, with the path that it is mounted under, if any.
+        api_key: as ``whisper-api keys create`` printed it; None for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
-        retries: how often a request is tried again that failed on the way or was answered with 429, 502, 503 or 504.
-        session: to send requests with, for proxies or certificates of one's own; it is not closed.
+        retries: how often a request is repeated after a failed connection or a response of 429, 502, 503 or 504.
+        session: sends the requests, with your own proxies or certificates; the client does not close it.
 
     Raises:
-        InvalidOption: the URL is none, or the key cannot be one.
+        InvalidOption: the URL or the key is malformed.
     """
 
     def __init__(
@@ -86,18 +86,19 @@ class Client:
         hf_token: str | None = None,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
-        """Send audio to be transcribed.
+        """Send audio for transcription.
 
         Args:
-            source: a path, the file's bytes, or a binary file object, which is read from its beginning. One that
-                cannot seek is copied to a temporary file first, so that it can be sent again.
-            options: what is asked for; what is not set is as the server is configured.
+            source: a path, the file's bytes, or a binary file object, which is read from its beginning. An object that
+                cannot seek is copied to a temporary file, so that it can be sent again.
+            options: of the transcription; the server's configuration gives the options that are not set.
             output_format: srt, vtt, txt, tsv, json or aud; None for the server's default.
             render_options: the layout of subtitles.
-            keep_result: keep the result after it was delivered, until the job expires.
-            metadata: what JSON can say, up to 16384 bytes of it; kept with the job and given back.
-            hf_token: for models that need an account; the server forgets it when the job ends.
-            on_upload: called with the bytes of audio that were sent and those in all. A second attempt begins at 0.
+            keep_result: keep the result after its delivery, until the job expires.
+            metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
+            hf_token: for models that need an account; the server forgets the token when the job ends.
+            on_upload: called with the number of bytes of audio that were sent, and the number of all. A second attempt
+                begins at 0.
 
         Returns:
             The job's id.
@@ -105,23 +106,23 @@ class Client:
         Raises:
             OSError: the file cannot be read.
             InvalidAudio, InvalidOption, UnknownModel, ModelUnavailable: the server cannot use what was sent.
-            QueueFull, CallerLimit, Draining, StorageError: it takes no job now, and did not over all attempts.
-            RequestError: it refused for another reason (413: too large) or cannot be reached.
+            QueueFull, CallerLimit, Draining, StorageError: the server has taken no job in any attempt.
+            RequestError: the server refused for another reason (413: too large) or cannot be reached.
         """
         fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
         key = str(uuid.uuid4())
         with opened(source) as (file, name):
-            return self._transport.run(self._calls.submit(Form(fields, file, name, on_upload), key))
+            return self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))
 
     def status(self, job_id: str, wait: float = 0) -> JobStatus:
-        """Where a job stands.
+        """The status of a job.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             wait: seconds, up to 60, that the server may wait for the status to change before it answers.
 
         Raises:
-            JobNotFound: there is no such job, or it is another's.
+            JobNotFound: there is no such job, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
         return self._transport.run(self._calls.status(job_id, wait))
@@ -133,55 +134,55 @@ class Client:
         on_progress: Callable[[JobStatus], None] | None = None,
         timeout: float | None = None,
     ) -> JobStatus:
-        """Wait until a job has ended. A server that is restarted meanwhile is waited for.
+        """Wait until a job has ended. The wait outlasts a restart of the server.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             on_progress: called with each status that differs from the one before.
             timeout: seconds; None for as long as it takes.
 
         Returns:
-            The last status: Completed, Failed or Canceled, and after the timeout any other.
+            The last status: Completed, Failed or Canceled; after the timeout any other.
 
         Raises:
-            JobNotFound: there is no such job, or it is another's.
+            JobNotFound: there is no such job, or it belongs to another key.
             RequestError: the server refused, or has not answered for two minutes.
         """
         return self._transport.run(self._calls.wait(job_id, on_progress, timeout))
 
     def events(self, job_id: str) -> Iterator[JobEvent]:
-        """What happens to a job, as it happens, until it has ended. A server that is restarted meanwhile is waited for.
+        """The events of a job, as they happen, until the job has ended. The stream outlasts a restart of the server.
 
-        Whoever comes late is told where the job stands and what is known of its text. A later
-        :class:`~whisper_api.schema.JobSegmentEvent` with the same index takes the earlier one's place; a
-        :class:`~whisper_api.schema.JobQueuedEvent` says that the job begins anew, and makes all text before it void.
+        The first events give the job's status and the text that is known by then. A later
+        :class:`~whisper_api.schema.JobSegmentEvent` replaces an earlier one with the same index. After a
+        :class:`~whisper_api.schema.JobQueuedEvent` the job begins anew, and all text before it is void.
 
         Args:
-            job_id: which.
+            job_id: of the job.
 
         Raises:
-            JobNotFound: there is no such job, or it is another's.
+            JobNotFound: there is no such job, or it belongs to another key.
             RequestError: the server refused, or has not answered for two minutes.
         """
         reader = EventReader(job_id, calls.RESTART_SECONDS)
         path = events_path(job_id)
         while True:
-            lost: NotNow | None = None
+            lost: RetryLater | None = None
             try:
                 with self._transport.stream(path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS) as pieces:
                     for piece in pieces:
                         yield from reader.events(piece)
                         if reader.ended:
                             return
-            except NotNow as error:
+            except RetryLater as error:
                 lost = error
             time.sleep(reader.pause(lost))
 
     def result(self, job_id: str) -> JobResult:
-        """The result of a job that has ended. It goes some minutes after it was delivered.
+        """The result of a job that has ended. The server removes a result some minutes after its delivery.
 
         Raises:
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: there is none, for this reason.
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: why there is no result.
             RequestError: the server refused, or cannot be reached.
         """
         return self._transport.run(self._calls.result(job_id))
@@ -190,9 +191,9 @@ class Client:
         """The result of a job that has ended, as the text of a file.
 
         Args:
-            job_id: which.
-            format: srt, vtt, txt, tsv, json or aud, whatever the job asked for.
-            render_options: the layout of subtitles; what it leaves at its default is as the job asked for.
+            job_id: of the job.
+            format: srt, vtt, txt, tsv, json or aud; it need not be the job's.
+            render_options: the layout of subtitles; the job's own options replace those left at their default.
 
         Raises:
             InvalidOption: there is no such format.
@@ -201,7 +202,7 @@ class Client:
         return self._transport.run(self._calls.result_as(job_id, format, render_options))
 
     def corrections(self, job_id: str) -> Corrections:
-        """What was corrected in a job's result, which has it already.
+        """The corrections of a job's result. The result contains them already.
 
         Raises:
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
@@ -209,31 +210,31 @@ class Client:
         return self._transport.run(self._calls.corrections(job_id))
 
     def correct(self, job_id: str, corrections: Corrections) -> Corrections:
-        """Correct words and name speakers in a job's result, in the place of all that was corrected before.
+        """Correct words and name speakers in a job's result. Earlier corrections are replaced.
 
         Args:
-            job_id: which.
-            corrections: segments and words are counted as they were recognised.
+            job_id: of the job.
+            corrections: segments and words have the numbers of the recognised text.
 
         Returns:
-            What is kept: each place once, and only what differs from what was recognised.
+            The corrections that the server keeps: one for each place, and only those that change something.
 
         Raises:
-            InvalidOption: a segment, word or speaker that is not there.
+            InvalidOption: a segment, word or speaker does not exist.
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
         return self._transport.run(self._calls.correct(job_id, corrections))
 
     def cancel(self, job_id: str, *, force: bool = False) -> None:
-        """Cancel a job that waits, remove the result of one that has ended, or one that Failed altogether.
+        """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
         Args:
-            job_id: which.
-            force: stop it also when it runs.
+            job_id: of the job.
+            force: also stop a job that runs.
 
         Raises:
-            JobIsProcessing: it runs, and ``force`` is not set.
-            JobNotFound: there is no such job, or it is another's.
+            JobIsProcessing: the job runs, and ``force`` is not set.
+            JobNotFound: there is no such job, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
         self._transport.run(self._calls.cancel(job_id, force))
@@ -250,14 +251,14 @@ class Client:
         """The caller's jobs, newest first.
 
         Args:
-            status: only those; None for all.
-            metadata_key: only those that have it at the top of their metadata.
-            metadata_value: with the key, only those that have this there: text, or a number, true, false or null.
-            created_after: only those submitted then or later; local time where it names no zone.
-            created_before: only those submitted earlier.
+            status: only jobs with this status; None for all.
+            metadata_key: only jobs with this key at the top of their metadata.
+            metadata_value: only jobs with this value under the key: text, or a number, true, false or null.
+            created_after: only jobs submitted then or later; local time when it has no zone.
+            created_before: only jobs submitted earlier.
 
         Raises:
-            InvalidOption: a value without its key.
+            InvalidOption: there is a value without a key.
             RequestError: the server refused, or cannot be reached.
         """
         params = search(status, metadata_key, metadata_value, created_after, created_before)
@@ -281,7 +282,7 @@ class Client:
         on_progress: Callable[[JobStatus], None] | None = None,
         timeout: float | None = None,
     ) -> JobResult:
-        """Submit, wait and fetch the result. What interrupts the wait, as Ctrl-C does, cancels the job.
+        """Submit, wait, and return the result. An interruption of the wait, such as Ctrl-C, cancels the job.
 
         Args:
             source, options, output_format, render_options, metadata, hf_token, on_upload: as with :meth:`submit`.
@@ -289,9 +290,9 @@ class Client:
             timeout: seconds to wait for the job; None for as long as it takes.
 
         Raises:
-            JobFailed: it ended without a result; says why.
-            JobCanceled: somebody canceled it.
-            JobNotFinished: not within the timeout. The job goes on; the error has its id.
+            JobFailed: the job ended without a result; the message says why.
+            JobCanceled: the job was canceled; the message says why when the server did it.
+            JobNotFinished: the timeout is over. The job goes on; the error has its id.
             WhisperApiError: as with :meth:`submit`.
         """
         job_id = self.submit(

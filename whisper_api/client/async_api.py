@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client import calls
-from whisper_api.client.answers import NotNow
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
 from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
-from whisper_api.client.upload import Form, Source, opened
+from whisper_api.client.responses import RetryLater
+from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
 from whisper_api.schema import (
     Corrections,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient"]
 
-# How long a coroutine that was canceled waits for the server to cancel its job.
+# How long a canceled coroutine waits for the server to cancel its job.
 CLEANUP_SECONDS = 10.0
 
 
@@ -44,18 +44,18 @@ class AsyncClient:
         async with AsyncClient("https://speech.example.org", api_key=key) as client:
             result = await client.transcribe("call.wav", TranscriptionOptions(language="en"))
 
-    Calls may run at the same time within one event loop. Files are read in threads, piece by piece. Callbacks
+    Calls may run at the same time within one event loop. Threads read files, piece by piece. Callbacks
     (``on_upload``, ``on_progress``) are ordinary functions that the event loop runs, so they must not block.
 
     Args:
-        url: where the server is, with the path it is mounted under, if any.
-        api_key: as ``whisper-api keys create`` printed it; None for a server that asks for none.
+        url: of the server, with the path that it is mounted under, if any.
+        api_key: as ``whisper-api keys create`` printed it; None for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
-        retries: how often a request is tried again that failed on the way or was answered with 429, 502, 503 or 504.
-        session: the httpx client to send requests with, for proxies or certificates of your own; it is not closed.
+        retries: how often a request is repeated after a failed connection or a response of 429, 502, 503 or 504.
+        session: httpx client that sends the requests, with your own proxies or certificates; it is not closed.
 
     Raises:
-        InvalidOption: the URL is none, or the key cannot be one.
+        InvalidOption: the URL or the key is malformed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class AsyncClient:
         hf_token: str | None = None,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
-        """Send audio to be transcribed, as :meth:`Client.submit <whisper_api.Client.submit>` does.
+        """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
 
         Args:
             source, options, output_format, render_options, keep_result, metadata, hf_token, on_upload: as there.
@@ -112,10 +112,10 @@ class AsyncClient:
         key = str(uuid.uuid4())
         with contextlib.ExitStack() as stack:
             file, name = await asyncio.to_thread(stack.enter_context, opened(source))
-            return await self._transport.run(self._calls.submit(Form(fields, file, name, on_upload), key))
+            return await self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))
 
     async def status(self, job_id: str, wait: float = 0) -> JobStatus:
-        """Where a job stands.
+        """The status of a job.
 
         Args:
             job_id, wait: as in :meth:`Client.status <whisper_api.Client.status>`.
@@ -132,7 +132,7 @@ class AsyncClient:
         on_progress: Callable[[JobStatus], None] | None = None,
         timeout: float | None = None,
     ) -> JobStatus:
-        """Wait until a job has ended; returns the last status. A server that restarts meanwhile is waited for.
+        """Wait until a job has ended, and return the last status. The wait outlasts a restart of the server.
 
         Args:
             job_id, on_progress, timeout: as in :meth:`Client.wait <whisper_api.Client.wait>`.
@@ -143,7 +143,7 @@ class AsyncClient:
         return await self._transport.run(self._calls.wait(job_id, on_progress, timeout))
 
     async def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
-        """What happens to a job, as it happens, until it has ended. A server that restarts meanwhile is waited for.
+        """The events of a job, as they happen, until the job has ended. The stream outlasts a restart of the server.
 
         ``contextlib.aclosing`` closes the connection at once when the caller stops early.
 
@@ -156,7 +156,7 @@ class AsyncClient:
         reader = EventReader(job_id, calls.RESTART_SECONDS)
         path = events_path(job_id)
         while True:
-            lost: NotNow | None = None
+            lost: RetryLater | None = None
             try:
                 async with self._transport.stream(
                     path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS
@@ -166,12 +166,12 @@ class AsyncClient:
                             yield event
                         if reader.ended:
                             return
-            except NotNow as error:
+            except RetryLater as error:
                 lost = error
             await asyncio.sleep(reader.pause(lost))
 
     async def result(self, job_id: str) -> JobResult:
-        """The result of a job that has ended. It goes some minutes after it was delivered.
+        """The result of a job that has ended. The server removes a result some minutes after its delivery.
 
         Raises:
             WhisperApiError: as in :meth:`Client.result <whisper_api.Client.result>`.
@@ -190,7 +190,7 @@ class AsyncClient:
         return await self._transport.run(self._calls.result_as(job_id, format, render_options))
 
     async def corrections(self, job_id: str) -> Corrections:
-        """What was corrected in a job's result, which has it already.
+        """The corrections of a job's result. The result contains them already.
 
         Raises:
             WhisperApiError: as in :meth:`Client.corrections <whisper_api.Client.corrections>`.
@@ -198,7 +198,7 @@ class AsyncClient:
         return await self._transport.run(self._calls.corrections(job_id))
 
     async def correct(self, job_id: str, corrections: Corrections) -> Corrections:
-        """Replace all corrections of a job's result; returns what the server keeps.
+        """Replace all corrections of a job's result, and return those that the server keeps.
 
         Args:
             job_id, corrections: as in :meth:`Client.correct <whisper_api.Client.correct>`.
@@ -209,7 +209,7 @@ class AsyncClient:
         return await self._transport.run(self._calls.correct(job_id, corrections))
 
     async def cancel(self, job_id: str, *, force: bool = False) -> None:
-        """Cancel a job that waits, remove the result of one that has ended, or one that Failed altogether.
+        """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
         Args:
             job_id, force: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
@@ -259,7 +259,7 @@ class AsyncClient:
         on_progress: Callable[[JobStatus], None] | None = None,
         timeout: float | None = None,
     ) -> JobResult:
-        """Submit, wait and fetch the result. When the coroutine is canceled, the job is, too.
+        """Submit, wait, and return the result. Canceling the coroutine cancels the job.
 
         Args:
             source, options, output_format, render_options, metadata, hf_token, on_upload: as in :meth:`submit`.
@@ -282,7 +282,7 @@ class AsyncClient:
         except WhisperApiError:
             raise
         except BaseException:
-            # In a task of its own, which a second cancellation of this coroutine does not reach.
+            # A task of its own is not canceled by a second cancellation of this coroutine.
             await asyncio.shield(asyncio.create_task(self._abandon(job_id)))
             raise
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import httpx
 
-from whisper_api.client.answers import Answer, NotNow, outcome, streamed, unreachable, untrusted
-from whisper_api.client.calls import Pause, Send, Steps
-from whisper_api.client.upload import Form, SourceFailed
+from whisper_api.client.calls import Pause, Request, Steps
+from whisper_api.client.responses import Response, RetryLater, outcome, streamed, unreachable, untrusted
+from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError
 
 __all__ = ["AsyncTransport"]
@@ -25,7 +25,7 @@ class AsyncTransport:
 
     Args:
         url: without a slash at the end.
-        api_key: empty for none.
+        api_key: empty for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
         session: the caller's own, which is not closed; None to make one.
     """
@@ -46,10 +46,10 @@ class AsyncTransport:
             await own.aclose()
 
     async def run(self, steps: Steps[T]) -> T:
-        """Do what a call asks for, and return its value.
+        """Send the requests of a call, make its pauses, and return its value.
 
         Raises:
-            WhisperApiError: what the server said, by its name, or that it cannot be reached.
+            WhisperApiError: the server's error by its name, or RequestError when the server cannot be reached.
         """
         try:
             step = next(steps)
@@ -59,64 +59,64 @@ class AsyncTransport:
                     step = steps.send(None)
                     continue
                 try:
-                    answer = await self._attempt(step)
-                except NotNow as error:
+                    response = await self._attempt(step)
+                except RetryLater as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(response)
         except StopIteration as done:
             value: T = done.value
             return value
 
-    async def _attempt(self, send: Send) -> Answer:
-        async with self._opened(send, self._timeout + send.held_seconds) as response:
+    async def _attempt(self, request: Request) -> Response:
+        async with self._opened(request, self._timeout + request.held_seconds) as response:
             body = await response.aread()
-            return outcome(Answer(response.status_code, response.headers, body), send.job_id)
+            return outcome(Response(response.status_code, response.headers, body), request.job_id)
 
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, job_id: str, media_type: str, headers: Mapping[str, str], silence_seconds: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open an answer that is read as it comes. Nothing is tried again.
+        """Open a response whose body is read as it arrives. There are no retries.
 
         Args:
             path, headers: of the request.
-            job_id: the job that errors are about.
-            media_type: the answer's expected one.
-            silence_seconds: seconds without a byte after which the connection counts as failed.
+            job_id: for errors.
+            media_type: expected of the response.
+            silence_seconds: seconds without a byte until the connection counts as failed.
 
         Yields:
-            The pieces of its body.
+            The pieces of the body.
 
         Raises:
-            NotNow: the connection failed, also while it was read, or the server is busy.
-            WhisperApiError: the server refused, by the error's name, or is another one.
+            RetryLater: the connection failed, also while the body was read, or the server is busy.
+            WhisperApiError: the server refused, or is not a Whisper API server.
         """
         headers = {**headers, "Accept": media_type, "Accept-Encoding": "identity"}
-        send = Send("GET", path, job_id, headers=headers)
-        async with self._opened(send, max(self._timeout, silence_seconds)) as response:
+        request = Request("GET", path, job_id, headers=headers)
+        async with self._opened(request, max(self._timeout, silence_seconds)) as response:
             if not response.is_success:
-                outcome(Answer(response.status_code, response.headers, await response.aread()), job_id)
+                outcome(Response(response.status_code, response.headers, await response.aread()), job_id)
             streamed(response.status_code, response.headers, media_type)
             yield response.aiter_bytes()
 
     @contextlib.asynccontextmanager
-    async def _opened(self, send: Send, read_seconds: float) -> AsyncIterator[httpx.Response]:
-        headers = dict(send.headers)
+    async def _opened(self, request: Request, read_seconds: float) -> AsyncIterator[httpx.Response]:
+        headers = dict(request.headers)
         body: AsyncIterator[bytes] | bytes | None
-        if isinstance(send.body, Form):
-            body = aiter(send.body)
-            # Without a length, httpx would send the body in chunks.
-            headers["Content-Length"] = str(len(send.body))
+        if isinstance(request.body, MultipartForm):
+            body = aiter(request.body)
+            # httpx would send a body without a length in chunks.
+            headers["Content-Length"] = str(len(request.body))
         else:
-            body = send.body
-        # A call that waits for a free connection is no failure, so the pool has no time limit.
+            body = request.body
+        # A call that waits for a free connection has not failed, so the pool has no time limit.
         timeout = httpx.Timeout(self._timeout, read=read_seconds, pool=None)
         try:
             async with self._session.stream(
-                send.method,
-                f"{self._url}{send.path}",
-                params=send.params or None,
+                request.method,
+                f"{self._url}{request.path}",
+                params=request.params or None,
                 headers=headers,
                 content=body,
                 auth=self._authorize,
@@ -124,7 +124,7 @@ class AsyncTransport:
                 follow_redirects=False,
             ) as response:
                 yield response
-        except SourceFailed as error:
+        except UploadFailed as error:
             raise error.reason from None
         except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
             if "CERTIFICATE" in str(error):
@@ -134,7 +134,7 @@ class AsyncTransport:
             raise RequestError(f"{self._url}: {error}") from error
 
     def _authorize(self, request: httpx.Request) -> httpx.Request:
-        # As an auth, not as a header: httpx would put a user name of the URL in the header's place.
+        # As an auth, because httpx replaces a header by the user name of the URL.
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
@@ -147,7 +147,7 @@ class AsyncTransport:
             ForkedProcess: the caller's own client has sent requests in the process that this one was forked from.
         """
         if self._process not in (None, os.getpid()):
-            # The parent's connections are open here too, and would give this process the parent's answers.
+            # This process was forked and shares the parent's connections, where it would read the parent's responses.
             if self._given is not None:
                 raise ForkedProcess(
                     f"the httpx.AsyncClient given as session was used in process {self._process} before it forked into "

@@ -1,8 +1,8 @@
 """The calls of the REST API without their I/O: which requests they send, when they pause and what they return.
 
-A call is a generator. It yields a :class:`Send` and is resumed with the answer, or with :class:`NotNow` when there is
-none; it yields a :class:`Pause` and is resumed after so many seconds. The blocking and the asynchronous client run the
-same generators.
+A call is a generator. It yields a :class:`Request` and is resumed with the response, or with :class:`RetryLater` when
+there is none. It yields a :class:`Pause` and is resumed after that time. The blocking and the asynchronous client run
+the same generators.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from whisper_api.client.answers import Answer, NotNow, decoded, pause_before
-from whisper_api.client.upload import Form
+from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
+from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.schema import (
     FINAL_STATES,
@@ -29,27 +29,27 @@ from whisper_api.schema import (
     TranscriptionOptions,
 )
 
-__all__ = ["Calls", "Page", "Pause", "Send", "Steps", "checked", "events_path", "form_fields", "search"]
+__all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "events_path", "form_fields", "search"]
 
-# How long a server that is restarted may take to answer again, while a job is waited for.
+# How long a call that waits for a job lets a server be away, for example while it restarts.
 RESTART_SECONDS = 120.0
-# Seconds that one request waits for a change; with a progress callback, progress is asked for as often as this.
+# Seconds that the server may hold one request until the status changes; with a progress callback, the shorter time.
 LONG_POLL = 30.0
 WATCHED_POLL = 1.0
-# A server that is stopping answers at once instead of waiting; it is not asked more often than this.
+# Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
 
 T = TypeVar("T")
 
 
-class Send(NamedTuple):
+class Request(NamedTuple):
     """One request.
 
     Attributes:
         method, path, params, headers: of the request.
         body: a form with audio, bytes, or None.
-        job_id: the job that errors are about.
-        held_seconds: how long the server is asked to hold the request.
+        job_id: for errors.
+        held_seconds: how long the server may hold the request.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Send(NamedTuple):
     job_id: str = ""
     params: Mapping[str, str] = {}
     headers: Mapping[str, str] = {}
-    body: Form | bytes | None = None
+    body: MultipartForm | bytes | None = None
     held_seconds: float = 0.0
 
 
@@ -67,12 +67,12 @@ class Pause(NamedTuple):
     seconds: float
 
 
-# Resumed with an Answer after a Send, with None after a Pause.
-Steps = Generator["Send | Pause", Any, T]
+# Resumed with a Response after a Request, with None after a Pause.
+Steps = Generator["Request | Pause", Any, T]
 
 
 class Page(msgspec.Struct):
-    """Some of the caller's jobs, and where the next ones begin."""
+    """One page of the caller's jobs, and the cursor of the next page."""
 
     jobs: tuple[JobStatus, ...]
     next: str | None = None
@@ -92,36 +92,36 @@ class Calls:
     def __init__(self, retries: int) -> None:
         self._retries = retries
 
-    def submit(self, form: Form, key: str) -> Steps[str]:
-        """Send audio; returns the job's id.
+    def submit(self, form: MultipartForm, key: str) -> Steps[str]:
+        """Send audio, and return the job's id.
 
         Args:
             form: the audio and the options.
             key: the idempotency key, the same for every attempt.
         """
         headers = {"Content-Type": form.content_type, "Idempotency-Key": key}
-        answer = yield from self._answer(Send("POST", "/transcribe", headers=headers, body=form))
-        return decoded(answer, _Accepted).job_id
+        response = yield from self._response(Request("POST", "/transcribe", headers=headers, body=form))
+        return decoded(response, _Accepted).job_id
 
     def status(
         self, job_id: str, wait: float = 0.0, *, deadline: float = math.inf, patience_seconds: float = 0.0
     ) -> Steps[JobStatus]:
-        """Where a job stands.
+        """The status of a job.
 
         Args:
             job_id: of the job.
             wait: seconds that the server may hold the request.
-            deadline, patience_seconds: as in :meth:`_answer`.
+            deadline, patience_seconds: as in :meth:`_response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
-        send = Send("GET", _path(job_id), job_id, params, held_seconds=wait)
-        answer = yield from self._answer(send, deadline=deadline, patience_seconds=patience_seconds)
-        return decoded(answer, JobStatus)
+        request = Request("GET", _path(job_id), job_id, params, held_seconds=wait)
+        response = yield from self._response(request, deadline=deadline, patience_seconds=patience_seconds)
+        return decoded(response, JobStatus)
 
     def wait(
         self, job_id: str, on_progress: Callable[[JobStatus], None] | None, timeout: float | None
     ) -> Steps[JobStatus]:
-        """Ask until a job has ended; returns the last status.
+        """Ask for the status until the job has ended, and return the last status.
 
         Args:
             job_id: of the job.
@@ -133,7 +133,7 @@ class Calls:
         last: JobStatus | None = None
         while True:
             asked = time.monotonic()
-            # The first answer is shown at once; for the others the server waits until the status changes.
+            # The first status is wanted at once; then the server holds each request until the status changes.
             wait = 0.0 if last is None else max(0.0, min(longest, deadline - asked))
             status = yield from self.status(job_id, wait, deadline=deadline, patience_seconds=RESTART_SECONDS)
             if status != last and on_progress is not None:
@@ -148,7 +148,7 @@ class Calls:
     def awaited_result(
         self, job_id: str, on_progress: Callable[[JobStatus], None] | None, timeout: float | None
     ) -> Steps[JobResult]:
-        """Wait for a job and fetch its result.
+        """Wait for a job, and return its result.
 
         Args:
             job_id, on_progress, timeout: as in :meth:`wait`.
@@ -163,13 +163,13 @@ class Calls:
             case "Failed":
                 raise JobFailed(job_id, status.error or "the job failed")
             case "Canceled":
-                raise JobCanceled(job_id, "the job was canceled")
+                raise JobCanceled(job_id, status.error or "the job was canceled")
         raise JobNotFinished(job_id, f"job {job_id} has not ended after {timeout:g} seconds; it goes on")
 
     def result(self, job_id: str) -> Steps[JobResult]:
         """The result of a job that has ended."""
-        answer = yield from self._answer(Send("GET", _path(job_id, "/result"), job_id))
-        return decoded(answer, JobResult)
+        response = yield from self._response(Request("GET", _path(job_id, "/result"), job_id))
+        return decoded(response, JobResult)
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
         """The result as the text of a file.
@@ -180,16 +180,16 @@ class Calls:
             render_options: the layout of subtitles.
         """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        answer = yield from self._answer(Send("GET", _path(job_id, "/result"), job_id, params))
-        return answer.body.decode("utf-8")
+        response = yield from self._response(Request("GET", _path(job_id, "/result"), job_id, params))
+        return response.body.decode("utf-8")
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
         """What was corrected in a job's result."""
-        answer = yield from self._answer(Send("GET", _path(job_id, "/corrections"), job_id))
-        return decoded(answer, Corrections)
+        response = yield from self._response(Request("GET", _path(job_id, "/corrections"), job_id))
+        return decoded(response, Corrections)
 
     def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
-        """Replace the corrections of a job's result; returns what the server keeps.
+        """Replace the corrections of a job's result, and return those that the server keeps.
 
         Args:
             job_id: of the job.
@@ -197,8 +197,8 @@ class Calls:
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode(corrections)
-        answer = yield from self._answer(Send("PUT", _path(job_id, "/corrections"), job_id, {}, headers, body))
-        return decoded(answer, Corrections)
+        response = yield from self._response(Request("PUT", _path(job_id, "/corrections"), job_id, {}, headers, body))
+        return decoded(response, Corrections)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
@@ -207,33 +207,35 @@ class Calls:
             job_id: of the job.
             force: also when the job runs.
         """
-        yield from self._answer(Send("DELETE", _path(job_id), job_id, {"force": "true"} if force else {}))
+        yield from self._response(Request("DELETE", _path(job_id), job_id, {"force": "true"} if force else {}))
 
     def page(self, params: Mapping[str, str]) -> Steps[Page]:
         """One page of the caller's jobs, for the query of :func:`search`."""
-        answer = yield from self._answer(Send("GET", "/transcriptions", params=params))
-        return decoded(answer, Page)
+        response = yield from self._response(Request("GET", "/transcriptions", params=params))
+        return decoded(response, Page)
 
-    def _answer(self, send: Send, *, deadline: float = math.inf, patience_seconds: float = 0.0) -> Steps[Answer]:
-        """Send a request until the answer is another one than "not now".
+    def _response(
+        self, request: Request, *, deadline: float = math.inf, patience_seconds: float = 0.0
+    ) -> Steps[Response]:
+        """Send a request, again as long as the server asks to retry later or cannot be reached.
 
         Args:
-            send: the request.
-            deadline: on the monotonic clock; no attempt begins after it.
-            patience_seconds: attempts go on for so long, however many they are.
+            request: the request.
+            deadline: monotonic time after which no attempt begins.
+            patience_seconds: attempts go on for at least this time, whatever their number.
 
         Raises:
-            WhisperApiError: what the server said, by its name, or that it cannot be reached.
+            WhisperApiError: the server's error by its name, or RequestError when the server cannot be reached.
         """
         given_up = time.monotonic() + patience_seconds
         attempt = 0
         while True:
             try:
-                answer: Answer = yield send
-            except NotNow as error:
+                response: Response = yield request
+            except RetryLater as error:
                 not_now = error
             else:
-                return answer
+                return response
             now = time.monotonic()
             if now >= deadline or (attempt >= self._retries and now >= given_up):
                 raise not_now.reason
@@ -242,14 +244,14 @@ class Calls:
 
 
 def checked(url: str, api_key: str | None) -> tuple[str, str]:
-    """The address and the key of a server, as requests need them.
+    """Check the address and the key of a server, and return them in the form that requests need.
 
     Args:
-        url: http or https, with a path where the server is mounted under one.
-        api_key: None for a server that asks for none.
+        url: http or https, with the path that the server is mounted under, if any.
+        api_key: None for a server without keys.
 
     Raises:
-        InvalidOption: the URL is none, or the key cannot be one.
+        InvalidOption: the URL or the key is malformed.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -269,7 +271,7 @@ def form_fields(
     hf_token: str | None,
 ) -> dict[str, str]:
     """The fields of a form that submits a job; its arguments are those of the clients' ``submit``."""
-    # A server may be configured to answer with the transcript: the clients always wait by themselves.
+    # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
     fields |= msgspec.to_builtins(render_options or RenderOptions())
     fields["output_format"] = output_format
@@ -298,7 +300,7 @@ def search(
 
 
 def events_path(job_id: str) -> str:
-    """Where the events of a job are."""
+    """The path of a job's events."""
     return _path(job_id, "/events")
 
 
@@ -311,7 +313,7 @@ def _texts(fields: Mapping[str, object]) -> dict[str, str]:
 
 
 def _as_sent(value: str) -> str:
-    # A server ignores an empty parameter and surrounding spaces, but not inside JSON.
+    # JSON, because the server ignores an empty parameter and strips spaces.
     return value if value and value == value.strip() else msgspec.json.encode(value).decode()
 
 

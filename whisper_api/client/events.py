@@ -1,4 +1,4 @@
-"""A job's events out of the bytes of event streams."""
+"""Parses server-sent events (HTML standard, section 9.2) into a job's events, and resumes after lost connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from whisper_api.client.answers import NotNow, pause_before
+from whisper_api.client.responses import RetryLater, pause_before
 from whisper_api.errors import RequestError
 from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
@@ -17,12 +17,12 @@ __all__ = ["MEDIA_TYPE", "SILENCE_SECONDS", "EventReader"]
 MEDIA_TYPE = "text/event-stream"
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
 NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(JobEvent))
-# The server sends a comment every 15 seconds; after three without any, the connection counts as lost.
+# The server sends a comment every 15 seconds. The connection counts as lost after three missing comments.
 SILENCE_SECONDS = 45.0
 
 
 class _Frame(NamedTuple):
-    """What stands between two empty lines of a stream; a comment is one without anything."""
+    """The fields between two empty lines of a stream; a comment has none."""
 
     id: str = ""
     name: str = ""
@@ -30,11 +30,11 @@ class _Frame(NamedTuple):
 
 
 class EventReader:
-    """Turns the pieces of event streams into events, over as many connections as it takes. Does no I/O.
+    """Turns the pieces of event streams into events, over several connections when they are lost. Does no I/O.
 
     Args:
         job_id: of the job.
-        patience_seconds: how long a server that is gone is waited for.
+        patience_seconds: how long to wait for a server that is away.
 
     Attributes:
         ended: whether the last event of the job was read.
@@ -50,7 +50,7 @@ class EventReader:
         self._frames = _Frames()
 
     def connect(self) -> dict[str, str]:
-        """Begin a new connection; returns the headers of its request, which resume after the last event."""
+        """Begin a new connection, and return the headers of its request, which resume after the last event."""
         self._frames = _Frames()
         return {"Last-Event-ID": self._last_id} if self._last_id else {}
 
@@ -58,7 +58,7 @@ class EventReader:
         """The events that a piece of the stream completes.
 
         Raises:
-            RequestError: an event cannot be read.
+            RequestError: an event cannot be parsed.
         """
         for frame in self._frames.feed(piece):
             self._attempt = 0
@@ -69,17 +69,17 @@ class EventReader:
                 yield event
                 if self.ended:
                     return
-            # Set after the event was handled, because the caller may take long for it.
+            # Set once the caller has handled the event, which may take long.
             self._heard = time.monotonic()
 
-    def pause(self, lost: NotNow | None) -> float:
+    def pause(self, lost: RetryLater | None) -> float:
         """Seconds to wait before the next connection.
 
         Args:
-            lost: why the connection ended; None when the server ended it in good order, as a server does that stops.
+            lost: why the connection ended; None when the server closed it properly, for example because it stops.
 
         Raises:
-            WhisperApiError: the server is gone for too long.
+            WhisperApiError: the server is away for too long.
         """
         if time.monotonic() - self._heard >= self._patience:
             if lost is None:
@@ -91,7 +91,7 @@ class EventReader:
 
 
 class _Frames:
-    """Cuts a stream into frames (the HTML standard, section 9.2.6). A frame that the stream's end cuts is dropped."""
+    """Cuts a stream into frames (HTML standard, section 9.2.6). An incomplete frame at the end is dropped."""
 
     def __init__(self) -> None:
         self._rest = b""

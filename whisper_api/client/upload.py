@@ -1,4 +1,4 @@
-"""Audio on its way to the server: a form with one file, read anew for each attempt and never held whole."""
+"""Uploads of audio: a form with one file, which is read anew for each attempt and never held in memory whole."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any, BinaryIO, Union
 
 from whisper_api.errors import InvalidInput, Portable
 
-__all__ = ["Form", "Source", "SourceFailed", "opened"]
+__all__ = ["MultipartForm", "Source", "UploadFailed", "opened"]
 
 Source = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 
 CHUNK_BYTES = 1 << 16
 
 
-class SourceFailed(Portable):
-    """The file or the callback failed. Unwrapped, requests takes some errors for its own.
+class UploadFailed(Portable):
+    """The file or the callback failed. The wrapper keeps requests from taking some errors for its own.
 
     Attributes:
-        reason: the error. Kept here, because httpcore clears the cause of what it passes on.
+        reason: the error; an attribute, because httpcore clears the cause of errors that it passes on.
     """
 
     def __init__(self, reason: Exception) -> None:
@@ -33,14 +33,14 @@ class SourceFailed(Portable):
         self.reason = reason
 
 
-class Form:
-    """A form with one file as the body of a request (RFC 7578), to iterate over with ``for`` or ``async for``.
+class MultipartForm:
+    """A form with one file as the body of a request (RFC 7578); an iterable of bytes for ``for`` and ``async for``.
 
     Args:
         fields: name to value.
-        file: can seek; sent from its beginning, as long as it is now.
+        file: seekable; sent from its beginning to its end of now.
         name: of the file, for people.
-        on_upload: called with the bytes of the file that were sent and those in all.
+        on_upload: called with the number of bytes of the file that were sent, and the number of all.
 
     Attributes:
         content_type: the header that the body needs.
@@ -57,7 +57,7 @@ class Form:
         parts = [
             f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
         ]
-        # Escaped as browsers do it, in the HTML standard's "multipart form data".
+        # Escaped as in the HTML standard, section "multipart form data".
         name = name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
         parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n')
         parts.append("Content-Type: application/octet-stream\r\n\r\n")
@@ -86,7 +86,7 @@ class Form:
         with _as_source_failure():
             yield self._begin()
             while self._unsent:
-                # A thread reads, because a disk may be slow. The callback runs in the event loop, like its caller.
+                # Read in a thread, because a disk may be slow. The callback runs in the event loop.
                 yield self._take(await asyncio.to_thread(self._file.read, self._unsent))
                 self._on_upload(self._taken, self._size)
             yield self._tail
@@ -114,7 +114,7 @@ def _as_source_failure() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise SourceFailed(error) from error
+        raise UploadFailed(error) from error
 
 
 def _nothing(*ignored: object) -> None:
@@ -126,8 +126,8 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
     """A source as a file that can be read more than once, and its name.
 
     Raises:
-        OSError: it cannot be read.
-        InvalidInput: it is a file of text.
+        OSError: the source cannot be read.
+        InvalidInput: the source is a text file object.
     """
     with contextlib.ExitStack() as stack:
         file: Any

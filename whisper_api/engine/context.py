@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.worker import is_out_of_memory
-from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
+from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, ModelUnavailable, OutOfMemory
 from whisper_api.schema import PartialSegments, Progress, Segment, Stage
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class JobContext:
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
         on_partial: called from the job's thread with a :class:`~whisper_api.schema.PartialSegments`.
+        on_missing_model: called with the name of a model that would have to be downloaded; then it is not.
 
     Attributes:
         warnings: sentences that say what could not be done as asked.
@@ -70,6 +71,7 @@ class JobContext:
         closed: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_partial: Callable[[PartialSegments], None] | None = None,
+        on_missing_model: Callable[[str], None] | None = None,
     ) -> None:
         self.options = options
         self.device = device
@@ -83,6 +85,7 @@ class JobContext:
         self._closed = closed
         self._on_progress = on_progress
         self._on_partial = on_partial
+        self._on_missing_model = on_missing_model
         self._callers_error: BaseException | None = None
         self._job: Hashable = object()
         self._plan = StagePlan.of(options)
@@ -106,8 +109,20 @@ class JobContext:
         return self.models.lease(source, check=self.check)
 
     def fetch_model(self, name: str) -> LocalModel:
-        """Find or download a model's files (:meth:`ModelStore.ensure`). Cancelling the job ends the wait."""
+        """Find or download a model's files (:meth:`ModelStore.ensure`). Cancelling the job ends the wait.
+
+        Raises:
+            ModelUnavailable: the model is not on this machine, and the job's caller does not let it download models.
+        """
+        if self._leaves_to_caller(name):
+            raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` downloads it.")
         return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
+
+    def can_have(self, name: str) -> bool:
+        """Whether a model is on this machine, or :meth:`fetch_model` may download it now."""
+        if self.store.find(name) is not None:
+            return True
+        return not self._leaves_to_caller(name) and self.store.is_missing(name)
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether an error ends the job even if an optional stage raised it.
@@ -149,6 +164,8 @@ class JobContext:
         Args:
             stop: set it to end that stage, as cancelling the job does.
         """
+        # Through this context, which has to know an error of the caller again to end the job with it.
+        on_missing = self._on_missing_model
         part = JobContext(
             options=self.options,
             device=self.device,
@@ -157,6 +174,7 @@ class JobContext:
             store=self.store,
             hf_token=self.hf_token,
             closed=self._closed,
+            on_missing_model=None if on_missing is None else lambda name: self._call(on_missing, name),
         )
         part._cancels = (*self._cancels, stop)
         part._job = self._job
@@ -195,6 +213,13 @@ class JobContext:
         if progress.fraction > self._reported or fraction == 0.0:
             self._reported = max(progress.fraction, self._reported)
             self._call(self._on_progress, replace(progress, fraction=self._reported))
+
+    def _leaves_to_caller(self, name: str) -> bool:
+        """Whether a model is missing that the caller downloads, or does without; then the caller hears of the model."""
+        if self._on_missing_model is None or not self.store.is_missing(name):
+            return False
+        self._call(self._on_missing_model, name)
+        return True
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
         """Call a callback of the caller. Its error is remembered as the caller's: such errors are fatal."""

@@ -198,6 +198,7 @@ class Engine:
         known_speakers: Mapping[str, AudioInput] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
+        on_missing_model: Callable[[str], None] | None = None,
     ) -> Transcript:
         """Transcribe one recording. Any number of threads may call this at once.
 
@@ -211,6 +212,10 @@ class Engine:
                 recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: set it from another thread to stop the job within one work item.
             hf_token: Hugging Face token to use instead of the engine's.
+            hf_token: instead of the engine's.
+            on_missing_model: called, from any thread, with the name of a model that is not on this machine. The model
+                is not downloaded then: once the function returns, the job does without the model or ends with
+                ModelUnavailable. What the function raises ends the job. None downloads missing models.
 
         Returns:
             The transcript; without segments when nobody speaks.
@@ -243,6 +248,7 @@ class Engine:
                 closed=self._closed,
                 on_progress=on_progress,
                 on_partial=on_partial,
+                on_missing_model=on_missing_model,
             )
             try:
                 return TranscriptionRun(self, ctx, known_speakers or {}).run(source)

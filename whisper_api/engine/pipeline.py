@@ -272,8 +272,8 @@ class TranscriptionRun:
         if self._options.task == "translate" or not has_model(language):
             return None
         name = f"align-{language}"
-        if self._ctx.store.find(name) is None and not self._ctx.store.can_fetch(name):
-            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
+        if not self._ctx.can_have(name):
+            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and cannot be downloaded now"))
             return None
         stop = threading.Event()
         part = self._ctx.subcontext(stop)
@@ -318,18 +318,20 @@ class TranscriptionRun:
             task.join()
 
     def _check_speakers(self) -> None:
-        """End a job early that asked for diarization, if there is no diarization model.
+        """End a job early whose diarization has failed with an error that ends the job.
 
         Raises:
-            ModelError: why there is no model.
+            ModelError: the job asks for speakers, and there is no diarization model.
+            Exception: the error is fatal.
         """
         speakers = self._speakers
-        if self._options.diarize and speakers is not None and speakers.failed():
+        if speakers is not None and speakers.failed():
             try:
                 speakers.result()
-            except ModelError:
-                raise
             except Exception as error:
+                demanded = self._options.diarize and isinstance(error, ModelError)
+                if demanded or self._ctx.is_fatal(error):
+                    raise
                 log.debug("diarization has failed; the job goes on without it")
                 forget_frames(error)
 

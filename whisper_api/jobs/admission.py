@@ -202,7 +202,7 @@ class Reservations:
 def check_download(submission: Submission, executor: Executor, store: JobStore, downloaders: Downloaders) -> None:
     """Refuse a job that names a model which has to be downloaded, if its owner may not make the server download models.
 
-    The model of the configuration is downloaded for everybody, since the administrator has named it there.
+    The models that the configuration names, aliases included, are downloaded for everybody.
 
     Args:
         submission: of the job.
@@ -213,10 +213,13 @@ def check_download(submission: Submission, executor: Executor, store: JobStore, 
     Raises:
         ModelUnavailable: the owner may not.
     """
-    if downloaders == "anyone" or executor.missing_model(submission.options) is None:
+    options = submission.options
+    if downloaders == "anyone" or executor.named_by_configuration(options):
         return
-    name = executor.model_name(submission.options)
+    name = executor.model_name(options)
     if name == executor.model_name(TranscriptionOptions()):
+        return
+    if name not in executor.missing_models(options, submission.hf_token):
         return
     key = store.key(submission.owner)
     # Without authorization there are no keys, and everybody may do what administrators may.

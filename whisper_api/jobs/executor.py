@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from whisper_api.errors import Canceled, DeviceError, EngineClosed, ModelUnavailable, UnknownModel
+from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
@@ -28,6 +29,7 @@ log = logging.getLogger("whisper_api.jobs")
 
 OnProgress = Callable[[Progress], None]
 OnPartial = Callable[[PartialSegments], None]
+OnMissingModel = Callable[[str], None]
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,19 +90,28 @@ class Executor(Protocol):
                 not here, and the disk has no room for it.
         """
 
-    def missing_model(self, options: TranscriptionOptions) -> str | None:
-        """The Whisper model that must be downloaded before a job with these options can run. A look at the disk.
+    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        """Whether the configuration itself names the model of a job with these options."""
+
+    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        """The models that a job with these options needs and that have to be downloaded first. A look at the disk.
+
+        Args:
+            options: of the job.
+            hf_token: of the job, for models that need an account.
 
         Returns:
-            Its name; None when it is on this machine.
+            Their names: the Whisper model, which no job can do without, then those that a job can do without. A model
+            for a language that has to be detected is not among them: :meth:`run` reports it.
         """
 
-    def download_model(self, name: str, cancel: threading.Event) -> None:
+    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         """Download a model.
 
         Args:
-            name: as :meth:`missing_model` gave it.
+            name: as :meth:`missing_models` or :meth:`run` named it.
             cancel: set from another thread to break the download off.
+            hf_token: of the job that needs the model; None for the configured one.
 
         Raises:
             ModelUnavailable, ModelCorrupt: it cannot be had.
@@ -108,15 +119,24 @@ class Executor(Protocol):
         """
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+        cancel: threading.Event,
     ) -> Transcript:
-        """Run one job to its end.
+        """Run one job to its end, without downloading anything.
 
         Args:
             job: what is asked for.
             audio: its upload; the recordings of its known speakers are beside it.
             on_progress: called as the job goes on, from this thread or another.
             on_partial: called with what is known of the text, as it gets known, from this thread.
+            on_missing_model: called with the name of a model that could be downloaded. What it raises ends the job;
+                when it returns, the job does without the model.
             cancel: set from another thread to stop the job within one work item.
 
         Raises:
@@ -152,9 +172,11 @@ class LocalExecutor:
 
     def __init__(self, config: Config) -> None:
         from whisper_api.engine.models.names import ModelNames
+        from whisper_api.engine.models.store import ModelStore
 
         self._config = config
         self._names = ModelNames.of(config.model, config.model_aliases)
+        self._store = ModelStore(config.models_dir, hf_token=config.hf_token, progress=self._on_download)
         self._here = threading.local()
         self._making = threading.Lock()
         self._lock = threading.Lock()
@@ -225,18 +247,27 @@ class LocalExecutor:
                 "fetches one or says why not"
             )
 
-    def missing_model(self, options: TranscriptionOptions) -> str | None:
-        from whisper_api.engine.models.files import resolve
-        from whisper_api.engine.models.store import ModelStore
+    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        return self._names.trusts(self._model(options))
 
-        name = self.model_name(options)
-        # Names that mean nothing and directories without a model are errors of the job, not downloads.
-        downloadable = resolve(name) is not None and not isinstance(resolve(name), Path)
-        return name if downloadable and ModelStore(self._config.models_dir).find(name) is None else None
+    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        names = (self.model_name(options), *self._optional_models(options, hf_token))
+        return tuple(name for name in names if self._store.is_missing(name))
 
-    def download_model(self, name: str, cancel: threading.Event) -> None:
-        from whisper_api.engine.models.store import ModelStore
+    def _optional_models(self, options: TranscriptionOptions, hf_token: str | None) -> Iterator[str]:
+        """The alignment and diarization models of a job, on this machine or not."""
+        from whisper_api.engine.languages import language_or_auto
 
+        if options.task == "detect_language":
+            return
+        if options.align and options.task == "transcribe":
+            # A job whose language means nothing ends with that error when it runs.
+            with contextlib.suppress(InvalidOption):
+                yield f"align-{language_or_auto(options.language or self._config.language)}"
+        if options.diarize is not False and self._store.find("community-1") is None:
+            yield "community-1" if self._token(hf_token) else "ecapa"
+
+    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         def check() -> None:
             with self._lock:
                 closed = self._closed
@@ -246,11 +277,17 @@ class LocalExecutor:
                 raise Canceled("the download was canceled")
 
         with self._watched(_Run(lambda: None, cancel)):
-            store = ModelStore(self._config.models_dir, hf_token=self._config.hf_token, progress=self._on_download)
-            store.ensure(name, check=check)
+            self._store.ensure(name, hf_token=hf_token, check=check)
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+        cancel: threading.Event,
     ) -> Transcript:
         last = Progress(0.0, "load")
 
@@ -258,6 +295,11 @@ class LocalExecutor:
             nonlocal last
             last = progress
             on_progress(progress)
+
+        def report_missing(name: str) -> None:
+            # The engine's own store does not know which sources gave no answer to this executor's downloads.
+            if self._store.is_missing(name):
+                on_missing_model(name)
 
         with self._watched(_Run(lambda: on_progress(last), cancel)):
             engine = self._ready_engine()
@@ -272,6 +314,7 @@ class LocalExecutor:
                     },
                     cancel=cancel,
                     hf_token=job.hf_token or None,
+                    on_missing_model=report_missing,
                 )
             except EngineClosed:
                 self._replace(engine)
@@ -335,8 +378,8 @@ class LocalExecutor:
         from whisper_api.engine.models.download import require_space
         from whisper_api.engine.models.files import model_facts
 
-        name = self.missing_model(options)
-        entry = model_facts(name) if name is not None else None
+        name = self.model_name(options)
+        entry = model_facts(name) if self._store.is_missing(name) else None
         if entry is not None and entry.approximate_bytes:
             directory = self._config.models_dir.absolute()
             existing = next(each for each in (directory, *directory.parents) if each.is_dir())
@@ -346,8 +389,6 @@ class LocalExecutor:
         return self._names.meaning(options.model)
 
     def _tells_speakers_apart(self, hf_token: str | None) -> bool:
-        from whisper_api.engine.models.store import ModelStore
-
         with self._lock:
             preloading = self._preloading
         store = ModelStore(self._config.models_dir)

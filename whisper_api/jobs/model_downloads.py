@@ -1,28 +1,59 @@
-"""Downloads of the models that waiting jobs name. A job waits for its model in the queue, and other jobs go ahead."""
+"""Downloads of the models that jobs need. A job waits for its models in the queue, so that other jobs run meanwhile."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass, field
 
 from whisper_api.errors import Canceled
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.store.rows import Job
 
-__all__ = ["ModelDownloads"]
+__all__ = ["ModelDownloads", "WaitsForModel"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-# How often a download is compared with the jobs that wait for it: it ends when the last of them was canceled.
+# How often a download looks for the jobs that wait for it. It is stopped when the last of them was canceled.
 LOOK_SECONDS = 0.5
 
 
+class WaitsForModel(Exception):
+    """A running job has to go back to the queue, because a model that it needs has to be downloaded first."""
+
+
+@dataclass
+class _Needs:
+    """What one job needs to have downloaded.
+
+    Attributes:
+        required: models that the job asked for while it ran.
+        given_up: models that could not be downloaded for the job, and why.
+    """
+
+    required: list[str] = field(default_factory=list)
+    given_up: dict[str, BaseException] = field(default_factory=dict)
+
+
+@dataclass
+class _Download:
+    """One download, for all jobs that wait for it."""
+
+    name: str
+    hf_token: str | None
+    job_ids: set[str]
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
 class ModelDownloads:
-    """Holds jobs back in the queue until their models are on this machine. One thread downloads each model.
+    """Holds jobs in the queue until the models that they need are on this machine.
+
+    One thread downloads a model for all jobs that need it. When the download fails, the jobs run without the model; a
+    job without its Whisper model ends with :meth:`failure`.
 
     Args:
-        executor: knows which model a job needs, and downloads it.
+        executor: knows which models a job needs, and downloads them.
         queue: the waiting jobs.
     """
 
@@ -31,73 +62,104 @@ class ModelDownloads:
         self._queue = queue
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._waiting: dict[str, set[str]] = {}
-        self._cancels: dict[str, threading.Event] = {}
-        self._failures: dict[str, BaseException] = {}
+        self._needs: dict[str, _Needs] = {}
+        self._downloads: dict[tuple[str, str | None], _Download] = {}
         self._closed = False
 
     def hold_back(self, job: Job) -> bool:
-        """Return a job to the queue when its model has to be downloaded first, and begin the download.
+        """Return a job to its place in the queue when a model has to be downloaded for it, and begin the download.
 
         Args:
             job: just taken from the queue.
 
         Returns:
-            Whether the job is in the queue again. Otherwise it can run, or ends with :meth:`failure`.
+            Whether the job is in the queue again. Otherwise the job can run.
         """
+        found = self._executor.missing_models(job.options, job.hf_token)
+        whisper = self._executor.model_name(job.options)
         with self._lock:
-            if job.job_id in self._failures:
+            needs = self._needs.get(job.job_id, _Needs())
+            missing = [name for name in (*found, *needs.required) if name not in needs.given_up]
+            if not missing or whisper in needs.given_up:
                 return False
-        name = self._executor.missing_model(job.options)
-        if name is None:
-            return False
-        with self._lock:
+            self._needs[job.job_id] = needs
             self._queue.hold(job.job_id)
-            if name in self._waiting:
-                self._waiting[name].add(job.job_id)
+            key = (missing[0], job.hf_token)
+            if key in self._downloads:
+                self._downloads[key].job_ids.add(job.job_id)
                 return True
-            self._waiting[name] = {job.job_id}
-            cancel = self._cancels[name] = threading.Event()
+            download = self._downloads[key] = _Download(*key, {job.job_id})
             if self._closed:
-                cancel.set()
-        log.info("job waits for its model", extra={"job_id": job.job_id, "model": name})
-        for target in (self._download, self._watch):
-            threading.Thread(target=target, args=(name, cancel), name=f"download-{name}", daemon=True).start()
+                download.cancel.set()
+        log.info("job waits for a model", extra={"job_id": job.job_id, "model": download.name})
+        for target in (self._run, self._watch):
+            threading.Thread(target=target, args=(download,), name=f"download-{download.name}", daemon=True).start()
         return True
 
-    def failure(self, job_id: str) -> BaseException | None:
-        """Why the download that a job has waited for failed. Forgets it."""
+    def require(self, job: Job, name: str) -> None:
+        """Send a running job back to the queue for a model that turned out to be missing.
+
+        When the model could not be downloaded for this job before, the call returns: the job does without the model.
+
+        Args:
+            job: the running job.
+            name: the model.
+
+        Raises:
+            WaitsForModel: to end the run; :meth:`hold_back` begins the download when the job is taken again.
+        """
         with self._lock:
-            return self._failures.pop(job_id, None)
+            needs = self._needs.setdefault(job.job_id, _Needs())
+            if name in needs.given_up:
+                return
+            if name not in needs.required:
+                needs.required.append(name)
+        raise WaitsForModel(name)
+
+    def failure(self, job: Job) -> BaseException | None:
+        """Why the Whisper model of a job could not be downloaded; None when that did not happen."""
+        whisper = self._executor.model_name(job.options)
+        with self._lock:
+            return self._needs.get(job.job_id, _Needs()).given_up.get(whisper)
+
+    def forget(self, job_id: str) -> None:
+        """Drop what is known of a job that has ended."""
+        with self._lock:
+            self._needs.pop(job_id, None)
 
     def close(self) -> None:
-        """Break off all downloads. The jobs stay in the queue."""
+        """Stop all downloads. The jobs stay in the queue."""
         with self._lock:
             self._closed = True
-            for cancel in self._cancels.values():
-                cancel.set()
+            for download in self._downloads.values():
+                download.cancel.set()
 
-    def _download(self, name: str, cancel: threading.Event) -> None:
+    def _run(self, download: _Download) -> None:
+        name = download.name
         failure: BaseException | None = None
         try:
-            self._executor.download_model(name, cancel)
+            self._executor.download_model(name, download.cancel, download.hf_token)
         except BaseException as error:
             failure = error
             log.warning("model not downloaded: %s", error, extra={"model": name})
         with self._lock:
-            waiting = self._waiting.pop(name)
-            del self._cancels[name]
-            cancel.set()
-            for job_id in waiting:
+            del self._downloads[name, download.hf_token]
+            download.cancel.set()
+            for job_id in download.job_ids:
+                if self._queue.position(job_id) is None:
+                    self._needs.pop(job_id, None)
+                    continue
+                needs = self._needs[job_id]
+                needs.required = [each for each in needs.required if each != name]
                 # A job that comes after a canceled download begins another one.
                 if failure is not None and not isinstance(failure, Canceled):
-                    self._failures[job_id] = failure
+                    needs.given_up[name] = failure
                 if not self._closed:
                     self._queue.release(job_id)
 
-    def _watch(self, name: str, cancel: threading.Event) -> None:
-        """Break a download off when no job waits for it any more."""
-        while not cancel.wait(LOOK_SECONDS):
+    def _watch(self, download: _Download) -> None:
+        """Stop a download when no job waits for it any more."""
+        while not download.cancel.wait(LOOK_SECONDS):
             with self._lock:
-                if not any(self._queue.position(job_id) for job_id in self._waiting.get(name, ())):
-                    cancel.set()
+                if not any(self._queue.position(job_id) for job_id in download.job_ids):
+                    download.cancel.set()

@@ -45,7 +45,11 @@ class WasCanceled:
 
 @dataclass(frozen=True)
 class PutBack:
-    """The job runs again: after the next start or, when the executor failed as a whole, soon and alone."""
+    """The job runs again: after the next start, once its model is downloaded, or soon and alone after a crash.
+
+    Attributes:
+        crashed: whether the executor failed as a whole.
+    """
 
     crashed: bool
 

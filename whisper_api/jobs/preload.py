@@ -1,4 +1,4 @@
-"""Getting an executor ready, beside all else, and again as long as it fails."""
+"""Prepares an executor in the background, and tries again until that succeeds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger("whisper_api.jobs")
 
 RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
 CLOSE_SECONDS = 30.0
-# Warming up takes a core for some seconds, which the jobs that have waited for this start need more. A server that is
-# never idle warms up all the same.
+# Warming up uses a core for some seconds, so it waits for a moment without jobs; a busy server warms up after this many
+# looks.
 LOOK_SECONDS = 0.5
 LOOKS = 40
 
 
 class Preload:
-    """Prepares an executor in a thread of its own: first so that it can run jobs, then what only some of them need.
+    """Prepares an executor in a thread of its own: first for running jobs at all, then for what only some jobs need.
 
     Args:
-        executor: what to prepare.
-        retry_seconds: pauses after the first failure, the second ...; the last one holds for all others.
-        idle: tells whether no job waits or runs.
+        executor: to prepare.
+        retry_seconds: pauses after the first failure, the second and so on; the last pause repeats.
+        idle: returns whether no job waits or runs.
     """
 
     def __init__(
@@ -51,45 +51,45 @@ class Preload:
         self._failure = ""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="preload", daemon=True)
         self._thread.start()
 
     @property
     def tried(self) -> bool:
-        """Whether the first attempt has ended, well or not."""
+        """Whether the first attempt has ended, successfully or not."""
         return self._tried.is_set()
 
     @property
     def failure(self) -> str:
-        """Why the executor is not ready, and what to do; empty when it is, or while the first attempt lasts."""
+        """Why the executor is not ready, and what to do; empty when it is ready or the first attempt still runs."""
         with self._lock:
             return self._failure
 
     @property
     def warming_up(self) -> bool:
-        """Whether jobs can be run, and what only some of them need is still to come."""
+        """Whether jobs can run while models that only some jobs need are still being loaded."""
         return self.tried and not self.failure and not self._warm.is_set()
 
     def wait_until_tried(self) -> None:
-        """Wait for the end of the first attempt, or for :meth:`close`."""
+        """Block until the first attempt has ended, or until :meth:`close`."""
         self._tried.wait()
 
     def succeeded(self) -> None:
-        """A job has run: whatever was missing is there now."""
+        """Note that a job has run, which proves that the executor is ready."""
         if self.failure:
             log.info("models ready")
         self._set_failure("")
         self._enough.set()
 
     def close(self) -> None:
-        """Try no more. An attempt that is under way is waited for a while; closing the executor ends it."""
+        """Begin no further attempt. Closing the executor ends an attempt that runs."""
         self._closed.set()
         self._enough.set()
         self._tried.set()
 
     def join(self) -> None:
-        """Wait for the thread's end, after :meth:`close`, but not for ever."""
+        """Wait for the thread's end after :meth:`close`, for a limited time."""
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
@@ -110,7 +110,7 @@ class Preload:
                 self.succeeded()
             return True
         finally:
-            # Not before what came of it can be seen: there is no moment at which a failure looks like success.
+            # Set last, so that nobody reads the outcome before it is stored.
             self._tried.set()
 
     def _warm_up(self) -> None:
@@ -141,8 +141,8 @@ class Preload:
 
 
 def _advice(error: BaseException) -> str:
-    """What to do, for whoever asks whether the server is ready: anybody may, so the machine's paths are not in it."""
-    # The first sentence says what is missing; those after it name the sources that were asked, and why each failed.
+    """What to do about an error. Without the machine's paths, because the health check needs no key."""
+    # The first sentence says what is missing. Further sentences name the sources and why each failed.
     text = failure_of(error).error.partition(". ")[0].rstrip(".")
     if isinstance(error, ModelError):
         return f"{text}. `whisper-api models list` shows which are here, `whisper-api doctor` what is wrong."

@@ -73,12 +73,13 @@ class JobQueue:
         with self._changed:
             self._unreserve()
 
-    def put(self, job_id: str, *, reserved: bool = True) -> None:
+    def put(self, job_id: str, *, reserved: bool = True, first: bool = False) -> None:
         """Add a job behind the others. A closed queue accepts it and does not give it out.
 
         Args:
             job_id: of a job that is not in the queue.
             reserved: whether the job uses up a reservation.
+            first: put the job before the others, since it was taken before them.
         """
         with self._changed:
             if job_id in self._ids:
@@ -86,9 +87,13 @@ class JobQueue:
             if reserved:
                 self._unreserve()
             self._starting.pop(job_id, None)
-            self._ids.append(job_id)
-            self._puts += 1
-            self._order[job_id] = self._puts
+            if first:
+                self._order[job_id] = min((self._order[each] for each in self._ids), default=self._puts) - 1
+                self._ids.insert(0, job_id)
+            else:
+                self._puts += 1
+                self._order[job_id] = self._puts
+                self._ids.append(job_id)
             self._changed.notify()
 
     def take(self, timeout: float | None = None) -> str | None:
@@ -141,6 +146,11 @@ class JobQueue:
         with self._changed:
             self._held.discard(job_id)
             self._changed.notify()
+
+    def held(self) -> frozenset[str]:
+        """The jobs that :meth:`hold` has returned and :meth:`release` has not freed."""
+        with self._changed:
+            return frozenset(self._held)
 
     def remove(self, job_id: str) -> bool:
         """Remove a job that was not taken.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timezone
 
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
-from whisper_api.schema import FINAL_STATES, Corrections, JobStatus, Transcript, TranscriptionOptions
+from whisper_api.schema import FINAL_STATES, Corrections, JobStatus, Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.time_order import in_order
@@ -178,7 +178,7 @@ class JobService(Lifecycle):
             eta = self._estimates.of_queued(job_id, positions, running)
         elif job.state == "Processing" and job_id in running:
             eta = self._estimates.of_running(job_id, running[job_id])
-        return _status(job, running, position, eta)
+        return _status(job, running, self._queue.held(), position, eta)
 
     def list_jobs(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int = 50, after: str | None = None
@@ -204,9 +204,10 @@ class JobService(Lifecycle):
         before_seq = None if after is None else seq_of(after)
         jobs = self.store.page(owner, filter, limit=limit + 1, before_seq=before_seq)
         page = jobs[:limit]
-        positions, running = self._queue.positions(), self._running.snapshots()
+        positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
         statuses = [
-            _status(job, running, positions.get(job.job_id, 1) if job.state == "Queued" else None, None) for job in page
+            _status(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
+            for job in page
         ]
         return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
 
@@ -333,10 +334,21 @@ def _result_gone(job_id: str) -> ResultGone:
 
 
 def _status(
-    job: Job, snapshots: Mapping[str, ProgressSnapshot], position: int | None, eta_seconds: float | None
+    job: Job,
+    snapshots: Mapping[str, ProgressSnapshot],
+    held: Collection[str],
+    position: int | None,
+    eta_seconds: float | None,
 ) -> JobStatus:
     running = snapshots.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"
+    stage: Stage | None = None
+    if completed:
+        stage = "done"
+    elif running is not None:
+        stage = running.progress.stage
+    elif job.state == "Queued" and job.job_id in held:
+        stage = "download"
     progress = 1.0 if completed else running.progress.fraction if running else None
     if progress is None and job.state in ("Queued", "Processing"):
         progress = 0.0
@@ -348,7 +360,7 @@ def _status(
         started_at=None if job.started_at is None else _rfc3339(job.started_at),
         finished_at=None if job.finished_at is None else _rfc3339(job.finished_at),
         progress=progress,
-        stage="done" if completed else running.progress.stage if running else None,
+        stage=stage,
         eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
         audio_seconds=job.audio_seconds,
         error=job.error if job.state in ("Failed", "Canceled") else None,

@@ -16,7 +16,7 @@ from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiE
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
 from whisper_api.jobs.outcomes import (
     AUDIO_NAME,
     Completed,
@@ -148,7 +148,7 @@ class Worker:
         deps = self._deps
         job = self._until_stored(lambda: deps.store.get(job_id))
         if job is None or job.state != "Queued":
-            deps.downloads.failure(job_id)
+            deps.downloads.forget(job_id)
             return None
         if deps.downloads.hold_back(job):
             return None
@@ -201,7 +201,7 @@ class Worker:
         if not audio.is_file():
             return Failed("", "its audio is no longer on the server's disk")
         try:
-            if (failure := self._deps.downloads.failure(job.job_id)) is not None:
+            if (failure := self._deps.downloads.failure(job)) is not None:
                 raise failure
             return Completed(
                 self._deps.executor.run(
@@ -209,6 +209,7 @@ class Worker:
                     audio,
                     on_progress=lambda progress: self._publish_progress(running, progress),
                     on_partial=lambda partial: self._publish_partial(running, partial),
+                    on_missing_model=lambda name: self._deps.downloads.require(job, name),
                     cancel=running.cancel,
                 )
             )
@@ -244,6 +245,8 @@ class Worker:
                 return WasCanceled()
             if reason == "stop" or self._deps.stopping.is_set():
                 return PutBack(crashed=False)
+        if isinstance(error, WaitsForModel):
+            return PutBack(crashed=False)
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.crashes + 1 < MAX_CRASHES:
@@ -302,6 +305,7 @@ class Worker:
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
                     self._deps.on_completed()
                     self._deps.estimates.forget(job_id)
+                    self._deps.downloads.forget(job_id)
                     self._deps.estimates.learned()
                     # Nobody else can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
@@ -314,10 +318,16 @@ class Worker:
             case PutBack(crashed):
                 if store.requeue(job_id, crashes=int(crashed), last=crashed):
                     log.info("job requeued", extra=figures)
+                return self._settle(job_id, first=not crashed)
         return self._settle(job_id)
 
-    def _settle(self, job_id: str) -> JobEvent | None:
-        """Act on the state that a job has now: it may have been canceled before this worker stored the outcome."""
+    def _settle(self, job_id: str, *, first: bool = False) -> JobEvent | None:
+        """Act on the state that a job has now: it may have been canceled before this worker stored the outcome.
+
+        Args:
+            job_id: of the job.
+            first: whether to put a job that waits again before the others.
+        """
         deps = self._deps
         job = deps.store.get(job_id)
         if job is None:
@@ -328,7 +338,7 @@ class Worker:
         # Before another worker can take the job and publish that it runs.
         deps.events.publish(event_of(job))
         if not deps.stopping.is_set():
-            deps.queue.put(job_id, reserved=False)
+            deps.queue.put(job_id, reserved=False, first=first)
             deps.events.update_positions()
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -58,15 +59,60 @@ def test_a_model_without_a_commit_in_the_catalogue_keeps_that_of_its_first_downl
 ) -> None:
     store.ensure(REPO)
     revisions = store.root / "revisions.json"
-    assert json.loads(revisions.read_text()) == {REPO: COMMIT}
+    first = json.loads(revisions.read_text())
+    weights = {"sha256": hashlib.sha256(FILES["model.bin"]).hexdigest(), "size": len(FILES["model.bin"])}
+    assert first[REPO]["commit"] == COMMIT
+    assert first[REPO]["files"]["model.bin"] == weights
     store.remove(REPO)
     # The hub knows no other commit than its own: asking for another one fails, so the record decides.
     revisions.write_text(json.dumps({REPO: "0" * 40}))
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(ModelUnavailable, match=f"has no revision {'0' * 40}.* models pull --newest {REPO}"):
         store.ensure(REPO)
     revisions.write_text("{damaged")
     assert store.ensure(REPO).revision == COMMIT
-    assert json.loads(revisions.read_text()) == {REPO: COMMIT}
+    assert json.loads(revisions.read_text()) == first
+
+
+def test_a_source_that_changes_after_the_first_download_is_refused_unless_asked_for(
+    hub: Hub, store: ModelStore
+) -> None:
+    store.ensure(REPO)
+    store.remove(REPO)
+    changed = FILES["model.bin"][::-1]
+    hub.repositories[REPO]["model.bin"] = changed
+    with pytest.raises(ModelCorrupt, match=rf"model\.bin .* models pull --newest {REPO}"):
+        store.ensure(REPO)
+    assert store.find(REPO) is None
+    # A small file too, of which the hub states no SHA-256.
+    hub.repositories[REPO] |= {"model.bin": FILES["model.bin"], "config.json": b'{"model_type": "other"}'}
+    with pytest.raises(ModelCorrupt, match=r"config\.json"):
+        store.ensure(REPO)
+    hub.repositories[REPO]["model.bin"] = changed
+    model = store.ensure(REPO, newest=True)
+    assert (model.path / "model.bin").read_bytes() == changed
+    # From now on that is the content that later downloads must have, and a model that is there is replaced as well.
+    store.remove(REPO)
+    assert store.ensure(REPO).revision == COMMIT
+    hub.repositories[REPO]["model.bin"] = FILES["model.bin"]
+    store.ensure(REPO, newest=True)
+    assert (model.path / "model.bin").read_bytes() == FILES["model.bin"]
+
+
+def test_a_file_at_an_address_is_pinned_by_its_first_download(
+    hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    entry = dataclasses.replace(
+        CATALOGUE["align-fr"], url=f"{hub.url}/cdn/{REPO}/pytorch_model.bin", required=("pytorch_model.bin",)
+    )
+    monkeypatch.setitem(CATALOGUE, "align-fr", entry)
+    store.ensure("align-fr")
+    store.remove("align-fr")
+    hub.repositories[REPO]["pytorch_model.bin"] = b"another model"
+    with pytest.raises(ModelCorrupt, match="models pull --newest align-fr"):
+        store.ensure("align-fr")
+    path = store.ensure("align-fr", newest=True).path
+    assert (path / "pytorch_model.bin").read_bytes() == b"another model"
 
 
 def known(name: str, content: bytes, *, repo: str = REPO, gated: bool = False) -> Entry:
@@ -186,7 +232,7 @@ def test_the_catalogue_has_the_last_word_on_content(
     model = store.ensure("mine")
     assert model.path.read_bytes() == FILES["model.bin"]
     assert (model.path.name, model.revision) == ("model.bin", COMMIT)
-    with pytest.raises(ModelCorrupt, match="the catalogue"):
+    with pytest.raises(ModelCorrupt, match="expected is"):
         store.ensure("other")
     assert store.find("other") is None
 

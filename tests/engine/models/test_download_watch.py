@@ -23,9 +23,8 @@ from hub_server import REPO, serving
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.models.download import DownloadProgress
-from whisper_api.engine.models.download_watch import watched
-from whisper_api.engine.models.file_lock import locked
 from whisper_api.engine.models.store import ModelStore, model_facts
+from whisper_api.engine.models.waits import locked, watched
 from whisper_api.jobs.executor import LocalExecutor
 
 QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
@@ -154,7 +153,7 @@ def engine_transcribes(stuck: Stuck, cancel: threading.Event) -> None:
 def executor_downloads(stuck: Stuck, cancel: threading.Event) -> None:
     from whisper_api import Config
 
-    LocalExecutor(Config(models_dir=stuck.root, device="cpu")).download_model(stuck.model, cancel)
+    LocalExecutor(Config(models_dir=stuck.root, device="cpu")).download_model(stuck.model, cancel, None)
 
 
 @pytest.mark.parametrize("use", [store_ensures, engine_transcribes, executor_downloads])
@@ -232,6 +231,28 @@ def test_a_lock_is_had_when_its_holder_gives_it_back(tmp_path: Path) -> None:
         turns.append("first")
     thread.join(DEADLINE)
     assert turns == ["first", "second"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    # The parent ends without giving the lock back, as a killed process does; the child goes on until it is killed.
+    script = (
+        "import os, sys, pathlib, signal; from whisper_api.engine.models.waits import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), lambda: None):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os.close(1)\n"
+        "        signal.pause()\n"
+        "    print(child, flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    child = int(subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, check=True).stdout)
+    try:
+        with FileLock(path, timeout=DEADLINE):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_progress_and_its_errors_are_those_of_the_thread_that_waits() -> None:

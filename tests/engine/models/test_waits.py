@@ -106,6 +106,10 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
+def loading() -> bool:
+    return any(thread.name == "load-model" for thread in threading.enumerate())
+
+
 def fetching() -> bool:
     return any(thread.name.startswith("fetch ") for thread in threading.enumerate())
 
@@ -143,13 +147,13 @@ def test_a_job_that_waits_for_graphs_that_another_process_makes_can_be_canceled(
     cancel = threading.Event()
     with engine_on(models_dir, tmp_path / "models") as engine, held(graphs_lock), ThreadPoolExecutor(1) as pool:
         job = pool.submit(engine.transcribe, sample_call, TranscriptionOptions(language="en"), cancel=cancel)
-        until(lambda: engine.models._loads or job.done(), "the model is loaded")
+        until(lambda: loading() or job.done(), "the model is loaded")
         cancel.set()
         with pytest.raises(Canceled):
             job.result(DEADLINE)
         # Closing ends the load itself.
         engine.close()
-        assert not engine.models._loads
+        until(lambda: not loading(), "the load has ended")
 
 
 @pytest.mark.models
@@ -161,7 +165,7 @@ def test_closing_an_engine_ends_jobs_and_preloads_that_wait(
             pool.submit(engine.transcribe, sample_call, TranscriptionOptions(language="en")),
             pool.submit(engine.preload),
         ]
-        until(lambda: engine.models._loads, "the model is loaded")
+        until(loading, "the model is loaded")
         engine.close()
         for each in waiting:
             with pytest.raises(EngineClosed):

@@ -1,4 +1,4 @@
-"""``whisper-api doctor``: what works on this machine, and what to do about the rest."""
+"""``whisper-api doctor``: tells what works on this machine, and how to mend the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing that ``whisper-api doctor`` looks at, and what helps when it fails."""
+"""One check of ``whisper-api doctor``, and the remedy when it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Check", "State", "attempt", "failure"]
 
 State = Literal["ok", "missing", "failed"]
 
-# What the text of an error holds, and what helps.
+# Words in the text of an error, and the remedy.
 REMEDIES = {
     "cublas": "pip install nvidia-cublas-cu12, and put its lib directory on LD_LIBRARY_PATH (CUDA 12 is needed)",
     "cudnn": "pip install nvidia-cudnn-cu12, and put its lib directory on LD_LIBRARY_PATH (cuDNN 9 is needed)",
@@ -23,13 +23,13 @@ REMEDIES = {
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that was looked at.
+    """The outcome of one check.
 
     Attributes:
-        name: what.
-        state: ``ok``, ``missing`` (not installed, which may be as intended) or ``failed``.
-        detail: what was found, in a line.
-        remedy: what to do about it, when something is to be done.
+        name: of the check.
+        state: ``ok``, ``missing`` (not installed, which may be intended) or ``failed``.
+        detail: the finding, in a line.
+        remedy: what the user can do; None when nothing is to be done.
     """
 
     name: str
@@ -39,7 +39,12 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def attempt(name: str, look: Callable[[], Check | str]) -> Check:
-    """Look at something; what goes wrong is what was found."""
+    """Run a check, and return its error as a failed check.
+
+    Args:
+        name: of the check.
+        look: returns the check, or the detail of a check that is ok.
+    """
     try:
         found = look()
     except Exception as error:
@@ -48,7 +53,7 @@ def attempt(name: str, look: Callable[[], Check | str]) -> Check:
 
 
 def failure(name: str, error: Exception) -> Check:
-    """A check that ended with an error, and what to do about that."""
+    """A failed check with the remedy for its error."""
     text = " ".join(str(error).split())
     remedy = next((help for words, help in REMEDIES.items() if words in text.lower()), None)
     return Check(name, "failed", f"{type(error).__name__}: {text}", remedy)

@@ -1,4 +1,4 @@
-"""What can run on this machine, and why the rest cannot: versions, devices, places, and one real run of each stage."""
+"""The report of ``whisper-api doctor``: versions, devices, directories, and one real run of each stage."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DISTRIBUTIONS = (
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What the machine can do.
+    """What this machine can run.
 
     Attributes:
-        can_transcribe: whether speech can be turned into text, now and without fetching anything.
+        can_transcribe: whether transcription works now, without a download.
         versions: distribution to its version; None when it is not installed.
-        devices, places, stages: what was looked at.
+        devices, places, stages: the checks.
     """
 
     can_transcribe: bool
@@ -50,10 +50,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def examine(loaded: Loaded) -> Report:
-    """Look at everything. Nothing is downloaded, and nothing that goes wrong is raised.
+    """Run all checks. Downloads nothing and raises nothing.
 
     Args:
-        loaded: the configuration, which says where models are, and which model, language and device to try.
+        loaded: the configuration with the models directory, and the model, language and device to try.
     """
     try:
         from whisper_api.cli.doctor.stages import try_stages
@@ -83,7 +83,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _version(distribution: str) -> str | None:
-    """Read from its metadata, so that nothing is imported for it."""
+    """The version of a distribution, read from its metadata so that nothing is imported."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -122,7 +122,7 @@ def _cuda_of_ctranslate2() -> Check | str:
 
 
 def _why_no_cuda() -> tuple[State, str, str | None]:
-    """Ask the driver itself, as the libraries above it only say that there is no device."""
+    """Why there is no CUDA device, asked of the driver, because the libraries only report that there is none."""
     import ctypes
     import sys
 

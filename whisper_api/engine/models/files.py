@@ -1,4 +1,4 @@
-"""Models as they lie on the disk: what a name stands for, where its files are, and what they should hash to."""
+"""Model files on the disk: which model a name means, where its files are, and which hashes they must have."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from whisper_api.engine.models import derived_files
 from whisper_api.engine.models.catalog import CATALOGUE, alignment_entry, hub_entry
 from whisper_api.engine.models.download import Expected, file_sha256, mismatch
 from whisper_api.engine.models.entry import Entry, Kind
+from whisper_api.engine.models.first_downloads import pinned
 from whisper_api.engine.models.hub import cached_snapshot
 from whisper_api.engine.models.names import catalogue_name
 from whisper_api.errors import ModelCorrupt
@@ -20,8 +21,10 @@ from whisper_api.errors import ModelCorrupt
 __all__ = [
     "MANIFEST",
     "LocalModel",
+    "Verification",
     "check_files",
     "check_weights",
+    "damage",
     "damaged_files",
     "directory_requirements",
     "files_of",
@@ -42,11 +45,11 @@ class LocalModel:
     """A model on this machine.
 
     Attributes:
-        name: its usual name (``large-v3`` for ``large``), its hub id or its path.
+        name: the usual name (``large-v3`` for ``large``), the hub id or the path.
         kind: ``whisper``, ``alignment`` or ``diarization``.
         path: a directory, or a file for models of a single file.
-        revision: the hub's commit, or ``sha256:`` and the beginning of its largest file's hash; None for files that
-            somebody else put there.
+        revision: the hub's commit, or ``sha256:`` and the beginning of the largest file's hash; None for files that
+            were copied to the models directory by hand.
     """
 
     name: str
@@ -55,31 +58,46 @@ class LocalModel:
     revision: str | None
 
 
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of :meth:`ModelStore.verify`.
+
+    Attributes:
+        model: the model.
+        checked: files whose content is right.
+        unchecked: files without a known checksum.
+    """
+
+    model: LocalModel
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
 def model_facts(name: str) -> Entry | None:
-    """What is known of a model by its name, without looking for its files.
+    """The entry of a model, by its name, without looking for its files.
 
     Args:
         name: a catalogue name or another name of the same model (``turbo``, ``openai/whisper-base``), a hub id, or
             ``align:`` and a hub id.
 
     Returns:
-        The entry, or None for a name that can be none of these.
+        The entry; None when the name is none of these.
     """
     known = catalogue_name(name)
     if known is not None:
         return CATALOGUE[known]
     repo_id = name.removeprefix(ALIGN_PREFIX)
-    # The hub allows neither; the second would make two ids share a directory.
+    # The hub allows neither. With "--", two ids would share a directory.
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
         return None
     return hub_entry(repo_id) if repo_id == name else alignment_entry(repo_id)
 
 
 def resolve(name: str) -> Entry | Path | None:
-    """What a name stands for: a known model, a directory, or nothing.
+    """What a name means: a model, a directory, or nothing.
 
-    A catalogue name always means the catalogue's model. What could be a hub id means a directory only if that holds a
-    model.
+    A catalogue name always means the catalogue's model. A name that could be a hub id means a directory only if the
+    directory holds a model.
     """
     entry = model_facts(name)
     if entry is not None and entry.name in CATALOGUE:
@@ -105,15 +123,15 @@ def model_at(name: str, directory: Path) -> LocalModel | None:
 
 
 def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
-    """A model and the kind of place it is in, looking at names and sizes only.
+    """Find a model and the kind of place it is in, by the names and sizes of files only.
 
     Args:
         root: the models directory.
         entry: the model.
 
     Returns:
-        The model with ``models directory``, ``bundled`` or ``hub cache``; or None, with ``damaged`` when something is
-        left of it in the models directory.
+        The model with ``models directory``, ``bundled`` or ``hub cache``; or None, with ``damaged`` when the models
+        directory holds only a part of the model.
     """
     directory = root / entry.directory
     manifest = _read_manifest(directory)
@@ -129,24 +147,25 @@ def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
             if (path := Path(base) / inside).is_file():
                 revision = revision_of({file.name: file.sha256 for file in entry.files}, path.name)
                 return LocalModel(entry.name, entry.kind, path, revision), "bundled"
-    if entry.hub is not None and (snapshot := cached_snapshot(entry.hub, entry.required)) is not None:
+    hub = pinned(root, entry).hub
+    if hub is not None and (snapshot := cached_snapshot(hub, entry.required)) is not None:
         return _local(entry, snapshot, snapshot.name), "hub cache"
     return None, "damaged" if damaged else None
 
 
 def revision_of(digests: dict[str, str], file: str) -> str | None:
-    """The name of a content that no commit names."""
+    """A revision made from a file's hash, for files without a commit; None when the hash is not known."""
     return f"sha256:{digests[file][:12]}" if file in digests else None
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """Files that the manifest in a directory names and that are missing or of another size. Hashes nothing."""
+    """Files of a directory's manifest that are missing or have another size. Hashes nothing."""
     manifest = _read_manifest(directory) or {"files": {}}
     return [name for name, record in manifest["files"].items() if _size(directory / name) != record.get("size")]
 
 
 def files_of(model: LocalModel) -> list[Path]:
-    """The files of a model, without records, locks, and files that were made from the model."""
+    """The files of a model, without its manifest and the files that were made from the model."""
     if model.path.is_file():
         return [model.path]
     return [
@@ -156,15 +175,15 @@ def files_of(model: LocalModel) -> list[Path]:
     ]
 
 
-def check_files(entry: Entry | None, model: LocalModel) -> tuple[list[str], list[str], list[str]]:
-    """Hash a model's files, and the files that were made from them.
+def check_files(entry: Entry | None, model: LocalModel) -> Verification:
+    """Compare the hashes of a model's files, and of the files that were made from them, with what is known.
 
     Args:
-        entry: what the catalogue knows of the model, if anything.
-        model: where it is.
+        entry: of the catalogue; None for a model that is not in it.
+        model: where the model is.
 
-    Returns:
-        Names of those that are right, of those of which nothing is known, and of those that are missing or wrong.
+    Raises:
+        ModelCorrupt: names each file that is missing or different.
     """
     folder = model.path if model.path.is_dir() else model.path.parent
     known = _known(entry, folder)
@@ -180,11 +199,28 @@ def check_files(entry: Entry | None, model: LocalModel) -> tuple[list[str], list
             right.append(name)
     if model.path.is_dir():
         wrong += [name for name in known if not (folder / name).is_file()]
-    return right, unknown, wrong
+    if wrong:
+        raise ModelCorrupt(damage(model.name, wrong, model.path))
+    return Verification(model, (*right, *_check_derived(model)), tuple(unknown))
+
+
+def damage(name: str, files: list[str], directory: Path) -> str:
+    """The message for damaged files.
+
+    Args:
+        name: of the model.
+        files: that are missing or different.
+        directory: that holds them.
+    """
+    are = "are" if len(files) > 1 else "is"
+    return (
+        f"{name}: {', '.join(sorted(files))} in {directory} {are} missing or not as fetched. "
+        f"`whisper-api models remove {name}` and `pull {name}` put it right."
+    )
 
 
 def check_weights(directory: Path) -> None:
-    """Hash ``model.bin`` where the manifest beside it says what it should hash to.
+    """Compare the hash of ``model.bin`` with the manifest beside it, if there is one.
 
     Args:
         directory: of the model.
@@ -201,19 +237,32 @@ def check_weights(directory: Path) -> None:
         )
 
 
+def _check_derived(model: LocalModel) -> list[str]:
+    checked: list[str] = []
+    for directory in derived_files.derived_directories(model.path):
+        if damaged := derived_files.damaged_files(directory):
+            raise ModelCorrupt(
+                f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
+                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
+                "is loaded."
+            )
+        checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
+    return checked
+
+
 def _is_derived(path: Path) -> bool:
     return any(part.lstrip(".").startswith(derived_files.PREFIX) for part in path.parts)
 
 
 def _known(entry: Entry | None, folder: Path) -> dict[str, Expected]:
-    """File name to what it must be: the catalogue's word before the manifest's."""
+    """File name to expected content: of the catalogue, else of the manifest."""
     manifest = _read_manifest(folder) or {"files": {}}
     noted = {name: Expected(sha256=str(record.get("sha256"))) for name, record in manifest["files"].items()}
     return noted | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
 
 
 def _named_by_cache(file: Path) -> Expected | None:
-    """The hub's cache links to files that are named by what they hash to."""
+    """The expected content of a file in the hub's cache, whose links lead to files that are named by their hash."""
     name = file.resolve().name if file.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return Expected(sha256=name)

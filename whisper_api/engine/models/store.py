@@ -1,8 +1,8 @@
-"""The store of models: finds those that are on this machine, and fetches, checks and removes the others.
+"""The models directory: finds models on this machine, downloads, checks and removes them.
 
-A model lives in one directory below the models directory, with a ``manifest.json`` that says where it came from and
-what its files hash to. It is fetched into a directory beside them and moved into place when it is whole, so that it is
-either all there or not there.
+Each model has a directory of its own below the models directory, with a ``manifest.json`` that names its source and
+the hash of each file. A download goes into another directory and is moved into place when it is complete, so that a
+model is never there in part.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from whisper_api.engine.models import derived_files
-from whisper_api.engine.models import revisions as model_revisions
+from whisper_api.engine.models import first_downloads
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
 from whisper_api.engine.models.download import (
     DownloadProgress,
+    SourceChanged,
     SourceFailed,
     SourceUnreachable,
     WrongContent,
     translate_disk_full,
 )
-from whisper_api.engine.models.download_watch import DownloadWatch, Report, watched
 from whisper_api.engine.models.entry import Entry, Kind
-from whisper_api.engine.models.file_lock import locked
 from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
+    Verification,
     check_files,
+    damage,
     damaged_files,
     directory_requirements,
     files_of,
@@ -47,6 +47,7 @@ from whisper_api.engine.models.files import (
 from whisper_api.engine.models.hub import hub_is_offline
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
+from whisper_api.engine.models.waits import DownloadWatch, Report, locked, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 __all__ = [
@@ -54,31 +55,15 @@ __all__ = [
     "LocalModel",
     "ModelStatus",
     "ModelStore",
-    "Verification",
     "list_models",
     "model_facts",
 ]
 
 logger = logging.getLogger(__name__)
 
-# A source that did not answer is not asked again for so long, twice as long after each further time, up to the second:
-# whoever waits for the answer is a job.
+# Pause in seconds before a source that did not answer is asked again, since a job waits for the answer. The pause
+# doubles with each further failure, up to the second number.
 UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS = 60.0, 3600.0
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What :meth:`ModelStore.verify` has looked at.
-
-    Attributes:
-        model: the model.
-        checked: files whose content is right.
-        unchecked: files of which no checksum is known.
-    """
-
-    model: LocalModel
-    checked: tuple[str, ...]
-    unchecked: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,11 +71,11 @@ class ModelStatus:
     """One line of a list of models.
 
     Attributes:
-        entry: what the catalogue knows: name, kind, title, licence, sources, parameters, whether it is multilingual.
-        local: where it is, or None when it is not on this machine.
-        size: bytes of its own files when it is here, else roughly what it would take (None: not known).
-        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files of it are missing or cut
-            short; None when it is not here.
+        entry: of the catalogue: name, kind, title, licence, sources, parameters, whether it is multilingual.
+        local: where the model is; None when it is not on this machine.
+        size: bytes of the model's own files, or about what a download would take; None when that is not known.
+        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files are missing or cut short; None
+            when the model is not on this machine.
     """
 
     entry: Entry
@@ -105,13 +90,19 @@ class ModelStatus:
 
     @property
     def installed(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the model is on this machine."""
         return self.local is not None
 
 
 @dataclass(frozen=True)
 class _Unreachable:
-    """A source that did not answer: not to be asked until then, how long that was, and why."""
+    """A source that did not answer.
+
+    Attributes:
+        until: monotonic time before which the source is not asked again.
+        seconds: how long that pause is.
+        reason: why the source did not answer.
+    """
 
     until: float
     seconds: float
@@ -125,13 +116,13 @@ class ModelStore:
     """The models directory, and the ways to fill it. Safe to use from several threads and processes.
 
     Args:
-        root: the models directory; made when something is fetched.
+        root: the models directory; made by the first download.
         hf_token: Hugging Face access token for gated models; None uses the one this machine is logged in with.
-        offline: True fetches nothing at all. Otherwise ``HF_HUB_OFFLINE`` alone keeps the hub from being asked.
-        progress: told how far a download is, from the thread that asked for the model.
+        offline: True downloads nothing at all. Otherwise ``HF_HUB_OFFLINE`` keeps only the hub from being asked.
+        progress: called with a download's progress, in the thread that asked for the model.
 
     Attributes:
-        offline: whether nothing is fetched at all.
+        offline: whether nothing is downloaded at all.
     """
 
     def __init__(
@@ -146,7 +137,7 @@ class ModelStore:
         self._hf_token = hf_token
         self.offline = bool(offline)
         self._progress = progress
-        # Entries are only ever replaced whole, so no lock is needed.
+        # Values are only ever replaced whole, so no lock is needed.
         self._unreachable: dict[str, _Unreachable] = {}
 
     def find(self, name: str) -> LocalModel | None:
@@ -159,7 +150,7 @@ class ModelStore:
                 CTranslate2 Whisper model.
 
         Returns:
-            The model, or None when it is not here, whether it is known or not.
+            The model; None when it is not on this machine, or when the name means nothing.
         """
         named = resolve(name)
         if isinstance(named, Path):
@@ -173,23 +164,27 @@ class ModelStore:
         hf_token: str | None = None,
         progress: Report | None = None,
         check: Callable[[], None] | None = None,
+        newest: bool = False,
     ) -> LocalModel:
-        """Find a model, or else fetch it and check it.
+        """Find a model, or else download and check it.
 
-        The calling thread does not wait for the network, for pip or for the lock that another process holds: it is
-        free to leave at any moment.
+        Another thread waits for the network, for pip and for the lock that another process holds, so that the caller
+        can stop waiting at any moment.
 
         Args:
             name: as for :meth:`find`.
             hf_token: instead of the store's.
-            progress: instead of the store's. What it raises ends the download.
-            check: called ten times a second meanwhile; what it raises ends the download.
+            progress: instead of the store's. An error that it raises stops the download.
+            check: called ten times a second meanwhile; an error that it raises stops the download.
+            newest: download the model even when it is on this machine, and take what its source has now where the
+                catalogue fixes no content.
 
         Raises:
             UnknownModel: the name means nothing.
-            ModelUnavailable: it is not here and could not be fetched; says which sources were asked, why each failed,
-                and what to do.
-            ModelCorrupt: what was fetched is not what the catalogue names, or the directory named holds no model.
+            ModelUnavailable: the model is not on this machine and could not be downloaded; the message says which
+                sources were asked, why each failed, and what to do.
+            ModelCorrupt: a source has other content than the catalogue or the first download; or the directory named
+                holds no model.
         """
         named = resolve(name)
         if named is None:
@@ -200,65 +195,72 @@ class ModelStore:
                 wanted = " and ".join(directory_requirements(name))
                 raise ModelCorrupt(f"{named} is not a model that can be used: it must hold {wanted}")
             return model
-        found = locate(self.root, named)[0]
+        found = None if newest else locate(self.root, named)[0]
         if found is not None:
             return found
         token = hf_token or self._hf_token
-        # The other thread takes the lock and gives it back: a fetch that nobody waits for any more, and that takes a
-        # moment to stop, cannot come into the way of the next one.
-        return watched(
-            named.name, lambda watch: self._locked_fetch(named, token, watch), progress or self._progress, check
-        )
 
-    def can_fetch(self, name: str) -> bool:
-        """Whether a model that is not here may be had by :meth:`ensure`, as far as can be told without asking anybody.
+        def fetch(watch: DownloadWatch) -> LocalModel:
+            # This thread holds the lock, so that a stopped download that is still ending cannot disturb the next one.
+            with self._lock(named, watch.check):
+                found = None if newest else locate(self.root, named)[0]
+                return found or self._fetch(named, token, watch, newest=newest)
+
+        return watched(named.name, fetch, progress or self._progress, check)
+
+    def is_missing(self, name: str) -> bool:
+        """Whether a model is not on this machine and can be downloaded, as far as this machine knows.
+
+        A name that means nothing, a directory and a model whose sources are all switched off or silent are not missing:
+        :meth:`ensure` raises the error for these at once. Asks no network.
 
         Args:
             name: as for :meth:`find`.
         """
         named = resolve(name)
-        return isinstance(named, Entry) and any(self._closed_source(named, source) is None for source in named.sources)
+        return (
+            isinstance(named, Entry)
+            and locate(self.root, named)[0] is None
+            and any(self._closed_source(named, source) is None for source in named.sources)
+        )
 
     def verify(self, name: str) -> Verification:
-        """Hash a model's files and compare them with the catalogue, or else with what was recorded at their download.
+        """Compare the hashes of a model's files with the catalogue, or else with the record of their download.
 
-        Files that this program made from the model are compared with what was recorded when they were made.
+        Files that this program made from the model are compared with the record of their making.
 
         Raises:
             UnknownModel: the name means nothing.
-            ModelUnavailable: it is not on this machine.
+            ModelUnavailable: the model is not on this machine.
             ModelCorrupt: names each file that is missing or different.
         """
         if resolve(name) is None:
             raise _unknown(name)
         entry = model_facts(name)
         model = self.find(name)
-        if model is None:
-            directory = self.root / entry.directory if entry else self.root
-            if damaged := damaged_files(directory):
-                raise ModelCorrupt(_damaged(name, damaged, directory))
-            raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` fetches it.")
-        checked, unchecked, wrong = check_files(entry, model)
-        if wrong:
-            raise ModelCorrupt(_damaged(name, wrong, model.path))
-        return Verification(model, (*checked, *_check_derived(model)), tuple(unchecked))
+        if model is not None:
+            return check_files(entry, model)
+        directory = self.root / entry.directory if entry else self.root
+        if damaged := damaged_files(directory):
+            raise ModelCorrupt(damage(name, damaged, directory))
+        raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` fetches it.")
 
     def remove(self, name: str) -> int:
-        """Delete a model from the models directory. A link there is deleted, not what it leads to.
+        """Delete a model from the models directory. Of a link, only the link is deleted.
 
         Returns:
             Bytes that were freed.
 
         Raises:
             UnknownModel: no model has this name; paths are not accepted.
-            ModelUnavailable: it is not in the models directory; says where it is instead, if anywhere.
+            ModelUnavailable: the model is not in the models directory; the message says where it is instead.
         """
         entry = model_facts(name)
         if entry is None:
             raise _unknown(name)
         directory = self.root / entry.directory
-        with self._lock(entry, _nothing):
-            # The name is safe, but a directory above it may be a link that leads elsewhere.
+        with self._lock(entry, lambda: None):
+            # The name is safe, but a directory above it may be a link that leads out of the models directory.
             if directory.parent.resolve() != self.root.resolve() / directory.parent.relative_to(self.root):
                 raise ModelUnavailable(f"{directory.parent} leads out of the models directory; remove {name} by hand")
             if directory.is_symlink():
@@ -269,7 +271,7 @@ class ModelStore:
                 where = f"; it is in {found.path}, which is not ours to delete" if found else ""
                 raise ModelUnavailable(f"{entry.name} is not in {self.root}{where}")
             size = sum(file.lstat().st_size for file in directory.rglob("*") if not file.is_dir())
-            # Moved aside first, so that a removal that is broken off leaves no half of a model.
+            # Moved aside first, so that an interrupted removal leaves no part of a model in its place.
             partial = self._partial(entry)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -277,13 +279,8 @@ class ModelStore:
             shutil.rmtree(partial)
             return size
 
-    def _locked_fetch(self, entry: Entry, token: str | None, watch: DownloadWatch) -> LocalModel:
-        with self._lock(entry, watch.check):
-            found = locate(self.root, entry)[0]
-            return found or self._fetch(entry, token, watch)
-
     def _closed_source(self, entry: Entry, source: str) -> str | None:
-        """Why a source is not asked now; None when it is."""
+        """Why a source is not asked now; None when it may be asked."""
         if source == "bundled":
             return "not installed"
         if self.offline and not needs_no_network(source, entry):
@@ -293,41 +290,47 @@ class ModelStore:
         silent = self._unreachable.get(source, _ANSWERS)
         return silent.reason if silent.until > time.monotonic() else None
 
-    def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch) -> LocalModel:
-        entry = model_revisions.pinned(self.root, entry)
+    def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch, *, newest: bool) -> LocalModel:
+        wanted = entry if newest else first_downloads.pinned(self.root, entry)
         failures: list[str] = []
-        corrupt = False
+        corrupt = changed = False
         partial = self._partial(entry)
         for source in entry.sources:
             watch.check()
             reason = self._closed_source(entry, source)
             if reason is None:
                 try:
-                    fetched = fetch_from(source, entry, partial / source, token, watch)
+                    fetched = fetch_from(source, wanted, partial / source, token, watch)
                     self._unreachable.pop(source, None)
                     return self._install(entry, source, fetched)
+                except SourceUnreachable as error:
+                    reason = str(error)
+                    before = self._unreachable.get(source, _ANSWERS).seconds
+                    seconds = min(2 * before or UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS)
+                    self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
                 except SourceFailed as error:
                     reason, corrupt = str(error), corrupt or isinstance(error, WrongContent)
-                    if isinstance(error, SourceUnreachable):
-                        before = self._unreachable.get(source, _ANSWERS).seconds
-                        seconds = min(2 * before or UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS)
-                        self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
-                    else:
-                        self._unreachable.pop(source, None)
+                    changed = changed or (wanted != entry and isinstance(error, SourceChanged))
+                    self._unreachable.pop(source, None)
                 except OSError as error:
                     translate_disk_full(error, entry.name, self.root, entry.approximate_bytes)
                     raise ModelUnavailable(f"{entry.name} cannot be stored in {self.root}: {error}") from error
             logger.info("%s: not from %s: %s", entry.name, source, reason)
             failures.append(f"{_source_title(entry, source)}: {reason}")
-        message = (
-            f"{entry.name} is not in {self.root} and could not be fetched. {'; '.join(failures)}. "
+        advice = (
             f"Run `whisper-api models pull {entry.name}` where a source can be reached, or copy the model's files to "
             f"{self.root / entry.directory}."
         )
+        if changed:
+            advice = (
+                "Only what the first download gave is accepted; "
+                f"`whisper-api models pull --newest {entry.name}` takes what the source has now."
+            )
+        message = f"{entry.name} is not in {self.root} and could not be fetched. {'; '.join(failures)}. {advice}"
         raise ModelCorrupt(message) if corrupt else ModelUnavailable(message)
 
     def _install(self, entry: Entry, source: str, fetched: Fetched) -> LocalModel:
-        """Move a model that is whole and checked into its place."""
+        """Move a complete and checked model into its place."""
         partial, directory = self._partial(entry), self.root / entry.directory
         staged = partial / source
         sizes = {name: (staged / name).stat().st_size for name in fetched.files}
@@ -346,11 +349,10 @@ class ModelStore:
         if directory.is_symlink():
             directory.unlink()
         elif directory.exists():
-            # Incomplete or damaged, or it would have been found.
             directory.rename(partial / "replaced")
         staged.replace(directory)
-        if source == "hub" and entry.hub is not None and fetched.revision is not None:
-            model_revisions.pin(self.root, entry.hub.repo_id, fetched.revision)
+        files = {name: (fetched.files[name], sizes[name]) for name in fetched.files}
+        first_downloads.record(self.root, entry, fetched.revision, files)
         shutil.rmtree(partial, ignore_errors=True)
         found = locate(self.root, entry)[0]
         if found is None:
@@ -362,7 +364,7 @@ class ModelStore:
 
     @contextmanager
     def _lock(self, entry: Entry, check: Callable[[], None]) -> Iterator[None]:
-        """One fetch or removal of a model at a time, among all processes that share the models directory."""
+        """Let one download or removal of a model go on at a time, among all processes that share the directory."""
         folder = self.root / ".locks"
         with ExitStack() as stack:
             try:
@@ -376,13 +378,13 @@ class ModelStore:
 
 
 def list_models(store: ModelStore) -> list[ModelStatus]:
-    """All models of the catalogue, and those in the models directory that are not in it.
+    """All models of the catalogue, and the other models in the models directory.
 
     Args:
-        store: whose directory to look into.
+        store: of the models directory.
 
     Returns:
-        Whisper models, then diarization, then alignment, each in the catalogue's order with additional ones last.
+        Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
     """
     entries = dict(CATALOGUE)
     for folder, prefix in (("whisper", ""), ("align", "align:")):
@@ -400,10 +402,6 @@ def _status(store: ModelStore, entry: Entry) -> ModelStatus:
     return ModelStatus(entry, local, size, place)
 
 
-def _nothing() -> None:
-    return None
-
-
 def _source_title(entry: Entry, source: str) -> str:
     if source == "hub" and entry.hub:
         return f"model hub ({entry.hub.repo_id})"
@@ -412,26 +410,6 @@ def _source_title(entry: Entry, source: str) -> str:
     if source == "bundled" and entry.bundled:
         return f"package {entry.bundled[0]}"
     return source
-
-
-def _check_derived(model: LocalModel) -> list[str]:
-    checked: list[str] = []
-    for directory in derived_files.derived_directories(model.path):
-        if damaged := derived_files.damaged_files(directory):
-            raise ModelCorrupt(
-                f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
-                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
-                "is loaded."
-            )
-        checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
-    return checked
-
-
-def _damaged(name: str, wrong: list[str], where: Path) -> str:
-    return (
-        f"{name}: {', '.join(sorted(wrong))} in {where} {'are' if len(wrong) > 1 else 'is'} missing or not as fetched. "
-        f"`whisper-api models remove {name}` and `pull {name}` put it right."
-    )
 
 
 def _unknown(name: str) -> UnknownModel:

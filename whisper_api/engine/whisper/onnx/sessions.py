@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.models import derived_files
 from whisper_api.engine.models.cache import check_load
-from whisper_api.engine.models.file_lock import locked
 from whisper_api.engine.models.files import check_weights
+from whisper_api.engine.models.waits import locked
 from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.engine.whisper.onnx.search import Feed
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of

@@ -1,4 +1,4 @@
-"""What a server answers: values, named errors, and whether to ask again. Sends nothing itself."""
+"""Responses of a server: their values, their named errors, and when to retry. Sends nothing itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from whisper_api import errors
 from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
 
-__all__ = ["Answer", "NotNow", "decoded", "outcome", "pause_before", "streamed", "unreachable", "untrusted"]
+__all__ = ["Response", "RetryLater", "decoded", "outcome", "pause_before", "streamed", "unreachable", "untrusted"]
 
 T = TypeVar("T")
 
@@ -22,10 +22,10 @@ RETRIED = frozenset({429, 502, 503, 504})
 # Pauses between attempts double from the first to the longest, in seconds.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
-# A server that asks for a longer pause than this is not waited for: that is for the caller to decide.
+# A longer Retry-After is not waited for: the caller gets the error and decides.
 LONGEST_RETRY_AFTER = 300.0
 
-# The server's words for what is wrong, and the errors they stand for.
+# The server's error codes, and the errors that they stand for.
 OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "invalid_audio": errors.InvalidAudio,
     "audio_too_long": errors.AudioTooLong,
@@ -51,8 +51,8 @@ FOR_NOW: dict[str, type[errors.Busy]] = {
 }
 
 
-class Answer(NamedTuple):
-    """What a server answered."""
+class Response(NamedTuple):
+    """A response with its whole body."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
 
     @property
     def retry_after(self) -> float:
-        """Seconds that Retry-After asks to wait (RFC 9110, 10.2.3: a number or a date); 0 when it does not."""
+        """Seconds of the header Retry-After (RFC 9110, 10.2.3: a number or a date); 0 without it."""
         value = self.headers.get("Retry-After", "").strip()
         if value.isdecimal():
             return float(value)
@@ -72,11 +72,11 @@ class Answer(NamedTuple):
             return 0.0
 
 
-class NotNow(Portable):
-    """The server has no answer yet; the client may ask again.
+class RetryLater(Portable):
+    """The request may succeed later.
 
     Args:
-        reason: the error to raise when the client does not ask again.
+        reason: the error to raise when the client does not retry.
         retry_after: seconds that the server asked to wait.
     """
 
@@ -86,34 +86,34 @@ class NotNow(Portable):
         self.retry_after = retry_after
 
 
-def outcome(answer: Answer, job_id: str) -> Answer:
-    """The answer itself when it is a success.
+def outcome(response: Response, job_id: str) -> Response:
+    """The response itself when it is a success.
 
     Args:
-        answer: of the server.
-        job_id: the job that errors are about.
+        response: of the server.
+        job_id: for errors.
 
     Raises:
-        NotNow: the server is busy for a time that is worth waiting for.
-        WhisperApiError: the server refused, by the error's name.
+        RetryLater: the server is busy, and for no longer than ``LONGEST_RETRY_AFTER``.
+        WhisperApiError: the server refused; the error's class follows from the response's code.
     """
-    if 200 <= answer.status < 300:
-        return answer
-    error = _error(answer, job_id)
-    if answer.status in RETRIED and answer.retry_after <= LONGEST_RETRY_AFTER:
-        raise NotNow(error, answer.retry_after)
+    if 200 <= response.status < 300:
+        return response
+    error = _error(response, job_id)
+    if response.status in RETRIED and response.retry_after <= LONGEST_RETRY_AFTER:
+        raise RetryLater(error, response.retry_after)
     raise error
 
 
 def streamed(status: int, headers: Mapping[str, str], media_type: str) -> None:
-    """Check that an answer which is read piece by piece is of the expected kind.
+    """Check the media type of a response whose body is streamed.
 
     Args:
-        status, headers: of the answer.
+        status, headers: of the response.
         media_type: the expected one.
 
     Raises:
-        RequestError: the answer is of another kind, so another server sent it.
+        RequestError: the media type is another one, so that the server is not a Whisper API server.
     """
     given = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if given != media_type:
@@ -121,8 +121,8 @@ def streamed(status: int, headers: Mapping[str, str], media_type: str) -> None:
         raise RequestError(f"the answer is not that of a Whisper API server: {reason}", status)
 
 
-def unreachable(url: str, cause: BaseException) -> NotNow:
-    """A connection that failed, as a reason to try again.
+def unreachable(url: str, cause: BaseException) -> RetryLater:
+    """The error for a connection that failed; a retry may help.
 
     Args:
         url: of the server.
@@ -130,11 +130,11 @@ def unreachable(url: str, cause: BaseException) -> NotNow:
     """
     error = RequestError(f"{url} cannot be reached: {_reason(cause)}")
     error.__cause__ = cause
-    return NotNow(error)
+    return RetryLater(error)
 
 
 def untrusted(url: str) -> RequestError:
-    """The error for a certificate that is not trusted; trying again does not help."""
+    """The error for a certificate that is not trusted; a retry does not help."""
     return RequestError(f"{url} has no certificate that is trusted here")
 
 
@@ -144,38 +144,42 @@ class _Problem(msgspec.Struct):
 
 
 def pause_before(attempt: int, retry_after: float) -> float:
-    """How long to wait before a request is tried again.
+    """Seconds to wait before a retry.
 
     Args:
-        attempt: how often that was done before.
-        retry_after: seconds that the server asked for.
+        attempt: number of retries before this one.
+        retry_after: seconds that the server asked to wait.
     """
     longest = FIRST_PAUSE if retry_after else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
     return retry_after + random.uniform(0.5, 1.0) * longest
 
 
-def decoded(answer: Answer, kind: type[T]) -> T:
-    """The value that an answer's body is.
+def decoded(response: Response, kind: type[T]) -> T:
+    """The value of a response's body.
+
+    Args:
+        response: of the server.
+        kind: type of the value.
 
     Raises:
-        RequestError: it is not JSON of this kind.
+        RequestError: the body is not JSON of this type.
     """
     try:
-        return msgspec.json.decode(answer.body, type=kind)
+        return msgspec.json.decode(response.body, type=kind)
     except msgspec.MsgspecError as error:
-        raise RequestError(f"the answer is not that of a Whisper API server: {error}", answer.status) from error
+        raise RequestError(f"the answer is not that of a Whisper API server: {error}", response.status) from error
 
 
-def _error(answer: Answer, job_id: str) -> WhisperApiError:
-    """The named error that an answer stands for."""
+def _error(response: Response, job_id: str) -> WhisperApiError:
+    """The named error of a response."""
     try:
-        problem = msgspec.json.decode(answer.body, type=_Problem)
+        problem = msgspec.json.decode(response.body, type=_Problem)
     except msgspec.MsgspecError:
         problem = _Problem()
     code, detail = problem.code, problem.detail
     if not detail:
-        place = answer.headers.get("Location")
-        detail = f"the server answered {answer.status}{f' and names {place}' if place else ''}"
+        place = response.headers.get("Location")
+        detail = f"the server answered {response.status}{f' and names {place}' if place else ''}"
     if code == "job_not_found":
         return errors.JobNotFound(job_id)
     if code == "job_processing":
@@ -186,14 +190,14 @@ def _error(answer: Answer, job_id: str) -> WhisperApiError:
     if code in OF_THE_JOB:
         return OF_THE_JOB[code](job_id, detail)
     if code in FOR_NOW:
-        return FOR_NOW[code](detail, answer.retry_after)
+        return FOR_NOW[code](detail, response.retry_after)
     if code in OF_THE_REQUEST:
         return OF_THE_REQUEST[code](detail)
-    return RequestError(detail, answer.status, code)
+    return RequestError(detail, response.status, code)
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's message, which requests and httpx wrap in errors of their own."""
+    """The operating system's message, which requests and httpx wrap in errors of their own, as text for people."""
     waiting: list[object] = [error]
     seen: set[int] = set()
     while waiting:
@@ -204,7 +208,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(found, TimeoutError) or type(found).__name__.endswith("Timeout"):
             return "no answer in time"
         if isinstance(found, OSError) and found.strerror:
-            # asyncio puts a text of its own in the place of the system's message, but keeps the number.
+            # asyncio replaces the system's message by a text of its own, but keeps the error number.
             if found.errno is None or isinstance(found, socket.gaierror):
                 return found.strerror
             return os.strerror(found.errno)

@@ -1,0 +1,91 @@
+"""What the first download of a model gave, for models whose content the catalogue does not fix.
+
+The first download of such a model takes what its source has: the newest commit of a repository, the file at an
+address. Its commit and the SHA-256 of its files are recorded in the models directory. Later downloads must give the
+same, so that a change at the source never changes transcripts unnoticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from whisper_api.engine.models.entry import Entry, KnownFile
+
+__all__ = ["FILE_NAME", "pinned", "record"]
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "revisions.json"
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+    size: int
+
+
+class _FirstDownload(msgspec.Struct, frozen=True, omit_defaults=True):
+    commit: str | None = None
+    files: dict[str, _File] = {}
+
+
+def pinned(root: Path, entry: Entry) -> Entry:
+    """An entry that accepts only what its first download gave; the entry itself when there is no record of one.
+
+    Args:
+        root: the models directory.
+        entry: of the catalogue, or made for a name that is not in it.
+    """
+    first = _read(root).get(_source_of(entry))
+    if first is None:
+        return entry
+    known = {file.name for file in entry.files}
+    files = (KnownFile(name, file.sha256, file.size) for name, file in first.files.items() if name not in known)
+    hub = None if entry.hub is None else replace(entry.hub, revision=first.commit)
+    return replace(entry, hub=hub, files=(*entry.files, *files))
+
+
+def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, tuple[str, int]]) -> None:
+    """Record a download for :func:`pinned`; nothing for a model whose content the catalogue fixes.
+
+    Args:
+        root: the models directory.
+        entry: of the catalogue, or made for a name that is not in it.
+        commit: of the repository; None for a file from an address.
+        files: name to SHA-256 and bytes.
+    """
+    if not (source := _source_of(entry)):
+        return
+    records = _read(root)
+    records[source] = _FirstDownload(commit, {name: _File(*facts) for name, facts in sorted(files.items())})
+    # Replaced whole, so that a reader never sees half of the file.
+    handle, name = tempfile.mkstemp(dir=root, prefix=f".{FILE_NAME}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(dict(sorted(records.items())))) + b"\n")
+    Path(name).chmod(0o644)
+    Path(name).replace(root / FILE_NAME)
+
+
+def _source_of(entry: Entry) -> str:
+    """What a record of an entry is kept under; empty when the catalogue fixes the entry's content."""
+    if entry.hub is not None:
+        return "" if entry.hub.revision else entry.hub.repo_id
+    return entry.url if entry.url and not entry.files else ""
+
+
+def _read(root: Path) -> dict[str, _FirstDownload]:
+    try:
+        # Earlier versions recorded the commit only.
+        found = msgspec.json.decode((root / FILE_NAME).read_bytes(), type=dict[str, _FirstDownload | str])
+        return {key: _FirstDownload(each) if isinstance(each, str) else each for key, each in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        logger.warning("%s cannot be read, so the newest files are downloaded: %s", root / FILE_NAME, error)
+        return {}

@@ -1,0 +1,128 @@
+"""Waits for a download and for a file lock that a canceled job can leave at any moment."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from whisper_api.engine.worker.background import BackgroundTask
+from whisper_api.errors import Canceled
+
+if TYPE_CHECKING:
+    from whisper_api.engine.models.download import DownloadProgress
+
+__all__ = ["DownloadWatch", "Report", "locked", "watched"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How often a waiting thread checks whether its job was canceled.
+POLL_SECONDS = 0.1
+# How long to wait for a stopped download to end. pip ends within this time. A thread that reads from a silent
+# connection is left behind and ends when its own timeout is over.
+STOP_SECONDS = 0.5
+
+Report = Callable[["DownloadProgress"], None]
+
+
+class DownloadWatch:
+    """Carries progress from a downloading thread to the thread that waits for it, and the request to stop back.
+
+    The downloading thread calls the object with a :class:`DownloadProgress`, or calls :meth:`check`. Both raise
+    :class:`~whisper_api.errors.Canceled` after :meth:`stop`.
+
+    Args:
+        report: called with progress in the waiting thread; None for no reports.
+    """
+
+    def __init__(self, report: Report | None = None) -> None:
+        self._report = report
+        # A deque, because appending to it and popping from it are atomic.
+        self._newest: deque[DownloadProgress] = deque(maxlen=1)
+        self._stopped = threading.Event()
+
+    def __call__(self, progress: DownloadProgress) -> None:
+        self.check()
+        self._newest.append(progress)
+
+    def check(self) -> None:
+        """Raise :class:`~whisper_api.errors.Canceled` when the download is to stop."""
+        if self._stopped.is_set():
+            raise Canceled("nobody waits for this download any more")
+
+    def pass_on(self) -> None:
+        """Report the newest progress since the last call; called by the waiting thread."""
+        if not self._newest:
+            return
+        newest = self._newest.popleft()
+        if self._report is not None:
+            self._report(newest)
+
+    def stop(self) -> None:
+        """Let the download end at its next step."""
+        self._stopped.set()
+
+
+def watched(
+    name: str, fetch: Callable[[DownloadWatch], T], report: Report | None, check: Callable[[], None] | None
+) -> T:
+    """Download in another thread, so that this thread can stop waiting at any moment.
+
+    Args:
+        name: of what is downloaded.
+        fetch: called in the other thread.
+        report: called with progress in this thread; an error that it raises stops the download.
+        check: called in this thread ten times a second; an error that it raises stops the download.
+
+    Returns:
+        What ``fetch`` returns.
+    """
+    watch = DownloadWatch(report)
+    fetching = BackgroundTask(f"fetch {name}", lambda: fetch(watch))
+    try:
+        while not fetching.wait(POLL_SECONDS):
+            watch.pass_on()
+            if check is not None:
+                check()
+        watch.pass_on()
+    except BaseException:
+        watch.stop()
+        fetching.wait(STOP_SECONDS)
+        raise
+    return fetching.result()
+
+
+@contextmanager
+def locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock among all processes of this machine.
+
+    Args:
+        path: the lock's file; made when it does not exist.
+        check: called often while another process or thread holds the lock; an error that it raises ends the wait.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    logged = False
+    while True:
+        check()
+        try:
+            lock.acquire(timeout=POLL_SECONDS)
+            break
+        except Timeout:
+            if not logged:
+                log.info("waiting for another job or process, which holds %s", path)
+            logged = True
+    try:
+        yield
+    finally:
+        lock.release()
