@@ -391,9 +391,13 @@ class LocalExecutor:
     def _tells_speakers_apart(self, hf_token: str | None) -> bool:
         with self._lock:
             preloading = self._preloading
-        store = ModelStore(self._config.models_dir)
         # Models that are still being preloaded will be there when the job runs.
-        return preloading or _has_open_models(store) or store.find("community-1") is not None or self._token(hf_token)
+        return (
+            preloading
+            or _has_open_models(self._store)
+            or self._store.find("community-1") is not None
+            or self._token(hf_token)
+        )
 
     def _token(self, hf_token: str | None) -> bool:
         if hf_token or self._config.hf_token:

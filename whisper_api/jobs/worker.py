@@ -334,6 +334,7 @@ class Worker:
             return None
         if job.state != "Queued":
             deps.estimates.forget(job_id)
+            deps.downloads.forget(job_id)
             return event_of(job)
         # Before another worker can take the job and publish that it runs.
         deps.events.publish(event_of(job))
