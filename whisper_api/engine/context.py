@@ -122,7 +122,7 @@ class JobContext:
         """Whether a model is on this machine, or :meth:`fetch_model` may download it now."""
         if self.store.find(name) is not None:
             return True
-        return not self._leaves_to_caller(name) and self.store.is_missing(name)
+        return not self._leaves_to_caller(name) and self.store.can_download(name)
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether an error ends the job even if an optional stage raised it.
@@ -216,7 +216,7 @@ class JobContext:
 
     def _leaves_to_caller(self, name: str) -> bool:
         """Whether a model is missing that the caller downloads, or does without; then the caller hears of the model."""
-        if self._on_missing_model is None or not self.store.is_missing(name):
+        if self._on_missing_model is None or not self.store.can_download(name):
             return False
         self._call(self._on_missing_model, name)
         return True

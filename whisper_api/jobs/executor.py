@@ -251,8 +251,9 @@ class LocalExecutor:
         return self._names.trusts(self._model(options))
 
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
-        names = (self.model_name(options), *self._optional_models(options, hf_token))
-        return tuple(name for name in names if self._store.is_missing(name))
+        whisper = self.model_name(options)
+        optional = (name for name in self._optional_models(options, hf_token) if self._store.can_download(name))
+        return (*((whisper,) if self._store.is_missing(whisper) else ()), *optional)
 
     def _optional_models(self, options: TranscriptionOptions, hf_token: str | None) -> Iterator[str]:
         """The alignment and diarization models of a job, on this machine or not."""
@@ -298,7 +299,7 @@ class LocalExecutor:
 
         def report_missing(name: str) -> None:
             # The engine's own store does not know which sources gave no answer to this executor's downloads.
-            if self._store.is_missing(name):
+            if self._store.can_download(name):
                 on_missing_model(name)
 
         with self._watched(_Run(lambda: on_progress(last), cancel)):

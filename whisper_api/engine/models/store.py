@@ -209,20 +209,25 @@ class ModelStore:
         return watched(named.name, fetch, progress or self._progress, check)
 
     def is_missing(self, name: str) -> bool:
-        """Whether a model is not on this machine and can be downloaded, as far as this machine knows.
-
-        A name that means nothing, a directory and a model whose sources are all switched off or silent are not missing:
-        :meth:`ensure` raises the error for these at once. Asks no network.
+        """Whether a model is known and not on this machine; never for directories and unknown names. Asks no network.
 
         Args:
             name: as for :meth:`find`.
         """
         named = resolve(name)
-        return (
-            isinstance(named, Entry)
-            and locate(self.root, named)[0] is None
-            and any(self._closed_source(named, source) is None for source in named.sources)
+        return isinstance(named, Entry) and locate(self.root, named)[0] is None
+
+    def can_download(self, name: str) -> bool:
+        """Whether a model is missing and at least one of its sources is neither switched off nor silent.
+
+        Args:
+            name: as for :meth:`find`.
+        """
+        named = resolve(name)
+        open_sources = isinstance(named, Entry) and any(
+            self._closed_source(named, source) is None for source in named.sources
         )
+        return open_sources and self.is_missing(name)
 
     def verify(self, name: str) -> Verification:
         """Compare the hashes of a model's files with the catalogue, or else with the record of their download.
