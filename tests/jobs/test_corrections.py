@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeExecutor, Services, ended, running, submit
+from fakes import Services, ended, running, submit
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ from whisper_api.schema import (
     job_result,
 )
 from whisper_api.store.jobs import JobStore
+from whisper_api.testing import FakeExecutor
 
 
 def segment(number: int, words: list[str], text: str | None = None, speaker: str | None = None) -> Segment:

@@ -11,20 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import (
-    DEADLINE,
-    FakeExecutor,
-    Services,
-    ended,
-    holding,
-    new_service,
-    running,
-    submission,
-    submit,
-    text_of,
-    until,
-    uploads,
-)
+from fakes import DEADLINE, Services, ended, holding, new_service, running, submission, submit, text_of, until, uploads
 
 from whisper_api.errors import (
     Draining,
@@ -34,6 +21,7 @@ from whisper_api.errors import (
 )
 from whisper_api.jobs.recovery import end_of_last_process
 from whisper_api.jobs.service import JobService
+from whisper_api.testing import FakeExecutor
 
 # --- stopping and starting again ----------------------------------------------------------------------------------
 

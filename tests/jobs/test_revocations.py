@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, ended, idle, new_service, running, submit, uploads
+from fakes import DEADLINE, Services, ended, idle, new_service, running, submit, uploads
 
 from whisper_api.access.keys import KeyRing
 from whisper_api.cli.main import main
 from whisper_api.errors import JobCanceled
 from whisper_api.jobs.revocations import REASON
+from whisper_api.testing import FakeExecutor
 
 
 def revoke_elsewhere(directory: Path, name: str) -> None:

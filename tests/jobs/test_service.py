@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import (
-    FakeExecutor,
     FaultyStore,
     Services,
     ended,
@@ -40,6 +39,7 @@ from whisper_api.errors import (
     UnknownModel,
 )
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 # --- one job ----------------------------------------------------------------------------------------------------
 

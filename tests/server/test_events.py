@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from fakes import FakeExecutor, config_in, new_service, submit, until
+from fakes import config_in, new_service, submit, until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -31,6 +31,7 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor, holding
+from fakes import holding
 
 from server.file_server import file_server
 from server.inside import AUDIO, RawRequest, inside, on_a_loop
@@ -18,6 +18,7 @@ from server.openai_inside import PATH, all_canceled, error, headers, running, se
 from whisper_api.server.openai import waiters
 from whisper_api.server.realtime import waiting
 from whisper_api.server.realtime.watching import watch_news
+from whisper_api.testing import FakeExecutor
 
 FOREVER = 3600.0
 

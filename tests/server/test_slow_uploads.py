@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor
 
 from server.conftest import Start
 from server.harness import RunningServer, submit, until
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
 from whisper_api.server.uploads import upload_turn
+from whisper_api.testing import FakeExecutor
 
 DRIPPING = 20
 # So many places has the queue, and so long the window of the least rate is.

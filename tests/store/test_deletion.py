@@ -14,19 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import (
-    FakeExecutor,
-    Services,
-    ended,
-    idle,
-    new_service,
-    running,
-    submission,
-    submit,
-    text_of,
-    until,
-    uploads,
-)
+from fakes import Services, ended, idle, new_service, running, submission, submit, text_of, until, uploads
 
 from store.test_jobs import new_job
 from whisper_api.access.keys import KeyRing
@@ -37,6 +25,7 @@ from whisper_api.jobs.service import JobService
 from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
 from whisper_api.store import texts
 from whisper_api.store.jobs import Job, JobStore
+from whisper_api.testing import FakeExecutor
 
 # From a deletion to the last byte of what was deleted.
 MINUTE = 60.0

@@ -41,6 +41,7 @@ from whisper_api.server.routes import (
 from whisper_api.server.state import ServerState, thread_count
 
 if TYPE_CHECKING:
+    from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
 __all__ = ["create_app", "new_service"]
@@ -84,7 +85,13 @@ ROUTES = {
 }
 
 
-def create_app(config: Config | None = None, *, service: JobService | None = None, insecure: bool = False) -> Starlette:
+def create_app(
+    config: Config | None = None,
+    *,
+    service: JobService | None = None,
+    executor: Executor | None = None,
+    insecure: bool = False,
+) -> Starlette:
     """The server as an ASGI application, to be served by itself or mounted in another one.
 
     Its lifespan opens the job database, starts the workers and loads the models; whoever mounts it runs that within
@@ -93,6 +100,8 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     Args:
         config: None reads it as the command line does.
         service: one that somebody else has started and will close; None for one of the application's own.
+        executor: runs the jobs of the application's own service; None for this process's engine. A test passes
+            :class:`whisper_api.testing.FakeExecutor`.
         insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host;
             pages of other origins only where the configuration allows them.
 
@@ -113,7 +122,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
         routes=[Route(path, resource, name=path) for path, resource in ROUTES.items()],
         middleware=layers,
         exception_handlers={HTTPException: answer, Exception: answer},
-        lifespan=functools.partial(_lifespan, config=config, given=service),
+        lifespan=functools.partial(_lifespan, config=config, given=service, executor=executor),
     )
     # A redirect would make a client send its upload twice.
     app.router.redirect_slashes = False
@@ -137,8 +146,12 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"WHISPER_LANGUAGE: {error}") from None
 
 
-def new_service(config: Config) -> JobService:
+def new_service(config: Config, executor: Executor | None = None) -> JobService:
     """A service with a database of its own, which no other process serves. It is not started yet.
+
+    Args:
+        config: of the service.
+        executor: runs the jobs; None for this process's engine.
 
     Raises:
         StorageError: the database cannot be used; StorageLocked when another server uses it.
@@ -150,20 +163,22 @@ def new_service(config: Config) -> JobService:
     store = JobStore(config.data_dir / DATABASE_NAME)
     try:
         store.exclusive(config.tmp_dir)
-        return JobService(config, store, EXECUTORS["local"](config))
+        return JobService(config, store, executor or EXECUTORS["local"](config))
     except BaseException:
         store.close()
         raise
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: Starlette, *, config: Config, given: JobService | None) -> AsyncIterator[None]:
+async def _lifespan(
+    app: Starlette, *, config: Config, given: JobService | None, executor: Executor | None
+) -> AsyncIterator[None]:
     """What the application holds, closed in reverse order."""
     from whisper_api.access.keys import KeyRing
 
     async with contextlib.AsyncExitStack() as stack:
         if given is None:
-            service = await asyncio.to_thread(new_service, config)
+            service = await asyncio.to_thread(new_service, config, executor)
             stack.push_async_callback(asyncio.to_thread, service.close)
             await asyncio.to_thread(service.start)
         else:
