@@ -178,7 +178,7 @@ def upload(query: str = "", *, path: str = "/asr", headers: dict[str, str] | Non
 
 
 def two_wait(app: Inside) -> bool:
-    return app.state.waiters._waiting.total() == 2
+    return app.state.waiters.requests.total() == 2
 
 
 @on_a_loop

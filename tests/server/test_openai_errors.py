@@ -20,7 +20,7 @@ async def test_a_job_that_somebody_cancels_is_an_error(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         request, stream = upload(), upload(stream="true")
         async with sent(app, request, stream) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
             for status in app.service.list(None)[0]:
                 await asyncio.to_thread(app.service.cancel, status.job_id, None, force=True)
             await asyncio.gather(*answered)

@@ -177,7 +177,7 @@ async def test_the_same_upload_again_joins_the_job_however_it_is_written(tmp_pat
     async with inside(tmp_path, FakeExecutor(held=True), model="base") as app:
         requests = [_sent(path, body) for path in (PATH, "/openai/v1/audio/transcriptions")]
         tasks = [asyncio.create_task(request.to(app.app)) for request in requests]
-        await app.until(lambda: app.state.waiters._waiting.total() == 2)
+        await app.until(lambda: app.state.waiters.requests.total() == 2)
         app.executor.release()
         await asyncio.gather(*tasks)
         assert [request.status for request in requests] == [200, 200]

@@ -29,20 +29,20 @@ async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: 
         app.state.waiters.grace_seconds = 0.0
         first, later = upload(whole=False), upload(whole=False)
         async with sent(app, first):
-            await app.until(lambda: app.state.waiters._uploads)
+            await app.until(lambda: app.state.waiters.uploads)
             async with sent(app, upload()):
                 await running(app)
-            await app.until(lambda: app.state.waiters._given_up)
+            await app.until(lambda: app.state.waiters.given_up)
             answering = asyncio.create_task(later.to(app.app))
-            await app.until(lambda: len(app.state.waiters._uploads[""]) == 2)
+            await app.until(lambda: len(app.state.waiters.uploads[""]) == 2)
             assert states(app) == ["Processing"]
         # The later one still comes in.
         await app.until(functools.partial(all_canceled, app))
-        assert len(app.state.waiters._uploads[""]) == 1
+        assert len(app.state.waiters.uploads[""]) == 1
         later.gone.set()
         await answering
-        assert not app.state.waiters._uploads
-        await app.until(lambda: not app.state.waiters._given_up)
+        assert not app.state.waiters.uploads
+        await app.until(lambda: not app.state.waiters.given_up)
 
 
 @on_a_loop
@@ -53,10 +53,10 @@ async def test_an_upload_that_came_in_already_joins_a_job_that_was_given_up(tmp_
             assert given_up == frozenset()
             async with sent(app, upload()):
                 await running(app)
-            await app.until(lambda: app.state.waiters._given_up)
+            await app.until(lambda: app.state.waiters.given_up)
             joined = app.state.waiters.waiting(app.executor.started[0], "")
             joined.__enter__()
-        await app.until(lambda: not app.state.waiters._given_up)
+        await app.until(lambda: not app.state.waiters.given_up)
         async with sent(app, upload(prompt="another")):
             await app.until(lambda: len(states(app)) == 2)
         await app.until(lambda: states(app) == ["Processing", "Canceled"])
@@ -71,7 +71,7 @@ async def test_no_upload_joins_a_job_that_is_being_canceled(tmp_path: Path) -> N
         async with sent(app, upload()):
             await running(app)
         # The device does not heed it yet.
-        await app.until(lambda: app.state.waiters._canceling)
+        await app.until(lambda: app.state.waiters.canceling)
         again = upload()
         async with sent(app, again) as [answered]:
             await app.until(lambda: len(states(app)) == 2)
@@ -86,13 +86,13 @@ async def test_after_a_restart_a_job_whose_client_does_not_come_is_canceled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, sent(app, upload(prompt="1"), upload(prompt="2")):
-        await app.until(lambda: app.state.waiters._waiting.total() == 2)
+        await app.until(lambda: app.state.waiters.requests.total() == 2)
     monkeypatch.setattr(waiters, "RESTART_GRACE_SECONDS", FOREVER)
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         assert app.state.waiters.left("") == 2
         again = upload(prompt="1")
         async with sent(app, again) as [answered]:
-            await app.until(lambda: app.state.waiters._waiting)
+            await app.until(lambda: app.state.waiters.requests)
             assert app.state.waiters.left("") == 1
             await running(app)
             app.executor.release()
@@ -109,7 +109,7 @@ async def test_after_a_restart_no_other_job_is_canceled(tmp_path: Path, monkeypa
         async with app.client() as client:
             await app.submit(client)
         async with sent(app, upload()):
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
     monkeypatch.setattr(waiters, "RESTART_GRACE_SECONDS", 0.0)
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         await app.until(lambda: states(app) == ["Processing", "Queued", "Canceled"])
@@ -123,7 +123,7 @@ async def test_a_job_with_a_key_is_not_the_one_of_clients_without(tmp_path: Path
         async with sent(app, upload()):
             await running(app)
             async with sent(app, upload(headers=keyed)):
-                await app.until(lambda: app.state.waiters._waiting.total() == 2)
+                await app.until(lambda: app.state.waiters.requests.total() == 2)
             other = upload(headers=keyed, prompt="other")
             await other.to(app.app)
             assert (other.status, error(other)["code"]) == (422, "idempotency_conflict")
@@ -142,7 +142,7 @@ async def test_clients_that_always_leave_do_not_exceed_every_bound(tmp_path: Pat
 
         async def refused(request: RawRequest) -> bool:
             async with sent(app, request):
-                await app.until(lambda: app.state.waiters._waiting or request.sent)
+                await app.until(lambda: app.state.waiters.requests or request.sent)
             return bool(request.sent)
 
         requests = [upload(headers=ann, prompt=str(number)) for number in range(6)]
@@ -161,7 +161,7 @@ async def test_jobs_whose_key_is_revoked_are_canceled(tmp_path: Path, monkeypatc
         ann = {"authorization": f"Bearer {app.token('ann')}"}
         whole, stream = upload(headers=ann), upload(headers=ann, stream="true")
         async with sent(app, whole, stream) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
             await asyncio.to_thread(app.state.keys.revoke, "ann")
             await asyncio.gather(*answered)
         assert (whole.status, error(whole)["code"]) == (401, "invalid_api_key")
@@ -182,7 +182,7 @@ async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_pa
             del files.answers["/a.wav"]
             again = named(files.url("/a.wav"))
             async with sent(app, again) as [answered]:
-                await app.until(lambda: app.state.waiters._waiting or again.sent)
+                await app.until(lambda: app.state.waiters.requests or again.sent)
                 app.executor.release()
                 await answered
             assert again.status == 200, again.answer

@@ -34,7 +34,7 @@ async def test_within_the_grace_the_same_upload_joins_the_job(tmp_path: Path) ->
             await running(app)
         again = upload(language="en")
         async with sent(app, again) as [answered]:
-            await app.until(lambda: app.state.waiters._waiting)
+            await app.until(lambda: app.state.waiters.requests)
             app.executor.release()
             await answered
         assert again.status == 200
@@ -57,7 +57,7 @@ async def test_a_client_that_comes_again_needs_no_place_of_its_own(tmp_path: Pat
             await other.to(app.app)
             assert other.status in (429, 503)
             async with sent(app, again) as [answered]:
-                await app.until(lambda: app.state.waiters._waiting.total() == 2)
+                await app.until(lambda: app.state.waiters.requests.total() == 2)
                 app.executor.release()
                 await answered
         assert again.status == 200
@@ -71,7 +71,7 @@ async def test_a_job_goes_on_while_another_request_waits_for_it(tmp_path: Path) 
         stays, leaves = upload(), upload()
         async with sent(app, stays) as [answered]:
             async with sent(app, leaves):
-                await app.until(lambda: app.state.waiters._waiting.total() == 2)
+                await app.until(lambda: app.state.waiters.requests.total() == 2)
             # Another job is canceled meanwhile, so there was time for this one to be.
             async with sent(app, upload(prompt="another")):
                 await app.until(lambda: len(states(app)) == 2)
@@ -93,7 +93,7 @@ async def test_other_fields_or_another_route_make_another_job(tmp_path: Path) ->
             upload(path="/v1/audio/translations"),
         ]
         async with sent(app, *requests) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == len(requests))
+            await app.until(lambda: app.state.waiters.requests.total() == len(requests))
             assert len(states(app)) == 4
             app.executor.release()
             await asyncio.gather(*answered)
@@ -105,7 +105,7 @@ async def test_a_job_of_another_owner_is_not_joined(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
         requests = [upload(headers={"authorization": f"Bearer {app.token(name)}"}) for name in ("ann", "bob")]
         async with sent(app, *requests) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == 2)
+            await app.until(lambda: app.state.waiters.requests.total() == 2)
             assert len(states(app)) == 2
             app.executor.release()
             await asyncio.gather(*answered)
@@ -118,9 +118,9 @@ async def test_no_job_is_canceled_while_its_owner_uploads(tmp_path: Path) -> Non
         ann, bob = ({"authorization": f"Bearer {app.token(name)}"} for name in ("ann", "bob"))
         # What comes may be the same upload again, and may take longer than the grace.
         async with sent(app, upload(whole=False, headers=ann)):
-            await app.until(lambda: app.state.waiters._uploads)
+            await app.until(lambda: app.state.waiters.uploads)
             async with sent(app, upload(headers=ann), upload(headers=bob)):
-                await app.until(lambda: app.state.waiters._waiting.total() == 2)
+                await app.until(lambda: app.state.waiters.requests.total() == 2)
             await app.until(lambda: "Canceled" in states(app))
             assert sorted(states(app)) in (["Canceled", "Processing"], ["Canceled", "Queued"])
         await app.until(lambda: states(app) == ["Canceled", "Canceled"])
@@ -169,7 +169,7 @@ async def test_a_server_that_stops_keeps_the_jobs_and_asks_to_try_again(tmp_path
         app.state.waiters.grace_seconds = 0.0
         runs, waits, stream = upload(), upload(prompt="next"), upload(stream="true")
         async with sent(app, runs, waits, stream) as answered:
-            await app.until(lambda: app.state.waiters._waiting.total() == 3)
+            await app.until(lambda: app.state.waiters.requests.total() == 3)
             app.state.draining.set()
             await app.state.waiters.close()
             app.service.drain()

@@ -42,20 +42,22 @@ class Waiters:
         service: holds the jobs.
 
     Attributes:
-        grace_seconds: that a job goes on after the last client has left.
+        grace_seconds: how long a job goes on after its last client has left.
+        requests: how many requests wait for a job, by job id.
+        uploads: events of the uploads that come in, by owner; each is set when its upload has ended.
+        given_up: ids of jobs that no upload may join which begins now.
+        canceling: tasks that cancel a job at this moment.
     """
 
     def __init__(self, service: JobService) -> None:
         self.grace_seconds = GRACE_SECONDS
         self._service = service
-        self._waiting: Counter[str] = Counter()
-        # By owner: what is set when an upload that comes in has ended.
-        self._uploads: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.requests: Counter[str] = Counter()
+        self.uploads: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         # By job: whose it is, and the task that will cancel it.
         self._leaving: dict[str, _Leaving] = {}
-        # Jobs that no upload may join that begins now.
-        self._given_up: set[str] = set()
-        self._canceling: set[asyncio.Task[None]] = set()
+        self.given_up: set[str] = set()
+        self.canceling: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> None:
@@ -77,14 +79,14 @@ class Waiters:
             Ids of the jobs that it must not join: they were given up before it began.
         """
         ended = asyncio.Event()
-        self._uploads[owner].add(ended)
+        self.uploads[owner].add(ended)
         try:
-            yield frozenset(self._given_up)
+            yield frozenset(self.given_up)
         finally:
             ended.set()
-            self._uploads[owner].discard(ended)
-            if not self._uploads[owner]:
-                del self._uploads[owner]
+            self.uploads[owner].discard(ended)
+            if not self.uploads[owner]:
+                del self.uploads[owner]
 
     @contextlib.contextmanager
     def waiting(self, job_id: str, owner: str, *, cancel: bool = True) -> Iterator[None]:
@@ -98,7 +100,7 @@ class Waiters:
             owner: whose it is.
             cancel: False for a job that its client has said it will come back to.
         """
-        self._waiting[job_id] += 1
+        self.requests[job_id] += 1
         leaving = self._leaving.pop(job_id, None)
         if leaving is not None:
             leaving.task.cancel()
@@ -110,9 +112,9 @@ class Waiters:
             left = isinstance(error, Problem) and error.status == 401
             raise
         finally:
-            self._waiting[job_id] -= 1
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            self.requests[job_id] -= 1
+            if not self.requests[job_id]:
+                del self.requests[job_id]
                 if left and cancel and not self._closed:
                     self._cancel_soon(job_id, owner, self.grace_seconds)
 
@@ -123,7 +125,7 @@ class Waiters:
     async def close(self) -> None:
         """Cancel no jobs any more: when the server stops, they are put back, and their clients will ask again."""
         self._closed = True
-        tasks = [*(leaving.task for leaving in self._leaving.values()), *self._canceling]
+        tasks = [*(leaving.task for leaving in self._leaving.values()), *self.canceling]
         for leaving in self._leaving.values():
             leaving.task.cancel()
         self._leaving.clear()
@@ -136,22 +138,22 @@ class Waiters:
 
     async def _cancel_later(self, job_id: str, owner: str, grace_seconds: float) -> None:
         await asyncio.sleep(grace_seconds)
-        self._given_up.add(job_id)
+        self.given_up.add(job_id)
         try:
             # Not for those that begin meanwhile: with many clients there is always one.
-            for upload in tuple(self._uploads.get(owner, ())):
+            for upload in tuple(self.uploads.get(owner, ())):
                 await upload.wait()
             task = self._leaving.pop(job_id).task
-            self._canceling.add(task)
+            self.canceling.add(task)
             try:
                 if await asyncio.to_thread(self._cancel, job_id):
                     log.info("job canceled: nobody waits for it any more", extra={"job_id": job_id})
             except StorageError as error:
                 log.warning("a job that nobody waits for could not be canceled: %s", error, extra={"job_id": job_id})
             finally:
-                self._canceling.discard(task)
+                self.canceling.discard(task)
         finally:
-            self._given_up.discard(job_id)
+            self.given_up.discard(job_id)
 
     def _cancel(self, job_id: str) -> bool:
         """Cancel a job that has not ended; one that has keeps its result, for a client that asks for it again."""

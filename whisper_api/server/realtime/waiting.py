@@ -156,6 +156,7 @@ async def _wait(
         others = {gone, *[await stack.enter_async_context(beside(stop.wait())) for stop in stops]}
         # Before the first look, so that nothing that happens after it is missed.
         events = await stack.enter_async_context(state_of(request).service.events.subscribe(job_id))
+        pause = LOOK_AGAIN_SECONDS
         while True:
             status = await look(request, job_id)
             left = deadline - clock()
@@ -163,11 +164,13 @@ async def _wait(
                 return status
             async with beside(_next_news(events, status, news)) as change:
                 happened, _ = await asyncio.wait(
-                    {change, *others}, timeout=min(left, LOOK_AGAIN_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                    {change, *others}, timeout=min(left, pause), return_when=asyncio.FIRST_COMPLETED
                 )
             if gone in happened:
                 raise ClientDisconnect
             others -= happened
+            # A stop cancels the task that waits for events, and an event that came together with the stop is lost.
+            pause = STOPPING_PAUSE_SECONDS if happened - {change} else LOOK_AGAIN_SECONDS
 
 
 async def _next_news(events: Subscription, status: JobStatus, news: Callable[[JobEvent, JobStatus], bool]) -> None:
