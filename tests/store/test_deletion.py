@@ -55,6 +55,14 @@ sys.stdin.read()
 """
 
 
+@pytest.fixture(autouse=True)
+def _wipe_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped interval, only shorter: these tests wait for the wipe."""
+    assert retention_module.WIPE_SECONDS < MINUTE
+    monkeypatch.setattr(retention_module, "WIPE_SECONDS", 0.2)
+    monkeypatch.setattr(retention_module, "MIN_TICK_SECONDS", 0.1)
+
+
 def on_disk(directory: Path, words: list[str]) -> set[str]:
     """Those words that stand anywhere in a directory: in a file, whatever it is, or in a name."""
     looked = subprocess.run(
@@ -112,7 +120,7 @@ class Plants:
         deadline = time.monotonic() + MINUTE
         while left := on_disk(directory, self.words):
             assert time.monotonic() < deadline, f"{len(left)} of {len(self.words)} are still there"
-            time.sleep(0.5)
+            time.sleep(0.05)
 
 
 def poisoned(executor: FakeExecutor, job: Job) -> None:
@@ -256,7 +264,7 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
     chance = random.Random(seed)
     alive: dict[str, str] = {}
     gone: list[str] = []
-    for number in range(700):
+    for number in range(200):
         if alive and chance.random() < 0.45:
             job_id = chance.choice(list(alive))
             gone.append(alive.pop(job_id))
@@ -277,7 +285,8 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
     return gone, list(alive.values())
 
 
-@pytest.mark.parametrize("seed", range(2))
+# With these seeds rows move between pages, and copies of them stay behind when texts are not padded.
+@pytest.mark.parametrize("seed", [8, 10])
 def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, seed: int) -> None:
     store = JobStore(tmp_path / "jobs.db")
     gone, alive = churn(store, seed)
