@@ -34,6 +34,24 @@ ROOM_IN_MEMORY = 4 << 30
 LONG_FILES = (
     "tests/test_scripts.py",
     "tests/server/test_schemathesis.py",
+    "tests/engine/audio/test_track.py",
+    "tests/server/test_crash.py",
+    "tests/engine/test_fork.py",
+    "tests/server/test_readme.py",
+    "tests/page/test_transcribing.py",
+    "tests/page/test_away.py",
+    "tests/server/test_event_streams.py",
+    "tests/engine/test_stretches.py",
+    "tests/engine/test_alignment_beside.py",
+    "tests/server/test_slow_uploads.py",
+    "tests/server/test_stop.py",
+    "tests/page/test_behind_proxy.py",
+    "tests/page/test_correcting.py",
+    "tests/test_try_clients.py",
+    "tests/engine/test_optional_stages.py",
+    "tests/server/test_fork.py",
+    "tests/jobs/test_recovery.py",
+    "tests/server/test_fuzz.py",
 )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from fakes import config_in
+from server.inside import AUDIO
 from starlette.testclient import TestClient
 
-from server.inside import AUDIO
 from whisper_api import create_app
 from whisper_api.errors import Canceled, EngineClosed
 from whisper_api.jobs.executor import Executor

@@ -286,7 +286,10 @@ def limit_pages(service: JobService, pages: int) -> None:
         connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
 
 
-def test_a_full_disk_makes_the_service_unready_until_there_is_room(serve: Services) -> None:
+def test_a_full_disk_makes_the_service_unready_until_there_is_room(
+    serve: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisper_api.jobs.health.MAX_TICK_SECONDS", 0.1)
     service = serve()
     until(lambda: service.health().ready)
     limit_pages(service, 1)
