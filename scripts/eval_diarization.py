@@ -25,7 +25,7 @@ from measuring import (
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
-from whisper_api import Engine, TranscriptionOptions
+from whisper_api import Engine
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize import pipeline as diarize
@@ -80,7 +80,7 @@ def _analyze(recordings: list[tuple[str, Path, Path]]) -> list[tuple[diarize.Ana
             for _, path, _ in recordings[:1] if warm_up else recordings:
                 decoded = decode(path)
                 ctx = JobContext(
-                    options=TranscriptionOptions(),
+                    options=engine.resolve(None),
                     device=engine.device,
                     worker=worker,
                     models=engine.models,

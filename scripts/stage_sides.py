@@ -48,7 +48,13 @@ def ours(models: str, model: str, beam: int) -> Job:
 
     @contextlib.contextmanager
     def context() -> Iterator[JobContext]:
-        ctx = JobContext(options=options, device=engine.device, worker=worker, models=engine.models, store=engine.store)
+        ctx = JobContext(
+            options=engine.resolve(options),
+            device=engine.device,
+            worker=worker,
+            models=engine.models,
+            store=engine.store,
+        )
         try:
             yield ctx
         finally:

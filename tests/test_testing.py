@@ -47,7 +47,7 @@ def job(name: str) -> Job:
 def run(executor: Executor, job: Job, directory: Path, cancel: threading.Event) -> Transcript:
     def ignore(event: object) -> None: ...
 
-    return executor.run(job, directory / "audio", on_progress=ignore, on_stretch=ignore, cancel=cancel)
+    return executor.run(job, directory / "audio", on_progress=ignore, on_partial=ignore, cancel=cancel)
 
 
 def test_a_held_job_ends_when_it_is_released_or_canceled(tmp_path: Path) -> None:

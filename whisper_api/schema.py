@@ -6,15 +6,21 @@ written by a newer version can be read by an older one.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from whisper_api.errors import InvalidOption
 from whisper_api.records import Record, Row
 
 __all__ = [
+    "FINAL_STATES",
     "LANGUAGES_WITHOUT_SPACES",
+    "SAMPLE_RATE",
+    "SPEAKER_LABEL",
+    "VAD_ONSET",
     "Correction",
     "Corrections",
     "JobCanceledEvent",
@@ -27,13 +33,13 @@ __all__ = [
     "JobSegmentEvent",
     "JobState",
     "JobStatus",
+    "PartialSegments",
     "Progress",
     "RenderOptions",
     "ResultSegment",
     "ResultWord",
     "Segment",
     "SpokenLanguage",
-    "Stretch",
     "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
@@ -54,7 +60,14 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
+# Voice activity detection: speech begins at this probability, whichever model gives it.
+VAD_ONSET = 0.5
+# Samples a second of all audio inside: mono, as Whisper, the aligners and the speaker models were trained.
+SAMPLE_RATE = 16_000
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
+FINAL_STATES: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
+# The labels of speakers without a name, as diarization gives them.
+SPEAKER_LABEL = re.compile(r"SPEAKER_(\d+)")
 Stage = Literal["queue", "load", "decode", "vad", "asr", "align", "diarize", "done"]
 
 
@@ -67,6 +80,9 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
 
     ``omit_defaults`` keeps a stored record short and lets a default that later changes apply to it.
     The description of each field is its help text on the command line.
+
+    Raises:
+        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``.
     """
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
@@ -108,6 +124,16 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
+
+    def __post_init__(self) -> None:
+        low, high = self.min_speakers, self.max_speakers
+        if low is not None and high is not None and low > high:
+            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
+        onset, offset = VAD_ONSET if self.vad_onset is None else self.vad_onset, self.vad_offset
+        if offset is not None and offset > onset:
+            raise InvalidOption(
+                "vad_offset", f"{offset} is above vad_onset ({onset}); speech would end before it begins"
+            )
 
     def written_language(self, spoken: str) -> str:
         """Code of the language that the text is in.
@@ -208,11 +234,11 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
     """One window of speech as far as it is known: what is shown before the transcript is there.
 
     Attributes:
-        index: 0, 1, 2 ... in order of time. A later stretch with the same index takes the earlier one's place.
+        index: 0, 1, 2 ... in order of time. A later value with the same index replaces the earlier one.
         aligned: whether its words have the times they will keep.
         segments: as :class:`Segment`, but for their ids, which only the transcript gives, and their speakers.
     """
@@ -283,10 +309,12 @@ class Progress(msgspec.Struct, frozen=True):
     Attributes:
         fraction: from 0 to 1 over all stages, never falling.
         stage: the stage that runs now.
+        stage_fraction: how much of that stage is done, from 0 to 1.
     """
 
     fraction: float
     stage: Stage
+    stage_fraction: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.fraction:4.0%} {self.stage}"
@@ -539,8 +567,8 @@ class JobSegmentEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="even
 
     Attributes:
         job_id: which.
-        index, aligned: as in :class:`Stretch`: what comes later with the same index takes the earlier one's place.
-        segments: what is said there. Their ids count within the stretch.
+        index, aligned: as in :class:`PartialSegments`: a later event with the same index replaces the earlier one.
+        segments: what is said there. Their ids start at 0.
     """
 
     job_id: str

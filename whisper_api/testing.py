@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from whisper_api.errors import Canceled, EngineClosed
-from whisper_api.jobs.executor import ExecutorFacts, OnProgress, OnStretch
+from whisper_api.jobs.executor import ExecutorFacts, OnPartial, OnProgress
 from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
@@ -143,7 +143,7 @@ class FakeExecutor:
             raise self.refusal
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
     ) -> Transcript:
         self._check_open()
         with self._lock:

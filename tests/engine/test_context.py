@@ -13,6 +13,8 @@ import pytest
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.options import resolve
+from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled
@@ -43,7 +45,7 @@ def context(
     worker: GpuWorker, tmp_path: Path, cancel: threading.Event | None = None, seen: list[Progress] | None = None
 ) -> JobContext:
     return JobContext(
-        options=TranscriptionOptions(),
+        options=resolve(TranscriptionOptions(), model="base", language="auto"),
         device=Device("cpu"),
         worker=worker,
         models=ModelCache(),
@@ -108,18 +110,17 @@ def test_a_run_that_is_left_early_drops_what_waits(worker: GpuWorker, tmp_path: 
 def test_progress_is_that_of_the_whole_and_never_falls(worker: GpuWorker, tmp_path: Path) -> None:
     seen: list[Progress] = []
     ctx = context(worker, tmp_path, seen=seen)
-    ctx.begin("decode", 0.0, 0.25)
+    ctx.begin("decode")
     ctx.progress(0.5)
     ctx.progress(0.1)
     ctx.progress(7.0)
-    ctx.begin("asr", 0.25, 1.0)
+    ctx.begin("asr")
     ctx.progress(1.0)
-    assert [(p.fraction, p.stage) for p in seen] == [
-        (0.0, "decode"),
-        (0.125, "decode"),
-        (0.25, "decode"),
-        (0.25, "asr"),
-        (1.0, "asr"),
+    plan = StagePlan.of(TranscriptionOptions())
+    assert seen == [plan.progress("decode", done) for done in (0.0, 0.5, 1.0)] + [
+        # Stages that are left out cost the progress nothing: it never falls.
+        plan.progress("asr", done)
+        for done in (0.0, 1.0)
     ]
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from whisper_api import Engine
 from whisper_api.engine import vad
 from whisper_api.engine.context import JobContext
+from whisper_api.engine.options import resolve
 from whisper_api.engine.vad import Activity, Span, VadSettings, stretches, windows
-from whisper_api.errors import InvalidOption
 from whisper_api.schema import TranscriptionOptions
 
 RATE = 16_000
@@ -111,22 +111,11 @@ def test_a_long_silence_is_not_part_of_a_window() -> None:
     assert windows(speech, activity, audio) == speech
 
 
-@pytest.mark.parametrize(("onset", "offset"), [(None, 0.9), (0.3, 0.4)])
-def test_an_offset_above_the_onset_is_refused(onset: float | None, offset: float) -> None:
-    with pytest.raises(InvalidOption, match="vad_offset"):
-        vad.settings_of(TranscriptionOptions(vad_onset=onset, vad_offset=offset))
-
-
-def test_a_low_onset_takes_the_offset_down_with_it() -> None:
-    settings = vad.settings_of(TranscriptionOptions(vad_onset=0.2))
-    assert settings.offset <= settings.onset == 0.2
-
-
 class Job:
     """What Silero needs of a job."""
 
     def __init__(self, options: TranscriptionOptions) -> None:
-        self.options = options
+        self.options = resolve(options, model="base", language="auto")
         self.progressed: list[float] = []
 
     def progress(self, fraction: float) -> None:
@@ -186,7 +175,7 @@ def test_without_detection_everything_is_speech() -> None:
 
 def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[np.float32]], engine: Engine) -> None:
     ctx = JobContext(
-        options=TranscriptionOptions(vad="pyannote"),
+        options=engine.resolve(TranscriptionOptions(vad="pyannote")),
         device=engine.device,
         worker=engine._worker,
         models=engine.models,

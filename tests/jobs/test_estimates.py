@@ -7,8 +7,8 @@ import uuid
 import pytest
 from msgspec.structs import replace
 
-from whisper_api.jobs.estimates import SHORTEST, Estimates, stages_of
-from whisper_api.jobs.running import Live
+from whisper_api.jobs.estimates import SHORTEST, Estimates
+from whisper_api.jobs.running import ProgressSnapshot
 from whisper_api.schema import Progress, Stage, TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore
 from whisper_api.testing import fake_transcript
@@ -37,8 +37,8 @@ def job(job_id: str, seconds: float | None = 100.0, options: TranscriptionOption
     )
 
 
-def live(stage: Stage, fraction: float = 0.0, stage_seconds: float = 0.0) -> Live:
-    return Live(Progress(fraction, stage), stage_seconds, 0.0, "")
+def live(stage: Stage, stage_fraction: float = 0.0, stage_seconds: float = 0.0) -> ProgressSnapshot:
+    return ProgressSnapshot(Progress(0.5, stage, stage_fraction), stage_seconds, 0.0, "")
 
 
 def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
@@ -49,18 +49,6 @@ def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **t
     store.claim(job_id, 1.0)
     assert store.complete(job_id, took, 2.0, estimates.rates_of(took))
     estimates.learned()
-
-
-def test_the_stages_follow_from_the_options() -> None:
-    assert stages_of(TranscriptionOptions()) == ("decode", "load", "vad", "asr", "align", "diarize")
-    assert stages_of(TranscriptionOptions(diarize=True, align=False)) == ("decode", "load", "vad", "asr", "diarize")
-    assert stages_of(PLAIN) == ("decode", "load", "vad", "asr")
-
-
-def test_the_stages_are_those_of_the_engine() -> None:
-    from whisper_api.engine.engine import WEIGHTS
-
-    assert set(stages_of(TranscriptionOptions())) == set(WEIGHTS)
 
 
 def test_nothing_is_told_before_something_was_learned(estimates: Estimates) -> None:
@@ -117,7 +105,6 @@ def test_jobs_of_another_kind_do_not_spoil_the_estimate(
 
 def test_the_time_to_tell_a_language_does_not_grow_with_the_audio(store: JobStore, estimates: Estimates) -> None:
     detect = TranscriptionOptions(task="detect_language", align=True, diarize=None)
-    assert stages_of(detect) == ("decode", "load", "vad", "asr")
     heard = replace(
         fake_transcript("", detect, timings={"decode": 1.0, "vad": 2.0, "asr": 0.5}),
         model="base",
@@ -170,30 +157,28 @@ def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(estimates:
     estimates.expect(job("a"))
     # Of the weights of decode, load, vad and asr, the first is 0.02 of 0.6, and asr begins after 0.08.
     assert estimates.of_running("a", live("decode", 0.0, 0.4)) == pytest.approx(12.6)
-    assert estimates.of_running("a", live("load", 0.02 / 0.6, 5.0)) == pytest.approx(12.0)
-    assert estimates.of_running("a", live("asr", 0.08 / 0.6, 2.0)) == pytest.approx(8.0)
-    half = (0.08 + 0.26) / 0.6
-    assert estimates.of_running("a", live("asr", half, 5.0)) == pytest.approx(5.0)
+    assert estimates.of_running("a", live("load", 0.0, 5.0)) == pytest.approx(12.0)
+    assert estimates.of_running("a", live("asr", 0.0, 2.0)) == pytest.approx(8.0)
+    assert estimates.of_running("a", live("asr", 0.5, 5.0)) == pytest.approx(5.0)
     assert estimates.of_running("a", live("done", 1.0)) == 0.0
 
 
 def test_a_job_that_is_slower_than_expected_shows(estimates: Estimates) -> None:
     teach(estimates)
     estimates.expect(job("a"))
-    half = (0.08 + 0.26) / 0.6
-    on_time, late = (estimates.of_running("a", live("asr", half, seconds)) for seconds in (5.0, 50.0))
+    on_time, late = (estimates.of_running("a", live("asr", 0.5, seconds)) for seconds in (5.0, 50.0))
     assert on_time is not None
     assert late is not None
     assert late > on_time
     # Nothing is less than no time, however late it is.
-    assert estimates.of_running("a", live("asr", 0.08 / 0.6, 1000.0)) == 0.0
+    assert estimates.of_running("a", live("asr", 0.0, 1000.0)) == 0.0
 
 
 def test_a_job_that_waits_needs_what_is_before_it_too(estimates: Estimates) -> None:
     teach(estimates)
     for job_id in "rabc":
         estimates.expect(job(job_id))
-    running = {"r": live("asr", (0.08 + 0.26) / 0.6, 5.0)}
+    running = {"r": live("asr", 0.5, 5.0)}
     assert [estimates.of_queued(each, "abc", running) for each in "abc"] == pytest.approx([18.0, 31.0, 44.0])
 
 
@@ -202,7 +187,7 @@ def test_slots_share_what_is_before(store: JobStore) -> None:
     teach(estimates)
     for job_id in "rabc":
         estimates.expect(job(job_id))
-    running = {"r": live("asr", (0.08 + 0.26) / 0.6, 5.0)}
+    running = {"r": live("asr", 0.5, 5.0)}
     assert [estimates.of_queued(each, "abc", running) for each in "abc"] == pytest.approx([15.5, 22.0, 28.5])
 
 

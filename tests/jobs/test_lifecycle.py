@@ -85,7 +85,7 @@ def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None
         begun = pool.submit(calls.pop(first))
         until(job.cancel.is_set)
         second = pool.submit(calls.popitem()[1])
-        until(lambda: job.reason == "cancel" and service._place.stopping.is_set())
+        until(lambda: job.reason == "cancel" and service._deps.stopping.is_set())
         hang.set()
         begun.result(DEADLINE)
         second.result(DEADLINE)

@@ -63,7 +63,7 @@ def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, ex
     until(lambda: executor.downloads == ["large"])
     service.cancel(first, None)
     service.cancel(second, None)
-    until(lambda: not service._place.downloads._waiting, "the download has ended")
+    until(lambda: not service._deps.downloads._waiting, "the download has ended")
     assert executor.missing_models == {"large", "huge"}
     # A job that comes later begins the download again.
     executor.download_gate.set()

@@ -221,8 +221,8 @@ elif sys.argv[3] == "preload":
     executor.preload = crash
     Preload(executor).start()
 else:
-    service._place.executor.run = crash
-    service._place.executor.release()
+    service._deps.executor.run = crash
+    service._deps.executor.release()
     service.cancel(service.store.in_state("Processing")[0].job_id, None, force=True)
     submit(service, owner="ada")
 threading.Event().wait(60)

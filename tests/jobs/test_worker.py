@@ -161,7 +161,7 @@ def test_a_job_waits_until_it_can_be_claimed(serve: Services) -> None:
     service = serve(executor, store=FaultyStore)
     faulty(service).broken.add("claim")
     first, second = submit(service), submit(service)
-    until(lambda: service.counts()[1] == 1 or service._place.taken)
+    until(lambda: service.counts()[1] == 1 or service._deps.taken)
     assert service.status(first, None).status == "Queued"
     assert service.status(first, None).queue_position == 1
     assert service.status(second, None).queue_position == 2
@@ -188,7 +188,7 @@ def test_a_service_stops_though_a_job_cannot_be_claimed(serve: Services) -> None
     service = serve(store=FaultyStore)
     faulty(service).broken.add("claim")
     job_id = submit(service)
-    until(lambda: service._place.taken)
+    until(lambda: service._deps.taken)
     service.stop(0.0)
     assert service.status(job_id, None).status == "Queued"
 

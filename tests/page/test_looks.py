@@ -117,9 +117,13 @@ def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dar
     page.get_by_text("Download", exact=True).tap()
     tab.picture(f"23-phone-transcript-{'dark' if dark else 'light'}")
     words = page.locator("#transcript .w")
-    words.nth(1).tap()
-    words.nth(1).tap()
-    expect(page.get_by_role("textbox", name=re.compile("^Correction of"))).to_be_focused()
+    editor = page.get_by_role("textbox", name=re.compile("^Correction of"))
+    # On a busy machine two taps may be too far apart to count as a double tap.
+    for _ in range(20):
+        words.nth(1).tap()
+        if editor.is_visible():
+            break
+    expect(editor).to_be_focused()
     page.keyboard.press("Escape")
     page.get_by_role("link", name="All transcripts").tap()
     expect(page.get_by_role("complementary")).to_be_visible()

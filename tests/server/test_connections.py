@@ -28,6 +28,7 @@ from server.conftest import MakeConfig
 from server.in_thread import bare, connect, read_all, wait_until
 from whisper_api import Server
 from whisper_api.server.connections import Bounds, Connections, accepting, settings, settings_of
+from whisper_api.server.responses.problems import REFUSED
 from whisper_api.server.sockets import listen, url_of
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
@@ -420,8 +421,9 @@ def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tup
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal begun
-        begun += 1
-        await asyncio.Event().wait()
+        if REFUSED not in scope:
+            begun += 1
+            await asyncio.Event().wait()
 
     async def run() -> int:
         (listening,) = listen("127.0.0.1", 0, timeout_seconds=60)

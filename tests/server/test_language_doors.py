@@ -55,7 +55,7 @@ async def test_every_door_understands_the_same(tmp_path: Path) -> None:
             for written, code in WRITTEN.items():
                 answer = await ask(app, client, door, written)
                 assert answer.is_success, (door, written, answer.text)
-                newest = app.service.store.get(app.service.list(None)[0][0].job_id)
+                newest = app.service.store.get(app.service.list_jobs(None)[0][0].job_id)
                 assert newest is not None
                 assert newest.options.language == code, (door, written)
 
@@ -78,7 +78,7 @@ def test_the_configuration_is_such_a_door(tmp_path: Path) -> None:
 
 def test_the_library_is_such_a_door(engine: Engine) -> None:
     for written, code in WRITTEN.items():
-        assert engine._filled_in(TranscriptionOptions(language=written)).language == code
+        assert engine.resolve(TranscriptionOptions(language=written)).language == code
     with pytest.raises(InvalidOption, match=r"de \(german\)"):
         engine.transcribe(AUDIO, TranscriptionOptions(language="gsw"))
 

@@ -28,8 +28,8 @@ from starlette.types import ASGIApp
 from whisper_api import Config
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.connections import Bounds, Connections, settings_of
-from whisper_api.server.responses.delivery import DeliveredResponse, EarlyAnswer
-from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.delivery import DeliveredResponse, LingeringClose
+from whisper_api.server.responses.error_responses import handler, problem_response
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.uploads import Limits, receive_upload
 
@@ -158,6 +158,7 @@ class UploadServer:
         async def gone(request: Request, error: Exception) -> Response:
             return Response(status_code=400)
 
+        errors = handler(problem_response)
         starlette = Starlette(
             routes=[
                 Route("/upload", upload, methods=["POST"]),
@@ -165,9 +166,9 @@ class UploadServer:
                 Route("/crash", crash, methods=["POST"]),
                 Route("/text/{size:int}", text),
             ],
-            exception_handlers={Problem: answer, WhisperApiError: answer, ClientDisconnect: gone},
+            exception_handlers={Problem: errors, WhisperApiError: errors, ClientDisconnect: gone},
         )
-        return EarlyAnswer(starlette, **self.linger)
+        return LingeringClose(starlette, **self.linger)
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""What one job carries through its stages, instead of state on a shared model."""
+"""The state of one job. Models are shared, so no state of a job may live on a model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
+from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
-from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Segment, Stage
 
 if TYPE_CHECKING:
     from whisper_api.engine.models.cache import ModelCache, ModelSource
     from whisper_api.engine.models.store import LocalModel, ModelStore
+    from whisper_api.engine.options import ResolvedOptions
     from whisper_api.engine.worker.device import Device
-    from whisper_api.engine.worker.worker import GpuWorker, Operation
+    from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 
 __all__ = ["JobContext", "forget_frames"]
 
-# How often a job thread that waits for its work item looks whether it was canceled.
+# How often a job's thread checks for cancellation while it waits for a work item.
 POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -36,28 +38,29 @@ V = TypeVar("V")
 
 
 class JobContext:
-    """One job's options, its way to the models, and its progress.
+    """One job: its options, its access to the models, its warnings and its progress.
 
     Args:
         options: with every default filled in.
-        device: where models run.
-        worker: the thread that runs them.
-        models: where resident models are leased.
-        store: where model files are.
+        device: the device that runs the models.
+        worker: the thread that runs the models.
+        models: the cache of resident models.
+        store: the store of model files.
         hf_token: the caller's Hugging Face token, if any; never logged.
         cancel: set by the caller to stop the job.
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
-        on_stretch: called from the job's thread with a :class:`~whisper_api.schema.Stretch`.
+        on_partial: called from the job's thread with a :class:`~whisper_api.schema.PartialSegments`.
 
     Attributes:
-        stage_done: how far the running stage is, from 0 to 1.
+        warnings: sentences that say what could not be done as asked.
+        stage_done: how much of the running stage is done, from 0 to 1.
     """
 
     def __init__(
         self,
         *,
-        options: TranscriptionOptions,
+        options: ResolvedOptions,
         device: Device,
         worker: GpuWorker,
         models: ModelCache,
@@ -66,7 +69,7 @@ class JobContext:
         cancel: threading.Event | None = None,
         closed: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stretch: Callable[[Stretch], None] | None = None,
+        on_partial: Callable[[PartialSegments], None] | None = None,
     ) -> None:
         self.options = options
         self.device = device
@@ -79,16 +82,15 @@ class JobContext:
         self._cancels = () if cancel is None else (cancel,)
         self._closed = closed
         self._on_progress = on_progress
-        self._on_stretch = on_stretch
+        self._on_partial = on_partial
         self._callers_error: BaseException | None = None
         self._job: Hashable = object()
+        self._plan = StagePlan.of(options)
         self._stage: Stage = "load"
-        self._stage_from = 0.0
-        self._stage_to = 0.0
         self._reported = -1.0
 
     def check(self) -> None:
-        """Stop here if the caller canceled, or closed the engine.
+        """Raise if the job was canceled or the engine closed.
 
         Raises:
             Canceled: the cancel event is set.
@@ -100,18 +102,18 @@ class JobContext:
             raise EngineClosed("the engine was closed while this job ran")
 
     def lease(self, source: ModelSource[T]) -> AbstractContextManager[T]:
-        """Use a resident model, as :meth:`ModelCache.lease` gives it; cancelling the job ends the wait for it."""
+        """Lease a resident model (:meth:`ModelCache.lease`). Cancelling the job ends the wait for it."""
         return self.models.lease(source, check=self.check)
 
-    def fetched(self, name: str) -> LocalModel:
-        """A model's files, as :meth:`ModelStore.ensure` finds or fetches them; cancelling the job ends the wait."""
+    def fetch_model(self, name: str) -> LocalModel:
+        """Find or download a model's files (:meth:`ModelStore.ensure`). Cancelling the job ends the wait."""
         return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
 
-    def ends_the_job(self, error: BaseException) -> bool:
-        """Whether an error of an optional stage ends the job, instead of costing it only what the stage would give.
+    def is_fatal(self, error: BaseException) -> bool:
+        """Whether an error ends the job even if an optional stage raised it.
 
-        That is so when the job was canceled, when the engine can run nothing any more, and when the error comes from a
-        function of the caller.
+        Cancellation, the end of the engine and errors of the caller's own callbacks are fatal. Any other error of an
+        optional stage costs only the result of that stage.
         """
         return (
             not isinstance(error, Exception)
@@ -119,33 +121,33 @@ class JobContext:
             or error is self._callers_error
         )
 
-    def do_without(self, loss: str, error: Exception) -> None:
-        """Go on after an error of an optional stage, with a warning of what the transcript lacks.
+    def continue_without(self, loss: str, error: Exception) -> None:
+        """Continue after an error of an optional stage, with a warning that says what the transcript lacks.
 
         Args:
-            loss: what it lacks, as the first half of a sentence.
-            error: of the stage.
+            loss: what the transcript lacks, as the first half of a sentence.
+            error: the error of the stage.
 
         Raises:
-            Exception: the error itself, when it ends the job.
+            Exception: ``error`` itself, if it is fatal.
         """
-        if self.ends_the_job(error):
+        if self.is_fatal(error):
             raise error
         log.warning("%s", loss, exc_info=error)
-        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        # The error's text may name paths of this machine, and transcripts are given to other people: leave it out.
         short_of_memory = isinstance(error, OutOfMemory) or is_out_of_memory(error)
         reason = "the memory ran out" if short_of_memory else "of an error, which is in the log"
         self.warn(f"{loss}, because {reason}")
         forget_frames(error)
 
-    def beside(self, stop: threading.Event) -> JobContext:
-        """A context for a part of this job that another thread runs meanwhile.
+    def subcontext(self, stop: threading.Event) -> JobContext:
+        """A context for a stage of this job that runs in another thread.
 
-        It takes its turns on the device as the same job. Its warnings are its own, and its progress is only kept, in
-        ``stage_done``.
+        The worker counts its work items as this job's. The warnings are separate, and progress is not reported but
+        kept in ``stage_done``.
 
         Args:
-            stop: ends that part, as cancelling the job does.
+            stop: set it to end that stage, as cancelling the job does.
         """
         part = JobContext(
             options=self.options,
@@ -161,41 +163,41 @@ class JobContext:
         return part
 
     def warn(self, message: str) -> None:
-        """Say what could not be done; a sentence for :attr:`Transcript.warnings`, kept once."""
+        """Add a sentence to :attr:`Transcript.warnings`, unless it is there already."""
         if message not in self.warnings:
             self.warnings.append(message)
 
-    def tell(self, index: int, segments: Sequence[Segment], *, aligned: bool) -> None:
-        """Tell what is said in one window, as far as it is known.
+    def emit_partial(self, index: int, segments: Sequence[Segment], *, aligned: bool) -> None:
+        """Call the caller's ``on_partial`` with the text of one window.
 
         Args:
-            index: of the window, among those in which something is said.
-            segments: its text.
-            aligned: whether its words have the times they keep.
+            index: number of the window, among those that have text.
+            segments: the text.
+            aligned: whether the words have their final times.
         """
-        if self._on_stretch is not None:
+        if self._on_partial is not None:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
-            self._call(self._on_stretch, Stretch(index=index, aligned=aligned, segments=numbered))
+            self._call(self._on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))
 
-    def begin(self, stage: Stage, start: float, end: float) -> None:
-        """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
-        self._stage, self._stage_from, self._stage_to = stage, start, end
+    def begin(self, stage: Stage) -> None:
+        """Enter a stage of the job's plan, or ``done``."""
+        self._stage = stage
         self.stage_done = 0.0
         self.progress(0.0)
 
     def progress(self, fraction: float) -> None:
-        """Report how far the running stage is, from 0 to 1. Never goes back."""
+        """Report how much of the running stage is done, from 0 to 1. The reported progress never falls."""
         self.check()
         self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
             return
-        overall = self._stage_from + (self._stage_to - self._stage_from) * self.stage_done
-        if overall > self._reported or fraction == 0.0:
-            self._reported = max(overall, self._reported)
-            self._call(self._on_progress, Progress(round(self._reported, 4), self._stage))
+        progress = self._plan.progress(self._stage, self.stage_done)
+        if progress.fraction > self._reported or fraction == 0.0:
+            self._reported = max(progress.fraction, self._reported)
+            self._call(self._on_progress, replace(progress, fraction=self._reported))
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
-        """Call a function of the caller, and remember its error as the caller's."""
+        """Call a callback of the caller. Its error is remembered as the caller's: such errors are fatal."""
         try:
             function(value)
         except BaseException as error:
@@ -203,7 +205,7 @@ class JobContext:
             raise
 
     def run(
-        self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16, ahead: int = 0
+        self, items: Iterable[tuple[BatchOperation, Any, float]], *, window: int = 16, ahead: int = 0
     ) -> Generator[Any, None, None]:
         """Run work items on the device, interleaved with those of other jobs.
 
@@ -211,7 +213,7 @@ class JobContext:
             items: operation, input and cost (seconds of audio) of each; taken lazily, so that a generator's inputs
                 never all stand in memory.
             window: how many items may be in flight.
-            ahead: so many of the first go before whatever else the job waits for.
+            ahead: how many of the first items run before everything else that this job has submitted.
 
         Yields:
             The results, in the order of the items.
@@ -238,7 +240,7 @@ class JobContext:
                 future.cancel()
 
     def close(self) -> None:
-        """Give up the job's place in the worker's queue."""
+        """Remove the job from the worker's queue."""
         self._worker.forget(self._job)
 
     def _wait(self, future: Future[Any]) -> Any:
@@ -253,10 +255,10 @@ class JobContext:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Free what the frames of an error hold, once the error is handled and somebody still keeps it.
+    """Free the local variables in the frames of an error that is handled but still referenced.
 
-    A future keeps the error of its work, the error its frames, and a frame often the future: such a cycle would keep a
-    job's audio until Python next looks for cycles.
+    A future references its error, the error its frames, and a frame often the future. Such a cycle would keep a job's
+    audio in memory until the next run of the garbage collector.
     """
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None

@@ -1,4 +1,4 @@
-"""The engine: the models, the threads that run them, and what every job starts from."""
+"""The engine: resident models, and the threads that run them for all jobs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
@@ -22,45 +19,46 @@ from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
-from whisper_api.engine.pipeline import WEIGHTS, Transcription
-from whisper_api.engine.whisper.recognizer import FALLBACK_BEAM_SIZE, Batching
+from whisper_api.engine.options import ResolvedOptions, resolve
+from whisper_api.engine.pipeline import TranscriptionRun
+from whisper_api.engine.whisper.recognizer import Batching
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
-from whisper_api.engine.worker.device_pool import Station, WorkerPool
+from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
-from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.errors import EngineClosed, ModelError, OutOfMemory
+from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
 
-__all__ = ["WEIGHTS", "Engine"]
+__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
-# Windows in a batch, and seconds to a multiple of which their lengths are rounded up: coarsely on a GPU, where a full
-# batch matters more than a short one.
+# Windows in a batch. The lengths of windows are rounded up to a multiple of the bucket, so that more of them share a
+# batch: a coarse one on a GPU, where full batches matter more than padding.
 GPU_BUCKET_SECONDS = 5.0
-# Until the batch size was chosen by measurement: by the bytes that are free on the GPU.
+# Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
 GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# The cost of one window of the measurement.
+# Cost of one window of that measurement, in seconds of audio.
 PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
-# Of the device's free memory, what models may take; the rest is for activations.
+# Share of the device's free memory that models may take; the rest is for activations.
 MODEL_SHARE = 0.7
-# Bytes: 2.3 hours. Longer recordings are read from a file, whose pages the system can drop.
+# Bytes of decoded audio in memory: 2.3 hours. More goes to files, whose pages the system can drop.
 AUDIO_MEMORY = 512 << 20
 
 
 class Engine:
     """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
 
-    An engine that has run nothing yet may be used in a process that is forked from this one. After its first use it
-    cannot, since threads do not survive a fork: there every method raises
-    :class:`~whisper_api.errors.ForkedProcess`, and this process goes on. On a GPU making an engine is its first use.
+    An engine that has not been used yet may be used in a forked process. After the first use it may not, since threads
+    do not survive a fork: in the forked process every method raises :class:`~whisper_api.errors.ForkedProcess`, and
+    the original process goes on. On a GPU, making an engine is its first use.
 
     Args:
         model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
@@ -70,22 +68,22 @@ class Engine:
             fewest.
         device_index: which GPU, for ``cuda``.
         compute_type: as CTranslate2 names them; ``auto`` is float16 on a GPU and int8 on a CPU.
-        batch_size: windows of audio in one batch on a GPU; None for what suits it.
+        batch_size: windows of audio in one batch on a GPU; None to choose it by measurement.
         models_dir: where model files are kept; None for ``models_cache`` in the user's cache directory.
         hf_token: for models that need an account; None uses ``HF_TOKEN``.
-        keep_alive: seconds that an unused model stays; -1 for ever, 0 to free it after each job.
+        keep_alive: seconds that an unused model stays loaded; -1 for ever, 0 to free it after each job.
         memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
         offline: True to download nothing.
         max_audio_seconds: how long a recording may be; None or 0 for any length.
         audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
             for an hour.
-        temp_dir: where those go; None for the system's own place.
-        on_download: called while a model is fetched.
-        model_aliases: own names for models, name to model; they win over every other meaning of a name.
+        temp_dir: directory of those files; None for the system's own.
+        on_download: called while a model is downloaded.
+        model_aliases: alias to model name; an alias wins over every other meaning of a name.
 
     Raises:
         DeviceUnavailable: there is no such device.
-        InvalidOption: a value is not one of those that are known.
+        InvalidOption: an argument has an unknown value.
         ForkedProcess: this process was forked from one that ran models.
     """
 
@@ -134,33 +132,33 @@ class Engine:
         )
         self.max_audio_seconds = max_audio_seconds or None
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
-        self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
+        self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = threading.Event()
 
-    def _station(self, device: Device, keep_alive: float, memory_budget: int | None) -> Station:
+    def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
         if memory_budget is None and (free := device.free_memory()) is not None:
             memory_budget = int(free * MODEL_SHARE)
         models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
         worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
-        return Station(device, worker, models)
+        return DeviceRuntime(device, worker, models)
 
     @property
     def models(self) -> ModelCache:
-        """The resident models; on several GPUs those of the first."""
-        return self._pool.stations[0].models
+        """The cache of resident models; with several GPUs that of the first."""
+        return self._pool.runtimes[0].models
 
     @property
     def _worker(self) -> GpuWorker:
-        return self._pool.stations[0].worker
+        return self._pool.runtimes[0].worker
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
-        """The engine that a configuration describes.
+        """Make the engine that a configuration describes.
 
         Args:
-            config: where the defaults come from.
-            overrides: arguments of :class:`Engine` that win over it.
+            config: the configuration.
+            overrides: arguments of :class:`Engine` that win over the configuration.
         """
         arguments: dict[str, Any] = {
             "model": config.model,
@@ -196,23 +194,23 @@ class Engine:
         options: TranscriptionOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stretch: Callable[[Stretch], None] | None = None,
+        on_partial: Callable[[PartialSegments], None] | None = None,
         known_speakers: Mapping[str, AudioInput] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
     ) -> Transcript:
-        """Transcribe one recording. May be called from any number of threads at once.
+        """Transcribe one recording. Any number of threads may call this at once.
 
         Args:
             source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
-            options: what is asked for; None for the defaults.
-            on_progress: called from this thread as the job goes on.
-            on_stretch: called from this thread with the text of each window as it is decoded, and again when its words
-                have got the times they keep.
-            known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
-                recognised has the name as label; the others keep ``SPEAKER_NN``.
+            options: None for the defaults.
+            on_progress: called from this thread as the job proceeds.
+            on_partial: called from this thread with the text of each window as it is decoded, and again when its words
+                have their final times.
+            known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
+                recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: set it from another thread to stop the job within one work item.
-            hf_token: instead of the engine's.
+            hf_token: Hugging Face token to use instead of the engine's.
 
         Returns:
             The transcript; without segments when nobody speaks.
@@ -227,37 +225,37 @@ class Engine:
         """
         fork.use_models()
         self._check_open()
-        options = self._filled_in(options)
+        resolved = self.resolve(options)
         if known_speakers:
             from whisper_api.engine.diarize.enrollment import check_names
 
             check_names(known_speakers)
-        # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
-        with self._pool.place(0.0) as station:
+        # The length is not known before decoding, so the job goes to the device with the fewest jobs.
+        with self._pool.assign(0.0) as runtime:
             ctx = JobContext(
-                options=options,
-                device=station.device,
-                worker=station.worker,
-                models=station.models,
+                options=resolved,
+                device=runtime.device,
+                worker=runtime.worker,
+                models=runtime.models,
                 store=self.store,
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
                 closed=self._closed,
                 on_progress=on_progress,
-                on_stretch=on_stretch,
+                on_partial=on_partial,
             )
             try:
-                return Transcription(self, ctx, known_speakers or {}).run(source)
+                return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
             except BaseException as error:
-                # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
-                # variables the audio goes now, and not when Python next looks for cycles.
+                # The frames of a failed job hold its audio, and one of them may hold the error. Clearing them frees the
+                # audio now and not at the next run of the garbage collector.
                 traceback.clear_frames(error.__traceback__)
                 raise
             finally:
                 ctx.close()
 
     def preload(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the Whisper model that jobs with these options use, so that the first one does not wait for it.
+        """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
 
         Raises:
             ModelError: the model cannot be had.
@@ -265,37 +263,34 @@ class Engine:
             ForkedProcess: this process was forked from one that ran models.
         """
         fork.use_models()
-        options = self._filled_in(options)
-        assert options.model
-        local = self.store.ensure(options.model, check=self._check_open)
-        for station in self._pool.stations:
-            with station.models.lease(self.whisper_source(local, station.device), check=self._check_open):
+        local = self.store.ensure(self.resolve(options).model, check=self._check_open)
+        for runtime in self._pool.runtimes:
+            with runtime.models.lease(self.whisper_source(local, runtime.device), check=self._check_open):
                 pass
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
-        """Load the alignment and diarization models that jobs with these options use, where they can be had.
+        """Load the alignment and diarization models that jobs with these options use, if they are available.
 
-        That takes longer than the Whisper model, since it brings torch along. Jobs may run meanwhile. On a GPU this is
-        also when the batch size is chosen by measurement, where none was given.
+        This takes longer than the Whisper model, since it imports torch. Jobs may run meanwhile. On a GPU it also
+        measures the best batch size, if none was given.
 
         Raises:
             EngineClosed: the engine was closed.
             ForkedProcess: this process was forked from one that ran models.
         """
         fork.use_models()
-        options = self._filled_in(options)
-        for station in self._pool.stations:
-            self._preload_rest(options, station)
+        resolved = self.resolve(options)
+        for runtime in self._pool.runtimes:
+            self._preload_rest(resolved, runtime)
         if self.device.kind == "cuda" and self._batch_size is None:
-            self._sweep(options)
+            self._sweep(resolved)
 
-    def _preload_rest(self, options: TranscriptionOptions, station: Station) -> None:
-        assert options.language
+    def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
         ctx = JobContext(
             options=options,
-            device=station.device,
-            worker=station.worker,
-            models=station.models,
+            device=runtime.device,
+            worker=runtime.worker,
+            models=runtime.models,
             store=self.store,
             hf_token=self._hf_token,
             closed=self._closed,
@@ -313,16 +308,15 @@ class Engine:
                     with ctx.lease(source):
                         pass
 
-    def _sweep(self, options: TranscriptionOptions) -> None:
-        """Choose the batch size that this device is best used with; jobs that run meanwhile keep their turns."""
+    def _sweep(self, options: ResolvedOptions) -> None:
+        """Measure which batch size is fastest on this device. Jobs that run meanwhile keep their turns."""
         from whisper_api.engine.whisper.ctranslate2 import Ct2Probe, Ct2Whisper
         from whisper_api.engine.worker.batch_size import choose_batch_size
 
-        assert options.model
         worker = self._worker
         with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
             assert isinstance(whisper, Ct2Whisper)
-            probe = Ct2Probe(whisper, options.beam_size or FALLBACK_BEAM_SIZE)
+            probe = Ct2Probe(whisper, options.beam_size)
 
             def run(size: int) -> None:
                 try:
@@ -344,7 +338,12 @@ class Engine:
             raise EngineClosed("the engine is closed")
 
     def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
-        """How this engine loads a Whisper model onto a device; None is the first one."""
+        """The source that loads a Whisper model.
+
+        Args:
+            model: the files of the model.
+            device: the device to load it on; None for the first.
+        """
         device = device or self.device
         return WhisperSource(
             str(model.path),
@@ -357,27 +356,18 @@ class Engine:
         )
 
     def _model_named(self, name: str | None) -> str:
-        """The model that a name stands for; ``auto`` and OpenAI's names for the default."""
+        """The model that a name stands for; ``auto`` and OpenAI's names stand for the default model."""
         model = self._names.meaning(name)
         return DEFAULT_MODEL[self.device.kind] if model == AUTO else model
 
-    def _filled_in(self, options: TranscriptionOptions | None) -> TranscriptionOptions:
-        """The options with every default, checked against each other."""
+    def resolve(self, options: TranscriptionOptions | None) -> ResolvedOptions:
+        """The options of a job with this engine's defaults filled in.
+
+        Raises:
+            InvalidOption: no language has that code or name.
+        """
         options = options or TranscriptionOptions()
-        low, high = options.min_speakers, options.max_speakers
-        if low is not None and high is not None and low > high:
-            raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
-        settings = vad.settings_of(options)
-        return replace(
-            options,
-            model=self._model_named(options.model),
-            language=language_or_auto(options.language or self.default_language),
-            beam_size=options.beam_size or FALLBACK_BEAM_SIZE,
-            vad_onset=settings.onset,
-            vad_offset=settings.offset,
-            vad_min_silence=settings.min_silence,
-            vad_padding=settings.padding,
-        )
+        return resolve(options, model=self._model_named(options.model), language=self.default_language)
 
 
 def _gpu_batch(free: int) -> int:

@@ -1,8 +1,8 @@
-"""One transcription: its stages, one after the other.
+"""The stages of one transcription, in order: decode, load, VAD, ASR, alignment, diarization.
 
-Beside them speakers are told apart, and the alignment model is fetched and loaded. Both are optional: an error of
-theirs costs the speakers or the times of words, and becomes a warning. Only cancellation, the end of the engine and the
-errors of the caller's own functions end a job whose text is there.
+Diarization and the loading of the alignment model run in threads of their own during ASR. Both are optional: their
+errors become warnings, and the transcript lacks speakers or has word times of another kind. Only fatal errors
+(:meth:`JobContext.is_fatal`) end a job whose text is there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Batching, Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
@@ -39,24 +39,21 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["WEIGHTS", "Transcription", "translates"]
+__all__ = ["TranscriptionRun", "translates"]
 
 log = logging.getLogger(__name__)
 
-# How often the job's thread tells how far the diarization beside it is.
+# How often the job's thread reports the progress of diarization.
 PROGRESS_SECONDS = 0.2
-
-# What each stage takes of a job, about: for progress.
-WEIGHTS: dict[Stage, float] = {"decode": 0.02, "load": 0.02, "vad": 0.04, "asr": 0.52, "align": 0.2, "diarize": 0.2}
 
 
 class EngineParts(Protocol):
-    """What a transcription takes from its engine.
+    """The parts of an engine that a transcription uses.
 
     Attributes:
         batching: how windows share batches.
-        max_audio_seconds: how long a recording may be; None for any length.
-        audio_memory: the memory that decoded audio of all jobs may take.
+        max_audio_seconds: longest recording that is accepted, seconds; None for no limit.
+        audio_memory: the memory budget of all decoded audio.
     """
 
     batching: Batching
@@ -64,16 +61,16 @@ class EngineParts(Protocol):
     audio_memory: AudioMemory
 
     def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
-        """How a model is loaded on a device."""
+        """The source that loads a Whisper model on a device."""
 
 
-class Transcription:
-    """One transcription on its way through the stages.
+class TranscriptionRun:
+    """Runs the stages of one transcription.
 
     Args:
-        engine: whose models and settings it uses.
+        engine: the engine whose models and settings are used.
         ctx: the job.
-        known_speakers: name to a recording of that person alone.
+        known_speakers: name of a person to a recording of that person alone.
     """
 
     def __init__(self, engine: EngineParts, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
@@ -83,22 +80,10 @@ class Transcription:
         self._options = ctx.options
         self._timings: dict[str, float] = {}
         self._speakers: _Diarizing | None = None
-        stages: list[Stage] = ["decode", "load", "vad", "asr"]
-        if self._options.task != "detect_language":
-            stages += ["align"] if self._options.align else []
-            stages += ["diarize"] if self._options.diarize is not False else []
-        total = sum(WEIGHTS[stage] for stage in stages)
-        self._bounds: dict[Stage, tuple[float, float]] = {}
-        at = 0.0
-        for stage in stages:
-            self._bounds[stage] = (at, at + WEIGHTS[stage] / total)
-            at += WEIGHTS[stage] / total
 
     def run(self, source: AudioInput) -> Transcript:
-        """Run the stages; raises what :meth:`Engine.transcribe` says."""
+        """Run the stages. Raises the errors that :meth:`Engine.transcribe` documents."""
         ctx, options = self._ctx, self._options
-        assert options.model
-        assert options.language
         with self._stage("decode"):
             decoded = decode(
                 source,
@@ -112,9 +97,9 @@ class Transcription:
         for warning in decoded.warnings:
             ctx.warn(warning)
         audio = decoded.audio
-        with contextlib.ExitStack() as leases, contextlib.ExitStack() as beside:
+        with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
-                local = ctx.fetched(options.model)
+                local = ctx.fetch_model(options.model)
                 whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
@@ -132,11 +117,11 @@ class Transcription:
                     language_probabilities=probabilities,
                 )
             if options.diarize is not False and spans:
-                self._speakers = beside.enter_context(self._diarizing(audio, references))
+                self._speakers = background.enter_context(self._diarizing(audio, references))
             text = _Text(recognizer, audio, spans)
             with self._stage("asr"):
-                text.language, probability = recognizer.judge_language(options.language)
-                alignment = self._alignment(text.language, leases, beside) if spans and options.align else None
+                text.language, probability = recognizer.resolve_language(options.language)
+                alignment = self._alignment(text.language, leases, background) if spans and options.align else None
                 self._recognize(text, alignment)
             if options.align and text.segments:
                 with self._stage("align"):
@@ -144,7 +129,7 @@ class Transcription:
                         self._align(text)
             diarization = self._assign_speakers(text) if text.segments else None
         language = text.language
-        # Each window is in order already; a window with more words than milliseconds runs into the next one.
+        # A window with more words than milliseconds may run into the next window.
         segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
@@ -152,7 +137,7 @@ class Transcription:
             language=language,
             language_probability=probability,
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
-            speakers=_in_order(segments),
+            speakers=_speakers_in_order(segments),
             speaker_embeddings=_embeddings(diarization) if options.speaker_embeddings else None,
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
@@ -160,23 +145,22 @@ class Transcription:
         )
 
     def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
-        self._ctx.begin("done", 1.0, 1.0)
+        self._ctx.begin("done")
         return Transcript(
             language=language,
             duration=round(duration, 3),
             model=model.name,
             model_revision=model.revision,
-            options=self._options,
+            options=self._options.for_transcript(),
             timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
             warnings=tuple(self._ctx.warnings),
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: Beside[AlignmentModel] | None) -> None:
-        """Decode every window in which something is said.
+    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
+        """Decode every window of speech.
 
-        An alignment model that cannot be loaded after all is found out while windows are decoded: then they are decoded
-        once more, with word times.
+        If loading the alignment model fails meanwhile, all windows are decoded again, with word times from attention.
         """
         if not self._options.align:
             text.segments = self._decoded(text, timed=False)
@@ -193,17 +177,20 @@ class Transcription:
                 self._decode_timed(text)
 
     def _decode_timed(self, text: _Text) -> None:
-        """Decode with word times from cross-attention; when that fails, without any, rather than lose the text."""
+        """Decode with word times from cross-attention. If that fails, decode without: the text matters more."""
         try:
             text.segments, text.word_times = self._decoded(text, timed=True), "attention"
         except Exception as error:
-            self._ctx.do_without("there are no word times", error)
+            self._ctx.continue_without("there are no word times", error)
             text.segments, text.word_times = self._decoded(text, timed=False), "none"
 
     def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
-        """The text of the windows, told as it is decoded, until it is to be given up.
+        """Decode the windows, and emit the text of each.
 
-        With times, that is its sentences, whose words have theirs.
+        Args:
+            text: the text so far, with the language.
+            timed: True for sentences whose words have times, False for one segment per window.
+            give_up: asked after every window; True ends the decoding.
         """
         ctx, recognizer = self._ctx, text.recognizer
         written = self._options.written_language(text.language)
@@ -215,7 +202,7 @@ class Transcription:
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
                 pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
                 found.extend(pieces)
                 self._check_speakers()
                 if give_up():
@@ -223,19 +210,19 @@ class Transcription:
         return found
 
     def _align(self, text: _Text) -> None:
-        """Give the words their times from the alignment model, told as they get them; else from cross-attention."""
+        """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
         from whisper_api.engine.align.align import align
 
         untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
         found: dict[int, tuple[Segment, ...]] = {}
 
-        def tell(index: int, sentences: Sequence[Segment]) -> None:
-            # Here and not in the alignment, whose times are WhisperX's to the last digit.
+        def emit(index: int, sentences: Sequence[Segment]) -> None:
+            # Not in align(), whose times equal WhisperX's to the last digit.
             found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.tell(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+            self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
         try:
-            model = align(self._ctx, text.audio, untimed, text.language, tell).model
+            model = align(self._ctx, text.audio, untimed, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
             self._decode_timed(text)
@@ -246,7 +233,7 @@ class Transcription:
             text.word_times, text.alignment_model = "ctc", model
 
     def _references(self) -> dict[str, Any]:
-        """The recordings of the known speakers, when they are to be looked for."""
+        """The decoded recordings of the known speakers; empty if they are not needed."""
         if not self._known_speakers:
             return {}
         if self._options.diarize is False or self._options.task == "detect_language":
@@ -259,28 +246,29 @@ class Transcription:
         except InvalidAudio:
             raise
         except Exception as error:
-            self._ctx.do_without("the known speakers were not looked for", error)
+            self._ctx.continue_without("the known speakers were not looked for", error)
             return {}
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
         begun = time.perf_counter()
-        self._ctx.begin(stage, *self._bounds[stage])
+        self._ctx.begin(stage)
         try:
             yield
         finally:
             self._timings[stage] = self._timings.get(stage, 0.0) + time.perf_counter() - begun
 
     def _alignment(
-        self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
-    ) -> Beside[AlignmentModel] | None:
-        """The alignment model that will give the word times, fetched and loaded beside the decoding of the text.
+        self, language: str, leases: contextlib.ExitStack, background: contextlib.ExitStack
+    ) -> BackgroundTask[AlignmentModel] | None:
+        """Start to download and load the alignment model of a language, while the windows are decoded.
 
-        None where there is none, or where one cannot be had without asking a source that is known not to answer.
+        Returns:
+            None if the language has no alignment model, or if it is not on the disk and no source answers.
         """
         from whisper_api.engine.align.align import alignment_source, has_model
 
-        # An alignment model hears the language that is spoken; a translation is English text over other speech.
+        # An alignment model needs text in the spoken language; a translation is English text over other speech.
         if self._options.task == "translate" or not has_model(language):
             return None
         name = f"align-{language}"
@@ -288,24 +276,30 @@ class Transcription:
             self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
             return None
         stop = threading.Event()
-        part = self._ctx.beside(stop)
-        loading = Beside("alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language))))
-        # Waited for before the leases end, so that only one thread at a time has to do with them.
-        beside.callback(loading.join)
-        beside.callback(stop.set)
+        part = self._ctx.subcontext(stop)
+        loading = BackgroundTask(
+            "alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language)))
+        )
+        # Joined before the leases end: only one thread at a time may use the stack of leases.
+        background.callback(loading.join)
+        background.callback(stop.set)
         return loading
 
     def _warn_of_attention(self, language: str, error: Exception) -> None:
-        """Warn that another model than that of the language gives the word times.
+        """Warn that word times come from cross-attention, not from the alignment model.
+
+        Args:
+            language: code of the language.
+            error: why the alignment model is not used.
 
         Raises:
-            Exception: the error itself, when it ends the job.
+            Exception: ``error`` itself, if it is fatal.
         """
-        if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
-            self._ctx.do_without("word times come from Whisper's cross-attention", error)
+        if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
+            self._ctx.continue_without("word times come from Whisper's cross-attention", error)
             return
         log.info("no alignment model for %s: %s", language, error)
-        # Without the error's text: a transcript may go to people who have no business with the machine's paths.
+        # The error's text may name paths of this machine, and transcripts are given to other people: leave it out.
         self._ctx.warn(
             f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
             f"here; `whisper-api models pull align-{language}` fetches it or says why not"
@@ -314,17 +308,17 @@ class Transcription:
 
     @contextlib.contextmanager
     def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
-        """Tell the speakers apart in a thread of its own: it needs no text."""
+        """Run diarization in a thread of its own: it needs no text."""
         stop = threading.Event()
-        beside = _Diarizing(self._ctx.beside(stop), audio, references)
+        task = _Diarizing(self._ctx.subcontext(stop), audio, references)
         try:
-            yield beside
+            yield task
         finally:
             stop.set()
-            beside.join()
+            task.join()
 
     def _check_speakers(self) -> None:
-        """End a job early that was to tell the speakers apart and has no model to do it with.
+        """End a job early that asked for diarization, if there is no diarization model.
 
         Raises:
             ModelError: why there is no model.
@@ -340,7 +334,7 @@ class Transcription:
                 forget_frames(error)
 
     def _assign_speakers(self, text: _Text) -> Diarization | None:
-        """Wait for the speakers, and give them to the words. The stage's time is what the job waits."""
+        """Wait for diarization and assign its speakers to the words. The timing of the stage is this wait."""
         from whisper_api.engine.diarize.assignment import assign_speakers
 
         speakers = self._speakers
@@ -354,8 +348,8 @@ class Transcription:
                 text.segments = assign_speakers(text.segments, diarization.turns)
                 return diarization
             except Exception as error:
-                if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
-                    self._ctx.do_without("the speakers were not told apart", error)
+                if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
+                    self._ctx.continue_without("the speakers were not told apart", error)
                 elif self._options.diarize:
                     raise
                 else:
@@ -373,16 +367,16 @@ class Transcription:
 
 @dataclass
 class _Text:
-    """What is said, and how far it is known.
+    """The text of a job as it grows.
 
     Attributes:
         recognizer: decodes the windows.
         audio: shape (samples,), mono, 16 kHz.
-        spans: where somebody speaks.
-        language: code, once it was judged.
+        spans: the windows of speech.
+        language: code of the spoken language; empty before it is resolved.
         segments: the text.
-        word_times: where the times of its words come from.
-        alignment_model: the model of these times, if one gave them.
+        word_times: where the word times come from.
+        alignment_model: name of the alignment model, if it gave the word times.
     """
 
     recognizer: Recognizer
@@ -394,12 +388,12 @@ class _Text:
     alignment_model: str | None = None
 
 
-class _Diarizing(Beside["Diarization"]):
-    """Who speaks when, by name where the voice is known."""
+class _Diarizing(BackgroundTask["Diarization"]):
+    """Diarization in a thread, with names for the known speakers."""
 
     def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
         self.ctx = ctx
-        # No function that closes over the audio: a frame of its own would keep what it closes over.
+        # A partial, not a lambda: the frame of a lambda would keep the audio after the work is done.
         super().__init__("diarize", functools.partial(self._diarize, audio, references))
 
     def _diarize(self, audio: Any, references: Mapping[str, Any]) -> Diarization:
@@ -412,7 +406,7 @@ class _Diarizing(Beside["Diarization"]):
             try:
                 found = name_speakers(self.ctx, found, references)
             except Exception as error:
-                self.ctx.do_without("the known speakers were not looked for", error)
+                self.ctx.continue_without("the known speakers were not looked for", error)
         return found
 
 
@@ -421,8 +415,8 @@ def translates(model: str) -> bool:
     return "turbo" not in model and not model.startswith("distil")
 
 
-def _in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
-    """Speakers in order of appearance, those that only single words belong to included."""
+def _speakers_in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
+    """Speakers in order of appearance, speakers of single words included."""
     found: dict[str, None] = {}
     for segment in segments:
         for speaker in (*(word.speaker for word in segment.words), segment.speaker):

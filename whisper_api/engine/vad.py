@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = ["Activity", "Span", "VadSettings", "detect", "stretches", "windows"]
 
-SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30.0
 # A longer silence than this inside one window gives Whisper room to invent text, and costs as much as speech.
 MAX_SILENCE_SECONDS = 4.0
@@ -81,37 +79,6 @@ class VadSettings:
     min_speech: float = 0.05
 
 
-# Padding and minimum silence were chosen on speech with reference texts: 0.3 s each gave the fewest word errors with
-# Whisper base; without padding, first consonants are lost.
-DEFAULTS = {
-    "silero": VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.3),
-    "pyannote": VadSettings(onset=0.5, offset=0.363, min_silence=0.3, padding=0.2),
-    "none": VadSettings(onset=0.5, offset=0.363, min_silence=0.3, padding=0.0),
-}
-
-
-def settings_of(options: TranscriptionOptions) -> VadSettings:
-    """The settings for these options, defaults filled in.
-
-    Raises:
-        InvalidOption: ``vad_offset`` is above ``vad_onset``.
-    """
-    default = DEFAULTS[options.vad]
-    onset = default.onset if options.vad_onset is None else options.vad_onset
-    offset = options.vad_offset
-    if offset is None:
-        # An onset below the default's offset must not make speech that ends before it begins.
-        offset = min(default.offset, onset)
-    elif offset > onset:
-        raise InvalidOption("vad_offset", f"{offset} is above vad_onset ({onset}); speech would end before it begins")
-    return VadSettings(
-        onset=onset,
-        offset=offset,
-        min_silence=default.min_silence if options.vad_min_silence is None else options.vad_min_silence,
-        padding=default.padding if options.vad_padding is None else options.vad_padding,
-    )
-
-
 def detect(ctx: JobContext, audio: Floats) -> list[Span]:
     """Find the windows to decode.
 
@@ -122,7 +89,8 @@ def detect(ctx: JobContext, audio: Floats) -> list[Span]:
     Returns:
         Windows of at most 30 s that cover all speech, in order; empty when nobody speaks.
     """
-    settings = settings_of(ctx.options)
+    options = ctx.options
+    settings = VadSettings(options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)
     if ctx.options.vad == "none":
         spans = [Span(0, len(audio))] if len(audio) else []
         return windows(spans, Activity(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME), audio)
@@ -272,7 +240,7 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     frames = frame_count(size)
     total = np.zeros(((count - 1) * hop + size) // step + 1, np.float32)
     weight = np.zeros_like(total)
-    path = ctx.fetched("segmentation").path
+    path = ctx.fetch_model("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
     with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from whisper_api.errors import StorageError
-from whisper_api.jobs.running import Live
+from whisper_api.jobs.running import ProgressSnapshot
 from whisper_api.schema import Stage, Task, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore, Rates
 
-__all__ = ["Estimates", "stages_of"]
+__all__ = ["Estimates"]
 
 # Whisper hears half a minute at a time, so a shorter recording takes about as long as one of this length, seconds.
 SHORTEST = 10.0
@@ -24,18 +24,6 @@ OF_ALL_AUDIO: frozenset[str] = frozenset({"decode", "vad"})
 OF_TASK: frozenset[str] = frozenset({"asr", "align"})
 # How long the estimates of a whole queue are used again, seconds.
 FRESH_SECONDS = 1.0
-
-
-def stages_of(options: TranscriptionOptions) -> tuple[Stage, ...]:
-    """The stages that a job with these options goes through, in order."""
-    stages: list[Stage] = ["decode", "load", "vad", "asr"]
-    if options.task == "detect_language":
-        return tuple(stages)
-    if options.align:
-        stages.append("align")
-    if options.diarize is not False:
-        stages.append("diarize")
-    return tuple(stages)
 
 
 @dataclass(frozen=True)
@@ -73,9 +61,11 @@ class Estimates:
 
     def expect(self, job: Job) -> None:
         """Take a job into account that waits or runs."""
+        from whisper_api.engine.plan import StagePlan
+
         with self._lock:
             self._plans[job.job_id] = _Plan(
-                job.options.model or "", job.options.task, stages_of(job.options), job.audio_seconds
+                job.options.model or "", job.options.task, StagePlan.of(job.options).stages, job.audio_seconds
             )
 
     def forget(self, job_id: str) -> None:
@@ -98,12 +88,12 @@ class Estimates:
         with self._lock:
             self._rates = None
 
-    def of_running(self, job_id: str, live: Live) -> float | None:
+    def of_running(self, job_id: str, live: ProgressSnapshot) -> float | None:
         """Seconds until a job that runs will end; None when that cannot be told."""
         stages = self._stages(job_id)
         return None if stages is None else _rest(stages, live)
 
-    def of_queued(self, job_id: str, order: Iterable[str], running: Mapping[str, Live]) -> float | None:
+    def of_queued(self, job_id: str, order: Iterable[str], running: Mapping[str, ProgressSnapshot]) -> float | None:
         """Seconds until a job that waits will end.
 
         Args:
@@ -123,7 +113,7 @@ class Estimates:
                 self._queue = (now, known)
         return known.get(job_id)
 
-    def _of_queue(self, order: Iterable[str], running: Mapping[str, Live]) -> dict[str, float | None]:
+    def _of_queue(self, order: Iterable[str], running: Mapping[str, ProgressSnapshot]) -> dict[str, float | None]:
         before: float | None = 0.0
         for job_id, live in running.items():
             before = _sum(before, self.of_running(job_id, live))
@@ -188,7 +178,7 @@ def _sum(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left + right
 
 
-def _rest(stages: Mapping[Stage, float], live: Live) -> float | None:
+def _rest(stages: Mapping[Stage, float], live: ProgressSnapshot) -> float | None:
     """What is left of the running stage, and the stages after it."""
     order = list(stages)
     stage = live.progress.stage
@@ -198,19 +188,9 @@ def _rest(stages: Mapping[Stage, float], live: Live) -> float | None:
         return None
     at = order.index(stage)
     later = sum(stages[each] for each in order[at + 1 :])
-    part = _part_of_stage(order, live)
+    part = live.progress.stage_fraction
     if part <= 0.0:
         return max(stages[stage] - live.stage_seconds, 0.0) + later
     # Between what was expected and what this job shows itself, which counts for more the further it is.
     whole = (1.0 - part) * stages[stage] + live.stage_seconds
     return (1.0 - part) * whole + later
-
-
-def _part_of_stage(order: list[Stage], live: Live) -> float:
-    """How far the running stage is, from 0 to 1."""
-    from whisper_api.engine.engine import WEIGHTS
-
-    total = sum(WEIGHTS[each] for each in order)
-    start = sum(WEIGHTS[each] for each in order[: order.index(live.progress.stage)]) / total
-    share = WEIGHTS[live.progress.stage] / total
-    return min(max((live.progress.fraction - start) / share, 0.0), 1.0)

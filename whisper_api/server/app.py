@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption
@@ -22,9 +23,10 @@ from whisper_api.server.middleware.auth import Authentication, LocalCallers
 from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
 from whisper_api.server.middleware.upgrades import NoWebSockets
+from whisper_api.server.openai.errors import error_response
 from whisper_api.server.resource import Resource
-from whisper_api.server.responses.delivery import EarlyAnswer
-from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.delivery import LingeringClose
+from whisper_api.server.responses.error_responses import ErrorHandler, handler, problem_response
 from whisper_api.server.routes import (
     asr,
     corrections,
@@ -49,7 +51,7 @@ __all__ = ["create_app", "new_service"]
 # Files that are fetched at a time; a thread that waits for another server costs next to nothing.
 FETCHES = 16
 
-ROUTES = {
+NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
     "/assets/{name}": Resource({"GET": page.ASSET}),
     "/transcribe": Resource({"POST": transcription.SUBMIT}),
@@ -65,23 +67,30 @@ ROUTES = {
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
     "/health": Resource({"GET": health.READYZ}),
-    **{
-        f"{prefix}{path}": Resource({method: operation})
-        for prefix in ("/v1", "/openai/v1")
-        for path, method, operation in (
-            ("/audio/transcriptions", "POST", openai.TRANSCRIBE),
-            ("/audio/translations", "POST", openai.TRANSLATE),
-            ("/models", "GET", openai.MODELS),
-            ("/models/{id:path}", "GET", openai.MODEL),
-        )
-    },
-    "/openai/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE_DEPLOYMENT}),
-    "/openai/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
-    "/openai/models": Resource({"GET": openai.MODELS}),
-    "/openai/models/{id:path}": Resource({"GET": openai.MODEL}),
     "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
     "/docs": Resource({"GET": docs.PAGE}),
     "/docs.css": Resource({"GET": docs.STYLE}),
+}
+MODEL_ROUTES = {
+    "/models": Resource({"GET": openai.MODELS}),
+    "/models/{id:path}": Resource({"GET": openai.MODEL}),
+}
+OPENAI_ROUTES = {
+    "/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE}),
+    "/audio/translations": Resource({"POST": openai.TRANSLATE}),
+    **MODEL_ROUTES,
+}
+AZURE_ROUTES = {
+    "/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE_DEPLOYMENT}),
+    "/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
+    **MODEL_ROUTES,
+}
+# Where OpenAI's routes are mounted. The first prefix that fits counts. Clients that were written for Azure's newer API
+# ask at /openai/v1.
+OPENAI_MOUNTS = {"/v1": OPENAI_ROUTES, "/openai/v1": OPENAI_ROUTES, "/openai": AZURE_ROUTES}
+ROUTES = {
+    **NATIVE_ROUTES,
+    **{f"{prefix}{path}": route for prefix, routes in OPENAI_MOUNTS.items() for path, route in routes.items()},
 }
 
 
@@ -111,21 +120,35 @@ def create_app(
     if config is None:
         config = Config.load().config
     config = _checked(config)
-    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(EarlyAnswer)]
-    layers += [Middleware(NoWebSockets), Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
-    layers += [Middleware(ErrorAnswers)]
+    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(LingeringClose)]
+    layers += [Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
+    admit = Middleware(LocalCallers, config=config, insecure=insecure, logged=set())
     if config.enable_authorization:
-        layers += [Middleware(Authentication)]
-    else:
-        layers += [Middleware(LocalCallers, config=config, insecure=insecure)]
+        admit = Middleware(Authentication)
+    state = State()
+    openai_errors = handler(error_response)
     app = Starlette(
-        routes=[Route(path, resource, name=path) for path, resource in ROUTES.items()],
+        routes=[Mount(prefix, _part(routes, openai_errors, admit, state)) for prefix, routes in OPENAI_MOUNTS.items()],
         middleware=layers,
-        exception_handlers={HTTPException: answer, Exception: answer},
         lifespan=functools.partial(_lifespan, config=config, given=service, executor=executor),
+    )
+    app.state = state
+    app.router.redirect_slashes = False
+    # Everything else, paths that do not begin with a slash included.
+    app.router.default = _part(NATIVE_ROUTES, handler(problem_response), admit, state)
+    return app
+
+
+def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middleware, state: State) -> Starlette:
+    """Routes whose errors have one shape, those of authentication included."""
+    app = Starlette(
+        routes=[Route(path, resource, name=path) for path, resource in routes.items()],
+        middleware=[Middleware(ErrorAnswers, handler=errors), Middleware(NoWebSockets, handler=errors), admit],
+        exception_handlers={HTTPException: errors, Exception: errors},
     )
     # A redirect would make a client send its upload twice.
     app.router.redirect_slashes = False
+    app.state = state
     return app
 
 
@@ -189,7 +212,7 @@ async def _lifespan(
         fetches = stack.enter_context(_pool(FETCHES, "fetches"))
         state = ServerState(config, service, KeyRing(service.store), uploads, reads, fetches)
         await state.waiters.start()
-        app.state.server = state
+        app.state.server, app.state.routes = state, ROUTES
         try:
             yield
         finally:

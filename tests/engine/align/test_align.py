@@ -24,10 +24,11 @@ from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, Emi
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import ModelCorrupt, UnknownModel
-from whisper_api.schema import Segment, TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, Segment, TranscriptionOptions
 
 Audio = npt.NDArray[np.float32]
 Spans = Callable[[str, str], list[tuple[int, int]]]
@@ -162,7 +163,7 @@ def japanese(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.fixture(scope="module")
 def speech(sample_call: Path) -> Audio:
     with wave.open(str(sample_call)) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (stage.SAMPLE_RATE, 1, 2)
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (SAMPLE_RATE, 1, 2)
         frames = file.readframes(file.getnframes())
     return (np.frombuffer(frames, np.int16) / 32768).astype(np.float32)
 
@@ -173,7 +174,7 @@ def contexts() -> Iterator[Callable[[Loaded], JobContext]]:
 
     def make(loaded: Loaded) -> JobContext:
         store = ModelStore(loaded.root, offline=True)
-        options = TranscriptionOptions()
+        options = resolve(TranscriptionOptions(), model="base", language="auto")
         return JobContext(options=options, device=Device("cpu"), worker=worker, models=models, store=store)
 
     yield make
@@ -286,9 +287,9 @@ def test_equals_whisperx(
 ) -> None:
     loaded: Loaded = request.getfixturevalue(name)
     monkeypatch.setattr(stage, "spans", spans)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=4 * stage.SAMPLE_RATE).astype(np.float32)
-    for seed, audio in enumerate((speech, noise, speech[: 3 * stage.SAMPLE_RATE], np.zeros(20_000, np.float32))):
-        segments = random_segments(loaded.language, len(audio) / stage.SAMPLE_RATE, 24, seed)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=4 * SAMPLE_RATE).astype(np.float32)
+    for seed, audio in enumerate((speech, noise, speech[: 3 * SAMPLE_RATE], np.zeros(20_000, np.float32))):
+        segments = random_segments(loaded.language, len(audio) / SAMPLE_RATE, 24, seed)
         aligned = stage.align(contexts(loaded), audio, segments, loaded.language)
         assert_equal(aligned.segments, with_whisperx(loaded, audio, segments, spans))
         assert_well_formed(aligned.segments)
@@ -297,7 +298,7 @@ def test_equals_whisperx(
 def test_segments_are_told_as_they_get_their_times_those_that_cannot_be_aligned_too(
     dutch: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:
-    segments = random_segments("nl", len(speech) / stage.SAMPLE_RATE, 12, 7)
+    segments = random_segments("nl", len(speech) / SAMPLE_RATE, 12, 7)
     # Too much text for so little audio.
     segments.append(Segment(id=12, start=1.0, end=1.1, text="veel te veel tekst " * 20, avg_logprob=-0.1))
     told: dict[int, list[Segment]] = {}

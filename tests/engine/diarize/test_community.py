@@ -23,6 +23,7 @@ from whisper_api.engine.diarize.community import CommunitySource, EmbedWindows, 
 from whisper_api.engine.diarize.pipeline import diarize, voice_of
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, ModelCorrupt
@@ -115,10 +116,10 @@ def worker() -> Iterator[CountingWorker]:
 
 
 def job(worker: GpuWorker, store: ModelStore, models: ModelCache | None = None, **settings: Any) -> JobContext:
-    options = TranscriptionOptions(**settings.pop("options", {}))
+    options = resolve(TranscriptionOptions(**settings.pop("options", {})), model="base", language="auto")
     models = models or ModelCache()
     ctx = JobContext(options=options, device=Device("cpu"), worker=worker, models=models, store=store, **settings)
-    ctx.begin("diarize", 0.0, 1.0)
+    ctx.begin("diarize")
     return ctx
 
 

@@ -18,6 +18,7 @@ from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions
 from whisper_api.engine.diarize.pipeline import Analysis, Diarization, analyze, diarize
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, ModelUnavailable
@@ -42,7 +43,7 @@ def job(models_dir: Path, ecapa_path: Path) -> Iterator[Job]:
         **options: Any,
     ) -> JobContext:
         ctx = JobContext(
-            options=TranscriptionOptions(**options),
+            options=resolve(TranscriptionOptions(**options), model="base", language="auto"),
             device=Device("cpu"),
             worker=worker,
             models=models,
@@ -50,7 +51,7 @@ def job(models_dir: Path, ecapa_path: Path) -> Iterator[Job]:
             cancel=cancel,
             on_progress=on_progress,
         )
-        ctx.begin("diarize", 0.0, 1.0)
+        ctx.begin("diarize")
         return ctx
 
     yield make

@@ -354,7 +354,7 @@ def use_whisper(model: object) -> object:
     from whisper_api.engine.whisper.model import Whisper
 
     assert isinstance(model, Whisper)
-    return model.listen(100, 1, 60.0).run([np.zeros(16_000, np.float32)])[0][0].shape
+    return model.encode_and_detect(100, 1, 60.0).run([np.zeros(16_000, np.float32)])[0][0].shape
 
 
 def segmentation(path: Path) -> ModelSource[object]:

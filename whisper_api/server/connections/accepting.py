@@ -13,7 +13,6 @@ from collections.abc import Container, Sequence
 
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as Settings
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.logs import Repeats
@@ -21,9 +20,7 @@ from whisper_api.server.connections.connection import Connection, log_lost
 from whisper_api.server.connections.limits import Bounds, Quota, Slots
 from whisper_api.server.connections.turns import Turns
 from whisper_api.server.middleware.access_log import PROBES
-from whisper_api.server.responses.delivery import EarlyAnswer
-from whisper_api.server.responses.error_responses import answer
-from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS
+from whisper_api.server.responses.problems import REFUSED, TOO_MANY_CONNECTIONS
 from whisper_api.server.sockets import network_of
 
 __all__ = ["Connections"]
@@ -233,15 +230,8 @@ class _HealthOnly:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._refuse = EarlyAnswer(_refuse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith(PROBES):
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(scope, receive, send)
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    response = await answer(Request(scope), TOO_MANY_CONNECTIONS)
-    await response(scope, receive, send)
+        if scope["type"] == "http" and not scope["path"].endswith(PROBES):
+            scope = {**scope, REFUSED: TOO_MANY_CONNECTIONS}
+        await self._app(scope, receive, send)

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.middleware.proxies import client_address
-from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.error_responses import ErrorHandler
+from whisper_api.server.responses.problems import REFUSED, Problem
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 
@@ -103,15 +104,22 @@ class AccessLog:
 
 
 class ErrorAnswers:
-    """Turns every error into a problem, those of other layers too; the client never sees where it comes from."""
+    """Turns every error of an application into a response, those of its middleware too. No response has a traceback.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: the application.
+        handler: makes the responses.
+    """
+
+    def __init__(self, app: ASGIApp, handler: ErrorHandler) -> None:
         self.app = app
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        refused: Problem | None = scope.get(REFUSED)
         begun = False
 
         async def watched_send(message: Message) -> None:
@@ -120,6 +128,8 @@ class ErrorAnswers:
             await send(message)
 
         try:
+            if refused is not None:
+                raise refused
             await self.app(scope, receive, watched_send)
         except ClientDisconnect:
             return
@@ -128,5 +138,5 @@ class ErrorAnswers:
                 # Ending here, without the rest, makes the server close the connection: the client sees that it broke.
                 log.error("an answer broke off", exc_info=error)
                 return
-            response = await answer(Request(scope), error)
+            response = await self._handler(Request(scope), error)
             await response(scope, receive, send)

@@ -23,7 +23,7 @@ __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 
 log = logging.getLogger(__name__)
 
-MAX_ORIGINS_TOLD = 20
+MAX_ORIGINS_LOGGED = 20
 # For whatever watches the server, the page, which asks for a key itself, and what describes the API; they tell nothing
 # about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
@@ -85,16 +85,17 @@ class LocalCallers:
         app: the rest of the application.
         config: its host and the origins that it allows.
         insecure: whether others may reach the server, so that it may have any name.
+        logged: the refused origins that stand in the log already, shared by the parts of an application.
 
     Raises, as an answer: 403 ``forbidden_origin``.
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False, logged: set[str] | None = None) -> None:
         self.app = app
         self.host = config.host.strip("[]").lower()
         self.allowed = AllowedOrigins.of(config)
         self.insecure = insecure
-        self._told: set[str] = set()
+        self._logged = set() if logged is None else logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (is_preflight(scope) or not _is_open(scope)):
@@ -114,7 +115,7 @@ class LocalCallers:
             hosts = {host, str(scope.get(PUBLIC_HOST, host))} if self.insecure else {host}
             own = {f"{scope['scheme']}://{each}".lower() for each in hosts}
             if not (origin.lower() in own or origin in self.allowed or (self.insecure and site == "same-origin")):
-                self._tell(origin)
+                self._log_once(origin)
                 raise _forbidden(
                     "The request comes from a page of another origin",
                     f"name the origin in ALLOWED_ORIGINS (now it is {shown(origin)}), or switch authorization on",
@@ -122,10 +123,10 @@ class LocalCallers:
         elif site == "cross-site" and not self.allowed.all:
             raise _forbidden("The request comes from a page of another site", "switch authorization on")
 
-    def _tell(self, origin: str) -> None:
+    def _log_once(self, origin: str) -> None:
         """Log an origin once: browsers do not show to people why a request was refused."""
-        if origin not in self._told and len(self._told) < MAX_ORIGINS_TOLD:
-            self._told.add(origin)
+        if origin not in self._logged and len(self._logged) < MAX_ORIGINS_LOGGED:
+            self._logged.add(origin)
             log.warning("a page of another origin was refused; ALLOWED_ORIGINS may name it: %s", shown(origin))
 
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.server.responses.error_responses import answer
+from whisper_api.server.responses.error_responses import ErrorHandler
 from whisper_api.server.responses.problems import Problem
 
 __all__ = ["NoWebSockets"]
@@ -26,10 +26,15 @@ class NoWebSockets:
     A key is not asked for: browsers cannot send one with a handshake, and what is here says the API's description.
     The handshake may come as an HTTP request with ``Upgrade: websocket`` (RFC 6455), as an extended CONNECT (RFC 8441),
     or, from an ASGI server that has understood it, as a scope of the type ``websocket``.
+
+    Args:
+        app: an application whose router knows which addresses there are.
+        handler: makes the responses to its errors.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, handler: ErrorHandler) -> None:
         self.app = app
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -46,7 +51,7 @@ class NoWebSockets:
         request_scope = {**scope, "type": "http", "method": "GET"}
         router: Router = scope["app"].router
         found = any(route.matches(request_scope)[0] is not Match.NONE for route in router.routes)
-        response = await answer(Request(request_scope), NOT_SPOKEN if found else NOT_FOUND)
+        response = await self._handler(Request(request_scope), NOT_SPOKEN if found else NOT_FOUND)
         await response(request_scope, receive, send)
 
 

@@ -11,10 +11,10 @@ from whisper_api.errors import JobFailed
 from whisper_api.server.openai.bodies import ErrorBody, ErrorDetail, ErrorType
 from whisper_api.server.responses.problems import Problem
 
-__all__ = ["RETRY_HEADER", "ErrorResponse", "error_body", "is_openai", "is_openai_path", "job_problem", "status_of"]
+__all__ = ["RETRY_HEADER", "TAG", "ErrorResponse", "error_body", "error_response", "job_problem", "status_of"]
 
-# The second is Azure's, and of clients that were written for Azure's newer API.
-PREFIXES = ("/v1", "/openai")
+# Of OpenAI's routes in the description of the API.
+TAG = "OpenAI"
 RETRY_HEADER = "x-should-retry"
 # What another attempt may change: a body that came too slowly, a job that has not ended, and too many requests.
 MAY_PASS_STATUSES = frozenset((408, 429))
@@ -45,15 +45,9 @@ class ErrorResponse(Response):
         super().__init__(msgspec.json.encode(error_body(problem)), status, headers)
 
 
-def is_openai(request: Request) -> bool:
-    """Whether a request is for one of these routes, or for one that is not there but would be one of them."""
-    path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    return is_openai_path(path)
-
-
-def is_openai_path(path: str) -> bool:
-    """Whether an address, without a prefix of the application, is one of OpenAI's."""
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES)
+def error_response(request: Request, problem: Problem) -> Response:
+    """The response of OpenAI's routes to a problem."""
+    return ErrorResponse(problem)
 
 
 def error_body(problem: Problem) -> ErrorBody:

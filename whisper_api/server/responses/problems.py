@@ -15,7 +15,7 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
-from whisper_api.server.uploads.accepted import FileOutcome
+from whisper_api.server.uploads.submission_responses import FileOutcome
 
 __all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
 
@@ -57,7 +57,8 @@ class Problem(Portable):
         self.jobs = jobs
 
 
-# Said where the connection was accepted, before the application is asked.
+# Key of an ASGI scope: the problem that the application answers with instead of handling the request.
+REFUSED = "whisper_api.refused"
 TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",

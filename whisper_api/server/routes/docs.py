@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from whisper_api.server.middleware.proxies import public_url
 from whisper_api.server.openapi.docs import ADDRESS_MARK, page
@@ -51,11 +50,7 @@ async def style(request: Request) -> Response:
 
 
 def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:
-    routes = tuple(
-        (route.path, route.endpoint)
-        for route in request.app.routes
-        if isinstance(route, Route) and isinstance(route.endpoint, Resource)
-    )
+    routes = tuple(request.app.state.routes.items())
     return _made(routes, request.scope.get("root_path", ""), state_of(request).config.enable_authorization)
 
 
