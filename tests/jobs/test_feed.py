@@ -175,7 +175,7 @@ def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None
             feed.publish(JobCanceledEvent(job_id="a"))
             feed.moved()
             assert events_of(await watch.next(0)) == [JobCanceledEvent(job_id="a")]
-        assert not feed._logs
+        assert not feed.known
 
     run(watch())
 
@@ -196,7 +196,7 @@ def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
             del places["a"]
             feed.moved()
             assert await watch.next(0) == ()
-            assert feed._logs.keys() == {"a"}
+            assert feed.known.keys() == {"a"}
 
     run(watch())
 
@@ -402,19 +402,19 @@ def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended
 
     async def watch() -> None:
         async with feed.watch("a"):
-            assert feed._logs
+            assert feed.known
             async with feed.watch("a"):
                 pass
-            assert feed._logs
+            assert feed.known
         # It waits, and its place is asked for when somebody watches again.
-        assert not feed._logs
+        assert not feed.known
         feed.publish(progress(0.0), stretch(0))
         await known(feed)
-        assert feed._logs
+        assert feed.known
         feed.publish(COMPLETED)
-        assert not feed._logs
+        assert not feed.known
         feed.publish(COMPLETED)
-        assert not feed._logs
+        assert not feed.known
 
     run(watch())
 
@@ -489,7 +489,7 @@ def test_a_service_tells_of_a_job_from_the_queue_to_its_end(serve: Services) -> 
             "words": [{"word": "Hello", "start": 0.0, "end": 1.0, "score": 0.5, "speaker": None}],
         }
     ]
-    assert not service.feed._logs
+    assert not service.feed.known
 
 
 def test_segments_count_within_their_stretch(serve: Services) -> None:
@@ -538,7 +538,7 @@ def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Serv
     assert after.index("queued") < after.index("segment")
     ended(service, job_id)
     idle(service)
-    until(lambda: not service.feed._logs, "nothing is kept")
+    until(lambda: not service.feed.known, "nothing is kept")
 
 
 def test_what_a_hung_job_still_says_after_it_was_canceled_does_not_stay(
@@ -554,6 +554,6 @@ def test_what_a_hung_job_still_says_after_it_was_canceled_does_not_stay(
     assert live is not None
     service._deps.running.note(live, Progress(0.6, "asr"))
     service.feed.publish(JobProgressEvent(job_id=job_id, progress=0.6, stage="asr"))
-    assert service.feed._logs
+    assert service.feed.known
     gate.set()
-    until(lambda: not service.feed._logs, "nothing is kept")
+    until(lambda: not service.feed.known, "nothing is kept")

@@ -282,7 +282,7 @@ def has_more(things: Sized, number: int) -> bool:
 
 def limit_pages(service: JobService, pages: int) -> None:
     """Let the database's disk end after so many pages."""
-    with service.store._database.write() as connection:
+    with service.store.database.write() as connection:
         connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
 
 
@@ -304,8 +304,8 @@ def test_a_full_disk_makes_the_service_unready_until_there_is_room(
     assert (health.ready, health.state) == (False, "disk_full")
     assert "disk" in health.reason
     # Nobody submits anything, and nothing is restarted.
-    with service.store._database._my_turn():
-        service.store._database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
+    with service.store.database._my_turn():
+        service.store.database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
     until(lambda: service.health().ready, "it is ready again by itself")
     assert ended(service, submit(service)).status == "Completed"
 

@@ -23,7 +23,8 @@ from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
 from whisper_api.jobs.executor import OnPartial
 from whisper_api.jobs.feed import LAST_ID
-from whisper_api.schema import JobCanceledEvent, PartialSegments, Segment, Transcript
+from whisper_api.jobs.service import JobService
+from whisper_api.schema import JobCanceledEvent, JobSegmentEvent, PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
 from whisper_api.server.realtime.waiting import beside, wait_for_change, wait_for_end
 from whisper_api.server.realtime.watching import watch_news
@@ -91,11 +92,14 @@ def reader_of(app: Inside) -> Reader:
     return app.executor
 
 
+def has_text(service: JobService, job_id: str) -> bool:
+    return any(isinstance(told.event, JobSegmentEvent) for told in service.feed.known.get(job_id, ()))
+
+
 async def reading(app: Inside, client: httpx.AsyncClient) -> str:
-    """A job that runs, and has told its first stretch."""
+    """A job that runs, and whose first text is known."""
     job_id = await app.running(client)
-    logs = app.service.feed._logs
-    await app.until(lambda: job_id in logs and logs[job_id].partials)
+    await app.until(lambda: has_text(app.service, job_id))
     return job_id
 
 
@@ -197,7 +201,7 @@ async def test_a_job_that_has_ended_ends_the_stream_at_once_and_then_there_is_no
         ):
             assert watcher.status == 204
             assert watcher.answer == b""
-        assert not app.service.feed._logs
+        assert not app.service.feed.known
         assert not app.service.events.watched()
 
 
@@ -394,8 +398,7 @@ class Waiting:
         self.keys = KeyRing(self.service.store)
         self.key, _ = self.keys.create("mine")
         self.job_id = submit(self.service, owner=self.key.key_id)
-        logs = self.service.feed._logs
-        until(lambda: self.job_id in logs and logs[self.job_id].partials, "it has told something")
+        until(lambda: has_text(self.service, self.job_id), "it has told something")
         self.config = config_in(directory)
 
     def request(self) -> Request:

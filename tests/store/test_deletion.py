@@ -251,10 +251,10 @@ def test_a_reader_that_stays_is_told_of_once(
     with held_open(tmp_path / "jobs.db"):
         store.delete("job")
         for _ in range(4):
-            retention._wipe()
+            retention.wipe()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "another program" in caplog.text
-    retention._wipe()
+    retention.wipe()
     assert (tmp_path / "jobs.db-wal").stat().st_size == 0
     store.close()
 
@@ -300,7 +300,7 @@ def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, see
 
 def test_no_row_has_text_outside_its_overflow_pages(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
-    with store._database.read() as connection:
+    with store.database.read() as connection:
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
     # Of a row, no more than a page stands outside: https://www.sqlite.org/fileformat2.html#b_tree_pages
     assert page_bytes == texts.PAGE_BYTES

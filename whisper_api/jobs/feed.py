@@ -106,6 +106,12 @@ class Feed:
         # Guarded by _lock, and with it what they hold:
         self._logs: dict[str, _Log] = {}
 
+    @property
+    def known(self) -> dict[str, tuple[NumberedEvent, ...]]:
+        """The events that are kept now, oldest first, by job id."""
+        with self._lock:
+            return {job_id: log.since(0, returning=True) for job_id, log in self._logs.items()}
+
     def publish(self, *events: JobEvent) -> None:
         """Tell watchers, now and later, and the bus. Never blocks."""
         with self._lock:

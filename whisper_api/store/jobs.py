@@ -75,6 +75,9 @@ class JobStore(ResultTable, KeyTable):
         path: the file; made when it is not there.
         busy_seconds: how long to wait for another process that writes.
 
+    Attributes:
+        database: runs the SQL.
+
     Raises:
         StorageError: it cannot be opened, is damaged, or was written by a newer version. Every method raises this
             too, or StorageFull, or StorageLocked; then nothing was changed.
@@ -89,7 +92,7 @@ class JobStore(ResultTable, KeyTable):
         Raises:
             ForkedProcess: this is such a process.
         """
-        self._database.check_process()
+        self.database.check_process()
 
     def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.
@@ -106,7 +109,7 @@ class JobStore(ResultTable, KeyTable):
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or one to be joined.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if job.idempotency_key is not None:
                 there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key))
                 if there is not None:
@@ -126,17 +129,17 @@ class JobStore(ResultTable, KeyTable):
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
         """The job that :meth:`add` would say is there already, to be joined."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _to_join(connection, job, join_after, not_to_join)
 
     def get(self, job_id: str) -> Job | None:
         """One job, without its transcript."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _job(connection, "job_id = ?", job_id)
 
     def by_idempotency_key(self, owner: str, key: str) -> Job | None:
         """The job that an owner submitted with this idempotency key."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _job(connection, "owner = ? AND idempotency_key = ?", owner, digest(key))
 
     def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
@@ -220,7 +223,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             The job as it is now; None when it is no longer Queued.
         """
-        with self._database.write(synced=False) as connection:
+        with self.database.write(synced=False) as connection:
             claimed = connection.execute(
                 "UPDATE jobs SET state = 'Processing', started_at = ? WHERE job_id = ? AND state = 'Queued'",
                 (now, job_id),
@@ -240,7 +243,7 @@ class JobStore(ResultTable, KeyTable):
             False when the job is not Processing; then the transcript is not kept.
         """
         content = padded(msgspec.json.encode(transcript))
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ? AND state = 'Processing'", job_id)
             if job is None:
                 return False
@@ -267,7 +270,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             False when the job had ended already.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
             if job is None:
                 return False
@@ -293,7 +296,7 @@ class JobStore(ResultTable, KeyTable):
             False when the job is in another state.
         """
         marks = ", ".join("?" * len(states))
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = connection.execute(
                 f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
                 (job_id, *states),
@@ -310,7 +313,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             Whether there was a transcript.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = connection.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             if row is None:
                 return False
@@ -325,7 +328,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             Whether there was a transcript.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False

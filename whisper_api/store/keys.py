@@ -23,7 +23,7 @@ class KeyTable(Tables):
         Returns:
             False when a key that is not revoked has its name, or any key its id.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             taken = connection.execute(
                 "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
             ).fetchone()

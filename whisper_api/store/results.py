@@ -56,7 +56,7 @@ class ResultTable(Tables):
 
     def mark_delivered(self, job_id: str, now: float) -> None:
         """Note that the result was sent in full. Only the first time counts."""
-        with self._database.write(synced=False) as connection:
+        with self.database.write(synced=False) as connection:
             connection.execute(
                 "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
                 (now, job_id),

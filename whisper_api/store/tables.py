@@ -20,7 +20,7 @@ class Tables:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def exclusive(self, uploads_dir: Path | None = None) -> None:
         """Be the only server on this data directory, and on that of the uploads, until the store is closed.
@@ -30,11 +30,11 @@ class Tables:
         Raises:
             StorageLocked: another one is.
         """
-        self._database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
+        self.database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
 
     def compact(self) -> bool:
         """Give space back, and do as :meth:`wipe`."""
-        return self._database.compact()
+        return self.database.compact()
 
     def wipe(self) -> bool:
         """Remove what was deleted from the database's log of changes.
@@ -42,11 +42,11 @@ class Tables:
         Returns:
             False when another process keeps that from being done now.
         """
-        return self._database.wipe()
+        return self.database.wipe()
 
     def trouble(self) -> StorageError | None:
         """Why the database cannot be written now; None when it can."""
-        return self._database.trouble()
+        return self.database.trouble()
 
     def try_to_write(self) -> None:
         """Write something of no meaning, so that :meth:`trouble` ends when its reason has gone.
@@ -54,20 +54,20 @@ class Tables:
         Raises:
             StorageError: the database still cannot be written.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(time.time()),))
 
     def close(self) -> None:
         """Close the database. Calling it twice is fine."""
-        self._database.close()
+        self.database.close()
 
     def _change(self, statement: str, *values: object) -> bool:
         """Run one statement in a transaction of its own; whether it changed a row."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             return connection.execute(statement, values).rowcount > 0
 
     def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return connection.execute(query, values).fetchall()
 
     def _column(self, query: str, *values: object) -> list[str]:
