@@ -74,7 +74,7 @@ class Sizes:
 # CTranslate2's softmax counts the encoder's attention weights of a batch in 32 bits; beyond that results are wrong.
 MOST_WEIGHTS = 2**32 - 1
 
-QUICK = Sizes(2, 60.0, 3, (1, 2), (1, 2), (1,))
+QUICK = Sizes(1, 31.0, 2, (1, 2), (1,), (1,))
 CLIP_SECONDS = 10.0
 
 

@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--uploaders", type=int, default=20)
     parser.add_argument("--megabytes", type=int, default=500, help="of the large upload")
     parser.add_argument("--uploads", type=int, default=3, help="how often it is sent, for more samples")
+    parser.add_argument("--rest", type=float, default=5, help="seconds between two phases, in which memory is freed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -68,11 +69,11 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
     figures: dict[str, Any] = {"cpus": os.cpu_count(), "load_before": os.getloadavg()[0], "latency": {}, "codes": {}}
     warm = api.submit(speech(3.0))
     api.finish(warm)
-    time.sleep(2.0)
+    time.sleep(arguments.rest)
     memory = Memory(pid)
 
     with memory.phase("idle"), probing(figures, "idle", url, warm):
-        time.sleep(5.0)
+        time.sleep(arguments.rest)
 
     with memory.phase("large upload, no job"):
         # No audio, so that its own job does not take memory before the upload's figure is taken.
@@ -85,7 +86,7 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
     figures["codes"]["load"] = load["codes"]
     figures["seen by the pollers"] = load["latency"]
     api.cancel(load["jobs"])
-    time.sleep(5.0)
+    time.sleep(arguments.rest)
     memory.note("after the load")
 
     running = api.submit(speech(1800.0))
@@ -103,7 +104,7 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
     figures["upload_seconds"] = statistics.median(seconds)
     figures["job_still_ran"] = api.status(running)["status"] == "Processing"
     api.cancel([warm, *made])
-    time.sleep(5.0)
+    time.sleep(arguments.rest)
     memory.note("at the end")
     figures["memory_mb"] = memory.figures
     figures["load_after"] = os.getloadavg()[0]

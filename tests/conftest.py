@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+import wave
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +28,43 @@ settings.load_profile("project")
 REPOSITORY = Path(__file__).parent.parent
 
 
+IN_MEMORY = Path("/dev/shm")
+ROOM_IN_MEMORY = 4 << 30
+# The files that take longest, longest first: the other process works through the short ones meanwhile.
+LONG_FILES = (
+    "tests/test_scripts.py",
+    "tests/server/test_schemathesis.py",
+    "tests/engine/audio/test_track.py",
+    "tests/server/test_crash.py",
+    "tests/engine/test_fork.py",
+    "tests/server/test_readme.py",
+    "tests/page/test_transcribing.py",
+    "tests/page/test_away.py",
+    "tests/server/test_event_streams.py",
+    "tests/engine/test_stretches.py",
+    "tests/engine/test_alignment_beside.py",
+    "tests/server/test_slow_uploads.py",
+    "tests/server/test_stop.py",
+    "tests/page/test_behind_proxy.py",
+    "tests/page/test_correcting.py",
+    "tests/test_try_clients.py",
+    "tests/engine/test_optional_stages.py",
+    "tests/server/test_fork.py",
+    "tests/jobs/test_recovery.py",
+    "tests/server/test_fuzz.py",
+)
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory where there is room: hundreds of tests wait for a database's disk otherwise."""
+    if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM_IN_MEMORY:
+        os.environ["TMPDIR"] = str(IN_MEMORY)
+        tempfile.tempdir = None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that the other process works through the rest meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_scripts.py")
+    ranks = {REPOSITORY / file: rank for rank, file in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +119,29 @@ def sample_call() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations))) / "sample" / "sample.wav"
+
+
+@pytest.fixture(scope="session")
+def cut(sample_call: Path) -> Callable[[float, float], bytes]:
+    """A piece of the sample call as a WAV file: from when on, and how many seconds."""
+
+    def piece(begin: float, seconds: float) -> bytes:
+        file = io.BytesIO()
+        with wave.open(str(sample_call)) as call, wave.open(file, "wb") as out:
+            out.setparams(call.getparams())
+            call.setpos(int(begin * call.getframerate()))
+            out.writeframes(call.readframes(int(seconds * call.getframerate())))
+        return file.getvalue()
+
+    return piece
+
+
+@pytest.fixture(scope="session")
+def short_call(cut: Callable[[float, float], bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight seconds of the sample call in which both people speak, of New Jersey and of Chicago."""
+    path = tmp_path_factory.mktemp("call") / "short.wav"
+    path.write_bytes(cut(12.0, 8.0))
+    return path
 
 
 @pytest.fixture(scope="session")

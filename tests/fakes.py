@@ -1,4 +1,4 @@
-"""An executor without an engine, for what the queue does with jobs; and services that run on it."""
+"""Services that run on the fake executor, and stores whose disk is full."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from whisper_api.config import Config
-from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
-from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnPartial, OnProgress
+from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.service import JobService, Reservation, Submission
-from whisper_api.schema import FINAL_STATES, JobStatus, Progress, Segment, Transcript, TranscriptionOptions
+from whisper_api.schema import FINAL_STATES, JobStatus, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
+from whisper_api.testing import FakeExecutor
 
 T = TypeVar("T")
 
@@ -32,173 +32,6 @@ def until(condition: Callable[[], object], what: str = "") -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it has not happened: {what}"
         time.sleep(0.002)
-
-
-class FakeExecutor:
-    """Gives every job the text of its upload.
-
-    Args:
-        held: jobs run until they are released, or canceled.
-        behave: called in a job's thread while it runs; what it raises is what the job ends with.
-
-    Attributes:
-        started: ids of the jobs, in the order in which they were run.
-        active, most_active: how many jobs run now, and ran at a time.
-        preload_errors: what the next calls of ``preload`` raise.
-        preload_gate: ``preload`` waits for it.
-        warm_up_errors: what the next calls of ``warm_up`` raise.
-        warm_up_gate: ``warm_up`` waits for it.
-        warmed: how often ``warm_up`` was called.
-        refusal: what ``check`` raises.
-        missing: models that must be downloaded before jobs that name them can run.
-            A language among them stands for its alignment model, which is found missing while the job runs.
-        trusted: models that the configuration names.
-        downloads: models whose download was begun, in order.
-        downloading: how many downloads go on now.
-        download_gate: ``download_model`` waits for it.
-        download_errors: what ``download_model`` raises, by model.
-        beats: whether jobs that are held tell of themselves all the time.
-    """
-
-    device = "cpu"
-    activity = ""
-
-    def __init__(self, *, held: bool = False, behave: Callable[[FakeExecutor, Job], None] | None = None) -> None:
-        self.held = held
-        self.behave = behave
-        self.started: list[str] = []
-        self.active = 0
-        self.most_active = 0
-        self.together: dict[str, int] = {}
-        self.preload_errors: list[BaseException] = []
-        self.preload_gate = threading.Event()
-        self.preload_gate.set()
-        self.warm_up_errors: list[BaseException] = []
-        self.warm_up_gate = threading.Event()
-        self.warm_up_gate.set()
-        self.warmed = 0
-        self.refusal: Exception | None = None
-        self.missing: set[str] = set()
-        self.trusted: set[str] = set()
-        self.downloads: list[str] = []
-        self.downloading = 0
-        self.download_gate = threading.Event()
-        self.download_gate.set()
-        self.download_errors: dict[str, Exception] = {}
-        self.beats = False
-        self.closed = False
-        self.used_after_close = False
-        self.timings: dict[str, float] = {}
-        self._released: set[str] = set()
-        self._lock = threading.Lock()
-
-    def facts(self) -> ExecutorFacts:
-        return ExecutorFacts(device=self.device, model="fake", compute_type="none")
-
-    def model_name(self, options: TranscriptionOptions) -> str:
-        return options.model or "fake"
-
-    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
-        return options.model is None or options.model in self.trusted
-
-    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
-        return tuple(name for name in (options.model,) if name in self.missing)
-
-    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
-        self._touch()
-        with self._lock:
-            self.downloads.append(name)
-            self.downloading += 1
-        try:
-            while not self.download_gate.wait(0.005):
-                if cancel.is_set():
-                    raise Canceled("the download was canceled")
-            if name in self.download_errors:
-                raise self.download_errors[name]
-            self.missing.discard(name)
-        finally:
-            with self._lock:
-                self.downloading -= 1
-
-    def preload(self) -> None:
-        self._touch()
-        self.preload_gate.wait()
-        if self.preload_errors:
-            raise self.preload_errors.pop(0)
-
-    def warm_up(self) -> None:
-        self._touch()
-        self.warmed += 1
-        self.warm_up_gate.wait()
-        if self.warm_up_errors:
-            raise self.warm_up_errors.pop(0)
-
-    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-
-    def run(
-        self,
-        job: Job,
-        audio: Path,
-        *,
-        on_progress: OnProgress,
-        on_partial: OnPartial,
-        on_missing_model: OnMissingModel,
-        cancel: threading.Event,
-    ) -> Transcript:
-        self._touch()
-        with self._lock:
-            self.started.append(job.job_id)
-            self.active += 1
-            self.most_active = max(self.most_active, self.active)
-            self.together[job.job_id] = self.active
-        try:
-            on_progress(Progress(0.5, "asr"))
-            if job.options.language in self.missing:
-                on_missing_model(job.options.language)
-            if self.behave is not None:
-                self.behave(self, job)
-            while self.held and job.job_id not in self._released:
-                if self.beats:
-                    on_progress(Progress(0.6, "asr"))
-                if cancel.wait(0.002):
-                    raise Canceled("the job was canceled")
-            if cancel.is_set():
-                raise Canceled("the job was canceled")
-            return transcript(audio.read_text(), job.options, timings=self.timings)
-        finally:
-            with self._lock:
-                self.active -= 1
-
-    def close(self) -> None:
-        self.closed = True
-
-    def release(self, *job_ids: str) -> None:
-        """Let these jobs end; without any, all jobs."""
-        if job_ids:
-            self._released.update(job_ids)
-        else:
-            self.held = False
-
-    def _touch(self) -> None:
-        if self.closed:
-            self.used_after_close = True
-            raise EngineClosed("the executor is closed")
-
-
-def transcript(
-    text: str, options: TranscriptionOptions | None = None, *, timings: dict[str, float] | None = None
-) -> Transcript:
-    """A transcript of one segment, ten seconds long."""
-    return Transcript(
-        language="en",
-        duration=10.0,
-        segments=(Segment(id=0, start=0.0, end=10.0, text=text),),
-        model=(options and options.model) or "fake",
-        options=options or TranscriptionOptions(),
-        timings=timings or {},
-    )
 
 
 def config_in(directory: Path, **settings: Any) -> Config:

@@ -6,10 +6,9 @@ import ast
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
 VALUES = {"errors", "records", "schema"}
 # How words stand in a text and in time: functions of the schema's values.
@@ -35,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": STORE,
     "access": STORE,
     "jobs": JOBS,
+    "testing": JOBS,
     "server": JOBS | {"logs"},
     "client": VALUES,
     "cli": JOBS | {"client", "logs", "server", "whisper_api"},
@@ -99,35 +99,35 @@ def top_level_imports(source: str) -> Iterator[str]:
             waiting += ast.iter_child_nodes(node)
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
+def test_imports_point_one_way() -> None:
+    unknown = {part_of(path) for path in MODULES} - ALLOWED.keys()
+    assert not unknown, f"say in ALLOWED what {', '.join(sorted(unknown))} may import"
+    wrong = {
+        name: sorted(parts)
+        for name, source in SOURCES.items()
+        if (parts := imported_parts(source) - ALLOWED[part_of(PACKAGE / name)] - {part_of(PACKAGE / name)})
+    }
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_one_way(path: Path) -> None:
-    part = part_of(path)
-    assert part in ALLOWED, f"say in ALLOWED what {part} may import"
-    wrong = imported_parts(path.read_text(encoding="utf-8")) - ALLOWED[part] - {part}
-    assert not wrong, f"{part} must not import {', '.join(sorted(wrong))}"
+def test_heavy_libraries_are_imported_only_when_they_are_used() -> None:
+    heavy = {
+        name: sorted(found)
+        for name, source in SOURCES.items()
+        if (found := HEAVY.intersection(top_level_imports(source)))
+    }
+    assert heavy == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_what_takes_long_is_imported_when_it_is_used(path: Path) -> None:
-    assert not HEAVY.intersection(top_level_imports(path.read_text(encoding="utf-8")))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchronous(path: Path) -> None:
-    name = name_of(path)
-    if name.startswith(("server/", "client/async_")) or name in (
-        "jobs/events.py",
-        "client/upload.py",
-    ):
-        return
+def is_asynchronous(source: str) -> bool:
     asynchronous = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
-    assert not [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, asynchronous)
-    ]
+    return any(isinstance(node, asynchronous) for node in ast.walk(ast.parse(source)))
+
+
+def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchronous() -> None:
+    allowed = ("server/", "client/async_", "jobs/events.py", "client/upload.py")
+    found = [name for name, source in SOURCES.items() if is_asynchronous(source) and not name.startswith(allowed)]
+    assert found == []
 
 
 # The parts of a JobService that only the service itself uses.
@@ -147,9 +147,9 @@ def parts_of_services(source: str) -> list[str]:
 
 def test_the_server_uses_only_the_methods_of_the_job_service() -> None:
     found = {
-        name_of(path): parts
-        for path in MODULES
-        if part_of(path) in ("server", "cli") and (parts := parts_of_services(path.read_text(encoding="utf-8")))
+        name: parts
+        for name, source in SOURCES.items()
+        if name.startswith(("server/", "cli/")) and (parts := parts_of_services(source))
     }
     assert found == {}
 
@@ -237,3 +237,5 @@ except ImportError:
 """
     assert imported_parts(source) == {"whisper_api", "engine", "formats"}
     assert set(top_level_imports(source)) == {"typing", "whisper_api", "pandas", "nltk"}
+    assert not is_asynchronous(source)
+    assert is_asynchronous("def outer():\n    async def inner(): ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,11 @@ class Blocking:
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._client = AsyncClient(*arguments, **named)
-        self._loop = asyncio.new_event_loop()
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # Made when it is needed: a client that is only looked at is not closed.
+        return asyncio.new_event_loop()
 
     def __enter__(self) -> Blocking:
         return self

@@ -32,9 +32,9 @@ CHECKPOINT = "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
 
 
 @pytest.fixture(scope="module")
-def audio(sample_call: Path) -> npt.NDArray[np.float32]:
+def audio(short_call: Path) -> npt.NDArray[np.float32]:
     """Two windows of speech."""
-    speech = decode(sample_call).audio[8 * RATE : 16 * RATE]
+    speech = decode(short_call).audio
     return np.concatenate([speech, np.zeros(25 * RATE, np.float32), speech])
 
 
@@ -42,12 +42,12 @@ def audio(sample_call: Path) -> npt.NDArray[np.float32]:
 def engine_with(models_dir: Path, root: Path) -> Iterator[Engine]:
     """An engine with the real Whisper and the alignment model below this directory."""
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
-    with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
+    with Engine(device="cpu", model="tiny.en", models_dir=root, offline=True) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(models_dir: Path, tiny_en_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """With an alignment model of the true shape, which has to be loaded anew for every job."""
     root = tmp_path_factory.mktemp("models")
     assert random_models.make_alignment(root).name == CHECKPOINT

@@ -51,17 +51,17 @@ def freed(references: list[weakref.ref[Any]]) -> bool:
 
 @pytest.mark.parametrize("options", [{"align": False, "diarize": False}, {"align": True}, {"diarize": True}])
 def test_the_audio_of_a_completed_job_is_freed(
-    engine: Engine, sample_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], options: dict[str, Any]
+    engine: Engine, short_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], options: dict[str, Any]
 ) -> None:
     """With ``align``: no alignment model is here, and the error that says so is kept by a future."""
-    engine.transcribe(sample_call, TranscriptionOptions(language="en", **options))
+    engine.transcribe(short_call, TranscriptionOptions(language="en", **options))
     assert len(decoded) == 1
     assert freed(decoded)
 
 
 @pytest.mark.parametrize("stage", ["vad", "asr", "diarize"])
 def test_the_audio_of_a_canceled_job_is_freed(
-    engine: Engine, sample_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], stage: str
+    engine: Engine, short_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], stage: str
 ) -> None:
     cancel = threading.Event()
 
@@ -71,7 +71,7 @@ def test_the_audio_of_a_canceled_job_is_freed(
 
     with pytest.raises(Canceled):
         engine.transcribe(
-            sample_call,
+            short_call,
             TranscriptionOptions(language="en", diarize=True),
             on_progress=stop_there,
             cancel=cancel,

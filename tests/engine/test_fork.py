@@ -29,11 +29,10 @@ def child(name, work, end):
     _, status = os.waitpid(pid, 0)
     print(name, "ended with", os.waitstatus_to_exitcode(status), flush=True)
 """
-ENDS = pytest.mark.parametrize("end", ["sys.exit", "os._exit"])
 
 
 def run(script: str, *arguments: object) -> dict[str, str]:
-    """What a script prints: first words to the rest of their lines; for an ``ended with`` line, name and ``end``."""
+    """The lines that a script prints, by their first word; the line ``NAME ended with ...`` is under ``NAME end``."""
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + script, *map(str, arguments)],
         capture_output=True,
@@ -53,9 +52,9 @@ def run(script: str, *arguments: object) -> dict[str, str]:
 
 ENGINE = """
 from whisper_api import Engine, TranscriptionOptions
-models_dir, audio, end = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+models_dir, audio = sys.argv[1:]
 options = TranscriptionOptions(language="en", diarize=False, align=False)
-engine = Engine(device="cpu", model="base", models_dir=models_dir, offline=True)
+engine = Engine(device="cpu", model="tiny.en", models_dir=models_dir, offline=True)
 
 def use():
     return engine.transcribe(audio, options).text.replace("\\n", " ")
@@ -63,18 +62,17 @@ def use():
 
 
 @pytest.mark.models
-@ENDS
 def test_an_engine_that_was_not_used_before_the_fork_works_in_every_child(
-    end: str, models_dir: Path, base_model_dir: Path, sample_call: Path
+    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
 ) -> None:
     script = """
 threads = threading.active_count()
-child("first", use, end)
-child("second", use, end)
+child("first", use, sys.exit)
+child("second", use, os._exit)
 print("parent", use())
 print("threads", threads)
 """
-    told = run(ENGINE + script, models_dir, sample_call, end)
+    told = run(ENGINE + script, models_dir, short_call)
     assert told["threads"] == "1"
     assert "New Jersey" in told["parent"]
     assert told["first"] == told["second"] == told["parent"]
@@ -82,9 +80,8 @@ print("threads", threads)
 
 
 @pytest.mark.models
-@ENDS
 def test_an_engine_that_was_used_before_the_fork_says_at_once_that_it_cannot_be_used(
-    end: str, models_dir: Path, base_model_dir: Path, ecapa_path: Path, sample_call: Path
+    models_dir: Path, tiny_en_model_dir: Path, ecapa_path: Path, short_call: Path
 ) -> None:
     script = """
 import threading
@@ -98,39 +95,43 @@ def drop():
     return f"dropped {gc.collect() >= 0}"
 
 def make():
-    return Engine(device="cpu", model="base", models_dir=models_dir, offline=True)
+    return Engine(device="cpu", model="tiny.en", models_dir=models_dir, offline=True)
 
 before = engine.transcribe(audio, speakers).text
-child("transcribe", use, end)
-child("preload", engine.preload, end)
-child("rest", engine.preload_rest, end)
-child("another", make, end)
-child("nothing", lambda: "nothing", end)
-child("drop", drop, end)
+child("transcribe", use, sys.exit)
+child("transcribe_too", use, os._exit)
+child("preload", engine.preload, sys.exit)
+child("rest", engine.preload_rest, os._exit)
+child("another", make, sys.exit)
+child("nothing", lambda: "nothing", sys.exit)
+child("nothing_too", lambda: "nothing", os._exit)
+child("drop", drop, sys.exit)
+child("drop_too", drop, os._exit)
 
 # While the parent's threads are at work, and hold whatever locks they hold.
 busy = threading.Thread(target=lambda: engine.transcribe(audio, speakers))
 busy.start()
-for number in range(5):
+for number, end in enumerate((sys.exit, os._exit) * 2):
     child(f"busy{number}", use, end)
     child(f"closing{number}", engine.close, end)
 busy.join()
 print("parent", engine.transcribe(audio, speakers).text == before)
 """
-    told = run(ENGINE + script, models_dir, sample_call, end)
+    told = run(ENGINE + script, models_dir, short_call)
     assert told["parent"] == "True"
     assert {text for name, text in told.items() if name.endswith(" end")} == {"3"}
-    for name in ("transcribe", "preload", "rest", "another", *(f"busy{number}" for number in range(5))):
+    busy = [f"busy{number}" for number in range(4)]
+    for name in ("transcribe", "transcribe_too", "preload", "rest", "another", *busy):
         assert told[name].startswith("ForkedProcess models were used in process "), told[name]
         assert "worker_process_init" in told[name]
-    assert told["nothing"] == "nothing"
-    assert told["drop"] == "dropped True"
-    assert {told[f"closing{number}"] for number in range(5)} == {"None"}
+    assert {told["nothing"], told["nothing_too"]} == {"nothing"}
+    assert {told["drop"], told["drop_too"]} == {"dropped True"}
+    assert {told[f"closing{number}"] for number in range(4)} == {"None"}
 
 
 @pytest.mark.models
 def test_a_pool_of_forked_processes_works_with_an_engine_made_before(
-    models_dir: Path, base_model_dir: Path, sample_call: Path
+    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
 ) -> None:
     script = """
 import multiprocessing
@@ -143,12 +144,12 @@ with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as p
     texts = set(pool.map(work, range(4)))
 print("texts", len(texts), "New Jersey" in texts.pop())
 """
-    assert run(ENGINE + script, models_dir, sample_call, "os._exit")["texts"] == "1 True"
+    assert run(ENGINE + script, models_dir, short_call)["texts"] == "1 True"
 
 
 @pytest.mark.models
 def test_the_error_of_a_forked_pool_reaches_the_caller(
-    models_dir: Path, base_model_dir: Path, sample_call: Path
+    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
 ) -> None:
     script = """
 import multiprocessing
@@ -166,6 +167,6 @@ with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as p
         print("error", error)
 print("parent", "New Jersey" in use())
 """
-    told = run(ENGINE + script, models_dir, sample_call, "os._exit")
+    told = run(ENGINE + script, models_dir, short_call)
     assert told["error"].startswith("models were used in process ")
     assert told["parent"] == "True"

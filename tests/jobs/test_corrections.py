@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeExecutor, Services, ended, new_service, running, submit, transcript_in
+from fakes import Services, ended, new_service, running, submit, transcript_in
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from whisper_api.schema import (
     Word,
     job_result,
 )
+from whisper_api.testing import FakeExecutor
 
 
 def segment(number: int, words: list[str], text: str | None = None, speaker: str | None = None) -> Segment:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from fakes import transcript
 from msgspec.structs import replace
 
 from whisper_api.jobs.estimates import SHORTEST, Estimates
 from whisper_api.jobs.running import ProgressSnapshot
 from whisper_api.schema import Progress, Stage, TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore
+from whisper_api.testing import fake_transcript
 
 PLAIN = TranscriptionOptions(align=False, diarize=False)
 
@@ -43,7 +43,7 @@ def live(stage: Stage, stage_fraction: float = 0.0, stage_seconds: float = 0.0) 
 
 def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
     timings = {"decode": 1.0, "vad": 2.0, "asr": 10.0, **timings}
-    took = replace(transcript("x", timings=timings), model=model, duration=seconds)
+    took = replace(fake_transcript("x", timings=timings), model=model, duration=seconds)
     job_id, store = str(uuid.uuid4()), estimates._store
     store.add(job(job_id))
     store.claim(job_id, 1.0)
@@ -90,7 +90,7 @@ def test_jobs_of_another_kind_do_not_spoil_the_estimate(
     assert before == [pytest.approx(13.0), pytest.approx(18.0)]
     for number in range(10):
         heard = replace(
-            transcript("x", others, timings={"decode": 36.0, "vad": 72.0, **took}),
+            fake_transcript("x", others, timings={"decode": 36.0, "vad": 72.0, **took}),
             model="base",
             duration=3600.0,
             language_probabilities={"en": 1.0} if others.task == "detect_language" else None,
@@ -106,7 +106,7 @@ def test_jobs_of_another_kind_do_not_spoil_the_estimate(
 def test_the_time_to_tell_a_language_does_not_grow_with_the_audio(store: JobStore, estimates: Estimates) -> None:
     detect = TranscriptionOptions(task="detect_language", align=True, diarize=None)
     heard = replace(
-        transcript("", detect, timings={"decode": 1.0, "vad": 2.0, "asr": 0.5}),
+        fake_transcript("", detect, timings={"decode": 1.0, "vad": 2.0, "asr": 0.5}),
         model="base",
         duration=100.0,
         segments=(),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, running, submit, until
+from fakes import DEADLINE, Services, ended, holding, idle, running, submit, until
 from server.virtual_time import run_at_once
 
 from whisper_api.errors import EngineClosed
@@ -36,6 +36,7 @@ from whisper_api.schema import (
     Word,
 )
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 T = TypeVar("T")
 

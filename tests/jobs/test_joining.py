@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import DEADLINE, FakeExecutor, Services, ended, holding, idle, ids_in, running, submit, uploads
+from fakes import DEADLINE, Services, ended, holding, idle, ids_in, running, submit, uploads
 from store.test_jobs import TRANSCRIPT, new_job
 
 from whisper_api.errors import IdempotencyConflict
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.store.jobs import AlreadyThere, JobStore
+from whisper_api.testing import FakeExecutor
 
 
 @pytest.mark.parametrize("owner", ["", "ada"])

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from fakes import (
     DEADLINE,
-    FakeExecutor,
     Services,
     ended,
     holding,
@@ -36,6 +35,7 @@ from whisper_api.errors import (
 )
 from whisper_api.jobs.recovery import end_of_last_process
 from whisper_api.jobs.service import JobService
+from whisper_api.testing import FakeExecutor
 
 # --- stopping and starting again ----------------------------------------------------------------------------------
 
@@ -297,11 +297,14 @@ def has_more(things: Sized, number: int) -> bool:
 
 def limit_pages(service: JobService, pages: int) -> None:
     """Let the database's disk end after so many pages."""
-    with service.store._database.write() as connection:
+    with service.store.database.write() as connection:
         connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
 
 
-def test_a_full_disk_makes_the_service_unready_until_there_is_room(serve: Services) -> None:
+def test_a_full_disk_makes_the_service_unready_until_there_is_room(
+    serve: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisper_api.jobs.health.MAX_TICK_SECONDS", 0.1)
     service = serve()
     until(lambda: service.health().ready)
     limit_pages(service, 1)
@@ -316,8 +319,8 @@ def test_a_full_disk_makes_the_service_unready_until_there_is_room(serve: Servic
     assert (health.ready, health.state) == (False, "disk_full")
     assert "disk" in health.reason
     # Nobody submits anything, and nothing is restarted.
-    with service.store._database._my_turn():
-        service.store._database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
+    with service.store.database._my_turn():
+        service.store.database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
     until(lambda: service.health().ready, "it is ready again by itself")
     assert ended(service, submit(service)).status == "Completed"
 

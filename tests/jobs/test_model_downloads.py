@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import FakeExecutor, Services, ended, submission, until
+from fakes import Services, ended, submission, until
 
 from whisper_api.access.keys import KeyRing, Role
 from whisper_api.errors import ModelUnavailable
 from whisper_api.jobs.service import JobService
+from whisper_api.testing import FakeExecutor
 
 
 def submit(service: JobService, owner: str = "", **fields: Any) -> str:

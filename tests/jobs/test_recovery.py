@@ -10,12 +10,13 @@ from pathlib import Path
 
 import fakes
 import pytest
-from fakes import new_service, queued_in, submit, transcript, uploads
+from fakes import new_service, queued_in, submit, uploads
 
 from whisper_api.jobs import recovery
 from whisper_api.jobs.recovery import FaultLog, end_of_last_process, note_kills, note_start, note_stop, recover
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore
+from whisper_api.testing import fake_transcript
 
 KILLED = -signal.SIGKILL
 EXITED = 7
@@ -279,7 +280,7 @@ def test_only_running_jobs_are_looked_at_and_they_keep_their_place(store: JobSto
     for job_id in "abcd":
         processing(store, job_id)
     store.requeue("b")
-    store.complete("d", transcript("x"), 2.0)
+    store.complete("d", fake_transcript("x"), 2.0)
     assert recover(store, "crash", 2.0).requeued == ("a", "c")
     assert queued_in(store) == ["a", "b", "c"]
     assert counted(store, "b") == ("Queued", 0, 0)

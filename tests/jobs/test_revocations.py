@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import FakeExecutor, Services, ended, idle, new_service, running, submit, uploads
+from fakes import Services, ended, idle, new_service, running, submit, uploads
 
 from whisper_api.access.keys import KeyRing
 from whisper_api.cli.main import main
 from whisper_api.errors import JobCanceled
+from whisper_api.jobs import revocations
 from whisper_api.jobs.revocations import REASON
+from whisper_api.testing import FakeExecutor
+
+
+@pytest.fixture(autouse=True)
+def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocations, "POLL_SECONDS", 0.05)
 
 
 def revoke_elsewhere(directory: Path, name: str) -> None:

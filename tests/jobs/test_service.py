@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import (
-    FakeExecutor,
     FaultyStore,
     Services,
     ended,
@@ -42,6 +41,7 @@ from whisper_api.errors import (
 )
 from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 # --- one job ----------------------------------------------------------------------------------------------------
 

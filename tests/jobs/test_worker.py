@@ -8,21 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import (
-    FakeExecutor,
-    FaultyStore,
-    Services,
-    ended,
-    faulty,
-    holding,
-    idle,
-    run_one,
-    running,
-    submit,
-    text_of,
-    until,
-    uploads,
-)
+from fakes import FaultyStore, Services, ended, faulty, holding, idle, run_one, running, submit, text_of, until, uploads
 
 from whisper_api.errors import (
     EngineClosed,
@@ -31,6 +17,7 @@ from whisper_api.errors import (
     ResultGone,
 )
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 # --- cancelling -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from server.conftest import cut, hello, two_tracks
+from server.conftest import hello, two_tracks
 from server.harness import RunningServer, finish, submit
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from page.visits import Visit
 
-__all__ = ["cut", "hello", "two_tracks"]
+__all__ = ["hello", "two_tracks"]
 
 # How much of the sample call the fake microphone hears, in seconds.
 HEARD_FROM, HEARD_SECONDS = 6.0, 5.0

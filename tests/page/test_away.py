@@ -20,9 +20,9 @@ Open = Callable[..., Visit]
 
 
 @pytest.fixture
-def open_server(browser: Browser, tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iterator[RunningServer]:
+def open_server(browser: Browser, tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path) -> Iterator[RunningServer]:
     """A server without keys."""
-    settings: dict[str, object] = {"ENABLE_AUTHORIZATION": False, "PRELOAD_MODELS": False}
+    settings: dict[str, object] = {"ENABLE_AUTHORIZATION": False, "PRELOAD_MODELS": False, "WHISPER_MODEL": "tiny.en"}
     with RunningServer(tmp_path, models_dir, settings) as server:
         yield server
 

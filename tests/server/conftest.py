@@ -159,21 +159,6 @@ def unharmed(server: RunningServer) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cut(sample_call: Path) -> Callable[[float, float], bytes]:
-    """A piece of the sample call as a WAV file: from when on, and how many seconds."""
-
-    def piece(begin: float, seconds: float) -> bytes:
-        file = io.BytesIO()
-        with wave.open(str(sample_call)) as call, wave.open(file, "wb") as out:
-            out.setparams(call.getparams())
-            call.setpos(int(begin * call.getframerate()))
-            out.writeframes(call.readframes(int(seconds * call.getframerate())))
-        return file.getvalue()
-
-    return piece
-
-
-@pytest.fixture(scope="session")
 def hello(cut: Callable[[float, float], bytes]) -> bytes:
     """One second: a greeting."""
     return cut(6.0, 1.0)

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import httpx
 import pytest
-from fakes import FakeExecutor, config_in, new_service
+from fakes import config_in, new_service
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Scope
 
@@ -20,6 +20,7 @@ from whisper_api.access.keys import KeyRing, Role
 from whisper_api.jobs.service import JobService
 from whisper_api.server.app import create_app
 from whisper_api.server.state import ServerState
+from whisper_api.testing import FakeExecutor
 
 __all__ = ["AUDIO", "ORIGIN", "Inside", "RawRequest", "inside", "lines_of", "on_a_loop", "problem"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor
 
 from server.inside import AUDIO, inside, on_a_loop, problem
+from whisper_api.testing import FakeExecutor
 
 PATHS = ("/transcribe", "/transcriptions", "/detect-language")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor, config_in
+from fakes import config_in
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -20,6 +20,7 @@ from whisper_api import Config, StorageLocked, create_app, errors
 from whisper_api.errors import UnknownModel
 from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.access_log import USABLE_ID
+from whisper_api.testing import FakeExecutor
 
 MESSAGE = "secret/path is broken"
 

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from fakes import FakeExecutor
 
 from server.harness import RunningServer, problem
 from server.inside import AUDIO, Inside, RawRequest, inside, on_a_loop
 from server.inside import problem as inside_problem
 from server.openai_inside import all_canceled, headers, running, sent, states
+from whisper_api.testing import FakeExecutor
 
 CUE = re.compile(r"(\d+)\n(\d\d:\d\d:\d\d,\d{3}) --> (\d\d:\d\d:\d\d,\d{3})\n(.+?)\n\n", re.DOTALL)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes import FakeExecutor, config_in
+from fakes import config_in
 
 from server.inside import ORIGIN, inside, on_a_loop
 from whisper_api import create_app
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import ConfigError
 from whisper_api.server.middleware.auth import OPEN_PATHS
+from whisper_api.testing import FakeExecutor
 
 SOMEWHERE = "https://somewhere.example"
 

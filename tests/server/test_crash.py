@@ -22,11 +22,11 @@ from whisper_api.store.jobs import JobStore
 JOBS = 30
 CLIENTS = 8
 KILLS = 10
-OPTIONS = TranscriptionOptions(model="base", language="en", align=False, diarize=False)
+OPTIONS = TranscriptionOptions(model="tiny.en", language="en", align=False, diarize=False)
 # Of the kills, those that hit the start itself; the others come when the server listens, and hit uploads and jobs.
 EARLY = 0.25
 EARLY_SECONDS = 2.0
-LIFE_SECONDS = 5.0
+LIFE_SECONDS = 4.0
 # The first jobs come at once, so that the queue is not short from the beginning.
 AT_ONCE = CLIENTS
 PAUSE_SECONDS = 4.0
@@ -34,7 +34,7 @@ DATABASE = {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 
 @pytest.fixture
-def server(tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iterator[RunningServer]:
+def server(tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path) -> Iterator[RunningServer]:
     # Not started: its first life is as short as the others.
     server = RunningServer(tmp_path / "server", models_dir, {"PRELOAD_MODELS": False})
     yield server

@@ -15,7 +15,7 @@ from whisper_api import Client
 from whisper_api.jobs.events import LAST_ID
 from whisper_api.schema import JobEvent, JobSegmentEvent, TranscriptionOptions
 
-OPTIONS = TranscriptionOptions(model="base", language="en", diarize=False)
+OPTIONS = TranscriptionOptions(model="tiny.en", language="en", diarize=False)
 
 
 def told(response: httpx.Response) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from fakes import FakeExecutor, config_in, new_service, submit, until, watched_jobs
+from fakes import config_in, new_service, submit, until, watched_jobs
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -30,6 +30,7 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
 
@@ -90,7 +91,7 @@ def reader_of(app: Inside) -> Reader:
 
 
 async def reading(app: Inside, client: httpx.AsyncClient) -> str:
-    """A job that runs, and has told its first stretch."""
+    """A job that runs, and whose first text is known."""
     job_id = await app.running(client)
     logs = app.service.events.logs
     await app.until(lambda: job_id in logs and logs[job_id].partials)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fakes import FakeExecutor
 
 from server.harness import RunningServer, finish, problem
 from server.inside import AUDIO, inside, on_a_loop
 from server.inside import problem as inside_problem
+from whisper_api.testing import FakeExecutor
 
 
 def detect(client: httpx.Client, audio: bytes, *, key: str = "", **fields: str) -> httpx.Response:

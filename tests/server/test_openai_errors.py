@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import httpx
-from fakes import FakeExecutor
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from server.inside import AUDIO, inside, on_a_loop
 from server.openai_inside import PATH, error, headers, running, sent, states, upload
+from whisper_api.testing import FakeExecutor
 
 
 @on_a_loop

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes import FakeExecutor
-from fakes import transcript as fake_transcript
 
 from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidOption, UnknownModel
@@ -16,6 +14,7 @@ from whisper_api.server.openai.answers import answer_of, diarized_segments, spea
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields
 from whisper_api.server.openai.streaming import Deltas
+from whisper_api.testing import FakeExecutor, fake_transcript
 from whisper_api.word_spacing import joined
 
 

@@ -171,7 +171,7 @@ async def test_a_json_body_is_answered_as_the_form_is(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_the_same_upload_again_joins_the_job_however_it_is_written(tmp_path: Path) -> None:
-    from fakes import FakeExecutor
+    from whisper_api.testing import FakeExecutor
 
     body = json.dumps({"file": BASE64, "model": "base"}).encode()
     async with inside(tmp_path, FakeExecutor(held=True), model="base") as app:

@@ -10,12 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor, holding
+from fakes import holding
 
 from server.file_server import file_server
 from server.inside import AUDIO, RawRequest, inside, on_a_loop
 from server.openai_inside import PATH, all_canceled, error, headers, running, sent, states, upload
 from whisper_api.server.realtime import waiters, waiting
+from whisper_api.testing import FakeExecutor
 
 FOREVER = 3600.0
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FakeExecutor
 
 from server.harness import ROOT, RunningServer, problem, transcribed
 from server.inside import AUDIO, inside, on_a_loop
@@ -20,6 +19,7 @@ from whisper_api.config import Config
 from whisper_api.engine.models.names import OPENAI_NAMES
 from whisper_api.errors import UnknownModel
 from whisper_api.jobs.executor import LocalExecutor
+from whisper_api.testing import FakeExecutor
 
 # With this configuration: what a name means on every door.
 SETTINGS: dict[str, object] = {"WHISPER_MODEL": "base", "MODEL_ALIASES": "my-asr=tiny.en, scribe=whisper-1"}

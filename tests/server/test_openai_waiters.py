@@ -7,10 +7,9 @@ import functools
 import json
 from pathlib import Path
 
-from fakes import FakeExecutor
-
 from server.inside import inside, on_a_loop
 from server.openai_inside import all_canceled, error, headers, running, sent, states, upload
+from whisper_api.testing import FakeExecutor
 
 FOREVER = 3600.0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor, config_in
+from fakes import config_in
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -25,6 +25,7 @@ from whisper_api import create_app
 from whisper_api.errors import ConfigError
 from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, client_address, public_url
+from whisper_api.testing import FakeExecutor
 
 PROXY, STRANGER = "10.0.0.1", "198.51.100.7"
 CLIENT = "203.0.113.9"

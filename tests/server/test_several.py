@@ -14,13 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor
 
 from server.harness import RunningServer, finish
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.upload_server import BOUNDARY, field_part, file_part, form
 from whisper_api.errors import StorageFull, UnknownModel
 from whisper_api.server.uploads import file_parts
+from whisper_api.testing import FakeExecutor
 
 TEXT = b"Dear all,\nhow are you?\n"
 

@@ -9,19 +9,20 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor
 
 from server.conftest import Start
 from server.harness import RunningServer, submit, until
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
 from whisper_api.server.uploads import upload_turn
+from whisper_api.testing import FakeExecutor
 
 DRIPPING = 20
 # So many places has the queue, and so long the window of the least rate is.
@@ -29,12 +30,13 @@ SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANG
 
 
 @contextlib.contextmanager
-def dripping(server: RunningServer, *starts: bytes) -> Iterator[list[socket.socket]]:
-    """Twenty connections that send the beginnings of requests by turns, and then three bytes a second."""
+def dripping(server: RunningServer, starts: Iterable[bytes]) -> Iterator[list[socket.socket]]:
+    """Connections that send the beginnings of requests, and then three bytes a second."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(DRIPPING)]
-        for connection, start in zip(connections, itertools.cycle(starts), strict=False):
+        connections = []
+        for start in starts:
+            connections.append(connection := stack.enter_context(server.connect()))
             connection.sendall(start)
 
         def drip() -> None:
@@ -52,50 +54,39 @@ def dripping(server: RunningServer, *starts: bytes) -> Iterator[list[socket.sock
             thread.join()
 
 
-def test_another_key_is_accepted_while_twenty_uploads_drip(start_server: Start, hello: bytes) -> None:
+def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: bytes) -> None:
+    """Files in forms; and a form without parts, a JSON body, and a chunk of which not even the length comes."""
     server = start_server(SETTINGS)
-    starts = [
-        head(server.user_key, "Content-Length: 1000000", target=target) + file_head() + b"RIFF"
-        for target in ("/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions")
+    targets = ("/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions")
+    files = [
+        head(server.user_key, "Content-Length: 1000000", target=target) + file_head() + b"RIFF" for target in targets
     ]
-    with server.client(server.key("another")) as another, dripping(server, *starts) as connections:
-        # As many as one key may have are being received.
-        until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
-        for _ in range(3):
-            submit(another, hello)
-        for connection in connections:
-            status, headers, body = answer(connection)
-            assert status == 408, body
-            assert headers["connection"] == "close"
-            assert b"1000 bytes a second" in body
-            assert connection.recv(1) == b""
+    with server.client(server.key("another")) as another:
+        corrections = f"PUT /transcription/{submit(another, hello)}/corrections"
+        # With a key of their own: the files take all the uploads that a key may have.
+        key = server.key("a third")
+        others = [
+            request(key, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
+            request(server.key("another"), corrections, "Content-Type: application/json", "Content-Length: 9999"),
+            head(key, "Transfer-Encoding: chunked") + b"5;",
+        ]
+        starts = [*others * 2, *itertools.islice(itertools.cycle(files), DRIPPING)]
+        with dripping(server, starts) as connections:
+            # As many as one key may have are being received.
+            until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
+            for _ in range(3):
+                submit(another, hello)
+            for number, connection in enumerate(connections):
+                status, headers, body = answer(connection)
+                assert (status, headers["connection"]) == (408, "close"), body
+                if number >= len(others) * 2:
+                    assert b"1000 bytes a second" in body
+                    assert connection.recv(1) == b""
     until(lambda: not list(server.uploads_dir.glob("*/audio.part")))
 
 
-def test_bodies_without_a_file_have_a_least_rate_too(start_server: Start, hello: bytes) -> None:
-    """A form without parts, a JSON body, and a body of chunks of which not even the first length comes."""
-    server = start_server(SETTINGS)
-    with server.client() as client:
-        job_id = submit(client, hello)
-    starts = [
-        request(server, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
-        request(
-            server,
-            f"PUT /transcription/{job_id}/corrections",
-            "Content-Type: application/json",
-            "Content-Length: 9999",
-        ),
-        head(server.user_key, "Transfer-Encoding: chunked") + b"5;",
-    ]
-    with dripping(server, *starts) as connections, server.client(server.key("another")) as another:
-        submit(another, hello)
-        for connection in connections:
-            status, headers, body = answer(connection)
-            assert (status, headers["connection"]) == (408, "close"), body
-
-
-def request(server: RunningServer, line: str, *headers: str) -> bytes:
-    lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.user_key}", *headers, "", ""]
+def request(key: str, line: str, *headers: str) -> bytes:
+    lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *headers, "", ""]
     return "\r\n".join(lines).encode()
 
 
@@ -120,7 +111,8 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
     server = start_server({**SETTINGS, **settings})
     content = form(AUDIO)
     request = head(server.user_key, f"Content-Length: {len(content)}") + content
-    for pieces, expected in ((12, 202), (100, 408)):
+
+    def send(pieces: int) -> tuple[int, bytes]:
         with server.connect() as connection:
             connection.sendall(request[:-pieces])
             for at in range(len(request) - pieces, len(request)):
@@ -130,8 +122,14 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
                 if select.select([connection], [], [], 0)[0]:
                     break
             status, _, body = answer(connection)
-            assert status == expected, body
-            assert (b"within 9 seconds" in body) is (expected == 408)
+            return status, body
+
+    with ThreadPoolExecutor() as pool:
+        sends = pool.submit(send, 12), pool.submit(send, 100)
+        whole, late = (sending.result() for sending in sends)
+    assert whole[0] == 202, whole
+    assert late[0] == 408
+    assert b"within 9 seconds" in late[1]
 
 
 # --- shares ---

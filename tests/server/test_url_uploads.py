@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeExecutor
 
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
@@ -22,6 +21,7 @@ from whisper_api.server.state import FETCHES_PER_CALLER
 from whisper_api.server.uploads.fetch import url_uploads
 from whisper_api.server.uploads.fetch.fetching import Fetch
 from whisper_api.server.uploads.file_parts import MAX_FILES
+from whisper_api.testing import FakeExecutor
 
 PATHS = ("/transcribe", "/transcription", "/transcriptions", "/detect-language")
 

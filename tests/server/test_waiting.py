@@ -14,13 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes import FakeExecutor, watched_jobs
+from fakes import watched_jobs
 
 from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop, problem
 from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
 from whisper_api.schema import JobStatus
 from whisper_api.store.jobs import Job
+from whisper_api.testing import FakeExecutor
 
 MESSAGE = "secret/path is broken"
 

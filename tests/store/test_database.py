@@ -157,7 +157,7 @@ def kill(statement):
     if statement.strip().startswith(argument):
         os.kill(os.getpid(), signal.SIGKILL)
 
-with store._database.write() as connection:
+with store.database.write() as connection:
     pass
 connection.set_trace_callback(kill)
 store.complete("job", transcript("text"), 3.0)
@@ -177,7 +177,7 @@ store.complete("job", transcript("text"), 3.0)
 
 
 def limit_pages(store: JobStore, pages: int) -> None:
-    with store._database.write() as connection:
+    with store.database.write() as connection:
         connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
 
 
@@ -257,7 +257,7 @@ def test_a_locked_database_is_told_and_can_be_read(store: JobStore, path: Path) 
 
 def test_readers_do_not_wait_for_the_writer(store: JobStore) -> None:
     store.add(new_job("job"))
-    with store._database.write() as connection:
+    with store.database.write() as connection:
         connection.execute("UPDATE jobs SET state = 'Processing'")
         job = store.get("job")
     assert job is not None
@@ -265,7 +265,7 @@ def test_readers_do_not_wait_for_the_writer(store: JobStore) -> None:
 
 
 def test_what_a_reader_takes_hold_of_cannot_be_written(store: JobStore) -> None:
-    with pytest.raises(StorageError), store._database.read() as connection:
+    with pytest.raises(StorageError), store.database.read() as connection:
         connection.execute("DELETE FROM jobs")
 
 
@@ -481,7 +481,7 @@ def test_an_update_that_fails_changes_nothing(path: Path, monkeypatch: pytest.Mo
         with pytest.raises(StorageError, match="nowhere"):
             JobStore(path)
     store = JobStore(path)
-    with store._database.read() as connection:
+    with store.database.read() as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     assert "jobs" in tables
     assert "notes" not in tables

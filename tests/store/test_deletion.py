@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeExecutor, Services, ended, idle, new_service, running, submission, submit, text_of, until, uploads
+from fakes import Services, ended, idle, new_service, running, submission, submit, text_of, until, uploads
 
 from store.test_jobs import new_job
 from whisper_api.access.keys import KeyRing
@@ -25,6 +25,7 @@ from whisper_api.jobs.service import JobService
 from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
 from whisper_api.store import texts
 from whisper_api.store.jobs import Job, JobStore
+from whisper_api.testing import FakeExecutor
 
 # From a deletion to the last byte of what was deleted.
 MINUTE = 60.0
@@ -52,6 +53,14 @@ connection.execute("SELECT COUNT(*) FROM jobs").fetchall()
 print("reading", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def _wipe_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped interval, only shorter: these tests wait for the wipe."""
+    assert retention_module.WIPE_SECONDS < MINUTE
+    monkeypatch.setattr(retention_module, "WIPE_SECONDS", 0.2)
+    monkeypatch.setattr(retention_module, "MIN_TICK_SECONDS", 0.1)
 
 
 def on_disk(directory: Path, words: list[str]) -> set[str]:
@@ -111,7 +120,7 @@ class Plants:
         deadline = time.monotonic() + MINUTE
         while left := on_disk(directory, self.words):
             assert time.monotonic() < deadline, f"{len(left)} of {len(self.words)} are still there"
-            time.sleep(0.5)
+            time.sleep(0.05)
 
 
 def poisoned(executor: FakeExecutor, job: Job) -> None:
@@ -242,10 +251,10 @@ def test_a_reader_that_stays_is_told_of_once(
     with held_open(tmp_path / "jobs.db"):
         store.delete("job")
         for _ in range(4):
-            retention._wipe()
+            retention.wipe()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "another program" in caplog.text
-    retention._wipe()
+    retention.wipe()
     assert (tmp_path / "jobs.db-wal").stat().st_size == 0
     store.close()
 
@@ -255,7 +264,7 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
     chance = random.Random(seed)
     alive: dict[str, str] = {}
     gone: list[str] = []
-    for number in range(700):
+    for number in range(200):
         if alive and chance.random() < 0.45:
             job_id = chance.choice(list(alive))
             gone.append(alive.pop(job_id))
@@ -276,7 +285,8 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
     return gone, list(alive.values())
 
 
-@pytest.mark.parametrize("seed", range(2))
+# With these seeds rows move between pages, and copies of them stay behind when texts are not padded.
+@pytest.mark.parametrize("seed", [8, 10])
 def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, seed: int) -> None:
     store = JobStore(tmp_path / "jobs.db")
     gone, alive = churn(store, seed)
@@ -290,7 +300,7 @@ def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, see
 
 def test_no_row_has_text_outside_its_overflow_pages(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
-    with store._database.read() as connection:
+    with store.database.read() as connection:
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
     # Of a row, no more than a page stands outside: https://www.sqlite.org/fileformat2.html#b_tree_pages
     assert page_bytes == texts.PAGE_BYTES

@@ -124,7 +124,7 @@ def test_a_search_by_metadata_reads_only_what_it_finds(store: JobStore, state: J
         """How many steps SQLite's machine takes for a page."""
         nonlocal steps
         steps = 0
-        with store._database.read() as reader:
+        with store.database.read() as reader:
             reader.set_progress_handler(count, 1)
         assert len(found(store, state=state, limit=10, **wanted)) == number
         return steps

@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_an_error(store: JobStore) -> None:
     store.add(new_job("job"))
     store.claim("job", 101.0)
     store.complete("job", TRANSCRIPT, 102.0)
-    with store._database.write() as connection:
+    with store.database.write() as connection:
         connection.execute("UPDATE jobs SET options = '{'")
         connection.execute("UPDATE transcripts SET content = '[]'")
     with pytest.raises(StorageError, match="job"):

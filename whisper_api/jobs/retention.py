@@ -134,7 +134,7 @@ class Retention:
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + interval
                 steps = [lambda: self.sweep(time.time())]
-            for step in (*steps, self._wipe):
+            for step in (*steps, self.wipe):
                 self._try(step)
 
     def _try(self, step: Callable[[], object]) -> None:
@@ -145,7 +145,8 @@ class Retention:
         except Exception:
             log.exception("what has expired could not be removed")
 
-    def _wipe(self) -> None:
+    def wipe(self) -> None:
+        """Remove deleted text from the database's log; warn once when another program prevents this for long."""
         now = time.monotonic()
         if self._store.wipe():
             self._unwiped_since, self._overdue = None, False

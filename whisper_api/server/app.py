@@ -43,6 +43,7 @@ from whisper_api.server.routes import (
 from whisper_api.server.state import ServerState, thread_count
 
 if TYPE_CHECKING:
+    from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
 __all__ = ["create_app"]
@@ -93,7 +94,13 @@ ROUTES = {
 }
 
 
-def create_app(config: Config | None = None, *, service: JobService | None = None, insecure: bool = False) -> Starlette:
+def create_app(
+    config: Config | None = None,
+    *,
+    service: JobService | None = None,
+    executor: Executor | None = None,
+    insecure: bool = False,
+) -> Starlette:
     """The server as an ASGI application, to be served by itself or mounted in another one.
 
     Its lifespan opens the job database, starts the workers and loads the models; whoever mounts it runs that within
@@ -102,6 +109,8 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     Args:
         config: None reads it as the command line does.
         service: one that somebody else has started and will close; None for one of the application's own.
+        executor: runs the jobs of the application's own service; None for this process's engine. A test passes
+            :class:`whisper_api.testing.FakeExecutor`.
         insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host;
             pages of other origins only where the configuration allows them.
 
@@ -121,7 +130,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     app = Starlette(
         routes=[Mount(prefix, _part(routes, openai_errors, admit, state)) for prefix, routes in OPENAI_MOUNTS.items()],
         middleware=layers,
-        lifespan=functools.partial(_lifespan, config=config, given=service),
+        lifespan=functools.partial(_lifespan, config=config, given=service, executor=executor),
     )
     app.state = state
     app.router.redirect_slashes = False
@@ -161,13 +170,15 @@ def _checked(config: Config) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: Starlette, *, config: Config, given: JobService | None) -> AsyncIterator[None]:
+async def _lifespan(
+    app: Starlette, *, config: Config, given: JobService | None, executor: Executor | None
+) -> AsyncIterator[None]:
     """What the application holds, closed in reverse order."""
     from whisper_api.jobs.service import JobService
 
     async with contextlib.AsyncExitStack() as stack:
         if given is None:
-            service = await asyncio.to_thread(JobService.open, config)
+            service = await asyncio.to_thread(JobService.open, config, executor)
             stack.push_async_callback(asyncio.to_thread, service.close)
             await asyncio.to_thread(service.start)
         else:

@@ -75,6 +75,9 @@ class JobStore(ResultTable, KeyTable):
         path: of the file, which is made when it does not exist.
         busy_seconds: how long to wait while another process writes.
 
+    Attributes:
+        database: runs the SQL.
+
     Raises:
         StorageError: the file cannot be opened, is damaged, or was written by a newer version. Every method may raise
             StorageError, StorageFull or StorageLocked, and has then changed nothing.
@@ -89,7 +92,7 @@ class JobStore(ResultTable, KeyTable):
         Raises:
             ForkedProcess: as said.
         """
-        self._database.check_process()
+        self.database.check_process()
 
     def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.
@@ -106,7 +109,7 @@ class JobStore(ResultTable, KeyTable):
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or a job to be joined.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if job.idempotency_key is not None:
                 there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key))
                 if there is not None:
@@ -126,12 +129,12 @@ class JobStore(ResultTable, KeyTable):
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
         """The job that :meth:`add` would find to be joined."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _to_join(connection, job, join_after, not_to_join)
 
     def get(self, job_id: str) -> Job | None:
         """One job, without its transcript."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _job(connection, "job_id = ?", job_id)
 
     def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
@@ -187,7 +190,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             The changed job; None when it is no longer Queued.
         """
-        with self._database.write(synced=False) as connection:
+        with self.database.write(synced=False) as connection:
             claimed = connection.execute(
                 "UPDATE jobs SET state = 'Processing', started_at = ? WHERE job_id = ? AND state = 'Queued'",
                 (now, job_id),
@@ -207,7 +210,7 @@ class JobStore(ResultTable, KeyTable):
             False when the job is not Processing; the transcript is not stored then.
         """
         content = padded(msgspec.json.encode(transcript))
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ? AND state = 'Processing'", job_id)
             if job is None:
                 return False
@@ -234,7 +237,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             False when the job had ended already.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
             if job is None:
                 return False
@@ -260,7 +263,7 @@ class JobStore(ResultTable, KeyTable):
             False when the job is in another state.
         """
         marks = ", ".join("?" * len(states))
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = connection.execute(
                 f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
                 (job_id, *states),
@@ -277,7 +280,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             Whether there was a transcript.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = connection.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             if row is None:
                 return False
@@ -292,7 +295,7 @@ class JobStore(ResultTable, KeyTable):
         Returns:
             Whether there was a transcript.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False

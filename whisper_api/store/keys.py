@@ -23,7 +23,7 @@ class KeyTable(Tables):
         Returns:
             False when another valid key has the same name, or any key the same id.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             existing = connection.execute(
                 "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
             ).fetchone()

@@ -51,7 +51,7 @@ class ResultTable(Tables):
 
     def mark_delivered(self, job_id: str, now: float) -> None:
         """Note when the result was sent in full; a second time is not noted."""
-        with self._database.write(synced=False) as connection:
+        with self.database.write(synced=False) as connection:
             connection.execute(
                 "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
                 (now, job_id),

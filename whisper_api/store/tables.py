@@ -20,7 +20,7 @@ class Tables:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def exclusive(self, uploads_dir: Path | None = None) -> None:
         """Lock the data directory, and the upload directory, until the store is closed.
@@ -30,11 +30,11 @@ class Tables:
         Raises:
             StorageLocked: another server holds the lock.
         """
-        self._database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
+        self.database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
 
     def compact(self) -> bool:
         """Give free space back to the file system, then :meth:`wipe`."""
-        return self._database.compact()
+        return self.database.compact()
 
     def wipe(self) -> bool:
         """Remove deleted content from the database's write-ahead log.
@@ -42,11 +42,11 @@ class Tables:
         Returns:
             False when another process prevents it now.
         """
-        return self._database.wipe()
+        return self.database.wipe()
 
     def write_error(self) -> StorageError | None:
         """The reason why the database cannot be written now; None when it can."""
-        return self._database.write_error()
+        return self.database.write_error()
 
     def try_to_write(self) -> None:
         """Write a row without meaning, so that :meth:`write_error` notices that the reason has gone.
@@ -54,20 +54,20 @@ class Tables:
         Raises:
             StorageError: the database still cannot be written.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(time.time()),))
 
     def close(self) -> None:
         """Close the database. May be called again."""
-        self._database.close()
+        self.database.close()
 
     def _change(self, statement: str, *values: object) -> bool:
         """Run one statement in its own transaction; whether it changed a row."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             return connection.execute(statement, values).rowcount > 0
 
     def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return connection.execute(query, values).fetchall()
 
     def _column(self, query: str, *values: object) -> list[str]:

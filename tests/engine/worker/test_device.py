@@ -74,9 +74,12 @@ def test_the_free_memory_of_a_gpu_is_not_more_than_it_has() -> None:
     assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
 
 
-def test_all_devices_are_seen() -> None:
-    expected = tuple(Device("cuda", index) for index in range(gpus)) or (Device("cpu"),)
-    assert visible_devices() == expected
+@pytest.mark.parametrize(("count", "names"), [(0, ["cpu"]), (1, ["cuda:0"]), (3, ["cuda:0", "cuda:1", "cuda:2"])])
+def test_every_gpu_is_worth_using_and_the_cpu_without_one(
+    count: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: count)
+    assert [device.torch_name for device in visible_devices()] == names
 
 
 @pytest.mark.parametrize(
@@ -104,18 +107,19 @@ def test_what_a_cpu_can_do_is_read_from_its_flags(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(text)
     monkeypatch.setattr(device_module, "CPUINFO", cpuinfo)
-    device_module._cpu_flags.cache_clear()
+    device_module.cpu_flags.cache_clear()
     try:
         assert has_bfloat16(Device("cpu")) is bfloat16
         monkeypatch.setattr(device_module, "CPUINFO", tmp_path / "none")
-        device_module._cpu_flags.cache_clear()
+        device_module.cpu_flags.cache_clear()
         assert not has_bfloat16(Device("cpu"))
     finally:
-        device_module._cpu_flags.cache_clear()
+        device_module.cpu_flags.cache_clear()
 
 
 def test_this_cpu_can_do_what_its_libraries_say() -> None:
     torch = pytest.importorskip("torch")
-    if not device_module.CPUINFO.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if not device_module.CPUINFO.is_file() or supported is None:
         pytest.skip("nothing to compare with")
-    assert has_bfloat16(Device("cpu")) or not torch.cpu._is_avx512_bf16_supported()
+    assert has_bfloat16(Device("cpu")) or not supported()

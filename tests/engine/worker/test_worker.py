@@ -263,6 +263,8 @@ def test_nobody_waits_for_a_worker_that_has_failed() -> None:
             future.result(10)
     with pytest.raises(EngineClosed):
         worker.submit("job", Double(device), "x", 1.0)
+    # The thread ends in this test, so that no other test is told of its exception.
+    worker.close()
 
 
 @dataclass(frozen=True)

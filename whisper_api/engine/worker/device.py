@@ -248,11 +248,11 @@ def has_bfloat16(device: Device) -> bool:
         import ctranslate2
 
         return "bfloat16" in ctranslate2.get_supported_compute_types("cuda", device.index)
-    return not _cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+    return not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @functools.cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """What the CPU can do, as Linux names it; nothing on other systems."""
     try:
         text = CPUINFO.read_text()

@@ -125,13 +125,22 @@ def test_int8_gives_nearly_the_probabilities_of_float32(exact: Sessions, quick: 
     assert distance.max() < 0.3
 
 
+@pytest.fixture(scope="module")
+def copied(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without graphs on the file system of the temporary files, where links to it can be made."""
+    copied = tmp_path_factory.mktemp("model")
+    for name in ("config.json", "tokenizer.json", "model.bin"):
+        shutil.copyfile(base_model_dir / name, copied / name)
+    return copied
+
+
 @pytest.fixture
-def model(base_model_dir: Path, tmp_path: Path) -> Path:
-    """The tests' own copy of a model, without graphs."""
+def model(copied: Path, tmp_path: Path) -> Path:
+    """A model of the test's own, without graphs."""
     model = tmp_path / "model"
     model.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.bin"):
-        os.link(base_model_dir / name, model / name)
+    for file in copied.iterdir():
+        os.link(file, model / file.name)
     return model
 
 
