@@ -28,6 +28,9 @@ __all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "stat
 
 T = TypeVar("T")
 
+# A result is rendered in memory, which takes about five times its size, and rendering keeps the interpreter busy: more
+# threads would take more memory, save no time and hold up the event loop.
+RENDER_THREADS = 1
 # A quarter of the threads for fetching.
 FETCHES_PER_CALLER = 4
 
@@ -42,6 +45,7 @@ class ServerState:
         keys: who may enter.
         uploads: threads that write uploads and look into them. A slow disk fills these, and only these.
         reads: threads for what is answered within milliseconds.
+        renders: threads that read stored transcripts and render them.
         fetches: threads that wait for other servers.
         draining: set when the server begins to stop: open answers that wait for nothing in particular end.
         stopped: set when no job runs any more: all other open answers end too.
@@ -50,6 +54,7 @@ class ServerState:
         key_uploads, address_uploads: how many unfinished uploads one key and one address may have.
         form_bytes: how many bytes of unfinished forms with several files one caller may have on the disk.
         caller_fetches: how many files are fetched for one caller at a time.
+        caller_renders: how many results are rendered for one caller at a time.
     """
 
     config: Config
@@ -57,6 +62,7 @@ class ServerState:
     keys: KeyRing
     uploads: ThreadPoolExecutor
     reads: ThreadPoolExecutor
+    renders: ThreadPoolExecutor
     fetches: ThreadPoolExecutor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +72,7 @@ class ServerState:
     address_uploads: Turns = field(init=False)
     form_bytes: Amounts = field(init=False)
     caller_fetches: Turns = field(init=False)
+    caller_renders: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiters = Waiters(self.service)
@@ -74,6 +81,7 @@ class ServerState:
         # As much as the unfinished uploads of one file each that one key may have.
         self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
+        self.caller_renders = Turns(1)
 
 
 def state_in(scope: Scope) -> ServerState:

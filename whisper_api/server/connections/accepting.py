@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.connection import Connection, log_lost
 from whisper_api.server.connections.limits import Bounds, Quota, Slots
+from whisper_api.server.connections.response_budget import ResponseBudget
 from whisper_api.server.connections.turns import Turns
 from whisper_api.server.middleware.access_log import PROBES
 from whisper_api.server.responses.delivery import EarlyAnswer
@@ -70,6 +71,7 @@ class Connections:
         self._tls = settings.create_ssl_context()
         self._quota = Quota(bounds.connections, bounds.connections_per_address)
         self._streams = Quota(bounds.shared_streams, bounds.shared_streams_per_address)
+        self._budget = ResponseBudget(bounds.response_bytes, bounds.response_bytes_per_address)
         self._turns = Turns()
         self._listening: list[socket.socket] = []
         self._background: list[asyncio.Task[None]] = []
@@ -119,6 +121,8 @@ class Connections:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._look(stopping=False)
+            if (returning := self._budget.return_memory(time.monotonic())) is not None:
+                await returning
 
     def _look(self, *, stopping: bool) -> None:
         now = time.monotonic()
@@ -164,6 +168,7 @@ class Connections:
             self._context,
             self._bounds,
             Slots(self._streams, network, self._bounds.streams_per_connection if counted else 1),
+            self._budget,
             self._turns,
             network,
             reserved=not counted,

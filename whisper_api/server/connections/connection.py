@@ -26,6 +26,7 @@ from whisper_api.server.connections.http1 import Http1
 from whisper_api.server.connections.http2 import Http2
 from whisper_api.server.connections.limits import Bounds, Slots
 from whisper_api.server.connections.patience import Patience
+from whisper_api.server.connections.response_budget import BudgetedResponse, ResponseBudget
 from whisper_api.server.connections.turns import Turns
 
 __all__ = ["Connection", "log_lost"]
@@ -36,8 +37,9 @@ log.addFilter(Repeats())
 # What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because a small piece costs as
 # much as a large one; of everything else a little, because it may have to be held until an answer was taken.
 BODY_BYTES = 256 << 10
-HEAD_BYTES = 16 << 10
-WRITE_BYTES = 32 << 10
+HEAD_BYTES = 8 << 10
+# asyncio reads on until twice this is in its buffer.
+UNREAD_BYTES = 4 << 10
 # Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
 # of an upload are four frames.
 LEAST_FRAMES_BYTES = 256
@@ -55,6 +57,7 @@ class Connection:
         context: says when the server stops.
         bounds: on times and streams.
         slots: for the requests that are open at a time, with HTTP/2.
+        budget: of the responses of all connections.
         turns: of all connections, to work on frames.
         network: the client's address, as it is counted.
         reserved: answer one request, and close.
@@ -68,6 +71,7 @@ class Connection:
         context: WorkerContext,
         bounds: Bounds,
         slots: Slots,
+        budget: ResponseBudget,
         turns: Turns,
         network: str,
         *,
@@ -80,6 +84,7 @@ class Connection:
         self._context = context
         self._bounds = bounds
         self._slots = slots
+        self._budget = budget
         self._turns = turns
         self._had_turns = 0
         self._frames_bytes = LEAST_FRAMES_BYTES
@@ -95,7 +100,7 @@ class Connection:
         self._sock = sock
         self._aborted = False
         self._lost = False
-        self._reader = asyncio.StreamReader(limit=HEAD_BYTES)
+        self._reader = asyncio.StreamReader(limit=UNREAD_BYTES)
         self._writer: asyncio.StreamWriter | None = None
 
     # --- its life ---
@@ -119,8 +124,8 @@ class Connection:
         except BaseException:
             self._sock.close()
             raise
-        # asyncio's 64 kB, for each of a thousand clients that take nothing, would be much.
-        transport.set_write_buffer_limits(high=WRITE_BYTES)
+        # A piece of a response counts as taken when the transport holds nothing of it any longer.
+        transport.set_write_buffer_limits(high=0)
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._idle_since = time.monotonic()
         # asyncio's sockets have this attribute; other transports read as they like.
@@ -162,9 +167,20 @@ class Connection:
             self._protocol = Http1(answer, settings, context, *about)
 
     async def _answer(
-        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+        *,
+        cut: Callable[[], None] | None = None,
     ) -> None:
-        await self._app(scope, receive, send)
+        response = BudgetedResponse(self._budget, self.network, scope, send, cut or self.abort)
+        try:
+            await self._app(scope, receive, response.send)
+        finally:
+            response.close()
 
     async def _read(self) -> None:
         with contextlib.suppress(OSError):

@@ -8,8 +8,7 @@ from http import HTTPStatus
 
 import h11
 from hypercorn.events import Closed, Event
-from hypercorn.protocol.events import Body, Request
-from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
@@ -19,13 +18,11 @@ from whisper_api.server.connections.late_continue import LateContinue
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 from whisper_api.server.responses.problems import Problem, ProblemResponse
 
-__all__ = ["PIECE_BYTES", "Http1"]
+__all__ = ["Http1"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# So much of a body is handed to the connection at a time; the rest stays where the application has it.
-PIECE_BYTES = 32 << 10
 # Statuses that h11 gives to what it cannot read.
 MALFORMED = {
     400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
@@ -60,14 +57,6 @@ class Http1(LateContinue):
         await super().handle(event)
         if isinstance(event, Closed):
             await self._end()
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Body) and len(event.data) > PIECE_BYTES:
-            body = memoryview(event.data)
-            for start in range(0, len(body), PIECE_BYTES):
-                await super().stream_send(Body(event.stream_id, bytes(body[start : start + PIECE_BYTES])))
-        else:
-            await super().stream_send(event)
 
     async def _maybe_recycle(self) -> None:
         await super()._maybe_recycle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -73,7 +74,6 @@ class Http2(H2Protocol):
         self._bounds = bounds
         self._slots = slots
         self._answer = app
-        self.app = self._answer_in_slot
         # With the client's window for the whole connection, which holds up all streams.
         self._patience = Patience(bounds.take_seconds, time.monotonic())
         self._taken = 0
@@ -104,8 +104,7 @@ class Http2(H2Protocol):
             waiting = waiting or (buffer.waiting and not closed_window)
             # Where the stream's own window is open, the client takes other streams first, which is its right.
             if buffer.patience.spent(now, buffer.taken, buffer.waiting and closed_window):
-                self._forget(stream_id, ErrorCodes.CANCEL)
-                self.task_group.spawn(self._cut_off, stream_id)
+                self._cut(stream_id)
         closed_window = self.connection.outbound_flow_control_window <= 0
         return self._patience.spent(now, self._taken, waiting and closed_window)
 
@@ -161,7 +160,7 @@ class Http2(H2Protocol):
             # As HTTP/1.1 says it, where such a header cannot come from an HTTP/2 client (RFC 8441; RFC 9113, 8.2.2).
             headers.append((b"upgrade", pseudo[b":protocol"]))
         self.streams[stream_id] = stream = HTTPStream(
-            self.app,
+            functools.partial(self._answer_in_slot, stream_id),
             self.config,
             self.context,
             self.task_group,
@@ -185,11 +184,9 @@ class Http2(H2Protocol):
             )
         )
 
-    async def _answer_in_slot(
-        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
-    ) -> None:
+    async def _answer_in_slot(self, stream_id: int, *arguments: Any) -> None:
         try:
-            await self._answer(scope, receive, send, sync_spawn, call_soon)
+            await self._answer(*arguments, cut=functools.partial(self._cut, stream_id))
         finally:
             self._slots.end()
 
@@ -228,7 +225,13 @@ class Http2(H2Protocol):
         if not self.closed:
             await self._flush()
 
-    async def _cut_off(self, stream_id: int) -> None:
+    def _cut(self, stream_id: int) -> None:
+        self._forget(stream_id, ErrorCodes.CANCEL)
+        # A connection that is ending takes no more tasks, and ends its streams by itself.
+        with contextlib.suppress(RuntimeError):
+            self.task_group.spawn(self._after_cut, stream_id)
+
+    async def _after_cut(self, stream_id: int) -> None:
         await self._flush()
         await self._close_stream(stream_id)
 

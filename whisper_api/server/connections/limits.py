@@ -27,6 +27,8 @@ class Bounds:
         idle_seconds: without a request, after the first one.
         take_seconds: how long a client may take nothing of what is sent to it; see
             :class:`~whisper_api.server.connections.patience.Patience`.
+        response_bytes: of response bodies that clients have not taken yet.
+        response_bytes_per_address: of these, for one client address.
         linger_seconds: for which a connection still reads after the server has ended it, so that its client receives
             the last answer (RFC 9112, section 9.6).
     """
@@ -38,6 +40,8 @@ class Bounds:
     streams_per_connection: int = 100
     shared_streams: int = 1000
     shared_streams_per_address: int = 500
+    response_bytes: int = 64 << 20
+    response_bytes_per_address: int = 32 << 20
     head_seconds: float = 30.0
     idle_seconds: float = 480.0
     take_seconds: float = 60.0
@@ -58,13 +62,30 @@ class Quota:
         self._used: Counter[str] = Counter()
         self._sum = 0
 
-    def take(self, holder: str) -> bool:
-        """Take one for a holder; False when it has its share or all are in use."""
-        if self._sum >= self.total or self.exhausted(holder):
+    def take(self, holder: str, amount: int = 1) -> bool:
+        """Take some for a holder.
+
+        Args:
+            holder: who uses it.
+            amount: how much.
+
+        Returns:
+            False when the share or the total would be exceeded; nothing is taken then.
+        """
+        if not self.fits(holder, amount):
             return False
-        self._used[holder] += 1
-        self._sum += 1
+        self._used[holder] += amount
+        self._sum += amount
         return True
+
+    def fits(self, holder: str, amount: int = 1) -> bool:
+        """Whether a holder may take some. An amount above a bound is allowed where nothing else is in use.
+
+        Args:
+            holder: who would use it.
+            amount: how much.
+        """
+        return not (self.exhausted(holder, amount) or (self._sum and self._sum + amount > self.total))
 
     def give_back(self, holder: str, amount: int = 1) -> None:
         """Give back what a holder has taken.
@@ -78,9 +99,15 @@ class Quota:
         if not self._used[holder]:
             del self._used[holder]
 
-    def exhausted(self, holder: str) -> bool:
-        """Whether a holder has its whole share."""
-        return self._used.get(holder, 0) >= self.each
+    def exhausted(self, holder: str, amount: int = 1) -> bool:
+        """Whether this much more would exceed a holder's share.
+
+        Args:
+            holder: who would use it.
+            amount: how much.
+        """
+        used = self._used.get(holder, 0)
+        return used > 0 and used + amount > self.each
 
     @property
     def used(self) -> int:

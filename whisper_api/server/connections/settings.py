@@ -88,5 +88,7 @@ def bounds_of(config: Config, open_files: int | None) -> Bounds:
         reserved=reserved,
         head_seconds=min(HEAD_SECONDS, max(keep_alive, LEAST_HEAD_SECONDS)),
         idle_seconds=keep_alive,
+        response_bytes=config.max_response_memory,
+        response_bytes_per_address=max(1, config.max_response_memory // 2),
         take_seconds=min(TAKE_SECONDS, config.timeout_seconds),
     )

@@ -116,8 +116,8 @@ class ErrorAnswers:
 
         async def watched_send(message: Message) -> None:
             nonlocal begun
-            begun = True
             await send(message)
+            begun = True
 
         try:
             await self.app(scope, receive, watched_send)
