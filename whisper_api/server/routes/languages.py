@@ -14,9 +14,9 @@ from whisper_api.errors import JobFailed
 from whisper_api.schema import SpokenLanguage, Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
 from whisper_api.server.realtime.waiting import wait_for_end
-from whisper_api.server.responses.answering import accepted_response, when_ended
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.results import failed_in_sync, in_turn, note_delivery
+from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import Form, read_form

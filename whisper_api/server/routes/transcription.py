@@ -13,9 +13,9 @@ from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFoun
 from whisper_api.schema import JobResult
 from whisper_api.server.operations import Answer, Cause, FormBody, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.answering import accepted_response, when_ended
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
+from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.accepted import Accepted, AcceptedFiles
 from whisper_api.server.uploads.batch import accept_several
