@@ -308,10 +308,9 @@ class Connection:
             self._writer.write(self._protocol.goaway(ErrorCodes.ENHANCE_YOUR_CALM))
             self._cut_off("keeps its window closed")
         else:
-            self._check_idle(now, stopping)
+            self._check_idle(self._protocol, now, stopping)
 
-    def _check_idle(self, now: float, stopping: bool) -> None:
-        assert self._protocol is not None
+    def _check_idle(self, protocol: Http1 | Http2, now: float, stopping: bool) -> None:
         idle = self.idle_for(now)
         if idle is None:
             self._begun_since = None
@@ -319,7 +318,7 @@ class Connection:
             if self.reserved and now - self._opened >= self._bounds.reserved_seconds:
                 self.abort()
             return
-        if not self._protocol.begun:
+        if not protocol.begun:
             self._begun_since = None
         elif self._begun_since is None:
             self._begun_since = now

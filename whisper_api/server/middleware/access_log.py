@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id and a line in the log, and no error leaves without an answer."""
+"""The outermost layers: an id and a log line for every request, and a response to every error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("whisper_api.access")
 
 
 def _kind(record: logging.LogRecord) -> Hashable | None:
-    """Requests with a key are all written: each key is somebody's. Anybody can send any number of others."""
+    """Log every request with a key. Count repeated lines of other requests, because any stranger can send them."""
     if getattr(record, "key_id", None) is not None:
         return None
     return record.levelno, record.msg, getattr(record, "status", None)
@@ -31,9 +31,9 @@ def _kind(record: logging.LogRecord) -> Hashable | None:
 log.addFilter(Repeats(lines=100, kind=_kind))
 
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Asked every few seconds by whatever watches the server: of no interest unless one looks for it.
+# Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
-# What proxies write down when the client has left before the answer; it is never sent.
+# The status that nginx logs when the client closes the connection before the response. It is never sent.
 CLIENT_GONE = 499
 PATH_CHARACTERS = 200
 
@@ -41,9 +41,8 @@ PATH_CHARACTERS = 200
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, form field or name of a file is logged, and no header, but for what trusted proxies say of the client's
-    address. Of requests without a key, the first hundred of each status are logged each minute, and the others are
-    counted.
+    No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
+    without a key, the first hundred of each status are logged each minute, and the others are counted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,7 +102,7 @@ class AccessLog:
 
 
 class ErrorAnswers:
-    """Turns every error into a problem, those of other layers too; the client never sees where it comes from."""
+    """Turns the errors of routes and inner layers into problem details; no traceback reaches the client."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -125,7 +124,7 @@ class ErrorAnswers:
             return
         except Exception as error:
             if begun:
-                # Ending here, without the rest, makes the server close the connection: the client sees that it broke.
+                # The server closes a connection whose response ends too early, so the client notices.
                 log.error("an answer broke off", exc_info=error)
                 return
             response = await answer(Request(scope), error)
