@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
+from typing import Any
+from weakref import WeakSet
 
 import h2.events
 import pytest
@@ -173,12 +175,16 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
     """Small answers reach everybody meanwhile, and large ones again when those clients have gone."""
     size, share, clients = 4 << 20, 16 << 20, 30
     at_work = most = 0
+    bodies: WeakSet[Any] = WeakSet()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal at_work, most
         if scope["path"] == "/small":
             await Response("small")(scope, receive, send)
             return
+        # Stands for a body that the application has rendered.
+        rendered = Taken()
+        bodies.add(rendered)
         await send(start(size))
         at_work += 1
         most = max(most, at_work)
@@ -207,6 +213,8 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
                     client.ask("/large")
                 answers = [status_of(client.until(h2.events.ResponseReceived)) for _ in range(clients)]
                 assert Counter(answers) == {"200": share // size, "503": clients - share // size}
+                # A refused body is dropped before the client has taken the refusal.
+                wait_until(lambda: len(bodies) == share // size)
             else:
                 for _ in range(clients):
                     connection = stack.enter_context(bare(url, receive_buffer=4096))

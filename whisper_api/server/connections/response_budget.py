@@ -97,6 +97,8 @@ class ResponseBudget:
             if size <= self._quota.each:
                 self._make_room(network, size)
             if not self._quota.take(network, size):
+                # The application drops the body.
+                self._freed += size
                 return False
         response.held += size
         self._held.add(response)

@@ -120,6 +120,7 @@ class ErrorAnswers:
 
         try:
             await self.app(scope, receive, watched_send)
+            return
         except ClientDisconnect:
             return
         except Exception as error:
@@ -128,4 +129,6 @@ class ErrorAnswers:
                 log.error("an answer broke off", exc_info=error)
                 return
             response = await answer(Request(scope), error)
-            await response(scope, receive, send)
+        # Outside of the except block, which keeps the error alive: its frames hold the body of a refused response, and
+        # the client may be slow to take this one.
+        await response(scope, receive, send)
