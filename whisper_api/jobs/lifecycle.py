@@ -14,7 +14,7 @@ from whisper_api.jobs.outcomes import remove_upload
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.revocations import Revocations
-from whisper_api.jobs.worker import Worker, Workplace
+from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_places
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
@@ -30,7 +30,7 @@ class Lifecycle:
 
     Args:
         config: directories and times.
-        place: what the workers share; its store and executor are closed in the end.
+        deps: what the workers share; its store and executor are closed in the end.
         preload: gets the executor ready.
         retention: removes what has expired.
         revocations: ends the jobs of revoked keys.
@@ -42,17 +42,17 @@ class Lifecycle:
     """
 
     def __init__(
-        self, config: Config, place: Workplace, preload: Preload, retention: Retention, revocations: Revocations
+        self, config: Config, deps: WorkerDeps, preload: Preload, retention: Retention, revocations: Revocations
     ) -> None:
         self.draining = False
         self.stopped = False
         self.hangs = False
         self._config = config
-        self._place = place
+        self._deps = deps
         self._preload = preload
         self._retention = retention
         self._revocations = revocations
-        self._watch = HealthWatch(place.running, preload, place.executor, place.store, config.stall_seconds)
+        self._watch = HealthWatch(deps.running, preload, deps.executor, deps.store, config.stall_seconds)
         self._faults = recovery.FaultLog(config.data_dir)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -70,9 +70,9 @@ class Lifecycle:
             if self._started or self.draining:
                 return
             try:
-                self._place.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._deps.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"Cannot make {self._place.uploads_dir}: {error.strerror}") from error
+                raise StorageError(f"Cannot make {self._deps.uploads_dir}: {error.strerror}") from error
             for warning in exposed_places(self._config):
                 log.warning("%s", warning)
             self._recover()
@@ -81,7 +81,7 @@ class Lifecycle:
             self._revocations.start()
             self._watch.start()
             self._preload.start()
-            for number in range(self._place.running.slots):
+            for number in range(self._deps.running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
@@ -89,14 +89,14 @@ class Lifecycle:
     def drain(self) -> None:
         """Take nothing new. The last that it does is to note this on the disk."""
         self.draining = True
-        self._place.queue.close()
-        self._place.running.close()
+        self._deps.queue.close()
+        self._deps.running.close()
         self._preload.close()
-        self._place.downloads.close()
-        self._place.events.wake()
+        self._deps.downloads.close()
+        self._deps.events.wake()
         if self._started:
             try:
-                recovery.note_stop(self._place.store)
+                recovery.note_stop(self._deps.store)
             except StorageError as error:
                 log.warning("that the service was told to stop could not be noted: %s", error)
 
@@ -111,9 +111,9 @@ class Lifecycle:
         with self._lock:
             if self.stopped:
                 return
-            running = self._place.running
+            running = self._deps.running
             running.wait_until_empty(grace)
-            self._place.stopping.set()
+            self._deps.stopping.set()
             for each in running.all():
                 running.ask(each, "stop")
             deadline = time.monotonic() + STOP_SECONDS
@@ -122,7 +122,7 @@ class Lifecycle:
             for each in running.all():
                 log.error("a job did not stop: it runs again after the next start", extra={"job_id": each.job_id})
             self.stopped = True
-            self._place.events.wake()
+            self._deps.events.wake()
 
     def close(self) -> None:
         """Stop at once if that was not done, and free everything."""
@@ -131,12 +131,12 @@ class Lifecycle:
             if self._closed:
                 return
             self._closed = True
-            self._place.events.close()
+            self._deps.events.close()
             self._watch.close()
             self._revocations.close()
             self._retention.close()
             # A device that hangs must not keep the process from ending.
-            closing = threading.Thread(target=self._place.executor.close, name="close", daemon=True)
+            closing = threading.Thread(target=self._deps.executor.close, name="close", daemon=True)
             closing.start()
             closing.join(STOP_SECONDS)
             self.hangs = closing.is_alive()
@@ -144,7 +144,7 @@ class Lifecycle:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
             self._faults.close()
-            self._place.store.close()
+            self._deps.store.close()
 
     def health(self) -> Health:
         """How the service is."""
@@ -156,17 +156,17 @@ class Lifecycle:
 
     def _recover(self) -> None:
         """Put back what was running, note that this process begins, and fill the queue."""
-        place, now = self._place, time.time()
-        end = recovery.end_of_last_process(place.store, self._faults.last())
-        for job_id in recovery.recover(place.store, end, now).failed:
-            remove_upload(place.uploads_dir, job_id)
-        recovery.note_start(place.store)
+        deps, now = self._deps, time.time()
+        end = recovery.end_of_last_process(deps.store, self._faults.last())
+        for job_id in recovery.recover(deps.store, end, now).failed:
+            remove_upload(deps.uploads_dir, job_id)
+        recovery.note_start(deps.store)
         self._faults.begin()
         # Before the queue is filled: a key may have been revoked while no server ran.
         self._revocations.check()
-        for job in place.store.in_state("Queued"):
-            place.estimates.expect(job)
-            place.queue.put(job.job_id, reserved=False)
+        for job in deps.store.in_state("Queued"):
+            deps.estimates.expect(job)
+            deps.queue.put(job.job_id, reserved=False)
         try:
             self._retention.sweep(now)
         except StorageError as error:
@@ -175,4 +175,4 @@ class Lifecycle:
     def _work(self) -> None:
         # A fault while models are loaded for the first time is then no job's.
         self._preload.wait_until_tried()
-        Worker(self._place).loop()
+        Worker(self._deps).loop()

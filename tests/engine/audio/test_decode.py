@@ -22,10 +22,11 @@ import pytest
 from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
+from whisper_api.engine.audio.decode import AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
+from whisper_api.schema import SAMPLE_RATE
 
 Signal = NDArray[np.float32]
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.source import AudioSource, opened
 from whisper_api.engine.audio.timeline import PacketReader, Timeline, seconds, value_warnings
-from whisper_api.engine.audio.track import SAMPLE_RATE, AudioMemory, Samples, Track
+from whisper_api.engine.audio.track import AudioMemory, Samples, Track
 from whisper_api.engine.audio.tracks import audio_stream
 from whisper_api.errors import AudioTooLong, InvalidAudio
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
 

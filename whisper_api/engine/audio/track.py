@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_RATE", "AudioMemory", "Samples", "Track", "replace_not_finite"]
 
-SAMPLE_RATE = 16000
 """Samples per second of everything that is decoded; what Whisper was trained on."""
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4

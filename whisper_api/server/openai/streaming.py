@@ -19,7 +19,7 @@ from whisper_api.schema import JobSegmentEvent, Transcript
 from whisper_api.server.openai.answers import diarized_segments, done_event
 from whisper_api.server.openai.errors import error_body, job_problem
 from whisper_api.server.openai.events import StreamEvent, TextDelta
-from whisper_api.server.openai.fields import Wish
+from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.server.realtime.event_stream import EventStream
 from whisper_api.server.realtime.waiting import beside, until_gone
 from whisper_api.server.realtime.watching import watch_news
@@ -41,17 +41,17 @@ COMMENT = b": still here\n"
 
 
 async def stream_response(
-    request: Request, job_id: str, wish: Wish, waiting: AbstractContextManager[object]
+    request: Request, job_id: str, openai_request: OpenAIRequest, waiting: AbstractContextManager[object]
 ) -> Response:
     """A job as events. An error is the last one of them.
 
     Args:
         request: whose body was read.
         job_id: which job.
-        wish: what was asked for.
+        openai_request: what was asked for.
         waiting: was entered, and is left with the stream.
     """
-    frames = _frames(request, job_id, wish, waiting)
+    frames = _frames(request, job_id, openai_request, waiting)
     # The generator has to have begun, or closing it would not leave what it has to leave.
     return EventStream(await anext(frames), frames)
 
@@ -88,12 +88,12 @@ class Deltas:
 
 
 async def _frames(
-    request: Request, job_id: str, wish: Wish, waiting: AbstractContextManager[object]
+    request: Request, job_id: str, openai_request: OpenAIRequest, waiting: AbstractContextManager[object]
 ) -> AsyncGenerator[bytes, None]:
     try:
         with waiting:
             yield COMMENT
-            async with contextlib.aclosing(_run(request, job_id, wish)) as frames:
+            async with contextlib.aclosing(_run(request, job_id, openai_request)) as frames:
                 async for frame in frames:
                     yield frame
     except ClientDisconnect:
@@ -105,7 +105,7 @@ async def _frames(
         yield b"event: error\n" + _frame(error_body(problem))
 
 
-async def _run(request: Request, job_id: str, wish: Wish) -> AsyncGenerator[bytes, None]:
+async def _run(request: Request, job_id: str, openai_request: OpenAIRequest) -> AsyncGenerator[bytes, None]:
     state = state_of(request)
     deltas = Deltas()
     ended = False
@@ -117,7 +117,7 @@ async def _run(request: Request, job_id: str, wish: Wish) -> AsyncGenerator[byte
             yield b"".join(frames) or COMMENT
     if not ended:
         raise Problem(503, "draining", "The server stops. Send the same request again: the job goes on where it is")
-    last = await in_turn(request, _last_frames, state.service, job_id, viewer_of(request), deltas, wish)
+    last = await in_turn(request, _last_frames, state.service, job_id, viewer_of(request), deltas, openai_request)
     async with beside(until_gone(request.receive)) as gone:
         yield last
         await asyncio.wait({gone}, timeout=LOOK_SECONDS)
@@ -126,15 +126,17 @@ async def _run(request: Request, job_id: str, wish: Wish) -> AsyncGenerator[byte
     await note_delivery(state, job_id)
 
 
-def _last_frames(service: JobService, job_id: str, viewer: str | None, deltas: Deltas, wish: Wish) -> bytes:
+def _last_frames(
+    service: JobService, job_id: str, viewer: str | None, deltas: Deltas, openai_request: OpenAIRequest
+) -> bytes:
     _, transcript = service.result(job_id, viewer)
-    return b"".join(map(_frame, _last_events(deltas, transcript, wish)))
+    return b"".join(map(_frame, _last_events(deltas, transcript, openai_request)))
 
 
-def _last_events(deltas: Deltas, transcript: Transcript, wish: Wish) -> Iterator[StreamEvent]:
-    done = done_event(transcript, wish)
+def _last_events(deltas: Deltas, transcript: Transcript, openai_request: OpenAIRequest) -> Iterator[StreamEvent]:
+    done = done_event(transcript, openai_request)
     yield from deltas.end(done.text)
-    if wish.response_format == "diarized_json":
+    if openai_request.response_format == "diarized_json":
         yield from diarized_segments(transcript)
     yield done
 
