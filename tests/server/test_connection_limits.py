@@ -13,11 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api import Config
-from whisper_api.server.connections.limits import Quota, Slots, raise_open_files
-from whisper_api.server.connections.patience import LEAST_BYTES_PER_SECOND, Patience
-from whisper_api.server.connections.settings import bounds_of
-from whisper_api.server.connections.stream_buffer import StreamBuffer
-from whisper_api.server.connections.turns import Turns
+from whisper_api.server.connections.http2 import StreamBuffer
+from whisper_api.server.connections.limits import (
+    LEAST_BYTES_PER_SECOND,
+    FrameTurns,
+    ProgressDeadline,
+    Quota,
+    StreamSlots,
+)
+from whisper_api.server.connections.settings import bounds_of, raise_open_files
 from whisper_api.server.sockets import network_of
 
 T = TypeVar("T")
@@ -43,7 +47,7 @@ def test_nobody_has_more_than_a_share_and_all_not_more_than_the_total(steps: lis
 
 def test_the_first_request_of_a_connection_needs_no_share_and_all_shares_come_back() -> None:
     quota = Quota(total=3, each=3)
-    slots = [Slots(quota, "a", most=3) for _ in range(5)]
+    slots = [StreamSlots(quota, "a", most=3) for _ in range(5)]
     assert all(each.begin() for each in slots)
     assert quota.used == 0
     assert [slots[0].begin() for _ in range(3)] == [True, True, False], "one connection has its own bound"
@@ -92,36 +96,36 @@ def test_open_files_are_raised_to_the_hard_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# --- patience ---
+# --- deadline ---
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(1, 100)), min_size=1, max_size=50))
 def test_a_client_that_takes_enough_is_never_cut_off(steps: list[tuple[float, float]]) -> None:
     """However large the answer is and however long that lasts."""
-    patience, now, taken = Patience(10, 0.0), 0.0, 0
+    deadline, now, taken = ProgressDeadline(10, 0.0), 0.0, 0
     for seconds, times in steps:
         now += seconds
         taken += int(LEAST_BYTES_PER_SECOND * seconds * times) + 1
-        assert not patience.spent(now, taken, True)
+        assert not deadline.is_over(now, taken, True)
 
 
 @given(st.floats(1, 100), st.integers(0, LEAST_BYTES_PER_SECOND // 8))
 def test_a_client_that_takes_too_little_is_cut_off_soon(seconds: float, bytes_per_second: int) -> None:
     """Whatever it took before: a fast beginning earns nothing."""
-    patience = Patience(seconds, 0.0)
-    assert not patience.spent(1.0, 1 << 30, True)
+    deadline = ProgressDeadline(seconds, 0.0)
+    assert not deadline.is_over(1.0, 1 << 30, True)
     half_seconds = 0
-    while not patience.spent(1.0 + half_seconds / 2, (1 << 30) + half_seconds * bytes_per_second // 2, True):
+    while not deadline.is_over(1.0 + half_seconds / 2, (1 << 30) + half_seconds * bytes_per_second // 2, True):
         half_seconds += 1
     assert seconds <= half_seconds / 2 <= seconds * 1.2 + 1
 
 
 def test_nothing_runs_down_while_nothing_waits() -> None:
-    patience = Patience(10, 0.0)
-    assert not patience.spent(9.0, 0, True)
-    assert not patience.spent(1000.0, 0, False)
-    assert not patience.spent(1009.0, 0, True)
-    assert patience.spent(1010.0, 0, True)
+    deadline = ProgressDeadline(10, 0.0)
+    assert not deadline.is_over(9.0, 0, True)
+    assert not deadline.is_over(1000.0, 0, False)
+    assert not deadline.is_over(1009.0, 0, True)
+    assert deadline.is_over(1010.0, 0, True)
 
 
 # --- turns ---
@@ -129,7 +133,7 @@ def test_nothing_runs_down_while_nothing_waits() -> None:
 
 def test_the_connection_with_the_fewest_turns_is_next() -> None:
     async def run() -> list[str]:
-        turns = Turns()
+        turns = FrameTurns()
         order: list[str] = []
 
         async def work(name: str, pieces: int) -> None:
@@ -152,7 +156,7 @@ def test_the_connection_with_the_fewest_turns_is_next() -> None:
 
 def test_one_that_gives_up_passes_its_turn_on() -> None:
     async def run() -> None:
-        turns = Turns()
+        turns = FrameTurns()
         tasks = [asyncio.create_task(turns.wait(had)) for had in range(4)]
         await asyncio.sleep(0)
         assert [task.done() for task in tasks] == [True, False, False, False], "one turn in each round"
@@ -175,7 +179,7 @@ def run_soon(work: Coroutine[object, object, T]) -> T:
 def test_a_body_is_held_once_and_its_application_waits_until_it_is_taken() -> None:
     async def run() -> None:
         body = bytes(range(256)) * 4096
-        buffers = [StreamBuffer(Patience(60, 0.0)) for _ in range(3)]
+        buffers = [StreamBuffer(ProgressDeadline(60, 0.0)) for _ in range(3)]
         pushes = [asyncio.create_task(buffer.push(body)) for buffer in buffers]
         await asyncio.sleep(0)
         for buffer in buffers:

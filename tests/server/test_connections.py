@@ -309,7 +309,7 @@ def test_requests_beyond_the_share_are_refused_without_the_application(make_conf
         answers: list[str] = []
         for client in clients:
             for _ in range(90):
-                client.ask("/openapi.json")
+                client.ask("/livez")
             answers += [status_of(client.until(h2.events.ResponseReceived)) for _ in range(90)]
         taken, refused = answers.count("200"), answers.count("503")
         assert (taken, refused) == (Bounds.shared_streams_per_address + 12, 12 * 90 - taken)

@@ -29,6 +29,7 @@ SHOWN_BY = {
     "WHISPER_API_KEEPALIVE": "test_an_idle_connection_is_closed",
     "HTTP_WORKER_NUMBER": "test_what_the_status_says",
     "MAX_CONNECTIONS": "test_connections.py",
+    "MAX_RESPONSE_MEMORY": "test_response_budget.py",
     "WHISPER_MODELS_DIR": "test_contract_errors.py: 422",
     "WHISPER_TMP_FILES": "test_where_things_are_kept",
     "WHISPER_DATA_DIR": "test_where_things_are_kept",

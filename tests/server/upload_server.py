@@ -195,7 +195,13 @@ class UploadServer:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         listening.setblocking(False)
-        bounds = Bounds(connections=500, connections_per_address=500, idle_seconds=self.keep_alive_seconds)
+        bounds = Bounds(
+            connections=500,
+            connections_per_address=500,
+            idle_seconds=self.keep_alive_seconds,
+            response_bytes=1 << 30,
+            response_bytes_per_address=1 << 30,
+        )
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._closing = contextlib.ExitStack()

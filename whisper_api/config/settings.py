@@ -72,6 +72,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[Count, _is("connections that may be open at a time; one address may have half")] = _key(
         "MAX_CONNECTIONS", 2000
     )
+    max_response_memory: Annotated[
+        Count, _is("bytes of response bodies that clients have not taken yet; one address may have half")
+    ] = _key("MAX_RESPONSE_MEMORY", 67108864)
     models_dir: Annotated[Path, _is("where model files are kept")] = _key("WHISPER_MODELS_DIR", Path("models_cache"))
     tmp_dir: Annotated[Path, _is("where uploads are kept until their job ends")] = _key(
         "WHISPER_TMP_FILES", Path("var/tmp")

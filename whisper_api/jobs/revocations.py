@@ -10,6 +10,7 @@ from collections.abc import Callable
 from whisper_api.errors import StorageError
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.schema import JobState
 from whisper_api.store.jobs import JobStore
 
 __all__ = ["REASON", "Revocations"]
@@ -58,20 +59,26 @@ class Revocations:
         Raises:
             StorageError: the database cannot be used; the next call goes on.
         """
-        for job_id in self._store.jobs_of_revoked_keys():
-            # Two steps, since no worker cleans up after a job that was canceled while it waited.
-            if self._store.cancel(job_id, time.time(), states=("Queued",), reason=REASON):
+        job_ids = self._store.jobs_of_revoked_keys()
+        # The waiting jobs first: the end of a running one would let the next of them start.
+        for job_id in job_ids:
+            # No worker cleans up after a job that was canceled while it waited.
+            if self._canceled(job_id, "Queued"):
                 self._queue.remove(job_id)
                 self._on_canceled(job_id)
-            elif self._store.cancel(job_id, time.time(), states=("Processing",), reason=REASON):
+        for job_id in job_ids:
+            if self._canceled(job_id, "Processing"):
                 running = self._running.get(job_id)
                 if running is None:
                     self._on_canceled(job_id)
                 else:
                     self._running.ask(running, "cancel")
-            else:
-                continue
-            log.warning("job canceled: its key was revoked", extra={"job_id": job_id})
+
+    def _canceled(self, job_id: str, state: JobState) -> bool:
+        if not self._store.cancel(job_id, time.time(), states=(state,), reason=REASON):
+            return False
+        log.warning("job canceled: its key was revoked", extra={"job_id": job_id})
+        return True
 
     def _loop(self) -> None:
         while not self._closing.wait(POLL_SECONDS):

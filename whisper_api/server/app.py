@@ -40,7 +40,7 @@ from whisper_api.server.routes import (
     status,
     transcription,
 )
-from whisper_api.server.state import ServerState, thread_count
+from whisper_api.server.state import RENDER_THREADS, ServerState, thread_count
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
@@ -186,8 +186,9 @@ async def _lifespan(
         threads = thread_count(config.http_workers)
         uploads = stack.enter_context(_pool(threads, "uploads"))
         reads = stack.enter_context(_pool(threads, "reads"))
+        renders = stack.enter_context(_pool(RENDER_THREADS, "renders"))
         fetches = stack.enter_context(_pool(FETCHES, "fetches"))
-        state = ServerState(config, service, service.keys, uploads, reads, fetches)
+        state = ServerState(config, service, service.keys, uploads, reads, renders, fetches)
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:

@@ -1,4 +1,4 @@
-"""The server as a process, or as a thread of another one: Hypercorn around the application, from start to end."""
+"""Runs the server: in the main thread of a process (:func:`serve`), or in a thread (:class:`Server`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
 FIRST_KEY_NAME = "admin"
-# What answers that are under way have to end, once no job runs any more.
+# After the last job has stopped, open responses have this long to end.
 LAST_ANSWERS_SECONDS = 10.0
 
 
@@ -36,8 +36,8 @@ class Started:
     """A server that listens.
 
     Attributes:
-        url: where, without a slash at the end.
-        api_key: of the administrator; None unless this start has made it, because there was no key.
+        url: of the server, without a slash at the end.
+        api_key: of the administrator, when this start has made it because there was no key; else None.
     """
 
     url: str
@@ -45,16 +45,16 @@ class Started:
 
 
 def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started], None] | None = None) -> bool:
-    """Serve until SIGTERM or SIGINT. In the main thread, these stop the server: at first gracefully, then at once.
+    """Serve until SIGTERM or SIGINT. In the main thread, the first signal stops gracefully and the second at once.
 
     Args:
-        config: everything else.
+        config: all settings.
         insecure: accept that authorization is off while others can reach the server.
-        on_ready: called once it listens. The models may still be loading.
+        on_ready: called when the server listens. The models may still be loading.
 
     Returns:
-        Whether all has come to an end. Otherwise a model is still at work, and would crash the process when the
-        interpreter ends: end it with ``os._exit``.
+        Whether all threads have ended. False means that a model is still at work and would crash the process when the
+        interpreter ends: end the process with ``os._exit``.
 
     Raises:
         ConfigError: this configuration cannot be served.
@@ -85,7 +85,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """The server's URL, without a slash at the end."""
         return self._running().url
 
     @property
@@ -94,7 +94,7 @@ class Server:
         return self._running().api_key
 
     def start(self) -> str:
-        """Start, and wait until it listens.
+        """Start, and wait until the server listens.
 
         Returns:
             The URL.
@@ -102,7 +102,7 @@ class Server:
         Raises:
             ConfigError: this configuration cannot be served.
             StorageError: the job database cannot be used.
-            ForkedProcess: it was started before this process was forked.
+            ForkedProcess: the server was started before this process was forked.
         """
         if self._thread is not None:
             if self._process != os.getpid():
@@ -112,7 +112,7 @@ class Server:
                 )
             raise RuntimeError("a server is started once")
         self._process = os.getpid()
-        # A daemon, so that a program that forgets to close it can end: whatever was accepted is on the disk.
+        # A daemon, so that a program that forgets to close it can end. Accepted jobs are on the disk.
         self._thread = threading.Thread(target=self._serve, name="whisper-api-server", daemon=True)
         self._thread.start()
         try:
@@ -126,9 +126,9 @@ class Server:
         return self.url
 
     def close(self) -> None:
-        """Stop as a signal would: running jobs have the configured grace. May be called again.
+        """Stop as a signal would: running jobs have the configured grace. Further calls do nothing.
 
-        In a process that was forked after the start it does nothing: the server goes on in the parent.
+        In a process that was forked after the start nothing is stopped: the server goes on in the parent.
         """
         if self._process != os.getpid():
             return
@@ -163,7 +163,7 @@ class Server:
 
 
 def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None]) -> bool:
-    """A whole life of a server, in the thread that calls; whether all of it has come to an end."""
+    """Run a server in this thread until it stops; whether all of its threads have ended."""
     if not config.enable_authorization and not insecure and not only_local(config.host):
         raise ConfigError(
             f"ENABLE_AUTHORIZATION is false, and others can reach WHISPER_API_HOST {config.host}: listen on 127.0.0.1, "
@@ -181,7 +181,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
         settings = settings_of(config)
         bounds = bounds_of(config, raise_open_files())
-        # Many clients share the address of a proxy.
+        # Many clients share a proxy's address.
         proxies = TrustedAddresses(config.trusted_proxies)
         service = JobService.open(config)
         stack.callback(service.close)
@@ -195,7 +195,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
             connections = Connections(app, settings, bounds, proxies=proxies)
-            # A thread for this alone: the others may all be held by what is to be stopped.
+            # A thread of its own, because the work that is to be stopped may hold all others.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):
                     try:
@@ -213,7 +213,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
 
 async def _drain(state: ServerState, thread: ThreadPoolExecutor) -> None:
-    """Let nothing new in, and wait for what runs: meanwhile the status of jobs can still be asked for."""
+    """Take no new jobs, and wait for those that run. Meanwhile the status of jobs is still answered."""
     grace = state.config.shutdown_grace_seconds
     log.info("stopping", extra={"grace_seconds": grace})
     state.draining.set()
@@ -227,7 +227,7 @@ async def _in(thread: ThreadPoolExecutor, function: Callable[..., None], *args: 
 
 
 class _Stop:
-    """Says that the server is to stop; may be asked from any thread and from a signal handler."""
+    """A request to stop the server, which any thread and a signal handler may make."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -235,7 +235,7 @@ class _Stop:
         self._event: asyncio.Event | None = None
 
     def ask(self) -> None:
-        # No lock: the code that a signal interrupts might hold it.
+        # Without a lock, because the code that a signal interrupts might hold it.
         self.asked = True
         loop, event = self._loop, self._event
         if loop is not None and event is not None:
@@ -251,7 +251,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _signals(stop: _Stop) -> Iterator[None]:
-    """While open, the first signal asks to stop and the second ends the process; only the main thread may do that."""
+    """While open, the first signal stops the server and the second ends the process. Only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The sockets the server listens on: opened before anything else, so that what cannot work is said at once."""
+"""The sockets the server listens on. They are opened first, so that an unusable address fails at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whisper_api.errors import ConfigError
 
 __all__ = ["is_loopback", "listen", "network_of", "only_local", "url_of"]
 
-# Connections the system holds for the server while it is busy.
+# Connections that the system holds while the server is busy.
 BACKLOG = 1024
 MAX_MILLISECONDS = 2**31 - 1
 # A subscriber of IPv6 has a whole network of this size (RFC 6177).
@@ -33,10 +33,10 @@ def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socke
     Args:
         host: a name or an address, IPv6 with or without brackets; ``::`` means IPv4 too.
         port: 0 for any free one, the same on all addresses.
-        timeout_seconds: after which a connection ends whose peer takes nothing of what is sent.
+        timeout_seconds: after which a connection ends whose peer acknowledges nothing.
 
     Raises:
-        ConfigError: that is not possible; says why.
+        ConfigError: the server cannot listen there; the message says why.
     """
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
@@ -51,8 +51,7 @@ def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socke
                 continue
             stack.callback(sock.close)
             sockets.append(sock)
-        if not sockets or (failed is not None and failed.errno == errno.EADDRINUSE and port):
-            assert failed is not None
+        if failed is not None and (not sockets or (failed.errno == errno.EADDRINUSE and port)):
             reason = _REASONS.get(failed.errno or 0, failed.strerror or str(failed))
             raise ConfigError(f"cannot listen on {_joined(host.strip('[]'), port)}: {reason}") from failed
         stack.pop_all()
@@ -60,16 +59,16 @@ def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socke
 
 
 def only_local(host: str) -> bool:
-    """Whether no other machine can reach what listens on this host.
+    """Whether no other machine can reach a server that listens on this host.
 
     Raises:
-        ConfigError: there is no such host.
+        ConfigError: the host does not exist.
     """
     return all(is_loopback(str(address[0])) for _, address in _addresses(host, 0))
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address is one that only this machine has."""
+    """Whether a host name or address is a loopback one."""
     if name.lower() == "localhost":
         return True
     try:
@@ -79,7 +78,7 @@ def is_loopback(name: str) -> bool:
 
 
 def network_of(host: str) -> str:
-    """What counts as one client address: an IPv4 address, also when it is written as IPv6, or an IPv6 /64 network."""
+    """The network that counts as one client: an IPv4 address, also when mapped to IPv6, or an IPv6 /64 network."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -113,12 +112,12 @@ def _listening(family: socket.AddressFamily, address: tuple[object, ...], timeou
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
-            # Elsewhere this would let two servers share a port.
+            # On Windows this option would let two servers share a port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Only the system can end a connection whose peer is there but takes nothing.
+            # Ends a connection whose peer acknowledges nothing.
             milliseconds = min(int(1000 * timeout_seconds), MAX_MILLISECONDS)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         if family == socket.AF_INET6:

@@ -28,7 +28,10 @@ __all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "stat
 
 T = TypeVar("T")
 
-# A quarter of the threads that fetch.
+# A result is rendered in memory, which takes about five times its size, and rendering keeps the interpreter busy: more
+# threads would take more memory, save no time and hold up the event loop.
+RENDER_THREADS = 1
+# A quarter of the threads for fetching.
 FETCHES_PER_CALLER = 4
 
 
@@ -42,6 +45,7 @@ class ServerState:
         keys: of the callers.
         uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
         reads: threads for requests that are answered within milliseconds.
+        renders: threads that read stored transcripts and render them.
         fetches: threads that wait for other servers.
         draining: set when the server begins to stop; status requests that wait for a change end then.
         stopped: set when no job runs any more; all other waiting requests end then.
@@ -50,6 +54,7 @@ class ServerState:
         key_uploads, address_uploads: limit the unfinished uploads of one key and of one address.
         form_bytes: limits the bytes on the disk of one caller's unfinished forms with several files.
         caller_fetches: limits the files that are fetched at a time for one caller.
+        caller_renders: limits the results that are rendered at a time for one caller.
     """
 
     config: Config
@@ -57,6 +62,7 @@ class ServerState:
     keys: KeyRing
     uploads: ThreadPoolExecutor
     reads: ThreadPoolExecutor
+    renders: ThreadPoolExecutor
     fetches: ThreadPoolExecutor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +72,7 @@ class ServerState:
     address_uploads: Turns = field(init=False)
     form_bytes: Amounts = field(init=False)
     caller_fetches: Turns = field(init=False)
+    caller_renders: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiters = Waiters(self.service)
@@ -74,6 +81,7 @@ class ServerState:
         # As many bytes as the unfinished uploads with one file each that one key may have.
         self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
+        self.caller_renders = Turns(1)
 
 
 def state_in(scope: Scope) -> ServerState:

@@ -1,4 +1,4 @@
-"""All connections of a server: they are accepted here, within bounds, and none is left when they are closed."""
+"""All connections of a server: accepts them within bounds, checks their deadlines, and closes them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.connection import Connection, log_lost
-from whisper_api.server.connections.limits import Bounds, Quota, Slots
-from whisper_api.server.connections.turns import Turns
+from whisper_api.server.connections.limits import FrameTurns, Quota, StreamSlots
+from whisper_api.server.connections.response_budget import ResponseBudget
+from whisper_api.server.connections.settings import Bounds
 from whisper_api.server.middleware.access_log import PROBES
 from whisper_api.server.responses.problems import REFUSED, TOO_MANY_CONNECTIONS
 from whisper_api.server.sockets import network_of
@@ -28,32 +29,32 @@ __all__ = ["Connections"]
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-LOOK_SECONDS = 0.5
-STOPPING_LOOK_SECONDS = 0.05
-# What is left of a connection that was broken off, to come to its end.
+CHECK_SECONDS = 0.5
+STOPPING_CHECK_SECONDS = 0.05
+# An aborted connection has this long to end its tasks.
 ABORT_SECONDS = 1.0
-# So that those who connect first do not hold up those who connect after them, nor these those who are connected.
+# After so many, other tasks run: many new connections must not delay those that are open.
 ACCEPTED_AT_ONCE = 64
-# A connection that was accepted a moment ago may not have had the time to send its request.
+# A younger connection may not have had the time to send its request.
 GRACE_SECONDS = 1.0
-# So many idle connections are closed at a time, so that looking for them does not become the work.
+# Finding idle connections takes time, so several are closed when one place is needed.
 EVICTED_AT_ONCE = 16
-# When a connection cannot be accepted, mostly because no more files may be open, that may be otherwise after a pause.
+# Before accepting again after an error, which mostly is that no more files may be open.
 PAUSE_SECONDS = 0.2
-DYING_SECONDS = 0.01
+EVICTION_SECONDS = 0.01
 
 
 class Connections:
     """All connections of one application, on the running loop.
 
-    When there are as many as there may be, or an address has as many as it may have, a new one takes the place of the
-    one that has been idle for longest. Where all are busy, a few more are accepted on which only health checks are
-    answered, so that whatever watches the server does not take a busy one for a dead one.
+    At the bound of all connections or of one address, a new connection replaces those that have been idle for longest.
+    Where all are busy, a few more are accepted on which only health checks are answered, so that a monitor does not
+    take a busy server for a dead one.
 
     Args:
-        app: answers.
-        settings: of the protocols.
-        bounds: on connections.
+        app: the ASGI application.
+        settings: Hypercorn's.
+        bounds: on connections, streams and memory.
         proxies: addresses to which the share of one address does not apply, because they connect for many clients.
     """
 
@@ -67,28 +68,29 @@ class Connections:
         self._tls = settings.create_ssl_context()
         self._quota = Quota(bounds.connections, bounds.connections_per_address)
         self._streams = Quota(bounds.shared_streams, bounds.shared_streams_per_address)
-        self._turns = Turns()
+        self._budget = ResponseBudget(bounds.response_bytes, bounds.response_bytes_per_address)
+        self._turns = FrameTurns()
         self._listening: list[socket.socket] = []
         self._background: list[asyncio.Task[None]] = []
         self._open: dict[Connection, asyncio.Task[None]] = {}
-        # Those that count towards the quota; the others are reserved or are being closed to make room.
+        # The connections that count towards the quota. The others are reserved, or being closed to make room.
         self._counted: set[Connection] = set()
 
     async def accept(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to accept connections.
 
         Args:
-            sockets: that listen, and do not block; they are closed with the connections.
+            sockets: listening and non-blocking; :meth:`close` closes them.
         """
         self._listening.extend(sockets)
         self._background = [asyncio.create_task(self._accept(sock)) for sock in sockets]
-        self._background.append(asyncio.create_task(self._look_often()))
+        self._background.append(asyncio.create_task(self._check_often()))
 
     async def close(self, seconds: float) -> None:
-        """Accept no more, close what is idle, and let answers that are under way end.
+        """Accept no more, close idle connections, and let open responses end.
 
         Args:
-            seconds: after which they are broken off.
+            seconds: after which the responses are broken off.
         """
         for task in self._background:
             task.cancel()
@@ -99,8 +101,8 @@ class Connections:
         await self._context.terminated.set()
         deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:
-            self._look(stopping=True)
-            await self._wait(STOPPING_LOOK_SECONDS)
+            self._check(stopping=True)
+            await self._wait(STOPPING_CHECK_SECONDS)
         for connection in self._open:
             connection.abort()
         await self._wait(ABORT_SECONDS)
@@ -112,15 +114,17 @@ class Connections:
         if self._open:
             await asyncio.wait(set(self._open.values()), timeout=seconds)
 
-    async def _look_often(self) -> None:
+    async def _check_often(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self._look(stopping=False)
+            await asyncio.sleep(CHECK_SECONDS)
+            self._check(stopping=False)
+            if (returning := self._budget.return_memory(time.monotonic())) is not None:
+                await returning
 
-    def _look(self, *, stopping: bool) -> None:
+    def _check(self, *, stopping: bool) -> None:
         now = time.monotonic()
         for connection in list(self._open):
-            _look_at(connection, now, stopping)
+            _check(connection, now, stopping)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +132,7 @@ class Connections:
             try:
                 sock, address = await loop.sock_accept(listening)
             except OSError as error:
-                # A client that has gone again by now is nobody's fault.
+                # The client has gone already.
                 if error.errno != errno.ECONNABORTED:
                     log.error("no connection can be accepted: %s", error.strerror)
                     self._evict(None, 0.0)
@@ -137,12 +141,12 @@ class Connections:
                 host, port = address[:2]
                 # Each connection of a proxy counts as an address of its own.
                 self._admit(sock, f"{host} {port}" if host in self._proxies else network_of(host))
-            # Accepting does not wait while somebody connects.
+            # sock_accept returns without letting other tasks run while connections wait.
             if number % ACCEPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            # Those that were closed to make room have their files until the event loop comes to them.
+            # Evicted connections keep their files until the event loop has closed them.
             while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:
-                await asyncio.sleep(DYING_SECONDS)
+                await asyncio.sleep(EVICTION_SECONDS)
 
     def _admit(self, sock: socket.socket, network: str) -> None:
         counted = self._quota.take(network)
@@ -160,7 +164,8 @@ class Connections:
             self._settings,
             self._context,
             self._bounds,
-            Slots(self._streams, network, self._bounds.streams_per_connection if counted else 1),
+            StreamSlots(self._streams, network, self._bounds.streams_per_connection if counted else 1),
+            self._budget,
             self._turns,
             network,
             reserved=not counted,
@@ -170,11 +175,11 @@ class Connections:
         self._open[connection] = asyncio.create_task(self._serve(connection))
 
     def _evict(self, network: str | None, grace: float) -> None:
-        """Close those connections that have been idle for longest.
+        """Close the connections that have been idle for longest.
 
         Args:
-            network: of which client; None for any.
-            grace: seconds that a connection may be idle without being closed.
+            network: of this client address; None for any.
+            grace: seconds for which a connection may be idle.
         """
         now = time.monotonic()
         idle = [
@@ -183,11 +188,11 @@ class Connections:
             if network in (None, connection.network) and (seconds := connection.idle_for(now) or 0.0) >= grace
         ]
         for _, _, connection in heapq.nlargest(EVICTED_AT_ONCE, idle):
-            connection.say_goodbye(at_once=True)
+            connection.close_idle(at_once=True)
             self._uncount(connection)
 
     def _reserve(self) -> bool:
-        """Whether there is room for one more connection above the bound; the oldest silent one makes room."""
+        """Whether there is room for one more connection above the bound; the oldest idle one makes room."""
         reserved = [connection for connection in self._open if connection.reserved]
         if len(reserved) < self._bounds.reserved:
             return True
@@ -208,7 +213,7 @@ class Connections:
         try:
             await connection.serve(self._tls)
         except Exception as error:
-            # The application's errors do not come here: it is what Hypercorn makes of a client that breaks the rules.
+            # Raised by Hypercorn for a client that breaks the protocol. Hypercorn logs the application's errors itself.
             log_lost(error)
             connection.abort()
         finally:
@@ -216,17 +221,17 @@ class Connections:
             del self._open[connection]
 
 
-def _look_at(connection: Connection, now: float, stopping: bool) -> None:
+def _check(connection: Connection, now: float, stopping: bool) -> None:
     try:
-        connection.look(now, stopping=stopping)
+        connection.check_deadlines(now, stopping=stopping)
     except Exception as error:
-        # The deadlines of the others go on.
+        # The other connections are checked all the same.
         log_lost(error)
         connection.abort()
 
 
 class _HealthOnly:
-    """Answers health checks, and refuses everything else."""
+    """Answers health checks, and refuses other requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""One connection: it is read and written here, and closed when its client is silent or takes nothing."""
+"""One connection: reads and writes it, and closes it when its client is silent or takes nothing."""
 
 from __future__ import annotations
 
@@ -24,38 +24,40 @@ from starlette.types import ASGIApp
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.http1 import Http1
 from whisper_api.server.connections.http2 import Http2
-from whisper_api.server.connections.limits import Bounds, Slots
-from whisper_api.server.connections.patience import Patience
-from whisper_api.server.connections.turns import Turns
+from whisper_api.server.connections.limits import FrameTurns, ProgressDeadline, StreamSlots
+from whisper_api.server.connections.response_budget import BudgetedResponse, ResponseBudget
+from whisper_api.server.connections.settings import Bounds
 
 __all__ = ["Connection", "log_lost"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# What is read at a time: of an HTTP/1.1 body as much as asyncio takes from a socket, because a small piece costs as
-# much as a large one; of everything else a little, because it may have to be held until an answer was taken.
+# Bytes to read at a time: of an HTTP/1.1 body as many as asyncio takes from a socket, because a small piece costs as
+# much as a large one; otherwise few, because pipelined requests are held until the response before them was taken.
 BODY_BYTES = 256 << 10
-HEAD_BYTES = 16 << 10
-WRITE_BYTES = 32 << 10
-# Of HTTP/2 so much is worked on in one turn that it is not many frames: 256 bytes may be a dozen requests, while 64 kB
-# of an upload are four frames.
+HEAD_BYTES = 8 << 10
+# asyncio stops reading when its buffer holds more than twice this.
+UNREAD_BYTES = 4 << 10
+# The bytes of HTTP/2 that are processed in one turn adapt to their frames: 256 bytes may be a dozen requests, while
+# 64 kB of an upload are four frames.
 LEAST_FRAMES_BYTES = 256
 MOST_FRAMES_BYTES = 64 << 10
 MANY_FRAMES = 8
 
 
 class Connection:
-    """One connection, from the moment it was accepted.
+    """One connection that was accepted.
 
     Args:
-        sock: not blocking; it is closed here.
-        app: answers.
-        settings: of the protocols.
+        sock: a non-blocking socket; the connection closes it.
+        app: the ASGI application.
+        settings: Hypercorn's.
         context: says when the server stops.
         bounds: on times and streams.
-        slots: for the requests that are open at a time, with HTTP/2.
-        turns: of all connections, to work on frames.
+        slots: for the HTTP/2 requests that are open at a time.
+        budget: for the responses of all connections.
+        turns: of all connections, to process frames.
         network: the client's address, as it is counted.
         reserved: answer one request, and close.
     """
@@ -67,8 +69,9 @@ class Connection:
         settings: Settings,
         context: WorkerContext,
         bounds: Bounds,
-        slots: Slots,
-        turns: Turns,
+        slots: StreamSlots,
+        budget: ResponseBudget,
+        turns: FrameTurns,
         network: str,
         *,
         reserved: bool,
@@ -80,6 +83,7 @@ class Connection:
         self._context = context
         self._bounds = bounds
         self._slots = slots
+        self._budget = budget
         self._turns = turns
         self._had_turns = 0
         self._frames_bytes = LEAST_FRAMES_BYTES
@@ -89,16 +93,16 @@ class Connection:
         self._closing_since: float | None = None
         self._requests = 0
         self._written = 0
-        self._patience = Patience(bounds.take_seconds, self._opened)
+        self._deadline = ProgressDeadline(bounds.take_seconds, self._opened)
         self._send_lock = asyncio.Lock()
         self._protocol: Http1 | Http2 | None = None
         self._sock = sock
         self._aborted = False
         self._lost = False
-        self._reader = asyncio.StreamReader(limit=HEAD_BYTES)
+        self._reader = asyncio.StreamReader(limit=UNREAD_BYTES)
         self._writer: asyncio.StreamWriter | None = None
 
-    # --- its life ---
+    # --- from the handshake to the end ---
 
     async def serve(self, tls: ssl.SSLContext | None) -> None:
         """Shake hands, answer requests, and close.
@@ -119,14 +123,15 @@ class Connection:
         except BaseException:
             self._sock.close()
             raise
-        # asyncio's 64 kB, for each of a thousand clients that take nothing, would be much.
-        transport.set_write_buffer_limits(high=WRITE_BYTES)
+        # A piece of a response counts as taken when the transport holds nothing of it any longer. With 0, asyncio's TLS
+        # would never write again after the first pause.
+        transport.set_write_buffer_limits(high=1)
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
         self._idle_since = time.monotonic()
-        # asyncio's sockets have this attribute; other transports read as they like.
+        # asyncio's socket transports have this attribute. Other transports choose the size themselves.
         self._sized = hasattr(transport, "max_size")
-        # Before the first piece is read.
-        self._at_a_time()
+        # Applies to the first read, too.
+        self._read_size()
         try:
             async with TaskGroup(loop) as group:
                 await self._begin(loop, group, writer)
@@ -134,7 +139,7 @@ class Connection:
         finally:
             self._slots.close()
             writer.close()
-            # The client may have reset the connection, which is an end like any other.
+            # The client may have reset the connection.
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
@@ -162,19 +167,30 @@ class Connection:
             self._protocol = Http1(answer, settings, context, *about)
 
     async def _answer(
-        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+        *,
+        cut: Callable[[], None] | None = None,
     ) -> None:
-        await self._app(scope, receive, send)
+        response = BudgetedResponse(self._budget, self.network, scope, send, cut or self.abort)
+        try:
+            await self._app(scope, receive, response.send)
+        finally:
+            response.close()
 
     async def _read(self) -> None:
         with contextlib.suppress(OSError):
-            while data := await self._reader.read(self._at_a_time()):
+            while data := await self._reader.read(self._read_size()):
                 await self._receive(data)
-                # Reading does not wait while there is something to read.
+                # A read with bytes in the buffer returns without letting other tasks run.
                 await asyncio.sleep(0)
         await self._handle(Closed())
 
-    def _at_a_time(self) -> int:
+    def _read_size(self) -> int:
         if isinstance(self._protocol, Http2):
             size = MOST_FRAMES_BYTES
         else:
@@ -184,8 +200,8 @@ class Connection:
         return size
 
     async def _receive(self, data: bytes) -> None:
-        # What comes after the end is read only so that the client, which may not expect the end, can read the last
-        # answer.
+        # A lingering close (RFC 9112, section 9.6): bytes after the end are read and dropped, so that the client's
+        # system does not drop the last response.
         if self._closing_since is not None:
             return
         if isinstance(self._protocol, Http2):
@@ -245,20 +261,20 @@ class Connection:
             else:
                 self._writer.close()
 
-    # --- looked at from outside ---
+    # --- for the server's periodic check ---
 
     def abort(self) -> None:
-        """End it at once, whatever is still to be sent."""
+        """End the connection at once, and drop bytes that are still to be sent."""
         if self._writer is not None:
             self._writer.transport.abort()
         else:
             self._aborted = True
-            # A handshake fails at once.
+            # Makes a TLS handshake fail at once.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def idle_for(self, now: float) -> float | None:
-        """For how long nothing was asked on it, in seconds; None while a request is open.
+        """Seconds without a request; None while a request is open.
 
         Args:
             now: by ``time.monotonic``.
@@ -273,37 +289,36 @@ class Connection:
             self._idle_since = now
         return now - self._idle_since
 
-    def look(self, now: float, *, stopping: bool) -> None:
-        """Close it when a deadline is over.
+    def check_deadlines(self, now: float, *, stopping: bool) -> None:
+        """Close the connection when a deadline is over.
 
         Args:
             now: by ``time.monotonic``.
-            stopping: close it as soon as no request is open.
+            stopping: also when no request is open.
         """
         if self._writer is None or self._protocol is None:
             return
         to_send = self._writer.transport.get_write_buffer_size()
-        if self._patience.spent(now, self._written - to_send, to_send > 0):
+        if self._deadline.is_over(now, self._written - to_send, to_send > 0):
             self._cut_off("takes nothing of what is sent to it")
         elif self._closing_since is not None:
             if not to_send and now - self._closing_since >= (0 if stopping else self._bounds.linger_seconds):
                 self.abort()
-        elif isinstance(self._protocol, Http2) and self._protocol.look(now):
-            self._writer.write(self._protocol.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM))
+        elif isinstance(self._protocol, Http2) and self._protocol.cut_stalled(now):
+            self._writer.write(self._protocol.goaway(ErrorCodes.ENHANCE_YOUR_CALM))
             self._cut_off("keeps its window closed")
         else:
-            self._look_whether_idle(now, stopping)
+            self._check_idle(self._protocol, now, stopping)
 
-    def _look_whether_idle(self, now: float, stopping: bool) -> None:
-        assert self._protocol is not None
+    def _check_idle(self, protocol: Http1 | Http2, now: float, stopping: bool) -> None:
         idle = self.idle_for(now)
         if idle is None:
             self._begun_since = None
-            # A client that was told something else than the health of the server need not hold this place.
+            # A request above the bound of connections is a health check or was refused: both take little time.
             if self.reserved and now - self._opened >= self._bounds.reserved_seconds:
                 self.abort()
             return
-        if not self._protocol.begun:
+        if not protocol.begun:
             self._begun_since = None
         elif self._begun_since is None:
             self._begun_since = now
@@ -312,16 +327,16 @@ class Connection:
         if self.reserved:
             limit = 0.0 if self._requests else self._bounds.reserved_seconds
         if stopping or idle >= limit or head >= self._bounds.head_seconds:
-            self.say_goodbye()
+            self.close_idle()
 
-    def say_goodbye(self, *, at_once: bool = False) -> None:
-        """Close it, as its client expects of the protocol; only while no request is open.
+    def close_idle(self, *, at_once: bool = False) -> None:
+        """Close the connection as its protocol asks for; only while no request is open.
 
         Args:
-            at_once: wait for nothing, because its place is needed.
+            at_once: do not linger, because another connection needs the place.
         """
         if self._writer is not None and isinstance(self._protocol, Http2) and not self._writer.is_closing():
-            self._writer.write(self._protocol.say_goodbye())
+            self._writer.write(self._protocol.goaway())
         if at_once or self._writer is None:
             self.abort()
         elif self._closing_since is None:
@@ -334,10 +349,10 @@ class Connection:
 
 
 def log_lost(error: BaseException) -> None:
-    """Note that a connection was lost, in one line, and where that comes from for those who look for it."""
+    """Log a lost connection in one line; at the level DEBUG with a traceback."""
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and inner:
         error = inner[0]
-    # TLS errors are among these, and so is a peer that was gone before anything was read.
+    # Includes TLS errors, and a peer that left before the first read.
     if isinstance(error, OSError):
         log.debug("a connection broke: %s", type(error).__name__)
         return

@@ -1,4 +1,4 @@
-"""The state of an HTTP/2 connection as h2 keeps it, with bounds on what a client may make it hold and do."""
+"""h2's state of an HTTP/2 connection, with bounds on its memory and on frames that transfer nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 
 __all__ = ["BoundedConnection"]
 
-# Frames that a client may send for which nothing is transferred or answered: so many at once, and so many a second.
+# Frames that a client may send without a transfer or a response: so many at once, and so many a second.
 IDLE_FRAMES = 2000
 IDLE_FRAMES_PER_SECOND = 100
-# What earns frames back. A client that reads sends up to two WINDOW_UPDATEs for each of our frames.
+# Transfers and responses allow more frames: a client that reads sends up to two WINDOW_UPDATEs for each of our frames.
 BYTES_PER_FRAME = 512
 FRAMES_PER_ANSWER = 8
 # h2 remembers how each stream was closed, by default of 65,536.
@@ -30,7 +30,7 @@ KNOWN_SETTINGS = frozenset(int(code) for code in SettingCodes)
 
 
 class TooManyFrames(ProtocolError):
-    """The client sends frames for nothing: pings, settings, requests that it resets (CVE-2023-44487)."""
+    """Too many frames transfer nothing: pings, settings, requests that the client resets (CVE-2023-44487)."""
 
     error_code = ErrorCodes.ENHANCE_YOUR_CALM
 
@@ -39,7 +39,7 @@ class BoundedConnection(H2Connection):
     """An HTTP/2 connection of a server.
 
     Args:
-        max_streams: that the client may have open at a time.
+        max_streams: streams that the client may have open at a time.
     """
 
     MAX_CLOSED_STREAMS = CLOSED_STREAMS
@@ -57,15 +57,15 @@ class BoundedConnection(H2Connection):
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a frame or of a request's head has arrived, and not all of it."""
+        """Whether an unfinished frame or request head has arrived."""
         return self.frames.begun
 
     def earned(self, sent_bytes: int = 0, answers: int = 0) -> None:
-        """Let the client send more frames, because something was done for it.
+        """Let the client send more frames, after a transfer or a response.
 
         Args:
             sent_bytes: of a body, in either direction.
-            answers: responses that were finished.
+            answers: responses that have ended.
         """
         self.frames.allow(sent_bytes / BYTES_PER_FRAME + answers * FRAMES_PER_ANSWER)
 

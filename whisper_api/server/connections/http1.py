@@ -1,32 +1,29 @@
-"""HTTP/1.1 on one connection, as Hypercorn and h11 speak it, with the differences that this server needs."""
+"""HTTP/1.1 on one connection: Hypercorn's protocol with the differences that this server needs."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 from http import HTTPStatus
+from typing import Any
 
 import h11
 from hypercorn.events import Closed, Event
-from hypercorn.protocol.events import Body, Request
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11WSConnection
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
 from whisper_api.logs import Repeats
-from whisper_api.server.connections.late_continue import LateContinue
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 from whisper_api.server.responses.problems import Problem, ProblemResponse
 
-__all__ = ["PIECE_BYTES", "Http1"]
+__all__ = ["Http1"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# So much of a body is handed to the connection at a time; the rest stays where the application has it.
-PIECE_BYTES = 32 << 10
-# Statuses that h11 gives to what it cannot read.
+# The statuses that h11 gives to malformed requests.
 MALFORMED = {
     400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
     431: ("headers_too_large", f"The request's headers exceed {MAX_HEADER_BYTES} bytes"),
@@ -34,12 +31,20 @@ MALFORMED = {
 }
 
 
-class Http1(LateContinue):
-    """HTTP/1.1 with problems as answers to what is not a request, reason phrases, and bodies that are sent in pieces.
+class Http1(H11Protocol):
+    """HTTP/1.1 with problem details for malformed requests, reason phrases, and a late ``100 Continue``.
 
     Upgrades are ignored, as RFC 9110 (section 7.8) allows: a request to change to a WebSocket or to HTTP/2 is answered
     as the HTTP/1.1 request that it is. HTTP/2 with prior knowledge raises ``H2ProtocolAssumedError``.
+
+    Hypercorn sends ``100 Continue`` (RFC 9110, section 10.1.1) as soon as a request's head has arrived, so a client
+    would send its file to a server that refuses the request because of the key, the address, the size or a full queue.
+    Here it is sent when the application first reads the body, unless the application has answered by then.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection = _Connection(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
 
     @property
     def busy(self) -> bool:
@@ -48,12 +53,12 @@ class Http1(LateContinue):
 
     @property
     def receives_body(self) -> bool:
-        """Whether a request's body is still to come."""
+        """Whether the rest of a request's body is still to come."""
         return self.stream is not None and self.connection.their_state is h11.SEND_BODY
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a request's head has arrived, and not all of it."""
+        """Whether an unfinished request head has arrived."""
         return self.stream is None and bool(self.connection.trailing_data[0])
 
     async def handle(self, event: Event) -> None:
@@ -61,21 +66,13 @@ class Http1(LateContinue):
         if isinstance(event, Closed):
             await self._end()
 
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Body) and len(event.data) > PIECE_BYTES:
-            body = memoryview(event.data)
-            for start in range(0, len(body), PIECE_BYTES):
-                await super().stream_send(Body(event.stream_id, bytes(body[start : start + PIECE_BYTES])))
-        else:
-            await super().stream_send(event)
-
     async def _maybe_recycle(self) -> None:
         await super()._maybe_recycle()
         if self.connection.our_state is not h11.IDLE:
             await self._end()
 
     async def _end(self) -> None:
-        """Answer nothing of what the client has sent beyond the last request."""
+        """Ignore what the client has sent after the last request."""
         self.connection = _Ended()
         await self.can_read.set()
 
@@ -85,7 +82,7 @@ class Http1(LateContinue):
 
     async def _create_stream(self, request: h11.Request) -> None:
         self.stream = HTTPStream(
-            self.app,
+            self._answer,
             self.config,
             self.context,
             self.task_group,
@@ -108,6 +105,35 @@ class Http1(LateContinue):
             )
         )
 
+    async def _answer(self, scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any) -> None:
+        answered = False
+
+        async def receive_after_continue() -> Any:
+            if not answered and self._client_waits():
+                headers = self.config.response_headers("h11")
+                await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
+            return await receive()
+
+        async def send_with_close(message: Any) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                if self._client_waits():
+                    # The client may or may not send the body, so nobody knows where the next request begins.
+                    headers = [field for field in message["headers"] if field[0].lower() != b"connection"]
+                    message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        await self.app(scope, receive_after_continue, send_with_close, sync_spawn, call_soon)
+
+    def _client_waits(self) -> bool:
+        connection = self.connection
+        return (
+            isinstance(connection, h11.Connection)
+            and connection.client_is_waiting_for_100_continue
+            and connection.our_state is h11.SEND_RESPONSE
+        )
+
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, (h11.Response, h11.InformationalResponse)) and not event.reason:
             # RFC 9112 lets the phrase be empty, and some clients cannot read that.
@@ -127,8 +153,26 @@ class Http1(LateContinue):
         log.info("malformed request", extra={"status": status_code, "request_id": request_id})
 
 
+class _Connection(h11.Connection):
+    """Refuses a body with two lengths, and hides from Hypercorn that a client waits for ``100 Continue``."""
+
+    @property
+    def they_are_waiting_for_100_continue(self) -> bool:
+        return False
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"transfer-encoding", b"content-length"} <= names:
+                # RFC 9112, section 6.1: a proxy in front may believe the other length. Then the bytes that are a body
+                # for the proxy would be a request here.
+                raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length", error_status_hint=400)
+        return event
+
+
 class _Ended(H11WSConnection):
-    """Takes the place of h11's connection when it has ended: nothing comes from it and nothing goes to it."""
+    """Replaces h11's connection when it has ended: ignores what is received and sent."""
 
     def __init__(self) -> None:
         pass

@@ -1,10 +1,12 @@
-"""HTTP/2 on one connection, as Hypercorn and h2 speak it, with bounds on what one client may hold."""
+"""HTTP/2 on one connection: Hypercorn's protocol with bounds on what one client may hold."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import h2.events
@@ -14,33 +16,32 @@ from hypercorn.config import Config as Settings
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, StreamClosed
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup, WorkerContext
+from hypercorn.typing import ConnectionState, TaskGroup, WorkerContext
 from hypercorn.utils import filter_pseudo_headers
 from priority.priority import MissingStreamError
 
 from whisper_api.server.connections.frames import BoundedConnection
-from whisper_api.server.connections.limits import Bounds, Slots
-from whisper_api.server.connections.patience import Patience
-from whisper_api.server.connections.stream_buffer import StreamBuffer
+from whisper_api.server.connections.limits import ProgressDeadline, StreamSlots
+from whisper_api.server.connections.settings import Bounds
 
-__all__ = ["Http2"]
+__all__ = ["Http2", "StreamBuffer"]
 
-# The default size of a frame (RFC 9113, section 6.5.2). Clients may allow more, which would be copied at once.
+# The default size of a frame (RFC 9113, section 6.5.2). A client may allow larger ones, which would be copied whole.
 FRAME_BYTES = 16 << 10
 REFUSED = ((b":status", b"503"), (b"content-length", b"0"), (b"retry-after", b"1"))
 MALFORMED = ((b":status", b"400"), (b"content-length", b"0"))
 
 
 class Http2(H2Protocol):
-    """HTTP/2 in which a stream that cannot go on is ended, and nothing of a stream stays when it has ended.
+    """HTTP/2 that resets stalled streams, and keeps nothing of a stream that has ended.
 
     Args:
-        app: answers.
-        settings: of the protocol.
+        app: the ASGI application, in Hypercorn's form; it also takes a function that cuts its stream.
+        settings: Hypercorn's.
         context: says when the server stops.
-        task_group: in which requests are answered.
+        task_group: runs the application for each request.
         state: of the connection.
         ssl: whether the connection is encrypted.
         client: address and port.
@@ -55,7 +56,7 @@ class Http2(H2Protocol):
 
     def __init__(
         self,
-        app: AppWrapper,
+        app: Callable[..., Coroutine[Any, Any, None]],
         settings: Settings,
         context: WorkerContext,
         task_group: TaskGroup,
@@ -66,16 +67,15 @@ class Http2(H2Protocol):
         send: Callable[[Event], Awaitable[None]],
         *,
         bounds: Bounds,
-        slots: Slots,
+        slots: StreamSlots,
     ) -> None:
         super().__init__(app, settings, context, task_group, state, ssl, client, server, send)
         self.connection = BoundedConnection(bounds.streams_per_connection)
         self._bounds = bounds
         self._slots = slots
         self._answer = app
-        self.app = self._answer_in_slot
-        # With the client's window for the whole connection, which holds up all streams.
-        self._patience = Patience(bounds.take_seconds, time.monotonic())
+        # For the client's window of the whole connection, which stops all streams.
+        self._deadline = ProgressDeadline(bounds.take_seconds, time.monotonic())
         self._taken = 0
 
     @property
@@ -85,32 +85,35 @@ class Http2(H2Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a frame or of a request's head has arrived, and not all of it."""
+        """Whether an unfinished frame or request head has arrived."""
         return self.connection.begun
 
-    def look(self, now: float) -> bool:
-        """End the streams whose clients do not take what they asked for.
+    def cut_stalled(self, now: float) -> bool:
+        """Reset the streams whose windows the client keeps closed for too long.
 
         Args:
             now: by ``time.monotonic``.
 
         Returns:
-            Whether the client is to be cut off as a whole, because its window for the connection stays closed.
+            Whether the whole connection is to be cut, because the client keeps its window closed.
         """
         waiting = False
         for stream_id, buffer in list(self.stream_buffers.items()):
             stream = self.connection.streams.get(stream_id)
             closed_window = stream is not None and stream.outbound_flow_control_window <= 0
             waiting = waiting or (buffer.waiting and not closed_window)
-            # Where the stream's own window is open, the client takes other streams first, which is its right.
-            if buffer.patience.spent(now, buffer.taken, buffer.waiting and closed_window):
-                self._forget(stream_id, ErrorCodes.CANCEL)
-                self.task_group.spawn(self._cut_off, stream_id)
+            # Where the stream's own window is open, the client takes other streams first, as it may.
+            if buffer.deadline.is_over(now, buffer.taken, buffer.waiting and closed_window):
+                self._cut(stream_id)
         closed_window = self.connection.outbound_flow_control_window <= 0
-        return self._patience.spent(now, self._taken, waiting and closed_window)
+        return self._deadline.is_over(now, self._taken, waiting and closed_window)
 
-    def say_goodbye(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> bytes:
-        """Close the connection; the bytes to send for that (GOAWAY)."""
+    def goaway(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> bytes:
+        """Close the connection.
+
+        Returns:
+            The frame to send (GOAWAY).
+        """
         with contextlib.suppress(ProtocolError):
             self.connection.close_connection(code)
         return self.connection.data_to_send()
@@ -118,7 +121,7 @@ class Http2(H2Protocol):
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
-            # Without this, answers that are under way would wait for ever to be taken.
+            # Without this, open responses would wait for their clients for ever.
             for stream_id in list(self.stream_buffers):
                 self._forget(stream_id, ErrorCodes.CANCEL)
 
@@ -133,7 +136,7 @@ class Http2(H2Protocol):
             if isinstance(event, h2.events.DataReceived):
                 self.connection.earned(sent_bytes=len(event.data))
                 if event.stream_id not in self.streams:
-                    # Sent before the client knew that the stream has ended.
+                    # The client sent this before it knew that the stream has ended.
                     self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                     continue
             elif isinstance(event, h2.events.RemoteSettingsChanged):
@@ -142,7 +145,7 @@ class Http2(H2Protocol):
         await self._flush()
 
     async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
-        """Ignored: RFC 9113 has done away with priorities, and each could name a stream that is never opened."""
+        """Ignore priorities: RFC 9113 deprecates them, and each could name a stream that is never opened."""
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         stream_id = request.stream_id
@@ -158,10 +161,10 @@ class Http2(H2Protocol):
             return
         headers = filter_pseudo_headers(list(request.headers or ()))
         if b":protocol" in pseudo:
-            # As HTTP/1.1 says it, where such a header cannot come from an HTTP/2 client (RFC 8441; RFC 9113, 8.2.2).
+            # In the form of HTTP/1.1. HTTP/2 clients may not send this header (RFC 8441; RFC 9113, section 8.2.2).
             headers.append((b"upgrade", pseudo[b":protocol"]))
         self.streams[stream_id] = stream = HTTPStream(
-            self.app,
+            functools.partial(self._answer_in_slot, stream_id),
             self.config,
             self.context,
             self.task_group,
@@ -171,7 +174,7 @@ class Http2(H2Protocol):
             self.stream_send,
             stream_id,
         )
-        self.stream_buffers[stream_id] = StreamBuffer(Patience(self._bounds.take_seconds, time.monotonic()))
+        self.stream_buffers[stream_id] = StreamBuffer(ProgressDeadline(self._bounds.take_seconds, time.monotonic()))
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
         await stream.handle(
@@ -185,16 +188,14 @@ class Http2(H2Protocol):
             )
         )
 
-    async def _answer_in_slot(
-        self, scope: Any, receive: Any, send: Any, sync_spawn: Callable[..., Any], call_soon: Callable[..., Any]
-    ) -> None:
+    async def _answer_in_slot(self, stream_id: int, *arguments: Any) -> None:
         try:
-            await self._answer(scope, receive, send, sync_spawn, call_soon)
+            await self._answer(*arguments, cut=functools.partial(self._cut, stream_id))
         finally:
             self._slots.end()
 
     async def _refuse(self, stream_id: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """Answer without a body, which a client that takes nothing could hold back, and without the application."""
+        """Respond without the application, and without a body, which a client could leave untaken."""
         with contextlib.suppress(ProtocolError):
             self.connection.send_headers(stream_id, list(headers), end_stream=True)
         self._forget(stream_id, ErrorCodes.NO_ERROR)
@@ -228,16 +229,22 @@ class Http2(H2Protocol):
         if not self.closed:
             await self._flush()
 
-    async def _cut_off(self, stream_id: int) -> None:
+    def _cut(self, stream_id: int) -> None:
+        self._forget(stream_id, ErrorCodes.CANCEL)
+        # A connection that is ending takes no more tasks, and ends its streams by itself.
+        with contextlib.suppress(RuntimeError):
+            self.task_group.spawn(self._after_cut, stream_id)
+
+    async def _after_cut(self, stream_id: int) -> None:
         await self._flush()
         await self._close_stream(stream_id)
 
     def _forget(self, stream_id: int, code: ErrorCodes | None) -> None:
-        """Keep nothing more of what a stream would have sent.
+        """Drop what a stream would have sent.
 
         Args:
-            stream_id: whose.
-            code: with which the stream is reset when it has not ended on both sides; None leaves it to the client.
+            stream_id: of the stream.
+            code: with which a stream is reset that has not ended on both sides; None does not reset it.
         """
         stream = self.connection.streams.get(stream_id)
         if code is not None and stream is not None and not stream.closed:
@@ -248,3 +255,72 @@ class Http2(H2Protocol):
             buffer.close()
         with contextlib.suppress(MissingStreamError):
             self.priority.remove_stream(stream_id)
+
+
+class StreamBuffer:
+    """Holds one piece of a body, and lets the application wait until the piece is sent.
+
+    Hypercorn's buffer of the same name copies a piece of any size, and lets the application go on. Here only the bytes
+    of the next frame are copied, so a body that many streams send is in memory once.
+
+    Args:
+        deadline: for the client to take this stream.
+    """
+
+    def __init__(self, deadline: ProgressDeadline) -> None:
+        self.deadline = deadline
+        self.taken = 0
+        self._piece = memoryview(b"")
+        self._whole = False
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are bytes to send."""
+        return bool(self._piece)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body was sent."""
+        return self._whole and not self._piece
+
+    async def push(self, data: bytes) -> None:
+        """Hand over a piece of the body, and wait until it is sent.
+
+        Raises:
+            BufferCompleteError: the stream has ended.
+        """
+        await self._until(lambda: not self._piece)
+        if self._closed or self._whole:
+            raise BufferCompleteError
+        self._piece = memoryview(data)
+        await self._until(lambda: not self._piece)
+
+    def pop(self, max_bytes: int) -> bytes:
+        """Remove and return at most so many bytes, for the next frame."""
+        data = bytes(self._piece[:max_bytes])
+        self._piece = self._piece[len(data) :]
+        self.taken += len(data)
+        if not self._piece:
+            self._changed.set()
+        return data
+
+    def set_complete(self) -> None:
+        """Note that no further piece comes."""
+        self._whole = True
+
+    async def drain(self) -> None:
+        """Wait until the stream has ended."""
+        await self._until(lambda: False)
+
+    def close(self) -> None:
+        """Note that the stream has ended: drop the rest, and wake the application."""
+        self._closed = True
+        self._piece = memoryview(b"")
+        self._changed.set()
+
+    async def _until(self, happened: Callable[[], bool]) -> None:
+        while not (self._closed or happened()):
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,51 +1,22 @@
-"""How many connections and streams there may be, for each address and in all."""
+"""What one client may use: shares of connections, streams and memory, time to read a response, turns to send frames."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import asyncio
+import heapq
+import itertools
 from collections import Counter
-from dataclasses import dataclass
 
-__all__ = ["Bounds", "Quota", "Slots", "raise_open_files"]
+__all__ = ["LEAST_BYTES_PER_SECOND", "FrameTurns", "ProgressDeadline", "Quota", "StreamSlots"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """The bounds of all connections of one server. Times are in seconds.
-
-    Attributes:
-        connections: open at a time.
-        connections_per_address: of these, for one client address.
-        reserved: connections above ``connections``, on which only health checks are answered.
-        reserved_seconds: how long such a connection lives.
-        streams_per_connection: requests that one HTTP/2 connection may have open at a time.
-        shared_streams: open requests of all HTTP/2 connections, the first one of each connection not counted.
-        shared_streams_per_address: of these, for one client address.
-        head_seconds: from the first byte of a request's head to the last, and from the start of a connection to its
-            first request.
-        idle_seconds: without a request, after the first one.
-        take_seconds: how long a client may take nothing of what is sent to it; see
-            :class:`~whisper_api.server.connections.patience.Patience`.
-        linger_seconds: for which a connection still reads after the server has ended it, so that its client receives
-            the last answer (RFC 9112, section 9.6).
-    """
-
-    connections: int
-    connections_per_address: int
-    reserved: int = 32
-    reserved_seconds: float = 5.0
-    streams_per_connection: int = 100
-    shared_streams: int = 1000
-    shared_streams_per_address: int = 500
-    head_seconds: float = 30.0
-    idle_seconds: float = 480.0
-    take_seconds: float = 60.0
-    linger_seconds: float = 2.0
+# A client that reads more slowly is cut off. Other servers have about the same: Kestrel's MinResponseDataRate is 240.
+LEAST_BYTES_PER_SECOND = 256
 
 
 class Quota:
     """How much of something is in use, by each holder and in all.
+
+    An amount above a bound is allowed where nothing else is in use.
 
     Args:
         total: that may be in use.
@@ -58,37 +29,45 @@ class Quota:
         self._used: Counter[str] = Counter()
         self._sum = 0
 
-    def take(self, holder: str) -> bool:
-        """Take one for a holder; False when it has its share or all are in use."""
-        if self._sum >= self.total or self.exhausted(holder):
-            return False
-        self._used[holder] += 1
-        self._sum += 1
-        return True
-
-    def give_back(self, holder: str, amount: int = 1) -> None:
-        """Give back what a holder has taken.
+    def take(self, holder: str, amount: int = 1) -> bool:
+        """Take some for a holder.
 
         Args:
-            holder: whose.
-            amount: how many.
+            holder: the user of the amount.
+            amount: how much.
+
+        Returns:
+            False when the share or the total would be exceeded; nothing is taken then.
         """
+        if not self.fits(holder, amount):
+            return False
+        self._used[holder] += amount
+        self._sum += amount
+        return True
+
+    def fits(self, holder: str, amount: int = 1) -> bool:
+        """Whether a holder may take an amount."""
+        return not (self.exhausted(holder, amount) or (self._sum and self._sum + amount > self.total))
+
+    def exhausted(self, holder: str, amount: int = 1) -> bool:
+        """Whether this much more would exceed a holder's share."""
+        used = self._used.get(holder, 0)
+        return used > 0 and used + amount > self.each
+
+    def give_back(self, holder: str, amount: int = 1) -> None:
+        """Give back what a holder has taken."""
         self._sum -= amount
         self._used[holder] -= amount
         if not self._used[holder]:
             del self._used[holder]
 
-    def exhausted(self, holder: str) -> bool:
-        """Whether a holder has its whole share."""
-        return self._used.get(holder, 0) >= self.each
-
     @property
     def used(self) -> int:
-        """How many are in use."""
+        """How much is in use in all."""
         return self._sum
 
 
-class Slots:
+class StreamSlots:
     """The open requests of one HTTP/2 connection. The first is always allowed, further ones share a quota.
 
     Args:
@@ -117,25 +96,82 @@ class Slots:
             self._quota.give_back(self._holder)
 
     def close(self) -> None:
-        """Give back what is left when the connection ends: a task that was canceled before it began ended nothing."""
+        """End all requests with their connection: a task that is canceled before it begins does not call ``end``."""
         while self.open:
             self.end()
 
 
-def raise_open_files() -> int | None:
-    """Raise the number of files that this process may have open to the hard limit (``RLIMIT_NOFILE``).
+class ProgressDeadline:
+    """The time that a client has left to take the bytes that wait for it.
 
-    Returns:
-        That number; None where the system has no limit.
+    The time runs down while bytes wait. Every 256 bytes that the client takes add a second, up to the full time. So a
+    client that takes nothing is cut off after ``seconds``, one that takes a byte now and then soon after, and one that
+    takes 256 bytes a second never.
+
+    Args:
+        seconds: the full time.
+        now: the current time, of any clock in seconds.
     """
-    if sys.platform == "win32":
-        return None
-    import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        # macOS refuses more than its own maximum, which the hard limit does not tell.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return None if soft == resource.RLIM_INFINITY else soft
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
+        self._left = seconds
+        self._checked = now
+        self._taken = 0
+
+    def is_over(self, now: float, taken: int, waiting: bool) -> bool:
+        """Check the deadline. The time between two calls does not matter.
+
+        Args:
+            now: the current time.
+            taken: bytes that the client has taken so far.
+            waiting: whether more bytes wait for the client.
+
+        Returns:
+            Whether the client is to be cut off.
+        """
+        earned = (taken - self._taken) / LEAST_BYTES_PER_SECOND
+        passed = now - self._checked
+        self._taken, self._checked = taken, now
+        self._left = min(self._seconds, self._left - passed + earned) if waiting else self._seconds
+        return self._left <= 0
+
+
+class FrameTurns:
+    """Lets one connection process received frames in each round of the event loop: the one with the fewest turns.
+
+    A frame costs its sender next to nothing, and may cost the server a whole request. Without turns, one round would
+    process the frames of all connections, so a flood on many connections would delay every response.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    async def wait(self, had: int) -> None:
+        """Wait for a turn. It ends with this round, so a connection that then waits for its client delays no other.
+
+        Args:
+            had: turns that this connection has had.
+        """
+        loop = asyncio.get_running_loop()
+        if self._taken:
+            turn = loop.create_future()
+            heapq.heappush(self._waiting, (had, next(self._numbers), turn))
+            try:
+                await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                raise
+        self._taken = True
+        loop.call_soon(self._pass_on)
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken = False

@@ -1,17 +1,19 @@
-"""The configuration as Hypercorn's settings and as bounds."""
+"""The configuration as Hypercorn's settings and as bounds on connections."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+from dataclasses import dataclass
 
 from hypercorn.config import Config as Settings
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError
 from whisper_api.logs import Repeats
-from whisper_api.server.connections.limits import Bounds
 
-__all__ = ["MAX_HEADER_BYTES", "bounds_of", "settings_of"]
+__all__ = ["MAX_HEADER_BYTES", "Bounds", "bounds_of", "raise_open_files", "settings_of"]
 
 log = logging.getLogger(__name__)
 
@@ -19,18 +21,87 @@ MAX_HEADER_BYTES = 32 << 10
 # Hypercorn ends an HTTP/2 connection abruptly after so many requests.
 REQUESTS_PER_CONNECTION = 1_000_000
 HEAD_SECONDS = 30.0
-# With a very short WHISPER_API_KEEPALIVE a client still has so long to send its first request.
+# A client has this long for its first request, however short WHISPER_API_KEEPALIVE is.
 LEAST_HEAD_SECONDS = 5.0
 TAKE_SECONDS = 60.0
-# Files that the process needs for everything but connections and their uploads: database, models, the decoder's pipes.
+# Files that the process needs beside connections and their uploads: database, models, the decoder's pipes.
 OTHER_FILES = 96
 
 
-def settings_of(config: Config) -> Settings:
-    """How to speak to clients.
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The bounds of all connections of one server. Times are in seconds.
+
+    Attributes:
+        connections: open at a time.
+        connections_per_address: of these, for one client address.
+        reserved: connections above ``connections``, on which only health checks are answered.
+        reserved_seconds: how long such a connection lives.
+        streams_per_connection: requests that one HTTP/2 connection may have open at a time.
+        shared_streams: open requests of all HTTP/2 connections, the first one of each connection not counted.
+        shared_streams_per_address: of these, for one client address.
+        response_bytes: of response bodies that clients have not taken yet.
+        response_bytes_per_address: of these, for one client address.
+        head_seconds: from the first byte of a request's head to the last, and from the start of a connection to its
+            first request.
+        idle_seconds: without a request, after the first one.
+        take_seconds: for which a client may take nothing of its response; see
+            :class:`~whisper_api.server.connections.limits.ProgressDeadline`.
+        linger_seconds: for which a connection still reads after the server has ended it, so that its client receives
+            the last response (RFC 9112, section 9.6).
+    """
+
+    connections: int
+    connections_per_address: int
+    reserved: int = 32
+    reserved_seconds: float = 5.0
+    streams_per_connection: int = 100
+    shared_streams: int = 1000
+    shared_streams_per_address: int = 500
+    response_bytes: int = 64 << 20
+    response_bytes_per_address: int = 32 << 20
+    head_seconds: float = 30.0
+    idle_seconds: float = 480.0
+    take_seconds: float = 60.0
+    linger_seconds: float = 2.0
+
+
+def bounds_of(config: Config, open_files: int | None) -> Bounds:
+    """The bounds of the server's connections.
 
     Args:
-        config: its times and its certificate.
+        config: its times, and how many connections and bytes it allows.
+        open_files: that the process may have; None for any number. Each connection needs one for itself and one for
+            its upload.
+    """
+    connections = config.max_connections
+    reserved = Bounds.reserved
+    if open_files is not None:
+        room = max(2, (open_files - OTHER_FILES) // 2)
+        reserved = min(reserved, max(1, room // 8))
+        if connections > room - 2 * reserved:
+            connections = max(1, room - 2 * reserved)
+            log.warning(
+                "at most %d connections are open at a time, not MAX_CONNECTIONS: this process may open %d files "
+                "(ulimit -n raises that)",
+                connections,
+                open_files,
+            )
+    keep_alive = config.keepalive_seconds
+    return Bounds(
+        connections=connections,
+        connections_per_address=max(1, connections // 2),
+        reserved=reserved,
+        response_bytes=config.max_response_memory,
+        response_bytes_per_address=max(1, config.max_response_memory // 2),
+        head_seconds=min(HEAD_SECONDS, max(keep_alive, LEAST_HEAD_SECONDS)),
+        idle_seconds=keep_alive,
+        take_seconds=min(TAKE_SECONDS, config.timeout_seconds),
+    )
+
+
+def settings_of(config: Config) -> Settings:
+    """Hypercorn's settings.
 
     Raises:
         ConfigError: the certificate or its key cannot be used.
@@ -60,33 +131,20 @@ def settings_of(config: Config) -> Settings:
     return settings
 
 
-def bounds_of(config: Config, open_files: int | None) -> Bounds:
-    """The bounds of the server's connections.
+def raise_open_files() -> int | None:
+    """Raise the number of files that this process may have open to the hard limit (``RLIMIT_NOFILE``).
 
-    Args:
-        config: its times, and how many connections it allows.
-        open_files: that the process may have; None for any number. Each connection needs one for itself and one for
-            its upload.
+    Returns:
+        That number; None where the system has no limit.
     """
-    connections = config.max_connections
-    reserved = Bounds.reserved
-    if open_files is not None:
-        room = max(2, (open_files - OTHER_FILES) // 2)
-        reserved = min(reserved, max(1, room // 8))
-        if connections > room - 2 * reserved:
-            connections = max(1, room - 2 * reserved)
-            log.warning(
-                "at most %d connections are open at a time, not MAX_CONNECTIONS: this process may open %d files "
-                "(ulimit -n raises that)",
-                connections,
-                open_files,
-            )
-    keep_alive = config.keepalive_seconds
-    return Bounds(
-        connections=connections,
-        connections_per_address=max(1, connections // 2),
-        reserved=reserved,
-        head_seconds=min(HEAD_SECONDS, max(keep_alive, LEAST_HEAD_SECONDS)),
-        idle_seconds=keep_alive,
-        take_seconds=min(TAKE_SECONDS, config.timeout_seconds),
-    )
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS refuses more than its own maximum, which the hard limit does not tell.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return None if soft == resource.RLIM_INFINITY else soft

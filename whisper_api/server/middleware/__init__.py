@@ -1,1 +1,1 @@
-"""What every request passes through: access log, proxies, upgrades, CORS, authentication."""
+"""Middleware around all routes: access log, proxies, upgrades, CORS, authentication."""

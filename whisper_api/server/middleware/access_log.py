@@ -1,7 +1,8 @@
-"""The outermost layer: every request gets an id and a line in the log, and no error leaves without an answer."""
+"""The outermost layers: an id and a log line for every request, and a response to every error."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import time
@@ -23,7 +24,7 @@ log = logging.getLogger("whisper_api.access")
 
 
 def _kind(record: logging.LogRecord) -> Hashable | None:
-    """Requests with a key are all written: each key is somebody's. Anybody can send any number of others."""
+    """Log every request with a key. Count repeated lines of other requests, because any stranger can send them."""
     if getattr(record, "key_id", None) is not None:
         return None
     return record.levelno, record.msg, getattr(record, "status", None)
@@ -32,9 +33,9 @@ def _kind(record: logging.LogRecord) -> Hashable | None:
 log.addFilter(Repeats(lines=100, kind=_kind))
 
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Asked every few seconds by whatever watches the server: of no interest unless one looks for it.
+# Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
-# What proxies write down when the client has left before the answer; it is never sent.
+# The status that nginx logs when the client closes the connection before the response. It is never sent.
 CLIENT_GONE = 499
 PATH_CHARACTERS = 200
 
@@ -42,9 +43,8 @@ PATH_CHARACTERS = 200
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, form field or name of a file is logged, and no header, but for what trusted proxies say of the client's
-    address. Of requests without a key, the first hundred of each status are logged each minute, and the others are
-    counted.
+    No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
+    without a key, the first hundred of each status are logged each minute, and the others are counted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -124,19 +124,23 @@ class ErrorAnswers:
 
         async def watched_send(message: Message) -> None:
             nonlocal begun
-            begun = True
             await send(message)
+            begun = True
 
         try:
             if refused is not None:
-                raise refused
+                # A copy: a raised exception keeps the frames of its traceback alive.
+                raise copy.copy(refused)
             await self.app(scope, receive, watched_send)
+            return
         except ClientDisconnect:
             return
         except Exception as error:
             if begun:
-                # Ending here, without the rest, makes the server close the connection: the client sees that it broke.
+                # The server closes a connection whose response ends too early, so the client notices.
                 log.error("an answer broke off", exc_info=error)
                 return
             response = await self._handler(Request(scope), error)
-            await response(scope, receive, send)
+        # Outside of the except block, which keeps the error alive: its frames hold the body of a refused response, and
+        # the client may be slow to take this one.
+        await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Who may call: bearer keys (RFC 6750; Azure's header too), and without them, only what this machine asks for."""
+"""Authentication by bearer keys (RFC 6750) or Azure's header; without keys, a check that the request is local."""
 
 from __future__ import annotations
 
@@ -24,21 +24,18 @@ __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 log = logging.getLogger(__name__)
 
 MAX_ORIGINS_LOGGED = 20
-# For whatever watches the server, the page, which asks for a key itself, and what describes the API; they tell nothing
+# Open without a key: health checks, the page (which asks for a key itself) and the API's description. They tell nothing
 # about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
 OPEN_PREFIXES = ("/assets/",)
 AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
-# Clients of whisper-asr-webservice can be told a key only as a part of the server's address: http://user:key@host.
+# Clients of whisper-asr-webservice take a key only as a part of the server's address: http://user:key@host.
 BASIC_PATHS = frozenset(("/asr", "/detect-language"))
 
 
 class Authentication:
-    """Lets in who has a key that was not revoked; routes find it in the request's state.
-
-    Raises, as an answer: 401 ``unauthorized``.
-    """
+    """Lets requests with a valid key pass, and answers others with 401; routes find the key in the request's state."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -65,7 +62,7 @@ class Authentication:
 
 
 def check_key(request: Request) -> None:
-    """Look again whether a request's key still lets it in: for one that takes long. Blocks on the database.
+    """Check the key of a long request again. Blocks on the database.
 
     Raises:
         Problem: 401 ``unauthorized``: the key was revoked meanwhile.
@@ -76,15 +73,15 @@ def check_key(request: Request) -> None:
 
 
 class LocalCallers:
-    """Without keys, whoever reaches the server is let in, and a browser reaches it for every page it shows.
+    """Protects a server without keys from the pages that a local browser shows. Refuses with 403 ``forbidden_origin``.
 
-    So a request must not come from a page of another origin, unless the configuration allows that origin. And it must
-    name this machine as its host, which a request that a rebound name has led here does not.
+    A request from a page must have this server's origin or an origin that the configuration allows. Its ``Host`` must
+    name this machine, because a page can point a host name of its own at it (DNS rebinding).
 
     Args:
         app: the rest of the application.
-        config: its host and the origins that it allows.
-        insecure: whether others may reach the server, so that it may have any name.
+        config: names the host and the allowed origins.
+        insecure: other machines may reach the server, so that its host may have any name.
         logged: the refused origins that stand in the log already, shared by the parts of an application.
 
     Raises, as an answer: 403 ``forbidden_origin``.
@@ -124,14 +121,14 @@ class LocalCallers:
             raise _forbidden("The request comes from a page of another site", "switch authorization on")
 
     def _log_once(self, origin: str) -> None:
-        """Log an origin once: browsers do not show to people why a request was refused."""
+        """Log an origin once: browsers do not show their users why a request was refused."""
         if origin not in self._logged and len(self._logged) < MAX_ORIGINS_LOGGED:
             self._logged.add(origin)
             log.warning("a page of another origin was refused; ALLOWED_ORIGINS may name it: %s", shown(origin))
 
 
 def _token_of(scope: Scope) -> str:
-    """The key that a request brings; empty when it brings none."""
+    """The key of a request; empty when there is none."""
     headers = Headers(scope=scope)
     if "authorization" not in headers:
         # Azure's clients send the key in a header of its own.
@@ -139,7 +136,7 @@ def _token_of(scope: Scope) -> str:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
-    # A browser sends a password that it has kept to this address from the pages of others, too.
+    # Pages of other sites can make a browser send a password that it has stored for this address.
     from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     if scheme.lower() == "basic" and _path_in(scope) in BASIC_PATHS and not from_elsewhere:
         return _basic_token(credentials.strip())

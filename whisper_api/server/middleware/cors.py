@@ -1,4 +1,8 @@
-"""Cross-origin access from browsers (the Fetch standard, "CORS protocol"): which pages may call the server."""
+"""Cross-origin access from browsers (the Fetch standard, "CORS protocol"): which pages may call the server.
+
+Starlette's CORSMiddleware answers preflights itself, with the same methods for every path, and lets no page read
+why it is refused. Here the methods are those of the path's own ``Allow``, and a refused page may read its 403.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +19,22 @@ __all__ = ["AllowedOrigins", "CrossOrigin", "is_preflight"]
 ANY = "*"
 EXPOSED = "Location, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
 PREFLIGHT_HEADERS = {
-    # The asterisk is for what OpenAI's client tells of itself; a browser does not take it for Authorization.
+    # The asterisk allows the headers with which OpenAI's client describes itself. It does not cover Authorization.
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID, *",
     "Access-Control-Max-Age": "86400",
 }
-# A scheme and a host, as browsers write an origin (RFC 6454): no path, and the port only where it is not the usual one.
+# An origin as browsers write it (RFC 6454): scheme, host, and a port that is not the default; no path.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 
 
 class AllowedOrigins:
-    """The origins of the pages that may call the server though they have no key.
+    """The origins whose pages may call the server.
 
     Args:
         text: origins with commas between, or ``*`` for all; None and empty for none.
 
     Raises:
-        ConfigError: there is something else among them.
+        ConfigError: an item is not an origin.
     """
 
     def __init__(self, text: str | None) -> None:
@@ -46,7 +50,7 @@ class AllowedOrigins:
 
     @classmethod
     def of(cls, config: Config) -> AllowedOrigins:
-        """Those that a configuration names; with keys, all: browsers do not send a key by themselves."""
+        """The origins that a configuration allows: all when keys are needed, because browsers do not add a key."""
         return cls(ANY if config.enable_authorization else config.allowed_origins)
 
     def __contains__(self, origin: object) -> bool:
@@ -54,9 +58,7 @@ class AllowedOrigins:
 
 
 class CrossOrigin:
-    """Tells browsers which pages may read an answer.
-
-    Pages of other origins may read why they are refused, and nothing else.
+    """Tells browsers which pages may read a response. Pages of other origins may only read why they are refused.
 
     Args:
         app: the rest of the application.
@@ -95,5 +97,5 @@ class CrossOrigin:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks if a page may send a request."""
+    """Whether a request is a preflight: a browser asks whether a page may send a request."""
     return scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)

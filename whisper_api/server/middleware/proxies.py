@@ -1,7 +1,7 @@
-"""Behind a reverse proxy: the address that clients use, and the address that they come from.
+"""The server's public address and the client's address behind a reverse proxy.
 
-A proxy tells of both in headers that any client can send, too. So they count only in requests that come from an address
-in ``WHISPER_TRUSTED_PROXIES``. The public prefix may also be configured (``WHISPER_ROOT_PATH``).
+A proxy passes both on in headers. Any client can send these headers, too, so they are read only in requests from an
+address in ``WHISPER_TRUSTED_PROXIES``. The public prefix may also be configured (``WHISPER_ROOT_PATH``).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["PUBLIC_HOST", "BehindProxy", "TrustedAddresses", "client_address", "
 PUBLIC_HOST = "whisper_api.public_host"
 MAX_PREFIX_CHARACTERS = 255
 _SLASHES = re.compile(r"/{2,}")
-# What may stand in a URL without being escaped, and means nothing there.
+# Unreserved characters (RFC 3986).
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-# An element of Forwarded is made of such pairs (RFC 7239, section 4).
+# One pair in an element of Forwarded (RFC 7239, section 4).
 _PAIR = re.compile(r"""\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*))\s*""")
-# An address as X-Forwarded-For and Forwarded write it: with or without a port, IPv6 with or without brackets.
+# An address in X-Forwarded-For or Forwarded: with or without a port, IPv6 with or without brackets.
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+(?:\.\d+){3})(?::\d+)?|([0-9A-Fa-f:.]+)")
 
 
@@ -40,7 +40,7 @@ class TrustedAddresses:
         text: addresses and networks (``10.0.0.0/8``), with commas between; None and empty for none.
 
     Raises:
-        ConfigError: there is something else among them.
+        ConfigError: an item is not an address or a network.
     """
 
     def __init__(self, text: str | None) -> None:
@@ -72,7 +72,7 @@ def root_path_of(config: Config) -> str:
     """The configured public prefix: empty, or a path without a slash at its end.
 
     Raises:
-        ConfigError: it is no path.
+        ConfigError: the configured value is not a path.
     """
     prefix = (config.root_path or "").strip().rstrip("/")
     if prefix and not _is_prefix(prefix):
@@ -81,24 +81,24 @@ def root_path_of(config: Config) -> str:
 
 
 def client_address(scope: Scope) -> str | None:
-    """The address of a request's client, as far as it can be trusted; None where the server knows none."""
+    """The address of a request's client, from trusted proxies or the connection; None where there is none."""
     client = scope.get("client")
     return str(client[0]) if client else None
 
 
 def public_url(request: Request) -> str:
-    """The address under which the client calls this application, without a slash at the end."""
+    """The URL under which the client calls this application, without a slash at the end."""
     host = request.scope.get(PUBLIC_HOST) or request.headers.get("host") or "127.0.0.1"
     return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
 
 
 @dataclass(frozen=True)
 class _Forwarded:
-    """What trusted proxies say of a request.
+    """The headers of trusted proxies.
 
     Attributes:
         client: address of the client.
-        scheme, host, prefix: of the address that the client uses; None where nothing usable is said.
+        scheme, host, prefix: of the URL that the client uses; None where a header is missing or invalid.
     """
 
     client: str
@@ -108,19 +108,19 @@ class _Forwarded:
 
 
 class BehindProxy:
-    """Gives a request the path, scheme and client address that the client meant.
+    """Restores the path, scheme, prefix and client address that a request had before the proxies.
 
     Repeated slashes in the path count as one: clients whose base URL ends in a slash send ``//asr``.
 
-    It changes the request's scope, so that the layers around it see the same. The ``Host`` header stays as it came:
-    what is decided by it must not depend on what a proxy passes on.
+    The scope is changed in place, so that outer layers see the same. The ``Host`` header stays, because security checks
+    must not depend on headers of a proxy.
 
     Args:
         app: the rest of the application.
-        config: its trusted proxies and its prefix.
+        config: names trusted proxies and the prefix.
 
     Raises:
-        ConfigError: they cannot be used.
+        ConfigError: one of these cannot be used.
     """
 
     def __init__(self, app: ASGIApp, *, config: Config) -> None:
@@ -145,7 +145,7 @@ class BehindProxy:
         if prefix:
             _add_prefix(scope, prefix)
             if scope["path"] == prefix and scope["method"] in ("GET", "HEAD"):
-                # The page's links are relative to a directory.
+                # The page's relative links need the slash.
                 response = Response(status_code=308, headers={"Location": f"{prefix}/"})
                 await response(scope, receive, send)
                 return
@@ -153,10 +153,10 @@ class BehindProxy:
 
 
 def _add_prefix(scope: Scope, prefix: str) -> None:
-    """Put an application under a prefix, which the proxy has removed from the path, or has not."""
+    """Put an application under a prefix, whether or not the proxy has removed it from the path."""
     root_path, path = scope.get("root_path", ""), scope["path"]
     if root_path.startswith(prefix):
-        # An outer application knows of the prefix already.
+        # An outer application has added the prefix.
         return
     if path != prefix and not path.startswith(f"{prefix}/"):
         path = prefix + path
@@ -164,10 +164,10 @@ def _add_prefix(scope: Scope, prefix: str) -> None:
 
 
 def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwarded:
-    """What the headers of a request from a trusted proxy say.
+    """Read the headers of a request from a trusted proxy.
 
-    ``Forwarded`` (RFC 7239) counts only where there is no ``X-Forwarded`` header: a proxy that sets the one passes on
-    the other as the client has sent it.
+    ``Forwarded`` (RFC 7239) is read only without ``X-Forwarded`` headers: a proxy that sets these passes on a
+    ``Forwarded`` header of the client unchanged.
     """
     nodes = _listed(headers, "x-forwarded-for")
     scheme, host = _last(headers, "x-forwarded-proto"), _last(headers, "x-forwarded-host")
@@ -187,7 +187,7 @@ def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwa
 
 
 def _client(nodes: list[str], peer: str, trusted: TrustedAddresses) -> str:
-    """The nearest address that is no trusted proxy: what stands before it may be of the client's invention."""
+    """The nearest address that is not a trusted proxy. The client may have invented the addresses before it."""
     client = peer
     for node in reversed(nodes):
         match = _NODE.fullmatch(node)
@@ -206,12 +206,12 @@ def _is_prefix(text: str) -> bool:
 
 
 def _listed(headers: Headers, name: str) -> list[str]:
-    """The values of a header that is a list, over all lines that it has."""
+    """The values of a list header, from all of its lines."""
     return [value.strip() for line in headers.getlist(name) for value in line.split(",") if value.strip()]
 
 
 def _last(headers: Headers, name: str) -> str | None:
-    """What the nearest proxy says."""
+    """The value of the nearest proxy."""
     values = _listed(headers, name)
     return values[-1] if values else None
 

@@ -1,4 +1,4 @@
-"""WebSocket handshakes, which no address of this server takes."""
+"""Refuses WebSocket handshakes, which no address of this server speaks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NOT_SPOKEN = Problem(
 class NoWebSockets:
     """Refuses WebSocket handshakes: 404 where there is nothing, 400 ``websocket_unsupported`` elsewhere.
 
-    A key is not asked for: browsers cannot send one with a handshake, and what is here says the API's description.
-    The handshake may come as an HTTP request with ``Upgrade: websocket`` (RFC 6455), as an extended CONNECT (RFC 8441),
-    or, from an ASGI server that has understood it, as a scope of the type ``websocket``.
+    No key is needed, because browsers cannot send one with a handshake and the API's description lists all addresses.
+    A handshake is an HTTP request with ``Upgrade: websocket`` (RFC 6455), an extended CONNECT (RFC 8441), or, under
+    another ASGI server, a scope of the type ``websocket``.
 
     Args:
         app: an application whose router knows which addresses there are.
@@ -61,7 +61,7 @@ def _is_handshake(scope: Scope) -> bool:
 
 
 def _as_websocket(send: Send) -> Send:
-    """Sends an HTTP response in the words of the extension "websocket denial response" of ASGI."""
+    """Sends an HTTP response as a "websocket denial response", an extension of ASGI."""
 
     async def send_denial(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -23,9 +24,12 @@ from whisper_api.server.realtime.event_stream import EventStream
 from whisper_api.server.realtime.waiting import background, until_gone, watch_events
 from whisper_api.server.responses.delivery import LOOK_SECONDS
 from whisper_api.server.responses.problems import Problem, problem_of
-from whisper_api.server.responses.results import note_delivery
-from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.responses.results import in_turn, note_delivery
+from whisper_api.server.state import state_of, viewer_of
 from whisper_api.word_spacing import joined, space_between
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
 
 __all__ = ["Deltas", "stream_response"]
 
@@ -112,13 +116,20 @@ async def _run(request: Request, job_id: str, openai_request: OpenAIRequest) -> 
             yield b"".join(frames) or COMMENT
     if not ended:
         raise Problem(503, "draining", "The server stops. Send the same request again: the job goes on where it is")
-    _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
+    last = await in_turn(request, _last_frames, state.service, job_id, viewer_of(request), deltas, openai_request)
     async with background(until_gone(request.receive)) as gone:
-        yield b"".join(map(_frame, _last_events(deltas, transcript, openai_request)))
+        yield last
         await asyncio.wait({gone}, timeout=LOOK_SECONDS)
         if gone.done():
             return
     await note_delivery(state, job_id)
+
+
+def _last_frames(
+    service: JobService, job_id: str, viewer: str | None, deltas: Deltas, openai_request: OpenAIRequest
+) -> bytes:
+    _, transcript = service.result(job_id, viewer)
+    return b"".join(map(_frame, _last_events(deltas, transcript, openai_request)))
 
 
 def _last_events(deltas: Deltas, transcript: Transcript, openai_request: OpenAIRequest) -> Iterator[StreamEvent]:

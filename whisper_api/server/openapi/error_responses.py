@@ -9,7 +9,7 @@ from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.docstrings import described
 from whisper_api.server.operations import Cause, Operation
-from whisper_api.server.responses.problems import RULES, TOO_MANY_CONNECTIONS, Problem
+from whisper_api.server.responses.problems import RULES, TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 
@@ -56,7 +56,7 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     """
     causes = [*operation.refusals, *EVERYWHERE]
     if operation.tag != HEALTH:
-        causes.append(TOO_MANY_CONNECTIONS)
+        causes += [TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES]
     if operation.body is not None:
         causes.append(ENCODED)
     if not operation.open:

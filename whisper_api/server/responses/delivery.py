@@ -1,4 +1,4 @@
-"""How answers leave: results that know whether they arrived, and refusals that are read before the upload has ended."""
+"""Responses that know whether they arrived, and the lingering close of responses that precede the end of an upload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["BodyReceive", "DeliveredResponse", "LingeringClose", "drain"]
 
 PIECE_BYTES = 64 << 10
-# How long a client that broke off has to be noticed, before the last byte goes out.
+# Before the last byte goes out, this is the time to notice that the client has gone.
 LOOK_SECONDS = 0.005
 END_SECONDS = 1.0
 
@@ -24,11 +24,11 @@ BODY_ENDED = "whisper_api.body_ended"
 
 
 class DeliveredResponse(Response):
-    """A response that tells whether the client had all of it.
+    """A response that reports its delivery.
 
-    Its last byte is held back for a moment: a client that is still there then, and that it is sent to, has had the
-    response, but for what stands in buffers on the way. One that breaks off before has not, nor has one that asked
-    for the headers alone.
+    The last byte is held back for a moment. When the client is still connected then and the byte is sent, the response
+    counts as delivered, though its end may still be in buffers on the way. A response that breaks off before does not
+    count, nor does one to a HEAD request.
 
     Args:
         content: the body; text becomes UTF-8.
@@ -74,18 +74,18 @@ class DeliveredResponse(Response):
         if gone.done():
             return False
         last = {"type": "http.response.body", "body": bytes(body[held:]), "more_body": False}
-        # The end of a response is the end of its connection or stream, which may be told before it was sent.
+        # The server may report the end of the stream before this message was sent.
         return await _sent(send, last, gone, END_SECONDS)
 
 
 async def _sent(send: Send, message: Message, gone: asyncio.Task[None], seconds: float = 0.0) -> bool:
-    """Send a message, unless the client goes: Hypercorn waits for ever for room in an HTTP/2 stream that has ended.
+    """Send a message, and give up when the client goes. A server may block for ever on a client that has gone.
 
     Args:
-        send: of the application.
+        send: the application's.
         message: to send.
         gone: done when the client has gone.
-        seconds: that it may go on after that.
+        seconds: to go on sending after that.
 
     Returns:
         Whether it was sent.
@@ -105,7 +105,7 @@ async def _sent(send: Send, message: Message, gone: asyncio.Task[None], seconds:
 
 
 class BodyReceive:
-    """Receives messages, and notes in the scope when the request has no more of them.
+    """Receives messages, and notes in the scope when the request has ended.
 
     Args:
         scope: of the request.
@@ -118,7 +118,7 @@ class BodyReceive:
 
     @property
     def ended(self) -> bool:
-        """Whether the request's last byte, or the end of its connection, was received."""
+        """Whether the end of the request or of its connection was received."""
         return BODY_ENDED in self._scope
 
     async def __call__(self) -> Message:
@@ -129,18 +129,17 @@ class BodyReceive:
 
 
 class LingeringClose:
-    """Ends a response only when the request has ended too: a lingering close.
+    """Ends a response only when the request has ended (RFC 9112, section 9.6).
 
-    When a server answers and closes while the client still sends, the client's system may throw the answer away (RFC
-    9112, section 9.6); and Hypercorn waits for ever for room in its queue of received messages. So the answer goes
-    out whole, only its end is held back, and what still comes is read and dropped, for a bounded time. A client that
-    has the whole answer may break off at once.
+    When a server responds and closes while the client still sends, the client's system may drop the response. So the
+    whole response goes out, only its end is held back, and the rest of the request is read and dropped, for a bounded
+    time. A client that has the whole response may break off at once.
 
     Args:
         app: any ASGI application: one response, or everything, as the outermost middleware.
-        seconds: how long it goes on at most.
-        idle_seconds: how long it waits for the next byte.
-        max_bytes: how much it drops at most.
+        seconds: to read the rest of the request.
+        idle_seconds: to wait for the next byte.
+        max_bytes: of the rest of the request.
     """
 
     def __init__(
@@ -172,17 +171,18 @@ class LingeringClose:
                 await send(message)
                 return
             await send({**message, "more_body": True})
-            # Who was waited for in vain is not waited for again.
+            # After one timeout, do not wait for this client again.
             if not timed_out:
                 await self._drain(body)
-            # The end of the connection must find room in the queue that the rest of the request still comes to.
+            # Hypercorn puts the end of the connection into the same bounded queue as the rest of the request, and would
+            # wait for room in it.
             async with _listening(body):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:
             await self.app(scope, body, send_and_linger)
         except Exception:
-            # Who catches it answers without knowing of the body.
+            # The error handler responds, and does not know that the body was not read.
             if not body.ended:
                 await self._drain(body)
             raise
@@ -201,10 +201,10 @@ async def drain(
     """Read and drop the rest of a request, until it or the connection ends or a bound is met.
 
     Args:
-        receive: of the request, which has not ended.
-        seconds: how long at most.
-        idle_seconds: how long to wait for the next byte.
-        max_bytes: how much at most.
+        receive: of a request that has not ended.
+        seconds: to read.
+        idle_seconds: to wait for the next byte.
+        max_bytes: to read.
     """
     until = asyncio.get_running_loop().time() + seconds
     left = max_bytes
@@ -221,7 +221,7 @@ async def drain(
 
 @contextlib.asynccontextmanager
 async def _listening(receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """While open, messages are received and dropped; the task is done once the connection has ended."""
+    """While open, receive and drop messages. The task is done when the connection has ended."""
     task = asyncio.create_task(_until_disconnected(receive))
     try:
         yield task
@@ -239,7 +239,7 @@ def _has_no_body(scope: Scope) -> bool:
     if BODY_ENDED in scope:
         return True
     headers = dict(scope["headers"])
-    # HTTP/2 has no other sign of a body than that it comes.
+    # The head of an HTTP/2 request does not tell whether a body follows.
     return (
         scope["http_version"].startswith("1")
         and headers.get(b"content-length", b"0") == b"0"

@@ -17,7 +17,7 @@ from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 from whisper_api.server.uploads.submission_responses import FileOutcome
 
-__all__ = ["TOO_MANY_CONNECTIONS", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
+__all__ = ["TOO_MANY_CONNECTIONS", "TOO_MANY_RESPONSES", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
@@ -63,6 +63,13 @@ TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",
     "Too many connections are open, or too many from this address: try again later",
+    {"Retry-After": "5"},
+)
+TOO_MANY_RESPONSES = Problem(
+    503,
+    "too_many_responses",
+    "Responses that clients do not read fill the server's memory for responses, or the share of this address: read "
+    "the open responses to their end, or try again later",
     {"Retry-After": "5"},
 )
 

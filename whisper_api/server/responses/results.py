@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
@@ -17,15 +18,17 @@ from whisper_api.formats import FORMATS, render
 from whisper_api.schema import job_result
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["failed_in_sync", "note_delivery", "result_response"]
+__all__ = ["failed_in_sync", "in_turn", "note_delivery", "result_response"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Rendered(NamedTuple):
@@ -52,12 +55,31 @@ async def result_response(
     if format is not None and format not in FORMATS:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
     state = state_of(request)
-    rendered = await blocking(None, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
+    rendered = await in_turn(request, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
     return DeliveredResponse(
         rendered.body,
         headers={"Content-Type": rendered.content_type},
         on_delivered=functools.partial(note_delivery, state, job_id),
     )
+
+
+async def in_turn(request: Request, function: Callable[..., T], *args: object) -> T:
+    """Read or render a result in a thread, one for each caller and two for all callers at a time.
+
+    Args:
+        request: for which the result is. Its body was read.
+        function: to be called in the thread.
+        args: its arguments.
+
+    Raises:
+        ClientDisconnect: the client went away before its turn came.
+    """
+    state = state_of(request)
+    async with state.caller_renders.taken(caller_of(request), math.inf):
+        # The first message may be the end of the request.
+        if await request.is_disconnected() or await request.is_disconnected():
+            raise ClientDisconnect
+        return await blocking(state.renders, function, *args)
 
 
 async def note_delivery(state: ServerState, job_id: str) -> None:

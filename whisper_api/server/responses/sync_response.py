@@ -1,4 +1,4 @@
-"""Answers to whoever has submitted a job: where it can be asked for, or in one request, what it gave."""
+"""Responses to a submission: 202 with the job's address, or with ``sync`` the result of the job."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def accepted_response(request: Request, job_id: str) -> Response:
 
 
 async def when_ended(request: Request, job_id: str, answer: Callable[[], Awaitable[Response]]) -> Response:
-    """Wait for a job; when that takes too long, answer as if nobody had asked to.
+    """Wait for a job, and respond with its result; after ``SYNC_REQUEST_TIMEOUT_SECONDS`` with 202 and its address.
 
     Args:
         request: whose body was read.
         job_id: which job.
-        answer: makes the answer once the job has ended.
+        answer: makes the response when the job has ended.
 
     Raises:
-        Problem: the job failed, or the server stops, and then its ``Location`` says where to ask later.
-        JobError: there is no result; says why.
-        ClientDisconnect: nobody waits any more; the job goes on.
+        Problem: the job failed; or the server stops, and then ``Location`` names the job.
+        JobError: the job has no result.
+        ClientDisconnect: the client has gone; the job goes on.
     """
     try:
         if await wait_for_end(request, job_id, state_of(request).config.sync_timeout_seconds or None):

@@ -17,8 +17,8 @@ from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.asr_texts import AsrOutput, asr_text
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.results import failed_in_sync, note_delivery
-from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
+from whisper_api.server.responses.results import failed_in_sync, in_turn, note_delivery
+from whisper_api.server.state import ServerState, state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
@@ -84,7 +84,7 @@ async def asr(request: Request) -> Response:
         # Without a time limit, because a client that gives up and retries joins the same job.
         await wait_for_end(request, job.job_id, None)
         try:
-            text = await blocking(None, _text, state, job.job_id, viewer_of(request), form)
+            text = await in_turn(request, _text, state, job.job_id, viewer_of(request), form)
         except JobFailed as error:
             raise failed_in_sync(error) from error
     headers = {

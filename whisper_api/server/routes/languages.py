@@ -15,10 +15,10 @@ from whisper_api.schema import SpokenLanguage, Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.results import failed_in_sync, note_delivery
+from whisper_api.server.responses.results import failed_in_sync, in_turn, note_delivery
 from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
-from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.submitting import accept
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
@@ -69,7 +69,7 @@ async def detect(request: Request) -> Response:
 
 async def _language_response(request: Request, job_id: str) -> Response:
     state = state_of(request)
-    job, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
+    job, transcript = await in_turn(request, state.service.result, job_id, viewer_of(request))
     body = spoken_language(transcript, job.warnings, job.metadata)
     return DeliveredResponse(
         msgspec.json.encode(body),

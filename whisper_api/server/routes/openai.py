@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Task
+from whisper_api.server.openai.answers import Answer as Body
 from whisper_api.server.openai.answers import answer_of
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -46,13 +47,16 @@ from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import note_delivery
+from whisper_api.server.responses.results import in_turn, note_delivery
 from whisper_api.server.state import blocking, owner_of, state_of, viewer_of
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.submitting import accept
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.uploads.uploads import Upload
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService
 
 __all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
@@ -146,17 +150,24 @@ async def _when_ended(request: Request, job_id: str, openai_request: OpenAIReque
     # Without a bound of ours: a client that gives up comes again, and joins the job.
     await wait_for_end(request, job_id, None)
     try:
-        _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
+        body, warnings = await in_turn(request, _body, state.service, job_id, viewer_of(request), openai_request)
     except JobFailed as error:
         raise job_problem(error) from error
-    body = await blocking(None, answer_of, transcript, openai_request)
     response = DeliveredResponse(
         body.body,
         headers={"Content-Type": body.content_type},
         on_delivered=functools.partial(note_delivery, state, job_id),
     )
-    add_warnings(response, (*openai_request.warnings, *transcript.warnings))
+    add_warnings(response, (*openai_request.warnings, *warnings))
     return response
+
+
+def _body(
+    service: JobService, job_id: str, viewer: str | None, openai_request: OpenAIRequest
+) -> tuple[Body, tuple[str, ...]]:
+    """The body of an answer, and the warnings of its transcript. Blocks on the database."""
+    _, transcript = service.result(job_id, viewer)
+    return answer_of(transcript, openai_request), transcript.warnings
 
 
 MODEL_FIELD = FormField(
