@@ -156,7 +156,7 @@ WORDS = {
     word: float(value)
     for value, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2)
 }
-NUMBER = re.compile(rf"(?<![\w.])-?\d[\d.]*(?<!\.)|\b(?:half|twelve|hundred|{'|'.join(WORDS)})\b", re.IGNORECASE)
+NUMBER = re.compile(rf"(?<![\w.])-?\d[\d.]*(?<!\.)|\b(?:half|third|quarter|twelve|hundred|{'|'.join(WORDS)})\b", re.IGNORECASE)
 
 
 # --- the table ---
