@@ -91,7 +91,7 @@ def constant(folder: str, name: str) -> float:
 
 
 @functools.cache
-def tests() -> frozenset[str]:
+def names_of_tests() -> frozenset[str]:
     """The names of all tests."""
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     return frozenset(name for text in texts for name in re.findall(r"def (test_\w+)\(", text))
@@ -469,7 +469,7 @@ def test_a_promise_holds(promise: Promise) -> None:
     for name, match in found:
         assert tuple(map(_value, match.groups())) == promise.values(), name
     assert promise.values() or promise.tests
-    assert {*promise.tests} <= tests(), "the test that held this has another name now"
+    assert {*promise.tests} <= names_of_tests(), "the test that held this has another name now"
 
 
 @pytest.mark.parametrize("name", [name for name, text in texts().items() if NUMBER.search(text)])
