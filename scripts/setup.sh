@@ -31,7 +31,7 @@ set_up() {
     if [ "$(cat "$venv/.set-up" 2>/dev/null)" = "$(fingerprint "$python")" ]; then
         return
     fi
-    echo "Setting up $venv (about 3 GB the first time) ..." >&2
+    echo "Setting up $venv (several GB the first time) ..." >&2
     rm -f "$venv/.set-up"
     if "$python" -m venv "$venv" 2>/dev/null; then
         pip="$bin/python -m pip"

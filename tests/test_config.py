@@ -277,7 +277,7 @@ def test_a_token_is_not_shown_when_it_cannot_be_used() -> None:
     assert "123456789" not in str(caught.value)
 
 
-# --- the shipped file, the Struct and the README ---
+# --- the shipped file, the Struct and the documents ---
 
 
 def _comment_and_value(setting: Setting) -> str:
@@ -299,8 +299,8 @@ def test_the_shipped_file_gives_the_defaults() -> None:
     assert loaded.warnings == ()
 
 
-def test_the_readme_has_every_key_its_default_and_what_it_is() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_have_every_key_its_default_and_what_it_is() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- configuration -->\n(.*)\n<!-- /configuration -->", text, re.DOTALL)
     assert found is not None
     rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in found[1].splitlines()[2:]]

@@ -18,7 +18,7 @@ ATTRIBUTE = re.compile(r"\bwhisper_api\.([A-Z]\w+|create_app|render)\b")
 def documents() -> Iterator[tuple[str, str]]:
     """Where a text stands, and the text: every Markdown file and every docstring."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        yield path.name, path.read_text(encoding="utf-8")
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
     for folder in ("whisper_api", "scripts"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -44,6 +44,7 @@ def test_examples_are_found() -> None:
     assert {
         ("whisper_api/client/__init__.py", "whisper_api", "DEFAULT_URL"),
         ("README.md", "whisper_api", "Engine"),
+        ("docs/library.md", "whisper_api", "AsyncClient"),
     } <= {*FOUND}
     assert len({place for place, _, _ in FOUND}) >= 4
 

@@ -1,4 +1,4 @@
-"""The real nginx and Caddy in front of a server, set up as the README says."""
+"""The real nginx and Caddy in front of a server, set up as docs/operations.md says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.harness import PATIENCE_SECONDS, free_port
 
 __all__ = ["PREFIX", "PROXIES", "reverse_proxy"]
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 PROXIES = ("nginx", "caddy")
 PREFIX = "/whisper"
 ADDRESS = "127.0.0.1:8181"
@@ -72,7 +72,7 @@ def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     language, frame = ("nginx", NGINX) if name == "nginx" else ("caddyfile", CADDY)
-    example = re.search(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example = re.search(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     assert example is not None
     assert ADDRESS in example[1]
     file = directory / f"{name}.conf"
