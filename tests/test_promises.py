@@ -26,7 +26,6 @@ from typing import Any
 
 import pytest
 from documents import DOCUMENTS, ROOT, between, prose
-from fakes import FakeExecutor
 from server.inside import AUDIO, inside, on_a_loop
 
 import whisper_api
