@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
-from whisper_api.engine.audio.track import AudioMemory
+from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 
 Signal = NDArray[np.float32]
@@ -347,13 +347,16 @@ def test_time_stamps_that_swing_back_are_no_hole() -> None:
     rate, size = 44100, 1024
     stream = SimpleNamespace(time_base=Fraction(1, rate), codec_context=SimpleNamespace(name="vorbis"))
     container = SimpleNamespace(start_time=0, duration=None, format=SimpleNamespace(name="ogg"))
-    timeline = Timeline(container, stream)
+    recording = Recording()
+    track = Track(recording.reserve)
+    timeline = Timeline(container, stream, track)
     for number in range(100):
         frame = av.AudioFrame.from_ndarray(np.full((1, size), 0.25, np.float32), "flt", "mono")
         frame.sample_rate, frame.pts = rate, number * size + (2048 - 64 if number % 7 == 3 else 0)
         timeline.add(frame, lost=0.0)
     assert timeline.warnings() == []
-    audio = timeline.finish()
+    timeline.finish()
+    audio = recording.finish(track.size)
     assert len(audio) == pytest.approx(100 * size / rate * SAMPLE_RATE, abs=2)
     assert audio[100:-100].min() > 0.2
 
