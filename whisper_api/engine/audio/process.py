@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -43,6 +44,9 @@ STALL_SECONDS = 120.0
 # How often a thread that waits looks whether its job was canceled.
 CHECK_SECONDS = 0.1
 END_SECONDS = 5.0
+# A message is short and comes whole, unless a hostile file has taken over the decoder process.
+MESSAGE_BYTES = 1 << 20
+MESSAGE_SECONDS = 10
 # The module search path comes from this process, whatever it was made of.
 COMMAND = (
     "import sys; sys.path[:] = sys.argv[3:]; from whisper_api.engine.audio.decoder import main;"
@@ -89,6 +93,8 @@ class DecoderProcess:
         self._idle_seconds = idle_seconds - min(10.0, idle_seconds / 2)
         self._last_used = time.monotonic()
         ours, theirs = socket.socketpair()
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", MESSAGE_SECONDS, 0))
         with ours, theirs:
             path = [str(Path(each).absolute()) for each in sys.path]
             try:
@@ -204,8 +210,11 @@ class DecoderProcess:
             if time.monotonic() > deadline:
                 raise InvalidAudio(f"{name} cannot be decoded: libav has hung for {self._stall_seconds:g} s")
         try:
-            return _message.decode(self._connection.recv_bytes())
-        except (OSError, EOFError, msgspec.DecodeError) as error:
+            return _message.decode(self._connection.recv_bytes(MESSAGE_BYTES))
+        except (ConnectionError, EOFError) as error:
+            raise self._lost(name) from error
+        except (OSError, msgspec.DecodeError) as error:
+            self._process.kill()
             raise self._lost(name) from error
 
     def _lost(self, name: str) -> WhisperApiError:
