@@ -214,38 +214,47 @@ def splice(data: bytearray, reach: int, chance: random.Random, seeds: list[tuple
 MUTATIONS = (flip_bytes, flip_bytes, write_number, write_number, cut_end, cut_out, double, splice)
 
 
-# ---- the child
-
-
-def run_child(seeds: list[tuple[str, bytes]], seed: int, first: int, last: int) -> None:
-    """Run mutants; writes a line before and after each."""
-    for number in range(first, last):
-        print(number, flush=True)
-        print(json.dumps(attempt(mutant(seeds, seed, number))), flush=True)
+# ---- one mutant
 
 
 def attempt(content: bytes) -> dict[str, Any]:
-    """What becomes of one file."""
+    """What becomes of one file in the decoder process."""
     from whisper_api.engine.audio.decode import decode, probe
+    from whisper_api.engine.audio.process import DECODERS
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.errors import InvalidAudio
 
+    DECODERS.prestart()
+    (pid,) = DECODERS.pids
+    began, cpu = time.perf_counter(), cpu_seconds(pid)
     outcome = "decoded"
-    began, cpu = time.perf_counter(), time.process_time()
     try:
         probe(content, max_seconds=MAX_SECONDS)
         if not np.isfinite(decode(content, max_seconds=MAX_SECONDS, memory=AudioMemory(MEMORY)).audio).all():
             outcome = "not finite"
     except InvalidAudio as error:
         outcome = f"refused: {type(error).__name__}"
+        outcome += next((f", {why}" for part, why in ENDS.items() if part in str(error)), "")
     except Exception as error:
         outcome = f"raised: {type(error).__name__}: {error}"
+    same = DECODERS.pids == [pid]
     return {
         "outcome": outcome,
         "seconds": time.perf_counter() - began,
-        "cpu": time.process_time() - cpu,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "cpu": cpu_seconds(pid) - cpu if same else 0.0,
+        "memory": peak_memory(pid) if same else 0,
     }
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(pid: int) -> int:
+    """The most bytes that a process has had."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 
 
 # ---- the parent
@@ -292,40 +301,6 @@ class Findings:
             f"most memory of a child: {self.memory / 1e6:.0f} MB\n"
             f"failed: {len(self.failed)}"
         )
-
-
-def watch(folder: str, first: int, last: int, found: Findings) -> None:
-    """Run the mutants from ``first`` to before ``last`` in children, as many as it takes."""
-    while first < last:
-        command = [sys.executable, __file__, "--seed", str(found.seed), "--child", folder, str(first), str(last)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-        number = first
-        while True:
-            try:
-                line = lines.get(timeout=HANG_SECONDS)
-            except queue.Empty:
-                found.fail(number, f"took more than {HANG_SECONDS:g} s")
-                child.kill()
-                break
-            if not line:
-                if child.wait():
-                    found.fail(number, f"ended its process with {child.returncode}")
-                break
-            if line.startswith("{"):
-                found.note(number, json.loads(line))
-            else:
-                number = int(line)
-        child.wait()
-        first = number + 1
-
-
-def _read(child: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.put(line)
-    lines.put("")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput
+from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import language_or_auto
@@ -189,6 +190,7 @@ class Engine:
         self._closed.set()
         if not fork.inherited():
             self._pool.close()
+            DECODERS.close()
 
     def transcribe(
         self,

@@ -8,10 +8,10 @@ import time
 
 from whisper_api.config import Config
 from whisper_api.errors import StorageError
-from whisper_api.jobs import recovery
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.outcomes import remove_upload
 from whisper_api.jobs.preload import Preload
+from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.worker import Worker, Workplace
@@ -53,7 +53,6 @@ class Lifecycle:
         self._retention = retention
         self._revocations = revocations
         self._watch = HealthWatch(place.running, preload, place.executor, place.store, config.stall_seconds)
-        self._faults = recovery.FaultLog(config.data_dir)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
@@ -87,18 +86,13 @@ class Lifecycle:
                 thread.start()
 
     def drain(self) -> None:
-        """Take nothing new. The last that it does is to note this on the disk."""
+        """Take nothing new."""
         self.draining = True
         self._place.queue.close()
         self._place.running.close()
         self._preload.close()
         self._place.downloads.close()
         self._place.events.wake()
-        if self._started:
-            try:
-                recovery.note_stop(self._place.store)
-            except StorageError as error:
-                log.warning("that the service was told to stop could not be noted: %s", error)
 
     def stop(self, grace: float) -> None:
         """Drain, wait, put back what still runs.
@@ -143,7 +137,6 @@ class Lifecycle:
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
-            self._faults.close()
             self._place.store.close()
 
     def health(self) -> Health:
@@ -155,13 +148,10 @@ class Lifecycle:
         return self._watch.health()
 
     def _recover(self) -> None:
-        """Put back what was running, note that this process begins, and fill the queue."""
+        """Put back what was running, and fill the queue."""
         place, now = self._place, time.time()
-        end = recovery.end_of_last_process(place.store, self._faults.last())
-        for job_id in recovery.recover(place.store, end, now).failed:
+        for job_id in recover(place.store, place.max_attempts, now):
             remove_upload(place.uploads_dir, job_id)
-        recovery.note_start(place.store)
-        self._faults.begin()
         # Before the queue is filled: a key may have been revoked while no server ran.
         self._revocations.check()
         for job in place.store.in_state("Queued"):
@@ -173,6 +163,6 @@ class Lifecycle:
             log.error("what has expired could not be removed: %s", error)
 
     def _work(self) -> None:
-        # A fault while models are loaded for the first time is then no job's.
+        # A crash while models are loaded for the first time is then not counted as an attempt at a job.
         self._preload.wait_until_tried()
         Worker(self._place).loop()

@@ -61,9 +61,13 @@ class WasCanceled:
 
 @dataclass(frozen=True)
 class PutBack:
-    """It will run again: after the next start or, when the executor failed as a whole, soon and alone."""
+    """The job runs again: after the next start or, when the executor failed as a whole, soon and alone.
 
-    crashed: bool
+    Attributes:
+        counted: this attempt counts towards ``MAX_JOB_ATTEMPTS``.
+    """
+
+    counted: bool
 
 
 Outcome = Completed | Failed | WasCanceled | PutBack

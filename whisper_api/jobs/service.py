@@ -116,6 +116,7 @@ class JobService:
             uploads_dir=self._uploads_dir,
             moved=self.feed.moved,
             completed=preload.succeeded,
+            max_attempts=config.max_job_attempts,
             retry_seconds=write_retry_seconds,
             stopping=threading.Event(),
             turn=threading.Lock(),

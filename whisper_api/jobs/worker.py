@@ -30,7 +30,6 @@ from whisper_api.jobs.outcomes import (
     remove_upload,
 )
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
 from whisper_api.jobs.running import Running, RunningJobs
 from whisper_api.schema import (
     JobCompletedEvent,
@@ -67,6 +66,7 @@ class Workplace:
         uploads_dir: holds a directory for each job, named by its id.
         moved: called when places in the queue have changed.
         completed: called when a job has its result.
+        max_attempts: how often a job is tried that ends the process or the engine.
         retry_seconds: between two attempts to write what the disk would not take.
         stopping: set when nothing may be waited for any more.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
@@ -84,6 +84,7 @@ class Workplace:
     uploads_dir: Path
     moved: Callable[[], None]
     completed: Callable[[], None]
+    max_attempts: int
     retry_seconds: float
     stopping: threading.Event
     turn: threading.Lock
@@ -160,7 +161,7 @@ class Worker:
             return None
         if place.downloads.hold_back(job):
             return None
-        running = place.running.enter(job_id, alone=job.crashes + job.interruptions > 0)
+        running = place.running.enter(job_id, alone=job.attempts > 0)
         if running is None:
             return None
         claimed = None
@@ -177,7 +178,6 @@ class Worker:
 
     def _claim(self, job_id: str) -> Job | None:
         store, taken = self._place.store, self._place.taken
-        note_kills(store)
         # Before it is seen to run: from then on it must not count among those that wait.
         taken.discard(job_id)
         try:
@@ -251,12 +251,13 @@ class Worker:
             if reason == "cancel":
                 return WasCanceled()
             if reason == "stop" or self._place.stopping.is_set():
-                return PutBack(crashed=False)
+                return PutBack(counted=False)
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
-            if job.crashes + 1 < MAX_CRASHES:
-                return PutBack(crashed=True)
-            return Failed("EngineClosed", "the engine failed twice while this job ran: it is not tried again")
+            if job.attempts + 1 < self._place.max_attempts:
+                return PutBack(counted=True)
+            failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
+            return Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
         if not isinstance(error, WhisperApiError):
             log.error("a job has ended with an error", exc_info=error, extra=about)
         else:
@@ -319,8 +320,8 @@ class Worker:
             case WasCanceled():
                 if store.cancel(job_id, now, states=("Processing",)):
                     log.info("job canceled", extra=figures)
-            case PutBack(crashed):
-                if store.requeue(job_id, crashes=int(crashed), last=crashed):
+            case PutBack(counted):
+                if store.requeue(job_id, counted=counted, last=counted):
                     log.info("job requeued", extra=figures)
         return self._settle(job_id)
 

@@ -23,7 +23,7 @@ _LEARN_RATE = """
 
 
 class ResultTable(Tables):
-    """Transcripts, speeds and facts."""
+    """Transcripts and speeds."""
 
     def transcript(self, job_id: str) -> Transcript | None:
         """The transcript of a job as it was recognised, when it is there."""
@@ -72,18 +72,6 @@ class ResultTable(Tables):
         """Seconds of work for a second of audio, by model, device and stage."""
         rows = self._rows("SELECT model, device, stage, rate FROM stage_rates")
         return {(row["model"], row["device"], row["stage"]): row["rate"] for row in rows}
-
-    def fact(self, name: str) -> str | None:
-        """Something that was noted with :meth:`set_fact`."""
-        values = self._column("SELECT value FROM facts WHERE name = ?", name)
-        return values[0] if values else None
-
-    def set_fact(self, name: str, value: str | None) -> None:
-        """Note something that outlives the process; None to forget it."""
-        if value is None:
-            self._change("DELETE FROM facts WHERE name = ?", name)
-        else:
-            self._change("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", name, value)
 
 
 def learn(connection: sqlite3.Connection, rates: Rates) -> None:

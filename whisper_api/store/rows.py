@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         hf_token: for this job's models; gone from the row when the job ends.
         warnings: of the submission and, once it is Completed, of the transcript; one sentence each.
         created_at, started_at, finished_at: seconds since 1970, UTC.
-        crashes, interruptions: how often the process went down while this job ran: by itself, or for a reason unknown.
+        attempts: how often the process or the engine ended while this job ran.
         error, error_name: why it Failed, or why the server has Canceled it; and the name of an error.
         has_result: whether its transcript is there.
         delivered_at: when its result was first sent in full; seconds since 1970.
@@ -74,8 +74,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    crashes: int = 0
-    interruptions: int = 0
+    attempts: int = 0
     error: str | None = None
     error_name: str = ""
     has_result: bool = False

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
+from silence import hours_of_silence, without_length
 
 from whisper_api.engine.audio.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
@@ -460,26 +461,6 @@ def test_sound_of_less_than_a_sample_is_too_short(samples: int) -> None:
 
 
 # ---- how long it may be
-
-
-def hours_of_silence(hours: float) -> bytes:
-    """A small FLAC file at 1 kHz."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="flac") as output:
-        stream: Any = output.add_stream("flac", rate=1000, layout="mono", options={"frame_size": "65535"})
-        left = round(hours * 3_600_000)
-        while left > 0:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, min(left, 65535)), np.int16), "s16", "mono")
-            frame.sample_rate = 1000
-            output.mux(stream.encode(frame))
-            left -= frame.samples
-        output.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def without_length(flac: bytes) -> bytes:
-    """The same FLAC file, whose header does not tell how many samples there are."""
-    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
 
 
 def test_a_file_that_states_more_than_it_may_last_is_refused_before_it_is_decoded() -> None:

@@ -18,7 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-from test_decode import encode, hours_of_silence, sine
+from silence import hours_of_silence
+from test_decode import encode, sine
 
 from whisper_api.engine.audio import decode as decoding
 from whisper_api.engine.audio import process
