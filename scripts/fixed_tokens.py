@@ -16,7 +16,7 @@ from typing import Any
 
 from random_models import SHORT_WORDS
 
-from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Decoded, DecodeSettings, Row
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, DecodedTokens, DecodeSettings, Row
 from whisper_api.engine.worker.worker import Again
 
 __all__ = ["FixedOperation", "FixedWhisper", "Tally", "our_tokens_fixed", "words"]
@@ -122,7 +122,7 @@ class FixedOperation:
             return dataclasses.replace(result, operation=FixedOperation(result.operation or self.inner, self.tally))
         return self._settled(result, getattr(value, "row", value))
 
-    def _settled(self, result: Decoded, row: Row) -> Decoded:
+    def _settled(self, result: DecodedTokens, row: Row) -> DecodedTokens:
         """The result with words for its tokens, and nothing that makes the engine decode it again."""
         self.tally.add(1, len(result.tokens))
         most = max(1, int(row.speech_frames / FRAMES_PER_SECOND * WORDS_PER_SECOND))

@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import queue
 import random
-import resource
-import subprocess
 import sys
 import tempfile
 import threading

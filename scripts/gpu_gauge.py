@@ -15,12 +15,12 @@ from measuring.speech import sample_call
 from numpy.typing import NDArray
 
 from whisper_api.engine.worker.device import cuda_problem
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "Floats", "Gauge", "Setting", "speech"]
 
 Floats = NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
 WINDOW = 30.0
 POLL_SECONDS = 0.01
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fixed_tokens import FixedWhisper, Tally, our_tokens_fixed, words
-from gpu_gauge import SAMPLE_RATE, WINDOW, Floats, Gauge, Setting, speech
+from gpu_gauge import WINDOW, Floats, Gauge, Setting, speech
+
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api import Engine
@@ -320,7 +322,7 @@ def _given_windows() -> Any:
     """A voice activity detection for whisperx that finds speech in every window of 30 s."""
     from whisperx.vads import Vad
 
-    class Given(Vad):  # type: ignore[misc]
+    class FormFields(Vad):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(0.5)
 
@@ -336,7 +338,7 @@ def _given_windows() -> Any:
             count = round(samples / SAMPLE_RATE / WINDOW)
             return [{"start": i * WINDOW, "end": (i + 1) * WINDOW} for i in range(count)]
 
-    return Given()
+    return FormFields()
 
 
 def _end(model: Any) -> int:

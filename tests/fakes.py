@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from whisper_api.config import Config
 from whisper_api.errors import Canceled, EngineClosed, StorageError, StorageFull
-from whisper_api.jobs.executor import ExecutorFacts, OnProgress, OnStretch
+from whisper_api.jobs.executor import ExecutorFacts, OnPartial, OnProgress
 from whisper_api.jobs.service import JobService, Reservation, Submission
 from whisper_api.schema import JobStatus, Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
@@ -124,7 +124,7 @@ class FakeExecutor:
             raise self.refusal
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
     ) -> Transcript:
         self._touch()
         with self._lock:

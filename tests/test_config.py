@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.coercion import convert, expected
-from whisper_api.config import ComputeType, Config, Loaded, OutputFormat, Setting, describe, settings, written
+from whisper_api.config import ComputeType, Config, Loaded, OutputFormat, Setting, describe, format_value, settings
 from whisper_api.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -281,7 +281,7 @@ def test_a_token_is_not_shown_when_it_cannot_be_used() -> None:
 
 
 def _comment_and_value(setting: Setting) -> str:
-    return f"# {setting.help}\n{setting.key} = {written(setting, setting.default)}"
+    return f"# {setting.help}\n{setting.key} = {format_value(setting, setting.default)}"
 
 
 def test_the_shipped_file_has_every_key_its_default_and_one_line_each() -> None:
@@ -307,7 +307,7 @@ def test_the_readme_has_every_key_its_default_and_what_it_is() -> None:
     assert rows == [
         (
             f"`{setting.key}`",
-            "–" if setting.default is None else f"`{written(setting, setting.default).strip(chr(34))}`",
+            "–" if setting.default is None else f"`{format_value(setting, setting.default).strip(chr(34))}`",
             setting.help,
         )
         for setting in settings()

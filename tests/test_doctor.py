@@ -14,8 +14,9 @@ import pytest
 
 from whisper_api.cli.doctor.check import Check, attempt
 from whisper_api.cli.doctor.checks import Report
-from whisper_api.cli.doctor.stages import SAMPLE_RATE, SOUND_SECONDS, speech
+from whisper_api.cli.doctor.stages import SOUND_SECONDS, speech
 from whisper_api.cli.main import main
+from whisper_api.schema import SAMPLE_RATE
 
 STAGES = (
     "decode",

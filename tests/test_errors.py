@@ -186,7 +186,7 @@ def values() -> Iterator[object]:
     )
     yield from (word, segment, options, transcript, RenderOptions(), Config(), Config(port=0, hf_token="secret"))
     yield schema.Progress(0.5, "asr")
-    yield schema.Stretch(index=0, aligned=True, segments=(segment,))
+    yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield schema.job_result(transcript, "hello", ("a warning",), {"key": "value"})
     yield schema.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})
     yield schema.JobQueuedEvent(job_id="j", queue_position=2)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from whisper_api.schema import SAMPLE_RATE
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from measuring import (
@@ -39,7 +41,7 @@ from measuring import (
     word_errors,
 )
 from measuring.children import environment
-from measuring.speech import SAMPLE_RATE, sample_call_text
+from measuring.speech import sample_call_text
 
 CEILINGS = Ceilings(int8=700e9, fp32=90e9, bf16=400e9, read=35e9)
 

@@ -6,6 +6,7 @@ written by a newer version can be read by an older one.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -14,7 +15,10 @@ from msgspec import Meta
 from whisper_api.records import Record, Row
 
 __all__ = [
+    "FINAL_STATES",
     "LANGUAGES_WITHOUT_SPACES",
+    "SAMPLE_RATE",
+    "SPEAKER_LABEL",
     "Correction",
     "Corrections",
     "JobCanceledEvent",
@@ -27,13 +31,13 @@ __all__ = [
     "JobSegmentEvent",
     "JobState",
     "JobStatus",
+    "PartialSegments",
     "Progress",
     "RenderOptions",
     "ResultSegment",
     "ResultWord",
     "Segment",
     "SpokenLanguage",
-    "Stretch",
     "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
@@ -54,7 +58,12 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
+# Samples a second of all audio inside: mono, as Whisper, the aligners and the speaker models were trained.
+SAMPLE_RATE = 16_000
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
+FINAL_STATES: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
+# The labels of speakers without a name, as diarization gives them.
+SPEAKER_LABEL = re.compile(r"SPEAKER_(\d+)")
 Stage = Literal["queue", "load", "decode", "vad", "asr", "align", "diarize", "done"]
 
 
@@ -208,7 +217,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
     """One window of speech as far as it is known: what is shown before the transcript is there.
 
     Attributes:
@@ -539,7 +548,7 @@ class JobSegmentEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="even
 
     Attributes:
         job_id: which.
-        index, aligned: as in :class:`Stretch`: what comes later with the same index takes the earlier one's place.
+        index, aligned: as in :class:`PartialSegments`: a later event with the same index replaces the earlier one.
         segments: what is said there. Their ids count within the stretch.
     """
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from measuring.sampling import Sample
+from whisper_api.schema import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 PAUSE_SECONDS = 0.75
 
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ import pytest
 
 from whisper_api import Canceled, Engine, Progress, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 
 pytestmark = pytest.mark.models
 
@@ -86,7 +86,7 @@ def test_work_beside_a_job_that_failed_keeps_nothing(decoded: list[weakref.ref[A
         decoded.append(weakref.ref(audio))
         raise ValueError("broken")
 
-    beside = Beside("work", work)
+    beside = BackgroundTask("work", work)
     beside.join()
     assert beside.failed()
     assert freed(decoded)

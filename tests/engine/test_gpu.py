@@ -84,7 +84,7 @@ def test_lanes_run_at_once_and_give_the_same(whisper: Any) -> None:
 
 def test_the_language_is_judged_and_the_encoding_kept(whisper: Any) -> None:
     audio = speech(30.0)
-    ((encoded, languages),) = whisper.listen(3000, 4, float("inf")).run([audio])
+    ((encoded, languages),) = whisper.encode_and_detect(3000, 4, float("inf")).run([audio])
     assert encoded.shape == (1500, 512)
     assert sum(languages.values()) == pytest.approx(1.0, abs=0.01)
     tokenizer = whisper.tokenizer("en")

@@ -22,7 +22,7 @@ from fakes import DEADLINE, until
 from whisper_api import Canceled, Engine, EngineClosed, OutOfMemory, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.models.download import SourceFailed
-from whisper_api.schema import Stretch, Transcript
+from whisper_api.schema import PartialSegments, Transcript
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
 
@@ -156,12 +156,12 @@ def test_cancellation_and_the_end_of_the_engine_are_those_of_the_job(
 
 
 def test_an_error_of_the_callers_own_functions_is_no_warning(whole: Engine, call: npt.NDArray[np.float32]) -> None:
-    def tell(stretch: Stretch) -> None:
+    def tell(stretch: PartialSegments) -> None:
         if stretch.aligned:
             raise MemoryError("of the caller")
 
     with pytest.raises(MemoryError, match="of the caller"):
-        whole.transcribe(call, EVERYTHING, on_stretch=tell)
+        whole.transcribe(call, EVERYTHING, on_partial=tell)
 
 
 class SlowSource:
@@ -195,7 +195,7 @@ def test_the_first_text_does_not_wait_for_the_alignment_model_to_be_fetched(
 ) -> None:
     source = SlowSource(monkeypatch)
     transcript = online.transcribe(
-        call, TranscriptionOptions(language="en", diarize=False), on_stretch=lambda stretch: source.gate.set()
+        call, TranscriptionOptions(language="en", diarize=False), on_partial=lambda stretch: source.gate.set()
     )
     assert source.waited == [True]
     assert text(transcript) == text(expected)

@@ -9,7 +9,7 @@ from fakes import transcript
 from msgspec.structs import replace
 
 from whisper_api.jobs.estimates import SHORTEST, Estimates, stages_of
-from whisper_api.jobs.running import Live
+from whisper_api.jobs.running import ProgressSnapshot
 from whisper_api.schema import Progress, Stage, TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore
 
@@ -37,8 +37,8 @@ def job(job_id: str, seconds: float | None = 100.0, options: TranscriptionOption
     )
 
 
-def live(stage: Stage, fraction: float = 0.0, stage_seconds: float = 0.0) -> Live:
-    return Live(Progress(fraction, stage), stage_seconds, 0.0, "")
+def live(stage: Stage, fraction: float = 0.0, stage_seconds: float = 0.0) -> ProgressSnapshot:
+    return ProgressSnapshot(Progress(fraction, stage), stage_seconds, 0.0, "")
 
 
 def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:

@@ -20,7 +20,7 @@ from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
 from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
 from whisper_api.jobs.service import JobService, Submission
-from whisper_api.schema import Progress, Stretch, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
 
 pytestmark = pytest.mark.models
@@ -79,7 +79,7 @@ def job(options: TranscriptionOptions = QUICK) -> Job:
 
 def run(executor: LocalExecutor, audio: Path, on_progress: Callable[[Progress], None] = lambda progress: None) -> str:
     return executor.run(
-        job(), audio, on_progress=on_progress, on_stretch=lambda stretch: None, cancel=threading.Event()
+        job(), audio, on_progress=on_progress, on_partial=lambda stretch: None, cancel=threading.Event()
     ).text
 
 
@@ -136,12 +136,12 @@ def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_up
     with wave.open(str(tmp_path / "speaker-0"), "wb") as silent:
         silent.setparams((1, 2, 16_000, 0, "NONE", ""))
         silent.writeframes(bytes(2 * 16_000 * 3))
-    told: list[Stretch] = []
+    told: list[PartialSegments] = []
     transcript = executor.run(
         replace(job(TranscriptionOptions(language="en", diarize=True)), known_speakers=("Silent", "Sheila")),
         tmp_path / "audio",
         on_progress=lambda progress: None,
-        on_stretch=told.append,
+        on_partial=told.append,
         cancel=threading.Event(),
     )
     # Told once more when it turns out that the alignment model cannot be had, and words get their times another way.

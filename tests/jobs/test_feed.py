@@ -17,8 +17,8 @@ from server.virtual_time import run_at_once
 from whisper_api.errors import EngineClosed
 from whisper_api.jobs import service as service_module
 from whisper_api.jobs.events import EventBus
-from whisper_api.jobs.executor import OnStretch
-from whisper_api.jobs.feed import LAST_ID, Feed, Told
+from whisper_api.jobs.executor import OnPartial
+from whisper_api.jobs.feed import LAST_ID, Feed, NumberedEvent
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,
@@ -27,10 +27,10 @@ from whisper_api.schema import (
     JobProgressEvent,
     JobQueuedEvent,
     JobSegmentEvent,
+    PartialSegments,
     Progress,
     ResultSegment,
     Segment,
-    Stretch,
     Transcript,
     Word,
 )
@@ -72,13 +72,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, DEADLINE))
 
 
-def events_of(news: tuple[Told, ...]) -> list[JobEvent]:
+def events_of(news: tuple[NumberedEvent, ...]) -> list[JobEvent]:
     ids = [told.id for told in news]
     assert ids == sorted(set(ids)), "ids rise"
     return [told.event for told in news]
 
 
-async def known(feed: Feed, after: int = 0) -> tuple[Told, ...]:
+async def known(feed: Feed, after: int = 0) -> tuple[NumberedEvent, ...]:
     """What a watcher is given that comes now."""
     async with feed.watch("a", after) as watch:
         return await watch.next(0)
@@ -429,27 +429,27 @@ class Reader(FakeExecutor):
         held: as for any fake.
     """
 
-    def __init__(self, read: Callable[[OnStretch], None], *, held: bool = False) -> None:
-        super().__init__(held=held, behave=lambda executor, job: read(self.on_stretch))
+    def __init__(self, read: Callable[[OnPartial], None], *, held: bool = False) -> None:
+        super().__init__(held=held, behave=lambda executor, job: read(self.on_partial))
 
-    def run(self, job: Job, audio: Path, *, on_stretch: OnStretch, **others: Any) -> Transcript:
-        self.on_stretch = on_stretch
-        return super().run(job, audio, on_stretch=on_stretch, **others)
+    def run(self, job: Job, audio: Path, *, on_partial: OnPartial, **others: Any) -> Transcript:
+        self.on_partial = on_partial
+        return super().run(job, audio, on_partial=on_partial, **others)
 
 
-def read_two(tell: OnStretch) -> None:
+def read_two(tell: OnPartial) -> None:
     """A stretch, the same aligned, and another."""
     word = Word(word="Hello", start=0.0, end=1.0, score=0.5, interpolated=True)
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello", avg_logprob=-0.1, tokens=(1, 2), seek=0)
-    tell(Stretch(index=0, aligned=False, segments=(segment,)))
-    tell(Stretch(index=0, aligned=True, segments=(msgspec.structs.replace(segment, words=(word,)),)))
-    tell(Stretch(index=1, aligned=False, segments=(segment,)))
+    tell(PartialSegments(index=0, aligned=False, segments=(segment,)))
+    tell(PartialSegments(index=0, aligned=True, segments=(msgspec.structs.replace(segment, words=(word,)),)))
+    tell(PartialSegments(index=1, aligned=False, segments=(segment,)))
 
 
-def read_one(tell: OnStretch) -> None:
+def read_one(tell: OnPartial) -> None:
     """A stretch of two segments."""
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello")
-    tell(Stretch(index=0, aligned=False, segments=(segment, segment)))
+    tell(PartialSegments(index=0, aligned=False, segments=(segment, segment)))
 
 
 def test_a_service_tells_of_a_job_from_the_queue_to_its_end(serve: Services) -> None:
@@ -510,7 +510,7 @@ def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Serv
     crashes = itertools.count()
     gate = threading.Event()
 
-    def read(tell: OnStretch) -> None:
+    def read(tell: OnPartial) -> None:
         read_one(tell)
         if not next(crashes):
             assert gate.wait(DEADLINE)

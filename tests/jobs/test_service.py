@@ -155,13 +155,13 @@ def test_lists_go_page_by_page_from_the_newest(serve: Services) -> None:
     found: list[str] = []
     after = None
     for _ in range(4):
-        page, after = service.list("alice", limit=2, after=after)
+        page, after = service.list_jobs("alice", limit=2, after=after)
         found += [each.job_id for each in page]
     assert after is None
     assert found == job_ids[::-1]
-    assert [each.job_id for each in service.list(None)[0]] == [other, *job_ids[::-1]]
-    assert service.list("alice", status="Failed") == ([], None)
-    assert service.list("nobody") == ([], None)
+    assert [each.job_id for each in service.list_jobs(None)[0]] == [other, *job_ids[::-1]]
+    assert service.list_jobs("alice", status="Failed") == ([], None)
+    assert service.list_jobs("nobody") == ([], None)
 
 
 def test_lists_show_places_in_the_queue(serve: Services) -> None:
@@ -169,20 +169,20 @@ def test_lists_show_places_in_the_queue(serve: Services) -> None:
     service = serve(executor)
     job_ids = [submit(service) for _ in range(4)]
     running(service, job_ids[0])
-    page, _ = service.list(None)
+    page, _ = service.list_jobs(None)
     assert [each.queue_position for each in page] == [3, 2, 1, None]
 
 
 @pytest.mark.parametrize("after", ["x", "", "!!!", "MTI=x", "ééé", "MS41", "LTE", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
 def test_a_cursor_that_none_of_our_answers_gave_is_refused(serve: Services, after: str) -> None:
     with pytest.raises(InvalidOption, match="after"):
-        serve().list(None, after=after)
+        serve().list_jobs(None, after=after)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_a_page_has_bounds(serve: Services, limit: int) -> None:
     with pytest.raises(InvalidOption, match="limit"):
-        serve().list(None, limit=limit)
+        serve().list_jobs(None, limit=limit)
 
 
 # --- places in the queue ----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ async def sent(app: Inside, *requests: RawRequest) -> AsyncIterator[list[asyncio
 
 def states(app: Inside) -> list[str]:
     """The states of all jobs, the first one first."""
-    return [status.status for status in reversed(app.service.list(None)[0])]
+    return [status.status for status in reversed(app.service.list_jobs(None)[0])]
 
 
 def all_canceled(app: Inside) -> bool:

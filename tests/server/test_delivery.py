@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.upload_server import PATIENCE_SECONDS, UploadServer, serving, until
 from server.virtual_time import run_at_once
-from whisper_api.server.responses.delivery import BodyReceive, DeliveredResponse, EarlyAnswer, drain
+from whisper_api.server.responses.delivery import BodyReceive, DeliveredResponse, LingeringClose, drain
 
 # More than any socket on the way can hold.
 LARGE = 64 << 20
@@ -203,7 +203,7 @@ def body(data: bytes) -> Message:
 def test_an_answer_goes_out_whole_and_ends_with_the_request() -> None:
     for last in (END, GONE):
         client = Client((0.0, body(b"a")), (3.0, body(b"b")), (6.0, last), (100.0, GONE))
-        assert client.run(EarlyAnswer(Response("no", 413)), POST) == 6.0
+        assert client.run(LingeringClose(Response("no", 413)), POST) == 6.0
         assert client.body == b"no"
         assert client.complete
         assert client.sent[1] == {"type": "http.response.body", "body": b"no", "more_body": True}
@@ -213,7 +213,7 @@ def test_an_answer_goes_out_whole_and_ends_with_the_request() -> None:
 def test_how_long_it_waits_is_bounded() -> None:
     def seconds(*script: tuple[float, Message], status: int = 413) -> float:
         client = Client(*script)
-        app = EarlyAnswer(Response("no", status), seconds=30, idle_seconds=5, max_bytes=1000)
+        app = LingeringClose(Response("no", status), seconds=30, idle_seconds=5, max_bytes=1000)
         taken = client.run(app, POST)
         assert client.body == b"no"
         assert client.complete
@@ -230,14 +230,14 @@ def test_how_long_it_waits_is_bounded() -> None:
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"0")]])
 def test_nothing_is_waited_for_when_there_is_no_body(headers: list[tuple[bytes, bytes]]) -> None:
     client = Client()
-    assert client.run(EarlyAnswer(Response("no", 401)), {**POST, "headers": headers}) == 0.0
+    assert client.run(LingeringClose(Response("no", 401)), {**POST, "headers": headers}) == 0.0
     assert client.body == b"no"
     assert len(client.sent) == 2
 
 
 def test_http_2_does_not_say_whether_there_is_a_body() -> None:
     client = Client((2.0, END))
-    assert client.run(EarlyAnswer(Response("no", 401)), {**GET, "http_version": "2"}) == 2.0
+    assert client.run(LingeringClose(Response("no", 401)), {**GET, "http_version": "2"}) == 2.0
     assert client.complete
 
 
@@ -248,7 +248,7 @@ def test_an_answer_to_the_whole_request_waits_for_nothing() -> None:
         await Response("yes")(scope, receive, send)
 
     client = Client((0.0, body(b"a")), (1.0, END))
-    assert client.run(EarlyAnswer(app), POST) == 1.0
+    assert client.run(LingeringClose(app), POST) == 1.0
     assert len(client.sent) == 2
 
 
@@ -257,9 +257,9 @@ def test_one_response_knows_what_was_read_before_it() -> None:
         body = BodyReceive(scope, receive)
         while not body.ended:
             await body()
-        await EarlyAnswer(Response("no", 415))(scope, receive, send)
+        await LingeringClose(Response("no", 415))(scope, receive, send)
 
-    for outer in (app, EarlyAnswer(app)):
+    for outer in (app, LingeringClose(app)):
         client = Client((0.0, body(b"a")), (1.0, END))
         assert client.run(outer, POST) == 1.0
         assert client.body == b"no"
@@ -272,7 +272,7 @@ def test_an_error_is_passed_on_when_the_request_has_ended() -> None:
 
     client = Client((0.0, body(b"a")), (3.0, END))
     with pytest.raises(RuntimeError, match="it crashed"):
-        client.run(EarlyAnswer(app), POST)
+        client.run(LingeringClose(app), POST)
     assert client.received == 2
 
 
@@ -290,5 +290,5 @@ def test_what_is_not_http_passes() -> None:
         await send({"type": scope["type"]})
 
     client = Client()
-    assert client.run(EarlyAnswer(app), {"type": "lifespan"}) == 0.0
+    assert client.run(LingeringClose(app), {"type": "lifespan"}) == 0.0
     assert client.sent == [{"type": "lifespan"}]

@@ -21,9 +21,9 @@ from server.inside import Inside, RawRequest, inside, on_a_loop, problem
 from server.virtual_time import Inline, run_at_once
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
-from whisper_api.jobs.executor import OnStretch
+from whisper_api.jobs.executor import OnPartial
 from whisper_api.jobs.feed import LAST_ID
-from whisper_api.schema import JobCanceledEvent, Segment, Stretch, Transcript
+from whisper_api.schema import JobCanceledEvent, PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
 from whisper_api.server.realtime.waiting import beside, wait_for_change, wait_for_end
 from whisper_api.server.realtime.watching import watch_news
@@ -38,15 +38,15 @@ SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")
 class Reader(FakeExecutor):
     """A fake whose jobs have told one stretch when they are held."""
 
-    tell: OnStretch
+    tell: OnPartial
 
     def __init__(self) -> None:
-        first = Stretch(index=0, aligned=True, segments=(SPOKEN,))
+        first = PartialSegments(index=0, aligned=True, segments=(SPOKEN,))
         super().__init__(held=True, behave=lambda executor, job: self.tell(first))
 
-    def run(self, job: Job, audio: Path, *, on_stretch: OnStretch, **others: Any) -> Transcript:
-        self.tell = on_stretch
-        return super().run(job, audio, on_stretch=on_stretch, **others)
+    def run(self, job: Job, audio: Path, *, on_partial: OnPartial, **others: Any) -> Transcript:
+        self.tell = on_partial
+        return super().run(job, audio, on_partial=on_partial, **others)
 
 
 class Watcher(RawRequest):
@@ -150,7 +150,7 @@ async def test_a_watcher_that_comes_back_is_sent_what_it_has_missed(tmp_path: Pa
         async with first.on(app):
             await app.until(lambda: first.names == ["progress", "segment"])
         last = first.events[-1][0]
-        reader_of(app).tell(Stretch(index=1, aligned=False, segments=(SPOKEN,)))
+        reader_of(app).tell(PartialSegments(index=1, aligned=False, segments=(SPOKEN,)))
         by_header = Watcher(job_id, last_event_id=str(last))
         by_query = Watcher(job_id, f"?after={last}")
         other = Watcher(job_id, f"?after={last}", last_event_id="0")
@@ -349,7 +349,7 @@ async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_i
         async with quick.on(app) as answer:
             await app.until(lambda: len(slow.sent) > 1 and "segment" in quick.names)
             for number in range(10):
-                reader_of(app).tell(Stretch(index=1, aligned=False, segments=(SPOKEN,) * (number + 1)))
+                reader_of(app).tell(PartialSegments(index=1, aligned=False, segments=(SPOKEN,) * (number + 1)))
                 while quick.names.count("segment") < 2 + number:
                     await asyncio.sleep(0.005)
             app.executor.release()
@@ -366,7 +366,7 @@ async def test_a_long_text_is_sent_in_pieces_that_a_slow_client_can_take_in_time
     async with inside(tmp_path, Reader()) as app, app.client() as client:
         job_id = await reading(app, client)
         for index in range(1, 200):
-            reader_of(app).tell(Stretch(index=index, aligned=True, segments=(SPOKEN,) * 100))
+            reader_of(app).tell(PartialSegments(index=index, aligned=True, segments=(SPOKEN,) * 100))
         late = Watcher(job_id)
         async with late.on(app):
             await app.until(lambda: len(late.names) == 201)
@@ -413,7 +413,7 @@ class Waiting:
         return Request({**scope, "query_string": b"", "headers": []}, receive)
 
     def tell(self, index: int) -> None:
-        self.executor.tell(Stretch(index=index, aligned=True, segments=(SPOKEN,)))
+        self.executor.tell(PartialSegments(index=index, aligned=True, segments=(SPOKEN,)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.responses.problems import Problem, problem_of
-from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.forms import UploadForm, read_form
 
 CONFIG = Config()
 FIELDS = (
@@ -44,7 +44,7 @@ TRUE = ("true", "True", "TRUE", "1", "yes", "on", " true ")
 FALSE = ("false", "False", "0", "no", "No", "off", "OFF")
 
 
-def form(*fields: tuple[str, str], config: Config = CONFIG, **named: str) -> Form:
+def form(*fields: tuple[str, str], config: Config = CONFIG, **named: str) -> UploadForm:
     return read_form([*fields, *named.items()], config, device="cpu")
 
 
@@ -74,9 +74,9 @@ def refused(name: str, value: str, *others: tuple[str, str]) -> str:
 
 
 def test_defaults_are_those_of_the_configuration() -> None:
-    assert form() == Form(options=TranscriptionOptions(language="fr"), output_format="txt", sync=False)
+    assert form() == UploadForm(options=TranscriptionOptions(language="fr"), output_format="txt", sync=False)
     config = Config(model="small", language="German", output_format="srt", default_sync=True)
-    assert form(config=config) == Form(
+    assert form(config=config) == UploadForm(
         options=TranscriptionOptions(model="small", language="de"), output_format="srt", sync=True
     )
     assert form(config=Config(language="auto")).options.language == "auto"
@@ -103,7 +103,7 @@ def test_what_is_given_wins_over_the_configuration() -> None:
 def test_yes_and_no(name: str) -> None:
     def value(word: str) -> Any:
         read = form((name, word))
-        return getattr(read if name in Form.__struct_fields__ else read.options, name)
+        return getattr(read if name in UploadForm.__struct_fields__ else read.options, name)
 
     assert [value(word) for word in TRUE] == [True] * len(TRUE)
     assert [value(word) for word in FALSE] == [False] * len(FALSE)
@@ -226,7 +226,7 @@ def test_an_address_is_read_elsewhere() -> None:
 
 
 def test_known_speakers_are_written_beside_the_upload(tmp_path: Path) -> None:
-    def read(*fields: tuple[str, str]) -> Form:
+    def read(*fields: tuple[str, str]) -> UploadForm:
         return read_form(fields, CONFIG, device="cpu", directory=tmp_path)
 
     assert read() == form()
@@ -360,7 +360,7 @@ def test_no_text_makes_anything_but_a_form_or_a_refusal(fields: list[tuple[str, 
         assert len(problem.detail) < 2000
         return
     # What was taken is what the types allow, and can be stored.
-    assert msgspec.json.decode(msgspec.json.encode(read), type=Form, strict=True) == read
+    assert msgspec.json.decode(msgspec.json.encode(read), type=UploadForm, strict=True) == read
     assert read.output_format in FORMATS
 
 

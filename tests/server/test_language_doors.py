@@ -55,7 +55,7 @@ async def test_every_door_understands_the_same(tmp_path: Path) -> None:
             for written, code in WRITTEN.items():
                 answer = await ask(app, client, door, written)
                 assert answer.is_success, (door, written, answer.text)
-                newest = app.service.store.get(app.service.list(None)[0][0].job_id)
+                newest = app.service.store.get(app.service.list_jobs(None)[0][0].job_id)
                 assert newest is not None
                 assert newest.options.language == code, (door, written)
 

@@ -14,7 +14,7 @@ from test_subtitles import transcripts
 
 from whisper_api.schema import RenderOptions, Transcript, TranscriptionOptions
 from whisper_api.server.openai.answers import answer_of
-from whisper_api.server.openai.fields import Wish
+from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.time_order import in_order
 
 
@@ -24,8 +24,10 @@ from whisper_api.time_order import in_order
 def test_times_are_in_order(format: Literal["verbose_json", "diarized_json"], given: Transcript) -> None:
     # As every result is before it is shown.
     given = replace(given, segments=in_order(given.segments))
-    wish = Wish(options=TranscriptionOptions(), response_format=format, granularities=frozenset(("word", "segment")))
-    body: dict[str, Any] = json.loads(answer_of(given, wish).body)
+    openai_request = OpenAIRequest(
+        options=TranscriptionOptions(), response_format=format, granularities=frozenset(("word", "segment"))
+    )
+    body: dict[str, Any] = json.loads(answer_of(given, openai_request).body)
     for items in (body["segments"], body.get("words", [])):
         assert all(round(1000 * item["start"]) < round(1000 * item["end"]) for item in items)
         assert all(before["end"] <= after["start"] for before, after in pairwise(items))
@@ -36,5 +38,5 @@ def test_subtitles_have_the_layout_of_the_wish(given: Transcript, width: int) ->
     from whisper_api.formats import render
 
     options = RenderOptions(max_line_width=width)
-    wish = Wish(options=TranscriptionOptions(), response_format="srt", render_options=options)
-    assert answer_of(given, wish).body.decode() == render(given, "srt", options)
+    openai_request = OpenAIRequest(options=TranscriptionOptions(), response_format="srt", render_options=options)
+    assert answer_of(given, openai_request).body.decode() == render(given, "srt", options)

@@ -21,7 +21,7 @@ async def test_a_job_that_somebody_cancels_is_an_error(tmp_path: Path) -> None:
         request, stream = upload(), upload(stream="true")
         async with sent(app, request, stream) as answered:
             await app.until(lambda: app.state.waiters._waiting.total() == 2)
-            for status in app.service.list(None)[0]:
+            for status in app.service.list_jobs(None)[0]:
                 await asyncio.to_thread(app.service.cancel, status.job_id, None, force=True)
             await asyncio.gather(*answered)
         assert (request.status, error(request)["code"]) == (409, "job_canceled")

@@ -14,7 +14,7 @@ from whisper_api.errors import InvalidOption, UnknownModel
 from whisper_api.schema import JobSegmentEvent, ResultSegment, Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.answers import answer_of, diarized_segments, speaker_names
 from whisper_api.server.openai.chunking import chunking_options
-from whisper_api.server.openai.fields import Wish, read_fields
+from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields
 from whisper_api.server.openai.streaming import Deltas
 from whisper_api.word_spacing import joined
 
@@ -23,7 +23,7 @@ from whisper_api.word_spacing import joined
 async def test_fields_become_options(tmp_path: Path) -> None:
     async with inside(tmp_path, language="fr", model="base") as app:
 
-        def read(*fields: tuple[str, str], translate: bool = False) -> Wish:
+        def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
             return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
 
         # Absent means detected, whatever the server's own default is.
@@ -49,8 +49,12 @@ async def test_fields_become_options(tmp_path: Path) -> None:
             ("verbose_json", "json", True, False),
             ("diarized_json", "json", True, True),
         ):
-            wish = read(("response_format", name))
-            assert (wish.output_format, wish.options.align, wish.options.diarize) == (format, align, diarize)
+            openai_request = read(("response_format", name))
+            assert (openai_request.output_format, openai_request.options.align, openai_request.options.diarize) == (
+                format,
+                align,
+                diarize,
+            )
         verbose = ("response_format", "verbose_json")
         for first, second in (("", ""), ("[]", "[]"), ("[0]", "[1]")):
             granular = read(
@@ -109,23 +113,25 @@ async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> N
     """As OpenAI does, whose whisper-1 answers a stream it cannot give with the whole."""
     async with inside(tmp_path) as app:
 
-        def read(*fields: tuple[str, str]) -> Wish:
+        def read(*fields: tuple[str, str]) -> OpenAIRequest:
             return read_fields(fields, tmp_path, app.state, "transcribe")
 
         for name in ("srt", "vtt", "verbose_json"):
-            wish = read(("stream", "true"), ("response_format", name))
-            assert not wish.stream
-            assert [warning.partition(":")[0] for warning in wish.warnings] == ["stream was ignored"]
+            openai_request = read(("stream", "true"), ("response_format", name))
+            assert not openai_request.stream
+            assert [warning.partition(":")[0] for warning in openai_request.warnings] == ["stream was ignored"]
         for name in ("json", "text", "diarized_json"):
-            wish = read(("stream", "true"), ("response_format", name))
-            assert (wish.stream, wish.warnings) == (True, ())
+            openai_request = read(("stream", "true"), ("response_format", name))
+            assert (openai_request.stream, openai_request.warnings) == (True, ())
         for name in ("text", "srt", "vtt", "verbose_json", "diarized_json"):
-            wish = read(("include[]", "logprobs"), ("response_format", name))
-            assert not wish.options.logprobs
-            assert [warning.partition(":")[0] for warning in wish.warnings] == ["include was ignored"]
+            openai_request = read(("include[]", "logprobs"), ("response_format", name))
+            assert not openai_request.options.logprobs
+            assert [warning.partition(":")[0] for warning in openai_request.warnings] == ["include was ignored"]
         for name in ("json", "text", "srt", "vtt", "diarized_json"):
-            wish = read(("timestamp_granularities[]", "word"), ("response_format", name))
-            assert [warning.partition(":")[0] for warning in wish.warnings] == ["timestamp_granularities was ignored"]
+            openai_request = read(("timestamp_granularities[]", "word"), ("response_format", name))
+            assert [warning.partition(":")[0] for warning in openai_request.warnings] == [
+                "timestamp_granularities was ignored"
+            ]
             assert read(("timestamp_granularities[]", "segment"), ("response_format", name)).warnings == ()
 
 
@@ -133,12 +139,16 @@ async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> N
 async def test_the_model_that_tells_speakers_apart_does_so(tmp_path: Path) -> None:
     async with inside(tmp_path, model="base") as app:
 
-        def read(*fields: tuple[str, str], translate: bool = False) -> Wish:
+        def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
             return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
 
         for name in ("gpt-4o-transcribe-diarize", "openai/gpt-4o-transcribe-diarize", "GPT-4o-transcribe-diarize"):
-            wish = read(("model", name))
-            assert (wish.response_format, wish.options.diarize, wish.options.model) == ("diarized_json", True, "base")
+            openai_request = read(("model", name))
+            assert (openai_request.response_format, openai_request.options.diarize, openai_request.options.model) == (
+                "diarized_json",
+                True,
+                "base",
+            )
         asked = read(("model", "gpt-4o-transcribe-diarize"), ("response_format", "json"))
         assert (asked.response_format, asked.options.diarize) == ("json", False)
         named = read(
@@ -248,7 +258,9 @@ def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
 
 def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
     bare = fake_transcript("Hello.")
-    verbose = msgspec.json.decode(answer_of(bare, Wish(options=bare.options, response_format="verbose_json")).body)
+    verbose = msgspec.json.decode(
+        answer_of(bare, OpenAIRequest(options=bare.options, response_format="verbose_json")).body
+    )
     assert verbose["segments"] == [
         {
             "id": 0,
@@ -270,7 +282,7 @@ def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
     )
     assert [segment.speaker for segment in diarized_segments(bare)] == ["unknown"]
     silence = msgspec.structs.replace(bare, segments=(), duration=1.2)
-    assert msgspec.json.decode(answer_of(silence, Wish(options=bare.options)).body) == {
+    assert msgspec.json.decode(answer_of(silence, OpenAIRequest(options=bare.options)).body) == {
         "text": "",
         "languages": [],
         "usage": {"type": "duration", "seconds": 2},
@@ -286,7 +298,7 @@ def test_logprobs_are_those_of_all_segments_in_order() -> None:
     )
     transcript: Transcript = msgspec.structs.replace(bare, segments=segments)
     options = msgspec.structs.replace(bare.options, logprobs=True)
-    answer = msgspec.json.decode(answer_of(transcript, Wish(options=options)).body)
+    answer = msgspec.json.decode(answer_of(transcript, OpenAIRequest(options=options)).body)
     assert answer["text"] == "a b"
     assert answer["logprobs"] == [
         {"token": " a", "bytes": [32, 97], "logprob": -0.5},

@@ -181,7 +181,7 @@ async def test_the_same_upload_again_joins_the_job_however_it_is_written(tmp_pat
         app.executor.release()
         await asyncio.gather(*tasks)
         assert [request.status for request in requests] == [200, 200]
-        assert len(app.service.list(None)[0]) == 1
+        assert len(app.service.list_jobs(None)[0]) == 1
 
 
 @on_a_loop
@@ -239,4 +239,4 @@ def _sent(path: str, body: bytes) -> RawRequest:
 
 async def _nothing_left(app: Inside, directory: Path) -> None:
     await app.until(lambda: not list((directory / "uploads").glob("*/*")))
-    assert not app.service.list(None)[0]
+    assert not app.service.list_jobs(None)[0]

@@ -228,7 +228,7 @@ class Outer(msgspec.Struct):
     some: int | msgspec.UnsetType = msgspec.UNSET
 
 
-class Given(msgspec.Struct):
+class FormFields(msgspec.Struct):
     """What is received."""
 
     value: int = 1
@@ -259,10 +259,10 @@ def test_an_operation_says_what_its_declaration_says() -> None:
         (Answer(200, "Done", {"application/json": Outer, "text/plain": str}, {"Location": "Where"}),),
         refusals=(UnknownModel, InvalidAudio, JobNotFinished, Problem(413, "too_large", "There is more than may be")),
         parameters=(
-            Parameter("name", str, "Whose", place="path"),
+            Parameter("name", str, "Whose", location="path"),
             Parameter("limit", Annotated[int, Meta(le=9)] | None, "How many", 3),
         ),
-        body=JsonBody(Given),
+        body=JsonBody(FormFields),
     )
     api = described_as(operation, "/x/{name:path}")
     told = api["paths"]["/x/{name}"]["post"]
@@ -270,7 +270,7 @@ def test_an_operation_says_what_its_declaration_says() -> None:
     assert (told["summary"], told["description"]) == ("Do something", "As it is done.")
     assert told["parameters"][0]["required"] is True
     assert told["parameters"][1]["schema"] == {"type": "integer", "maximum": 9, "default": 3}
-    assert told["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Given"}
+    assert told["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/FormFields"}
     assert list(told["responses"]) == ["200", "400", "401", "409", "413", "415", "422", "500", "503"]
     done = told["responses"]["200"]
     assert done["content"]["text/plain"]["schema"] == {"type": "string"}
@@ -285,7 +285,7 @@ def test_an_operation_says_what_its_declaration_says() -> None:
     assert schemas["Outer"]["properties"]["inner"]["description"] == "the `Inner`, as `Inner` says, on two lines."
     assert schemas["Inner"]["required"] == []
     assert schemas["Inner"]["properties"]["two"]["description"] == "numbers, or null."
-    assert schemas["Given"]["required"] == []
+    assert schemas["FormFields"]["required"] == []
 
 
 def test_openai_s_operations_say_some_errors_otherwise() -> None:
@@ -334,12 +334,12 @@ def test_a_body_that_may_be_the_file_itself_has_its_fields_in_the_query() -> Non
 
 
 def test_events_are_described_by_what_stands_in_one() -> None:
-    operation = Operation(handler, "Things", (Answer(200, "Events", {"text/event-stream": Given | Outer}),))
+    operation = Operation(handler, "Things", (Answer(200, "Events", {"text/event-stream": FormFields | Outer}),))
     told = described_as(operation)["paths"]["/x/{name}"]["post"]["responses"]["200"]
     event = told["content"]["text/event-stream"]["schema"]
     assert event["required"] == ["data"]
     data = event["properties"]["data"]["contentSchema"]
-    assert [part["$ref"].rpartition("/")[2] for part in data["anyOf"]] == ["Given", "Outer"]
+    assert [part["$ref"].rpartition("/")[2] for part in data["anyOf"]] == ["FormFields", "Outer"]
 
 
 def test_null_is_nothing_that_a_form_can_hold() -> None:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 from whisper_api import Config
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.connections import Bounds, Connections, settings_of
-from whisper_api.server.responses.delivery import DeliveredResponse, EarlyAnswer
+from whisper_api.server.responses.delivery import DeliveredResponse, LingeringClose
 from whisper_api.server.responses.error_responses import answer
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.uploads import Limits, receive_upload
@@ -167,7 +167,7 @@ class UploadServer:
             ],
             exception_handlers={Problem: answer, WhisperApiError: answer, ClientDisconnect: gone},
         )
-        return EarlyAnswer(starlette, **self.linger)
+        return LingeringClose(starlette, **self.linger)
 
     @property
     def url(self) -> str:

@@ -209,7 +209,7 @@ def test_deletions_under_load_are_as_thorough(serve: Services, tmp_path: Path) -
         try:
             while not stop.is_set():
                 job_id = submit(service, "load" * 1000, metadata={"n": "load"})
-                service.list(None, limit=20)
+                service.list_jobs(None, limit=20)
                 service.wait(job_id, None, MINUTE)
         except BaseException as error:
             failures.append(error)

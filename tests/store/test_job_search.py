@@ -140,18 +140,18 @@ def test_a_value_needs_its_key_and_pages_keep_to_the_search(serve: Services, tmp
     for job_id in job_ids:
         ended(service, job_id)
     with pytest.raises(InvalidOption, match="metadata_value: needs metadata_key"):
-        service.list("ada", metadata_value="1")
+        service.list_jobs("ada", metadata_value="1")
     listed: list[str] = []
     after = None
     for _ in range(2):
-        page, after = service.list("ada", metadata_key="odd", metadata_value="1", limit=2, after=after)
+        page, after = service.list_jobs("ada", metadata_key="odd", metadata_value="1", limit=2, after=after)
         listed += [each.job_id for each in page]
     assert (listed, after) == (job_ids[1::2][::-1], None)
     assert service.status(job_ids[1], "ada").metadata == {"odd": 1}
-    assert service.list("bob", metadata_key="odd") == ([], None)
+    assert service.list_jobs("bob", metadata_key="odd") == ([], None)
     middle = service.store.get(job_ids[3])
     assert middle is not None
-    later, _ = service.list("ada", created_after=middle.created_at)
-    earlier, _ = service.list("ada", created_before=middle.created_at)
+    later, _ = service.list_jobs("ada", created_after=middle.created_at)
+    earlier, _ = service.list_jobs("ada", created_before=middle.created_at)
     assert [each.job_id for each in (*later, *earlier)] == job_ids[::-1]
     assert job_ids[3] in [each.job_id for each in later]

@@ -19,11 +19,18 @@ import msgspec
 from whisper_api.client.answers import Answer, NotNow, decoded, pause_before
 from whisper_api.client.upload import Form
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.schema import Corrections, JobResult, JobState, JobStatus, RenderOptions, TranscriptionOptions
+from whisper_api.schema import (
+    FINAL_STATES,
+    Corrections,
+    JobResult,
+    JobState,
+    JobStatus,
+    RenderOptions,
+    TranscriptionOptions,
+)
 
 __all__ = ["Calls", "Page", "Pause", "Send", "Steps", "checked", "events_path", "form_fields", "search"]
 
-ENDED: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
 # How long a server that is restarted may take to answer again, while a job is waited for.
 RESTART_SECONDS = 120.0
 # Seconds that one request waits for a change; with a progress callback, progress is asked for as often as this.
@@ -132,7 +139,7 @@ class Calls:
             if status != last and on_progress is not None:
                 on_progress(status)
             now = time.monotonic()
-            if status.status in ENDED or now >= deadline:
+            if status.status in FINAL_STATES or now >= deadline:
                 return status
             if last is not None:
                 yield Pause(max(0.0, min(asked + SHORTEST_POLL, deadline) - now))

@@ -10,8 +10,8 @@ from whisper_api.config.settings import (
     Loaded,
     OutputFormat,
     describe,
+    format_value,
     settings,
-    written,
 )
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "OutputFormat",
     "Setting",
     "describe",
+    "format_value",
     "settings",
-    "written",
 ]

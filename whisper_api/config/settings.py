@@ -19,7 +19,7 @@ from whisper_api.coercion import help_line
 from whisper_api.config.setting import SECRETS, Setting
 from whisper_api.config.sources import read
 
-__all__ = ["Config", "Downloaders", "Loaded", "describe", "settings", "written"]
+__all__ = ["Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
 
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -228,7 +228,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return Loaded(cls(**found.values), found.origins, found.warnings, found.path)
 
     def __repr__(self) -> str:
-        return f"Config({', '.join(f'{s.attribute}={written(s, getattr(self, s.attribute))}' for s in settings())})"
+        return (
+            f"Config({', '.join(f'{s.attribute}={format_value(s, getattr(self, s.attribute))}' for s in settings())})"
+        )
 
 
 def settings() -> tuple[Setting, ...]:
@@ -259,13 +261,13 @@ class Loaded:
 def describe(loaded: Loaded) -> str:
     """What is in force and where each value came from: a line for each key, secrets masked."""
     lines = [
-        (f"{s.key} = {written(s, getattr(loaded.config, s.attribute))}", loaded.origins[s.key]) for s in settings()
+        (f"{s.key} = {format_value(s, getattr(loaded.config, s.attribute))}", loaded.origins[s.key]) for s in settings()
     ]
     width = max(len(left) for left, _ in lines)
     return "\n".join(f"{left:<{width}}  # {origin}" for left, origin in lines)
 
 
-def written(setting: Setting, value: object) -> str:
+def format_value(setting: Setting, value: object) -> str:
     """A value as it is written in the file, a secret masked."""
     if value is None:
         return '""'

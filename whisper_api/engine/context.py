@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, OutOfMemory
-from whisper_api.schema import Progress, Segment, Stage, Stretch, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Segment, Stage, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.models.cache import ModelCache, ModelSource
     from whisper_api.engine.models.store import LocalModel, ModelStore
     from whisper_api.engine.worker.device import Device
-    from whisper_api.engine.worker.worker import GpuWorker, Operation
+    from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 
 __all__ = ["JobContext", "forget_frames"]
 
@@ -48,7 +48,7 @@ class JobContext:
         cancel: set by the caller to stop the job.
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
-        on_stretch: called from the job's thread with a :class:`~whisper_api.schema.Stretch`.
+        on_partial: called from the job's thread with a :class:`~whisper_api.schema.PartialSegments`.
 
     Attributes:
         stage_done: how far the running stage is, from 0 to 1.
@@ -66,7 +66,7 @@ class JobContext:
         cancel: threading.Event | None = None,
         closed: threading.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stretch: Callable[[Stretch], None] | None = None,
+        on_partial: Callable[[PartialSegments], None] | None = None,
     ) -> None:
         self.options = options
         self.device = device
@@ -79,7 +79,7 @@ class JobContext:
         self._cancels = () if cancel is None else (cancel,)
         self._closed = closed
         self._on_progress = on_progress
-        self._on_stretch = on_stretch
+        self._on_partial = on_partial
         self._callers_error: BaseException | None = None
         self._job: Hashable = object()
         self._stage: Stage = "load"
@@ -129,7 +129,7 @@ class JobContext:
         Raises:
             Exception: the error itself, when it ends the job.
         """
-        if self.ends_the_job(error):
+        if self.is_fatal(error):
             raise error
         log.warning("%s", loss, exc_info=error)
         # Without the error's text: a transcript may go to people who have no business with the machine's paths.
@@ -173,9 +173,9 @@ class JobContext:
             segments: its text.
             aligned: whether its words have the times they keep.
         """
-        if self._on_stretch is not None:
+        if self._on_partial is not None:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
-            self._call(self._on_stretch, Stretch(index=index, aligned=aligned, segments=numbered))
+            self._call(self._on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))
 
     def begin(self, stage: Stage, start: float, end: float) -> None:
         """Enter a stage that takes the job from ``start`` to ``end``, as fractions of the whole."""
@@ -203,7 +203,7 @@ class JobContext:
             raise
 
     def run(
-        self, items: Iterable[tuple[Operation, Any, float]], *, window: int = 16, ahead: int = 0
+        self, items: Iterable[tuple[BatchOperation, Any, float]], *, window: int = 16, ahead: int = 0
     ) -> Generator[Any, None, None]:
         """Run work items on the device, interleaved with those of other jobs.
 

@@ -23,15 +23,15 @@ from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
-from whisper_api.engine.pipeline import WEIGHTS, Transcription
+from whisper_api.engine.pipeline import WEIGHTS, TranscriptionRun
 from whisper_api.engine.whisper.recognizer import FALLBACK_BEAM_SIZE, Batching
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
-from whisper_api.engine.worker.device_pool import Station, WorkerPool
+from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import EngineClosed, InvalidOption, ModelError, OutOfMemory
-from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -135,25 +135,25 @@ class Engine:
         )
         self.max_audio_seconds = max_audio_seconds or None
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
-        self._pool = WorkerPool([self._station(each, keep_alive, memory_budget) for each in devices])
+        self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = threading.Event()
 
-    def _station(self, device: Device, keep_alive: float, memory_budget: int | None) -> Station:
+    def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
         if memory_budget is None and (free := device.free_memory()) is not None:
             memory_budget = int(free * MODEL_SHARE)
         models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
         worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
-        return Station(device, worker, models)
+        return DeviceRuntime(device, worker, models)
 
     @property
     def models(self) -> ModelCache:
         """The resident models; on several GPUs those of the first."""
-        return self._pool.stations[0].models
+        return self._pool.runtimes[0].models
 
     @property
     def _worker(self) -> GpuWorker:
-        return self._pool.stations[0].worker
+        return self._pool.runtimes[0].worker
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
@@ -198,7 +198,7 @@ class Engine:
         options: TranscriptionOptions | None = None,
         *,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stretch: Callable[[Stretch], None] | None = None,
+        on_partial: Callable[[PartialSegments], None] | None = None,
         known_speakers: Mapping[str, AudioInput] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
@@ -209,7 +209,7 @@ class Engine:
             source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
             options: what is asked for; None for the defaults.
             on_progress: called from this thread as the job goes on.
-            on_stretch: called from this thread with the text of each window as it is decoded, and again when its words
+            on_partial: called from this thread with the text of each window as it is decoded, and again when its words
                 have got the times they keep.
             known_speakers: name to a recording of a few seconds in which that person alone speaks. A speaker who is
                 recognised has the name as label; the others keep ``SPEAKER_NN``.
@@ -235,21 +235,21 @@ class Engine:
 
             check_names(known_speakers)
         # How long it is shows only when it is decoded: the device with the fewest jobs has to do.
-        with self._pool.place(0.0) as station:
+        with self._pool.assign(0.0) as runtime:
             ctx = JobContext(
                 options=options,
-                device=station.device,
-                worker=station.worker,
-                models=station.models,
+                device=runtime.device,
+                worker=runtime.worker,
+                models=runtime.models,
                 store=self.store,
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
                 closed=self._closed,
                 on_progress=on_progress,
-                on_stretch=on_stretch,
+                on_partial=on_partial,
             )
             try:
-                return Transcription(self, ctx, known_speakers or {}).run(source)
+                return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
             except BaseException as error:
                 # The frames of a failed job hold its audio, and the error may be held by one of them. Without their
                 # variables the audio goes now, and not when Python next looks for cycles.
@@ -270,8 +270,8 @@ class Engine:
         options = self._filled_in(options)
         assert options.model
         local = self.store.ensure(options.model, check=self._check_open)
-        for station in self._pool.stations:
-            with station.models.lease(self.whisper_source(local, station.device), check=self._check_open):
+        for runtime in self._pool.runtimes:
+            with runtime.models.lease(self.whisper_source(local, runtime.device), check=self._check_open):
                 pass
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
@@ -286,18 +286,18 @@ class Engine:
         """
         fork.use_models()
         options = self._filled_in(options)
-        for station in self._pool.stations:
-            self._preload_rest(options, station)
+        for runtime in self._pool.runtimes:
+            self._preload_rest(options, runtime)
         if self.device.kind == "cuda" and self._batch_size is None:
             self._sweep(options)
 
-    def _preload_rest(self, options: TranscriptionOptions, station: Station) -> None:
+    def _preload_rest(self, options: TranscriptionOptions, runtime: DeviceRuntime) -> None:
         assert options.language
         ctx = JobContext(
             options=options,
-            device=station.device,
-            worker=station.worker,
-            models=station.models,
+            device=runtime.device,
+            worker=runtime.worker,
+            models=runtime.models,
             store=self.store,
             hf_token=self._hf_token,
             closed=self._closed,

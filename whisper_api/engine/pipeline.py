@@ -26,7 +26,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Batching, Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["WEIGHTS", "Transcription", "translates"]
+__all__ = ["WEIGHTS", "TranscriptionRun", "translates"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class EngineParts(Protocol):
         """How a model is loaded on a device."""
 
 
-class Transcription:
+class TranscriptionRun:
     """One transcription on its way through the stages.
 
     Args:
@@ -114,7 +114,7 @@ class Transcription:
         audio = decoded.audio
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as beside:
             with self._stage("load"):
-                local = ctx.fetched(options.model)
+                local = ctx.fetch_model(options.model)
                 whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
@@ -135,7 +135,7 @@ class Transcription:
                 self._speakers = beside.enter_context(self._diarizing(audio, references))
             text = _Text(recognizer, audio, spans)
             with self._stage("asr"):
-                text.language, probability = recognizer.judge_language(options.language)
+                text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, beside) if spans and options.align else None
                 self._recognize(text, alignment)
             if options.align and text.segments:
@@ -172,7 +172,7 @@ class Transcription:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: Beside[AlignmentModel] | None) -> None:
+    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
         """Decode every window in which something is said.
 
         An alignment model that cannot be loaded after all is found out while windows are decoded: then they are decoded
@@ -197,7 +197,7 @@ class Transcription:
         try:
             text.segments, text.word_times = self._decoded(text, timed=True), "attention"
         except Exception as error:
-            self._ctx.do_without("there are no word times", error)
+            self._ctx.continue_without("there are no word times", error)
             text.segments, text.word_times = self._decoded(text, timed=False), "none"
 
     def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
@@ -215,7 +215,7 @@ class Transcription:
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
                 pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.tell(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
                 found.extend(pieces)
                 self._check_speakers()
                 if give_up():
@@ -232,7 +232,7 @@ class Transcription:
         def tell(index: int, sentences: Sequence[Segment]) -> None:
             # Here and not in the alignment, whose times are WhisperX's to the last digit.
             found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.tell(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+            self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
         try:
             model = align(self._ctx, text.audio, untimed, text.language, tell).model
@@ -259,7 +259,7 @@ class Transcription:
         except InvalidAudio:
             raise
         except Exception as error:
-            self._ctx.do_without("the known speakers were not looked for", error)
+            self._ctx.continue_without("the known speakers were not looked for", error)
             return {}
 
     @contextlib.contextmanager
@@ -273,7 +273,7 @@ class Transcription:
 
     def _alignment(
         self, language: str, leases: contextlib.ExitStack, beside: contextlib.ExitStack
-    ) -> Beside[AlignmentModel] | None:
+    ) -> BackgroundTask[AlignmentModel] | None:
         """The alignment model that will give the word times, fetched and loaded beside the decoding of the text.
 
         None where there is none, or where one cannot be had without asking a source that is known not to answer.
@@ -288,8 +288,10 @@ class Transcription:
             self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and no source can be asked now"))
             return None
         stop = threading.Event()
-        part = self._ctx.beside(stop)
-        loading = Beside("alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language))))
+        part = self._ctx.subcontext(stop)
+        loading = BackgroundTask(
+            "alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language)))
+        )
         # Waited for before the leases end, so that only one thread at a time has to do with them.
         beside.callback(loading.join)
         beside.callback(stop.set)
@@ -301,8 +303,8 @@ class Transcription:
         Raises:
             Exception: the error itself, when it ends the job.
         """
-        if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
-            self._ctx.do_without("word times come from Whisper's cross-attention", error)
+        if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
+            self._ctx.continue_without("word times come from Whisper's cross-attention", error)
             return
         log.info("no alignment model for %s: %s", language, error)
         # Without the error's text: a transcript may go to people who have no business with the machine's paths.
@@ -316,7 +318,7 @@ class Transcription:
     def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
         """Tell the speakers apart in a thread of its own: it needs no text."""
         stop = threading.Event()
-        beside = _Diarizing(self._ctx.beside(stop), audio, references)
+        beside = _Diarizing(self._ctx.subcontext(stop), audio, references)
         try:
             yield beside
         finally:
@@ -354,8 +356,8 @@ class Transcription:
                 text.segments = assign_speakers(text.segments, diarization.turns)
                 return diarization
             except Exception as error:
-                if self._ctx.ends_the_job(error) or not isinstance(error, ModelError):
-                    self._ctx.do_without("the speakers were not told apart", error)
+                if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
+                    self._ctx.continue_without("the speakers were not told apart", error)
                 elif self._options.diarize:
                     raise
                 else:
@@ -394,7 +396,7 @@ class _Text:
     alignment_model: str | None = None
 
 
-class _Diarizing(Beside["Diarization"]):
+class _Diarizing(BackgroundTask["Diarization"]):
     """Who speaks when, by name where the voice is known."""
 
     def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
@@ -412,7 +414,7 @@ class _Diarizing(Beside["Diarization"]):
             try:
                 found = name_speakers(self.ctx, found, references)
             except Exception as error:
-                self.ctx.do_without("the known speakers were not looked for", error)
+                self.ctx.continue_without("the known speakers were not looked for", error)
         return found
 
 

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = ["Activity", "Span", "VadSettings", "detect", "stretches", "windows"]
 
-SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30.0
 # A longer silence than this inside one window gives Whisper room to invent text, and costs as much as speech.
 MAX_SILENCE_SECONDS = 4.0
@@ -272,7 +271,7 @@ def _pyannote(ctx: JobContext, audio: Floats) -> Activity:
     frames = frame_count(size)
     total = np.zeros(((count - 1) * hop + size) // step + 1, np.float32)
     weight = np.zeros_like(total)
-    path = ctx.fetched("segmentation").path
+    path = ctx.fetch_model("segmentation").path
     source = SegmentationSource(str(path), ctx.device.torch_name)
     with ctx.lease(source) as model:
         operation = SegmentWindows(model, ctx.device.torch_name)

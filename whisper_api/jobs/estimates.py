@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from whisper_api.errors import StorageError
-from whisper_api.jobs.running import Live
+from whisper_api.jobs.running import ProgressSnapshot
 from whisper_api.schema import Stage, Task, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job, JobStore, Rates
 
@@ -98,12 +98,12 @@ class Estimates:
         with self._lock:
             self._rates = None
 
-    def of_running(self, job_id: str, live: Live) -> float | None:
+    def of_running(self, job_id: str, live: ProgressSnapshot) -> float | None:
         """Seconds until a job that runs will end; None when that cannot be told."""
         stages = self._stages(job_id)
         return None if stages is None else _rest(stages, live)
 
-    def of_queued(self, job_id: str, order: Iterable[str], running: Mapping[str, Live]) -> float | None:
+    def of_queued(self, job_id: str, order: Iterable[str], running: Mapping[str, ProgressSnapshot]) -> float | None:
         """Seconds until a job that waits will end.
 
         Args:
@@ -123,7 +123,7 @@ class Estimates:
                 self._queue = (now, known)
         return known.get(job_id)
 
-    def _of_queue(self, order: Iterable[str], running: Mapping[str, Live]) -> dict[str, float | None]:
+    def _of_queue(self, order: Iterable[str], running: Mapping[str, ProgressSnapshot]) -> dict[str, float | None]:
         before: float | None = 0.0
         for job_id, live in running.items():
             before = _sum(before, self.of_running(job_id, live))
@@ -188,7 +188,7 @@ def _sum(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left + right
 
 
-def _rest(stages: Mapping[Stage, float], live: Live) -> float | None:
+def _rest(stages: Mapping[Stage, float], live: ProgressSnapshot) -> float | None:
     """What is left of the running stage, and the stages after it."""
     order = list(stages)
     stage = live.progress.stage
@@ -206,7 +206,7 @@ def _rest(stages: Mapping[Stage, float], live: Live) -> float | None:
     return (1.0 - part) * whole + later
 
 
-def _part_of_stage(order: list[Stage], live: Live) -> float:
+def _part_of_stage(order: list[Stage], live: ProgressSnapshot) -> float:
     """How far the running stage is, from 0 to 1."""
     from whisper_api.engine.engine import WEIGHTS
 

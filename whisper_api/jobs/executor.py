@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from whisper_api.errors import Canceled, DeviceError, EngineClosed, ModelUnavailable, UnknownModel
-from whisper_api.schema import Progress, Stretch, Transcript, TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
 log = logging.getLogger("whisper_api.jobs")
 
 OnProgress = Callable[[Progress], None]
-OnStretch = Callable[[Stretch], None]
+OnPartial = Callable[[PartialSegments], None]
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ class Executor(Protocol):
         """
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
     ) -> Transcript:
         """Run one job to its end.
 
@@ -116,7 +116,7 @@ class Executor(Protocol):
             job: what is asked for.
             audio: its upload; the recordings of its known speakers are beside it.
             on_progress: called as the job goes on, from this thread or another.
-            on_stretch: called with what is known of the text, as it gets known, from this thread.
+            on_partial: called with what is known of the text, as it gets known, from this thread.
             cancel: set from another thread to stop the job within one work item.
 
         Raises:
@@ -245,7 +245,7 @@ class LocalExecutor:
             store.ensure(name, check=check)
 
     def run(
-        self, job: Job, audio: Path, *, on_progress: OnProgress, on_stretch: OnStretch, cancel: threading.Event
+        self, job: Job, audio: Path, *, on_progress: OnProgress, on_partial: OnPartial, cancel: threading.Event
     ) -> Transcript:
         last = Progress(0.0, "load")
 
@@ -261,7 +261,7 @@ class LocalExecutor:
                     audio,
                     job.options,
                     on_progress=report,
-                    on_stretch=on_stretch,
+                    on_partial=on_partial,
                     known_speakers={
                         name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
                     },

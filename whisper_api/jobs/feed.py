@@ -21,7 +21,7 @@ import msgspec
 from whisper_api.jobs.events import TERMINAL, EventBus
 from whisper_api.schema import JobEvent, JobProgressEvent, JobQueuedEvent, JobSegmentEvent
 
-__all__ = ["LAST_ID", "Feed", "Told", "Watch"]
+__all__ = ["LAST_ID", "Feed", "NumberedEvent", "Watch"]
 
 # Of the event that ends a job: above all others, the same whoever asks and whenever, and the largest whole number that
 # JavaScript has.
@@ -33,7 +33,7 @@ CLOCK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
-class Told:
+class NumberedEvent:
     """An event of a job, and its place among them.
 
     Attributes:
@@ -67,10 +67,10 @@ class _Log:
         watchers: how many read this.
     """
 
-    queued: Told
-    progress: Told | None = None
-    stretches: dict[int, Told] = field(default_factory=dict)
-    end: Told | None = None
+    queued: NumberedEvent
+    progress: NumberedEvent | None = None
+    stretches: dict[int, NumberedEvent] = field(default_factory=dict)
+    end: NumberedEvent | None = None
     watchers: int = 0
 
     @property
@@ -78,7 +78,7 @@ class _Log:
         last = next(reversed(self.stretches.values()), self.queued)
         return max(each.id for each in (self.queued, self.progress, last, self.end) if each is not None)
 
-    def since(self, id: int, *, returning: bool) -> tuple[Told, ...]:
+    def since(self, id: int, *, returning: bool) -> tuple[NumberedEvent, ...]:
         """What came after an id, oldest first; whoever was never here needs not hear that the job has waited."""
         # The newest first, so that not all of a long text is gone through at every step.
         found = list(itertools.takewhile(lambda told: told.id > id, reversed(self.stretches.values())))
@@ -142,13 +142,13 @@ class Feed:
         if isinstance(event, TERMINAL):
             log = self._logs.pop(job_id, None)
             if log is not None:
-                log.end = Told(LAST_ID, event)
+                log.end = NumberedEvent(LAST_ID, event)
             return
         log = self._logs.get(job_id)
         if log is None:
             # A job that has waited unwatched. A watcher of an earlier process hears by this that it begins anew.
             queued = event if isinstance(event, JobQueuedEvent) else JobQueuedEvent(job_id=job_id, queue_position=1)
-            log = self._logs[job_id] = _Log(Told(self._now(), queued))
+            log = self._logs[job_id] = _Log(NumberedEvent(self._now(), queued))
         if isinstance(event, JobQueuedEvent):
             if log.progress is not None or log.stretches or log.queued.event != event:
                 log.queued = self._told(log, event)
@@ -162,8 +162,8 @@ class Feed:
             log.stretches.pop(event.index, None)
             log.stretches[event.index] = told
 
-    def _told(self, log: _Log, event: JobEvent) -> Told:
-        return Told(max(log.newest + 1, self._now()), event)
+    def _told(self, log: _Log, event: JobEvent) -> NumberedEvent:
+        return NumberedEvent(max(log.newest + 1, self._now()), event)
 
     def _now(self) -> int:
         return int(self._clock() * 1e6)
@@ -174,7 +174,7 @@ class Feed:
             if log is None:
                 # What is not in the queue, though it waits, is about to start.
                 queued = JobQueuedEvent(job_id=job_id, queue_position=self._places().get(job_id, 1))
-                log = self._logs[job_id] = _Log(Told(self._now(), queued))
+                log = self._logs[job_id] = _Log(NumberedEvent(self._now(), queued))
             log.watchers += 1
             return log
 
@@ -218,7 +218,7 @@ class Watch:
         """Let :meth:`next` return, once, though nothing has happened. To be called on the watcher's loop."""
         self._signal.wake()
 
-    async def next(self, timeout: float | None = None) -> tuple[Told, ...]:
+    async def next(self, timeout: float | None = None) -> tuple[NumberedEvent, ...]:
         """All that is new since the last call, oldest first; at the first call, what is known and was not had before.
 
         Args:

@@ -12,7 +12,7 @@ import msgspec
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.preload import Preload
-from whisper_api.jobs.running import Live, RunningJobs
+from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.store.jobs import JobStore
 
 __all__ = ["Health", "HealthWatch"]
@@ -100,7 +100,7 @@ class HealthWatch:
         activity = self._executor.activity
         return f": {activity}" if activity else ""
 
-    def _is_stalled(self, live: Live) -> bool:
+    def _is_stalled(self, live: ProgressSnapshot) -> bool:
         return live.idle_seconds > self._stall_seconds
 
     def _loop(self) -> None:

@@ -14,7 +14,7 @@ from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.revocations import Revocations
-from whisper_api.jobs.worker import Worker, Workplace
+from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_places
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
@@ -30,7 +30,7 @@ class Lifecycle:
 
     Args:
         config: directories and times.
-        place: what the workers share; its store and executor are closed in the end.
+        deps: what the workers share; its store and executor are closed in the end.
         preload: gets the executor ready.
         retention: removes what has expired.
         revocations: ends the jobs of revoked keys.
@@ -42,17 +42,17 @@ class Lifecycle:
     """
 
     def __init__(
-        self, config: Config, place: Workplace, preload: Preload, retention: Retention, revocations: Revocations
+        self, config: Config, deps: WorkerDeps, preload: Preload, retention: Retention, revocations: Revocations
     ) -> None:
         self.draining = False
         self.stopped = False
         self.hangs = False
         self._config = config
-        self._place = place
+        self._deps = deps
         self._preload = preload
         self._retention = retention
         self._revocations = revocations
-        self._watch = HealthWatch(place.running, preload, place.executor, place.store, config.stall_seconds)
+        self._watch = HealthWatch(deps.running, preload, deps.executor, deps.store, config.stall_seconds)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
@@ -69,9 +69,9 @@ class Lifecycle:
             if self._started or self.draining:
                 return
             try:
-                self._place.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._deps.uploads_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"Cannot make {self._place.uploads_dir}: {error.strerror}") from error
+                raise StorageError(f"Cannot make {self._deps.uploads_dir}: {error.strerror}") from error
             for warning in exposed_places(self._config):
                 log.warning("%s", warning)
             self._recover()
@@ -80,7 +80,7 @@ class Lifecycle:
             self._revocations.start()
             self._watch.start()
             self._preload.start()
-            for number in range(self._place.running.slots):
+            for number in range(self._deps.running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
@@ -88,11 +88,11 @@ class Lifecycle:
     def drain(self) -> None:
         """Take nothing new."""
         self.draining = True
-        self._place.queue.close()
-        self._place.running.close()
+        self._deps.queue.close()
+        self._deps.running.close()
         self._preload.close()
-        self._place.downloads.close()
-        self._place.events.wake()
+        self._deps.downloads.close()
+        self._deps.events.wake()
 
     def stop(self, grace: float) -> None:
         """Drain, wait, put back what still runs.
@@ -105,9 +105,9 @@ class Lifecycle:
         with self._lock:
             if self.stopped:
                 return
-            running = self._place.running
+            running = self._deps.running
             running.wait_until_empty(grace)
-            self._place.stopping.set()
+            self._deps.stopping.set()
             for each in running.all():
                 running.ask(each, "stop")
             deadline = time.monotonic() + STOP_SECONDS
@@ -116,7 +116,7 @@ class Lifecycle:
             for each in running.all():
                 log.error("a job did not stop: it runs again after the next start", extra={"job_id": each.job_id})
             self.stopped = True
-            self._place.events.wake()
+            self._deps.events.wake()
 
     def close(self) -> None:
         """Stop at once if that was not done, and free everything."""
@@ -125,19 +125,19 @@ class Lifecycle:
             if self._closed:
                 return
             self._closed = True
-            self._place.events.close()
+            self._deps.events.close()
             self._watch.close()
             self._revocations.close()
             self._retention.close()
             # A device that hangs must not keep the process from ending.
-            closing = threading.Thread(target=self._place.executor.close, name="close", daemon=True)
+            closing = threading.Thread(target=self._deps.executor.close, name="close", daemon=True)
             closing.start()
             closing.join(STOP_SECONDS)
             self.hangs = closing.is_alive()
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
-            self._place.store.close()
+            self._deps.store.close()
 
     def health(self) -> Health:
         """How the service is."""
@@ -149,14 +149,14 @@ class Lifecycle:
 
     def _recover(self) -> None:
         """Put back what was running, and fill the queue."""
-        place, now = self._place, time.time()
-        for job_id in recover(place.store, place.max_attempts, now):
-            remove_upload(place.uploads_dir, job_id)
+        deps, now = self._deps, time.time()
+        for job_id in recover(deps.store, deps.max_attempts, now):
+            remove_upload(deps.uploads_dir, job_id)
         # Before the queue is filled: a key may have been revoked while no server ran.
         self._revocations.check()
-        for job in place.store.in_state("Queued"):
-            place.estimates.expect(job)
-            place.queue.put(job.job_id, reserved=False)
+        for job in deps.store.in_state("Queued"):
+            deps.estimates.expect(job)
+            deps.queue.put(job.job_id, reserved=False)
         try:
             self._retention.sweep(now)
         except StorageError as error:
@@ -165,4 +165,4 @@ class Lifecycle:
     def _work(self) -> None:
         # A crash while models are loaded for the first time is then not counted as an attempt at a job.
         self._preload.wait_until_tried()
-        Worker(self._place).loop()
+        Worker(self._deps).loop()

@@ -10,14 +10,14 @@ from typing import Literal
 
 from whisper_api.schema import Progress
 
-__all__ = ["Live", "Running", "RunningJobs"]
+__all__ = ["ProgressSnapshot", "RunningJob", "RunningJobs"]
 
 # Why a running job was asked to stop.
 Reason = Literal["", "stop", "cancel"]
 
 
 @dataclass(frozen=True)
-class Live:
+class ProgressSnapshot:
     """How far a job is, at one moment.
 
     Attributes:
@@ -34,7 +34,7 @@ class Live:
 
 
 @dataclass(eq=False)
-class Running:
+class RunningJob:
     """One job that runs. Made and changed by :class:`RunningJobs`.
 
     Attributes:
@@ -68,8 +68,8 @@ class RunningJobs:
         self.slots = slots
         self._clock = clock
         self._changed = threading.Condition()
-        # Guarded by _changed, and with it the fields of each Running:
-        self._jobs: dict[str, Running] = {}
+        # Guarded by _changed, and with it the fields of each RunningJob:
+        self._jobs: dict[str, RunningJob] = {}
         self._closed = False
 
     def wait_for_room(self) -> bool:
@@ -82,7 +82,7 @@ class RunningJobs:
             self._changed.wait_for(lambda: self._closed or self._has_room(alone=False))
             return not self._closed
 
-    def enter(self, job_id: str, *, alone: bool) -> Running | None:
+    def enter(self, job_id: str, *, alone: bool) -> RunningJob | None:
         """Take a slot, or all of them, waiting for it.
 
         Returns:
@@ -93,10 +93,10 @@ class RunningJobs:
             if self._closed:
                 return None
             now = self._clock()
-            running = self._jobs[job_id] = Running(job_id, alone, Progress(0.0, "load"), now, now)
+            running = self._jobs[job_id] = RunningJob(job_id, alone, Progress(0.0, "load"), now, now)
             return running
 
-    def leave(self, running: Running) -> None:
+    def leave(self, running: RunningJob) -> None:
         """Give the slot back."""
         with self._changed:
             if self._jobs.get(running.job_id) is running:
@@ -104,7 +104,7 @@ class RunningJobs:
             running.ended.set()
             self._changed.notify_all()
 
-    def note(self, running: Running, progress: Progress) -> bool:
+    def note(self, running: RunningJob, progress: Progress) -> bool:
         """Keep what a job says of itself.
 
         Returns:
@@ -120,40 +120,40 @@ class RunningJobs:
                 running.stage_since = now
             return progress != before
 
-    def note_trouble(self, running: Running, trouble: str) -> None:
+    def note_trouble(self, running: RunningJob, trouble: str) -> None:
         """Keep why a job's outcome cannot be written. It counts as heard of."""
         with self._changed:
             running.trouble = trouble
             running.heard_of = self._clock()
 
-    def ask(self, running: Running, reason: Literal["stop", "cancel"]) -> None:
+    def ask(self, running: RunningJob, reason: Literal["stop", "cancel"]) -> None:
         """Ask a job to stop. That its caller wants it canceled outweighs that the service stops."""
         with self._changed:
             if running.reason != "cancel":
                 running.reason = reason
             running.cancel.set()
 
-    def reason(self, running: Running) -> Reason:
+    def reason(self, running: RunningJob) -> Reason:
         """Why a job was asked to stop; empty when it was not."""
         with self._changed:
             return running.reason
 
-    def get(self, job_id: str) -> Running | None:
+    def get(self, job_id: str) -> RunningJob | None:
         """A job, when it runs."""
         with self._changed:
             return self._jobs.get(job_id)
 
-    def all(self) -> list[Running]:
+    def all(self) -> list[RunningJob]:
         """All jobs that run."""
         with self._changed:
             return list(self._jobs.values())
 
-    def live(self) -> dict[str, Live]:
+    def live(self) -> dict[str, ProgressSnapshot]:
         """How far all jobs are."""
         with self._changed:
             now = self._clock()
             return {
-                each.job_id: Live(each.progress, now - each.stage_since, now - each.heard_of, each.trouble)
+                each.job_id: ProgressSnapshot(each.progress, now - each.stage_since, now - each.heard_of, each.trouble)
                 for each in self._jobs.values()
             }
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from whisper_api.config import Config
 from whisper_api.errors import Draining, InvalidOption, JobIsProcessing
+from whisper_api.jobs.admission import Admission
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import EventBus
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.feed import Feed
 from whisper_api.jobs.health import Health
-from whisper_api.jobs.intake import Intake
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import event_of, remove_upload
@@ -26,11 +26,11 @@ from whisper_api.jobs.reservations import Reservation, Reservations
 from whisper_api.jobs.results import Results, visible_job
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.revocations import Revocations
-from whisper_api.jobs.running import Running, RunningJobs
+from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.jobs.statuses import Statuses
 from whisper_api.jobs.submission import Submission
-from whisper_api.jobs.worker import Workplace
-from whisper_api.schema import Corrections, JobState, JobStatus, Transcript
+from whisper_api.jobs.worker import WorkerDeps
+from whisper_api.schema import FINAL_STATES, Corrections, JobState, JobStatus, Transcript
 from whisper_api.store.cursors import cursor_of, seq_of
 from whisper_api.store.jobs import Job, JobStore
 
@@ -38,7 +38,6 @@ __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-ENDED: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
 MAX_PAGE = 1000
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
@@ -91,7 +90,7 @@ class JobService:
         self._reservations = Reservations(
             self._queue, store, self._retention, self._uploads_dir, config.max_jobs_per_key
         )
-        self._intake = Intake(
+        self._admission = Admission(
             store,
             executor,
             self._reservations,
@@ -104,7 +103,7 @@ class JobService:
         taken: set[str] = set()
         self._statuses = Statuses(self._queue, self._running, self._estimates, taken)
         self.feed = Feed(self.events, self._statuses.positions)
-        self._place = Workplace(
+        self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
             executor=executor,
@@ -123,7 +122,7 @@ class JobService:
             taken=taken,
         )
         revocations = Revocations(store, self._queue, self._running, self._canceled)
-        self._life = Lifecycle(config, self._place, preload, self._retention, revocations)
+        self._life = Lifecycle(config, self._deps, preload, self._retention, revocations)
 
     def start(self) -> None:
         """Put back what was running, remove what nobody owns, and begin to work; models are loaded meanwhile.
@@ -200,7 +199,7 @@ class JobService:
             Draining: the service is stopping.
             StorageError: it could not be stored.
         """
-        return self._intake.submit(submission, place)
+        return self._admission.submit(submission, place)
 
     def find_submitted(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
         """The jobs that idempotency keys have made before, by key.
@@ -212,11 +211,11 @@ class JobService:
         Raises:
             IdempotencyConflict: one came with something else then.
         """
-        return self._intake.find(owner, fingerprints)
+        return self._admission.find(owner, fingerprints)
 
     def find_to_join(self, submission: Submission) -> Job | None:
         """The job that :meth:`submit` would join, for a submission whose upload is not there yet."""
-        return self._intake.find_to_join(submission)
+        return self._admission.find_to_join(submission)
 
     def waited_for(self) -> builtins.list[Job]:
         """The jobs that have not ended and were submitted to be joined: whoever wants their results waits for them."""
@@ -232,7 +231,7 @@ class JobService:
         """
         return self._statuses.of(self._job(job_id, owner))
 
-    def list(
+    def list_jobs(
         self,
         owner: str | None,
         *,
@@ -325,7 +324,7 @@ class JobService:
         """
         while True:
             job = self._job(job_id, owner)
-            if job.state in ENDED:
+            if job.state in FINAL_STATES:
                 self._remove(job)
                 return
             if job.state == "Processing" and not force:
@@ -348,7 +347,7 @@ class JobService:
         """
         if owner is not None:
             return self.store.unfinished_by_state(owner)
-        taken = self._place.taken
+        taken = self._deps.taken
         running = sum(each.job_id not in taken for each in self._running.all())
         return len(self._queue) + len(taken), running
 
@@ -368,7 +367,7 @@ class JobService:
             changes = self.events.changes()
             status = self.status(job_id, owner)
             left = None if deadline is None else deadline - time.monotonic()
-            if status.status in ENDED or self._life.stopped or (left is not None and left <= 0):
+            if status.status in FINAL_STATES or self._life.stopped or (left is not None and left <= 0):
                 return status
             self.events.wait_for_change(changes, left)
 
@@ -382,7 +381,7 @@ class JobService:
                 self._config.shutdown_grace_seconds + DRAINING_RETRY_SECONDS,
             )
 
-    def _stop_running(self, running: Running) -> bool:
+    def _stop_running(self, running: RunningJob) -> bool:
         self._running.ask(running, "cancel")
         return running.ended.wait(STOP_SECONDS)
 

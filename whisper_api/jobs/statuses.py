@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.running import Live, RunningJobs
+from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.schema import JobStatus
 from whisper_api.store.jobs import Job
 
@@ -64,7 +64,7 @@ class Statuses:
         return [*self._taken.copy(), *self._queue.positions()]
 
 
-def _status(job: Job, live: Mapping[str, Live], position: int | None, eta: float | None) -> JobStatus:
+def _status(job: Job, live: Mapping[str, ProgressSnapshot], position: int | None, eta: float | None) -> JobStatus:
     running = live.get(job.job_id) if job.state == "Processing" else None
     completed = job.state == "Completed"
     progress = 1.0 if completed else running.progress.fraction if running else None

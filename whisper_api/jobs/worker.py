@@ -30,19 +30,19 @@ from whisper_api.jobs.outcomes import (
     remove_upload,
 )
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.running import Running, RunningJobs
+from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.schema import (
     JobCompletedEvent,
     JobEvent,
     JobProgressEvent,
     JobSegmentEvent,
+    PartialSegments,
     Progress,
-    Stretch,
     result_segment,
 )
 from whisper_api.store.jobs import Job, JobStore
 
-__all__ = ["Worker", "Workplace"]
+__all__ = ["Worker", "WorkerDeps"]
 
 log = logging.getLogger("whisper_api.jobs")
 
@@ -58,7 +58,7 @@ class _Stopping(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class WorkerDeps:
     """What all workers of a service share.
 
     Attributes:
@@ -95,15 +95,15 @@ class Worker:
     """Runs one job at a time. There are as many workers as jobs may run at a time.
 
     Args:
-        place: what it shares with the others.
+        deps: what it shares with the others.
     """
 
-    def __init__(self, place: Workplace) -> None:
-        self._place = place
+    def __init__(self, deps: WorkerDeps) -> None:
+        self._deps = deps
 
     def loop(self) -> None:
         """Run jobs until the service stops. For a thread of its own."""
-        while self._place.running.wait_for_room():
+        while self._deps.running.wait_for_room():
             self._run_guarded()
 
     def run_once(self, timeout: float = TAKE_SECONDS) -> bool:
@@ -122,10 +122,10 @@ class Worker:
         try:
             event = self._finish(job, running, self._execute(job, running))
         finally:
-            self._place.running.leave(running)
+            self._deps.running.leave(running)
         # Only now: whoever hears of the end finds nothing of the job that still runs.
         if event is not None:
-            self._place.feed.publish(event)
+            self._deps.feed.publish(event)
         return True
 
     def _run_guarded(self) -> None:
@@ -133,35 +133,35 @@ class Worker:
             self.run_once()
         except BaseException:
             log.critical("a worker has failed; it goes on", exc_info=True)
-            self._place.stopping.wait(PAUSE_SECONDS)
+            self._deps.stopping.wait(PAUSE_SECONDS)
 
-    def _next(self, timeout: float) -> tuple[Job, Running] | None:
-        place = self._place
-        with place.turn:
-            if not place.running.wait_for_room():
+    def _next(self, timeout: float) -> tuple[Job, RunningJob] | None:
+        deps = self._deps
+        with deps.turn:
+            if not deps.running.wait_for_room():
                 return None
-            job_id = place.queue.take(timeout)
+            job_id = deps.queue.take(timeout)
             if job_id is None:
                 return None
-            place.taken.add(job_id)
+            deps.taken.add(job_id)
             try:
                 return self._enter_and_claim(job_id)
             except _Stopping:
                 return None
             finally:
-                place.taken.discard(job_id)
-                place.moved()
+                deps.taken.discard(job_id)
+                deps.moved()
 
-    def _enter_and_claim(self, job_id: str) -> tuple[Job, Running] | None:
+    def _enter_and_claim(self, job_id: str) -> tuple[Job, RunningJob] | None:
         """In this order: a job that waits for others to leave must not be found Processing after a crash of theirs."""
-        place = self._place
-        job = self._patiently(lambda: place.store.get(job_id))
+        deps = self._deps
+        job = self._patiently(lambda: deps.store.get(job_id))
         if job is None or job.state != "Queued":
-            place.downloads.failure(job_id)
+            deps.downloads.failure(job_id)
             return None
-        if place.downloads.hold_back(job):
+        if deps.downloads.hold_back(job):
             return None
-        running = place.running.enter(job_id, alone=job.attempts > 0)
+        running = deps.running.enter(job_id, alone=job.attempts > 0)
         if running is None:
             return None
         claimed = None
@@ -169,15 +169,15 @@ class Worker:
             claimed = self._patiently(lambda: self._claim(job_id))
         finally:
             if claimed is None:
-                place.running.leave(running)
+                deps.running.leave(running)
         if claimed is None:
             return None
         log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(time.time() - job.created_at)})
-        place.feed.publish(event_of(claimed))
+        deps.feed.publish(event_of(claimed))
         return claimed, running
 
     def _claim(self, job_id: str) -> Job | None:
-        store, taken = self._place.store, self._place.taken
+        store, taken = self._deps.store, self._deps.taken
         # Before it is seen to run: from then on it must not count among those that wait.
         taken.discard(job_id)
         try:
@@ -194,7 +194,7 @@ class Worker:
         Raises:
             _Stopping: the service stops.
         """
-        stopping = self._place.stopping
+        stopping = self._deps.stopping
         while True:
             if stopping.is_set():
                 raise _Stopping
@@ -202,21 +202,21 @@ class Worker:
                 return action()
             except StorageError as error:
                 log.error("no job can be started: %s", error)
-            stopping.wait(self._place.retry_seconds)
+            stopping.wait(self._deps.retry_seconds)
 
-    def _execute(self, job: Job, running: Running) -> Outcome:
-        audio = self._place.uploads_dir / job.job_id / AUDIO_NAME
+    def _execute(self, job: Job, running: RunningJob) -> Outcome:
+        audio = self._deps.uploads_dir / job.job_id / AUDIO_NAME
         if not audio.is_file():
             return Failed("", "its audio is no longer on the server's disk")
         try:
-            if (failure := self._place.downloads.failure(job.job_id)) is not None:
+            if (failure := self._deps.downloads.failure(job.job_id)) is not None:
                 raise failure
             return Completed(
-                self._place.executor.run(
+                self._deps.executor.run(
                     job,
                     audio,
                     on_progress=lambda progress: self._heard(running, progress),
-                    on_stretch=lambda stretch: self._read(running, stretch),
+                    on_partial=lambda stretch: self._read(running, stretch),
                     cancel=running.cancel,
                 )
             )
@@ -224,37 +224,37 @@ class Worker:
             # No more is kept of it than the outcome needs: its frames may hold the audio.
             return self._outcome_of(error, job, running)
 
-    def _heard(self, running: Running, progress: Progress) -> None:
-        place, job_id = self._place, running.job_id
-        if not place.running.note(running, progress):
+    def _heard(self, running: RunningJob, progress: Progress) -> None:
+        deps, job_id = self._deps, running.job_id
+        if not deps.running.note(running, progress):
             return
-        live = place.running.live().get(job_id)
-        eta = place.estimates.of_running(job_id, live) if live is not None else None
-        place.feed.publish(
+        live = deps.running.live().get(job_id)
+        eta = deps.estimates.of_running(job_id, live) if live is not None else None
+        deps.feed.publish(
             JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
         )
 
-    def _read(self, running: Running, stretch: Stretch) -> None:
-        if self._place.running.get(running.job_id) is not running:
+    def _read(self, running: RunningJob, stretch: PartialSegments) -> None:
+        if self._deps.running.get(running.job_id) is not running:
             return
         segments = (replace(result_segment(segment), id=number) for number, segment in enumerate(stretch.segments))
-        self._place.feed.publish(
+        self._deps.feed.publish(
             JobSegmentEvent(
                 job_id=running.job_id, index=stretch.index, aligned=stretch.aligned, segments=tuple(segments)
             )
         )
 
-    def _outcome_of(self, error: BaseException, job: Job, running: Running) -> Outcome:
+    def _outcome_of(self, error: BaseException, job: Job, running: RunningJob) -> Outcome:
         about = {"job_id": job.job_id}
-        reason = self._place.running.reason(running)
+        reason = self._deps.running.reason(running)
         if isinstance(error, (Canceled, EngineClosed)):
             if reason == "cancel":
                 return WasCanceled()
-            if reason == "stop" or self._place.stopping.is_set():
+            if reason == "stop" or self._deps.stopping.is_set():
                 return PutBack(counted=False)
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
-            if job.attempts + 1 < self._place.max_attempts:
+            if job.attempts + 1 < self._deps.max_attempts:
                 return PutBack(counted=True)
             failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
             return Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
@@ -264,26 +264,26 @@ class Worker:
             log.debug("a job has ended with an error", exc_info=error, extra=about)
         return failure_of(error)
 
-    def _finish(self, job: Job, running: Running, outcome: Outcome) -> JobEvent | None:
+    def _finish(self, job: Job, running: RunningJob, outcome: Outcome) -> JobEvent | None:
         """Write the outcome down, as often as it takes: a result is not lost to a disk that is full for a while.
 
         Returns:
             What is to be told of it.
         """
-        place, about = self._place, {"job_id": job.job_id}
+        deps, about = self._deps, {"job_id": job.job_id}
         while True:
-            if place.running.reason(running) == "cancel":
+            if deps.running.reason(running) == "cancel":
                 outcome = WasCanceled()
             try:
                 event = self._commit(job, outcome)
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
-                place.running.note_trouble(running, str(error))
-                if place.stopping.is_set():
+                deps.running.note_trouble(running, str(error))
+                if deps.stopping.is_set():
                     log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
                     return None
-                place.stopping.wait(place.retry_seconds)
+                deps.stopping.wait(deps.retry_seconds)
             except Exception as error:
                 if isinstance(outcome, Failed):
                     raise
@@ -291,7 +291,7 @@ class Worker:
                 log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
                 outcome = failure_of(error)
         if not isinstance(outcome, PutBack):
-            remove_upload(place.uploads_dir, job.job_id)
+            remove_upload(deps.uploads_dir, job.job_id)
         return event
 
     def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
@@ -303,15 +303,15 @@ class Worker:
         Raises:
             StorageError: it cannot be written now.
         """
-        store, job_id, now = self._place.store, job.job_id, time.time()
+        store, job_id, now = self._deps.store, job.job_id, time.time()
         figures = {"job_id": job_id, "seconds": _rounded(now - (job.started_at or now))}
         match outcome:
             case Completed(transcript):
-                if store.complete(job_id, transcript, now, self._place.estimates.rates_of(transcript)):
+                if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
-                    self._place.completed()
-                    self._place.estimates.forget(job_id)
-                    self._place.estimates.learned()
+                    self._deps.completed()
+                    self._deps.estimates.forget(job_id)
+                    self._deps.estimates.learned()
                     # Nobody else can have ended it, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
             case Failed(error_name, error):
@@ -327,18 +327,18 @@ class Worker:
 
     def _settle(self, job_id: str) -> JobEvent | None:
         """Do what follows from the state that a job is in now: its caller may have ended it before this worker."""
-        place = self._place
-        job = place.store.get(job_id)
+        deps = self._deps
+        job = deps.store.get(job_id)
         if job is None:
             return None
         if job.state != "Queued":
-            place.estimates.forget(job_id)
+            deps.estimates.forget(job_id)
             return event_of(job)
         # Before another worker can take it, and tell that it runs.
-        place.feed.publish(event_of(job))
-        if not place.stopping.is_set():
-            place.queue.put(job_id, reserved=False)
-            place.moved()
+        deps.feed.publish(event_of(job))
+        if not deps.stopping.is_set():
+            deps.queue.put(job_id, reserved=False)
+            deps.moved()
         return None
 
 

@@ -23,7 +23,7 @@ from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.resource import Resource
-from whisper_api.server.responses.delivery import EarlyAnswer
+from whisper_api.server.responses.delivery import LingeringClose
 from whisper_api.server.responses.error_responses import answer
 from whisper_api.server.routes import (
     asr,
@@ -102,7 +102,7 @@ def create_app(config: Config | None = None, *, service: JobService | None = Non
     if config is None:
         config = Config.load().config
     config = _checked(config)
-    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(EarlyAnswer)]
+    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(LingeringClose)]
     layers += [Middleware(NoWebSockets), Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
     layers += [Middleware(ErrorAnswers)]
     if config.enable_authorization:

@@ -28,7 +28,7 @@ class Parameter:
         type: that it must have, as msgspec writes types.
         description: one sentence.
         default: what it is when it is not there.
-        place: where it stands.
+        location: where it stands.
         required: whether the call fails without it.
     """
 
@@ -36,7 +36,7 @@ class Parameter:
     type: Any
     description: str
     default: Any = None
-    place: Literal["query", "path", "header"] = "query"
+    location: Literal["query", "path", "header"] = "query"
     required: bool = False
 
     def of(self, request: Request) -> Any:

@@ -23,10 +23,11 @@ from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 from silence import hours_of_silence, without_length
 
-from whisper_api.engine.audio.decode import SAMPLE_RATE, AudioInfo, Decoded, decode, probe
+from whisper_api.engine.audio.decode import AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
 from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
+from whisper_api.schema import SAMPLE_RATE
 
 Signal = NDArray[np.float32]
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine.audio.track import SAMPLE_RATE, AudioMemory, Recording, Track
+from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.schema import SAMPLE_RATE
 
 MINUTE = 60 * SAMPLE_RATE * 4
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.diarize.activity import STEP, WINDOW, Activity, turns_of, who_speaks, window_starts
-from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, SAMPLE_RATE, frame_count
+from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, frame_count
+from whisper_api.schema import SAMPLE_RATE
 
 FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
 

@@ -14,7 +14,7 @@ from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper, token_cap
+from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.recognizer import Recognizer, compression_ratio, prompt_tokens
 from whisper_api.engine.worker.worker import Again
@@ -104,7 +104,7 @@ def test_the_language_is_judged_and_its_encoding_used_again(
 
     monkeypatch.setattr(OnnxDecode, "run", watched)
     recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST, SECOND], engine.batching)
-    language, probability = recognizer.judge_language("auto")
+    language, probability = recognizer.resolve_language("auto")
     assert language == "en"
     assert probability is not None
     assert probability > 0.9
@@ -116,7 +116,7 @@ def test_the_language_is_judged_and_its_encoding_used_again(
 def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whisper: Whisper, call: Floats) -> None:
     ctx = context(engine)
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
-    assert recognizer.judge_language("de") == ("de", None)
+    assert recognizer.resolve_language("de") == ("de", None)
     assert len(ctx.warnings) == 1
     assert "'en'" in ctx.warnings[0]
     assert "'de'" in ctx.warnings[0]
@@ -125,7 +125,7 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whis
 def test_a_model_without_cantonese_writes_chinese_and_says_so(engine: Engine, whisper: Whisper, call: Floats) -> None:
     ctx = context(engine)
     recognizer = Recognizer(ctx, whisper, "base", call, [], engine.batching)
-    assert recognizer.judge_language("yue") == ("zh", None)
+    assert recognizer.resolve_language("yue") == ("zh", None)
     (warning,) = ctx.warnings
     assert "'yue'" in warning
     assert "'zh'" in warning
@@ -137,14 +137,14 @@ def test_a_language_that_the_model_knows_no_relative_of_is_refused(
     monkeypatch.setitem(whisper.__dict__, "languages", frozenset({"en", "fr"}))
     recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST], engine.batching)
     with pytest.raises(InvalidOption, match="'ja'; it knows en, fr"):
-        recognizer.judge_language("ja")
+        recognizer.resolve_language("ja")
 
 
 def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, call: Floats) -> None:
     with engine.models.lease(engine.whisper_source(engine.store.ensure("tiny.en"))) as tiny:
         ctx = context(engine)
         recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
-        assert recognizer.judge_language("fr") == ("en", None)
+        assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
         (segment,) = recognizer.transcribe("en", word_times=True)
     assert "New Jersey" in segment.text
@@ -195,11 +195,11 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
     good = whisper.tokenizer("en").encode(" hello there my friend")
     loop = whisper.tokenizer("en").encode(" no" * 60)
 
-    def scripted(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
+    def scripted(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append((self.settings.frames, self.settings.beam_size, self.settings.temperature))
         if self.settings.temperature < 0.4:
-            return [Decoded(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
-        return [Decoded(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
+            return [DecodedTokens(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
+        return [DecodedTokens(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", scripted)
     (segment,) = recognize(engine, whisper, call, [FIRST], beam_size=1)
@@ -215,9 +215,9 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     asked: list[float] = []
 
-    def looping(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
+    def looping(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append(self.settings.temperature)
-        return [Decoded(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
+        return [DecodedTokens(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", looping)
     ctx = context(engine)
@@ -228,8 +228,8 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
     assert segment.flags == ("repetitive",)
     assert segment.temperature == 0.0
 
-    def silent(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
-        return [Decoded(loop, -1.5, 0.9, False, None) for _ in inputs]
+    def silent(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+        return [DecodedTokens(loop, -1.5, 0.9, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", silent)
     assert recognize(engine, whisper, call, [FIRST, SECOND]) == []
@@ -241,9 +241,9 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
     words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
     lengths: list[int] = []
 
-    def dense(self: OnnxDecode, inputs: Sequence[Row]) -> list[Decoded]:
+    def dense(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
         lengths.extend(row.speech_frames for row in inputs)
-        return [Decoded(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
+        return [DecodedTokens(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", dense)
     segments = recognize(engine, whisper, call, [Span(0, 15 * RATE)])
@@ -272,7 +272,7 @@ def test_the_token_cap_holds_for_any_prompt_length(engine: Engine, whisper: Whis
 
 
 def test_listening_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
-    ((encoded, languages),) = whisper.listen(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
+    ((encoded, languages),) = whisper.encode_and_detect(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
     assert encoded.shape == (650, 512)
     assert set(languages) == whisper.languages
     assert sum(languages.values()) == pytest.approx(1.0, abs=1e-3)

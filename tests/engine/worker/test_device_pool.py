@@ -12,7 +12,7 @@ import pytest
 
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.worker.device import Device
-from whisper_api.engine.worker.device_pool import Station, WorkerPool
+from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import EngineClosed
 
@@ -24,7 +24,7 @@ def pool_of() -> Iterator[MakePool]:
     with ExitStack() as stack:
 
         def make(count: int) -> WorkerPool:
-            pool = WorkerPool([Station(Device("cuda", i), GpuWorker(), ModelCache()) for i in range(count)])
+            pool = WorkerPool([DeviceRuntime(Device("cuda", i), GpuWorker(), ModelCache()) for i in range(count)])
             stack.callback(pool.close)
             return pool
 
@@ -33,27 +33,27 @@ def pool_of() -> Iterator[MakePool]:
 
 def test_a_job_goes_where_the_least_is_left_to_do(pool_of: MakePool) -> None:
     pool = pool_of(3)
-    with pool.place(100.0) as first, pool.place(10.0) as second, pool.place(50.0) as third:
-        assert [station.device.index for station in (first, second, third)] == [0, 1, 2]
-        with pool.place(30.0) as fourth, pool.place(1.0) as fifth:
+    with pool.assign(100.0) as first, pool.assign(10.0) as second, pool.assign(50.0) as third:
+        assert [runtime.device.index for runtime in (first, second, third)] == [0, 1, 2]
+        with pool.assign(30.0) as fourth, pool.assign(1.0) as fifth:
             # 10 + 30 is still the least.
             assert (fourth, fifth) == (second, second)
-    with pool.place(1.0) as station:
-        assert station is first
+    with pool.assign(1.0) as runtime:
+        assert runtime is first
 
 
 def test_jobs_of_unknown_length_are_spread(pool_of: MakePool) -> None:
     pool = pool_of(2)
-    with pool.place(0.0) as first, pool.place(0.0) as second:
+    with pool.assign(0.0) as first, pool.assign(0.0) as second:
         assert first is not second
 
 
 def test_a_job_that_fails_leaves_its_station(pool_of: MakePool) -> None:
     pool = pool_of(2)
-    with pytest.raises(KeyError), pool.place(100.0):
+    with pytest.raises(KeyError), pool.assign(100.0):
         raise KeyError
-    with pool.place(1.0) as station:
-        assert station.device.index == 0
+    with pool.assign(1.0) as runtime:
+        assert runtime.device.index == 0
 
 
 def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
@@ -63,7 +63,7 @@ def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
     def job(seed: int) -> None:
         dice = random.Random(seed)
         for _ in range(200):
-            with most, pool.place(dice.random()), pool.place(dice.random()):
+            with most, pool.assign(dice.random()), pool.assign(dice.random()):
                 pass
 
     with ThreadPoolExecutor(8) as jobs:
@@ -75,9 +75,9 @@ def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
 def test_closing_closes_every_station(pool_of: MakePool) -> None:
     pool = pool_of(2)
     pool.close()
-    for station in pool.stations:
+    for runtime in pool.runtimes:
         with pytest.raises(EngineClosed):
-            station.worker.submit("job", None, 1, 1.0)  # type: ignore[arg-type]
+            runtime.worker.submit("job", None, 1, 1.0)  # type: ignore[arg-type]
 
 
 def test_a_pool_needs_a_device() -> None:

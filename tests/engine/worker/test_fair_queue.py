@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.engine.worker.fair_queue import ORDER, Batch, FairQueue, Operation, WorkItem
+from whisper_api.engine.worker.fair_queue import ORDER, Batch, BatchOperation, FairQueue, WorkItem
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Padded:
     def memory_key(self) -> Hashable:
         return self.kind, self.frames
 
-    def merged(self, other: Operation) -> Operation | None:
+    def merged(self, other: BatchOperation) -> BatchOperation | None:
         if not isinstance(other, Padded) or other.kind != self.kind:
             return None
         return max(self, other, key=lambda operation: operation.frames)
@@ -39,7 +39,7 @@ class Padded:
 ONE = Padded(max_items=1)
 
 
-def limit_of(operation: Operation) -> int:
+def limit_of(operation: BatchOperation) -> int:
     return operation.max_items
 
 

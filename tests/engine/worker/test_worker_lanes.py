@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from whisper_api.engine.worker.worker import Again, GpuWorker, Operation
+from whisper_api.engine.worker.worker import Again, BatchOperation, GpuWorker
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 LONG = 20.0
@@ -349,7 +349,7 @@ class Random:
     def memory_key(self) -> Hashable:
         return self.kind, self.bucket
 
-    def merged(self, other: Operation) -> Operation | None:
+    def merged(self, other: BatchOperation) -> BatchOperation | None:
         if not isinstance(other, Random) or other.kind != self.kind:
             return None
         return max(self, other, key=lambda operation: operation.bucket)

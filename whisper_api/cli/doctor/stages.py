@@ -18,7 +18,7 @@ from whisper_api.cli.doctor.check import Check, failure
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.errors import ModelUnavailable
-from whisper_api.schema import Segment, TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, Segment, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["speech", "try_stages"]
 
-SAMPLE_RATE = 16_000
 SOUND_SECONDS = 4.0
 # Where in pyannote.audio's sample call both people speak, in seconds.
 SAMPLE_BEGIN = 7.0
@@ -137,7 +136,7 @@ class _Bench:
         with self.engine.models.lease(self.engine.whisper_source(local)) as whisper:
             spans = [Span(0, len(self.sound))]
             recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.batching)
-            language, _ = recognizer.judge_language(self.engine.default_language)
+            language, _ = recognizer.resolve_language(self.engine.default_language)
             return language, list(recognizer.transcribe(language, word_times=word_times))
 
 

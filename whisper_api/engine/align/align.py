@@ -23,7 +23,7 @@ from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, Emi
 from whisper_api.engine.sentences import spans
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.errors import UnknownModel
-from whisper_api.schema import Segment, Word
+from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import joined
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
 
-SAMPLE_RATE = 16_000
 # Segments are sorted by length among so many, so that a batch has little padding.
 LOOK_AHEAD = 64
 WINDOW = 32
@@ -72,7 +71,7 @@ def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
         ModelUnavailable: there is one, but it cannot be had.
     """
     model_id(language)
-    local = ctx.fetched(f"align-{language}")
+    local = ctx.fetch_model(f"align-{language}")
     half = "float16" if ctx.device.kind == "cuda" else "bfloat16" if has_bfloat16(ctx.device) else "float32"
     return AlignmentSource(language, local.path, ctx.device.torch_name, half)
 
@@ -117,7 +116,7 @@ def align(
         except Exception as error:
             if not any(found):
                 raise
-            ctx.do_without("not every segment was aligned", error)
+            ctx.continue_without("not every segment was aligned", error)
     failed = sum(
         not sentences and bool(segment.text.strip()) for segment, sentences in zip(segments, found, strict=True)
     )

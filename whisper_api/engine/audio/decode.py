@@ -28,8 +28,9 @@ from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.source import HEAD_BYTES, AudioSource
 from whisper_api.engine.audio.timeline import value_warnings
-from whisper_api.engine.audio.track import SAMPLE_RATE, AudioMemory, Recording, Samples, Track
+from whisper_api.engine.audio.track import AudioMemory, Recording, Samples, Track
 from whisper_api.errors import InvalidAudio
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
 

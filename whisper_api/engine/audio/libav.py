@@ -10,8 +10,9 @@ from typing import Any
 from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.engine.audio.timeline import PacketReader, Timeline, seconds
-from whisper_api.engine.audio.track import SAMPLE_RATE, Reserve, Track
+from whisper_api.engine.audio.track import Reserve, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["Progress", "decode_file", "probe_file", "refuse_longer"]
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.schema import SAMPLE_RATE
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["HOP", "log_mel", "log_mel_on_device", "mel_filters"]
 
-SAMPLE_RATE = 16_000
 FFT_SIZE = 400
 BINS = FFT_SIZE // 2 + 1
 HOP = 160

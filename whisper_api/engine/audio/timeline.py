@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from whisper_api.engine.audio.track import SAMPLE_RATE, Samples, Track
+from whisper_api.engine.audio.track import Samples, Track
 from whisper_api.errors import InvalidAudio
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["PacketReader", "Timeline", "seconds", "value_warnings"]
 

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_BYTES", "SAMPLE_RATE", "AudioMemory", "Recording", "Reserve", "Samples", "Track"]
 
-SAMPLE_RATE = 16000
 """Samples per second of everything that is decoded; what Whisper was trained on."""
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.clustering import assign_frames
-from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, SAMPLE_RATE
+from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["STEP", "WINDOW", "Activity", "Spans", "turns_of", "who_speaks", "window_starts"]
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.diarize.segmentation import SAMPLE_RATE, load_checkpoint
+from whisper_api.engine.diarize.segmentation import load_checkpoint
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import torch

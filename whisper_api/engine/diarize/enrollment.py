@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.track import SAMPLE_RATE
 from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.pipeline import Diarization, voice_of
 from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext

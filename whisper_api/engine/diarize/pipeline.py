@@ -23,8 +23,9 @@ from whisper_api.engine.diarize.activity import WINDOW, Activity, Spans, turns_o
 from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import Bounds, ClusteringOptions, Voices, find_voices
 from whisper_api.engine.diarize.ecapa import DIMENSION, EcapaSource, EmbedSpans, features
-from whisper_api.engine.diarize.segmentation import SAMPLE_RATE, SegmentationSource, SegmentWindows
+from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
 from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -113,7 +114,7 @@ def voice_of(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | Non
     if community:
         from whisper_api.engine.diarize.community import run_pipeline
 
-        with ctx.lease(_community_source(ctx, ctx.fetched(COMMUNITY))) as pipeline:
+        with ctx.lease(_community_source(ctx, ctx.fetch_model(COMMUNITY))) as pipeline:
             vectors = run_pipeline(ctx, audio, pipeline, alone=True).speaker_embeddings
         vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
     else:
@@ -159,11 +160,11 @@ def _community(ctx: JobContext, audio: Floats) -> Diarization | None:
         if model is None:
             if not _has_token(ctx):
                 return None
-            model = ctx.fetched(COMMUNITY)
+            model = ctx.fetch_model(COMMUNITY)
         with ctx.lease(_community_source(ctx, model)) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
     except Exception as error:
-        if ctx.ends_the_job(error):
+        if ctx.is_fatal(error):
             raise
         # Whatever goes wrong in there (it asks for more speakers than it has windows, say), the open models still work.
         log.warning("%s cannot be used: %s", COMMUNITY, error)
@@ -250,8 +251,8 @@ def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
     """
     device = ctx.device.torch_name
     return (
-        SegmentationSource(str(ctx.fetched("segmentation").path), device),
-        EcapaSource(str(ctx.fetched("ecapa").path), device),
+        SegmentationSource(str(ctx.fetch_model("segmentation").path), device),
+        EcapaSource(str(ctx.fetch_model("ecapa").path), device),
     )
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,6 @@ __all__ = [
     "load_segmentation",
 ]
 
-SAMPLE_RATE = 16_000
 FRAME_STEP = 270 / SAMPLE_RATE
 """Seconds between two output frames: the convolution's stride of 10 samples, then three poolings by 3."""
 FRAME_START = 360.5 / SAMPLE_RATE

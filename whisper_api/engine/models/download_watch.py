@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from whisper_api.engine.worker.background import Beside
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import Canceled
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def watched(
         What ``fetch`` gives.
     """
     watch = DownloadWatch(report)
-    fetching = Beside(f"fetch {name}", lambda: fetch(watch))
+    fetching = BackgroundTask(f"fetch {name}", lambda: fetch(watch))
     try:
         while not fetching.wait(POLL_SECONDS):
             watch.pass_on()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from whisper_api.engine.whisper.model import (
     BEST_OF,
     Attention,
-    Decoded,
+    DecodedTokens,
     DecodeSettings,
     Row,
     Whisper,
@@ -25,7 +25,7 @@ from whisper_api.engine.whisper.model import (
 )
 from whisper_api.errors import ModelCorrupt
 
-__all__ = ["Ct2Decode", "Ct2Listen", "Ct2Probe", "Ct2Whisper"]
+__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
 
 # A short window, so that trying all sizes takes seconds.
 PROBE_FRAMES = 500
@@ -91,8 +91,8 @@ class Ct2Whisper(Whisper):
             raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
         return cls(directory, model, offline=offline)
 
-    def listen(self, frames: int, max_items: int, max_cost: float) -> Ct2Listen:
-        return Ct2Listen(self, min(max_items, MOST_WINDOWS), max_cost, frames)
+    def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
+        return Ct2EncodeAndDetect(self, min(max_items, MOST_WINDOWS), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
         return Ct2Decode(self, min(max_items, MOST_WINDOWS), max_cost, settings)
@@ -126,7 +126,7 @@ class _Ct2Operation:
 
 
 @dataclass(frozen=True)
-class Ct2Listen(_Ct2Operation):
+class Ct2EncodeAndDetect(_Ct2Operation):
     """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
 
     frames: int
@@ -134,7 +134,7 @@ class Ct2Listen(_Ct2Operation):
     @property
     def memory_key(self) -> Hashable:
         """What a limit learned from running out of memory is remembered under."""
-        return ("listen", id(self.whisper), self.frames)
+        return ("encode_and_detect", id(self.whisper), self.frames)
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[NDArray[Any], dict[str, float]]]:
         """Samples to the encoder's output and the probability of each language."""
@@ -175,7 +175,7 @@ class Ct2Decode(_Ct2Operation):
         same = replace(shorter, settings=replace(shorter.settings, frames=longer.settings.frames))
         return longer if same == longer else None
 
-    def run(self, inputs: Sequence[Row]) -> list[Decoded]:
+    def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
         """One result for each row."""
         settings, model = self.settings, self.whisper.ct2
         if settings.encoded:
@@ -216,7 +216,7 @@ class Ct2Decode(_Ct2Operation):
             if settings.logprobs_from is not None and attention is not None:
                 logprobs = tuple(np.log(np.maximum(attention.probabilities, np.finfo(np.float64).tiny)).tolist())
             times = attention if settings.align_from is not None else None
-            decoded.append(Decoded(tokens, logprob, float(result.no_speech_prob), length >= cap, times, logprobs))
+            decoded.append(DecodedTokens(tokens, logprob, float(result.no_speech_prob), length >= cap, times, logprobs))
         return decoded
 
     def _align(

@@ -21,9 +21,9 @@ from whisper_api.errors import ModelCorrupt
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
-    from whisper_api.engine.worker.worker import Operation
+    from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attention", "DecodeSettings", "Decoded", "Row", "Whisper", "token_cap"]
+__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "token_cap"]
 
 FRAMES_PER_SECOND = 100
 MAX_FRAMES = 3000
@@ -73,7 +73,7 @@ class Attention:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Decoded:
+class DecodedTokens:
     """What one decoding gave.
 
     Attributes:
@@ -141,7 +141,7 @@ class Whisper(ABC):
         self._tokenizers = load_tokenizer(directory, multilingual=multilingual, offline=offline)
 
     @abstractmethod
-    def listen(self, frames: int, max_items: int, max_cost: float) -> Operation:
+    def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> BatchOperation:
         """The operation that encodes windows and judges their languages.
 
         It takes samples; it gives the encoder's output of shape (positions, width), kept for decoding, and the
@@ -149,8 +149,8 @@ class Whisper(ABC):
         """
 
     @abstractmethod
-    def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Operation:
-        """The operation that decodes windows: :class:`Row` to :class:`Decoded`."""
+    def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> BatchOperation:
+        """The operation that decodes windows: :class:`Row` to :class:`DecodedTokens`."""
 
     @abstractmethod
     def unload(self) -> None:

@@ -16,7 +16,7 @@ from whisper_api.engine.vad import WINDOW_SECONDS, Activity, Span, windows
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
-    Decoded,
+    DecodedTokens,
     DecodeSettings,
     Row,
     Whisper,
@@ -24,17 +24,16 @@ from whisper_api.engine.whisper.model import (
 from whisper_api.engine.whisper.tokens import token_logprobs
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS, words_of
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Segment
+from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
     from whisper_api.engine.context import JobContext
-    from whisper_api.engine.worker.worker import Operation
+    from whisper_api.engine.worker.worker import BatchOperation
 
 __all__ = ["Batching", "Recognizer"]
 
-SAMPLE_RATE = 16_000
 
 # A window is padded to its length and a margin, not to 30 s: the encoder's time grows faster than the length. Without a
 # margin the decoder does not find the end and repeats itself (seen in 7 of 7 clips; at 3 s in none); at 5 s the word
@@ -93,7 +92,7 @@ class _Window:
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
-    decoded: Decoded
+    decoded: DecodedTokens
     text: str
     compression_ratio: float
     temperature: float
@@ -162,11 +161,11 @@ class Recognizer:
         if not self.whisper.multilingual:
             self._ctx.warn("the model knows English only: it cannot tell languages apart")
             return "en", {"en": 1.0}
-        heard = self._listen(LANGUAGE_WINDOWS)
+        heard = self._encode_and_detect(LANGUAGE_WINDOWS)
         probabilities = {code: round(heard[code], 4) for code in sorted(heard, key=lambda code: (-heard[code], code))}
         return next(iter(probabilities)), probabilities
 
-    def judge_language(self, asked: str) -> tuple[str, float | None]:
+    def resolve_language(self, asked: str) -> tuple[str, float | None]:
         """The language to transcribe in.
 
         Args:
@@ -193,11 +192,11 @@ class Recognizer:
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
         try:
-            heard = self._listen(LANGUAGE_WINDOWS if asked == "auto" else 1)
+            heard = self._encode_and_detect(LANGUAGE_WINDOWS if asked == "auto" else 1)
         except Exception as error:
             if asked == "auto":
                 raise
-            self._ctx.do_without(f"it was not checked whether the audio is in {asked!r}", error)
+            self._ctx.continue_without(f"it was not checked whether the audio is in {asked!r}", error)
             return asked, None
         best = max(heard, key=lambda code: heard[code])
         if asked == "auto":
@@ -240,13 +239,13 @@ class Recognizer:
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"
             )
 
-    def _listen(self, count: int) -> dict[str, float]:
+    def _encode_and_detect(self, count: int) -> dict[str, float]:
         """Probability of each language: the mean over some windows by length. Their encodings are kept."""
         total = len(self._windows)
         chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
         items = (
             (
-                self.whisper.listen(window.frames, self._batching.max_items, self._batching.max_cost),
+                self.whisper.encode_and_detect(window.frames, self._batching.max_items, self._batching.max_cost),
                 self.samples(window.span),
                 window.frames / FRAMES_PER_SECOND,
             )
@@ -294,7 +293,7 @@ class _Decoder:
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size or FALLBACK_BEAM_SIZE
 
-    def items(self, pending: Sequence[_Window]) -> Iterator[tuple[Operation, Row, float]]:
+    def items(self, pending: Sequence[_Window]) -> Iterator[tuple[BatchOperation, Row, float]]:
         """Work items of the first attempt on each window."""
         for number, window in enumerate(pending):
             following = len(pending) - 1 - number
@@ -304,7 +303,7 @@ class _Decoder:
 
     def _item(
         self, window: _Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
-    ) -> tuple[Operation, Row, float]:
+    ) -> tuple[BatchOperation, Row, float]:
         settings = DecodeSettings(
             window.frames,
             prompt_length=len(self._prompt),
@@ -321,7 +320,7 @@ class _Decoder:
         row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
         return operation, row, window.frames / FRAMES_PER_SECOND
 
-    def attempt(self, decoded: Decoded, temperature: float) -> _Attempt:
+    def attempt(self, decoded: DecodedTokens, temperature: float) -> _Attempt:
         text = self._tokenizer.decode(list(decoded.tokens)).strip()
         return _Attempt(decoded, text, compression_ratio(text), temperature)
 

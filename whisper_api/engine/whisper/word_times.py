@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Word
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, SAMPLE_RATE, Word
 from whisper_api.time_order import fitted
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["words_of"]
 
-SAMPLE_RATE = 16_000
 SECONDS_PER_POSITION = 0.02
 OPENING = frozenset("\"'“¿¡([{-«‹„")
 CLOSING = frozenset("\"'.。,，!！?？:：”)]}、…»›;")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
-__all__ = ["Beside"]
+__all__ = ["BackgroundTask"]
 
 T = TypeVar("T")
 
 
-class Beside(Generic[T]):
+class BackgroundTask(Generic[T]):
     """Something that is done once, from now on.
 
     Args:

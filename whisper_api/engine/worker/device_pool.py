@@ -11,11 +11,11 @@ from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 
-__all__ = ["Station", "WorkerPool"]
+__all__ = ["DeviceRuntime", "WorkerPool"]
 
 
 @dataclass(frozen=True, eq=False)
-class Station:
+class DeviceRuntime:
     """What runs models on one device.
 
     Attributes:
@@ -33,46 +33,46 @@ class WorkerPool:
     """Places each job on the device that has the least left to do, where it stays to its end.
 
     Args:
-        stations: one for each device; the pool closes them.
+        runtimes: one for each device; the pool closes them.
 
     Raises:
         ValueError: there are none.
     """
 
-    def __init__(self, stations: Sequence[Station]) -> None:
-        if not stations:
+    def __init__(self, runtimes: Sequence[DeviceRuntime]) -> None:
+        if not runtimes:
             raise ValueError("there are no devices")
-        self.stations = tuple(stations)
+        self.runtimes = tuple(runtimes)
         self._lock = threading.Lock()
-        self._outstanding = dict.fromkeys(self.stations, 0.0)
-        self._jobs = dict.fromkeys(self.stations, 0)
+        self._outstanding = dict.fromkeys(self.runtimes, 0.0)
+        self._jobs = dict.fromkeys(self.runtimes, 0)
 
     @contextmanager
-    def place(self, cost: float) -> Iterator[Station]:
-        """Place a job: all its items go to this station while the context is open, and its models are leased there.
+    def assign(self, cost: float) -> Iterator[DeviceRuntime]:
+        """Place a job: all its items go to this runtime while the context is open, and its models are leased there.
 
         Args:
             cost: how much work the job is, about, in seconds of audio; 0 where that is not known.
 
         Yields:
-            The station with the least outstanding cost, of equals the one with the fewest jobs.
+            The runtime with the least outstanding cost, of equals the one with the fewest jobs.
         """
         with self._lock:
-            station = min(self.stations, key=lambda station: (self._outstanding[station], self._jobs[station]))
-            self._outstanding[station] += cost
-            self._jobs[station] += 1
+            runtime = min(self.runtimes, key=lambda runtime: (self._outstanding[runtime], self._jobs[runtime]))
+            self._outstanding[runtime] += cost
+            self._jobs[runtime] += 1
         try:
-            yield station
+            yield runtime
         finally:
             with self._lock:
-                self._jobs[station] -= 1
-                # Not what rounding leaves of the sum: it would count against the station for ever.
-                self._outstanding[station] = self._outstanding[station] - cost if self._jobs[station] else 0.0
+                self._jobs[runtime] -= 1
+                # Not what rounding leaves of the sum: it would count against the runtime for ever.
+                self._outstanding[runtime] = self._outstanding[runtime] - cost if self._jobs[runtime] else 0.0
 
     def close(self) -> None:
         """Close every worker, then drop the models."""
         with ExitStack() as stack:
-            for station in self.stations:
-                stack.callback(station.models.close)
-            for station in self.stations:
-                stack.callback(station.worker.close)
+            for runtime in self.runtimes:
+                stack.callback(runtime.models.close)
+            for runtime in self.runtimes:
+                stack.callback(runtime.worker.close)

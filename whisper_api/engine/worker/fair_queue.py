@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-__all__ = ["Batch", "FairQueue", "Operation", "WorkItem", "exclusive_key", "merged"]
+__all__ = ["Batch", "BatchOperation", "FairQueue", "WorkItem", "exclusive_key", "merged"]
 
 # While other jobs wait that could share a batch, one job gets at most this part of it.
 MAX_SHARE = 0.75
@@ -24,13 +24,13 @@ MAX_SHARE = 0.75
 MIN_COST = 1e-3
 
 
-class Operation(Protocol):
+class BatchOperation(Protocol):
     """What a batch runs. A frozen dataclass: two items share a batch when their operations are equal.
 
     It may have two more members, which :func:`merged` and :func:`exclusive_key` look for:
 
-    * ``merged(self, other: Operation) -> Operation | None``: the operation that can run items of both in one batch,
-      for example the longer of two padded lengths; None where they cannot share. It must take the inputs of both.
+    * ``merged(self, other)``: the operation that can run items of both in one batch, for example the longer of two
+      padded lengths; None where they cannot share. It must take the inputs of both.
     * ``exclusive: Hashable | None``: no two batches with the same key run at once.
     """
 
@@ -56,7 +56,7 @@ class Operation(Protocol):
         """
 
 
-def merged(first: Operation, second: Operation) -> Operation | None:
+def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | None:
     """The operation that runs items of both, None where they cannot share a batch."""
     if first == second:
         return first
@@ -64,7 +64,7 @@ def merged(first: Operation, second: Operation) -> Operation | None:
     return None if merge is None else merge(second)
 
 
-def exclusive_key(operation: Operation) -> Hashable | None:
+def exclusive_key(operation: BatchOperation) -> Hashable | None:
     """What the operation must have to itself while it runs; None for nothing."""
     key: Hashable | None = getattr(operation, "exclusive", None)
     return key
@@ -89,7 +89,7 @@ class WorkItem:
     """
 
     job: Hashable
-    operation: Operation
+    operation: BatchOperation
     input: Any
     cost: float
     tag: float
@@ -113,7 +113,7 @@ class Batch:
         items: in the order of their tags, those of the leader's operation first.
     """
 
-    operation: Operation
+    operation: BatchOperation
     items: list[WorkItem]
 
 
@@ -143,7 +143,9 @@ class FairQueue:
     def __bool__(self) -> bool:
         return any(queue.items for queue in self._jobs.values())
 
-    def push(self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False) -> WorkItem:
+    def push(
+        self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
+    ) -> WorkItem:
         """Add an item at the end of its job's queue, or ahead of it.
 
         One that goes ahead takes the place of the first that does not, which takes that of the second, and so on: other
@@ -187,7 +189,9 @@ class FairQueue:
         self._jobs.clear()
         return waiting
 
-    def choose(self, item_limit: Callable[[Operation], int], blocked: Callable[[Operation], bool]) -> Batch | None:
+    def choose(
+        self, item_limit: Callable[[BatchOperation], int], blocked: Callable[[BatchOperation], bool]
+    ) -> Batch | None:
         """The batch that is next: the item with the least tag, and those that can share its batch.
 
         Args:
@@ -223,7 +227,7 @@ class FairQueue:
             queue.items = [item for item in queue.items if id(item) not in taken]
 
 
-def _fill(candidates: Sequence[WorkItem], item_limit: Callable[[Operation], int]) -> Batch:
+def _fill(candidates: Sequence[WorkItem], item_limit: Callable[[BatchOperation], int]) -> Batch:
     """A batch of the candidates, of which the first is always in it."""
     leader = candidates[0]
     limit = item_limit(leader.operation)
@@ -246,7 +250,7 @@ def _fill(candidates: Sequence[WorkItem], item_limit: Callable[[Operation], int]
 class _Filling:
     """A batch while it is filled, within its limits."""
 
-    def __init__(self, leader: WorkItem, item_limit: Callable[[Operation], int]) -> None:
+    def __init__(self, leader: WorkItem, item_limit: Callable[[BatchOperation], int]) -> None:
         self.batch = Batch(leader.operation, [leader])
         self._item_limit = item_limit
         self._sum = self._largest = leader.cost

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from whisper_api.engine.worker import fork
-from whisper_api.engine.worker.fair_queue import Batch, FairQueue, Operation, WorkItem, exclusive_key
+from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
 from whisper_api.errors import EngineClosed, OutOfMemory
 
-__all__ = ["Again", "GpuWorker", "Operation", "is_out_of_memory"]
+__all__ = ["Again", "BatchOperation", "GpuWorker", "is_out_of_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Again:
 
     input: Any
     done: float = 0.0
-    operation: Operation | None = None
+    operation: BatchOperation | None = None
 
 
 class GpuWorker:
@@ -90,7 +90,7 @@ class GpuWorker:
         return self._lanes
 
     def submit(
-        self, job: Hashable, operation: Operation, input: Any, cost: float, *, ahead: bool = False
+        self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
     ) -> Future[Any]:
         """Queue one work item.
 
@@ -166,7 +166,7 @@ class GpuWorker:
             for thread in threads:
                 thread.join()
 
-    def item_limit(self, operation: Operation) -> int:
+    def item_limit(self, operation: BatchOperation) -> int:
         """How many items of this operation a batch may hold, with what was learned from running out of memory."""
         return self._limits.of(operation)
 
@@ -254,7 +254,7 @@ class GpuWorker:
         self._awaited = set(self._expected) if self._awaited is None else self._awaited & self._expected
         return bool(self._awaited)
 
-    def _run(self, operation: Operation, items: Sequence[WorkItem]) -> None:
+    def _run(self, operation: BatchOperation, items: Sequence[WorkItem]) -> None:
         limit = self.item_limit(operation)
         if len(items) > limit:
             for start in range(0, len(items), limit):
@@ -270,7 +270,7 @@ class GpuWorker:
         for item, result in zip(items, results, strict=True):
             self._finish(operation, item, result)
 
-    def _finish(self, operation: Operation, item: WorkItem, result: Any) -> None:
+    def _finish(self, operation: BatchOperation, item: WorkItem, result: Any) -> None:
         if isinstance(result, Again):
             item.operation, item.input = result.operation or operation, result.input
             self._put_back(item, result.done)
@@ -286,7 +286,7 @@ class GpuWorker:
                 return
         _fail(item.future, _closed_while_running() if closed else CancelledError())
 
-    def _recover(self, operation: Operation, items: Sequence[WorkItem], error: BaseException) -> None:
+    def _recover(self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException) -> None:
         if is_out_of_memory(error):
             if len(items) > 1:
                 limit = self._limits.lower(operation, len(items) // 2)
@@ -303,7 +303,7 @@ class GpuWorker:
             for item in items:
                 _fail(item.future, error)
 
-    def _recover_alone(self, operation: Operation, item: WorkItem, error: BaseException) -> None:
+    def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
         """Try an item that does not fit into memory once more: with what could be freed, then without neighbours."""
         if self._on_out_of_memory():
             _release_cached_memory()
@@ -332,12 +332,12 @@ class _ItemLimits:
         self._lock = threading.Lock()
         self._learned: dict[Hashable, int] = {}
 
-    def of(self, operation: Operation) -> int:
+    def of(self, operation: BatchOperation) -> int:
         with self._lock:
             learned = self._learned.get(operation.memory_key, operation.max_items)
         return max(1, min(operation.max_items, learned))
 
-    def lower(self, operation: Operation, limit: int) -> int:
+    def lower(self, operation: BatchOperation, limit: int) -> int:
         """Lower a limit; two lanes that ran out of memory at once lower it once."""
         with self._lock:
             limit = max(1, min(limit, self._learned.get(operation.memory_key, limit)))

@@ -21,7 +21,7 @@ from whisper_api.server.connections.connection import Connection, log_lost
 from whisper_api.server.connections.limits import Bounds, Quota, Slots
 from whisper_api.server.connections.turns import Turns
 from whisper_api.server.middleware.access_log import PROBES
-from whisper_api.server.responses.delivery import EarlyAnswer
+from whisper_api.server.responses.delivery import LingeringClose
 from whisper_api.server.responses.error_responses import answer
 from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS
 from whisper_api.server.sockets import network_of
@@ -233,7 +233,7 @@ class _HealthOnly:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._refuse = EarlyAnswer(_refuse)
+        self._refuse = LingeringClose(_refuse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].endswith(PROBES):

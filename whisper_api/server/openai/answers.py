@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whisper_api.formats import FORMATS, render
-from whisper_api.schema import Segment, TokenLogprob, Transcript
+from whisper_api.schema import SPEAKER_LABEL, Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.bodies import (
     DiarizedSegment,
     DiarizedTranscription,
@@ -26,13 +25,12 @@ from whisper_api.server.openai.bodies import (
     VerboseWord,
 )
 from whisper_api.server.openai.events import TextDone
-from whisper_api.server.openai.fields import Wish
+from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.word_spacing import joined, space_between
 
 __all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
 
 # Of no more digits than the engine gives: the number of a name that somebody has written may be of any size.
-_LABEL = re.compile(r"SPEAKER_(\d{2,3})")
 # A segment that nobody was heard in, though the type that clients read has no place for that.
 NOBODY = "unknown"
 
@@ -44,22 +42,22 @@ class Answer(NamedTuple):
     content_type: str
 
 
-def answer_of(transcript: Transcript, wish: Wish) -> Answer:
+def answer_of(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     """The answer to a request that does not stream.
 
     Args:
         transcript: what the job gave.
-        wish: what the request asked for.
+        openai_request: what the request asked for.
     """
-    return RENDERERS[wish.response_format](transcript, wish)
+    return RENDERERS[openai_request.response_format](transcript, openai_request)
 
 
-def done_event(transcript: Transcript, wish: Wish) -> TextDone:
+def done_event(transcript: Transcript, openai_request: OpenAIRequest) -> TextDone:
     """The last event of a stream."""
     return TextDone(
         text=_text(transcript),
         languages=_languages(transcript),
-        logprobs=_logprobs(transcript, wish),
+        logprobs=_logprobs(transcript, openai_request),
     )
 
 
@@ -87,7 +85,7 @@ def speaker_names(labels: tuple[str, ...]) -> dict[str, str]:
     Returns:
         Label to A, B ... Z, AA ...; no letter that is somebody's name is given to another.
     """
-    numbers = {label: int(match[1]) for label in labels if (match := _LABEL.fullmatch(label))}
+    numbers = {label: int(match[1]) for label in labels if (match := SPEAKER_LABEL.fullmatch(label))}
     taken = set(labels) - set(numbers)
     free = (letters for letters in _letters() if letters not in taken)
     by_number = list(itertools.islice(free, max(numbers.values(), default=-1) + 1))
@@ -100,40 +98,40 @@ def _letters() -> Iterator[str]:
         yield from map("".join, itertools.product(alphabet, repeat=length))
 
 
-def _json(transcript: Transcript, wish: Wish) -> Answer:
+def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     text = _text(transcript)
-    if wish.options.task == "translate":
+    if openai_request.options.task == "translate":
         return _encoded(Translation(text=text))
     return _encoded(
         Transcription(
             text=text,
             languages=_languages(transcript),
-            logprobs=_logprobs(transcript, wish),
+            logprobs=_logprobs(transcript, openai_request),
             usage=_usage(transcript),
         )
     )
 
 
-def _verbose_json(transcript: Transcript, wish: Wish) -> Answer:
+def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     segments = tuple(
         _verbose_segment(before, segment)
         for before, segment in itertools.pairwise((None, *transcript.segments))
         if segment is not None
     )
-    if wish.options.task == "translate":
+    if openai_request.options.task == "translate":
         return _encoded(
             VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments),
         )
     words: tuple[VerboseWord, ...] = ()
-    if "word" in wish.granularities:
+    if "word" in openai_request.granularities:
         words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
             language=_english_name(transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
-            segments=segments if "segment" in wish.granularities else UNSET,
-            words=words if "word" in wish.granularities else UNSET,
+            segments=segments if "segment" in openai_request.granularities else UNSET,
+            words=words if "word" in openai_request.granularities else UNSET,
             usage=_usage(transcript),
         )
     )
@@ -157,7 +155,7 @@ def _verbose_segment(before: Segment | None, segment: Segment) -> VerboseSegment
     )
 
 
-def _diarized_json(transcript: Transcript, wish: Wish) -> Answer:
+def _diarized_json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     return _encoded(
         DiarizedTranscription(
             duration=transcript.duration,
@@ -168,13 +166,15 @@ def _diarized_json(transcript: Transcript, wish: Wish) -> Answer:
     )
 
 
-def _plain(transcript: Transcript, wish: Wish) -> Answer:
+def _plain(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     return Answer(f"{_text(transcript)}\n".encode(), "text/plain; charset=utf-8")
 
 
-def _subtitles(transcript: Transcript, wish: Wish) -> Answer:
-    format = FORMATS[wish.response_format]
-    return Answer(render(transcript, format.name, wish.render_options).encode(), f"{format.media_type}; charset=utf-8")
+def _subtitles(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
+    format = FORMATS[openai_request.response_format]
+    return Answer(
+        render(transcript, format.name, openai_request.render_options).encode(), f"{format.media_type}; charset=utf-8"
+    )
 
 
 def _encoded(body: msgspec.Struct) -> Answer:
@@ -193,8 +193,8 @@ def _languages(transcript: Transcript) -> tuple[Language, ...]:
     return (Language(code=transcript.language),) if transcript.segments else ()
 
 
-def _logprobs(transcript: Transcript, wish: Wish) -> tuple[TokenLogprob, ...] | UnsetType:
-    if not wish.options.logprobs:
+def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[TokenLogprob, ...] | UnsetType:
+    if not openai_request.options.logprobs:
         return UNSET
     return tuple(token for segment in transcript.segments for token in segment.logprobs)
 
@@ -205,7 +205,7 @@ def _english_name(code: str) -> str:
     return ENGLISH_NAMES.get(code, code)
 
 
-RENDERERS: dict[str, Callable[[Transcript, Wish], Answer]] = {
+RENDERERS: dict[str, Callable[[Transcript, OpenAIRequest], Answer]] = {
     "json": _json,
     "text": _plain,
     "srt": _subtitles,

@@ -18,7 +18,7 @@ from whisper_api.schema import JobSegmentEvent, Transcript
 from whisper_api.server.openai.answers import diarized_segments, done_event
 from whisper_api.server.openai.errors import error_body, job_problem
 from whisper_api.server.openai.events import StreamEvent, TextDelta
-from whisper_api.server.openai.fields import Wish
+from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.server.realtime.event_stream import EventStream
 from whisper_api.server.realtime.waiting import beside, until_gone
 from whisper_api.server.realtime.watching import watch_news
@@ -37,17 +37,17 @@ COMMENT = b": still here\n"
 
 
 async def stream_response(
-    request: Request, job_id: str, wish: Wish, waiting: AbstractContextManager[object]
+    request: Request, job_id: str, openai_request: OpenAIRequest, waiting: AbstractContextManager[object]
 ) -> Response:
     """A job as events. An error is the last one of them.
 
     Args:
         request: whose body was read.
         job_id: which job.
-        wish: what was asked for.
+        openai_request: what was asked for.
         waiting: was entered, and is left with the stream.
     """
-    frames = _frames(request, job_id, wish, waiting)
+    frames = _frames(request, job_id, openai_request, waiting)
     # The generator has to have begun, or closing it would not leave what it has to leave.
     return EventStream(await anext(frames), frames)
 
@@ -84,12 +84,12 @@ class Deltas:
 
 
 async def _frames(
-    request: Request, job_id: str, wish: Wish, waiting: AbstractContextManager[object]
+    request: Request, job_id: str, openai_request: OpenAIRequest, waiting: AbstractContextManager[object]
 ) -> AsyncGenerator[bytes, None]:
     try:
         with waiting:
             yield COMMENT
-            async with contextlib.aclosing(_run(request, job_id, wish)) as frames:
+            async with contextlib.aclosing(_run(request, job_id, openai_request)) as frames:
                 async for frame in frames:
                     yield frame
     except ClientDisconnect:
@@ -101,7 +101,7 @@ async def _frames(
         yield b"event: error\n" + _frame(error_body(problem))
 
 
-async def _run(request: Request, job_id: str, wish: Wish) -> AsyncGenerator[bytes, None]:
+async def _run(request: Request, job_id: str, openai_request: OpenAIRequest) -> AsyncGenerator[bytes, None]:
     state = state_of(request)
     deltas = Deltas()
     ended = False
@@ -115,17 +115,17 @@ async def _run(request: Request, job_id: str, wish: Wish) -> AsyncGenerator[byte
         raise Problem(503, "draining", "The server stops. Send the same request again: the job goes on where it is")
     _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
     async with beside(until_gone(request.receive)) as gone:
-        yield b"".join(map(_frame, _last_events(deltas, transcript, wish)))
+        yield b"".join(map(_frame, _last_events(deltas, transcript, openai_request)))
         await asyncio.wait({gone}, timeout=LOOK_SECONDS)
         if gone.done():
             return
     await note_delivery(state, job_id)
 
 
-def _last_events(deltas: Deltas, transcript: Transcript, wish: Wish) -> Iterator[StreamEvent]:
-    done = done_event(transcript, wish)
+def _last_events(deltas: Deltas, transcript: Transcript, openai_request: OpenAIRequest) -> Iterator[StreamEvent]:
+    done = done_event(transcript, openai_request)
     yield from deltas.end(done.text)
-    if wish.response_format == "diarized_json":
+    if openai_request.response_format == "diarized_json":
         yield from diarized_segments(transcript)
     yield done
 

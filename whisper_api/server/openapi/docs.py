@@ -148,10 +148,10 @@ def _table(heading: str, rows: list[str]) -> str:
     )
 
 
-def _row(name: str, schema: Schema, required: bool, place: str = "") -> str:
-    notes = [place] if place else []
+def _row(name: str, schema: Schema, required: bool, location: str = "") -> str:
+    notes = [location] if location else []
     if required:
-        notes.append("always there" if not place else "required")
+        notes.append("always there" if not location else "required")
     note = f" <small>{escape(', '.join(notes))}</small>" if notes else ""
     told = [f"{_text(schema['description'].rstrip('.'))}."] if "description" in schema else []
     default = schema.get("default")

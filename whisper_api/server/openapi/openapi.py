@@ -12,7 +12,7 @@ import msgspec
 from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import is_openai_path
 from whisper_api.server.openapi.docstrings import described
-from whisper_api.server.openapi.refusals import Refusal, refusals_of
+from whisper_api.server.openapi.error_responses import Refusal, refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, without_null
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
@@ -46,7 +46,7 @@ ERRORS: dict[bool, tuple[str, Any]] = {False: (MEDIA_TYPE, ProblemBody), True: (
 CONVERTOR = re.compile(r":\w+\}")
 
 
-class _Place(NamedTuple):
+class _Endpoint(NamedTuple):
     """One operation, and where it stands; where it stood before, if it did."""
 
     path: str
@@ -59,9 +59,12 @@ class _Place(NamedTuple):
 class _Types:
     """The types of all operations, and the schemas they have."""
 
-    def __init__(self, places: list[_Place]) -> None:
-        sent = [*(kind for _, kind in ERRORS.values()), *(kind for place in places for kind in _sent(place.operation))]
-        received = [kind for place in places for kind in _received(place.operation)]
+    def __init__(self, endpoints: list[_Endpoint]) -> None:
+        sent = [
+            *(kind for _, kind in ERRORS.values()),
+            *(kind for endpoint in endpoints for kind in _sent(endpoint.operation)),
+        ]
+        received = [kind for endpoint in endpoints for kind in _received(endpoint.operation)]
         of_sent, of_received, self.components = schemas_of(sent, received)
         self._sent = {id(kind): schema for kind, schema in zip(sent, of_sent, strict=True)}
         self._received = {id(kind): schema for kind, schema in zip(received, of_received, strict=True)}
@@ -84,12 +87,12 @@ def description(routes: Mapping[str, Resource], *, root_path: str, authorization
         root_path: the prefix under which the application stands; empty when it stands alone.
         authorization: whether a key is asked for.
     """
-    places = list(_places(routes))
-    types = _Types(places)
+    endpoints = list(_endpoints(routes))
+    types = _Types(endpoints)
     paths: dict[str, dict[str, Any]] = {}
-    for place in places:
-        told = _operation(place, types, authorization=authorization)
-        paths.setdefault(CONVERTOR.sub("}", place.path), {})[place.method.lower()] = told
+    for endpoint in endpoints:
+        told = _operation(endpoint, types, authorization=authorization)
+        paths.setdefault(CONVERTOR.sub("}", endpoint.path), {})[endpoint.method.lower()] = told
     components: dict[str, Any] = {
         "schemas": dict(sorted(types.components.items())),
         "headers": {"RequestId": _header("Of this request, as the server's log has it", required=True)},
@@ -100,13 +103,13 @@ def description(routes: Mapping[str, Resource], *, root_path: str, authorization
         "openapi": VERSION,
         "info": {"title": "Whisper API", "version": version(), "description": ABOUT, "license": {"name": "MIT"}},
         "servers": [{"url": root_path or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(place.operation.tag for place in places)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.operation.tag for endpoint in endpoints)],
         "paths": paths,
         "components": components,
     }
 
 
-def _places(routes: Mapping[str, Resource]) -> Iterator[_Place]:
+def _endpoints(routes: Mapping[str, Resource]) -> Iterator[_Endpoint]:
     """What is described, each with a name of its own: the handler's, and at its second address, that address too."""
     taken: set[str] = set()
     first: dict[int, str] = {}
@@ -119,7 +122,7 @@ def _places(routes: Mapping[str, Resource]) -> Iterator[_Place]:
                 name = "_".join([name, *re.findall(r"[A-Za-z0-9]+", path)])
             taken.add(name)
             before = first.setdefault(id(operation), path)
-            yield _Place(path, method, operation, name, "" if before == path else before)
+            yield _Endpoint(path, method, operation, name, "" if before == path else before)
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
@@ -147,11 +150,11 @@ def _received(operation: Operation) -> Iterator[Any]:
         yield from (field.type for field in (*operation.body.fields, *operation.body.json_fields))
 
 
-def _operation(place: _Place, types: _Types, *, authorization: bool) -> dict[str, Any]:
-    operation = place.operation
+def _operation(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> dict[str, Any]:
+    operation = endpoint.operation
     told = described(operation.handler)
-    given: dict[str, Any] = {"operationId": place.name, "tags": [operation.tag], "summary": told.summary}
-    again = f"Another address of `{place.method} {place.before}`." if place.before else ""
+    given: dict[str, Any] = {"operationId": endpoint.name, "tags": [operation.tag], "summary": told.summary}
+    again = f"Another address of `{endpoint.method} {endpoint.before}`." if endpoint.before else ""
     if again or told.text:
         given["description"] = "\n\n".join(filter(None, (again, told.text)))
     parameters = [_parameter(parameter, types) for parameter in operation.parameters]
@@ -161,7 +164,7 @@ def _operation(place: _Place, types: _Types, *, authorization: bool) -> dict[str
         given["parameters"] = parameters
     if operation.body is not None:
         given["requestBody"] = _body(operation.body, types)
-    given["responses"] = _responses(place, types, authorization=authorization)
+    given["responses"] = _responses(endpoint, types, authorization=authorization)
     if authorization:
         given["security"] = [] if operation.open else [{BEARER: []}]
     return given
@@ -173,8 +176,8 @@ def _parameter(parameter: Parameter, types: _Types) -> dict[str, Any]:
         schema = {**schema, "default": parameter.default}
     return {
         "name": parameter.name,
-        "in": parameter.place,
-        "required": parameter.required or parameter.place == "path",
+        "in": parameter.location,
+        "required": parameter.required or parameter.location == "path",
         "description": parameter.description,
         "schema": schema,
     }
@@ -238,12 +241,12 @@ def _field(field: FormField, types: _Types) -> Schema:
     return given if field.default is None else {**given, "default": field.default}
 
 
-def _responses(place: _Place, types: _Types, *, authorization: bool) -> dict[str, Any]:
-    operation = place.operation
+def _responses(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> dict[str, Any]:
+    operation = endpoint.operation
     responses: dict[str, Any] = {}
     for answer in operation.answers:
         responses[str(answer.status)] = _answer(answer, types)
-    openai = is_openai_path(place.path)
+    openai = is_openai_path(endpoint.path)
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
         status = str(refusal.status)

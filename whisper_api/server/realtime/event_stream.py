@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.feed import Told
+    from whisper_api.jobs.feed import NumberedEvent
 
 __all__ = ["HEARTBEAT", "EventStream", "frames"]
 
@@ -61,7 +61,7 @@ class EventStream(Response):
         await asyncio.wait_for(send(message), self._take_seconds)
 
 
-def frames(news: Iterable[Told]) -> Iterator[bytes]:
+def frames(news: Iterable[NumberedEvent]) -> Iterator[bytes]:
     """Events as they are written into a stream, in pieces of whole events."""
     piece = bytearray()
     for told in news:

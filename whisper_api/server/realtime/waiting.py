@@ -13,16 +13,15 @@ from starlette.types import Receive
 
 from whisper_api.errors import Draining
 from whisper_api.jobs.events import TERMINAL, UNDERWAY
-from whisper_api.schema import JobEvent, JobStatus
+from whisper_api.schema import FINAL_STATES, JobEvent, JobStatus
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.events import Subscription
 
-__all__ = ["ENDED", "beside", "look", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
+__all__ = ["beside", "look", "unless_draining", "until_gone", "wait_for_change", "wait_for_end"]
 
-ENDED = frozenset(("Completed", "Failed", "Canceled"))
 # While the server stops, whoever asks again and again is still held back a little.
 DRAINING_WAIT_SECONDS = 1.0
 STOPPING_PAUSE_SECONDS = 0.1
@@ -114,7 +113,7 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
     status = await _wait(
         request, job_id, seconds, put_off, state.draining, state.stopped, news=lambda event, status: False
     )
-    return status.status in ENDED
+    return status.status in FINAL_STATES
 
 
 async def unless_draining(state: ServerState, work: Any) -> Any:
@@ -159,7 +158,7 @@ async def _wait(
         while True:
             status = await look(request, job_id)
             left = deadline - clock()
-            if status.status in ENDED or enough(status) or left <= 0:
+            if status.status in FINAL_STATES or enough(status) or left <= 0:
                 return status
             async with beside(_next_news(events, status, news)) as change:
                 happened, _ = await asyncio.wait(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 
-from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent, JobStatus
-from whisper_api.server.realtime.waiting import ENDED, beside, look, until_gone
+from whisper_api.schema import FINAL_STATES, JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent, JobStatus
+from whisper_api.server.realtime.waiting import beside, look, until_gone
 from whisper_api.server.state import state_of
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.feed import Told
+    from whisper_api.jobs.feed import NumberedEvent
 
 __all__ = ["watch_news"]
 
@@ -24,7 +24,7 @@ HEARTBEAT_SECONDS = 15.0
 
 async def watch_news(
     request: Request, job_id: str, *, after: int = 0, heartbeat: float = HEARTBEAT_SECONDS
-) -> AsyncGenerator[tuple[Told, ...], None]:
+) -> AsyncGenerator[tuple[NumberedEvent, ...], None]:
     """What is known of a job, at once, and then what happens to it, until it has ended or the server has stopped.
 
     Close it when it is left before its end (``contextlib.aclosing``).
@@ -45,7 +45,7 @@ async def watch_news(
         Problem: the caller's key was revoked meanwhile.
         ClientDisconnect: nobody watches any more.
     """
-    from whisper_api.jobs.feed import LAST_ID, Told
+    from whisper_api.jobs.feed import LAST_ID, NumberedEvent
 
     state = state_of(request)
     clock = asyncio.get_running_loop().time
@@ -58,7 +58,7 @@ async def watch_news(
         for task in (gone, stopped):
             task.add_done_callback(lambda _: watch.wake())
         wait = 0.0
-        while status.status not in ENDED:
+        while status.status not in FINAL_STATES:
             news = await watch.next(wait)
             if gone.done():
                 raise ClientDisconnect
@@ -70,7 +70,7 @@ async def watch_news(
                 looked, status = clock(), await look(request, job_id)
             wait = looked + heartbeat - clock()
         if after < LAST_ID:
-            yield (Told(LAST_ID, _end_of(status)),)
+            yield (NumberedEvent(LAST_ID, _end_of(status)),)
 
 
 def _end_of(status: JobStatus) -> JobEvent:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyReceive", "DeliveredResponse", "EarlyAnswer", "drain"]
+__all__ = ["BodyReceive", "DeliveredResponse", "LingeringClose", "drain"]
 
 PIECE_BYTES = 64 << 10
 # How long a client that broke off has to be noticed, before the last byte goes out.
@@ -128,7 +128,7 @@ class BodyReceive:
         return message
 
 
-class EarlyAnswer:
+class LingeringClose:
     """Ends a response only when the request has ended too: a lingering close.
 
     When a server answers and closes while the client still sends, the client's system may throw the answer away (RFC

@@ -19,7 +19,7 @@ from whisper_api.server.responses.asr_texts import AsrOutput, asr_text
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.results import failed_in_sync, note_delivery
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
-from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
 from whisper_api.server.uploads.uploads import Upload
@@ -45,7 +45,7 @@ MAX_SPEAKERS = Parameter("max_speakers", SpeakerCount, "At most so many speakers
 PARAMETERS = (ENCODE, TASK, LANGUAGE, OUTPUT, PROMPT, WORDS, VAD, DIARIZE, MIN_SPEAKERS, MAX_SPEAKERS)
 
 
-class AsrForm(Form, frozen=True, kw_only=True):
+class AsrForm(UploadForm, frozen=True, kw_only=True):
     """What a request asks for.
 
     Attributes:
@@ -124,7 +124,7 @@ def _read(asked: dict[str, Any], upload: Upload, state: ServerState, device: str
         if error.field == "prompt":
             raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None
         raise
-    given = {name: getattr(form, name) for name in Form.__struct_fields__}
+    given = {name: getattr(form, name) for name in UploadForm.__struct_fields__}
     answer_name = f"{upload.file_name or AUDIO_FILE.name}.{output}"
     return AsrForm(**given, output=output, words=asked["word_timestamps"], answer_name=answer_name)
 

@@ -20,7 +20,7 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.feed import Told
+    from whisper_api.jobs.feed import NumberedEvent
 
 __all__ = ["EVENTS"]
 
@@ -29,7 +29,7 @@ RETRY = b"retry: 2000\n\n"
 MAX_ID_DIGITS = 19
 
 LAST_EVENT_ID = Parameter(
-    "Last-Event-ID", str, "Id of the last event that was received; what is no id counts as none", place="header"
+    "Last-Event-ID", str, "Id of the last event that was received; what is no id counts as none", location="header"
 )
 AFTER = Parameter(
     "after", Annotated[int, Meta(ge=0)], "As Last-Event-ID, for callers that cannot set headers; the header wins", 0
@@ -61,7 +61,7 @@ async def events(request: Request) -> Response:
     return EventStream(RETRY + first, pieces)
 
 
-async def _pieces(all_news: AsyncGenerator[tuple[Told, ...], None]) -> AsyncGenerator[bytes, None]:
+async def _pieces(all_news: AsyncGenerator[tuple[NumberedEvent, ...], None]) -> AsyncGenerator[bytes, None]:
     begun = False
     async with contextlib.aclosing(all_news):
         try:

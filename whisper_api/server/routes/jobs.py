@@ -34,7 +34,7 @@ from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 
 __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 
-JOB_ID = Parameter("job_id", str, "Of the job, as the answer to its submission gave it", place="path", required=True)
+JOB_ID = Parameter("job_id", str, "Of the job, as the answer to its submission gave it", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
 FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Answer this format alone")
 LAYOUT = tuple(
@@ -66,7 +66,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
-class Canceled(msgspec.Struct, frozen=True, kw_only=True):
+class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The job was canceled, or its result removed; one that Failed is removed itself.
 
     Attributes:
@@ -107,14 +107,14 @@ async def cancel(request: Request) -> Response:
     # By force it takes until the running work item has ended.
     pool = None if force else state.uploads
     await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
-    return JsonResponse(Canceled())
+    return JsonResponse(CancelResponse())
 
 
 async def jobs(request: Request) -> Response:
     """The caller's jobs, newest first, a page at a time; those for which all that is asked for holds."""
     state = state_of(request)
     search = functools.partial(
-        state.service.list,
+        state.service.list_jobs,
         viewer_of(request),
         status=STATE.of(request),
         metadata_key=METADATA_KEY.of(request),
@@ -155,7 +155,7 @@ RESULT = Operation(
 CANCEL = Operation(
     cancel,
     "Jobs",
-    (Answer(200, "It is canceled", {"application/json": Canceled}),),
+    (Answer(200, "It is canceled", {"application/json": CancelResponse}),),
     refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
     parameters=(JOB_ID, FORCE),
 )

@@ -14,12 +14,12 @@ from whisper_api.errors import JobFailed
 from whisper_api.schema import SpokenLanguage, Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
 from whisper_api.server.realtime.waiting import wait_for_end
-from whisper_api.server.responses.answering import accepted_response, when_ended
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.results import failed_in_sync, note_delivery
+from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.submitting import accept
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.uploads.uploads import Upload
@@ -47,7 +47,7 @@ async def detect(request: Request) -> Response:
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
     encode: bool = ENCODE.of(request)
 
-    def read(upload: Upload, directory: Path) -> Form:
+    def read(upload: Upload, directory: Path) -> UploadForm:
         form = read_form(upload.fields, config, device=executor.device)
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)

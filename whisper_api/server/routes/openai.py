@@ -28,16 +28,16 @@ from whisper_api.server.openai.bodies import (
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import job_problem
 from whisper_api.server.openai.events import StreamEvent
-from whisper_api.server.openai.fields import (
+from whisper_api.server.openai.json_form import form_of_json
+from whisper_api.server.openai.models import model_named, models_here
+from whisper_api.server.openai.openai_request import (
     STREAMABLE,
     TRANSLATION_FORMATS,
     Granularity,
+    OpenAIRequest,
     ResponseFormat,
-    Wish,
     read_fields,
 )
-from whisper_api.server.openai.json_form import form_of_json
-from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.streaming import stream_response
 from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
@@ -119,7 +119,7 @@ async def _answer(request: Request, task: Task, deployment: str | None = None) -
     state, owner = state_of(request), owner_of(request)
     request = form_of_json(request)
 
-    def read(upload: Upload, directory: Path) -> Wish:
+    def read(upload: Upload, directory: Path) -> OpenAIRequest:
         fields = upload.fields
         if deployment is not None:
             fields = (*(field for field in fields if field[0] != "model"), ("model", deployment))
@@ -129,20 +129,20 @@ async def _answer(request: Request, task: Task, deployment: str | None = None) -
     purpose = PURPOSES[task] if deployment is None else f"{PURPOSES[task]} {deployment}"
     with contextlib.ExitStack() as waiting:
         with state.waiters.uploading(owner) as given_up:
-            job, wish = await accept(request, read, purpose=purpose, join=True, not_to_join=given_up)
+            job, openai_request = await accept(request, read, purpose=purpose, join=True, not_to_join=given_up)
             # A client that sends an Idempotency-Key comes back for the answer.
             left_to_run = idempotency_key(request) is not None
             waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
-        if wish.stream:
-            response = await stream_response(request, job.job_id, wish, waiting.pop_all())
-            add_warnings(response, wish.warnings)
+        if openai_request.stream:
+            response = await stream_response(request, job.job_id, openai_request, waiting.pop_all())
+            add_warnings(response, openai_request.warnings)
         else:
-            response = await _when_ended(request, job.job_id, wish)
+            response = await _when_ended(request, job.job_id, openai_request)
     response.headers[JOB_HEADER] = job.job_id
     return response
 
 
-async def _when_ended(request: Request, job_id: str, wish: Wish) -> Response:
+async def _when_ended(request: Request, job_id: str, openai_request: OpenAIRequest) -> Response:
     state = state_of(request)
     # Without a bound of ours: a client that gives up comes again, and joins the job.
     await wait_for_end(request, job_id, None)
@@ -150,13 +150,13 @@ async def _when_ended(request: Request, job_id: str, wish: Wish) -> Response:
         _, transcript = await blocking(None, state.service.result, job_id, viewer_of(request))
     except JobFailed as error:
         raise job_problem(error) from error
-    body = await blocking(None, answer_of, transcript, wish)
+    body = await blocking(None, answer_of, transcript, openai_request)
     response = DeliveredResponse(
         body.body,
         headers={"Content-Type": body.content_type},
         on_delivered=functools.partial(note_delivery, state, job_id),
     )
-    add_warnings(response, (*wish.warnings, *transcript.warnings))
+    add_warnings(response, (*openai_request.warnings, *transcript.warnings))
     return response
 
 
@@ -277,7 +277,7 @@ TRANSLATE = Operation(
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
 )
 DEPLOYMENT = (
-    Parameter("deployment", str, "The name of a model", place="path", required=True),
+    Parameter("deployment", str, "The name of a model", location="path", required=True),
     Parameter("api-version", str, "Counts for nothing"),
 )
 TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
@@ -292,5 +292,5 @@ MODEL = Operation(
     TAG,
     (Answer(200, "The model", {"application/json": Model}),),
     refusals=(UnknownModel,),
-    parameters=(Parameter("id", str, "Its name", place="path", required=True),),
+    parameters=(Parameter("id", str, "Its name", location="path", required=True),),
 )

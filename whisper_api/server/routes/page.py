@@ -46,7 +46,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
     "Referrer-Policy": "no-referrer",
 }
-NAME = Parameter("name", str, "Of a file that the page is made of", place="path", required=True)
+NAME = Parameter("name", str, "Of a file that the page is made of", location="path", required=True)
 
 
 class _Asset(NamedTuple):

@@ -13,13 +13,13 @@ from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFoun
 from whisper_api.schema import JobResult
 from whisper_api.server.operations import Answer, Cause, FormBody, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.answering import accepted_response, when_ended
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
+from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.state import state_of
-from whisper_api.server.uploads.accepted import Accepted, AcceptedFiles
 from whisper_api.server.uploads.batch import accept_several
-from whisper_api.server.uploads.forms import Form, read_form
+from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.submission_responses import Accepted, AcceptedFiles
 from whisper_api.server.uploads.submitting import accept
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
@@ -48,7 +48,7 @@ async def submit(request: Request) -> Response:
     """
     config, executor = state_of(request).config, state_of(request).service.executor
 
-    def read(upload: Upload, directory: Path) -> Form:
+    def read(upload: Upload, directory: Path) -> UploadForm:
         # Asked for in this thread: which device there is may take the import of torch to tell.
         return read_form(upload.fields, config, device=executor.device, directory=directory)
 
@@ -68,7 +68,7 @@ async def submit_several(request: Request) -> Response:
     # Whoever sends several files asks for a list, whatever is the default for one.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
-    def read(upload: Upload, directory: Path) -> Form:
+    def read(upload: Upload, directory: Path) -> UploadForm:
         form = read_form(upload.fields, config, device=executor.device, directory=directory)
         if form.sync:
             raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")

@@ -16,12 +16,12 @@ from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import Problem, problem_of
 from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
-from whisper_api.server.uploads.accepted import FileError, FileOutcome
 from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetched
 from whisper_api.server.uploads.fetch.urls import file_name_of
 from whisper_api.server.uploads.file_parts import Part
 from whisper_api.server.uploads.idempotency import jobs_before, key_of_file
-from whisper_api.server.uploads.several import receive_several
+from whisper_api.server.uploads.multi_file import receive_several
+from whisper_api.server.uploads.submission_responses import FileError, FileOutcome
 from whisper_api.server.uploads.submitting import Wanted, limits_of, reserved, submit
 from whisper_api.server.uploads.upload_turn import upload_turn
 from whisper_api.server.uploads.uploads import Upload
@@ -41,7 +41,7 @@ WRONG_WITH_ALL = (InvalidOption, ModelError, DeviceError, Draining, IdempotencyC
 async def accept_several(
     request: Request, read: Callable[[Upload, Path], Wanted], *, purpose: str = "several"
 ) -> tuple[FileOutcome, ...]:
-    """Make jobs of a request that has any number of files, or addresses in their place.
+    """Make jobs of a request that has any number of files, or addresses in their reservation.
 
     A full queue refuses the request before the upload is read, and each file as it comes. With an ``Idempotency-Key``,
     the same request again gives the same jobs, and tries again what was refused.
@@ -102,21 +102,21 @@ async def _places(state: ServerState, owner: str, key: str | None) -> AsyncItera
         spare = [first]
 
         def reserve() -> Reservation:
-            place = spare.pop() if spare else state.service.reserve(owner)
-            given.append(place)
-            return place
+            reservation = spare.pop() if spare else state.service.reserve(owner)
+            given.append(reservation)
+            return reservation
 
         try:
             yield reserve
         finally:
-            unused = [place for place in given if place.open]
+            unused = [reservation for reservation in given if reservation.open]
             if unused:
                 await asyncio.shield(blocking(state.uploads, _release, unused))
 
 
-def _release(places: Sequence[Reservation]) -> None:
-    for place in places:
-        place.release()
+def _release(reservations: Sequence[Reservation]) -> None:
+    for place in reservations:
+        reservation.release()
 
 
 def _read_all(read: Callable[[Upload, Path], Wanted], parts: Sequence[Part]) -> dict[int, Wanted]:
@@ -148,12 +148,12 @@ async def _gathered(*works: Coroutine[Any, Any, None]) -> None:
 
 async def _submit(state: ServerState, part: Part, wanted: Wanted, key: str | None, jobs: dict[int, Job]) -> None:
     """Make one a job, or note why it is none."""
-    place, upload = part.place, part.upload
-    assert place is not None
+    reservation, upload = part.place, part.upload
+    assert reservation is not None
     assert upload is not None
     key = None if key is None else key_of_file(key, part.number)
     try:
-        jobs[part.number] = await blocking(state.uploads, submit, state, place, upload, wanted, key)
+        jobs[part.number] = await blocking(state.uploads, submit, state, reservation, upload, wanted, key)
     except WRONG_WITH_ALL as error:
         if not jobs:
             raise

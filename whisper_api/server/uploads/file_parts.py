@@ -41,7 +41,7 @@ class Part:
         number: 0 for the first.
         file_name: the client's name for it, fit for display.
         url: where it is to be fetched from, when it did not come itself.
-        place: in the queue; None for one that got none.
+        reservation: in the queue; None for one that got none.
         upload: what was received, once the form is whole; None for one that was refused.
         error: why it is refused.
         fingerprint: of the whole request and this number.
@@ -50,7 +50,7 @@ class Part:
     number: int
     file_name: str | None
     url: str | None = None
-    place: Reservation | None = None
+    reservation: Reservation | None = None
     upload: Upload | None = None
     error: Exception | None = None
     fingerprint: str | None = None
@@ -72,7 +72,7 @@ class ComingFile:
         self._max_bytes = max_bytes
         self._take = take
         self._digest = hashlib.sha256() if hashed else None
-        self.file = None if part.place is None else StoredFile(part.place.directory)
+        self.file = None if part.reservation is None else StoredFile(part.reservation.directory)
 
     @property
     def digest(self) -> bytes:

@@ -29,7 +29,7 @@ from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FI
 from whisper_api.server.uploads.multipart import URL_FIELD, shown
 from whisper_api.store.metadata import metadata_of
 
-__all__ = ["Form", "read_form"]
+__all__ = ["UploadForm", "read_form"]
 
 
 FORMAT_FIELDS = ("output_format", "response_format")
@@ -41,7 +41,7 @@ KNOWN = frozenset((*OPTION_FIELDS, *RENDER_FIELDS, *FORMAT_FIELDS, *DEVICE_FIELD
 Index = Annotated[int, Meta(ge=0)]
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True):
+class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
     """What a form asks for.
 
     Attributes:
@@ -71,7 +71,9 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
         return f"Form(output_format={self.output_format!r}, sync={self.sync}, keep_result={self.keep_result}, ...)"
 
 
-def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str, directory: Path | None = None) -> Form:
+def read_form(
+    fields: Sequence[tuple[str, str]], config: Config, *, device: str, directory: Path | None = None
+) -> UploadForm:
     """Read a form's text fields. A field that is empty or only white space was not given.
 
     The first language that is named loads the list of those that Whisper knows, which may take a second.
@@ -89,7 +91,7 @@ def read_form(fields: Sequence[tuple[str, str]], config: Config, *, device: str,
     lists: dict[str, list[str]] = {} if directory is None else {NAMES_FIELD: [], REFERENCES_FIELD: []}
     given, warnings = _given(fields, lists)
     _check_device(given, device)
-    return Form(
+    return UploadForm(
         options=_options(given, config),
         output_format=_output_format(given, config.output_format),
         render_options=render_options_of(given),

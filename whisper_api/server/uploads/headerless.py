@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
+from whisper_api.schema import SAMPLE_RATE
 from whisper_api.server.uploads.storing import StoredFile
 
 __all__ = ["HEADER_BYTES", "HeaderlessFile", "wav_header"]
 
-SAMPLE_RATE = 16_000
 SAMPLE_BYTES = 2
 HEADER_BYTES = 44
 # What a WAV file begins with, whose samples follow somewhere after: "RIFF", four bytes of length, "WAVE".

@@ -6,12 +6,12 @@ import base64
 import binascii
 import io
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
+from whisper_api.schema import SPEAKER_LABEL
 from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.server.uploads.urlencoded import unquoted
 from whisper_api.store.database import sync_directory
@@ -29,7 +29,6 @@ SECONDS_OF_PADDING = 0.15
 # Decoding ends here: the rest of a longer recording is not needed to refuse it.
 STOP_AT = MAX_SECONDS + 0.5
 # How the engine calls speakers that nobody has named.
-_LABEL = re.compile(r"SPEAKER_\d+", re.IGNORECASE)
 
 
 def write_known_speakers(names: Sequence[str], references: Sequence[str], directory: Path) -> tuple[str, ...]:
@@ -80,7 +79,7 @@ def _checked(names: Sequence[str]) -> tuple[str, ...]:
         # What would break a line of subtitles, or begin one of them.
         if "-->" in name or any(unicodedata.category(each)[0] == "C" or each in "\u2028\u2029" for each in name):
             raise InvalidOption(NAMES_FIELD, "expected names without control characters, line breaks and arrows")
-        if _LABEL.fullmatch(name):
+        if SPEAKER_LABEL.fullmatch(name.upper()):
             raise InvalidOption(NAMES_FIELD, "names like SPEAKER_00 are those of speakers that nobody knows")
     if len(set(checked)) != len(checked):
         raise InvalidOption(NAMES_FIELD, "expected each name once")

@@ -8,7 +8,8 @@ uploads that never end keep nobody else out.
     job, wanted = await accept(request, read, purpose="/v1/audio/transcriptions", join=True)
 
 ``read(upload, directory)`` runs in a thread: it reads ``upload.fields``, writes what belongs beside the upload into
-``directory``, and says what is wanted (:class:`Wanted`, which :class:`~whisper_api.server.uploads.forms.Form` is).
+``directory``, and returns the request's options (:class:`Wanted`; :class:`~whisper_api.server.uploads.forms.UploadForm`
+is one).
 """
 
 from __future__ import annotations
@@ -110,12 +111,12 @@ async def accept(
     owner = owner_of(request)
     # A client that comes again needs no other place than that of the job it has left.
     spare = state.waiters.left(owner) if join else 0
-    async with upload_turn(request), reserved(state, owner, key, spare) as place:
+    async with upload_turn(request), reserved(state, owner, key, spare) as reservation:
         upload: Upload = await unless_draining(
             state,
             receive_upload(
                 request,
-                place.directory,
+                reservation.directory,
                 dataclasses.replace(limits_of(state.config), file_fields=file_fields),
                 state.uploads,
                 fingerprint=join or key is not None,
@@ -128,23 +129,23 @@ async def accept(
             check_enabled(state.config)
         # An upload may take hours.
         await blocking(state.reads, check_key, request)
-        wanted = await blocking(state.uploads, read, upload, place.directory)
-        job = await blocking(state.uploads, job_before, state.service, place.owner, key, upload.fingerprint)
+        wanted = await blocking(state.uploads, read, upload, reservation.directory)
+        job = await blocking(state.uploads, job_before, state.service, reservation.owner, key, upload.fingerprint)
         if job is None and join and upload.url is not None:
             # What was fetched for a job that is there need not be there a second time.
-            coming = _submission(place, upload, wanted, key, join, not_to_join)
+            coming = _submission(reservation, upload, wanted, key, join, not_to_join)
             job = await blocking(state.uploads, state.service.find_to_join, coming)
         if job is None:
             if upload.url is not None:
                 upload = await unless_draining(state, fetched(state, upload, caller_of(request)))
-            job = await blocking(state.uploads, submit, state, place, upload, wanted, key, join, not_to_join)
+            job = await blocking(state.uploads, submit, state, reservation, upload, wanted, key, join, not_to_join)
     request.scope["job_id"] = job.job_id
     return job, wanted
 
 
 def submit(
     state: ServerState,
-    place: Reservation,
+    reservation: Reservation,
     upload: Upload,
     wanted: Wanted,
     key: str | None,
@@ -159,12 +160,12 @@ def submit(
         InvalidOption: it has no such audio track.
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
     """
-    submission = _submission(place, upload, wanted, key, join, not_to_join, _length(state.config, upload, wanted))
-    return state.service.submit(submission, place)
+    submission = _submission(reservation, upload, wanted, key, join, not_to_join, _length(state.config, upload, wanted))
+    return state.service.submit(submission, reservation)
 
 
 def _submission(
-    place: Reservation,
+    reservation: Reservation,
     upload: Upload,
     wanted: Wanted,
     key: str | None,
@@ -173,8 +174,8 @@ def _submission(
     audio_seconds: float | None = None,
 ) -> Submission:
     return Submission(
-        job_id=place.job_id,
-        owner=place.owner,
+        job_id=reservation.job_id,
+        owner=reservation.owner,
         options=wanted.options,
         output_format=wanted.output_format,
         render_options=wanted.render_options,
@@ -211,13 +212,13 @@ async def reserved(state: ServerState, owner: str, key: str | None, spare: int =
     def take() -> Reservation:
         return state.service.reserve(owner, spare=spare + is_known(state.service, owner, key)).__enter__()
 
-    place = await blocking(state.uploads, take)
+    reservation = await blocking(state.uploads, take)
     try:
-        yield place
+        yield reservation
     finally:
-        if place.open:
+        if reservation.open:
             # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
-            await asyncio.shield(blocking(state.uploads, place.__exit__, None, None, None))
+            await asyncio.shield(blocking(state.uploads, reservation.__exit__, None, None, None))
 
 
 def limits_of(config: Config) -> Limits:

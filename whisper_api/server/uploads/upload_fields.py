@@ -49,7 +49,7 @@ IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     KeyText,
     "By which the same request is known when it comes again: it is answered as before, and makes no second job",
-    place="header",
+    location="header",
 )
 FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
 URL = FormField(

@@ -14,9 +14,9 @@ import pytest
 
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Probe, Ct2Whisper
-from whisper_api.engine.whisper.model import Decoded, DecodeSettings, Row, Whisper
+from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper
 from whisper_api.engine.whisper.onnx import model as whisper_onnx
-from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, Running
+from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, RunningDecode
 from whisper_api.engine.whisper.onnx.search import Decoding
 from whisper_api.engine.whisper.onnx.sessions import feed_together
 from whisper_api.engine.worker.worker import GpuWorker
@@ -67,9 +67,9 @@ def row(whisper: Whisper, audio: Floats, following: int = 0) -> Row:
     return Row(audio, (*tokenizer.sot_sequence, tokenizer.no_timestamps), len(audio) // 160, following)
 
 
-def decoded(worker: GpuWorker, whisper: Whisper, audio: Floats, frames: int, **changes: Any) -> Decoded:
+def decoded(worker: GpuWorker, whisper: Whisper, audio: Floats, frames: int, **changes: Any) -> DecodedTokens:
     operation = whisper.decode(settings(whisper, frames, **changes), 4, 60.0)
-    result: Decoded = worker.submit("job", operation, row(whisper, audio), 1.0).result(120)
+    result: DecodedTokens = worker.submit("job", operation, row(whisper, audio), 1.0).result(120)
     return result
 
 
@@ -119,8 +119,8 @@ def test_both_tell_how_probable_each_token_is(
 
 def test_both_hear_the_same_language(exact: OnnxWhisper, peer: Ct2Whisper, call: Floats) -> None:
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
-    ((encoded, ours),) = exact.listen(1300, 1, 60.0).run([audio])
-    ((their_encoded, theirs),) = peer.listen(1300, 1, 60.0).run([audio])
+    ((encoded, ours),) = exact.encode_and_detect(1300, 1, 60.0).run([audio])
+    ((their_encoded, theirs),) = peer.encode_and_detect(1300, 1, 60.0).run([audio])
     np.testing.assert_allclose(encoded, their_encoded, atol=5e-3)
     assert ours.keys() == theirs.keys()
     assert max(ours, key=lambda code: ours[code]) == "en"
@@ -152,7 +152,7 @@ def test_windows_of_one_recording_are_decoded_side_by_side(
     sizes: list[int] = []
     run = OnnxAdvance.run
 
-    def watched(self: OnnxAdvance, inputs: list[Running]) -> Any:
+    def watched(self: OnnxAdvance, inputs: list[RunningDecode]) -> Any:
         sizes.append(len(inputs))
         return run(self, inputs)
 
@@ -234,10 +234,10 @@ def test_a_model_that_was_unloaded_is_not_run(base_model_dir: Path) -> None:
 def test_batch_sizes_are_measured_with_windows_that_run_to_the_cap(
     peer: Ct2Whisper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[Decoded] = []
+    found: list[DecodedTokens] = []
     run = Ct2Decode.run
 
-    def watched(self: Ct2Decode, inputs: list[Row]) -> list[Decoded]:
+    def watched(self: Ct2Decode, inputs: list[Row]) -> list[DecodedTokens]:
         results = run(self, inputs)
         found.extend(results)
         return results

@@ -18,7 +18,7 @@ from whisper_api.engine.whisper.model import (
     BEST_OF,
     FRAMES_PER_SECOND,
     Attention,
-    Decoded,
+    DecodedTokens,
     DecodeSettings,
     Row,
     Whisper,
@@ -29,7 +29,7 @@ from whisper_api.engine.whisper.onnx.search import Decoding, TokenRules, feed_se
 from whisper_api.engine.whisper.onnx.sessions import Sessions, State, feed_together, open_sessions
 from whisper_api.engine.worker.worker import Again
 
-__all__ = ["OnnxDecode", "OnnxListen", "OnnxWhisper"]
+__all__ = ["OnnxDecode", "OnnxEncodeAndDetect", "OnnxWhisper"]
 
 # Windows that are decoded side by side at most: the decoder's matrices are then read once for all of them.
 TOGETHER = 4
@@ -68,8 +68,8 @@ class OnnxWhisper(Whisper):
         """
         return cls(directory, open_sessions(directory, int8=int8, threads=threads), offline=offline)
 
-    def listen(self, frames: int, max_items: int, max_cost: float) -> OnnxListen:
-        return OnnxListen(self, frames)
+    def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> OnnxEncodeAndDetect:
+        return OnnxEncodeAndDetect(self, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> OnnxDecode:
         return OnnxDecode(self, settings)
@@ -125,7 +125,7 @@ class _OnnxOperation:
 
 
 @dataclass(frozen=True)
-class OnnxListen(_OnnxOperation):
+class OnnxEncodeAndDetect(_OnnxOperation):
     """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
 
     frames: int
@@ -135,9 +135,9 @@ class OnnxListen(_OnnxOperation):
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[Floats, dict[str, float]]]:
         """Samples to the encoder's output and the probability of each language."""
-        return [self._listen(samples) for samples in inputs]
+        return [self._encode_and_detect(samples) for samples in inputs]
 
-    def _listen(self, samples: Floats) -> tuple[Floats, dict[str, float]]:
+    def _encode_and_detect(self, samples: Floats) -> tuple[Floats, dict[str, float]]:
         encoded = self.whisper.encode(samples, self.frames)
         codes = self.whisper.language_tokens
         logits = feed_sequence(self.whisper.start(encoded), [self.whisper.tokenizer("en").sot])
@@ -146,7 +146,7 @@ class OnnxListen(_OnnxOperation):
 
 
 @dataclass(eq=False, slots=True)
-class Running:
+class RunningDecode:
     """A window on its way through the decoder.
 
     Attributes:
@@ -194,7 +194,7 @@ class OnnxDecode(_OnnxOperation):
         seconds = settings.frames / FRAMES_PER_SECOND
         beside = 0 if row.alone else min(row.following, TOGETHER - 1)
         return Again(
-            Running(row, settings, state, decoding),
+            RunningDecode(row, settings, state, decoding),
             max(ENCODING_SHARE, beside) * seconds,
             OnnxAdvance(self.whisper, 1 if row.alone else TOGETHER),
         )
@@ -206,7 +206,7 @@ class OnnxAdvance(_OnnxOperation):
 
     max_items: int = TOGETHER
 
-    def run(self, inputs: Sequence[Running]) -> list[Decoded | Again]:
+    def run(self, inputs: Sequence[RunningDecode]) -> list[DecodedTokens | Again]:
         """For each window its text, or that it is to go on."""
         for running in inputs:
             if not running.whole and running.row.restarted:
@@ -221,7 +221,7 @@ class OnnxAdvance(_OnnxOperation):
             raise
         return [self._decoded(running) if running.decoding.finished else self._again(running) for running in inputs]
 
-    def _steps(self, inputs: Sequence[Running]) -> None:
+    def _steps(self, inputs: Sequence[RunningDecode]) -> None:
         for _ in range(CHUNK):
             # When one has its text, the others are put together anew.
             if any(running.decoding.finished for running in inputs):
@@ -231,14 +231,14 @@ class OnnxAdvance(_OnnxOperation):
             for running, rows in zip(inputs, logits, strict=True):
                 running.decoding.take(rows)
 
-    def _restart(self, running: Running) -> Again:
+    def _restart(self, running: RunningDecode) -> Again:
         """Begin anew with a window that an error, perhaps another window's, has left half way."""
         return Again(replace(running.row, restarted=True), 0.0, OnnxDecode(self.whisper, running.settings))
 
-    def _again(self, running: Running) -> Again:
+    def _again(self, running: RunningDecode) -> Again:
         return Again(running, CHUNK_SHARE * running.settings.frames / FRAMES_PER_SECOND)
 
-    def _decoded(self, running: Running) -> Decoded:
+    def _decoded(self, running: RunningDecode) -> DecodedTokens:
         best = running.decoding.result()
         tokens = tuple(token for token in best.tokens if token < self.whisper.end_of_text)
         length = len(best.tokens)
@@ -248,9 +248,9 @@ class OnnxAdvance(_OnnxOperation):
         if running.settings.logprobs_from is not None:
             pairs = zip(best.tokens, best.logprobs, strict=True)
             logprobs = tuple(each for token, each in pairs if token < self.whisper.end_of_text)
-        return Decoded(tokens, logprob, best.no_speech_prob, best.capped, self._align(running, tokens), logprobs)
+        return DecodedTokens(tokens, logprob, best.no_speech_prob, best.capped, self._align(running, tokens), logprobs)
 
-    def _align(self, running: Running, tokens: tuple[int, ...]) -> Attention | None:
+    def _align(self, running: RunningDecode, tokens: tuple[int, ...]) -> Attention | None:
         start = running.settings.align_from
         if start is None or not tokens:
             return None

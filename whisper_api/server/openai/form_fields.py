@@ -19,7 +19,7 @@ from whisper_api.server.uploads.form_values import (
     field_warnings,
 )
 
-__all__ = ["Given"]
+__all__ = ["FormFields"]
 
 COMMON = ("model", "prompt", "temperature", "response_format", "hotwords", "audio_track", "url", *RENDER_FIELDS)
 SINGLE = {
@@ -49,7 +49,7 @@ LISTS = {
 }
 
 
-class Given:
+class FormFields:
     """The fields of a form that say something.
 
     Args:

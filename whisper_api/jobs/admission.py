@@ -16,7 +16,7 @@ from whisper_api.jobs.submission import Submission
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.store.jobs import AlreadyThere, Job, JobStore
 
-__all__ = ["JOIN_SECONDS", "Intake"]
+__all__ = ["JOIN_SECONDS", "Admission"]
 
 log = logging.getLogger("whisper_api.jobs")
 
@@ -24,7 +24,7 @@ log = logging.getLogger("whisper_api.jobs")
 JOIN_SECONDS = 600.0
 
 
-class Intake:
+class Admission:
     """Accepts jobs. Safe to use from any thread.
 
     Args:

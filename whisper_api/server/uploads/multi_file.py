@@ -1,4 +1,4 @@
-"""A form with several files, or addresses in their place: each to a directory of its own as it comes.
+"""A form with several files, or addresses in their reservation: each to a directory of its own as it comes.
 
 What is wrong with one of them is noted with it, and does not stop the others.
 """
@@ -110,7 +110,7 @@ class _Reception(Reception[list[Part]]):
         if part.error is not None:
             return
         try:
-            part.place = self._reserve()
+            part.reservation = self._reserve()
         except Draining:
             raise
         except Busy as error:
@@ -128,11 +128,11 @@ class _Reception(Reception[list[Part]]):
     def _complete(self, part: Part, coming: ComingFile | None, fields: tuple[tuple[str, str], ...]) -> None:
         if part.url is not None:
             self._take_place(part)
-        if part.error is not None or part.place is None:
+        if part.error is not None or part.reservation is None:
             return
-        file = StoredFile(part.place.directory) if coming is None or coming.file is None else coming.file
+        file = StoredFile(part.reservation.directory) if coming is None or coming.file is None else coming.file
         # Known speakers go there before a file does that is yet to be fetched.
-        part.place.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.reservation.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         part.upload = Upload(file.path, file.size, part.fingerprint, part.file_name, fields, part.url)
 
     def _digest(self, parts: list[Part], coming: dict[int, ComingFile]) -> bytes:

@@ -17,7 +17,7 @@ from fakes import until
 from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
 from whisper_api.engine.audio.decode import decode
-from whisper_api.schema import Stretch, Transcript
+from whisper_api.schema import PartialSegments, Transcript
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
 
@@ -73,13 +73,13 @@ def test_the_first_text_does_not_wait_for_the_alignment_model(
         return load(source)
 
     monkeypatch.setattr(AlignmentSource, "load", load_later)
-    stretches: list[Stretch] = []
+    stretches: list[PartialSegments] = []
 
-    def tell(stretch: Stretch) -> None:
+    def tell(stretch: PartialSegments) -> None:
         stretches.append(stretch)
         told.set()
 
-    transcript = unloaded.transcribe(audio, WANTED, on_stretch=tell)
+    transcript = unloaded.transcribe(audio, WANTED, on_partial=tell)
     assert waited == [True]
     assert not stretches[0].aligned
     assert transcript.word_times == "ctc"
@@ -106,15 +106,15 @@ def test_an_alignment_model_that_cannot_be_loaded_is_done_without(
         return load(source)
 
     monkeypatch.setattr(AlignmentSource, "load", load_then)
-    shown: dict[int, Stretch] = {}
+    shown: dict[int, PartialSegments] = {}
 
-    def tell(stretch: Stretch) -> None:
+    def tell(stretch: PartialSegments) -> None:
         shown[stretch.index] = stretch
         if len(shown) == 2:
             decoded.set()
 
     with engine_with(models_dir, tmp_path) as engine:
-        transcript = engine.transcribe(audio, WANTED, on_stretch=tell)
+        transcript = engine.transcribe(audio, WANTED, on_partial=tell)
         damaged.unlink()
         expected = engine.transcribe(audio, WANTED)
     assert transcript.word_times == "attention"
@@ -135,7 +135,7 @@ def test_a_job_that_is_canceled_while_the_model_loads_gives_it_back(
 ) -> None:
     cancel = threading.Event()
     with pytest.raises(Canceled):
-        unloaded.transcribe(audio, WANTED, cancel=cancel, on_stretch=lambda stretch: cancel.set())
+        unloaded.transcribe(audio, WANTED, cancel=cancel, on_partial=lambda stretch: cancel.set())
     # The load goes on for the next job that wants the model.
     until(lambda: [model.leases for model in unloaded.models.resident()] == [0, 0], "both models are there, unused")
 
@@ -143,12 +143,12 @@ def test_a_job_that_is_canceled_while_the_model_loads_gives_it_back(
 def test_aligned_words_have_a_length_and_stretches_tell_the_times_they_keep(
     aligning: Engine, audio: npt.NDArray[np.float32]
 ) -> None:
-    stretches: dict[int, Stretch] = {}
+    stretches: dict[int, PartialSegments] = {}
 
-    def tell(stretch: Stretch) -> None:
+    def tell(stretch: PartialSegments) -> None:
         stretches[stretch.index] = stretch
 
-    transcript = aligning.transcribe(audio, WANTED, on_stretch=tell)
+    transcript = aligning.transcribe(audio, WANTED, on_partial=tell)
     assert transcript.word_times == "ctc"
     words = transcript.words
     assert len(words) > 10

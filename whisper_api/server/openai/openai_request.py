@@ -12,7 +12,7 @@ from msgspec import Meta
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import RenderOptions, Task, TranscriptionOptions
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
-from whisper_api.server.openai.given import Given
+from whisper_api.server.openai.form_fields import FormFields
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
 from whisper_api.server.uploads.form_values import (
@@ -28,7 +28,15 @@ from whisper_api.server.uploads.form_values import (
 from whisper_api.server.uploads.known_speakers import write_known_speakers
 from whisper_api.subtitles import layout_warnings
 
-__all__ = ["FORMATS", "STREAMABLE", "TRANSLATION_FORMATS", "Granularity", "ResponseFormat", "Wish", "read_fields"]
+__all__ = [
+    "FORMATS",
+    "STREAMABLE",
+    "TRANSLATION_FORMATS",
+    "Granularity",
+    "OpenAIRequest",
+    "ResponseFormat",
+    "read_fields",
+]
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
@@ -49,7 +57,7 @@ STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class OpenAIRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a form asks for.
 
     Attributes:
@@ -78,10 +86,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # The prompt, the hotwords and the speakers' names are nobody else's business.
-        return f"Wish(response_format={self.response_format!r}, stream={self.stream}, ...)"
+        return f"OpenAIRequest(response_format={self.response_format!r}, stream={self.stream}, ...)"
 
 
-def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: ServerState, task: Task) -> Wish:
+def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: ServerState, task: Task) -> OpenAIRequest:
     """Read a form's text fields. A field that is empty or only white space was not given.
 
     Args:
@@ -94,7 +102,7 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         InvalidOption: a value cannot be used; says what is expected.
         UnknownModel: no model has this name.
     """
-    given = Given(fields, task)
+    given = FormFields(fields, task)
     name = given.text("model", MAX_WORD_CHARACTERS)
     response_format: ResponseFormat = given.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
@@ -118,7 +126,7 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         **chunking_options(given.last(CHUNKING_FIELD), given.inside(CHUNKING_FIELD)),
     )
     render_options = render_options_of(given.single(RENDER_FIELDS))
-    return Wish(
+    return OpenAIRequest(
         options=options,
         response_format=response_format,
         output_format=FORMATS[response_format],
@@ -136,7 +144,7 @@ def _default_format(model: str | None, task: Task) -> ResponseFormat:
     return "diarized_json" if task == "transcribe" and asks_for_speakers(model) else "json"
 
 
-def _known_speakers(given: Given, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
+def _known_speakers(given: FormFields, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
     from whisper_api.engine.models.names import asks_for_speakers
 
     names, references = given.every("known_speaker_names"), given.every("known_speaker_references")
@@ -148,7 +156,7 @@ def _known_speakers(given: Given, model: str | None, response_format: str, direc
     return write_known_speakers(names, references, directory)
 
 
-def _language(given: Given) -> str:
+def _language(given: FormFields) -> str:
     """The language that is spoken; several that may be are for the model to choose from all."""
     from whisper_api.engine.languages import language_or_auto
 
@@ -159,21 +167,21 @@ def _language(given: Given) -> str:
     return language_or_auto(language)
 
 
-def _hotwords(given: Given) -> str | None:
+def _hotwords(given: FormFields) -> str | None:
     words = [word for word in (given.last("hotwords"), *given.every("keywords")) if word]
     text = ", ".join(words)
     check_text("hotwords", text, MAX_TEXT_CHARACTERS, LINE_BREAKS)
     return text or None
 
 
-def _logprobs(given: Given, response_format: str) -> bool:
+def _logprobs(given: FormFields, response_format: str) -> bool:
     wanted = [converted("include", each, Literal["logprobs"]) for each in given.words("include")]
     if wanted and response_format != "json":
         given.note(f"include was ignored: {response_format} has no logprobs; json has")
     return bool(wanted) and response_format == "json"
 
 
-def _granularities(given: Given, response_format: str) -> frozenset[Granularity]:
+def _granularities(given: FormFields, response_format: str) -> frozenset[Granularity]:
     wanted = [
         converted("timestamp_granularities", each, Granularity) for each in given.words("timestamp_granularities")
     ]

@@ -14,7 +14,7 @@ from whisper_api import Engine, Segment, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.diarize.segmentation import SegmentWindows
 from whisper_api.engine.whisper.onnx import model as whisper_onnx
-from whisper_api.schema import Stretch
+from whisper_api.schema import PartialSegments
 
 pytestmark = pytest.mark.models
 
@@ -35,8 +35,8 @@ def shown(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def test_stretches_put_together_are_the_transcript(engine: Engine, long: Floats) -> None:
-    told: list[Stretch] = []
-    transcript = engine.transcribe(long, TIMED, on_stretch=told.append)
+    told: list[PartialSegments] = []
+    transcript = engine.transcribe(long, TIMED, on_partial=told.append)
     assert transcript.word_times == "attention"
     # Windows that were told before the alignment model turned out not to be had are told once more, with their times.
     timed = [stretch for stretch in told if stretch.aligned]
@@ -53,15 +53,15 @@ def test_stretches_put_together_are_the_transcript(engine: Engine, long: Floats)
 
 
 def test_without_word_times_each_window_is_told_once(engine: Engine, long: Floats) -> None:
-    seen: list[Stretch] = []
-    transcript = engine.transcribe(long, replace(TIMED, align=False), on_stretch=seen.append)
+    seen: list[PartialSegments] = []
+    transcript = engine.transcribe(long, replace(TIMED, align=False), on_partial=seen.append)
     assert not any(stretch.aligned for stretch in seen)
     assert shown([segment for stretch in seen for segment in stretch.segments]) == shown(transcript.segments)
 
 
 def test_silence_has_none(engine: Engine) -> None:
-    seen: list[Stretch] = []
-    engine.transcribe(np.zeros(3 * RATE, np.float32), TIMED, on_stretch=seen.append)
+    seen: list[PartialSegments] = []
+    engine.transcribe(np.zeros(3 * RATE, np.float32), TIMED, on_partial=seen.append)
     assert seen == []
 
 
