@@ -1,31 +1,25 @@
 #!/usr/bin/env python3
 """Give the decoder damaged files: it must refuse or decode each of them, and never crash, hang or take all memory.
 
-    scripts/fuzz_decoder.py [--mutants N] [--seed N] [--jobs N] [--keep FOLDER] [--only NUMBER]
+    scripts/fuzz_decoder.py [--mutants N] [--seed N] [--first N] [--keep FOLDER]
 
 The seeds are generated sound in every container and codec that this build of libav writes, and the sample call. A
 mutant is a seed with bytes flipped, numbers overwritten, parts cut out, doubled or taken from another seed, or its end
-missing. Mutant N of a seed number is always the same. They run in child processes: when a child dies or a mutant takes
-longer than its limit, the mutant is saved and a new child goes on behind it. Prints the counts, the longest time and
-the most memory. The exit code is 1 when a mutant crashed, hung, raised an unnamed error or took more than 2 s of CPU
-time.
+missing. Mutant N of a seed number is always the same. The engine's decoder process reads them. A mutant that ends this
+process, makes it hang, raises an unnamed error or takes more than 2 s of CPU time is saved, and the exit code is 1.
+Prints the counts, the longest time and the most memory of a decoder process.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import queue
+import os
 import random
-import resource
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -35,8 +29,6 @@ import numpy as np
 from measuring.speech import sample_call
 
 SLOW_SECONDS = 2.0
-HANG_SECONDS = 60.0
-CHILD_MUTANTS = 2000
 MAX_SECONDS = 12 * 3600.0
 MEMORY = 512 << 20
 RATES = {
@@ -81,26 +73,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=1, help="child processes at a time")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="where mutants that failed are saved")
-    parser.add_argument("--only", type=int, help="run this mutant alone, in this process")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        folder, first, last = options.child
-        run_child(read_seeds(Path(folder)), options.seed, int(first), int(last))
-        return 0
     with tempfile.TemporaryDirectory() as folder:
         write_seeds(Path(folder))
-        if options.only is not None:
-            print(json.dumps(attempt(mutant(read_seeds(Path(folder)), options.seed, options.only))))
-            return 0
         found = Findings(options.keep, read_seeds(Path(folder)), options.seed)
-        starts = range(0, options.mutants, CHILD_MUTANTS)
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(
-                pool.map(lambda first: watch(folder, first, min(first + CHILD_MUTANTS, options.mutants), found), starts)
-            )
+    for number in range(options.first, options.first + options.mutants):
+        found.note(number, attempt(mutant(found.seeds, options.seed, number)))
     print(found.report())
     return 1 if found.failed else 0
 
@@ -214,46 +194,62 @@ def splice(data: bytearray, reach: int, chance: random.Random, seeds: list[tuple
 MUTATIONS = (flip_bytes, flip_bytes, write_number, write_number, cut_end, cut_out, double, splice)
 
 
-# ---- the child
+# ---- one mutant
 
-
-def run_child(seeds: list[tuple[str, bytes]], seed: int, first: int, last: int) -> None:
-    """Run mutants; writes a line before and after each."""
-    for number in range(first, last):
-        print(number, flush=True)
-        print(json.dumps(attempt(mutant(seeds, seed, number))), flush=True)
+# How the message of an error begins to say that the decoder process was ended.
+ENDS = ("it brings libav down", "libav has hung", "too much processor time")
 
 
 def attempt(content: bytes) -> dict[str, Any]:
-    """What becomes of one file."""
+    """What becomes of one file in the decoder process."""
     from whisper_api.engine.audio.decode import decode, probe
+    from whisper_api.engine.audio.process import DECODERS
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.errors import InvalidAudio
 
+    DECODERS.prestart()
+    (pid,) = DECODERS.pids
+    began, cpu = time.perf_counter(), cpu_seconds(pid)
     outcome = "decoded"
-    began, cpu = time.perf_counter(), time.process_time()
     try:
         probe(content, max_seconds=MAX_SECONDS)
         if not np.isfinite(decode(content, max_seconds=MAX_SECONDS, memory=AudioMemory(MEMORY)).audio).all():
             outcome = "not finite"
     except InvalidAudio as error:
         outcome = f"refused: {type(error).__name__}"
+        outcome += next((f", {end}" for end in ENDS if end in str(error)), "")
     except Exception as error:
         outcome = f"raised: {type(error).__name__}: {error}"
+    same = DECODERS.pids == [pid]
     return {
         "outcome": outcome,
         "seconds": time.perf_counter() - began,
-        "cpu": time.process_time() - cpu,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "cpu": cpu_seconds(pid) - cpu if same else 0.0,
+        "memory": peak_memory(pid) if same else 0,
     }
 
 
-# ---- the parent
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has had; 0 where the system has no /proc."""
+    if not Path("/proc/self/stat").exists():
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+
+
+def peak_memory(pid: int) -> int:
+    """The most bytes that a process has had; 0 where the system has no /proc."""
+    if not Path("/proc/self/status").exists():
+        return 0
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+
+# ---- all mutants
 
 
 @dataclass
 class Findings:
-    """What became of the mutants; threads share it."""
+    """What became of the mutants."""
 
     keep: Path
     seeds: list[tuple[str, bytes]]
@@ -263,69 +259,32 @@ class Findings:
     longest: float = 0.0
     longest_cpu: float = 0.0
     memory: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, number: int, line: dict[str, Any]) -> None:
         outcome = str(line["outcome"])
-        with self.lock:
-            self.outcomes[outcome.split(":")[0] if outcome.startswith("raised") else outcome] += 1
-            self.longest = max(self.longest, line["seconds"])
-            self.longest_cpu = max(self.longest_cpu, line["cpu"])
-            self.memory = max(self.memory, line["memory"])
+        self.outcomes[outcome.split(":")[0] if outcome.startswith("raised") else outcome] += 1
+        self.longest = max(self.longest, line["seconds"])
+        self.longest_cpu = max(self.longest_cpu, line["cpu"])
+        self.memory = max(self.memory, line["memory"])
         if line["cpu"] > SLOW_SECONDS:
             self.fail(number, f"took {line['cpu']:.1f} s of CPU time")
-        if not outcome.startswith(("decoded", "refused")):
+        if not outcome.startswith(("decoded", "refused")) or outcome.endswith(ENDS):
             self.fail(number, outcome)
 
     def fail(self, number: int, why: str) -> None:
-        with self.lock:
-            self.keep.mkdir(parents=True, exist_ok=True)
-            (self.keep / f"mutant-{self.seed}-{number}").write_bytes(mutant(self.seeds, self.seed, number))
-            self.failed.append(f"mutant {number} {why}")
-            print(self.failed[-1], file=sys.stderr, flush=True)
+        self.keep.mkdir(parents=True, exist_ok=True)
+        (self.keep / f"mutant-{self.seed}-{number}").write_bytes(mutant(self.seeds, self.seed, number))
+        self.failed.append(f"mutant {number} {why}")
+        print(self.failed[-1], file=sys.stderr, flush=True)
 
     def report(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         return (
             f"{sum(self.outcomes.values())} mutants of {len(self.seeds)} seeds: {counts}\n"
             f"longest: {self.longest:.2f} s, {self.longest_cpu:.2f} s of CPU time; "
-            f"most memory of a child: {self.memory / 1e6:.0f} MB\n"
+            f"most memory of a decoder process: {self.memory / 1e6:.0f} MB\n"
             f"failed: {len(self.failed)}"
         )
-
-
-def watch(folder: str, first: int, last: int, found: Findings) -> None:
-    """Run the mutants from ``first`` to before ``last`` in children, as many as it takes."""
-    while first < last:
-        command = [sys.executable, __file__, "--seed", str(found.seed), "--child", folder, str(first), str(last)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-        number = first
-        while True:
-            try:
-                line = lines.get(timeout=HANG_SECONDS)
-            except queue.Empty:
-                found.fail(number, f"took more than {HANG_SECONDS:g} s")
-                child.kill()
-                break
-            if not line:
-                if child.wait():
-                    found.fail(number, f"ended its process with {child.returncode}")
-                break
-            if line.startswith("{"):
-                found.note(number, json.loads(line))
-            else:
-                number = int(line)
-        child.wait()
-        first = number + 1
-
-
-def _read(child: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.put(line)
-    lines.put("")
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def uploads(directory: Path) -> list[str]:
 def by_prompt(executor: FakeExecutor, job: Job) -> None:
     """Do what a job's prompt says: bring the process down in one of several ways."""
     words = (job.options.prompt or "").split()
-    if "together" in words and not job.crashes:
+    if "together" in words and not job.attempts:
         until(lambda: executor.active == 3, "three jobs at a time")
     match words:
         case ["segfault", *_]:
@@ -231,15 +231,15 @@ def by_prompt(executor: FakeExecutor, job: Job) -> None:
             os._exit(7)
         case ["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        case ["kill", "once"] if not job.interruptions:
+        case ["kill", "once"] if not job.attempts:
             os.kill(os.getpid(), signal.SIGKILL)
-        case ["wait"] if not job.crashes:
+        case ["wait"] if not job.attempts:
             threading.Event().wait()
         case _:
             pass
 
 
-def serve(directory: str, slots: str) -> None:
+def serve(directory: str, slots: str, attempts: str) -> None:
     """Work on what is in a directory until all is done. The main function of processes that are brought down."""
     import resource
 
@@ -249,6 +249,7 @@ def serve(directory: str, slots: str) -> None:
         FakeExecutor(behave=by_prompt),
         enable_concurrency=int(slots) > 1,
         max_concurrent_jobs=int(slots),
+        max_job_attempts=int(attempts),
     )
     service.start()
     for _ in itertools.count():

@@ -33,7 +33,6 @@ from whisper_api.errors import (
     StorageError,
     StorageFull,
 )
-from whisper_api.jobs.recovery import end_of_last_process
 from whisper_api.jobs.service import JobService
 from whisper_api.testing import FakeExecutor
 
@@ -65,7 +64,7 @@ def test_draining_refuses_new_work_and_lets_the_running_job_end(serve: Services,
     assert text_of(again, second) == "hello"
 
 
-def test_stopping_puts_the_running_job_back_without_a_strike(serve: Services, tmp_path: Path) -> None:
+def test_stopping_puts_the_running_job_back_and_counts_no_attempt(serve: Services, tmp_path: Path) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor)
     first, second = submit(service, "first"), submit(service, "second")
@@ -74,7 +73,7 @@ def test_stopping_puts_the_running_job_back_without_a_strike(serve: Services, tm
     service.stop(0.0)
     row = service.store.get(first)
     assert row is not None
-    assert (row.state, row.crashes, row.interruptions, row.started_at) == ("Queued", 0, 0, None)
+    assert (row.state, row.attempts, row.started_at) == ("Queued", 0, None)
     assert service.counts() == (1, 0)
     assert uploads(tmp_path) == sorted([first, second])
     assert service.status(first, None).status == "Queued"
@@ -104,14 +103,6 @@ def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None
         begun.result(DEADLINE)
         second.result(DEADLINE)
     assert service.status(job_id, None).status == "Canceled"
-
-
-def test_a_stop_is_noted_for_the_next_start(serve: Services) -> None:
-    service = serve()
-    assert end_of_last_process(service.store, "") == "kill"
-    service.drain()
-    assert end_of_last_process(service.store, "") == "stop"
-    assert end_of_last_process(serve().store, "") == "kill"
 
 
 def test_stopping_meets_submitting_and_completing(serve: Services, tmp_path: Path) -> None:
@@ -147,7 +138,7 @@ def test_stopping_meets_submitting_and_completing(serve: Services, tmp_path: Pat
         assert not executor.used_after_close
     service = serve(enable_concurrency=True, max_concurrent_jobs=2)
     assert {job_id: text_of(service, job_id) for job_id in accepted if ended(service, job_id)} == accepted
-    assert all(job.crashes == job.interruptions == 0 for job in service.store.in_state("Completed"))
+    assert all(job.attempts == 0 for job in service.store.in_state("Completed"))
 
 
 def test_the_executor_is_left_alone_after_it_was_closed(serve: Services) -> None:

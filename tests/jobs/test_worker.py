@@ -199,7 +199,7 @@ def test_a_service_stops_though_a_job_cannot_be_claimed(serve: Services) -> None
 
 def test_a_job_under_which_the_engine_failed_is_run_once_more(serve: Services) -> None:
     def behave(executor: FakeExecutor, job: Job) -> None:
-        if not job.crashes:
+        if not job.attempts:
             raise EngineClosed("its thread has failed")
 
     executor = FakeExecutor(behave=behave)
@@ -210,26 +210,26 @@ def test_a_job_under_which_the_engine_failed_is_run_once_more(serve: Services) -
     assert executor.started == [job_id, job_id]
 
 
-def test_a_job_under_which_the_engine_failed_twice_is_not_tried_again(serve: Services) -> None:
+def test_a_job_under_which_the_engine_failed_too_often_is_not_tried_again(serve: Services) -> None:
     def behave(executor: FakeExecutor, job: Job) -> None:
         if job.options.prompt == "bad":
             raise EngineClosed("its thread has failed")
 
     executor = FakeExecutor(behave=behave)
     executor.preload_gate.clear()
-    service = serve(executor)
+    service = serve(executor, max_job_attempts=2)
     bad, good = submit(service, prompt="bad"), submit(service)
     executor.preload_gate.set()
     assert ended(service, good).status == "Completed"
     status = ended(service, bad)
     assert status.status == "Failed"
-    assert "twice" in (status.error or "")
+    assert "attempt 2" in (status.error or "")
     assert executor.started == [bad, good, bad]
 
 
 def test_a_suspect_runs_alone(serve: Services) -> None:
     def behave(executor: FakeExecutor, job: Job) -> None:
-        if job.options.prompt == "bad" and not job.crashes:
+        if job.options.prompt == "bad" and not job.attempts:
             raise EngineClosed("its thread has failed")
 
     executor = FakeExecutor(held=True, behave=behave)

@@ -140,11 +140,7 @@ def remarks() -> set[str]:
 
     found = set()
     for path in (ROOT / "whisper_api/engine").rglob("*.py"):
-        lists = (
-            ("warnings.append", "found.append")
-            if path.name in ("decode.py", "timeline.py", "tracks.py", "wav.py")
-            else ()
-        )
+        lists = ("warnings.append", "found.append") if path.name in ("libav.py", "timeline.py", "wav.py") else ()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("ctx.warn", *lists)):
                 found.add(of(node))

@@ -53,6 +53,7 @@ SHOWN_BY = {
     "ENABLE_CONCURRENCY": "test_contract_errors.py: 503",
     "MAX_CONCURRENT_JOBS": "test_contract_errors.py: 503",
     "MAX_QUEUED_JOBS": "test_contract_errors.py: 503",
+    "MAX_JOB_ATTEMPTS": "jobs/test_recovery.py",
     "MAX_JOBS_PER_KEY": "test_contract_errors.py: 429",
     "MAX_UPLOADS_PER_KEY": "test_slow_uploads.py: shares",
     "MAX_UPLOADS_PER_ADDRESS": "test_slow_uploads.py: shares",

@@ -137,7 +137,7 @@ def test_no_accepted_job_is_lost_or_done_twice_when_the_server_is_killed(
     assert server.stop() == 0
     assert {path.name for path in server.uploads_dir.iterdir()} == {"server.lock"}
     ours = {path.name for path in server.data_dir.iterdir()} - {server.uploads_dir.name}
-    assert ours - DATABASE <= {"server.lock", "fault.log"}
+    assert ours - DATABASE <= {"server.lock"}
     store = JobStore(server.data_dir / "jobs.db")
     try:
         rows = [store.get(job_id) for job_id in ids_in(store)]

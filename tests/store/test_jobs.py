@@ -188,7 +188,7 @@ CHANGES: dict[str, tuple[Callable[[JobStore], object], set[JobState], JobState]]
         {"Queued", "Processing"},
         "Canceled",
     ),
-    "requeue": (lambda store: store.requeue("job", crashes=1), {"Processing"}, "Queued"),
+    "requeue": (lambda store: store.requeue("job", counted=True), {"Processing"}, "Queued"),
     "requeue last": (lambda store: store.requeue("job", last=True), {"Processing"}, "Queued"),
 }
 
@@ -234,14 +234,14 @@ def test_one_of_many_gets_a_job(tmp_path: Path) -> None:
         store.close()
 
 
-def test_counters_of_a_job_add_up(store: JobStore) -> None:
+def test_the_attempts_at_a_job_add_up(store: JobStore) -> None:
     store.add(new_job("job"))
-    for crashes, interruptions in ((1, 0), (0, 2), (2, 1)):
+    for counted in (True, False, True):
         store.claim("job", 101.0)
-        assert store.requeue("job", crashes=crashes, interruptions=interruptions)
+        assert store.requeue("job", counted=counted)
     job = store.get("job")
     assert job is not None
-    assert (job.crashes, job.interruptions, job.started_at) == (3, 3, None)
+    assert (job.attempts, job.started_at) == (2, None)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -476,7 +476,7 @@ def test_jobs_expire_when_they_ended_long_ago(store: JobStore) -> None:
     assert transcript_in(store, "old") is None
 
 
-# --- what was learned, and facts ---
+# --- what was learned -------------
 
 
 def learn(store: JobStore, rates: dict[str, float]) -> None:
@@ -504,12 +504,3 @@ def test_speeds_follow_what_was_seen_last(store: JobStore) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(4.0, rel=0.01)
     assert store.stage_rates()[("base", "cpu", "align")] == 0.1
-
-
-def test_facts_are_kept_until_they_are_forgotten(store: JobStore) -> None:
-    assert store.fact("boot") is None
-    store.set_fact("boot", "one")
-    store.set_fact("boot", "two")
-    assert store.fact("boot") == "two"
-    store.set_fact("boot", None)
-    assert store.fact("boot") is None

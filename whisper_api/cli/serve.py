@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -68,6 +69,9 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     from whisper_api.server.run import serve
 
     set_up(loaded.config)
+    if sys.__stderr__ is not None:
+        # A crash in native code leaves the stack of every thread in the service's log.
+        faulthandler.enable(sys.__stderr__)
     try:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
     except ConfigError as error:

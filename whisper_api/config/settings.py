@@ -130,6 +130,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "MAX_CONCURRENT_JOBS", 6
     )
     max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
+    max_job_attempts: Annotated[
+        Count, _is("how often a job is tried that ends the server or the engine; from the second time on it runs alone")
+    ] = _key("MAX_JOB_ATTEMPTS", 12)
     max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
         _key("MAX_JOBS_PER_KEY", 200)
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.engine.audio.decode import AudioInput
+from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import language_or_auto
@@ -187,6 +188,7 @@ class Engine:
         self._closed.set()
         if not fork.inherited():
             self._pool.close()
+            DECODERS.close()
 
     def transcribe(
         self,

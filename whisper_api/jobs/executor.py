@@ -331,8 +331,11 @@ class LocalExecutor:
             engine.close()
 
     def _load(self, load: Callable[[Engine], None]) -> None:
+        from whisper_api.engine.audio.process import DECODERS
+
         with self._watched(_Run(lambda: None, threading.Event())):
             engine = self._ready_engine()
+            DECODERS.prestart()
             if self._config.preload_models:
                 load(engine)
 

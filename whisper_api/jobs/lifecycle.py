@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from whisper_api.config import Config
 from whisper_api.errors import StorageError
-from whisper_api.jobs import recovery
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
@@ -19,6 +18,7 @@ from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
@@ -91,11 +91,11 @@ class Lifecycle:
             estimates=self._estimates,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
+            max_attempts=config.max_job_attempts,
             retry_seconds=write_retry_seconds,
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
-        self._faults = recovery.FaultLog(config.data_dir)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
@@ -140,11 +140,6 @@ class Lifecycle:
         self._running.close()
         self._preload.close()
         self._deps.downloads.close()
-        if self._started:
-            try:
-                recovery.note_stop(self.store)
-            except StorageError as error:
-                log.warning("that the service was told to stop could not be noted: %s", error)
 
     def stop(self, grace: float) -> None:
         """Drain, let running jobs end, and put those that have not ended back into the queue.
@@ -196,7 +191,6 @@ class Lifecycle:
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
-            self._faults.close()
             self.store.close()
 
     def health(self) -> Health:
@@ -219,13 +213,10 @@ class Lifecycle:
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
 
     def _recover(self) -> None:
-        """Put interrupted jobs back, note that this process begins, and fill the queue."""
+        """Put interrupted jobs back, and fill the queue."""
         now = time.time()
-        end = recovery.end_of_last_process(self.store, self._faults.last())
-        for job_id in recovery.recover(self.store, end, now).failed:
+        for job_id in recover(self.store, self._config.max_job_attempts, now):
             remove_upload(self._config.tmp_dir, job_id)
-        recovery.note_start(self.store)
-        self._faults.begin()
         # Before the queue is filled: a key may have been revoked while no server ran.
         self._revocations.check()
         for job in self.store.in_state("Queued"):

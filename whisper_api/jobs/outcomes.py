@@ -48,10 +48,10 @@ class PutBack:
     """The job runs again: after the next start, once its model is downloaded, or soon and alone after a crash.
 
     Attributes:
-        crashed: whether the executor failed as a whole.
+        counted: this attempt counts towards ``MAX_JOB_ATTEMPTS``.
     """
 
-    crashed: bool
+    counted: bool
 
 
 Outcome = Completed | Failed | WasCanceled | PutBack

@@ -27,7 +27,6 @@ from whisper_api.jobs.outcomes import (
     failure_of,
 )
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.recovery import MAX_CRASHES, note_kills
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.schema import (
@@ -64,6 +63,7 @@ class WorkerDeps:
         store, queue, executor, downloads, running, events, estimates: of the service.
         uploads_dir: holds one directory for each job, named by its id.
         on_completed: called when a job has its result.
+        max_attempts: how often a job is tried that ends the process or the engine.
         retry_seconds: between two attempts to write to a database that cannot be written.
         stopping: set when no worker may wait any longer.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
@@ -78,6 +78,7 @@ class WorkerDeps:
     estimates: Estimates
     uploads_dir: Path
     on_completed: Callable[[], None]
+    max_attempts: int
     retry_seconds: float
     stopping: threading.Event = field(default_factory=threading.Event)
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -152,7 +153,7 @@ class Worker:
             return None
         if deps.downloads.hold_back(job):
             return None
-        running = deps.running.enter(job_id, alone=job.crashes + job.interruptions > 0)
+        running = deps.running.enter(job_id, alone=job.attempts > 0)
         if running is None:
             return None
         claimed = None
@@ -169,7 +170,6 @@ class Worker:
 
     def _claim(self, job_id: str) -> Job | None:
         store, queue = self._deps.store, self._deps.queue
-        note_kills(store)
         # Before the claim, so that a job whose status is Processing never counts as waiting.
         queue.started(job_id)
         try:
@@ -244,14 +244,15 @@ class Worker:
             if reason == "cancel":
                 return WasCanceled()
             if reason == "stop" or self._deps.stopping.is_set():
-                return PutBack(crashed=False)
+                return PutBack(counted=False)
         if isinstance(error, WaitsForModel):
-            return PutBack(crashed=False)
+            return PutBack(counted=False)
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
-            if job.crashes + 1 < MAX_CRASHES:
-                return PutBack(crashed=True)
-            return Failed("EngineClosed", "the engine failed twice while this job ran: it is not tried again")
+            if job.attempts + 1 < self._deps.max_attempts:
+                return PutBack(counted=True)
+            failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
+            return Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
         if not isinstance(error, WhisperApiError):
             log.error("a job has ended with an error", exc_info=error, extra=about)
         else:
@@ -315,10 +316,10 @@ class Worker:
             case WasCanceled():
                 if store.cancel(job_id, now, states=("Processing",)):
                     log.info("job canceled", extra=figures)
-            case PutBack(crashed):
-                if store.requeue(job_id, crashes=int(crashed), last=crashed):
+            case PutBack(counted):
+                if store.requeue(job_id, counted=counted, last=counted):
                     log.info("job requeued", extra=figures)
-                return self._settle(job_id, first=not crashed)
+                return self._settle(job_id, first=not counted)
         return self._settle(job_id)
 
     def _settle(self, job_id: str, *, first: bool = False) -> JobEvent | None:

@@ -33,8 +33,8 @@ DATABASE_NAME = "jobs.db"
 _WRITTEN = [name for name in JOB_COLUMNS if name != "seq"]
 # The column ``place`` holds the order of the queue.
 _INSERT_JOB = f"""
-    INSERT INTO jobs ({", ".join(_WRITTEN)}, warnings, place)
-    VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
+    INSERT INTO jobs ({", ".join(_WRITTEN)}, crashes, warnings, place)
+    VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, 0, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
 """
 _SELECT_JOB = f"""
     SELECT {", ".join(JOB_COLUMNS)},
@@ -303,12 +303,12 @@ class JobStore(ResultTable, KeyTable):
             put_text(connection, job.seq, text)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
-    def requeue(self, job_id: str, *, crashes: int = 0, interruptions: int = 0, last: bool = False) -> bool:
+    def requeue(self, job_id: str, *, counted: bool = False, last: bool = False) -> bool:
         """Processing -> Queued.
 
         Args:
             job_id: of the job.
-            crashes, interruptions: to add to the job's counters.
+            counted: whether the attempt that has ended counts.
             last: put the job behind all others, instead of back at its position.
 
         Returns:
@@ -316,10 +316,9 @@ class JobStore(ResultTable, KeyTable):
         """
         order = "(SELECT MAX(place) + 1 FROM jobs)" if last else "place"
         return self._change(
-            "UPDATE jobs SET state = 'Queued', started_at = NULL, crashes = crashes + ?,"
-            f" interruptions = interruptions + ?, place = {order} WHERE job_id = ? AND state = 'Processing'",
-            crashes,
-            interruptions,
+            "UPDATE jobs SET state = 'Queued', started_at = NULL, attempts = attempts + ?,"
+            f" place = {order} WHERE job_id = ? AND state = 'Processing'",
+            counted,
             job_id,
         )
 

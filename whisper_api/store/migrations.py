@@ -159,4 +159,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         _move_texts,
     ),
     ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
+    (
+        # One counter for all ends of the process. The column of crashes stays, since SQLite before 3.35 drops none.
+        "ALTER TABLE jobs RENAME COLUMN interruptions TO attempts",
+        "UPDATE jobs SET attempts = attempts + crashes, crashes = 0 WHERE crashes",
+    ),
 )

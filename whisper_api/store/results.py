@@ -1,4 +1,4 @@
-"""The tables of transcripts with their corrections, of learned speeds, and of facts about the server."""
+"""The tables of transcripts with their corrections, and of learned speeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEARN_RATE = """
 
 
 class ResultTable(Tables):
-    """Transcripts, speeds and facts."""
+    """Transcripts and speeds."""
 
     def result(self, job_id: str) -> tuple[Transcript, Corrections | None] | None:
         """The transcript of a job and its corrections; None when there is no transcript."""
@@ -67,18 +67,6 @@ class ResultTable(Tables):
         """Seconds of work for a second of audio, by model, device and stage."""
         rows = self._rows("SELECT model, device, stage, rate FROM stage_rates")
         return {(row["model"], row["device"], row["stage"]): row["rate"] for row in rows}
-
-    def fact(self, name: str) -> str | None:
-        """The value of :meth:`set_fact`; None when there is none."""
-        values = self._column("SELECT value FROM facts WHERE name = ?", name)
-        return values[0] if values else None
-
-    def set_fact(self, name: str, value: str | None) -> None:
-        """Keep a value over restarts; None removes it."""
-        if value is None:
-            self._change("DELETE FROM facts WHERE name = ?", name)
-        else:
-            self._change("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", name, value)
 
 
 def learn(connection: sqlite3.Connection, rates: Rates) -> None:

@@ -79,7 +79,7 @@ class Job(JobRequest, frozen=True, kw_only=True):
     Attributes:
         state: of the job.
         created_at, started_at, finished_at: seconds since 1970, UTC.
-        crashes, interruptions: how often the process ended while this job ran: by itself, or for an unknown reason.
+        attempts: how often the process or the engine ended while this job ran.
         error, error_name: why the job Failed, or why the server has Canceled it; and the class of the error.
         has_result: whether its transcript is there.
         delivered_at: when its result was first sent in full; seconds since 1970.
@@ -90,8 +90,7 @@ class Job(JobRequest, frozen=True, kw_only=True):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    crashes: int = 0
-    interruptions: int = 0
+    attempts: int = 0
     error: str | None = None
     error_name: str = ""
     has_result: bool = False

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
+from silence import hours_of_silence, without_length
 
 from whisper_api.engine.audio.decode import AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
-from whisper_api.engine.audio.track import AudioMemory
+from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE
 
@@ -348,13 +349,16 @@ def test_time_stamps_that_swing_back_are_no_hole() -> None:
     rate, size = 44100, 1024
     stream = SimpleNamespace(time_base=Fraction(1, rate), codec_context=SimpleNamespace(name="vorbis"))
     container = SimpleNamespace(start_time=0, duration=None, format=SimpleNamespace(name="ogg"))
-    timeline = Timeline(container, stream)
+    recording = Recording()
+    track = Track(recording.reserve)
+    timeline = Timeline(container, stream, track)
     for number in range(100):
         frame = av.AudioFrame.from_ndarray(np.full((1, size), 0.25, np.float32), "flt", "mono")
         frame.sample_rate, frame.pts = rate, number * size + (2048 - 64 if number % 7 == 3 else 0)
         timeline.add(frame, lost=0.0)
     assert timeline.warnings() == []
-    audio = timeline.finish()
+    timeline.finish()
+    audio = recording.finish(track.size)
     assert len(audio) == pytest.approx(100 * size / rate * SAMPLE_RATE, abs=2)
     assert audio[100:-100].min() > 0.2
 
@@ -458,26 +462,6 @@ def test_sound_of_less_than_a_sample_is_too_short(samples: int) -> None:
 
 
 # ---- how long it may be
-
-
-def hours_of_silence(hours: float) -> bytes:
-    """A small FLAC file at 1 kHz."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="flac") as output:
-        stream: Any = output.add_stream("flac", rate=1000, layout="mono", options={"frame_size": "65535"})
-        left = round(hours * 3_600_000)
-        while left > 0:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, min(left, 65535)), np.int16), "s16", "mono")
-            frame.sample_rate = 1000
-            output.mux(stream.encode(frame))
-            left -= frame.samples
-        output.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def without_length(flac: bytes) -> bytes:
-    """The same FLAC file, whose header does not tell how many samples there are."""
-    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
 
 
 def test_a_file_that_states_more_than_it_may_last_is_refused_before_it_is_decoded() -> None:

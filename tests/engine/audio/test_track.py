@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine.audio.track import AudioMemory, Track
+from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
@@ -25,18 +25,15 @@ def noise(samples: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
-def in_memory(audio: Floats) -> bool:
-    return audio.flags.owndata
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(1, 2 * 60 * SAMPLE_RATE)), min_size=1, max_size=4),
     st.sampled_from([0, MINUTE, 3 * MINUTE, None]),
 )
-def test_the_samples_are_the_same_wherever_they_are_kept(pieces: list[tuple[bool, int]], limit: int | None) -> None:
+def test_the_samples_are_the_same_in_memory_and_in_a_file(pieces: list[tuple[bool, int]], limit: int | None) -> None:
     memory = AudioMemory(limit)
-    track = Track(memory)
+    recording = Recording(memory)
+    track = Track(recording.reserve)
     expected = []
     for number, (silent, length) in enumerate(pieces):
         block = np.zeros(length, np.float32) if silent else noise(length, number)
@@ -46,62 +43,62 @@ def test_the_samples_are_the_same_wherever_they_are_kept(pieces: list[tuple[bool
             track.append(block)
         expected.append(block)
         assert limit is None or memory.used <= limit
-    audio = track.finish()
+    audio = recording.finish(track.size)
     assert audio.dtype == np.float32
     assert audio.flags.c_contiguous
     assert audio.flags.writeable
     np.testing.assert_array_equal(audio, np.concatenate(expected))
-    assert memory.used == (audio.nbytes if in_memory(audio) else 0)
-    del audio, track
+    assert memory.used in ((audio.nbytes,) if limit is None else (audio.nbytes, 0))
+    del audio
     gc.collect()
     assert memory.used == 0
 
 
 def test_recordings_share_the_budget_and_the_one_that_finds_no_room_goes_to_a_file() -> None:
     memory = AudioMemory(3 * MINUTE)
-    first, second = Track(memory), Track(memory)
-    first.append(noise(2 * 60 * SAMPLE_RATE))
-    second.append(noise(30 * SAMPLE_RATE, 1))
-    second.append(noise(60 * SAMPLE_RATE, 2))
-    kept, mapped = first.finish(), second.finish()
-    assert in_memory(kept)
-    assert not in_memory(mapped)
+    first, second = Recording(memory), Recording(memory)
+    Track(first.reserve).append(noise(2 * 60 * SAMPLE_RATE))
+    track = Track(second.reserve)
+    track.append(noise(30 * SAMPLE_RATE, 1))
+    track.append(noise(60 * SAMPLE_RATE, 2))
+    kept, mapped = first.finish(2 * 60 * SAMPLE_RATE), second.finish(track.size)
     np.testing.assert_array_equal(mapped, np.concatenate([noise(30 * SAMPLE_RATE, 1), noise(60 * SAMPLE_RATE, 2)]))
     assert memory.used == 2 * MINUTE
-    # A part of it keeps the whole.
+    # A part of the array keeps the whole.
     part = kept[:10]
-    del kept, first
+    del kept
     gc.collect()
     assert memory.used == 2 * MINUTE
     del part
     gc.collect()
     assert memory.used == 0
-    third = Track(memory)
-    third.append(noise(60 * SAMPLE_RATE))
-    assert in_memory(third.finish())
+    third = Recording(memory)
+    Track(third.reserve).append(noise(60 * SAMPLE_RATE))
+    audio = third.finish(60 * SAMPLE_RATE)
+    assert memory.used == audio.nbytes == MINUTE
 
 
-def test_a_track_that_is_given_up_returns_its_memory() -> None:
+def test_a_recording_that_is_given_up_returns_its_memory() -> None:
     memory = AudioMemory(3 * MINUTE)
-    track = Track(memory)
-    track.append(noise(100))
+    recording = Recording(memory)
+    Track(recording.reserve).append(noise(100))
     assert memory.used > 0
-    del track
-    gc.collect()
+    recording.close()
     assert memory.used == 0
 
 
 def test_the_file_has_no_name_and_a_hole_takes_no_room(tmp_path: Path) -> None:
     directory = tmp_path / "not" / "there yet"
-    track = Track(AudioMemory(0, directory))
+    recording = Recording(AudioMemory(0, directory))
+    track = Track(recording.reserve)
     track.append(noise(1000))
     track.silence_until(1800 * SAMPLE_RATE)
     for _ in range(30):
         track.append(np.zeros(60 * SAMPLE_RATE, np.float32))
     track.append(noise(1000, 1))
-    assert track._file is not None
-    assert os.fstat(track._file.fileno()).st_blocks * 512 < 1_000_000
-    audio = track.finish()
+    descriptor, _ = recording.reserve(0)
+    assert os.fstat(descriptor).st_blocks * 512 < 1_000_000
+    audio = recording.finish(track.size)
     assert list(directory.iterdir()) == []
     assert not audio[1000 : 3600 * SAMPLE_RATE].any()
     np.testing.assert_array_equal(audio[-1000:], noise(1000, 1))
@@ -111,10 +108,11 @@ def test_numbers_that_are_not_finite_are_counted_and_the_block_is_left_alone() -
     block = np.array([1.0, np.nan, -np.inf, -3.0], np.float32)
     block.flags.writeable = False
     for limit in (None, 0):
-        track = Track(AudioMemory(limit))
+        recording = Recording(AudioMemory(limit))
+        track = Track(recording.reserve)
         track.append(block)
         assert (track.not_finite, track.peak) == (2, 3.0)
-        np.testing.assert_array_equal(track.finish(), [1.0, 0.0, 0.0, -3.0])
+        np.testing.assert_array_equal(recording.finish(track.size), [1.0, 0.0, 0.0, -3.0])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="writes to /dev/full")
@@ -123,11 +121,14 @@ def test_a_disk_that_is_full_is_named() -> None:
         def temporary_file(self) -> IO[bytes]:
             return Path("/dev/full").open("wb", buffering=0)
 
+    recording = Recording(Full(0))
     with pytest.raises(StorageFull, match="no room on the disk"):
-        Track(Full(0)).append(noise(100))
+        Track(recording.reserve).append(noise(100))
+    recording.close()
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
+    recording = Recording(AudioMemory(0, tmp_path / "file" / "below"))
     with pytest.raises(StorageError, match="cannot be used"):
-        Track(AudioMemory(0, tmp_path / "file" / "below")).append(noise(100))
+        Track(recording.reserve).append(noise(100))

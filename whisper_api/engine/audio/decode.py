@@ -1,4 +1,7 @@
-"""Decode: anything libav reads becomes mono 16 kHz float32, in this process, through PyAV.
+"""Decode: anything libav reads becomes mono 16 kHz float32.
+
+A decoder process runs libav, so that no file can harm this process; where a platform cannot hand files to another
+process (Windows), libav runs in this one.
 
 Times are those of the file as a player shows it: zero is the earliest time stamp of its sound or picture. Sound that
 begins later is preceded by silence, and holes of more than a tenth of a second in the time stamps are filled with it.
@@ -7,45 +10,49 @@ begins later is preceded by silence, and holes of more than a tenth of a second 
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
-import re
+import socket
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Union
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.source import AudioSource, opened
-from whisper_api.engine.audio.timeline import PacketReader, Timeline, seconds, value_warnings
-from whisper_api.engine.audio.track import AudioMemory, Samples, Track
-from whisper_api.engine.audio.tracks import audio_stream
-from whisper_api.errors import AudioTooLong, InvalidAudio
+from whisper_api.engine.audio.libav import decode_file, probe_file, refuse_longer
+from whisper_api.engine.audio.messages import Finished, Request
+from whisper_api.engine.audio.process import DECODERS
+from whisper_api.engine.audio.source import HEAD_BYTES, AudioSource
+from whisper_api.engine.audio.timeline import value_warnings
+from whisper_api.engine.audio.track import AudioMemory, Recording, Samples, Track
+from whisper_api.errors import InvalidAudio
 from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
 
 AudioInput = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any]]
-PROBE_PACKETS = 1000
 # Samples of an array that are converted at a time.
 BLOCK = 1 << 20
-# Playlists, subtitles, images and devices are not here: some of them make libav open other files or addresses.
-CONTAINERS = (
-    "3g2 3gp aa aac aax ac3 ac4 act aea aiff amr amrnb amrwb apac ape apc asf asf_o ast au avi avr bonk caf "
-    "codec2 dsf dss dts dtshd dv eac3 epaf flac flv gsm gxf hca hcom iff ilbc ircam iss kux lc3 live_flv lmlm4 "
-    "loas lvf m4v matroska mca mlp mmf mov mp3 mp4 mpc mpc8 mpeg mpegts msf mtv mxf nistsphere nsv nut ogg oma "
-    "osq paf pva pvf qcp qoa rka rm rso sbc sds shn siff smjpeg sol sox spdif swf tak truehd tta txd voc vqf "
-    "w64 wav wavarc webm wsd wtv wv wve xa xwma"
-).replace(" ", ",")
-STATES_LENGTH = frozenset(["wav", "w64", "aiff", "caf", "flac", "asf", "flv", "avi", "au", "mp4", "matroska"])
-# Containers in which a second file can stand behind the first, where libav never looks: what the second begins with.
-BEGINNINGS = {
-    "aiff": re.compile(rb"FORM....AIF[FC]", re.DOTALL),
-    "flv": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09"),
-    "mp4": re.compile(rb"\0\0\0[\x08-\xff]ftyp[ -~]{4}"),
-    "tta": re.compile(rb"TTA1\x01\0"),
-}
+# Descriptors of files can be handed to another process.
+ISOLATED = hasattr(socket, "send_fds")
+# How formats begin that libav can read from a stream.
+STREAMABLE = (
+    b"RIFF",
+    b"RF64",
+    b"ID3",
+    b"fLaC",
+    b"OggS",
+    b"\x1aE\xdf\xa3",
+    b"#!AMR",
+    b".snd",
+    b"FLV",
+    b"\x47",
+    b"\xff",
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ def decode(
 ) -> Decoded:
     """Decode a file to mono 16 kHz float32.
 
-    The mix to mono and the resampling are libswresample's, with its coefficients normalised so that full scale stays
-    full scale. Damaged packets are left out, a file that is cut short gives what can be read; ``warnings`` tells so.
+    Damaged packets are left out, and a file that is cut short gives what can be read; ``warnings`` says so. The samples
+    of a file are memory that this process shares with the decoder process.
 
     Args:
         source: a path; the file's bytes; a binary file object; or an array, mono at 16 kHz, of shape (samples,) or
@@ -114,7 +121,7 @@ def decode(
             values is not copied. A seekable file object is read from its beginning. One that cannot seek is read as
             it comes where the format allows that (WAV, MP3, FLAC, Ogg, WebM, ADTS, MPEG-TS ...); the encoded bytes of
             other formats, MP4 first of all, are held in memory, since they may need their end before their beginning.
-        check: called about once for each second of audio; what it raises ends the decoding.
+        check: called about once for each second of audio and ten times a second; what it raises ends the decoding.
         progress: called as often with the part that is done, 0 to 1, where the length is known.
         audio_track: which of several audio streams, counted from 1; None for the one that the file marks as default,
             else the first.
@@ -124,63 +131,34 @@ def decode(
         memory: the budget of decoded audio; None to keep all of it in memory.
 
     Raises:
-        InvalidAudio: the source is not audio that can be decoded; the message says what was found.
+        InvalidAudio: the source is not audio that can be decoded; the message says what was found. So does a file on
+            which libav crashes, hangs, or takes too much memory or processor time.
         AudioTooLong: it lasts longer than ``max_seconds``.
         InvalidOption: the file has no such ``audio_track``.
         StorageFull, StorageError: the decoded audio finds no room on the disk.
+        WhisperApiError: the decoder process cannot be started.
     """
     check = check or _nothing
     if isinstance(source, np.ndarray):
         return _from_array(source, max_seconds, stop_at, memory)
-    with opened(source, check) as data:
-        layout = data.wav
-        data.splice()
-        with _container(data) as container:
-            stream, warnings = audio_stream(container, data, audio_track)
-            stated = _stated_seconds(container, stream, data)
-            _refuse_longer(data.name, _bounding_seconds(container, stream, data, stated), max_seconds)
-            reader = PacketReader(container, stream)
-            # As every length here: the shorter of the two that were asked for.
-            most = min((each for each in (max_seconds, stop_at) if each is not None), default=None)
-            with contextlib.closing(Timeline(container, stream, memory, most)) as timeline:
-                tick = 0.0
-                for packets, frame in enumerate(reader):
-                    if frame is not None:
-                        timeline.add(frame, lost=reader.take_lost())
-                    if timeline.clock - tick >= 1.0 or packets % 256 == 255:
-                        tick = timeline.clock
-                        check()
-                        timeline.drain()
-                        if progress and (part := _part(reader, data, timeline, stated)) is not None:
-                            progress(part)
-                    if most is not None and timeline.clock > most:
-                        if stop_at is None or stop_at > most:
-                            _refuse_longer(data.name, timeline.clock, max_seconds, decoded=True)
-                        break
-                audio = timeline.finish()
-                if not len(audio):
-                    raise InvalidAudio(_nothing_decoded(data, stream, reader))
-                if progress:
-                    progress(1.0)
-                warnings += reader.warnings() + timeline.warnings()
-                if stop_at is not None and timeline.clock > stop_at:
-                    audio = audio[: round(stop_at * SAMPLE_RATE)]
-                else:
-                    if layout is not None:
-                        warnings += layout.warnings
-                    warnings += _unread_warnings(container, data, reader, timeline, stated)
-            return Decoded(
-                audio=audio,
-                warnings=tuple(warnings),
-                container=container.format.name,
-                codec=stream.codec_context.name,
-                source_sample_rate=timeline.first_rate,
-                channels=timeline.first_channels,
-            )
+    with contextlib.closing(Recording(memory)) as recording, _opened(source, check) as file:
+        request = file.request("decode", audio_track=audio_track, max_seconds=max_seconds, stop_at=stop_at)
+        found = _run(request, file, recording, check, progress)
+        audio = recording.finish(found.samples)
+    if progress is not None:
+        progress(1.0)
+    return Decoded(
+        audio=audio,
+        warnings=found.warnings,
+        container=found.container,
+        codec=found.codec,
+        source_sample_rate=found.sample_rate,
+        channels=found.channels,
+    )
 
 
 def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: float | None = None) -> AudioInfo:
-    """Tell what a file is, having decoded no more of it than its first sound.
+    """Tell what a file is; decodes no more of the file than its first sound.
 
     A file object that can seek is left at its beginning, so that it can be decoded next; one that cannot is used up.
 
@@ -196,144 +174,146 @@ def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: fl
     if isinstance(source, np.ndarray):
         audio = _from_array(source, max_seconds)
         return AudioInfo(audio.container, audio.codec, SAMPLE_RATE, 1, audio.duration)
-    with opened(source, _nothing) as data:
-        data.splice()
-        with _container(data) as container:
-            stream, _ = audio_stream(container, data, audio_track)
-            stated = _stated_seconds(container, stream, data)
-            bound = _bounding_seconds(container, stream, data, stated)
-            _refuse_longer(data.name, bound, max_seconds)
-            reader = PacketReader(container, stream)
-            with contextlib.closing(Timeline(container, stream, most=1.0)) as timeline:
-                for packets, frame in enumerate(reader):
-                    if frame is not None and frame.samples:
-                        timeline.add(frame, lost=0.0)
-                        break
-                    if packets >= PROBE_PACKETS:
-                        raise InvalidAudio(_nothing_decoded(data, stream, reader))
-                else:
-                    raise InvalidAudio(_nothing_decoded(data, stream, reader))
-            duration = bound if container.format.name == "wav" else stated
-            if duration is None:
-                duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
-            return AudioInfo(
-                container.format.name,
-                stream.codec_context.name,
-                timeline.first_rate,
-                timeline.first_channels,
-                duration,
-            )
+    with _opened(source, _nothing) as file:
+        request = file.request("probe", audio_track=audio_track, max_seconds=max_seconds)
+        found = _run(request, file, Recording(), _nothing, None)
+    return AudioInfo(found.container, found.codec, found.sample_rate, found.channels, found.duration)
 
 
 def _nothing() -> None:
     return None
 
 
-@contextlib.contextmanager
-def _container(data: AudioSource) -> Iterator[Any]:
-    import av
-    from av.error import FFmpegError
+def _run(
+    request: Request,
+    file: _File,
+    recording: Recording,
+    check: Callable[[], None],
+    progress: Callable[[float], None] | None,
+) -> Finished:
+    if ISOLATED:
+        with DECODERS.lease(check) as process:
+            return process.run(request, file, recording, check, progress)
 
-    try:
-        # No protocol is allowed: a hostile file cannot make libav open anything but these bytes.
-        container = av.open(
-            data,
-            mode="r",
-            metadata_errors="replace",
-            buffer_size=1 << 18,
-            container_options={
-                "format_whitelist": CONTAINERS,
-                "protocol_whitelist": "none",
-                # In WAV libav looks through many packets for DTS that passes for PCM, which takes ten times as long.
-                **({"max_probe_packets": "2"} if data.head[8:12] == b"WAVE" else {}),
-            },
+    def advanced(_seconds: float, _position: int, part: float | None) -> None:
+        check()
+        if progress is not None and part is not None:
+            progress(part)
+
+    source = AudioSource(file.read, file.size, file.name)
+    if request.operation == "probe":
+        return probe_file(source, request)
+    return decode_file(source, request, recording.reserve, advanced)
+
+
+class _File:
+    """The bytes of a source.
+
+    Args:
+        file: a binary file object.
+        name: for messages.
+        check: called between the blocks of a stream that must be read whole; may raise.
+
+    Attributes:
+        name: for messages.
+        size: in bytes; None for a stream.
+        descriptor: of a regular file, which another process can read; None for another source.
+    """
+
+    def __init__(self, file: Any, name: str, check: Callable[[], None]) -> None:
+        self.name = name
+        self._file = file
+        self._head = b""
+        self.size = self._end()
+        if self.size is None:
+            self._head = b"".join(self._blocks(HEAD_BYTES, check))
+            if not self._head.startswith(STREAMABLE):
+                # libav may need the end of such a file before its beginning.
+                rest = self._blocks(None, check)
+                self._file, self._head = io.BytesIO(b"".join((self._head, *rest))), b""
+                self.size = self._end()
+        self.descriptor = _descriptor(file) if self.size is not None else None
+
+    def request(self, operation: Literal["decode", "probe"], **options: Any) -> Request:
+        return Request(
+            operation=operation,
+            name=self.name,
+            size=self.size,
+            by_descriptor=self.descriptor is not None,
+            **options,
         )
-    except FFmpegError as error:
-        found = data.found()
-        if found.startswith("an MP4") and b"moov" not in data.head:
-            found += ", perhaps cut short before its index"
-        raise InvalidAudio(f"{data.name} cannot be read as audio: found {found} ({error.strerror})") from error
-    with container:
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes; a stream gives its bytes in their order, whatever the offset."""
+        if self._head:
+            block, self._head = self._head[:size], self._head[size:]
+            return block
+        if self.size is not None:
+            self._file.seek(offset)
+        block = self._file.read(size)
+        if isinstance(block, str):
+            raise InvalidAudio(f"{self.name}: the file object gives text; open it in binary mode")
+        if block is not None and len(block) > size:
+            raise InvalidAudio(f"{self.name}: the file object gave {len(block)} bytes when asked for {size}")
+        return bytes(block or b"")
+
+    def rewind(self) -> None:
+        """Go to the beginning, where the next reader expects a file."""
+        if self.size is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._file.seek(0)
+
+    def _end(self) -> int | None:
         try:
-            yield container
-        except FFmpegError as error:
-            raise InvalidAudio(f"{data.name} cannot be decoded: {error.strerror}") from error
+            size = self._file.seek(0, os.SEEK_END)
+            return int(self._file.tell() if size is None else size)
+        except (AttributeError, OSError):
+            return None
+
+    def _blocks(self, size: int | None, check: Callable[[], None]) -> Iterator[bytes]:
+        """Read ``size`` bytes, or all there are: a pipe gives what it has."""
+        while size != 0 and (block := self.read(0, size or 1 << 20)):
+            yield block
+            size = None if size is None else size - len(block)
+            check()
 
 
-def _stated_seconds(container: Any, stream: Any, data: AudioSource) -> float | None:
-    """The length that the header states, from the file's zero; None where libav would only guess it from the size."""
-    name = container.format.name
-    rate = stream.codec_context.sample_rate
-    if name == "mp3":
-        frames = data.xing_frames()
-        return frames * (1152 if rate >= 32000 else 576) / rate if frames and rate else None
-    if STATES_LENGTH.isdisjoint(name.split(",")):
+def _descriptor(file: Any) -> int | None:
+    """The descriptor of a file that reads itself as its content is on the disk: no class of somebody else does."""
+    if type(file) is not io.FileIO and type(file) is not io.BufferedReader:
         return None
-    if name == "wav":
-        return data.wav.stated if data.wav is not None else None
-    return seconds(container.duration, 1e-6)
+    if type(file) is io.BufferedReader and type(file.raw) is not io.FileIO:
+        return None
+    descriptor = file.fileno()
+    return descriptor if ISOLATED and stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
-def _bounding_seconds(container: Any, stream: Any, data: AudioSource, stated: float | None) -> float | None:
-    """The length that a file is refused for; None where libav only guesses, since a wrong guess must refuse nothing."""
-    name = container.format.name
-    if name == "wav":
-        # A header may state hours before the recording that is broken off: no more can be there than the file is long.
-        rate = (stream.codec_context.bit_rate or 0) / 8
-        return min(stated, data.size / rate) if stated is not None and data.size is not None and rate else None
-    if name == "ogg":  # the time stamp of its last page
-        return seconds(container.duration, 1e-6)
-    own = seconds(stream.duration, stream.time_base)
-    return own if stated is not None and own is not None else stated
-
-
-def _refuse_longer(name: str, length: float | None, max_seconds: float | None, *, decoded: bool = False) -> None:
-    if length is None or max_seconds is None or length <= max_seconds:
-        return
-    lasts = f"more than {_hours(max_seconds)}" if decoded else _hours(length)
-    raise AudioTooLong(
-        f"{name} lasts {lasts}; audio may last {_hours(max_seconds)} (MAX_AUDIO_SECONDS): send it in parts"
-    )
-
-
-def _hours(length: float) -> str:
-    return f"{length / 3600:.1f} hours" if length >= 7200 else f"{length:.1f} s"
-
-
-def _unread_warnings(
-    container: Any, data: AudioSource, reader: PacketReader, timeline: Timeline, stated: float | None
-) -> list[str]:
-    """What was not read of a file that was decoded to its end."""
-    reached = max(timeline.clock, reader.reached)
-    found = []
-    if stated is not None and stated - reached > max(0.25, 0.001 * stated):
-        found.append(
-            f"the file states a length of {stated:.1f} s, of which {reached:.1f} s could be read: "
-            "it is cut short or damaged"
-        )
-    elif stated is None and data.ends_inside_ogg_page():
-        found.append(f"the file has no end mark: it seems cut short; {reached:.1f} s could be read")
-    beginning = next((BEGINNINGS[name] for name in container.format.name.split(",") if name in BEGINNINGS), None)
-    if beginning is not None and any(beginning.search(block) for block in data.following(reader.end, 16)):
-        found.append("behind the sound is another file, which was left out: only the first one was read")
-    return found
-
-
-def _part(reader: PacketReader, data: AudioSource, timeline: Timeline, stated: float | None) -> float | None:
-    if data.size:
-        return min(1.0, reader.position / data.size)
-    return min(1.0, timeline.clock / stated) if stated else None
-
-
-def _nothing_decoded(data: AudioSource, stream: Any, reader: PacketReader) -> str:
-    codec = stream.codec_context.name
-    if not reader.packets:
-        return f"{data.name} holds no sound: its audio stream ({codec}) is empty"
-    if reader.samples:
-        return f"{data.name} is too short to hold speech: it has {reader.samples} samples of sound"
-    if not reader.damaged and not reader.broken_off:
-        return f"{data.name} is too short to hold speech: its {reader.packets} packets ({codec}) give no samples"
-    return f"no sound could be decoded from {data.name}: none of {reader.packets} packets ({codec}) is intact"
+@contextlib.contextmanager
+def _opened(source: Any, check: Callable[[], None]) -> Iterator[_File]:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            file = _File(io.BytesIO(source), "the data", check)
+        elif isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            try:
+                if stat.S_ISDIR(path.stat().st_mode):
+                    raise InvalidAudio(f"{path} is a directory, not an audio file")
+                file = _File(stack.enter_context(path.open("rb", buffering=0)), path.name, check)
+            except FileNotFoundError as error:
+                raise InvalidAudio(f"{path}: there is no such file") from error
+            except (OSError, ValueError) as error:
+                raise InvalidAudio(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        elif hasattr(source, "read"):
+            name = getattr(source, "name", None)
+            file = _File(source, Path(name).name if isinstance(name, str) else "the file object", check)
+        else:
+            raise InvalidAudio(
+                f"a {type(source).__name__} is not audio: give a path, bytes, a binary file object or a NumPy array"
+            )
+        try:
+            yield file
+        finally:
+            file.rewind()
 
 
 def _from_array(
@@ -356,22 +336,23 @@ def _from_array(
         raise InvalidAudio(f"an array of {array.dtype} is not audio: {advice}")
     if stop_at is not None:
         flat = flat[: round(stop_at * SAMPLE_RATE)]
-    _refuse_longer("the array", len(flat) / SAMPLE_RATE, max_seconds)
-    track = Track(memory)
+    refuse_longer("the array", len(flat) / SAMPLE_RATE, max_seconds)
     shared = flat.dtype == np.float32 and flat.flags.c_contiguous
     if shared:
         shared = all(math.isfinite(float(np.abs(block).max())) for block in _blocks(flat))
+    not_finite = 0
     if shared:
         audio: Samples = flat
         peak = max(float(np.abs(block).max()) for block in _blocks(flat))
     else:
-        with contextlib.closing(track), np.errstate(over="ignore"):
+        with contextlib.closing(Recording(memory)) as recording, np.errstate(over="ignore"):
+            track = Track(recording.reserve)
             for block in _blocks(flat):
                 track.append(_as_float(block))
-            audio, peak = track.finish(), track.peak
+            audio, not_finite, peak = recording.finish(track.size), track.not_finite, track.peak
     return Decoded(
         audio=audio,
-        warnings=tuple(value_warnings(track.not_finite, peak)),
+        warnings=tuple(value_warnings(not_finite, peak)),
         container="array",
         codec=str(array.dtype),
         source_sample_rate=SAMPLE_RATE,

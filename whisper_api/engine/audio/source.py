@@ -1,40 +1,22 @@
-"""The bytes of an audio file, wherever they come from, and what their beginning says that they are."""
+"""The bytes of an audio file as libav reads them, and what their beginning says that they are."""
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import errno
 import functools
-import io
 import itertools
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from whisper_api.engine.audio.wav import WavLayout, wav_layout
+from whisper_api.engine.audio.wav import Read, WavLayout, wav_layout
 from whisper_api.errors import InvalidAudio
 
-__all__ = ["AudioSource", "opened"]
+__all__ = ["HEAD_BYTES", "AudioSource"]
 
-MAX_BUFFERED_HEAD = 1 << 16
+HEAD_BYTES = 1 << 16
 # As the size of a WAV file's samples; libav takes it for unknown.
 UNTIL_THE_END = b"\xff" * 4
-STREAMABLE = (
-    b"RIFF",
-    b"RF64",
-    b"ID3",
-    b"fLaC",
-    b"OggS",
-    b"\x1aE\xdf\xa3",
-    b"#!AMR",
-    b".snd",
-    b"FLV",
-    b"\x47",
-    b"\xff",
-)
 # What people send by mistake, by its first bytes: (offset, bytes, what it is).
 NOT_AUDIO = (
     (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
@@ -79,56 +61,39 @@ KNOWN_AUDIO = (
 
 
 class AudioSource:
-    """The bytes that libav reads, of a file that can be sought or of a stream that cannot."""
+    """The file object that libav reads, and what its bytes say besides.
 
-    def __init__(self, file: Any, name: str, check: Callable[[], None]) -> None:
+    Args:
+        read: gives bytes by offset and number: fewer only at the end of a file, and any number of a stream, which
+            gives its bytes in their order whatever the offset.
+        size: of the file in bytes; None for a stream.
+        name: for messages.
+
+    Raises:
+        InvalidAudio: the first bytes are plainly not audio.
+    """
+
+    def __init__(self, read: Read, size: int | None, name: str) -> None:
         self.name = name
-        self._file = self._original = file
-        self._check = check
-        try:
-            self.size: int | None = file.seek(0, os.SEEK_END)
-            if self.size is None:
-                self.size = file.tell()
-            file.seek(0)
-        except (AttributeError, OSError):
-            self.size = None
-        self.head = self._fill(MAX_BUFFERED_HEAD)
-        self._unread = b""
-        if self.size is not None:
-            file.seek(0)
-        elif self.head.startswith(STREAMABLE):
-            self._unread = self.head
-        else:
-            whole = io.BytesIO()
-            whole.write(self.head)
-            while block := self._fill(1 << 20):
-                whole.write(block)
-            self.size = whole.tell()
-            whole.seek(0)
-            self._file = self._original = whole
-
-    def _fill(self, size: int) -> bytes:
-        """``size`` bytes, fewer only at the end: a pipe gives what it has."""
-        blocks = []
-        while size and (block := self._read(size)):
-            blocks.append(block)
-            size -= len(block)
-            self._check()
-        return b"".join(blocks)
-
-    def _read(self, size: int) -> bytes:
-        block = self._file.read(size)
-        if isinstance(block, str):
-            raise InvalidAudio(f"{self.name}: the file object gives text; open it in binary mode")
-        if block is not None and len(block) > size:
-            raise InvalidAudio(f"{self.name}: the file object gave {len(block)} bytes when asked for {size}")
-        return bytes(block or b"")
+        self.size = size
+        self._read = read
+        self._position = 0
+        self.head = self._fill(0, HEAD_BYTES)
+        self._unread = b"" if self.seekable() else self.head
+        if not self.head:
+            raise InvalidAudio(f"{name} is empty")
+        if found := _match(self.head, NOT_AUDIO) or _text(self.head):
+            raise InvalidAudio(f"{name} is {found}, not audio")
 
     def read(self, size: int) -> bytes:
         if self._unread:
             block, self._unread = self._unread[:size], self._unread[size:]
-            return block
-        return self._read(size)
+        elif self.size is not None and self._position >= self.size:
+            return b""
+        else:
+            block = self._read(self._position, size)
+        self._position += len(block)
+        return block
 
     def readable(self) -> bool:
         return True
@@ -137,29 +102,26 @@ class AudioSource:
         return self.size is not None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
+        if base is None or base + offset < 0:
             return -errno.EINVAL  # a damaged file can name any place; libav takes this as an answer
-        return self.tell()
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return int(self._file.tell())
-
-    def rewind(self) -> None:
-        if self.size is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._original.seek(0)
+        return self._position
 
     def at(self, offset: int, size: int) -> bytes:
-        """Bytes from elsewhere in the file, as far as they can be had."""
-        if self.size is None:
-            return self.head[offset : offset + size]
-        place = self._file.tell()
-        self._file.seek(max(0, offset))
-        block = self._fill(size)
-        self._file.seek(place)
-        return block
+        """Read bytes from elsewhere in the file; of a stream, from its beginning only."""
+        return self.head[offset : offset + size] if self.size is None else self._fill(max(0, offset), size)
+
+    def _fill(self, offset: int, size: int) -> bytes:
+        blocks = []
+        while size and (block := self._read(offset, size)):
+            blocks.append(block)
+            offset += len(block)
+            size -= len(block)
+        return b"".join(blocks)
 
     def found(self) -> str:
         """What the first bytes say that this is."""
@@ -186,14 +148,12 @@ class AudioSource:
 
     def splice(self) -> None:
         """Show libav all samples of a WAV file whose header states fewer than there are."""
-        if self.wav is None or not self.wav.pieces:
-            return
-        layout = self.wav
-        spliced = _Spliced(self._file, layout.pieces, {layout.size_at: UNTIL_THE_END})
-        self._file, self.size = spliced, spliced.size
+        if self.wav is not None and self.wav.pieces:
+            spliced = _Spliced(self._read, self.wav.pieces, {self.wav.size_at: UNTIL_THE_END})
+            self._read, self.size = spliced.read, spliced.size
 
     def following(self, place: int, size: int) -> Iterator[bytes]:
-        """The bytes behind a place, in blocks, with ``size`` bytes of each block again in the next one."""
+        """Read the bytes behind a place in blocks; each begins with the last ``size`` bytes of the one before."""
         if self.size is None:
             return
         while block := self.at(place, 1 << 20):
@@ -206,7 +166,7 @@ class AudioSource:
         """True for an Ogg file whose last page is incomplete or does not carry the end mark (RFC 3533, section 6)."""
         if self.size is None or not self.head.startswith(b"OggS"):
             return False
-        tail = self.at(self.size - MAX_BUFFERED_HEAD - 282, MAX_BUFFERED_HEAD + 282)
+        tail = self.at(self.size - HEAD_BYTES - 282, HEAD_BYTES + 282)
         place = tail.rfind(b"OggS")
         page = tail[place:]
         if place < 0 or len(page) < 27 or len(page) < 27 + page[26]:
@@ -214,84 +174,34 @@ class AudioSource:
         return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]) or not page[5] & 4
 
 
-class _Spliced(io.RawIOBase):
+class _Spliced:
     """Pieces of a file as one file.
 
     Args:
-        file: can be sought.
+        read: reads the file.
         pieces: (offset, bytes) of each.
         patches: place in the spliced file to the bytes that stand there instead; each inside one piece.
     """
 
-    def __init__(self, file: Any, pieces: Sequence[tuple[int, int]], patches: Mapping[int, bytes]) -> None:
-        self._source = file
+    def __init__(self, read: Read, pieces: Sequence[tuple[int, int]], patches: Mapping[int, bytes]) -> None:
+        self._read = read
         self._pieces = pieces
         self._starts = [0, *itertools.accumulate(length for _, length in pieces)]
         self._patches = patches
-        self._place = 0
         self.size = self._starts[-1]
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        place = offset + (0, self._place, self.size)[whence]
-        if place < 0:
-            raise ValueError("a place before the beginning")
-        self._place = place
-        return place
-
-    def tell(self) -> int:
-        return self._place
-
-    def read(self, size: int = -1) -> bytes:
-        number = bisect.bisect_right(self._starts, self._place) - 1
+    def read(self, position: int, size: int) -> bytes:
+        number = bisect.bisect_right(self._starts, position) - 1
         if number >= len(self._pieces):
             return b""
         offset, length = self._pieces[number]
-        inside = self._place - self._starts[number]
-        self._source.seek(offset + inside)
-        block = bytearray(self._source.read(min(size, length - inside)) or b"")
+        inside = position - self._starts[number]
+        block = bytearray(self._read(offset + inside, min(size, length - inside)))
         for place, patch in self._patches.items():
-            for index, byte in enumerate(patch, place - self._place):
+            for index, byte in enumerate(patch, place - position):
                 if 0 <= index < len(block):
                     block[index] = byte
-        self._place += len(block)
         return bytes(block)
-
-
-@contextlib.contextmanager
-def opened(source: Any, check: Callable[[], None]) -> Iterator[AudioSource]:
-    """The source as bytes that can be read; refused here when it is plainly not audio."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            data = AudioSource(io.BytesIO(source), "the data", check)
-        elif isinstance(source, (str, os.PathLike)):
-            path = Path(source)
-            try:
-                if stat.S_ISDIR(path.stat().st_mode):
-                    raise InvalidAudio(f"{path} is a directory, not an audio file")
-                data = AudioSource(stack.enter_context(path.open("rb", buffering=0)), path.name, check)
-            except FileNotFoundError as error:
-                raise InvalidAudio(f"{path}: there is no such file") from error
-            except (OSError, ValueError) as error:
-                raise InvalidAudio(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        elif hasattr(source, "read"):
-            name = getattr(source, "name", None)
-            data = AudioSource(
-                source,
-                Path(name).name if isinstance(name, str) else "the file object",
-                check,
-            )
-        else:
-            raise InvalidAudio(
-                f"a {type(source).__name__} is not audio: give a path, bytes, a binary file object or a NumPy array"
-            )
-        if not data.head:
-            raise InvalidAudio(f"{data.name} is empty")
-        if found := _match(data.head, NOT_AUDIO) or _text(data.head):
-            raise InvalidAudio(f"{data.name} is {found}, not audio")
-        try:
-            yield data
-        finally:
-            data.rewind()
 
 
 def _match(head: bytes, table: tuple[tuple[int, bytes, str], ...]) -> str | None:

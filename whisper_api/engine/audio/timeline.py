@@ -1,6 +1,6 @@
-"""Packets become frames, frames become one array at 16 kHz in which everything stands at its time.
+"""Packets become frames, and frames become samples at 16 kHz, each at its time.
 
-What a header claims is never allocated: the array grows as samples come.
+Nothing that a header claims is allocated: the track grows as samples come.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from whisper_api.engine.audio.track import AudioMemory, Samples, Track
+from whisper_api.engine.audio.track import Samples, Track
 from whisper_api.errors import InvalidAudio
 from whisper_api.schema import SAMPLE_RATE
 
@@ -76,6 +76,8 @@ class PacketReader:
                     yield from frames or (None,)
                 return
             except FFmpegError as error:  # noqa: PERF203
+                if isinstance(error, MemoryError):
+                    raise
                 # A demuxer can often go on behind the damage; at a real end it fails again at once.
                 errors += 1
                 self._lost += LEAST
@@ -101,6 +103,8 @@ class PacketReader:
         self.packets += bool(packet.size)
         try:
             frames: list[Any] = packet.decode()
+        except MemoryError:
+            raise
         except FFmpegError:
             self.damaged += bool(packet.size)
             self._lost += LEAST + (packet.duration or 0) * self._time_bases[packet.stream_index]
@@ -123,17 +127,15 @@ class PacketReader:
 
 
 class Timeline:
-    """Puts decoded frames where their time stamps say, as one growing array at 16 kHz.
+    """Writes decoded frames where their time stamps say.
 
     Args:
         container, stream: libav's, of the file that is decoded.
-        memory: the budget for the samples.
+        track: takes the samples.
         most: seconds that are wanted at most; silence beyond them is not put in.
     """
 
-    def __init__(
-        self, container: Any, stream: Any, memory: AudioMemory | None = None, most: float | None = None
-    ) -> None:
+    def __init__(self, container: Any, stream: Any, track: Track, most: float | None = None) -> None:
         self.origin = seconds(container.start_time, 1e-6) or 0.0
         self.clock = 0.0  # seconds from the file's zero up to which everything was taken
         self.first_rate = 0
@@ -144,7 +146,7 @@ class Timeline:
         exact = container.format.name in ("flac", "ogg") and stream.codec_context.name in COUNTS_SAMPLES
         self._gap = EXACT_GAP if exact else GAP
         self._most = most
-        self._track = Track(memory)
+        self._track = track
         self._resampler: _Resampler | None = None
         self._key: tuple[Any, ...] = ()
         self._base = 0.0  # clock when the present run of frames of one rate began, and its samples since
@@ -209,13 +211,9 @@ class Timeline:
             self.drain()
             self._resampler = None
 
-    def finish(self) -> Samples:
+    def finish(self) -> None:
+        """Write what the resampler still holds."""
         self._flush()
-        return self._track.finish()
-
-    def close(self) -> None:
-        """Let go of what the samples are kept in, whether or not they were taken."""
-        self._track.close()
 
     def warnings(self) -> list[str]:
         found = value_warnings(self._track.not_finite, self._track.peak)

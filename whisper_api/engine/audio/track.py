@@ -1,13 +1,20 @@
-"""Decoded audio as it grows: in memory while the budget of all jobs allows it, else in a mapped temporary file."""
+"""Decoded audio as it grows: in memory while the budget of all jobs allows that, else in a temporary file.
+
+The samples are in a file either way, so that the decoder process can write them and this process can map them.
+"""
 
 from __future__ import annotations
 
 import errno
 import math
+import mmap
 import os
+import shutil
+import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,24 +24,26 @@ from numpy.typing import NDArray
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["SAMPLE_RATE", "AudioMemory", "Samples", "Track", "replace_not_finite"]
+__all__ = ["SAMPLE_BYTES", "SAMPLE_RATE", "AudioMemory", "Recording", "Reserve", "Samples", "Track"]
 
 """Samples per second of everything that is decoded; what Whisper was trained on."""
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4
-LEAST_GROWTH = 60 * SAMPLE_RATE
+LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
+Reserve = Callable[[int], tuple[int, int]]
+"""Makes room for so many bytes in all; gives the descriptor of the file to write to, and the bytes that have room."""
 
 
 class AudioMemory:
     """The memory that decoded audio may take, over all jobs of an engine.
 
-    Nobody waits for it: a recording that finds no room goes on in a temporary file, whose pages the system can write
-    back and drop. So a short clip never stands behind a long recording, and there is nothing to deadlock on.
+    No job waits for memory: a recording that finds no room goes on in a temporary file, whose pages the system can
+    write back and drop. So a short clip never waits for a long recording, and there is no deadlock.
 
     Args:
         limit: bytes over all recordings; None for no limit.
-        directory: where the temporary files go. They have no name, so nothing is left over after a crash. None for
-            ``TMPDIR``, else ``/var/tmp`` where there is one, since ``/tmp`` is often memory itself.
+        directory: where the temporary files go. They have no name, so a crash leaves none behind. None for ``TMPDIR``,
+            else ``/var/tmp`` where there is one, since ``/tmp`` is often memory itself.
     """
 
     def __init__(self, limit: int | None = None, directory: Path | None = None) -> None:
@@ -63,7 +72,7 @@ class AudioMemory:
             self._used -= size
 
     def temporary_file(self) -> IO[bytes]:
-        """An open file without a name.
+        """Open a file without a name.
 
         Raises:
             OSError: the directory cannot be written to.
@@ -73,179 +82,161 @@ class AudioMemory:
         return tempfile.TemporaryFile(dir=self._directory or _default_directory(), prefix="whisper-api-", buffering=0)
 
 
-class _Claim:
-    """What one recording has claimed of the memory; returned when its array is gone, or before."""
-
-    def __init__(self, memory: AudioMemory) -> None:
-        self._memory = memory
-        self._size = 0
-
-    def extend(self, size: int) -> bool:
-        if not self._memory.take(size):
-            return False
-        self._size += size
-        return True
-
-    def reduce(self, size: int) -> None:
-        returned, self._size = self._size - size, size
-        self._memory.give_back(returned)
-
-    def release(self) -> None:
-        self.reduce(0)
-
-
-class Track:
-    """A float32 array at 16 kHz that grows.
-
-    In memory it is reallocated (mremap on Linux), so that there are never two of it.
+class Recording:
+    """The file that holds the samples of one recording.
 
     Args:
-        memory: the budget, and where the rest goes.
-
-    Attributes:
-        size: samples so far.
-        not_finite: how many samples were NaN or infinite; they stand as 0.
-        peak: the largest absolute value.
+        memory: the budget; None for no limit.
     """
 
     def __init__(self, memory: AudioMemory | None = None) -> None:
+        self._memory = memory or AudioMemory()
+        self._in_memory = hasattr(os, "memfd_create")
+        self._claimed = 0
+        self._file: IO[bytes] | None = None
+
+    def reserve(self, size: int) -> tuple[int, int]:
+        """Make room for samples; see :data:`Reserve`. The content moves to a temporary file when memory has no room.
+
+        Raises:
+            StorageFull, StorageError: the temporary file cannot be written.
+        """
+        if self._in_memory:
+            for wanted in (max(size, self._claimed + max(self._claimed // 16, LEAST_GROWTH)), size):
+                if self._memory.take(wanted - self._claimed):
+                    self._claimed = wanted
+                    if self._file is None:
+                        self._file = os.fdopen(os.memfd_create("whisper-api-audio"), "r+b", buffering=0)
+                    return self._file.fileno(), wanted
+        try:
+            file = self._file if self._file is not None and not self._in_memory else self._moved()
+        except OSError as error:
+            raise storage_error(error) from error
+        return file.fileno(), sys.maxsize
+
+    def finish(self, size: int) -> Samples:
+        """Map the first samples.
+
+        Args:
+            size: how many.
+
+        Returns:
+            Shape (size,), writable. The memory is claimed until the last reference to the array is gone.
+
+        Raises:
+            StorageError: the file cannot be mapped.
+        """
+        if self._file is None or not size:
+            return np.zeros(size, np.float32)
+        try:
+            mapped = mmap.mmap(self._file.fileno(), size * SAMPLE_BYTES)
+        except (OSError, ValueError) as error:
+            raise storage_error(error) from error
+        if self._in_memory:
+            release = weakref.finalize(mapped, self._memory.give_back, len(mapped))
+            release.atexit = False
+            self._claimed -= len(mapped)
+        self.close()
+        return np.frombuffer(mapped, np.float32)
+
+    def close(self) -> None:
+        """Close the file and return what it claims; a mapping keeps its content and its claim."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._memory.give_back(self._claimed)
+        self._claimed = 0
+
+    def _moved(self) -> IO[bytes]:
+        file = self._memory.temporary_file()
+        if self._file is not None:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, file, 1 << 20)
+        self.close()
+        self._in_memory = False
+        self._file = file
+        return file
+
+
+class Track:
+    """Writes samples at 16 kHz into a file.
+
+    Args:
+        reserve: makes room in the file; None to count samples only.
+
+    Attributes:
+        size: samples so far.
+        not_finite: how many samples were NaN or infinite; they are written as 0.
+        peak: the largest absolute value.
+    """
+
+    def __init__(self, reserve: Reserve | None) -> None:
         self.size = 0
         self.not_finite = 0
         self.peak = 0.0
-        self._memory = memory or AudioMemory()
-        self._claim = _Claim(self._memory)
-        self._data: Samples = np.zeros(0, dtype=np.float32)
-        self._release = _at_end_of(self, self._claim)
-        self._file: IO[bytes] | None = None
+        self._reserve = reserve
+        self._descriptor = -1
+        self._room = 0
 
     def append(self, block: Samples) -> None:
         """Add samples: float32, shape (samples,).
 
         Raises:
-            StorageFull, StorageError: the temporary file cannot be written.
+            StorageFull, StorageError: the file cannot be written.
         """
         if not len(block):
             return
         peak = float(np.abs(block).max())
         if not math.isfinite(peak):
-            block = block.copy()
-            self.not_finite += replace_not_finite(block)
+            bad = ~np.isfinite(block)
+            self.not_finite += int(bad.sum())
+            block = np.where(bad, np.float32(0.0), block)
             peak = float(np.abs(block).max())
         self.peak = max(self.peak, peak)
         end = self.size + len(block)
         if not peak:
             self.silence_until(end)
             return
-        if self._has_room(end):
-            self._data[self.size : end] = block
-        else:
-            self._write(block)
+        if self._has_file(end):
+            left = np.ascontiguousarray(block).view(np.uint8).data
+            try:
+                os.lseek(self._descriptor, self.size * SAMPLE_BYTES, os.SEEK_SET)
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError as error:
+                raise storage_error(error) from error
         self.size = end
 
     def silence_until(self, end: int) -> None:
         """Add zeros up to a number of samples.
 
         Raises:
-            StorageFull, StorageError: the temporary file cannot be written.
+            StorageFull, StorageError: the file cannot be written.
         """
         if end <= self.size:
             return
-        if self._has_room(end):
-            self._data[self.size : end] = 0.0
-        else:
-            # A hole in the file reads as zeros and takes no room on the disk.
-            self._resize_file(end)
+        if self._has_file(end):
+            try:
+                # A hole in the file reads as zeros and takes no room.
+                os.truncate(self._descriptor, end * SAMPLE_BYTES)
+            except OSError as error:
+                raise storage_error(error) from error
         self.size = end
 
-    def finish(self) -> Samples:
-        """The samples, shape (samples,). The track is at its end.
-
-        Raises:
-            StorageError: the temporary file cannot be mapped.
-        """
-        if self._file is None:
-            self._data.resize(self.size, refcheck=False)
-            self._claim.reduce(self._data.nbytes)
-            # The caller keeps the array as long as it likes: its end is what returns the memory.
-            self._release.detach()
-            _at_end_of(self._data, self._claim)
-            return self._data
-        try:
-            # Writable, since torch warns of arrays that are not.
-            mapped = np.memmap(self._file, np.float32, mode="r+", shape=(self.size,))
-        except (OSError, ValueError) as error:
-            raise _storage_error(error) from error
-        finally:
-            # The mapping keeps the content.
-            self.close()
-        return mapped.view(np.ndarray)
-
-    def close(self) -> None:
-        """Let go of the temporary file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _has_room(self, end: int) -> bool:
-        """Whether the samples up to ``end`` have room in memory; if not, the track is in its file."""
-        if self._file is not None:
+    def _has_file(self, end: int) -> bool:
+        if self._reserve is None:
             return False
-        if end <= len(self._data):
-            return True
-        # New room is zero-filled and so counts as used memory: a sixteenth is spent at most.
-        size = max(end, len(self._data) + max(len(self._data) // 16, LEAST_GROWTH))
-        for wanted in (size, end):
-            if self._claim.extend((wanted - len(self._data)) * SAMPLE_BYTES):
-                self._data.resize(wanted, refcheck=False)
-                return True
-        self._to_file()
-        return False
-
-    def _to_file(self) -> None:
-        try:
-            self._file = self._memory.temporary_file()
-        except OSError as error:
-            raise _storage_error(error) from error
-        self._write(self._data[: self.size])
-        self._data = np.zeros(0, dtype=np.float32)
-        self._claim.release()
-
-    def _write(self, block: Samples) -> None:
-        assert self._file is not None
-        left = np.ascontiguousarray(block).view(np.uint8).data
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            raise _storage_error(error) from error
-
-    def _resize_file(self, end: int) -> None:
-        assert self._file is not None
-        try:
-            self._file.truncate(end * SAMPLE_BYTES)
-            self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise _storage_error(error) from error
+        if end * SAMPLE_BYTES > self._room:
+            self._descriptor, self._room = self._reserve(end * SAMPLE_BYTES)
+        return True
 
 
-def replace_not_finite(block: Samples) -> int:
-    """Set NaN and infinite samples to 0; tells how many there were."""
-    bad = ~np.isfinite(block)
-    block[bad] = 0.0
-    return int(bad.sum())
-
-
-def _at_end_of(owner: object, claim: _Claim) -> weakref.finalize[Any, Any]:
-    release = weakref.finalize(owner, claim.release)
-    release.atexit = False
-    return release
-
-
-def _default_directory() -> str | None:
-    return "/var/tmp" if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK) else None
-
-
-def _storage_error(error: Any) -> StorageError:
+def storage_error(error: Any) -> StorageError:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull("there is no room on the disk for the decoded audio: an hour of it takes 230 MB")
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(f"the temporary file for the decoded audio cannot be used: {reason}")
+
+
+def _default_directory() -> str | None:
+    return "/var/tmp" if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["WavLayout", "wav_layout"]
+__all__ = ["Read", "WavLayout", "wav_layout"]
 
 # Real files have a few dozen chunks. A hostile one has millions, each of which costs a read.
 MAX_CHUNKS = 1000

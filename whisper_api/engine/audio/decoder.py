@@ -1,0 +1,209 @@
+"""The decoder process: it reads files with libav for the process that started it, within limits of memory and time.
+
+libav reads hostile bytes. A file that crashes or stalls libav, or makes it take memory, ends this process and no other.
+The process ends when its parent closes the connection, or has asked for nothing for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from whisper_api.engine.audio.libav import decode_file, probe_file
+from whisper_api.engine.audio.messages import (
+    Block,
+    Finished,
+    FromDecoder,
+    Read,
+    Ready,
+    Refused,
+    Request,
+    Reserve,
+    Room,
+    Tick,
+)
+from whisper_api.engine.audio.source import AudioSource
+from whisper_api.errors import InvalidAudio, WhisperApiError
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+
+MEMORY_BYTES = 1 << 30
+# A process that has had more than this ends after the file, since the allocator gives little of that back.
+KEPT_BYTES = 256 << 20
+# Processor seconds: without a new second of audio, and in all. The system counts them, so that a file is not refused
+# because the machine is busy. Reading a long film takes time for its bytes, not for its sound.
+STALL_CPU_SECONDS = 10.0
+START_CPU_SECONDS = 30.0
+CPU_SECONDS_PER_AUDIO_SECOND = 0.1
+BYTES_PER_CPU_SECOND = 20e6
+
+
+class _Decoder:
+    """Serves one request after the other.
+
+    Args:
+        connection: to the parent.
+    """
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._encoder = msgspec.msgpack.Encoder()
+        self._descriptor: int | None = None  # of the file that holds the samples
+
+    def run(self, idle_seconds: float) -> None:
+        self._send(Ready())
+        while self._connection.poll(idle_seconds):
+            answer = self._serve(self._receive(Request))
+            self._send(answer)
+            if answer.last:
+                return
+
+    def _serve(self, request: Request) -> Finished | Refused:
+        with contextlib.ExitStack() as stack:
+            descriptor = None
+            if request.by_descriptor:
+                descriptor = recv_handle(self._connection)
+                stack.callback(os.close, descriptor)
+            stack.callback(self._close_samples)
+            limit = _TimeLimit()
+            stack.callback(limit.end)
+            try:
+                return self._answer(request, descriptor, limit)
+            except MemoryError:
+                # What the allocator could not give to this file may be missing for the next one.
+                most = f"{MEMORY_BYTES >> 20} MB"
+                return _refused(InvalidAudio(f"{request.name} takes more than {most} of memory to decode"), last=True)
+            except Exception as error:
+                return _refused(error)
+
+    def _answer(self, request: Request, descriptor: int | None, limit: _TimeLimit) -> Finished:
+        def read(offset: int, size: int) -> bytes:
+            if descriptor is not None:
+                try:
+                    return os.pread(descriptor, size, offset)
+                except OSError as error:
+                    raise InvalidAudio(f"{request.name} cannot be read: {error.strerror}") from error
+            self._send(Read(offset, size))
+            return self._receive(Block).content
+
+        def progress(seconds: float, position: int, part: float | None) -> None:
+            limit.extend(seconds, position)
+            self._send(Tick(part))
+
+        source = AudioSource(read, request.size, request.name)
+        if request.operation == "probe":
+            return probe_file(source, request)
+        found = decode_file(source, request, self._reserve, progress)
+        return msgspec.structs.replace(found, last=_peak_bytes() > KEPT_BYTES)
+
+    def _reserve(self, size: int) -> tuple[int, int]:
+        self._send(Reserve(size))
+        room = self._receive(Room)
+        if room.moved:
+            self._close_samples()
+            self._descriptor = recv_handle(self._connection)
+        if self._descriptor is None:
+            raise RuntimeError("there is no file for the samples")
+        return self._descriptor, room.size
+
+    def _close_samples(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _send(self, message: FromDecoder) -> None:
+        try:
+            self._connection.send_bytes(self._encoder.encode(message))
+        except OSError:
+            os._exit(0)  # the parent is gone, maybe in the middle of a call of libav, which no exception would end
+
+    def _receive(self, kind: type[T]) -> T:
+        try:
+            return msgspec.msgpack.decode(self._connection.recv_bytes(), type=kind)
+        except (OSError, EOFError):
+            os._exit(0)
+
+
+class _TimeLimit:
+    """Lets the system end this process (SIGXCPU) when a file takes too much processor time."""
+
+    def __init__(self) -> None:
+        self._begin = _cpu_seconds()
+        self.extend(0.0, 0)
+
+    def extend(self, seconds: float, position: int) -> None:
+        """Allow more.
+
+        Args:
+            seconds: of audio so far.
+            position: bytes of the file so far.
+        """
+        whole = START_CPU_SECONDS + CPU_SECONDS_PER_AUDIO_SECOND * seconds + position / BYTES_PER_CPU_SECOND
+        _set_limit(resource.RLIMIT_CPU, math.ceil(min(_cpu_seconds() + STALL_CPU_SECONDS, self._begin + whole)))
+
+    def end(self) -> None:
+        _set_limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+
+
+def _refused(error: Exception, *, last: bool = False) -> Refused:
+    if isinstance(error, WhisperApiError):
+        attributes = {name: value for name, value in vars(error).items() if isinstance(value, str)}
+        return Refused(type(error).__name__, tuple(str(argument) for argument in error.args), attributes, last)
+    return Refused("", ("".join(traceback.format_exception(error)),), {}, last)
+
+
+def _set_limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _limit_memory() -> None:
+    """Limit what this process may take beyond what its libraries take. Only Linux tells how much that is."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        _set_limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
+    with contextlib.suppress(OSError):
+        # When the machine runs out of memory, the system ends this process rather than the one that has the models.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def main(descriptor: int, idle_seconds: float) -> None:
+    """Serve the parent until it closes the connection.
+
+    Args:
+        descriptor: of the socket that leads to the parent.
+        idle_seconds: without a request after which the process ends.
+    """
+    # What is sent to all processes of a service or terminal is for the parent, which may want to finish its jobs.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Loaded before the memory is limited and the first file comes.
+    import av.filter
+
+    av.filter.Graph()
+    _limit_memory()
+    _Decoder(Connection(descriptor)).run(idle_seconds)
