@@ -177,6 +177,10 @@ def _cpu_seconds() -> float:
 
 
 def _peak_bytes() -> int:
+    # Linux hands ru_maxrss on to a started program, so it may be the peak of the process that started this one.
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
