@@ -195,26 +195,22 @@ from whisper_api.engine.audio import decode
 from whisper_api.jobs.preload import Preload
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.uploads import submitting
+from whisper_api.server.uploads.storing import StoredFile
 
 def crash(*args, **kwargs):
     ctypes.string_at(0)
 
-class Upload:
-    path = Path(sys.argv[2]) / "upload"
-    file_name = "upload.wav"
-
-class Wanted:
-    options = TranscriptionOptions()
-
+upload = StoredFile(Path(sys.argv[2]))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-Upload.path.write_bytes(b"RIFF")
+upload.path.write_bytes(b"RIFF")
 service = new_service(Path(sys.argv[2]), FakeExecutor(held=True))
 service.start()
 running(service, submit(service, owner="ada"))
 if sys.argv[3] == "upload":
     # The real look at an upload, and in it the decoder comes down.
     decode.opened = crash
-    threading.Thread(target=submitting._length, args=(config_in(Path(sys.argv[2])), Upload(), Wanted())).start()
+    config = config_in(Path(sys.argv[2]))
+    threading.Thread(target=submitting._length, args=(config, upload, None, TranscriptionOptions())).start()
 elif sys.argv[3] == "preload":
     executor = FakeExecutor()
     executor.preload = crash
