@@ -225,22 +225,21 @@ def test_an_address_is_read_elsewhere() -> None:
     assert form(url="http://example.com/a.wav") == form()
 
 
-def test_known_speakers_are_written_beside_the_upload(tmp_path: Path) -> None:
+def test_known_speakers_come_with_their_recordings() -> None:
     def read(*fields: tuple[str, str]) -> UploadForm:
-        return read_form(fields, CONFIG, device="cpu", directory=tmp_path)
+        return read_form(fields, CONFIG, device="cpu", known_speakers=True)
 
     assert read() == form()
     silent = wav(3.0)
     for ending in ("", "[]"):
-        directory = tmp_path / f"ending{ending}"
-        directory.mkdir()
         given = [(f"known_speaker_names{ending}", name) for name in ("Ada", " Grace ")]
         given += [(f"known_speaker_references{ending}", silent)] * 2
         # What a browser sends of fields that were left alone.
         given += [(f"known_speaker_names{ending}", ""), (f"known_speaker_references{ending}", " ")]
-        known = read_form(given, CONFIG, device="cpu", directory=directory)
-        assert (known.known_speakers, known.warnings) == (("Ada", "Grace"), ())
-        assert sorted(path.name for path in directory.iterdir()) == ["speaker-0", "speaker-1"]
+        known = read(*given)
+        assert [speaker.name for speaker in known.known_speakers] == ["Ada", "Grace"]
+        assert all(speaker.recording.startswith(b"RIFF") for speaker in known.known_speakers)
+        assert known.warnings == ()
     for fields in (
         [("known_speaker_names", "Ada")],
         [("known_speaker_references", silent)],
@@ -249,16 +248,9 @@ def test_known_speakers_are_written_beside_the_upload(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidOption, match="known_speaker"):
             read(*fields)
-    # Without a directory there is nowhere to keep them.
+    # Not every form may name speakers.
     (warning,) = form(known_speaker_names="Ada").warnings
     assert "known_speaker_names" in warning
-
-
-def test_recordings_are_written_when_all_else_can_be_used(tmp_path: Path) -> None:
-    fields = [("known_speaker_names", "Ada"), ("known_speaker_references", wav(3.0)), ("metadata", "[]")]
-    with pytest.raises(InvalidOption, match="metadata"):
-        read_form(fields, CONFIG, device="cpu", directory=tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 # --- the device ---

@@ -11,16 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.server.uploads.headerless import HEADER_BYTES, HeaderlessFile, wav_header
-from whisper_api.server.uploads.storing import StoredFile
+from whisper_api.server.uploads.storing import HEADER_BYTES, HeaderlessFile, wav_header
 
 
 def stored(directory: Path, pieces: list[bytes]) -> bytes:
-    file = StoredFile(directory)
-    headerless = HeaderlessFile(file)
+    file = HeaderlessFile(directory)
     for piece in pieces:
-        headerless.write(memoryview(piece))
-    headerless.finish()
+        file.write(memoryview(piece))
     file.commit()
     assert file.path.stat().st_size == file.size
     return file.path.read_bytes()

@@ -15,9 +15,15 @@ from urllib.parse import quote
 import pytest
 
 from whisper_api.errors import InvalidOption, StorageFull
-from whisper_api.server.uploads.known_speakers import write_known_speakers
+from whisper_api.server.uploads.known_speakers import read_known_speakers, write_recordings
 
 Cut = Callable[[float, float], bytes]
+
+
+def write_known_speakers(names: list[str], references: list[str], directory: Path) -> tuple[str, ...]:
+    speakers = read_known_speakers(names, references)
+    write_recordings(speakers, directory)
+    return tuple(speaker.name for speaker in speakers)
 
 
 def data_url(recording: bytes) -> str:

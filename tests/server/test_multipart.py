@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 
 from server.upload_server import BOUNDARY, field_part, file_part, form
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import FormReader, Limits, boundary_of, display_name
+from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
+from whisper_api.server.uploads.part_headers import display_name
 
 LIMITS = Limits(max_file_size=4000, timeout_seconds=1, max_fields=5, max_field_bytes=1000, max_header_bytes=2000)
 
@@ -24,17 +28,20 @@ class Read(NamedTuple):
 
 
 def read(pieces: Iterable[bytes], boundary: str = BOUNDARY, limits: Limits = LIMITS) -> Read:
-    written = bytearray()
-
-    def write(data: memoryview) -> None:
-        written.extend(data)
-
-    reader = FormReader(boundary.encode(), limits, write)
-    for piece in pieces:
-        reader.feed(piece)
-    reader.finish()
-    assert reader.size == len(written)
-    return Read(reader.fields, reader.file_name, bytes(written))
+    with tempfile.TemporaryDirectory() as directory:
+        form = IncomingForm(limits, lambda: Path(directory))
+        reader = MultipartReader(boundary.encode(), form)
+        try:
+            for piece in pieces:
+                reader.feed(piece)
+            reader.finish()
+            form.finish()
+            (file,) = form.files
+            audio = (Path(directory) / "audio").read_bytes()
+            assert file.size == form.file_bytes == len(audio)
+            return Read(form.fields, file.file_name, audio)
+        finally:
+            form.discard()
 
 
 def outcome(pieces: Iterable[bytes], boundary: str = BOUNDARY) -> Read | str:

@@ -23,7 +23,7 @@ async def test_fields_become_options(tmp_path: Path) -> None:
     async with inside(tmp_path, language="fr", model="base") as app:
 
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
-            return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
+            return read_fields(fields, app.state, "translate" if translate else "transcribe")
 
         # Absent means detected, whatever the server's own default is.
         options = read().options
@@ -101,10 +101,10 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
             ("chunking_strategy", ("chunking_strategy", "never")),
         ):
             with pytest.raises(InvalidOption) as caught:
-                read_fields(others, tmp_path, app.state, "transcribe")
+                read_fields(others, app.state, "transcribe")
             assert caught.value.field == field
         with pytest.raises(InvalidOption):
-            read_fields([("response_format", "diarized_json")], tmp_path, app.state, "translate")
+            read_fields([("response_format", "diarized_json")], app.state, "translate")
 
 
 @on_a_loop
@@ -113,7 +113,7 @@ async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> N
     async with inside(tmp_path) as app:
 
         def read(*fields: tuple[str, str]) -> OpenAIRequest:
-            return read_fields(fields, tmp_path, app.state, "transcribe")
+            return read_fields(fields, app.state, "transcribe")
 
         for name in ("srt", "vtt", "verbose_json"):
             openai_request = read(("stream", "true"), ("response_format", name))
@@ -139,7 +139,7 @@ async def test_the_model_that_tells_speakers_apart_does_so(tmp_path: Path) -> No
     async with inside(tmp_path, model="base") as app:
 
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
-            return read_fields(fields, tmp_path, app.state, "translate" if translate else "transcribe")
+            return read_fields(fields, app.state, "translate" if translate else "transcribe")
 
         for name in ("gpt-4o-transcribe-diarize", "openai/gpt-4o-transcribe-diarize", "GPT-4o-transcribe-diarize"):
             openai_request = read(("model", name))
@@ -188,10 +188,10 @@ def test_names_of_models(tmp_path: Path, configured: str, asked: str | None, mod
     async def check() -> None:
         async with inside(tmp_path, Configured(), model=configured) as app:
             fields = [] if asked is None else [("model", asked)]
-            assert read_fields(fields, tmp_path, app.state, "transcribe").options.model == model
+            assert read_fields(fields, app.state, "transcribe").options.model == model
             for unknown in ("gpt-4o", "ecapa", "organisation/other", "../base", "Base"):
                 with pytest.raises(UnknownModel):
-                    read_fields([("model", unknown)], tmp_path, app.state, "transcribe")
+                    read_fields([("model", unknown)], app.state, "transcribe")
 
     check()
 

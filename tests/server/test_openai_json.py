@@ -1,4 +1,4 @@
-"""JSON bodies with base64 or an address, which become the form that they stand for."""
+"""JSON bodies with base64 or a URL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import random
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,27 +19,29 @@ from server.harness import RunningServer
 from server.inside import AUDIO, Inside, RawRequest, inside, on_a_loop
 from server.openai_inside import PATH, error
 from whisper_api.errors import InvalidInput, InvalidOption
-from whisper_api.server.openai.json_audio import MAX_HEAD_BYTES
-from whisper_api.server.openai.json_form import MAX_OTHER_BYTES, MAX_TOKENS, JsonForm
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import FormReader, Limits
+from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.json_reader import MAX_HEAD_BYTES, MAX_OTHER_BYTES, MAX_TOKENS, JsonReader
 
 BASE64 = base64.b64encode(AUDIO).decode()
-BOUNDARY = b"between"
 LIMITS = Limits(max_file_size=1 << 24, timeout_seconds=60, max_field_bytes=1 << 24)
 
 
 def read(body: bytes, sizes: Iterator[int] | None = None) -> tuple[bytes, list[tuple[str, str]]]:
-    """The file and the fields of the form that a body becomes, given to the reader in pieces of these sizes."""
-    form, file = JsonForm(BOUNDARY), bytearray()
-    reader = FormReader(BOUNDARY, LIMITS, file.extend)
-    while body:
-        size = next(sizes) if sizes is not None else len(body)
-        reader.feed(form.feed(body[:size]))
-        body = body[size:]
-    reader.feed(form.finish())
-    reader.finish()
-    return bytes(file), reader.fields
+    """The file and the fields of a body, given to the reader in pieces of these sizes."""
+    with tempfile.TemporaryDirectory() as directory:
+        form = IncomingForm(LIMITS, lambda: Path(directory))
+        reader = JsonReader(form)
+        try:
+            while body:
+                size = next(sizes) if sizes is not None else len(body)
+                reader.feed(body[:size])
+                body = body[size:]
+            reader.finish()
+            form.finish()
+            return b"".join(path.read_bytes() for path in Path(directory).iterdir()), form.fields
+        finally:
+            form.discard()
 
 
 def shape(**fields: Any) -> bytes:

@@ -19,7 +19,7 @@ from server.harness import RunningServer, finish
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.upload_server import BOUNDARY, field_part, file_part, form
 from whisper_api.errors import StorageFull, UnknownModel
-from whisper_api.server.uploads import file_parts
+from whisper_api.server.uploads import incoming
 from whisper_api.testing import FakeExecutor
 
 TEXT = b"Dear all,\nhow are you?\n"
@@ -216,7 +216,7 @@ async def test_what_was_accepted_before_the_disk_was_full_is_told(
 @on_a_loop
 async def test_as_many_files_as_may_be_may_have_long_names(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
-        names = [f"{'東' * 248}{number:03}.wav" for number in range(file_parts.MAX_FILES)]
+        names = [f"{'東' * 248}{number:03}.wav" for number in range(incoming.MAX_FILES)]
         jobs = accepted(await post(client, *((name, audio(number)) for number, name in enumerate(names))))
         assert [job["file_name"] for job in jobs] == names
         assert all("job_id" in job for job in jobs)
@@ -230,7 +230,7 @@ async def test_as_many_files_as_may_be_may_have_long_names(tmp_path: Path) -> No
     [
         (form(field_part("language", "en")), "no_file"),
         (form(file_part(AUDIO))[:-10], "invalid_form"),
-        (form(*[file_part(b"x")] * (file_parts.MAX_FILES + 1)), "invalid_form"),
+        (form(*[file_part(b"x")] * (incoming.MAX_FILES + 1)), "invalid_form"),
         (form(file_part(AUDIO), *[field_part("x", "y")] * 101), "invalid_form"),
         (b"", "invalid_form"),
     ],
@@ -258,7 +258,7 @@ async def test_text_in_place_of_a_file_is_named(tmp_path: Path) -> None:
 async def test_files_that_are_too_large_are_not_skipped_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_parts, "MAX_SKIPPED_BYTES", 5000)
+    monkeypatch.setattr(incoming, "MAX_SKIPPED_BYTES", 5000)
     async with inside(tmp_path, max_file_size=1000) as app, app.client() as client:
         sent = [("a.wav", AUDIO), *((f"{number}.wav", bytes(3000)) for number in range(4))]
         problem(await post(client, *sent), 413, "file_too_large")

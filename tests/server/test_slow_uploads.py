@@ -21,7 +21,7 @@ from server.conftest import Start
 from server.harness import RunningServer, submit, until
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
-from whisper_api.server.uploads import upload_turn
+from whisper_api.server.uploads import receiving
 from whisper_api.testing import FakeExecutor
 
 DRIPPING = 20
@@ -139,7 +139,7 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
 async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(receiving, "TURN_SECONDS", 0.05)
     async with inside(tmp_path, enable_authorization=True, max_uploads_per_key=2) as app:
         one, two = app.token("one"), app.token("two")
         key = app.state.keys.verify(one)
@@ -162,7 +162,7 @@ async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
 async def test_without_keys_an_address_has_its_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(upload_turn, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(receiving, "TURN_SECONDS", 0.05)
     async with inside(tmp_path, max_uploads_per_address=1) as app:
 
         def client(address: str) -> httpx.AsyncClient:

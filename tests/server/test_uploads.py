@@ -40,7 +40,8 @@ from server.upload_server import (
 from server.virtual_time import Inline, run_at_once
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.uploads import Limits, Upload, receive_upload
+from whisper_api.server.uploads.incoming import IncomingFile, IncomingForm, Limits
+from whisper_api.server.uploads.receiving import receive as receive_form
 
 MAX_FILE_SIZE = 1_000_000
 MAX_GROWTH = 20 << 20  # bytes
@@ -295,7 +296,7 @@ def piece(data: bytes, more: bool = True) -> Message:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
-def play(directory: Path, script: Script, pool: Executor | None = None) -> Upload:
+def play(directory: Path, script: Script, pool: Executor | None = None) -> IncomingFile:
     """Receive what comes after so many seconds each, all at once."""
     content_type = f"multipart/form-data; boundary={BOUNDARY}".encode()
     messages = iter(script)
@@ -305,10 +306,12 @@ def play(directory: Path, script: Script, pool: Executor | None = None) -> Uploa
         await asyncio.sleep(after)
         return message
 
-    async def run() -> Upload:
+    async def run() -> IncomingFile:
         scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type)]}
         bounds = Limits(max_file_size=MAX_FILE_SIZE, timeout_seconds=480)
-        return await receive_upload(Request(scope, receive), directory, bounds, pool or Inline())
+        form = IncomingForm(bounds, lambda: directory)
+        await receive_form(Request(scope, receive), form, pool or Inline())
+        return form.files[0]
 
     return run_at_once(run())
 
@@ -392,7 +395,8 @@ def test_a_request_that_is_canceled_leaves_nothing(tmp_path: Path) -> None:
                 raise
 
         limits = Limits(max_file_size=MAX_FILE_SIZE, timeout_seconds=PATIENCE_SECONDS)
-        task = asyncio.create_task(receive_upload(Request(scope, receive), directory, limits, pool))
+        form = IncomingForm(limits, lambda: directory)
+        task = asyncio.create_task(receive_form(Request(scope, receive), form, pool))
         await waiting.wait()
         await asyncio.to_thread(until, lambda: (directory / "audio.part").exists())
         task.cancel()

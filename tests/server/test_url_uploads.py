@@ -20,7 +20,7 @@ from whisper_api.server.app import FETCHES
 from whisper_api.server.state import FETCHES_PER_CALLER
 from whisper_api.server.uploads.fetch import url_uploads
 from whisper_api.server.uploads.fetch.fetching import Fetch
-from whisper_api.server.uploads.file_parts import MAX_FILES
+from whisper_api.server.uploads.incoming import MAX_FILES
 from whisper_api.testing import FakeExecutor
 
 PATHS = ("/transcribe", "/transcription", "/transcriptions", "/detect-language")

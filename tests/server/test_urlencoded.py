@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qsl, quote_plus, unquote_to_bytes
 
 import pytest
@@ -10,27 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import Limits
-from whisper_api.server.uploads.urlencoded import UNQUOTED_TOGETHER, FieldsReader, unquoted
+from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.plain_bodies import UNQUOTED_TOGETHER, UrlencodedReader, unquoted
 
 LIMITS = Limits(max_file_size=1, timeout_seconds=1, max_fields=3, max_field_bytes=1000)
 
 
-def read(body: bytes, max_urls: int = 1) -> list[tuple[str, str]]:
-    reader = FieldsReader(LIMITS, max_urls)
+def read(body: bytes, max_files: int = 1) -> IncomingForm:
+    form = IncomingForm(replace(LIMITS, max_files=max_files), lambda: Path("unused"))
+    reader = UrlencodedReader(form)
     for at in range(0, len(body), 7):
         reader.feed(body[at : at + 7])
     reader.finish()
-    return reader.fields
+    return form
 
 
 @given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=3))
 def test_fields_are_those_that_were_sent(fields: list[tuple[str, str]]) -> None:
     body = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in [*fields, ("url", "x")])
-    found = FieldsReader(LIMITS)
-    found.feed(body.encode())
-    found.finish()
-    assert found.fields == [*fields, ("url", "x")]
+    assert read(body.encode()).fields == [*fields, ("url", "x")]
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,17 @@ def test_what_is_odd_is_read_as_the_library_does(body: bytes) -> None:
         with pytest.raises(Problem, match="UTF-8"):
             read(body)
         return
-    assert read(body) == expected
+    assert read(body).fields == expected
 
 
 def test_addresses_are_not_counted_as_fields() -> None:
     others = b"&a=1&b=2&c=3"
-    assert len(read(b"url=x" + others)) == 4
-    assert len(read(b"&".join([b"url=x"] * 20) + others, 20)) == 23
-    for body, max_urls in ((b"url=x" + others + b"&d=4", 20), (b"&".join([b"url=x"] * 21) + others, 20)):
+    assert len(read(b"url=x" + others).fields) == 4
+    several = read(b"&".join([b"url=x"] * 20) + others, 20)
+    assert (len(several.files), len(several.fields)) == (20, 3)
+    for body, max_files in ((b"url=x" + others + b"&d=4", 20), (b"&".join([b"url=x"] * 21) + others, 20)):
         with pytest.raises(Problem, match="fields") as raised:
-            read(body, max_urls)
+            read(body, max_files)
         assert (raised.value.status, raised.value.code) == (400, "invalid_form")
 
 

@@ -31,7 +31,8 @@ from whisper_api.server.connections import Bounds, Connections, settings_of
 from whisper_api.server.responses.delivery import DeliveredResponse, LingeringClose
 from whisper_api.server.responses.error_responses import handler, problem_response
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.uploads import Limits, receive_upload
+from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.receiving import receive
 
 __all__ = [
     "BOUNDARY",
@@ -122,23 +123,26 @@ class UploadServer:
             outcome = ""
             try:
                 directory = self.directory / str(next(numbers))
-                received = await receive_upload(request, directory, self.limits, pool, fingerprint=True)
+                received = IncomingForm(self.limits, lambda: directory, purpose="")
+                await receive(request, received, pool)
             except BaseException as error:
                 outcome = type(error).__name__
                 raise
             finally:
                 self.ended.append(outcome)
-            with received.path.open("rb") as file:
+            (file,) = received.files
+            assert file.stored is not None
+            with file.stored.path.open("rb") as whole:
                 digest = hashlib.sha256()
-                while piece := file.read(1 << 16):
+                while piece := whole.read(1 << 16):
                     digest.update(piece)
             return JSONResponse(
                 {
-                    "path": str(received.path),
-                    "size": received.size,
+                    "path": str(file.stored.path),
+                    "size": file.size,
                     "sha256": digest.hexdigest(),
-                    "fingerprint": received.fingerprint,
-                    "file_name": received.file_name,
+                    "fingerprint": file.fingerprint,
+                    "file_name": file.file_name,
                     "fields": received.fields,
                 }
             )

@@ -1,4 +1,4 @@
-"""What stands in a form that OpenAI's clients send: single values, lists with and without brackets, and objects."""
+"""The fields of a form that OpenAI's clients send: single values, lists with and without brackets, and objects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ import msgspec
 
 from whisper_api.schema import Task
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
-from whisper_api.server.uploads.form_values import (
-    LINE_BREAKS,
-    MAX_TEXT_CHARACTERS,
-    RENDER_FIELDS,
-    check_text,
-    converted,
-    field_warnings,
-)
+from whisper_api.server.uploads.forms import RENDER_FIELDS, converted, field_warnings
+from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
 
 __all__ = ["FormFields"]
 
@@ -26,13 +20,13 @@ SINGLE = {
     "transcribe": frozenset((*COMMON, "language", "stream", CHUNKING_FIELD)),
     "translate": frozenset(COMMON),
 }
-# Clients send these for translations too, where OpenAI has no such fields; why they mean nothing there.
+# Clients send these for translations too, where OpenAI has no such fields. The warning gives the reason.
 OF_TRANSCRIPTIONS = {
     "language": "a translation is in English, and the language that is spoken is detected",
     "stream": "a translation is not streamed",
 }
 NOTHING = ("", "false", "0", "null")
-# A list's name may end with brackets, and in these may be a number, as some languages' clients write lists.
+# A list's name may end with brackets, which may hold a number: clients of some languages write lists that way.
 _BRACKETS = re.compile(r"\[\d{0,4}\]\Z")
 LISTS = {
     "transcribe": frozenset(
@@ -41,8 +35,8 @@ LISTS = {
             "include",
             "keywords",
             "languages",
-            "known_speaker_names",
-            "known_speaker_references",
+            NAMES_FIELD,
+            REFERENCES_FIELD,
         )
     ),
     "translate": frozenset(("keywords",)),
@@ -50,11 +44,11 @@ LISTS = {
 
 
 class FormFields:
-    """The fields of a form that say something.
+    """The fields of a form that have a value.
 
     Args:
         fields: name and value of each, in order. Of a field that is no list and comes twice, the last counts.
-        task: which decides what fields there are.
+        task: decides which fields there are.
     """
 
     def __init__(self, fields: Sequence[tuple[str, str]], task: Task) -> None:
@@ -81,11 +75,11 @@ class FormFields:
                 values.append(value.strip())
 
     def warnings(self) -> tuple[str, ...]:
-        """What was not understood, one sentence each."""
+        """Fields that were ignored or not understood, one sentence each."""
         return (*field_warnings(self._unknown, self._repeated), *self._notes)
 
     def note(self, sentence: str) -> None:
-        """Add a warning: something that was asked for means nothing here."""
+        """Add a warning about a field that has no effect."""
         self._notes.append(sentence)
 
     def every(self, name: str) -> tuple[str, ...]:
@@ -93,15 +87,15 @@ class FormFields:
         return tuple(self._values.get(name, ()))
 
     def words(self, name: str) -> tuple[str, ...]:
-        """The values of a list of words, which may stand in one value: with commas between, or as a JSON array."""
+        """The values of a list of words; one value may hold several, with commas between or as a JSON array."""
         return tuple(word for value in self.every(name) for word in _words_in(value))
 
     def last(self, name: str) -> str | None:
-        """A field's text; None when it is not there."""
+        """A field's text; None when the field is absent."""
         return next(reversed(self._values.get(name, [])), None)
 
     def single(self, names: Iterable[str]) -> dict[str, str]:
-        """Those of these fields that are there, with their texts."""
+        """Those of these fields that are present, with their texts."""
         return {name: text for name in names if (text := self.last(name)) is not None}
 
     def inside(self, name: str) -> dict[str, str]:
@@ -120,17 +114,6 @@ class FormFields:
         """
         text = self.last(name)
         return default if text is None else converted(name, text, annotation)
-
-    def text(self, name: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str | None:
-        """A field's text, checked; None when it is not there.
-
-        Raises:
-            InvalidOption: it is too long, or no text.
-        """
-        text = self.last(name)
-        if text is not None:
-            check_text(name, text, max_characters, LINE_BREAKS)
-        return text
 
 
 def _words_in(value: str) -> list[str]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import msgspec
-from msgspec import Meta
+from typing import Any, Literal
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import RenderOptions, Task, TranscriptionOptions
+from whisper_api.schema import Task
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.form_fields import FormFields
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
-from whisper_api.server.uploads.form_values import (
-    LINE_BREAKS,
-    MAX_TEXT_CHARACTERS,
+from whisper_api.server.uploads.forms import (
     MAX_WORD_CHARACTERS,
-    OPTION_TYPES,
     RENDER_FIELDS,
+    UploadForm,
     check_text,
     converted,
-    render_options_of,
+    render_options,
+    transcription_options,
 )
-from whisper_api.server.uploads.known_speakers import write_known_speakers
+from whisper_api.server.uploads.known_speakers import (
+    NAMES_FIELD,
+    REFERENCES_FIELD,
+    KnownSpeaker,
+    read_known_speakers,
+)
 from whisper_api.subtitles import layout_warnings
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
 
-# In which of ours a job of each is shown by the other routes.
+# The other routes show a job in the format of this server that is most like OpenAI's.
 FORMATS: dict[str, str] = {
     "json": "json",
     "text": "txt",
@@ -57,44 +57,27 @@ STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
 
 
-class OpenAIRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a form asks for.
+class OpenAIRequest(UploadForm, frozen=True, kw_only=True):
+    """The values of a form.
 
     Attributes:
-        options: of the transcription.
         response_format: of the answer, in OpenAI's words.
         output_format: in which the other routes show the job's result.
-        render_options: the layout of subtitles.
-        granularities: of the times in a ``verbose_json``; mean nothing to the other formats.
+        granularities: of the times in a ``verbose_json``; the other formats ignore them.
         stream: whether the answer comes as events.
-        known_speakers: names; their recordings are beside the upload.
-        warnings: what was not understood or means nothing here, one sentence each.
-        keep_result, hf_token, metadata: as of any submission; not asked for here.
     """
 
-    options: TranscriptionOptions
     response_format: ResponseFormat = "json"
     output_format: str = "json"
-    render_options: RenderOptions = RenderOptions()
     granularities: frozenset[Granularity] = frozenset(("segment",))
     stream: bool = False
-    known_speakers: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    keep_result: bool = False
-    hf_token: str | None = None
-    metadata: dict[str, Any] | None = None
-
-    def __repr__(self) -> str:
-        # The prompt, the hotwords and the speakers' names are nobody else's business.
-        return f"OpenAIRequest(response_format={self.response_format!r}, stream={self.stream}, ...)"
 
 
-def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: ServerState, task: Task) -> OpenAIRequest:
-    """Read a form's text fields. A field that is empty or only white space was not given.
+def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Task) -> OpenAIRequest:
+    """Read a form's text fields. A field that is empty or only white space counts as absent.
 
     Args:
         fields: name and value of each, in order. Of a field that is no list and comes twice, the last counts.
-        directory: of the upload, which recordings of known speakers are written to.
         state: the server's, which knows the models.
         task: ``transcribe`` or ``translate``.
 
@@ -103,7 +86,8 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
         UnknownModel: no model has this name.
     """
     given = FormFields(fields, task)
-    name = given.text("model", MAX_WORD_CHARACTERS)
+    name = given.last("model")
+    check_text("model", name or "", MAX_WORD_CHARACTERS)
     response_format: ResponseFormat = given.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
         raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
@@ -111,30 +95,28 @@ def read_fields(fields: Sequence[tuple[str, str]], directory: Path, state: Serve
     if stream and response_format not in STREAMED:
         given.note(f"stream was ignored: {response_format} is answered as a whole; {STREAMABLE} can be streamed")
         stream = False
-    speakers = _known_speakers(given, name, response_format, directory)
-    options = TranscriptionOptions(
-        task=task,
-        model=chosen_model(name, state),
-        language=_language(given),
-        audio_track=given.value("audio_track", OPTION_TYPES["audio_track"], None),
-        align=response_format in ALIGNED,
-        diarize=response_format == "diarized_json",
-        prompt=given.text("prompt"),
-        hotwords=_hotwords(given),
-        temperature=given.value("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], 0.0),
-        logprobs=_logprobs(given, response_format),
+    speakers = _known_speakers(given, name, response_format)
+    values: dict[str, Any] = {
+        **given.single(("audio_track", "prompt", "temperature")),
         **chunking_options(given.last(CHUNKING_FIELD), given.inside(CHUNKING_FIELD)),
-    )
-    render_options = render_options_of(given.single(RENDER_FIELDS))
+        "task": task,
+        "model": chosen_model(name, state),
+        "language": _language(given),
+        "align": response_format in ALIGNED,
+        "diarize": response_format == "diarized_json",
+        "hotwords": ", ".join(word for word in (given.last("hotwords"), *given.every("keywords")) if word) or None,
+        "logprobs": _logprobs(given, response_format),
+    }
+    layout = render_options(given.single(RENDER_FIELDS))
     return OpenAIRequest(
-        options=options,
+        options=transcription_options(values),
         response_format=response_format,
         output_format=FORMATS[response_format],
-        render_options=render_options,
+        render_options=layout,
         granularities=_granularities(given, response_format),
         stream=stream,
         known_speakers=speakers,
-        warnings=(*given.warnings(), *layout_warnings((), render_options, response_format)),
+        warnings=(*given.warnings(), *layout_warnings((), layout, response_format)),
     )
 
 
@@ -144,34 +126,27 @@ def _default_format(model: str | None, task: Task) -> ResponseFormat:
     return "diarized_json" if task == "transcribe" and asks_for_speakers(model) else "json"
 
 
-def _known_speakers(given: FormFields, model: str | None, response_format: str, directory: Path) -> tuple[str, ...]:
+def _known_speakers(given: FormFields, model: str | None, response_format: str) -> tuple[KnownSpeaker, ...]:
     from whisper_api.engine.models.names import asks_for_speakers
 
-    names, references = given.every("known_speaker_names"), given.every("known_speaker_references")
+    names, references = given.every(NAMES_FIELD), given.every(REFERENCES_FIELD)
     if (names or references) and response_format != "diarized_json":
         if asks_for_speakers(model):
             given.note(f"known_speaker_names were ignored: {response_format} does not tell who speaks")
             return ()
-        raise InvalidOption("known_speaker_names", "only a response_format of diarized_json tells speakers apart")
-    return write_known_speakers(names, references, directory)
+        raise InvalidOption(NAMES_FIELD, "only a response_format of diarized_json tells speakers apart")
+    return read_known_speakers(names, references)
 
 
 def _language(given: FormFields) -> str:
-    """The language that is spoken; several that may be are for the model to choose from all."""
+    """The language that is spoken; the model chooses from all languages when the form names several."""
     from whisper_api.engine.languages import language_or_auto
 
-    language = given.text("language", MAX_WORD_CHARACTERS)
+    language = given.last("language")
     if language is None:
         codes = {language_or_auto(each) for each in given.every("languages")}
         return codes.pop() if len(codes) == 1 else "auto"
-    return language_or_auto(language)
-
-
-def _hotwords(given: FormFields) -> str | None:
-    words = [word for word in (given.last("hotwords"), *given.every("keywords")) if word]
-    text = ", ".join(words)
-    check_text("hotwords", text, MAX_TEXT_CHARACTERS, LINE_BREAKS)
-    return text or None
+    return language
 
 
 def _logprobs(given: FormFields, response_format: str) -> bool:

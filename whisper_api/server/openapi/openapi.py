@@ -18,8 +18,8 @@ from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, withou
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.problems import MEDIA_TYPE, ProblemBody
-from whisper_api.server.uploads.multipart import URL_FIELD
-from whisper_api.server.uploads.raw_body import FILE_NAME, MEDIA_TYPES
+from whisper_api.server.uploads.incoming import URL_FIELD
+from whisper_api.server.uploads.plain_bodies import FILE_NAME, RAW_TYPES
 from whisper_api.server.version import version
 
 __all__ = ["BASIC", "BEARER", "description"]
@@ -202,7 +202,7 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
         content["application/json"] = {"schema": _form([*body.json_fields, *same], types)}
     if not body.raw:
         return {"required": True, "content": content}
-    content |= {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES}
+    content |= {name: {"schema": {"type": "string", "format": "binary"}} for name in RAW_TYPES}
     return {"required": True, "description": ABOUT_RAW, "content": content}
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
-from whisper_api.server.uploads.submission_responses import FileOutcome
+from whisper_api.server.responses.submission_responses import FileOutcome
 
 __all__ = ["TOO_MANY_CONNECTIONS", "TOO_MANY_RESPONSES", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
 

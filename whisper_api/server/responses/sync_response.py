@@ -13,8 +13,8 @@ from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import problem_of
 from whisper_api.server.responses.results import failed_in_sync
+from whisper_api.server.responses.submission_responses import Accepted
 from whisper_api.server.state import state_of
-from whisper_api.server.uploads.submission_responses import Accepted
 
 __all__ = ["RETRY_SECONDS", "accepted_response", "when_ended"]
 

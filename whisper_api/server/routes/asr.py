@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -20,10 +20,10 @@ from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.results import failed_in_sync, in_turn, note_delivery
 from whisper_api.server.state import ServerState, state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.incoming import IncomingForm
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.uploads.uploads import Upload
-from whisper_api.server.uploads.waited import waited_job
 
 __all__ = ["ASR"]
 
@@ -71,16 +71,12 @@ async def asr(request: Request) -> Response:
     state = state_of(request)
     asked = {parameter.name: parameter.of(request) for parameter in PARAMETERS}
 
-    def read(upload: Upload, directory: Path) -> AsrForm:
+    def read(upload: IncomingForm) -> AsrForm:
         return _read(asked, upload, state)
 
-    async with waited_job(
-        request,
-        read,
-        purpose=f"/asr?{request.url.query}",
-        file_fields=(AUDIO_FILE.name,),
-        headerless=not asked["encode"],
-    ) as (job, form):
+    rules = UploadRules(f"/asr?{request.url.query}", file_fields=(AUDIO_FILE.name,), headerless=not asked["encode"])
+    with contextlib.ExitStack() as waiting:
+        job, form = await accept_waited(request, read, rules, waiting)
         # Without a time limit, because a client that gives up and retries joins the same job.
         await wait_for_end(request, job.job_id, None)
         try:
@@ -96,7 +92,7 @@ async def asr(request: Request) -> Response:
     return DeliveredResponse(text, headers=headers, on_delivered=functools.partial(note_delivery, state, job.job_id))
 
 
-def _read(asked: dict[str, Any], upload: Upload, state: ServerState) -> AsrForm:
+def _read(asked: dict[str, Any], upload: IncomingForm, state: ServerState) -> AsrForm:
     """Translate the query to the fields of this server's own form.
 
     Args:
@@ -129,7 +125,7 @@ def _read(asked: dict[str, Any], upload: Upload, state: ServerState) -> AsrForm:
             raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None
         raise
     given = {name: getattr(form, name) for name in UploadForm.__struct_fields__}
-    answer_name = f"{upload.file_name or AUDIO_FILE.name}.{output}"
+    answer_name = f"{upload.files[0].file_name or AUDIO_FILE.name}.{output}"
     return AsrForm(**given, output=output, words=asked["word_timestamps"], answer_name=answer_name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +26,7 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
 from whisper_api.server.state import blocking, state_of, viewer_of
-from whisper_api.server.uploads.json_body import received_body, value_of
+from whisper_api.server.uploads.receiving import received_body
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -55,8 +56,17 @@ async def correct(request: Request) -> Response:
 
 
 def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) -> Corrections:
-    service.correct(job_id, viewer, value_of(body, Corrections))
+    service.correct(job_id, viewer, _read(body))
     return service.corrections(job_id, viewer)
+
+
+def _read(body: bytes) -> Corrections:
+    try:
+        return msgspec.json.decode(body, type=Corrections)
+    except RecursionError:
+        raise InvalidInput("The body cannot be used: it is nested too deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidInput(f"The body cannot be used: {error}") from None
 
 
 WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)

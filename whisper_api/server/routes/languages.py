@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,17 +20,16 @@ from whisper_api.server.responses.sync_response import accepted_response, when_e
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
-from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.incoming import IncomingForm
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.uploads.uploads import Upload
-from whisper_api.server.uploads.waited import waited_job
 
 __all__ = ["DETECT"]
 
 PURPOSE = "detect-language"
-# The first is ours, the second that of whisper-asr-webservice.
+# This server's name for the field, and that of whisper-asr-webservice.
 FILE_FIELDS = (FILE.name, AUDIO_FILE.name)
-# What has a meaning where nothing is transcribed.
+# The options that have an effect where nothing is transcribed.
 FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
@@ -45,23 +44,23 @@ async def detect(request: Request) -> Response:
     """
     service = state_of(request).service
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
-    encode: bool = ENCODE.of(request)
 
-    def read(upload: Upload, directory: Path) -> UploadForm:
+    def read(upload: IncomingForm) -> UploadForm:
         form = read_form(upload.fields, config, device=service.facts().device)
         options = msgspec.structs.replace(form.options, task="detect_language", align=False, diarize=False)
         return msgspec.structs.replace(form, options=options)
 
     if ENCODE.name in request.query_params:
-        async with waited_job(
-            request, read, purpose=f"{PURPOSE}?encode={encode}", file_fields=FILE_FIELDS, headerless=not encode
-        ) as (job, form):
+        encode: bool = ENCODE.of(request)
+        rules = UploadRules(f"{PURPOSE}?encode={encode}", file_fields=FILE_FIELDS, headerless=not encode)
+        with contextlib.ExitStack() as waiting:
+            job, _ = await accept_waited(request, read, rules, waiting)
             await wait_for_end(request, job.job_id, None)
             try:
                 return await _language_response(request, job.job_id)
             except JobFailed as error:
                 raise failed_in_sync(error) from error
-    job, form = await accept(request, read, purpose=PURPOSE, file_fields=FILE_FIELDS, raw=True)
+    job, form = await accept(request, read, UploadRules(PURPOSE, file_fields=FILE_FIELDS, raw=True))
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: _language_response(request, job.job_id))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -29,7 +28,6 @@ from whisper_api.server.openai.bodies import (
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.events import StreamEvent
-from whisper_api.server.openai.json_form import form_of_json
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
     STREAMABLE,
@@ -42,18 +40,17 @@ from whisper_api.server.openai.openai_request import (
 from whisper_api.server.openai.streaming import stream_response
 from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
-from whisper_api.server.query import idempotency_key
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import in_turn, note_delivery
-from whisper_api.server.state import blocking, owner_of, state_of, viewer_of
+from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
-from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.uploads.uploads import Upload
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -119,23 +116,18 @@ async def model(request: Request) -> Response:
 
 
 async def _answer(request: Request, task: Task, deployment: str | None = None) -> Response:
-    state, owner = state_of(request), owner_of(request)
-    request = form_of_json(request)
+    state = state_of(request)
 
-    def read(upload: Upload, directory: Path) -> OpenAIRequest:
+    def read(upload: IncomingForm) -> OpenAIRequest:
         fields = upload.fields
         if deployment is not None:
-            fields = (*(field for field in fields if field[0] != "model"), ("model", deployment))
-        return read_fields(fields, directory, state, task)
+            fields = [*(field for field in fields if field[0] != "model"), ("model", deployment)]
+        return read_fields(fields, state, task)
 
     # The same upload is the same request at each address of this operation, but not for another deployment.
     purpose = PURPOSES[task] if deployment is None else f"{PURPOSES[task]} {deployment}"
     with contextlib.ExitStack() as waiting:
-        with state.waiters.uploading(owner) as given_up:
-            job, openai_request = await accept(request, read, purpose=purpose, join=True, not_to_join=given_up)
-            # A client that sends an Idempotency-Key comes back for the answer.
-            left_to_run = idempotency_key(request) is not None
-            waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not left_to_run))
+        job, openai_request = await accept_waited(request, read, UploadRules(purpose, json=True), waiting)
         if openai_request.stream:
             response = await stream_response(request, job.job_id, openai_request, waiting.pop_all())
             add_warnings(response, openai_request.warnings)

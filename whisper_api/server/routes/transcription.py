@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
@@ -15,15 +14,14 @@ from whisper_api.server.operations import Answer, Cause, FormBody, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
+from whisper_api.server.responses.submission_responses import Accepted, AcceptedFiles
 from whisper_api.server.responses.sync_response import accepted_response, when_ended
 from whisper_api.server.state import state_of
-from whisper_api.server.uploads.batch import accept_several
 from whisper_api.server.uploads.forms import UploadForm, read_form
-from whisper_api.server.uploads.submission_responses import Accepted, AcceptedFiles
-from whisper_api.server.uploads.submitting import accept
+from whisper_api.server.uploads.incoming import IncomingForm
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
-from whisper_api.server.uploads.uploads import Upload
 
 __all__ = ["ACCEPTED", "IN_SYNC", "REFUSALS", "SUBMIT", "SUBMIT_SEVERAL"]
 
@@ -48,11 +46,11 @@ async def submit(request: Request) -> Response:
     """
     config, service = state_of(request).config, state_of(request).service
 
-    def read(upload: Upload, directory: Path) -> UploadForm:
-        # Asked for in this thread: which device there is may take the import of torch to tell.
-        return read_form(upload.fields, config, device=service.facts().device, directory=directory)
+    def read(upload: IncomingForm) -> UploadForm:
+        # The device is asked for in this thread: the answer may take the import of torch.
+        return read_form(upload.fields, config, device=service.facts().device, known_speakers=True)
 
-    job, form = await accept(request, read, raw=True)
+    job, form = await accept(request, read, UploadRules(raw=True))
     if not form.sync:
         return accepted_response(request, job.job_id)
     return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id))
@@ -65,16 +63,16 @@ async def submit_several(request: Request) -> Response:
     others; when none is accepted, the answer is a 400 with the same list.
     """
     service = state_of(request).service
-    # Whoever sends several files asks for a list, whatever is the default for one.
+    # The answer is always a list, also where the configuration's default for one file is to wait.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
-    def read(upload: Upload, directory: Path) -> UploadForm:
-        form = read_form(upload.fields, config, device=service.facts().device, directory=directory)
+    def read(upload: IncomingForm) -> UploadForm:
+        form = read_form(upload.fields, config, device=service.facts().device, known_speakers=True)
         if form.sync:
             raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")
         return form
 
-    return JsonResponse(AcceptedFiles(jobs=await accept_several(request, read)), 202)
+    return JsonResponse(AcceptedFiles(jobs=await accept_files(request, read)), 202)
 
 
 SUBMIT = Operation(

@@ -1,4 +1,4 @@
-"""Known speakers: names, and recordings of how they speak, sent as data URLs in a form's fields."""
+"""Known speakers: names, and recordings of their voices, sent as data URLs in a form's fields."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.schema import SPEAKER_LABEL
+from whisper_api.server.uploads.plain_bodies import unquoted
 from whisper_api.server.uploads.storing import storage_errors
-from whisper_api.server.uploads.urlencoded import unquoted
 from whisper_api.store.database import sync_directory
 
-__all__ = ["MAX_KNOWN_SPEAKERS", "NAMES_FIELD", "REFERENCES_FIELD", "write_known_speakers"]
+__all__ = [
+    "MAX_KNOWN_SPEAKERS",
+    "NAMES_FIELD",
+    "REFERENCES_FIELD",
+    "KnownSpeaker",
+    "read_known_speakers",
+    "write_recordings",
+]
 
 NAMES_FIELD = "known_speaker_names"
 REFERENCES_FIELD = "known_speaker_references"
@@ -24,28 +33,36 @@ REFERENCES_FIELD = "known_speaker_references"
 MAX_KNOWN_SPEAKERS = 4
 MAX_NAME_CHARACTERS = 255
 MIN_SECONDS, MAX_SECONDS = 2.0, 10.0
-# What encoders add at the ends of a recording.
+# Encoders add this much at the ends of a recording.
 SECONDS_OF_PADDING = 0.15
 # Decoding ends here: the rest of a longer recording is not needed to refuse it.
 STOP_AT = MAX_SECONDS + 0.5
-# How the engine calls speakers that nobody has named.
 
 
-def write_known_speakers(names: Sequence[str], references: Sequence[str], directory: Path) -> tuple[str, ...]:
-    """Look at what is known of the speakers, and put the recordings to where their job finds them.
+class KnownSpeaker(msgspec.Struct, frozen=True):
+    """A speaker whom the client knows.
+
+    Attributes:
+        name: without spaces around it.
+        recording: a file of 2 to 10 seconds of this speaker.
+    """
+
+    name: str
+    recording: bytes
+
+    def __repr__(self) -> str:
+        return "KnownSpeaker(...)"
+
+
+def read_known_speakers(names: Sequence[str], references: Sequence[str]) -> tuple[KnownSpeaker, ...]:
+    """Check names and recordings. Decodes the recordings.
 
     Args:
         names: of up to four speakers.
         references: for each name, in the same order, a recording of 2 to 10 seconds as a data URL.
-        directory: of the upload. Recording number N, from 0, becomes the file ``speaker-N`` in it, which a power cut
-            no longer undoes.
-
-    Returns:
-        The names, without spaces around them; nothing when none were given.
 
     Raises:
         InvalidOption: names or recordings cannot be used; says which and why.
-        StorageFull, StorageError: the recordings cannot be written.
     """
     checked = _checked(names)
     if len(references) != len(checked):
@@ -54,29 +71,41 @@ def write_known_speakers(names: Sequence[str], references: Sequence[str], direct
             f"expected one recording for each of {NAMES_FIELD}, in the same order; there are {len(checked)} names "
             f"and {len(references)} recordings",
         )
-    if not checked:
-        return ()
     recordings = [_recording(number, reference) for number, reference in enumerate(references)]
+    return tuple(KnownSpeaker(name, recording) for name, recording in zip(checked, recordings, strict=True))
+
+
+def write_recordings(speakers: Sequence[KnownSpeaker], directory: Path) -> None:
+    """Put recordings to where their job finds them; a power cut no longer undoes that.
+
+    Args:
+        speakers: recording number N, from 0, becomes the file ``speaker-N``.
+        directory: of the upload.
+
+    Raises:
+        StorageFull, StorageError: the recordings cannot be written.
+    """
+    if not speakers:
+        return
     with storage_errors():
-        for number, recording in enumerate(recordings):
+        for number, speaker in enumerate(speakers):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with os.fdopen(os.open(directory / f"speaker-{number}", flags, 0o600), "wb") as file:
-                file.write(recording)
+                file.write(speaker.recording)
                 file.flush()
                 os.fsync(file.fileno())
         sync_directory(directory)
-    return checked
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) > MAX_KNOWN_SPEAKERS:
         raise InvalidOption(NAMES_FIELD, f"expected at most {MAX_KNOWN_SPEAKERS} names")
-    # Before anything else: of a long row of combining characters, normalizing takes for ever, and nothing runs beside.
+    # Checked first: normalizing a long row of combining characters takes for ever and blocks all other threads.
     if any(not 1 <= len(name.strip()) <= MAX_NAME_CHARACTERS for name in names):
         raise InvalidOption(NAMES_FIELD, f"expected names of 1 to {MAX_NAME_CHARACTERS} characters")
     checked = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
     for name in checked:
-        # What would break a line of subtitles, or begin one of them.
+        # These would break a line of subtitles, or begin one.
         if "-->" in name or any(unicodedata.category(each)[0] == "C" or each in "\u2028\u2029" for each in name):
             raise InvalidOption(NAMES_FIELD, "expected names without control characters, line breaks and arrows")
         if SPEAKER_LABEL.fullmatch(name.upper()):
@@ -87,7 +116,7 @@ def _checked(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _recording(number: int, url: str) -> bytes:
-    """The file in a data URL, when it is a recording of the right length."""
+    """The file in a data URL, if it is a recording of the right length."""
     recording = _content(number, url)
     seconds = _length(number, recording)
     if not MIN_SECONDS - SECONDS_OF_PADDING <= seconds <= MAX_SECONDS + SECONDS_OF_PADDING:
@@ -110,7 +139,7 @@ def _content(number: int, url: str) -> bytes:
     if rest.rpartition(";")[2].strip().lower() != "base64":
         return content
     try:
-        # Some write it in lines, and some leave out the padding.
+        # Some clients write base64 in lines, and some leave out the padding.
         packed = content.translate(None, b" \t\r\n\f\v").rstrip(b"=")
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error:
@@ -118,11 +147,11 @@ def _content(number: int, url: str) -> bytes:
 
 
 def _length(number: int, recording: bytes) -> float:
-    """Seconds of it, counted and not as its header says; no more than ``STOP_AT``."""
+    """Seconds, counted by decoding rather than read from the header; at most ``STOP_AT``."""
     from whisper_api.engine.audio.decode import decode
 
     file = io.BytesIO(recording)
-    # So that the message does not call it a file that nobody has sent.
+    # Names the recording in error messages.
     file.name = f"recording {number + 1}"
     try:
         return decode(file, max_seconds=STOP_AT).duration

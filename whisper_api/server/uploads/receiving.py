@@ -1,124 +1,210 @@
-"""The body of a request, from the socket to threads that work on it, in pieces that are worth their while."""
+"""Moves a request's body from the socket to threads that read it, in pieces that are worth a thread's while."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from whisper_api.errors import CallerLimit
+from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.delivery import BodyReceive
-from whisper_api.server.uploads.pace import Pace, PaceRules
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.state import owner_of, state_of
+from whisper_api.server.uploads.incoming import HOW_TO_SEND, IncomingForm, too_large
+from whisper_api.server.uploads.json_reader import JSON_TYPE, JsonReader
+from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
+from whisper_api.server.uploads.pace import Pace, pace_rules
+from whisper_api.server.uploads.plain_bodies import (
+    HOW_TO_SEND_RAW,
+    URLENCODED_TYPE,
+    RawReader,
+    UrlencodedReader,
+    is_audio,
+)
 from whisper_api.server.uploads.storing import storage_errors
+from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["Reception", "receive"]
+__all__ = ["Reader", "receive", "received_body", "upload_turn"]
 
-# What is gathered before a thread is given it, and how long for more to come.
+# A thread gets a piece of this size, or what has come when the next bytes take this long.
 GATHER_BYTES = 512 << 10
 GATHER_SECONDS = 0.01
+
+# Uploads that end quickly make room within this time. A caller whose uploads are all slow is told to wait.
+TURN_SECONDS = 30.0
+RETRY_SECONDS = 30.0
+# Marks a request that has its turn.
+TURN = "whisper_api.upload_turn"
 
 T = TypeVar("T")
 
 
 class Reader(Protocol):
-    """Makes something of a body's bytes as they come."""
+    """Parses a body of one media type, piece by piece, into an :class:`IncomingForm`."""
 
     def feed(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
 
 
-class Reception(ABC, Generic[T]):
-    """A body on its way to the disk. Its methods run in threads.
+@contextlib.asynccontextmanager
+async def upload_turn(request: Request) -> AsyncIterator[None]:
+    """Wait until the caller has few enough unfinished uploads. Count this one among them while the ``with`` is open.
 
-    ``_lock`` is held by the one that works, since a request that is canceled discards what has come while the thread
-    that writes it cannot be stopped.
-
-    Args:
-        reader: is given the body.
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._lock = threading.Lock()
-        self._discarded = False
-
-    def feed(self, piece: bytes) -> None:
-        """Take some more of the body."""
-        with self._lock, storage_errors():
-            if not self._discarded:
-                self._reader.feed(piece)
-
-    def finish(self, piece: bytes) -> T:
-        """Take the last of the body, and give what it was.
-
-        Raises:
-            ClientDisconnect: it was discarded meanwhile.
-        """
-        with self._lock, storage_errors():
-            if self._discarded:
-                raise ClientDisconnect
-            if piece:
-                self._reader.feed(piece)
-            self._reader.finish()
-            return self._finished()
-
-    def discard(self) -> None:
-        """Leave nothing behind; what is fed after this is dropped."""
-        with self._lock:
-            self._discarded = True
-            self._undo()
-
-    @abstractmethod
-    def _finished(self) -> T:
-        """What the body was, now that the reader has all of it."""
-
-    @abstractmethod
-    def _undo(self) -> None:
-        """Close and remove what was written."""
-
-
-async def receive(request: Request, reception: Reception[T], rules: PaceRules, pool: Executor) -> T:
-    """Feed a request's body to a reception, in the pool's threads, which discards it when that fails in any way.
+    A request that has its turn gets no second one.
 
     Args:
         request: whose body was not read yet.
-        reception: takes it.
-        rules: how slowly the body may come.
-        pool: threads for blocking work.
-
-    Returns:
-        What the reception's ``finish`` gives.
 
     Raises:
-        Problem: 408, the body comes too slowly.
+        CallerLimit: the caller's other uploads have not ended.
+        Draining: the server stops.
+    """
+    if TURN in request.scope:
+        yield
+        return
+    state = state_of(request)
+    bounds = (
+        (state.key_uploads, owner_of(request), "key", state.config.max_uploads_per_key),
+        (state.address_uploads, client_network(request.scope), "address", state.config.max_uploads_per_address),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for turns, caller, whose, most in bounds:
+            turn = turns.taken(caller, TURN_SECONDS)
+            try:
+                await unless_draining(state, stack.enter_async_context(turn))
+            except asyncio.TimeoutError:
+                raise CallerLimit(
+                    f"This {whose} has {most} uploads that have not ended, which is as many as one may have: "
+                    "try again when one has ended",
+                    RETRY_SECONDS,
+                ) from None
+        request.scope[TURN] = True
+        yield
+
+
+async def receive(
+    request: Request, form: IncomingForm, pool: Executor, *, raw: bool = False, json: bool = False
+) -> None:
+    """Receive a request's body into a form. Parsing and writing happen in the pool's threads.
+
+    On any failure, the files are removed.
+
+    Args:
+        request: whose body was not read yet.
+        form: takes the fields and files.
+        pool: threads for blocking work.
+        raw: whether the body may be the recording itself, with the fields in the query.
+        json: whether the body may be JSON.
+
+    Raises:
+        Problem: 400, 408 or 413, its code says what is wrong.
+        InvalidInput, InvalidOption: a JSON body, or a URL, cannot be used.
+        StorageError: a file cannot be written.
+        Draining: the server stops.
         ClientDisconnect: the client has gone.
     """
-    pieces = _pieces(BodyReceive(request.scope, request.receive), Pace(rules))
+    reader = _reader_for(request, form, raw, json)
+    # Held by the thread that works: a canceled request discards the files, and cannot stop a thread that writes one.
+    lock = threading.Lock()
+    discarded = False
+
+    def feed(piece: bytes, last: bool) -> None:
+        with lock, storage_errors():
+            if discarded:
+                raise ClientDisconnect
+            if piece:
+                reader.feed(piece)
+            if last:
+                reader.finish()
+                form.finish()
+
+    def discard() -> None:
+        nonlocal discarded
+        with lock:
+            discarded = True
+            form.discard()
+
+    pieces = _pieces(BodyReceive(request.scope, request.receive), Pace(form.limits.pace))
     try:
         async with contextlib.aclosing(pieces):
             async for piece, last in pieces:
-                if last:
-                    return await _in_thread(pool, reception.finish, piece)
-                await _in_thread(pool, reception.feed, piece)
-        return await _in_thread(pool, reception.finish, b"")
+                await _in_thread(pool, feed, piece, last)
     except BaseException:
-        await asyncio.shield(_in_thread(pool, reception.discard))
+        await asyncio.shield(_in_thread(pool, discard))
         raise
 
 
+async def received_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
+    """The whole body of a request, which counts as an unfinished upload of its caller while it comes.
+
+    Args:
+        request: whose body was not read yet.
+        max_bytes: how long the body may be.
+        seconds: how long the body may take to come; the configured least rate holds besides.
+
+    Raises:
+        Problem: 413 ``body_too_large``, or 408 ``slow_sender``.
+        CallerLimit: the caller has as many unfinished uploads as one may have.
+        ClientDisconnect: the client has gone.
+    """
+    too_long = Problem(413, "body_too_large", f"Body too large: this address takes {max_bytes} bytes")
+    if _stated_bytes(request) > max_bytes:
+        raise too_long
+    config = state_of(request).config
+    rules = pace_rules(min(seconds, config.timeout_seconds), config.min_upload_bytes_per_second, seconds)
+    body = bytearray()
+    async with upload_turn(request):
+        pieces = _pieces(BodyReceive(request.scope, request.receive), Pace(rules))
+        async with contextlib.aclosing(pieces):
+            async for piece, _ in pieces:
+                body += piece
+                if len(body) > max_bytes:
+                    raise too_long
+    return bytes(body)
+
+
+def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> Reader:
+    """The reader of the body's media type. Refuses a body whose stated length is too large for one file."""
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if json and media_type == JSON_TYPE:
+        return JsonReader(form)
+    limits, most = form.limits, form.limits.max_file_size
+    how_to_send = HOW_TO_SEND_RAW if raw else HOW_TO_SEND
+    is_raw = raw and is_audio(media_type)
+    if not form.takes_many:
+        form.stated_bytes = _stated_bytes(request)
+        other_bytes = 0 if is_raw else limits.max_field_bytes + limits.max_other_bytes
+        if form.stated_bytes > most + other_bytes:
+            raise too_large(form.stated_bytes, most)
+    if media_type == URLENCODED_TYPE:
+        return UrlencodedReader(form, how_to_send)
+    if is_raw:
+        return RawReader(request, form)
+    return MultipartReader(boundary_of(content_type, how_to_send), form)
+
+
+def _stated_bytes(request: Request) -> int:
+    """The length of a body by its header; 0 when the header does not say."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+
 async def _pieces(receive: BodyReceive, pace: Pace) -> AsyncGenerator[tuple[bytes, bool], None]:
-    """The body, in pieces that are worth a thread's while; with each, whether the body ends with it."""
-    # Waited for without being canceled: a message must not be lost because the time to gather was over. The last one
-    # may have come, and not been looked at, while the piece before it was worked on.
+    """The body in pieces, each with whether it is the last. The last piece may be empty."""
+    # Never canceled while pieces are gathered, since that could lose a message. The last message may have come unseen
+    # while a thread worked on the piece before.
     message: asyncio.Task[Message] | None = None
+    ended = False
     try:
-        while message is not None or not receive.ended:
+        while not ended:
             gathered = bytearray()
             while len(gathered) < GATHER_BYTES and (message is not None or not receive.ended):
                 message = message or asyncio.create_task(receive())
@@ -135,8 +221,8 @@ async def _pieces(receive: BodyReceive, pace: Pace) -> AsyncGenerator[tuple[byte
                 body = received.get("body", b"")
                 pace.came(len(body))
                 gathered += body
-            if gathered:
-                yield bytes(gathered), message is None and receive.ended
+            ended = message is None and receive.ended
+            yield bytes(gathered), ended
     finally:
         if message is not None:
             message.cancel()

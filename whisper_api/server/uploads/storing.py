@@ -1,92 +1,143 @@
-"""A file that is being uploaded: under another name until it is whole, and then safe from a power cut."""
+"""Files that are being uploaded: under another name until they are whole, then safe from a power cut."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.schema import SAMPLE_RATE
 from whisper_api.store.database import sync_directory
 
-__all__ = ["StoredFile", "storage_errors"]
+__all__ = ["HEADER_BYTES", "HeaderlessFile", "StoredFile", "storage_errors", "wav_header"]
 
 PART_NAME = "audio.part"
 WHOLE_NAME = "audio"
+
+SAMPLE_BYTES = 2
+HEADER_BYTES = 44
+# A WAV file begins with "RIFF", four bytes of length and "WAVE".
+SIGNATURE_BYTES = 12
+# Players and encoders write this length when they do not know how many samples follow.
+UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 class StoredFile:
     """One file on its way to the disk. Not safe to use from two threads at a time.
 
     Args:
-        directory: made for it, mode 0700, when its first byte comes.
-        hashed: whether to compute a digest of what is written.
+        directory: made for the file, mode 0700, when its first byte comes.
 
     Attributes:
-        path: of the whole file; nothing is there before :meth:`commit`.
-        size: bytes so far.
+        directory: as given.
+        path: of the whole file; the file is there after :meth:`commit`.
+        size: bytes written so far.
     """
 
-    def __init__(self, directory: Path, *, hashed: bool = False) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.path = directory / WHOLE_NAME
         self.size = 0
-        self._directory = directory
+        self._part = directory / PART_NAME
         self._file: BinaryIO | None = None
-        self._digest = hashlib.sha256() if hashed else None
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of what was written; of nothing, when it was not asked for."""
-        return (self._digest or hashlib.sha256()).digest()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append some bytes."""
         self._opened().write(data)
         self.size += len(data)
-        if self._digest is not None:
-            self._digest.update(data)
-
-    def overwrite(self, data: bytes) -> None:
-        """Write some bytes over the file's first ones; the digest stays that of what was written before."""
-        file = self._opened()
-        file.seek(0)
-        file.write(data)
-        file.seek(0, os.SEEK_END)
 
     def commit(self) -> None:
-        """Give the file its name; a power cut no longer undoes it."""
+        """Give the file its name; a power cut no longer undoes that."""
         with self._opened() as file:
             file.flush()
             os.fsync(file.fileno())
-        (self._directory / PART_NAME).rename(self.path)
-        for directory in (self._directory, self._directory.parent):
+        self._part.rename(self.path)
+        for directory in (self.directory, self.directory.parent):
             sync_directory(directory)
 
     def close(self) -> None:
-        """Close the file as it is; whoever owns the directory removes it."""
+        """Close the file as it is; the owner of the directory removes it."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
 
-    def remove(self) -> None:
-        """Remove what has come; nothing may be written any more."""
-        (self._directory / PART_NAME).unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Close and remove an unfinished file."""
+        self.close()
+        self._part.unlink(missing_ok=True)
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            self._file = os.fdopen(os.open(self._directory / PART_NAME, flags, 0o600), "wb")
+            self._file = os.fdopen(os.open(self._part, flags, 0o600), "wb")
         return self._file
+
+
+class HeaderlessFile(StoredFile):
+    """Signed 16-bit little-endian mono samples at 16 kHz, stored behind the header of a WAV file.
+
+    Clients of whisper-asr-webservice send such samples with ``encode=false``. A WAV file that comes instead is stored
+    as it is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        # Holds the first bytes until they show whether this is a WAV file; None from then on.
+        self._beginning: bytearray | None = bytearray()
+        self._has_header = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append some samples."""
+        if self._beginning is None:
+            super().write(data)
+            return
+        self._beginning += data
+        if len(self._beginning) >= SIGNATURE_BYTES:
+            self._begin(bytes(self._beginning))
+
+    def commit(self) -> None:
+        """Write the length of the samples into the header, and give the file its name."""
+        if self._beginning is not None:
+            self._begin(bytes(self._beginning))
+        if self._has_header:
+            file = self._opened()
+            file.seek(0)
+            file.write(wav_header(self.size - HEADER_BYTES))
+        super().commit()
+
+    def _begin(self, beginning: bytes) -> None:
+        self._beginning = None
+        if not (beginning.startswith(b"RIFF") and beginning[8:SIGNATURE_BYTES] == b"WAVE"):
+            self._has_header = True
+            super().write(wav_header(0))
+        super().write(beginning)
+
+
+def wav_header(data_bytes: int) -> bytes:
+    """The header of a WAV file of 16-bit mono samples at 16 kHz (RIFF, format 1).
+
+    Args:
+        data_bytes: length of the samples. The format has no lengths from 4 GiB on; the header then says "unknown".
+    """
+    riff_bytes = min(HEADER_BYTES - 8 + data_bytes, UNKNOWN_LENGTH)
+    byte_rate = SAMPLE_RATE * SAMPLE_BYTES
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", riff_bytes, b"WAVE"),
+        *(b"fmt ", 16, 1, 1, SAMPLE_RATE, byte_rate, SAMPLE_BYTES, 8 * SAMPLE_BYTES),
+        *(b"data", min(data_bytes, UNKNOWN_LENGTH)),
+    )
 
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Name what the operating system says when an upload cannot be written.
+    """Translate errors of the operating system while an upload is written.
 
     Raises:
         StorageFull: no space is left on the disk.

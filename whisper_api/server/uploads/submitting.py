@@ -1,15 +1,8 @@
-"""The one way by which an upload becomes a job: the form is received and read, and the job submitted.
+"""From a request with files to jobs: the one way by which the routes take uploads.
 
-A caller has a bounded number of uploads on their way. An upload takes a place in the queue only when it is whole, so
-uploads that never end keep nobody else out.
-
-::
-
-    job, wanted = await accept(request, read, purpose="/v1/audio/transcriptions", join=True)
-
-``read(upload, directory)`` runs in a thread: it reads ``upload.fields``, writes what belongs beside the upload into
-``directory``, and returns the request's options (:class:`Wanted`; :class:`~whisper_api.server.uploads.forms.UploadForm`
-is one).
+An upload gets its position in the queue when it is whole, so uploads that never end keep no other caller out. When the
+body is whole, one call in a thread reads the options, looks for jobs that the request has made before, probes the files
+and submits them. Files that are named by URL are fetched between reading and submitting.
 """
 
 from __future__ import annotations
@@ -18,87 +11,108 @@ import asyncio
 import contextlib
 import dataclasses
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starlette.requests import Request
 
 from whisper_api.config import Config
+from whisper_api.errors import DeviceError, Draining, IdempotencyConflict, InvalidOption, ModelError, WhisperApiError
 from whisper_api.jobs.service import Submission
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.middleware.auth import check_key
-from whisper_api.server.query import idempotency_key
+from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
+from whisper_api.server.responses.problems import Problem, problem_of
+from whisper_api.server.responses.submission_responses import FileError, FileOutcome
 from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
-from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetched
-from whisper_api.server.uploads.idempotency import is_known, job_before
-from whisper_api.server.uploads.multipart import FILE_FIELD
-from whisper_api.server.uploads.upload_turn import upload_turn
-from whisper_api.server.uploads.uploads import Limits, Upload, receive_upload
+from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetch_file
+from whisper_api.server.uploads.forms import UploadForm
+from whisper_api.server.uploads.incoming import FILE_FIELD, MAX_FILES, IncomingFile, IncomingForm, Limits
+from whisper_api.server.uploads.known_speakers import write_recordings
+from whisper_api.server.uploads.receiving import receive, upload_turn
+from whisper_api.server.uploads.storing import StoredFile
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.service import Reservation
+    from whisper_api.jobs.service import JobService, Reservation
     from whisper_api.store.jobs import Job
 
-__all__ = ["MAX_FIELD_BYTES", "Wanted", "accept", "limits_of", "reserved", "submit"]
+__all__ = ["UploadRules", "accept", "accept_files", "accept_waited"]
 
-# A known speaker's ten seconds as a data URL are two million characters, and there may be four.
+# A known speaker's ten seconds as a data URL are two million characters, and there may be four speakers.
 MAX_FIELD_BYTES = 16 << 20
+MAX_HEADER_BYTES = 32 << 10
+# A file name of 255 characters may have four bytes for each, and may come twice.
+FILE_HEADER_BYTES = 2 << 10
+# Of one request, so that other requests can fetch too.
+FETCHES_AT_A_TIME = 4
+# Errors of the request rather than of one of its files.
+REQUEST_ERRORS = (InvalidOption, ModelError, DeviceError, Draining, IdempotencyConflict)
+
+F = TypeVar("F", bound=UploadForm)
 
 
-class Wanted(Protocol):
-    """What the fields of a form ask for; attributes as those of a :class:`~whisper_api.jobs.service.Submission`."""
+@dataclasses.dataclass(frozen=True)
+class UploadRules:
+    """What a route takes, and what it makes of it.
+
+    Attributes:
+        purpose: part of the request's identity: the same upload for another purpose is another request.
+        raw: whether the body may be the recording itself, with the fields in the query.
+        json: whether the body may be JSON.
+        file_fields: names of the fields that may hold the file.
+        headerless: whether the file holds samples without a header, as
+            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` takes them.
+        max_files: how many files one request may have.
+        join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+    """
+
+    purpose: str = ""
+    raw: bool = False
+    json: bool = False
+    file_fields: tuple[str, ...] = (FILE_FIELD,)
+    headerless: bool = False
+    max_files: int = 1
+    join: bool = False
+    not_to_join: frozenset[str] = frozenset()
 
     @property
-    def options(self) -> TranscriptionOptions: ...
-    @property
-    def output_format(self) -> str: ...
-    @property
-    def render_options(self) -> RenderOptions: ...
-    @property
-    def keep_result(self) -> bool: ...
-    @property
-    def hf_token(self) -> str | None: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-    @property
-    def metadata(self) -> dict[str, Any] | None: ...
-    @property
-    def known_speakers(self) -> tuple[str, ...]: ...
+    def takes_many(self) -> bool:
+        """Whether each file is accepted or refused on its own."""
+        return self.max_files > 1
+
+    def limits(self, config: Config) -> Limits:
+        """What one upload may take."""
+        return Limits(
+            max_file_size=config.max_file_size,
+            timeout_seconds=config.timeout_seconds,
+            max_field_bytes=MAX_FIELD_BYTES,
+            max_header_bytes=MAX_HEADER_BYTES + (self.max_files * FILE_HEADER_BYTES if self.takes_many else 0),
+            min_bytes_per_second=config.min_upload_bytes_per_second,
+            upload_seconds=config.upload_timeout_seconds,
+            file_fields=self.file_fields,
+            max_files=self.max_files,
+        )
 
 
-W = TypeVar("W", bound=Wanted)
+SEVERAL = UploadRules(purpose="several", max_files=MAX_FILES)
 
 
-async def accept(
-    request: Request,
-    read: Callable[[Upload, Path], W],
-    *,
-    purpose: str = "",
-    join: bool = False,
-    not_to_join: frozenset[str] = frozenset(),
-    raw: bool = False,
-    file_fields: tuple[str, ...] = (FILE_FIELD,),
-    headerless: bool = False,
-) -> tuple[Job, W]:
-    """Make a job of a request that has one file, or in its place the address of one.
+async def accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> tuple[Job, F]:
+    """Make a job of a request that has one file, or the URL of one.
 
-    What is refused is refused as early as it can be told: a full queue before the upload is read, a file that is too
-    large while it comes, fields that cannot be used before anything is fetched, what is not audio before it is queued.
-    The ``Idempotency-Key`` is honoured. The job's id is noted in the request's scope, for the log.
+    Errors are found as early as possible: a full queue before the upload is read, a file that is too large while the
+    upload comes, unusable fields before anything is fetched, a file that is not audio before the job is queued. The
+    ``Idempotency-Key`` is honoured. The job's id is noted in the request's scope, for the log.
 
     Args:
         request: whose body was not read yet.
-        read: says what is wanted, in a thread; its errors are the answer.
-        purpose: belongs to what an ``Idempotency-Key`` stands for: the same upload for another purpose is another one.
-        join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
-        raw: whether the body may be the recording itself, with the fields in the query.
-        file_fields: names of the fields that may hold the file.
-        headerless: as in :func:`~whisper_api.server.uploads.uploads.receive_upload`.
+        read: makes values of the form's fields, in a thread; its errors are the answer.
+        rules: for one file.
 
     Returns:
-        The job, which may have been there before, and what was read.
+        The job, which may have been there before, and the form.
 
     Raises:
         Problem: 400, 408 or 413, and its code says what is wrong.
@@ -106,138 +120,322 @@ async def accept(
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.reserve` and ``submit`` raise.
         ClientDisconnect: the client has gone.
     """
-    state = state_of(request)
-    key = idempotency_key(request)
-    owner = owner_of(request)
-    # A client that comes again needs no other place than that of the job it has left.
-    spare = state.waiters.abandoned(owner) if join else 0
-    async with upload_turn(request), reserved(state, owner, key, spare) as reservation:
-        upload: Upload = await unless_draining(
-            state,
-            receive_upload(
-                request,
-                reservation.directory,
-                dataclasses.replace(limits_of(state.config), file_fields=file_fields),
-                state.uploads,
-                fingerprint=join or key is not None,
-                purpose=purpose,
-                raw=raw,
-                headerless=headerless,
-            ),
-        )
-        if upload.url is not None:
-            check_enabled(state.config)
-        # An upload may take hours.
-        await blocking(state.reads, check_key, request)
-        wanted = await blocking(state.uploads, read, upload, reservation.directory)
-        job = await blocking(state.uploads, job_before, state.service, reservation.owner, key, upload.fingerprint)
-        if job is None and join and upload.url is not None:
-            # What was fetched for a job that is there need not be there a second time.
-            coming = _submission(reservation, upload, wanted, key, join, not_to_join)
-            job = await blocking(state.uploads, state.service.find_to_join, coming)
-        if job is None:
-            if upload.url is not None:
-                upload = await unless_draining(state, fetched(state, upload, caller_of(request)))
-            job = await blocking(state.uploads, submit, state, reservation, upload, wanted, key, join, not_to_join)
+    submitter = await _accept(request, read, rules)
+    (job,) = submitter.jobs.values()
     request.scope["job_id"] = job.job_id
-    return job, wanted
+    return job, submitter.form
 
 
-def submit(
-    state: ServerState,
-    reservation: Reservation,
-    upload: Upload,
-    wanted: Wanted,
-    key: str | None,
-    join: bool = False,
-    not_to_join: frozenset[str] = frozenset(),
-) -> Job:
-    """Look into an upload that has come whole, and make it a job. Blocks.
+async def accept_waited(
+    request: Request, read: Callable[[IncomingForm], F], rules: UploadRules, waiting: contextlib.ExitStack
+) -> tuple[Job, F]:
+    """Make a job of a request that waits for the result, or join the job of the same upload.
+
+    A client that goes away cancels the job after some seconds in which the same upload joins it. A client that sends an
+    ``Idempotency-Key`` will come back, and cancels nothing.
+
+    Args:
+        request, read, rules: as :func:`accept` takes them. The purpose names every option outside of the form.
+        waiting: stands for the client while open; it is closed when the client has its answer or has gone.
+
+    Returns:
+        The job, which may have been there before, and the form.
 
     Raises:
-        InvalidAudio: it is not audio.
-        AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
-        InvalidOption: it has no such audio track.
-        WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.submit` raises.
+        Exception: as :func:`accept` raises.
     """
-    submission = _submission(reservation, upload, wanted, key, join, not_to_join, _length(state.config, upload, wanted))
-    return state.service.submit(submission, reservation)
+    state, owner = state_of(request), owner_of(request)
+    with state.waiters.uploading(owner) as given_up:
+        job, form = await accept(request, read, dataclasses.replace(rules, join=True, not_to_join=given_up))
+        comes_back = idempotency_key(request) is not None
+        waiting.enter_context(state.waiters.waiting(job.job_id, owner, cancel=not comes_back))
+    return job, form
 
 
-def _submission(
-    reservation: Reservation,
-    upload: Upload,
-    wanted: Wanted,
-    key: str | None,
-    join: bool,
-    not_to_join: frozenset[str],
-    audio_seconds: float | None = None,
-) -> Submission:
-    return Submission(
-        job_id=reservation.job_id,
-        owner=reservation.owner,
-        options=wanted.options,
-        output_format=wanted.output_format,
-        render_options=wanted.render_options,
-        keep_result=wanted.keep_result,
-        file_name=upload.file_name,
-        audio_bytes=upload.size,
-        audio_seconds=audio_seconds,
-        hf_token=wanted.hf_token,
-        warnings=wanted.warnings,
-        idempotency_key=key,
-        fingerprint=upload.fingerprint,
-        metadata=wanted.metadata,
-        known_speakers=wanted.known_speakers,
-        join=join,
-        not_to_join=not_to_join,
-    )
+async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> tuple[FileOutcome, ...]:
+    """Make jobs of a request that has any number of files, or URLs of files.
+
+    A full queue refuses the request before the upload is read, and each file as it comes. With an ``Idempotency-Key``,
+    the same request again gives the same jobs, and tries refused files again.
+
+    Args:
+        request: whose body was not read yet.
+        read: makes values of the form's fields, in a thread; its errors are the answer to the whole request.
+
+    Returns:
+        The outcome of each file, in the order sent. At least one was accepted.
+
+    Raises:
+        Problem: 400, 408 or 413; ``no_file_accepted`` gives in its ``jobs`` the error of each file.
+        WhisperApiError: an error of the whole request.
+        ClientDisconnect: the client has gone.
+    """
+    submitter = await _accept(request, read, SEVERAL)
+    outcomes = tuple(_outcome(file, submitter.jobs) for file in submitter.files)
+    if not submitter.jobs:
+        many = f"None of the {len(outcomes)} files was" if len(outcomes) > 1 else "The file was not"
+        raise Problem(400, "no_file_accepted", f"{many} accepted; jobs says why for each", jobs=outcomes)
+    return outcomes
+
+
+async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
+    state, owner, caller = state_of(request), owner_of(request), caller_of(request)
+    key = idempotency_key(request)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(upload_turn(request))
+        take_bytes = stack.enter_context(state.form_bytes.using(caller if rules.takes_many else ""))
+        # A retrying client reuses the slot of the job it has left.
+        extra_slots = state.waiters.abandoned(owner) if rules.join else 0
+        reservations = await stack.enter_async_context(_reserved(state, owner, key, extra_slots))
+        form = IncomingForm(
+            rules.limits(state.config),
+            reservations.new_directory,
+            take_bytes=take_bytes,
+            purpose=rules.purpose if rules.join or key is not None else None,
+            headerless=rules.headerless,
+        )
+        receiving = receive(request, form, state.uploads, raw=rules.raw, json=rules.json)
+        await unless_draining(state, receiving)
+        if any(file.url is not None for file in form.files):
+            check_enabled(state.config)
+
+        def read_and_submit() -> _Submitter[F]:
+            # The key may have been revoked: an upload may take hours.
+            check_key(request)
+            submitter = _Submitter(state, owner, key, rules, read(form), form.files, reservations)
+            submitter.find_earlier()
+            if not submitter.to_fetch:
+                submitter.submit()
+            return submitter
+
+        submitter = await blocking(state.uploads, read_and_submit)
+        if submitter.to_fetch:
+            await unless_draining(state, _fetch_all(state, submitter.to_fetch, caller, rules))
+            await blocking(state.uploads, submitter.submit)
+    return submitter
+
+
+class _Submitter(Generic[F]):
+    """Makes jobs of one request's files. Its methods block.
+
+    Attributes:
+        form: of the request, which holds for all files.
+        files: of the request.
+        jobs: of the request, by the number of the file.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        owner: str,
+        key: str | None,
+        rules: UploadRules,
+        form: F,
+        files: Sequence[IncomingFile],
+        reservations: _Reservations,
+    ) -> None:
+        self.form = form
+        self.files = files
+        self.jobs: dict[int, Job] = {}
+        self._state = state
+        self._owner = owner
+        self._key = key
+        # The idempotency key of each file's job, by the number of the file.
+        self._keys: dict[int, str] = {}
+        if key is not None:
+            many = rules.takes_many
+            self._keys = {file.number: _file_key(key, file.number) if many else key for file in files}
+        self._rules = rules
+        self._reservations = reservations
+
+    @property
+    def to_fetch(self) -> list[tuple[IncomingFile, StoredFile, str]]:
+        """The files that are to be fetched: each with its place on the disk, and its URL."""
+        return [(file, stored, file.url) for file, stored in self._pending if file.url is not None]
+
+    @property
+    def _pending(self) -> list[tuple[IncomingFile, StoredFile]]:
+        return [
+            (file, file.stored)
+            for file in self.files
+            if file.stored is not None and file.error is None and file.number not in self.jobs
+        ]
+
+    def find_earlier(self) -> None:
+        """Find the jobs that the same request has made before.
+
+        Raises:
+            IdempotencyConflict: the key came before with another payload.
+        """
+        service = self._state.service
+        if self._key is not None:
+            # All keys that the request may have used: other jobs under them belong to another payload.
+            keys: dict[str, str | None] = dict.fromkeys(_keys_of(self._key))
+            keys |= {self._keys[file.number]: file.fingerprint for file in self.files}
+            found = service.find_submitted(self._owner, keys)
+            for file in self.files:
+                if (key := self._keys[file.number]) in found:
+                    self.jobs[file.number] = found[key]
+                    # This time the queue may be full; the file has its job nevertheless.
+                    file.error = None
+        if self._rules.join:
+            # A file need not be fetched again for a job that is there.
+            for file, stored, _ in self.to_fetch:
+                job = service.find_to_join(self._submission(file, stored, audio_seconds=None))
+                if job is not None:
+                    self.jobs[file.number] = job
+
+    def submit(self) -> None:
+        """Probe the files and submit their jobs.
+
+        Raises:
+            WhisperApiError: an error of the whole request, or of its only file.
+        """
+        for file, stored in self._pending:
+            self._submit(file, stored)
+
+    def _submit(self, file: IncomingFile, stored: StoredFile) -> None:
+        try:
+            write_recordings(self.form.known_speakers, stored.directory)
+            seconds = _length(self._state.config, stored, file.file_name, self.form.options)
+            submission = self._submission(file, stored, seconds)
+            self.jobs[file.number] = self._state.service.submit(submission, self._reservations.of(stored))
+        except (Problem, WhisperApiError) as error:
+            if not self._rules.takes_many or (isinstance(error, REQUEST_ERRORS) and not self.jobs):
+                raise
+            file.error = error
+
+    def _submission(self, file: IncomingFile, stored: StoredFile, audio_seconds: float | None) -> Submission:
+        form = self.form
+        return Submission(
+            job_id=self._reservations.of(stored).job_id,
+            owner=self._owner,
+            options=form.options,
+            output_format=form.output_format,
+            render_options=form.render_options,
+            keep_result=form.keep_result,
+            file_name=file.file_name,
+            audio_bytes=stored.size,
+            audio_seconds=audio_seconds,
+            hf_token=form.hf_token,
+            warnings=form.warnings,
+            idempotency_key=self._keys.get(file.number),
+            fingerprint=file.fingerprint,
+            metadata=form.metadata,
+            known_speakers=tuple(speaker.name for speaker in form.known_speakers),
+            join=self._rules.join,
+            not_to_join=self._rules.not_to_join,
+        )
+
+
+class _Reservations:
+    """The reservations of one request, found by the directory of their file.
+
+    Args:
+        service: makes more of them.
+        first: made before the body was read.
+    """
+
+    def __init__(self, service: JobService, first: Reservation) -> None:
+        self._service = service
+        self._owner = first.owner
+        self._unused = [first]
+        self._by_directory = {first.directory: first}
+
+    def new_directory(self) -> Path:
+        """The directory for one more file.
+
+        Raises:
+            QueueFull, CallerLimit, Draining: not now.
+        """
+        reservation = self._unused.pop() if self._unused else self._service.reserve(self._owner)
+        self._by_directory[reservation.directory] = reservation
+        return reservation.directory
+
+    def of(self, stored: StoredFile) -> Reservation:
+        """The reservation of a file."""
+        return self._by_directory[stored.directory]
+
+    def open(self) -> list[Reservation]:
+        """Those that were not submitted."""
+        return [reservation for reservation in self._by_directory.values() if reservation.open]
 
 
 @contextlib.asynccontextmanager
-async def reserved(state: ServerState, owner: str, key: str | None, spare: int = 0) -> AsyncIterator[Reservation]:
-    """The id and the directory of a job whose upload is to come; what was not submitted is removed however this ends.
+async def _reserved(state: ServerState, owner: str, key: str | None, extra_slots: int) -> AsyncIterator[_Reservations]:
+    """Ids and directories for the jobs of one request; those that were not submitted are removed at the end.
 
-    Args:
-        state: the server's.
-        owner: for whom.
-        key: the request's ``Idempotency-Key``. One that comes again is let in even when the queue is full, since it
-            is answered with the job that is there.
-        spare: how many of the owner's jobs do not count.
+    A request whose ``Idempotency-Key`` is known is let in even when the queue is full: most likely it makes no new job.
 
     Raises:
         QueueFull, CallerLimit, Draining: not now.
     """
+    service = state.service
 
-    def take() -> Reservation:
-        return state.service.reserve(owner, extra_slots=spare + is_known(state.service, owner, key)).__enter__()
+    def reserve() -> Reservation:
+        is_known = key is not None and service.has_submitted(owner, _keys_of(key))
+        return service.reserve(owner, extra_slots=extra_slots + is_known)
 
-    reservation = await blocking(state.uploads, take)
+    def release() -> None:
+        for reservation in reservations.open():
+            reservation.release()
+
+    reservations = _Reservations(service, await blocking(state.uploads, reserve))
     try:
-        yield reservation
+        yield reservations
     finally:
-        if reservation.open:
-            # Files are removed in it, and that must not be left undone because the request is ended meanwhile.
-            await asyncio.shield(blocking(state.uploads, reservation.__exit__, None, None, None))
+        if reservations.open():
+            # Shielded: a canceled request must not leave its files.
+            await asyncio.shield(blocking(state.uploads, release))
 
 
-def limits_of(config: Config) -> Limits:
-    """What one upload may take."""
-    return Limits(
-        max_file_size=config.max_file_size,
-        timeout_seconds=config.timeout_seconds,
-        max_field_bytes=MAX_FIELD_BYTES,
-        min_bytes_per_second=config.min_upload_bytes_per_second,
-        upload_seconds=config.upload_timeout_seconds,
-    )
+async def _fetch_all(
+    state: ServerState, files: Sequence[tuple[IncomingFile, StoredFile, str]], caller: str, rules: UploadRules
+) -> None:
+    turns = asyncio.Semaphore(FETCHES_AT_A_TIME)
+
+    async def fetch(file: IncomingFile, stored: StoredFile, url: str) -> None:
+        try:
+            async with turns:
+                await fetch_file(state, url, stored, caller)
+        except (Problem, WhisperApiError) as error:
+            if not rules.takes_many:
+                raise
+            file.error = error
+
+    await asyncio.gather(*(fetch(*each) for each in files))
 
 
-def _length(config: Config, upload: Upload, wanted: Wanted) -> float | None:
+def _file_key(key: str, number: int) -> str:
+    """The key of one job of several: no client can send this character."""
+    return f"{key}\x1f{number}"
+
+
+def _keys_of(key: str) -> tuple[str, ...]:
+    """The keys of all jobs that a request with this key may have made."""
+    return (key, *(_file_key(key, number) for number in range(MAX_FILES)))
+
+
+def _length(config: Config, stored: StoredFile, file_name: str | None, options: TranscriptionOptions) -> float | None:
+    """Seconds of a recording, by its header.
+
+    Raises:
+        InvalidAudio: the file is not audio.
+        AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
+        InvalidOption: there is no such audio track.
+    """
     from whisper_api.engine.audio.decode import probe
 
-    with io.FileIO(upload.path) as file:
-        # As the client knows it, for the message that it gets when this is not audio.
-        file.name = upload.file_name or "the file"
-        return probe(
-            file, audio_track=wanted.options.audio_track, max_seconds=config.max_audio_seconds or None
-        ).duration
+    with io.FileIO(stored.path) as file:
+        # The client knows the file by this name, which stands in error messages.
+        file.name = file_name or "the file"
+        return probe(file, audio_track=options.audio_track, max_seconds=config.max_audio_seconds or None).duration
+
+
+def _outcome(file: IncomingFile, jobs: Mapping[int, Job]) -> FileOutcome:
+    if file.error is None:
+        job_id = jobs[file.number].job_id
+        return FileOutcome(file_name=file.file_name, job_id=job_id, status_url=status_path(job_id))
+    problem = problem_of(file.error)
+    error = FileError(status=problem.status, code=problem.code, detail=problem.detail)
+    return FileOutcome(file_name=file.file_name, error=error)

@@ -27,8 +27,8 @@ from whisper_api.errors import (
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
-from whisper_api.server.uploads.multipart import URL_FIELD
 
 __all__ = [
     "AUDIO_FILE",

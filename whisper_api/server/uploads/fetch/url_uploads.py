@@ -1,30 +1,27 @@
-"""Uploads that come as an address: fetched in place of a file, where the configuration allows it."""
+"""Files that are named by URL, where the configuration allows to fetch them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 
 from whisper_api.config import Config
 from whisper_api.errors import QueueFull
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking
 from whisper_api.server.uploads.fetch.fetching import LOOKUP_SECONDS, Fetch, FetchRules
-from whisper_api.server.uploads.fetch.urls import file_name_of
 from whisper_api.server.uploads.storing import StoredFile
-from whisper_api.server.uploads.uploads import Upload
 
-__all__ = ["check_enabled", "fetched", "rules_of"]
+__all__ = ["check_enabled", "fetch_file", "rules_of"]
 
-# That a fetch has to notice by itself that its time is over, and to say what it was.
+# A fetch gets this much longer to end by itself with an error of its own.
 MARGIN_SECONDS = 1.0
 BUSY_RETRY_SECONDS = 30.0
 
 
 def check_enabled(config: Config) -> None:
-    """Whether anything may be fetched here.
+    """Check that the configuration allows to fetch files.
 
     Raises:
         Problem: 400 ``url_not_enabled``.
@@ -49,39 +46,33 @@ def rules_of(config: Config) -> FetchRules:
     )
 
 
-async def fetched(state: ServerState, upload: Upload, caller: str) -> Upload:
-    """Fetch the file of an upload that came as an address.
+async def fetch_file(state: ServerState, url: str, file: StoredFile, caller: str) -> None:
+    """Fetch a file from its URL.
 
-    It takes no longer than the configuration says, whatever hangs, once it has its turn; nor does it wait longer for
-    that. One caller has a share of the turns, so that slow origins it names leave room for other callers.
+    The wait for a turn, and then the fetch, each take no longer than the configuration says, whatever hangs. One caller
+    has a share of the turns, so that slow origins leave room for other callers.
 
     Args:
         state: of the server, which has threads for this.
-        upload: whose ``url`` is set; its directory is there, and whoever owns it removes what lies in it on failure.
-        caller: who asks for it, as :func:`~whisper_api.server.state.caller_of` says.
-
-    Returns:
-        The same with the file at its path.
+        url: of the file.
+        file: to be written; on failure the owner of its directory removes it.
+        caller: as :func:`~whisper_api.server.state.caller_of` says.
 
     Raises:
-        Problem: 400 ``url_not_enabled`` or ``url_refused``, 413 ``url_too_large`` or 422 ``url_unreachable``.
-        QueueFull: so many others are fetched that its turn did not come.
+        Problem: 400 ``url_refused``, 413 ``url_too_large`` or 422 ``url_unreachable``.
+        QueueFull: no turn came, so many other files are fetched.
         StorageError: the file cannot be written.
     """
-    check_enabled(state.config)
     rules = rules_of(state.config)
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(state.caller_fetches.taken(caller, rules.seconds))
         except asyncio.TimeoutError:
             raise _busy() from None
-        return await _fetched(state, upload, rules)
+        await _run(state, Fetch(url, file, rules), rules.seconds)
 
 
-async def _fetched(state: ServerState, upload: Upload, rules: FetchRules) -> Upload:
-    assert upload.url is not None
-    file = StoredFile(upload.path.parent)
-    fetch = Fetch(upload.url, file, rules)
+async def _run(state: ServerState, fetch: Fetch, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     begun = asyncio.Event()
 
@@ -92,21 +83,21 @@ async def _fetched(state: ServerState, upload: Upload, rules: FetchRules) -> Upl
     running = loop.run_in_executor(state.fetches, contextvars.copy_context().run, run)
     try:
         try:
-            await asyncio.wait_for(begun.wait(), rules.seconds)
+            await asyncio.wait_for(begun.wait(), seconds)
         except asyncio.TimeoutError:
             raise _busy() from None
-        await asyncio.wait({running}, timeout=rules.seconds + MARGIN_SECONDS)
+        await asyncio.wait({running}, timeout=seconds + MARGIN_SECONDS)
         if not running.done():
             raise fetch.unreachable()
         running.result()
     finally:
         if not running.done():
-            # Nobody waits for a name that is still being looked up; what it ends with is nobody's concern.
+            # Nobody waits for the thread any more, which may still look up a name: take its outcome, so that asyncio
+            # does not complain about it.
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             running.cancel()
-            # Not here, where a slow disk would hold up everybody.
+            # In a thread, since a slow disk would hold up the event loop.
             await asyncio.shield(blocking(state.uploads, fetch.abort))
-    return dataclasses.replace(upload, size=file.size, file_name=file_name_of(upload.url))
 
 
 def _busy() -> QueueFull:

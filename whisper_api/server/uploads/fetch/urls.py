@@ -8,7 +8,7 @@ import string
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.multipart import display_name
+from whisper_api.server.uploads.part_headers import display_name
 
 __all__ = ["PORTS", "file_name_of", "joined", "refused", "target_of"]
 
