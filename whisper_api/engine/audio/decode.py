@@ -121,7 +121,8 @@ def decode(
             values is not copied. A seekable file object is read from its beginning. One that cannot seek is read as
             it comes where the format allows that (WAV, MP3, FLAC, Ogg, WebM, ADTS, MPEG-TS ...); the encoded bytes of
             other formats, MP4 first of all, are held in memory, since they may need their end before their beginning.
-        check: called about once for each second of audio and ten times a second; what it raises ends the decoding.
+        check: called once for each of the first seconds of audio, and ten to fifty times a second; what it raises ends
+            the decoding.
         progress: called as often with the part that is done, 0 to 1, where the length is known.
         audio_track: which of several audio streams, counted from 1; None for the one that the file marks as default,
             else the first.
