@@ -208,8 +208,8 @@ def attempt(content: bytes) -> dict[str, Any]:
     from whisper_api.errors import InvalidAudio
 
     DECODERS.prestart()
-    (pid,) = DECODERS.pids
-    began, cpu = time.perf_counter(), cpu_seconds(pid)
+    pids = DECODERS.pids
+    began, cpu = time.perf_counter(), sum(map(cpu_seconds, pids))
     outcome = "decoded"
     try:
         probe(content, max_seconds=MAX_SECONDS)
@@ -220,12 +220,12 @@ def attempt(content: bytes) -> dict[str, Any]:
         outcome += next((f", {end}" for end in ENDS if end in str(error)), "")
     except Exception as error:
         outcome = f"raised: {type(error).__name__}: {error}"
-    same = DECODERS.pids == [pid]
+    same = DECODERS.pids == pids
     return {
         "outcome": outcome,
         "seconds": time.perf_counter() - began,
-        "cpu": cpu_seconds(pid) - cpu if same else 0.0,
-        "memory": peak_memory(pid) if same else 0,
+        "cpu": sum(map(cpu_seconds, pids)) - cpu if same else 0.0,
+        "memory": max(map(peak_memory, pids)) if same else 0,
     }
 
 
