@@ -226,9 +226,12 @@ def test_a_job_is_canceled_while_its_alignment_model_is_fetched(
 
 
 OFFLINE = """
-import sys
+import socket, sys
 asked = []
 def hear(event, arguments):
+    # The decoder process is spoken to by a socket of this machine.
+    if isinstance(arguments[0] if arguments else None, socket.socket) and arguments[0].family == socket.AF_UNIX:
+        return
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
         asked.append((event, arguments[1:]))
 sys.addaudithook(hear)

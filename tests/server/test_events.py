@@ -399,7 +399,7 @@ class Waiting:
 
     def request(self) -> Request:
         """One whose client does not leave; to be made on the loop."""
-        pools: Any = {"uploads": Inline(), "reads": Inline(), "fetches": Inline()}
+        pools: Any = {"uploads": Inline(), "reads": Inline(), "renders": Inline(), "fetches": Inline()}
         app = Starlette()
         app.state.server = ServerState(self.config, self.service, self.keys, **pools)
         path = {"job_id": self.job_id}

@@ -70,8 +70,8 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     except OSError as error:
         return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
-    work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
     try:
+        work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
     except (UnknownModel, InvalidOption, DeviceUnavailable) as error:

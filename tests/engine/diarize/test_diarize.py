@@ -179,8 +179,8 @@ def test_a_canceled_job_stops_between_work_items(job: Job, call: Floats) -> None
     seen: list[float] = []
 
     def on_progress(at: Progress) -> None:
-        seen.append(at.fraction)
-        if at.fraction > 0.2:
+        seen.append(at.stage_fraction)
+        if at.stage_fraction > 0.2:
             cancel.set()
 
     with pytest.raises(Canceled):
