@@ -144,7 +144,7 @@ def spare_nltk() -> None:
 
 
 def whisperx_resident(weights: str, *, align_dir: str | None = None, defaults: bool = False) -> Job:
-    """whisperx with its models loaded: one job at a time, which is what its shared state allows.
+    """Whisperx with its models loaded: one job at a time, which is what its shared state allows.
 
     Args:
         weights: directory of the Whisper model.
@@ -196,7 +196,7 @@ def batched(weights: str, *, beam_size: int = 5, batch_size: int = 8) -> Job:
 
 
 def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tuple[float, float, str]]]:
-    """pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
+    """Pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
 
     Args:
         segmentation: the checkpoint.

@@ -87,7 +87,7 @@ def dripping(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
 
 @contextlib.contextmanager
 def silent_package_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
-    """pip is started, and waits for an index that takes its connection and never answers."""
+    """Pip is started, and waits for an index that takes its connection and never answers."""
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(DEADLINE)
