@@ -224,7 +224,8 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
         embedding_batch_size=32,
     )
     found = {"min_duration_off": 0.5817029604921046}
-    if not pipeline._segmentation.model.specifications.powerset:
+    # The pipeline has no public name for its segmentation model.
+    if not pipeline._segmentation.model.specifications.powerset:  # noqa: SLF001
         found["threshold"] = 0.4442333667381752
     clustering = {"method": "centroid", "min_cluster_size": 15, "threshold": 0.7153814381597874}
     pipeline.instantiate({"segmentation": found, "clustering": clustering})

@@ -65,6 +65,7 @@ class Repeats(logging.Filter):
         self._seen: dict[Hashable, _Seen] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written now."""
         kind = None if hasattr(record, "repeats") else self._kind(record)
         if kind is None:
             return True

@@ -50,7 +50,7 @@ class Resident:
             SystemExit: the child has failed; its traceback stands on standard error.
         """
         watch = Watch()
-        answer = self._ask(job)
+        answer = self.ask(job)
         result: dict[str, Any] = answer["result"] or {}
         found = Sample(answer["wall"], answer["cpu"], answer["peak_mb"], result.pop("values", {}))
         found.text = result.pop("text", None)
@@ -58,7 +58,8 @@ class Resident:
         watch.note(found)
         return found
 
-    def _ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        """Send the child a job, or nothing to wait for its start, and return its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -94,7 +95,7 @@ def resident(function: str, *, variables: dict[str, str] | None = None, **settin
     )
     side = Resident(process, function)
     try:
-        side._ask(None)
+        side.ask(None)
         side.start_seconds = time.perf_counter() - begun
         yield side
     finally:

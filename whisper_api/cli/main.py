@@ -147,7 +147,8 @@ def _sentence(summary: str) -> str:
     return f"{summary[0].upper()}{summary[1:]}."
 
 
-class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+# argparse has no public base class for an action of subcommands.
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF001
     """Adds a command's arguments when it is chosen, so that ``--help`` and the other commands do not wait for them."""
 
     def __call__(

@@ -25,7 +25,7 @@ from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.models.download import DownloadProgress
 from whisper_api.engine.models.store import ModelStore, model_facts
 from whisper_api.engine.models.waits import locked, watched
-from whisper_api.jobs.executor import LocalExecutor
+from whisper_api.jobs.local_executor import LocalExecutor
 
 QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
 HOLD_LOCK = """
