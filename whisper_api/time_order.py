@@ -32,7 +32,8 @@ def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -
 
     Args:
         spans: start and end in seconds; their order is kept. A span of less than a millisecond becomes
-            :data:`MIN_MILLISECONDS` long. A longer span keeps its length up to :data:`MIN_MILLISECONDS`.
+            :data:`MIN_MILLISECONDS` long. A longer span keeps at least the smaller of its length and
+            :data:`MIN_MILLISECONDS`.
         low: seconds; no span begins earlier.
         high: seconds; no span ends later, if the room suffices for a millisecond each. None for no limit.
 

@@ -101,14 +101,14 @@ def _spans_of_visible(text: str, words: Sequence[str]) -> list[tuple[int, int]] 
 
 
 def pieces(segment: Segment, language: str) -> list[str]:
-    """A segment's words as they stand in its text: with the space before each one, where there is one.
+    """Split a segment's text into its words, each with the space before it.
 
-    Put together, they are the segment's text, every white space in it one space. A mark between two words goes with
-    the word before it. Words that do not stand in the text are joined as the language does it.
+    The joined pieces are the segment's text, in which every run of white space is a single space. A mark between two
+    words belongs to the first word. When the text does not contain the words, the language decides about the spaces.
 
     Args:
-        segment: with words.
-        language: code of the one that the text is in.
+        segment: a segment with words.
+        language: code of the text's language.
     """
     words = [word.word for word in segment.words]
     spans = word_spans(segment.text, words)
