@@ -213,7 +213,7 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
 
     torch.set_num_threads(cores())
     adapter = _ecapa_adapter(Path(ecapa))
-    # Both are looked up by the constructor, which knows no embedding that is already loaded and wants a PLDA always.
+    # The constructor calls both functions; it accepts no loaded embedding model and always loads a PLDA.
     stock.PretrainedSpeakerEmbedding = lambda *_args, **_kwargs: adapter
     stock.get_plda = lambda *_args, **_kwargs: None
     pipeline = stock.SpeakerDiarization(
@@ -231,7 +231,7 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     pipeline.instantiate({"segmentation": found, "clustering": clustering})
 
     def job(path: str) -> list[tuple[float, float, str]]:
-        # As samples: reading a path, pyannote needs torchcodec, which needs shared libraries of FFmpeg.
+        # pyannote reads paths with torchcodec, which needs FFmpeg's shared libraries, so the job passes samples.
         samples = torch.from_numpy(decode(path).audio.copy())[None]
         output = pipeline({"waveform": samples, "sample_rate": 16_000})
         annotation = getattr(output, "speaker_diarization", output)
