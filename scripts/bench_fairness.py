@@ -41,7 +41,7 @@ IDLE, BESIDE, FOUR = "idle server", "beside ten minutes", "four clients beside t
 ALONE, TOGETHER = "ten minutes, alone", "ten minutes, beside clips"
 QUEUED = "one job at a time: behind ten minutes"
 AT_MOST, THEN = 3.0, 2.0
-# Seconds before the first clip: decoding and voice activity detection precede the first window of the recording.
+# Progress of the recording at which the clips begin, after its decoding and voice activity detection.
 WELL_UNDER_WAY = 0.1
 MANY = 4
 

@@ -4,8 +4,8 @@
     scripts/bench_start.py [--runs N] [--json FILE] [--plot FILE.png]
 
 On both sides, a new process transcribes the clip: a Python program with this library, and `whisperx`, with the same
-int8 weights and beam 5, without word times and speakers. A further row has the same clip with a resident model. The server
-is ready when /readyz succeeds and all models are loaded. whisperx needs an ffmpeg program; --no-peers skips it.
+int8 weights and beam 5, without word times and speakers. A further row has the same clip with a resident model. The
+server is ready when /readyz succeeds and all models are loaded. whisperx needs an ffmpeg program; --no-peers skips it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that makes the load for ``load_server.py``, and what the two have in common: audio, forms, figures."""
+"""The process that generates the load of ``load_server.py``, and shared code: audio, forms, figures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def form() -> tuple[bytes, bytes, str]:
 
 
 def speech(seconds: float) -> bytes:
-    """Real speech as a WAV file, over and over until it is long enough."""
+    """Real speech as a WAV file, repeated up to the length."""
     spec = importlib.util.find_spec("pyannote.audio")
     assert spec is not None
     assert spec.submodule_search_locations

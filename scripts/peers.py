@@ -1,13 +1,13 @@
-"""The sides that the benchmarks compare, each a function that loads its models and returns what does one job.
+"""The sides of the benchmarks: each function loads models and returns a function for a job.
 
-``measuring.resident("peers:whisperx_resident", ...)`` runs one of them in a process of its own. All use the same
-Whisper weights, and the same wav2vec 2.0 of random weights where words are aligned: the text does not depend on it, and
-its time does not depend on the weights.
+``measuring.resident("peers:whisperx_resident", ...)`` runs a side in a child process. All sides use the same
+Whisper weights and, for alignment, the same wav2vec 2.0 with random weights: the text does not depend on alignment, and
+the time of alignment does not depend on the weights.
 
-Two things are changed in the peers, and neither makes them slower. whisperx cuts sentences with NLTK's Punkt, whose
-data would have to be downloaded; where it is missing, a regular expression takes its place. Stock pyannote has no
-loader for the ECAPA-TDNN of an account-free install: an adapter embeds what its masks select, one signal after the
-other, so that no padding is computed.
+Two changes adapt the peers without slowing them. whisperx splits sentences with NLTK's Punkt, whose data must be
+downloaded; without the data, a regular expression splits sentences. Stock pyannote has no loader for the ECAPA-TDNN of
+an install without an account, so an adapter embeds the audio of each mask, one signal after another and without
+padding.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def with_alignment(folder: Path, models: Path) -> Path:
     """A models directory like another one, with an English alignment model of random weights in it.
 
     Args:
-        folder: where it is made.
-        models: whose other models it has, as links.
+        folder: path of the new directory.
+        models: the existing directory; the new directory links to its other models.
     """
     import random_models
 

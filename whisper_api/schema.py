@@ -210,7 +210,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         avg_logprob: mean log probability per token of the decoding.
         compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
-        temperature: temperature of the accepted decoding; above 0 when earlier attempts failed.
+        temperature: temperature of the accepted decoding; above 0 the first attempts had failed.
         flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``); empty without doubt.
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
@@ -329,7 +329,7 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         job_id: a UUID.
         status: the state of the job.
-        queue_position: 1 for the next job; with concurrency, the number of the job's batch. Only while Queued.
+        queue_position: 1 for the job that is taken next; with concurrency, the number of the job's batch. Only while Queued.
         created_at, started_at, finished_at: RFC 3339, UTC.
         progress: from 0 to 1, weighted over the stages; None for a job that ended without a result.
         stage: the stage that runs; ``download`` while the job waits in the queue for a model that is downloaded.
