@@ -329,7 +329,7 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         job_id: a UUID.
         status: the state of the job.
-        queue_position: 1 for the job that is taken next; with concurrency, the number of the job's batch. Only while Queued.
+        queue_position: 1 for the job that is taken next; with concurrency, the number of its batch. Only while Queued.
         created_at, started_at, finished_at: RFC 3339, UTC.
         progress: from 0 to 1, weighted over the stages; None for a job that ended without a result.
         stage: the stage that runs; ``download`` while the job waits in the queue for a model that is downloaded.
