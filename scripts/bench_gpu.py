@@ -54,7 +54,7 @@ PARTS = ("turbo", "hour", "clients", "align", "sweep")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """The sizes of the measurements.
 
     Attributes:
         windows: of 30 s, for recognition and alignment.
@@ -79,7 +79,7 @@ CLIP_SECONDS = 10.0
 
 
 class Bench:
-    """What the parts share.
+    """Shared state of the parts.
 
     Args:
         options: of the command line.

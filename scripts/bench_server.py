@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def work(url: str, audio: Path, way: Callable[[Client], str], jobs: int) -> list[str]:
-    """One client's run; the texts it got."""
+    """Run the requests of a client and return their texts."""
     with contextlib.closing(Client(url, audio, align=False)) as client:
         return [way(client) for _ in range(jobs)]
 

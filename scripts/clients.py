@@ -52,7 +52,7 @@ class Client:
         return str(self._ask("GET", f"/transcription/{job_id}/result")["text"])
 
     def status(self, job_id: str, *, wait: float = 0) -> dict[str, Any]:
-        """Where a job stands, after a change of its state or so many seconds."""
+        """The status of a job, after a change of its state or some seconds."""
         return self._ask("GET", f"/transcription/{job_id}?wait={wait:g}")
 
     def stop(self, job_id: str) -> None:

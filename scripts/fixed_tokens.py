@@ -55,7 +55,7 @@ def words(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Result:
-    """What CTranslate2 gives for a window."""
+    """CTranslate2's result for a window."""
 
     sequences_ids: list[list[int]]
     scores: Sequence[float]

@@ -54,7 +54,7 @@ class Setting:
 
     @property
     def place(self) -> dict[str, Any]:
-        """How the peers name the device."""
+        """The peers' name of the device."""
         kind, _, index = self.device.partition(":")
         return {"device": kind, "device_index": int(index or 0)}
 

@@ -34,7 +34,7 @@ def authorization() -> dict[str, str]:
 
 
 def form() -> tuple[bytes, bytes, str]:
-    """What stands before and after the audio in a form, and the form's content type."""
+    """The bytes before and after the audio in a form, and the form's content type."""
     boundary = uuid.uuid4().hex
     fields = "".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -133,7 +133,7 @@ async def generate(
 
 
 def wave_header(size: int) -> bytes:
-    """What stands before so many bytes of sound."""
+    """The WAV header of a number of bytes of sound."""
     rate, width = 16_000, 2
     described = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width)
     return struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + described + struct.pack("<4sI", b"data", size)

@@ -56,7 +56,7 @@ def without_alignment(folder: Path, models: Path) -> Path:
 
 
 def alignment_dir(models: Path) -> Path:
-    """Where the English alignment model lies in a models directory."""
+    """The directory of the English alignment model in a models directory."""
     return models / "align" / "en"
 
 
@@ -116,7 +116,7 @@ def _python_path() -> Iterator[str]:
 
 
 def whisperx_program() -> None:
-    """What ``python -m whisperx`` runs. Sentences are cut without NLTK's data where that is missing."""
+    """Run ``python -m whisperx``. Without NLTK's data, a regular expression splits sentences."""
     if "--no_align" not in sys.argv:
         spare_nltk()
     from whisperx.__main__ import cli
@@ -125,7 +125,7 @@ def whisperx_program() -> None:
 
 
 class Sentences:
-    """What whisperx uses of NLTK's sentence splitter."""
+    """The part of NLTK's sentence splitter that whisperx uses."""
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\S.*?(?:[.?!](?=\s)|$)", text, re.DOTALL)]

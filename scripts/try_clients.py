@@ -139,7 +139,7 @@ class Environment:
             _install([*pip, *client.packages], self._directory)
 
     def command(self, client: Client) -> list[str]:
-        """What runs a client's calls."""
+        """The command that runs a client's calls."""
         if client.is_node:
             return ["node", str(self._directory / "node" / client.file)]
         return [str(self.python), str(CALLS / client.file)]
