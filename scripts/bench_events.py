@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What it costs the server that many watch one job: a transcription with nobody and with a hundred event streams.
+"""The cost of event streams: a transcription without watchers, and with a hundred connections that watch its events.
 
     scripts/bench_events.py [--watchers 100] [--seconds 120] [--runs N] [--json FILE] [--plot FILE.png]
 
-Both sides send the same recording, ask for nothing but what a server does anyway, and wait for the result in the same
-way; on one of them so many connections beside it follow the job's events from its submission to its end. Each must have
-had text and the end, or nothing is reported. The CPU-seconds are those of the server's process; the watchers share the
-machine, and cost wall time.
+Both sides send the same recording with the same options and wait for the result in the same way. On the second side,
+--watchers further connections follow the job's events from its submission to its end. The script fails unless each
+connection receives text and the final event. The CPU-seconds are those of the server's process; the watchers run on the
+same machine, and so increase the wall time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def transcribed(url: str, path: Path, watchers: int) -> tuple[str, int]:
-    """Send a recording, and have it watched.
+    """Send a recording while other connections watch the job.
 
     Returns:
         Its text, and how many bytes the watchers have received.

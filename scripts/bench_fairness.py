@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How long a short clip takes while the server works on a long recording, beside the idle server.
+"""The latency of a short clip while the server works on a long recording, and on an idle server.
 
     scripts/bench_fairness.py [--audio DIR] [--runs N] [--clips 8] [--json FILE] [--plot FILE.png]
 
-A clip of ten seconds, without word times and with them (from the decoder's attention), is sent again and again: to the
-idle server, while ten minutes are transcribed, and by four clients at a time while ten minutes are transcribed. The
-peer is the same server with ENABLE_CONCURRENCY off, where jobs run one after the other: there a clip waits for the long
-recording's end. How long the recording itself takes, alone and beside the clips, tells what they cost it.
+The script sends a clip of ten seconds repeatedly, without word times and with word times from the decoder's attention:
+to the idle server, during the transcription of ten minutes, and from four clients at a time during that transcription.
+The peer is the same server with ENABLE_CONCURRENCY off, on which a clip waits for the end of the long recording. The
+script also measures the time of the long recording with and without clips.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IDLE, BESIDE, FOUR = "idle server", "beside ten minutes", "four clients beside t
 ALONE, TOGETHER = "ten minutes, alone", "ten minutes, beside clips"
 QUEUED = "one job at a time: behind ten minutes"
 AT_MOST, THEN = 3.0, 2.0
-# The recording is decoded and its speech is found before its first window goes to the model.
+# Progress of the recording at which the clips begin, after its decoding and voice activity detection.
 WELL_UNDER_WAY = 0.1
 MANY = 4
 

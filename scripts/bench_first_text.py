@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How soon a long recording shows its first text: in the stream of its events, against the whole text at once.
+"""The time to the first text of a long recording: in the event stream, compared with the complete result.
 
     scripts/bench_first_text.py [--seconds 120] [--language en] [--runs N] [--audio DIR] [--json FILE] [--plot FILE.png]
 
-Both sides send the same recording to one server with the shipped defaults, speakers told apart beside recognition. Time
-begins when the job is accepted, so decoding the file, voice activity and, with --language auto, judging the language
-count; "after asr" counts from the first event that says text is being recognised, which may be told a second late.
+Both sides send the same recording to a server with the default settings, which include diarization. The time starts
+when the server accepts the job, so it includes decoding, voice activity detection and, with --language auto, language
+detection. "after asr" starts at the first event of the stage asr, which may be a second late.
 """
 
 from __future__ import annotations

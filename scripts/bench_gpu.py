@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""What a GPU makes of this project and its peers, without real weights: randomly initialised models of the true shape.
+"""Speed of this project and its peers on a GPU, with randomly initialised models of the original shapes.
 
     scripts/bench_gpu.py [--part turbo|hour|clients|align|sweep|all] [--shape NAME] [--device cuda:0] [--runs N]
                          [--models DIR] [--json FILE] [--plot FILE.png]
 
-Every window of 30 s decodes the same number of tokens on every side: the end of text is suppressed and the length set.
-So times compare, and texts mean nothing. The floor is the cost model's: arithmetic and memory reads of the model's
-shape over what the device does at best.
+Every window of 30 s decodes the same number of tokens on every side, because the end of text is suppressed and the
+length is fixed. So the times are comparable, and the texts have no meaning. The floor is the cost model's lower bound:
+the arithmetic and memory reads of the model's shape divided by the measured speed of the device.
 
 - turbo: recognition of many windows of 30 s, with half of --in-flight in each batch, beside whisperx resident and
   faster-whisper's BatchedInferencePipeline, which take batches of --in-flight.
-- hour: one hour of telephone speech through all stages; whisperx resident without diarization beside it.
+- hour: one hour of telephone speech through all stages, compared with resident whisperx without diarization.
 - clients: 32 clients with clips of 10 s, at once and one after the other; whisperx resident behind a lock.
 - align: the alignment stage beside whisperx.align on the same random wav2vec 2.0 base.
 - sweep: batch sizes, beams and lanes over the bare model.
@@ -54,7 +54,7 @@ PARTS = ("turbo", "hour", "clients", "align", "sweep")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """The sizes of the measurements.
 
     Attributes:
         windows: of 30 s, for recognition and alignment.
@@ -79,7 +79,7 @@ CLIP_SECONDS = 10.0
 
 
 class Bench:
-    """What the parts share.
+    """Shared state of the parts.
 
     Args:
         options: of the command line.

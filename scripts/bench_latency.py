@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How long one caller waits: a recording sent over HTTP, beside one `whisperx` process per job.
+"""The latency of one caller: a recording sent over HTTP, compared with a `whisperx` process for each job.
 
     scripts/bench_latency.py [--only short|long] [--runs N] [--audio DIR] [--json FILE] [--plot FILE.png]
 
-A clip of ten seconds without word times and with them, and ten minutes with them. The peer is what a server does that
-starts a program for each job: it imports, loads and ends every time. Both sides have the same int8 weights; where words
-are aligned, the same wav2vec 2.0 of random weights, so their times mean nothing and are not compared. Without an
-alignment model the words take their times from the decoder's attention: whisperx cannot do that, and is compared with
-alignment all the same. Word errors say how good the text is beside the time it took.
+The recordings are a clip of ten seconds, with and without word times, and ten minutes with word times. The peer starts
+a program for each job, which imports, loads and ends every time. Both sides use the same int8 weights. For alignment,
+both use the same wav2vec 2.0 with random weights, so the word times have no meaning and are not compared. Without an
+alignment model, this project takes word times from the decoder's attention; whisperx cannot, and uses alignment in that
+comparison too. The table also has the word errors.
 
 Needs an ffmpeg program for whisperx; takes 25 minutes on two cores, five with --only short.
 """

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Peak memory of a long recording beside that of a short one: the decoded audio plus a constant.
+"""Peak memory of a long and a short recording: the difference should be the decoded audio only.
 
     scripts/bench_memory.py [--minutes N] [--audio-memory MB] [--align] [--diarize] [--json FILE] [--plot FILE.png]
 
-Each recording is the sample call over and over, as FLAC, and is transcribed in a process of its own. Decoded audio
+Each recording repeats the sample call as FLAC, and a new process transcribes it. Decoded audio
 beyond --audio-memory goes to a mapped file, as on a server with MAX_AUDIO_MEMORY. The system can drop the pages of that
 file, so a machine needs the anonymous memory only.
 """
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def repeated_call(folder: Path, minutes: int) -> Path:
-    """The call that pyannote.audio brings along, over and over, as FLAC."""
+    """Make a FLAC file that repeats the sample call of pyannote.audio."""
     import av
     import numpy as np
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What HTTP and the queue cost: short clips sent by many clients at a time, beside the engine alone in a process.
+"""The cost of HTTP and the queue: short clips from many clients at a time, compared with the engine alone.
 
     scripts/bench_server.py [--clients 8] [--jobs 6] [--runs N] [--json FILE] [--plot FILE.png]
 
-Both sides have the same clips of ten seconds, the same number of them at a time and the same options: no word times, no
-speakers, beam 5. The engine gets them from as many threads of its process as there are clients; the server from as many
-connections, once with answers that wait for the result and once as jobs that are submitted, waited for and fetched. The
-CPU-seconds are those of the engine's or the server's process; the clients share the machine, and cost wall time. Beside
-them stands one client alone, which shows the latency of the way through the disk.
+Both sides transcribe the same clips of ten seconds, the same number at a time, with the same options: no word times, no
+speakers, beam 5. The engine has a thread for each client. The server has a connection for each client, first with
+synchronous requests and then with jobs that the client submits, awaits and fetches. The CPU-seconds are those of the
+engine's or the server's process; the clients run on the same machine, and so increase the wall time. A further row has
+a single client, which shows the latency of the job queue on disk.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def work(url: str, audio: Path, way: Callable[[Client], str], jobs: int) -> list[str]:
-    """One client's run; the texts it got."""
+    """Run the requests of a client and return their texts."""
     with contextlib.closing(Client(url, audio, align=False)) as client:
         return [way(client) for _ in range(jobs)]
 

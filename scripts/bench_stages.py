@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each stage costs in CPU-seconds, beside the same stage of whisperx and of stock pyannote.
+"""CPU-seconds of each stage, compared with the same stage of whisperx and of stock pyannote.
 
     scripts/bench_stages.py [--only NAME ...] [--runs N] [--audio DIR] [--json FILE] [--plot FILE.png]
 

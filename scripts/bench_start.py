@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""How long a start takes: of one process for a short clip, and of the server until it is ready.
+"""Start times: of a process that transcribes a short clip, and of the server until it is ready.
 
     scripts/bench_start.py [--runs N] [--json FILE] [--plot FILE.png]
 
-The clip goes through a process of its own on both sides: a Python program that uses this library, and `whisperx`, with
-the same int8 weights, beam 5, without word times and speakers. Beside it stands the same clip with the model resident.
-The server counts as ready when it answers /readyz, all its models loaded. whisperx needs an ffmpeg program, and is left
-out with --no-peers.
+On both sides, a new process transcribes the clip: a Python program with this library, and `whisperx`, with the same
+int8 weights and beam 5, without word times and speakers. A further row has the same clip with a resident model. The
+server is ready when /readyz succeeds and all models are loaded. whisperx needs an ffmpeg program; --no-peers skips it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What ten minutes of speech cost: voice activity detection and recognition, in CPU-seconds, beside resident peers.
+"""CPU-seconds of voice activity detection and recognition for ten minutes of speech, compared with resident peers.
 
     scripts/bench_throughput.py [--runs N] [--audio DIR] [--json FILE] [--plot FILE.png]
 
 Each side is a process with its models loaded. "Same beam" is int8, beam 5, a thread for each core on all of them;
-"defaults" is what each does when nothing is said but the language: whisperx.load_model takes float32 and four threads
-on a CPU. The floor is the cost model's: what this machine's cores could do at best, measured in this run, over the
-arithmetic and the reads of the model's shape for this audio and this many tokens.
+"defaults" sets only the language: whisperx.load_model then uses float32 and four threads on a CPU. The floor is the
+cost model's lower bound: the arithmetic and memory reads for this audio and number of tokens, divided by the speed of
+this machine's cores as measured in the run.
 
 Takes 25 minutes on two cores.
 """

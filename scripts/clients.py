@@ -1,4 +1,4 @@
-"""A client for measurements: one connection, the form made once, as little work as can be in this process."""
+"""A client for measurements. It has one connection and makes its form once, so that it uses little CPU time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Client:
     """One connection to a server without authorization.
 
     Args:
-        url: of the server.
-        audio: what each request sends.
-        fields: of the form, besides language, speakers and format.
+        url: URL of the server.
+        audio: the audio of each request.
+        fields: fields of the form, in addition to language, speakers and format.
     """
 
     def __init__(self, url: str, audio: Path, **fields: Any) -> None:
@@ -34,16 +34,16 @@ class Client:
         self._connection.close()
 
     def transcribe(self) -> str:
-        """Send the audio and wait for the answer; the text."""
+        """Send the audio, wait for the response, and return the text."""
         answer = self._submit(sync=True)
         return str(answer["text"])
 
     def submit(self) -> str:
-        """Send the audio; the job's id."""
+        """Send the audio and return the job's id."""
         return str(self._submit(sync=False)["job_id"])
 
     def submit_and_fetch(self) -> str:
-        """Send the audio, wait for the job and fetch its result; the text."""
+        """Send the audio, wait for the job, fetch its result, and return the text."""
         job_id = self.submit()
         while (state := self.status(job_id, wait=WAIT_SECONDS)["status"]) in ("Queued", "Processing"):
             pass
@@ -52,7 +52,7 @@ class Client:
         return str(self._ask("GET", f"/transcription/{job_id}/result")["text"])
 
     def status(self, job_id: str, *, wait: float = 0) -> dict[str, Any]:
-        """Where a job stands, after a change of its state or so many seconds."""
+        """The status of a job, after a change of its state or some seconds."""
         return self._ask("GET", f"/transcription/{job_id}?wait={wait:g}")
 
     def stop(self, job_id: str) -> None:

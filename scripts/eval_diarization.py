@@ -3,8 +3,8 @@
 
     scripts/eval_diarization.py [FOLDER] [--sensitivity] [--fp32]
 
-FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call that
-pyannote.audio brings along is always measured. No collar, overlapping speech counted. ``--sensitivity`` repeats the
+FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call in
+pyannote.audio's package is always measured. No collar, overlapping speech counted. ``--sensitivity`` repeats the
 clustering with other settings and prints the pooled error rate of each.
 """
 

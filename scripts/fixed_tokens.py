@@ -1,4 +1,4 @@
-"""Lets every window decode the same number of tokens, in this project and in its peers, so that their times compare.
+"""Makes every window decode the same number of tokens, in this project and its peers, so that times are comparable.
 
 A randomly initialised Whisper never ends a text by itself, or ends all of them at once. Here the end of text is
 suppressed and the length set, on both sides. The tokens that come out are counted and then replaced by made-up words of
@@ -55,7 +55,7 @@ def words(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Result:
-    """What CTranslate2 gives for a window."""
+    """CTranslate2's result for a window."""
 
     sequences_ids: list[list[int]]
     scores: Sequence[float]

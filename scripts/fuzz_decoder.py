@@ -201,7 +201,7 @@ ENDS = ("it brings libav down", "libav has hung", "too much processor time")
 
 
 def attempt(content: bytes) -> dict[str, Any]:
-    """What becomes of one file in the decoder process."""
+    """Decode a file in the decoder process and return the outcome."""
     from whisper_api.engine.audio.decode import decode, probe
     from whisper_api.engine.audio.process import DECODERS
     from whisper_api.engine.audio.track import AudioMemory
@@ -249,7 +249,7 @@ def peak_memory(pid: int) -> int:
 
 @dataclass
 class Findings:
-    """What became of the mutants."""
+    """The outcomes of the mutants."""
 
     keep: Path
     seeds: list[tuple[str, bytes]]

@@ -1,8 +1,8 @@
-"""The cost model of a GPU: how little time a window of speech can take on it, whoever writes the program.
+"""The cost model of a GPU: a lower bound of the time for a window of speech.
 
-The arithmetic of the model's shape over what the device computes in half precision, and the weights and states that the
-decoder must read at each step over what its memory gives. Nothing is added for launches, softmax or search, so that no
-program reaches it. A CPU's is in ``measuring.floor``.
+The bound is the arithmetic of the model's shape divided by the device's speed in half precision, plus the weights and
+states that the decoder reads at each step divided by the memory bandwidth. The bound has no cost for launches, softmax
+or search, so no program reaches it. ``measuring.floor`` is the cost model of a CPU.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WAV2VEC2_BASE_FLOP = 16.6e9
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What a device does at best.
+    """The highest speed of a device.
 
     Attributes:
         flops: operations per second of a product of half-precision matrices that sums in single precision.
         read: bytes per second of its memory.
-        origin: where that is from.
+        origin: the source of the figures.
     """
 
     flops: float
@@ -50,7 +50,7 @@ KNOWN = {
 
 
 def ceiling(device: str, *, quick: bool = False) -> Ceiling:
-    """What a device does at best: from the table where its name is known, else measured.
+    """The highest speed of a device, from the table for known names, else measured.
 
     Args:
         device: ``cpu`` or as torch names a GPU.

@@ -1,4 +1,4 @@
-"""What the sides of ``bench_gpu.py`` share: their setting, the gauge that each run is measured with, and the audio."""
+"""Shared code of the sides of ``bench_gpu.py``: the settings, the memory gauge and the audio."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sides of a run share.
+    """The settings of all sides of a run.
 
     Attributes:
         models: the models directory.
@@ -54,13 +54,13 @@ class Setting:
 
     @property
     def place(self) -> dict[str, Any]:
-        """How the peers name the device."""
+        """The peers' name of the device."""
         kind, _, index = self.device.partition(":")
         return {"device": kind, "device_index": int(index or 0)}
 
 
 def require_cuda(device: str) -> None:
-    """Load what CTranslate2 needs on a GPU.
+    """Load the CUDA libraries of CTranslate2.
 
     Args:
         device: nothing is needed for ``cpu``.

@@ -1,8 +1,8 @@
-"""The sides of ``bench_gpu.py``: each loads its models in a process of its own and returns what does one job.
+"""The sides of ``bench_gpu.py``: each function runs in a child process, loads models and returns a function for a job.
 
 All sides of a comparison use the same randomly initialised weights, compute type, beam, windows and, by
-``fixed_tokens``, the same number of tokens for each window. Each run tells how many times real time it was, and the
-peak of the device's memory that it added to what was there before.
+``fixed_tokens``, the same number of tokens for each window. Each run returns its speed as a multiple of real time, and
+the peak of the device memory that it added.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process that makes the load for ``load_server.py``, and what the two have in common: audio, forms, figures."""
+"""The process that generates the load of ``load_server.py``, and shared code: audio, forms, figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def authorization() -> dict[str, str]:
 
 
 def form() -> tuple[bytes, bytes, str]:
-    """What stands before and after the audio in a form, and the form's content type."""
+    """The bytes before and after the audio in a form, and the form's content type."""
     boundary = uuid.uuid4().hex
     fields = "".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -45,7 +45,7 @@ def form() -> tuple[bytes, bytes, str]:
 
 
 def speech(seconds: float) -> bytes:
-    """Real speech as a WAV file, over and over until it is long enough."""
+    """Real speech as a WAV file, repeated up to the length."""
     spec = importlib.util.find_spec("pyannote.audio")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -133,7 +133,7 @@ async def generate(
 
 
 def wave_header(size: int) -> bytes:
-    """What stands before so many bytes of sound."""
+    """The WAV header of a number of bytes of sound."""
     rate, width = 16_000, 2
     described = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width)
     return struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + described + struct.pack("<4sI", b"data", size)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How the server does under load: many clients that poll, some that upload, and a large upload while a job runs.
+"""The server under load: many clients poll, some upload, and a large upload arrives while a job runs.
 
     scripts/load_server.py [--seconds 30] [--pollers 200] [--uploaders 20] [--megabytes 500] [--json FILE]
     WHISPER_API_KEY=... scripts/load_server.py --url http://127.0.0.1:8181
 
-Without --url, a server is started on a temporary configuration, and its memory is measured too. The load comes from a
-process of its own, with a lower priority; what is told as latency is measured here, on one connection that does nothing
-else. Beside it stand the latency of /livez, which does no work, and how late this process itself is when it sleeps: on
-a machine with few cores, that much is the scheduler's. Exits with 1 when a target is missed.
+Without --url, the script starts a server with a temporary configuration, and measures its memory too. A child process
+of lower priority generates the load. This process measures the latency on a separate connection. For comparison, it
+also measures the latency of /livez, which does no work, and the delay of its own sleeps, which is the scheduler's share
+on a machine with few cores. Exits with 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def connect(place: str, scheme: str) -> http.client.HTTPConnection:
 
 
 class Memory:
-    """Resident memory of a process; nothing, when it is not ours."""
+    """Resident memory of a process; nothing for a server that the script has not started."""
 
     def __init__(self, pid: int | None) -> None:
         self._pid = pid

@@ -1,13 +1,13 @@
-"""The sides that the benchmarks compare, each a function that loads its models and returns what does one job.
+"""The sides of the benchmarks: each function loads models and returns a function for a job.
 
-``measuring.resident("peers:whisperx_resident", ...)`` runs one of them in a process of its own. All use the same
-Whisper weights, and the same wav2vec 2.0 of random weights where words are aligned: the text does not depend on it, and
-its time does not depend on the weights.
+``measuring.resident("peers:whisperx_resident", ...)`` runs a side in a child process. All sides use the same
+Whisper weights and, for alignment, the same wav2vec 2.0 with random weights: the text does not depend on alignment, and
+the time of alignment does not depend on the weights.
 
-Two things are changed in the peers, and neither makes them slower. whisperx cuts sentences with NLTK's Punkt, whose
-data would have to be downloaded; where it is missing, a regular expression takes its place. Stock pyannote has no
-loader for the ECAPA-TDNN of an account-free install: an adapter embeds what its masks select, one signal after the
-other, so that no padding is computed.
+Two changes adapt the peers without slowing them. whisperx splits sentences with NLTK's Punkt, whose data must be
+downloaded; without the data, a regular expression splits sentences. Stock pyannote has no loader for the ECAPA-TDNN of
+an install without an account, so an adapter embeds the audio of each mask, one signal after another and without
+padding.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def with_alignment(folder: Path, models: Path) -> Path:
     """A models directory like another one, with an English alignment model of random weights in it.
 
     Args:
-        folder: where it is made.
-        models: whose other models it has, as links.
+        folder: path of the new directory.
+        models: the existing directory; the new directory links to its other models.
     """
     import random_models
 
@@ -56,7 +56,7 @@ def without_alignment(folder: Path, models: Path) -> Path:
 
 
 def alignment_dir(models: Path) -> Path:
-    """Where the English alignment model lies in a models directory."""
+    """The directory of the English alignment model in a models directory."""
     return models / "align" / "en"
 
 
@@ -116,7 +116,7 @@ def _python_path() -> Iterator[str]:
 
 
 def whisperx_program() -> None:
-    """What ``python -m whisperx`` runs. Sentences are cut without NLTK's data where that is missing."""
+    """Run ``python -m whisperx``. Without NLTK's data, a regular expression splits sentences."""
     if "--no_align" not in sys.argv:
         spare_nltk()
     from whisperx.__main__ import cli
@@ -125,7 +125,7 @@ def whisperx_program() -> None:
 
 
 class Sentences:
-    """What whisperx uses of NLTK's sentence splitter."""
+    """The part of NLTK's sentence splitter that whisperx uses."""
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\S.*?(?:[.?!](?=\s)|$)", text, re.DOTALL)]
@@ -144,7 +144,7 @@ def spare_nltk() -> None:
 
 
 def whisperx_resident(weights: str, *, align_dir: str | None = None, defaults: bool = False) -> Job:
-    """whisperx with its models loaded: one job at a time, which is what its shared state allows.
+    """Whisperx with its models loaded: one job at a time, which is what its shared state allows.
 
     Args:
         weights: directory of the Whisper model.
@@ -196,7 +196,7 @@ def batched(weights: str, *, beam_size: int = 5, batch_size: int = 8) -> Job:
 
 
 def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tuple[float, float, str]]]:
-    """pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
+    """Pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
 
     Args:
         segmentation: the checkpoint.
@@ -213,7 +213,7 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
 
     torch.set_num_threads(cores())
     adapter = _ecapa_adapter(Path(ecapa))
-    # Both are looked up by the constructor, which knows no embedding that is already loaded and wants a PLDA always.
+    # The constructor calls both functions; it accepts no loaded embedding model and always loads a PLDA.
     stock.PretrainedSpeakerEmbedding = lambda *_args, **_kwargs: adapter
     stock.get_plda = lambda *_args, **_kwargs: None
     pipeline = stock.SpeakerDiarization(
@@ -224,13 +224,14 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
         embedding_batch_size=32,
     )
     found = {"min_duration_off": 0.5817029604921046}
-    if not pipeline._segmentation.model.specifications.powerset:
+    # The pipeline has no public name for its segmentation model.
+    if not pipeline._segmentation.model.specifications.powerset:  # noqa: SLF001
         found["threshold"] = 0.4442333667381752
     clustering = {"method": "centroid", "min_cluster_size": 15, "threshold": 0.7153814381597874}
     pipeline.instantiate({"segmentation": found, "clustering": clustering})
 
     def job(path: str) -> list[tuple[float, float, str]]:
-        # As samples: reading a path, pyannote needs torchcodec, which needs shared libraries of FFmpeg.
+        # pyannote reads paths with torchcodec, which needs FFmpeg's shared libraries, so the job passes samples.
         samples = torch.from_numpy(decode(path).audio.copy())[None]
         output = pipeline({"waveform": samples, "sample_rate": 16_000})
         annotation = getattr(output, "speaker_diarization", output)

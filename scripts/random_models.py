@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Randomly initialised models of the true shape, where the engine finds them: speed is measured without real weights.
+"""Makes randomly initialised models of the original shapes, for measurements of speed without real weights.
 
     scripts/random_models.py DIRECTORY [--whisper NAME] [--seed N]
 
 DIRECTORY becomes a models directory: a CTranslate2 Whisper in float16 with tokenizer and vocabulary, wav2vec 2.0 base
-for English alignment, and ECAPA-TDNN. The segmentation network is the one that whisperx brings along. The text that
-such a Whisper writes means nothing; use it with the end of text suppressed and a fixed number of tokens.
+for English alignment, and ECAPA-TDNN. The segmentation network comes from whisperx's package. The text of
+such a Whisper model has no meaning; use it with the end of text suppressed and a fixed number of tokens.
 """
 
 from __future__ import annotations

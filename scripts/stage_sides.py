@@ -136,7 +136,7 @@ def _kept(decode: Callable[[str], Any], path: str) -> Any:
 
 
 def whisperx(weights: str, align_dir: str, beam: int) -> Job:
-    """whisperx's stages: int8, batch 8, a thread for each core.
+    """Whisperx's stages: int8, batch 8, a thread for each core.
 
     Args:
         weights: directory of the Whisper model.

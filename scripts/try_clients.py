@@ -2,7 +2,7 @@
 """Run other projects' clients of OpenAI's API against this server: each one's usual call, with its usual model names.
 
 The clients are installed in the versions below, from the package indexes that pip and npm are set up for, into a
-temporary directory. The server runs with the model base. What each call gives must be the transcript. Prints a table;
+temporary directory. The server runs with the model base. Each call must return the transcript. Prints a table;
 the exit code is 0 when every call gave the transcript, else 1.
 """
 
@@ -31,7 +31,7 @@ CALLS = Path(__file__).parent / "client_calls"
 
 @dataclass(frozen=True)
 class Client:
-    """A client of somebody else's.
+    """A client of another project.
 
     Attributes:
         name: what it is called here.
@@ -82,7 +82,7 @@ PROXY_KEY = "sk-of-the-proxy"
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one call.
+    """The outcome of a call.
 
     Attributes:
         client, call: which.
@@ -139,7 +139,7 @@ class Environment:
             _install([*pip, *client.packages], self._directory)
 
     def command(self, client: Client) -> list[str]:
-        """What runs a client's calls."""
+        """The command that runs a client's calls."""
         if client.is_node:
             return ["node", str(self._directory / "node" / client.file)]
         return [str(self.python), str(CALLS / client.file)]
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def judged(client: str, output: str, code: int, seconds: float) -> list[Row]:
-    """What came of a client's calls.
+    """The outcomes of a client's calls.
 
     Args:
         client: its name.

@@ -237,7 +237,7 @@ def test_a_model_that_does_not_come_to_an_end_does_not_crash_the_process(tmp_pat
 import atexit, os, sys, threading
 from whisper_api.cli.main import main
 from whisper_api.jobs import lifecycle
-from whisper_api.jobs.executor import LocalExecutor
+from whisper_api.jobs.local_executor import LocalExecutor
 
 atexit.register(os._exit, 77)
 lifecycle.STOP_SECONDS = 0.1

@@ -1,4 +1,4 @@
-"""Text to typed values, and types to words: shared by all who read what people wrote."""
+"""Converts text to typed values, and describes types in words, for the configuration, the flags and the forms."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 
 def convert(value: object, annotation: Any) -> Any:
-    """Convert what a person wrote to a type, leniently: numbers and booleans may be text, in any usual spelling.
+    """Convert a value that a person wrote. Numbers and booleans may be text in any usual spelling.
 
     Args:
-        value: text, or what TOML makes of it.
-        annotation: a type msgspec can convert to, or a Path, whose leading ``~`` is the user's home directory.
+        value: text, or a value from a TOML file.
+        annotation: a type that msgspec supports, or Path; a leading ``~`` of a path is the user's home directory.
+
+    Returns:
+        A value of the type.
 
     Raises:
-        ValueError: it is no such value; the message says what was expected, and does not repeat the value.
+        ValueError: the value does not fit the type. The message names the expected values, not the value itself.
     """
     strict = False
     if isinstance(value, str):
@@ -34,7 +37,7 @@ def convert(value: object, annotation: Any) -> Any:
             elif isinstance(part, inspect.LiteralType) and word in part.values:
                 value = word
             elif isinstance(part, inspect.DateTimeType):
-                # Not strictly, a number would be one too.
+                # The lenient conversion would accept a number as a time.
                 strict = True
     try:
         return msgspec.convert(value, annotation, strict=strict, dec_hook=_path)
@@ -43,7 +46,7 @@ def convert(value: object, annotation: Any) -> Any:
 
 
 def expected(annotation: Any) -> str:
-    """What values a type takes, in words: ``a whole number from 0 to 65535``, or an example of text with a pattern."""
+    """The accepted values in words: ``a whole number from 0 to 65535``, or an example for text with a pattern."""
     for info in _with_members(inspect.type_info(annotation)):
         if isinstance(info, inspect.Metadata) and info.extra_json_schema and "examples" in info.extra_json_schema:
             return f"text such as {info.extra_json_schema['examples'][0]}"
@@ -51,12 +54,12 @@ def expected(annotation: Any) -> str:
 
 
 def help_line(annotation: Any) -> str:
-    """The description in an annotated type; empty when it has none."""
+    """The description in an annotated type; empty without a description."""
     return next((meta.description for meta in get_args(annotation)[1:] if getattr(meta, "description", None)), "")
 
 
 def bare_type(annotation: Any) -> inspect.Type:
-    """What msgspec knows of a type, without what was said about it."""
+    """The description by msgspec of a type, without the annotations."""
     info = inspect.type_info(annotation)
     while isinstance(info, inspect.Metadata):
         info = info.type
@@ -64,14 +67,14 @@ def bare_type(annotation: Any) -> inspect.Type:
 
 
 def union_parts(annotation: Any) -> list[inspect.Type]:
-    """The types of a union but None; of any other type, itself."""
+    """The members of a union without None; for any other type, the type alone."""
     info = bare_type(annotation)
     parts = info.types if isinstance(info, inspect.UnionType) else (info,)
     return [part for part in parts if not isinstance(part, inspect.NoneType)]
 
 
 def _with_members(info: inspect.Type) -> Iterator[inspect.Type]:
-    """A type, and those that it is made of: of a union, and under what was said about it."""
+    """A type, the type inside its annotations, and the members of its union."""
     yield info
     if isinstance(info, inspect.Metadata):
         yield from _with_members(info.type)

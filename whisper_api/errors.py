@@ -1,42 +1,42 @@
-"""The errors that Whisper API raises, by name. None of them knows about HTTP.
+"""The errors that Whisper API raises, by name. They do not depend on HTTP.
 
 ::
 
     WhisperApiError
-    ├── InvalidInput               what the caller gave cannot be used
-    │   ├── InvalidAudio           not audio that can be decoded; says what was found instead
-    │   │   └── AudioTooLong       it lasts longer than audio may
+    ├── InvalidInput               the caller's input cannot be used
+    │   ├── InvalidAudio           the audio cannot be decoded; the message says what the file contains
+    │   │   └── AudioTooLong       the audio is longer than the limit
     │   └── InvalidOption          an option's value is out of range or contradicts another
     ├── ConfigError                the configuration file or environment cannot be used
     ├── ModelError
-    │   ├── UnknownModel           no such name in the catalogue, no such directory
-    │   ├── ModelUnavailable       a known model that is not here and could not be fetched
-    │   └── ModelCorrupt           files are here but are not the files the catalogue names
+    │   ├── UnknownModel           neither the catalogue nor the disk has the model
+    │   ├── ModelUnavailable       a known model is not on this machine, and its download failed
+    │   └── ModelCorrupt           the model's files differ from the catalogue's checksums
     ├── DeviceError
-    │   ├── DeviceUnavailable      the device asked for does not exist on this machine
-    │   └── OutOfMemory            one work item alone does not fit the device
+    │   ├── DeviceUnavailable      the configured device does not exist on this machine
+    │   └── OutOfMemory            a single work item does not fit in the device's memory
     ├── Canceled                   the caller's ``cancel`` event was set
-    ├── EngineClosed               the engine was closed while, or before, the call ran
-    ├── ForkedProcess              what this process inherited by a fork cannot be used in it; says what to do
+    ├── EngineClosed               the engine was closed before or during the call
+    ├── ForkedProcess              an object from before a fork cannot be used after it; says what to do
     ├── JobError
-    │   ├── JobNotFound            no such job, or one that is not this caller's
-    │   ├── JobNotFinished         its result was asked for too early
-    │   ├── JobIsProcessing        it cannot be canceled while it runs, unless by force
-    │   ├── JobFailed              it ended without a result; says why
-    │   ├── JobCanceled            it was canceled, so there is no result
-    │   ├── ResultGone             its result was delivered, has expired or was deleted
+    │   ├── JobNotFound            the job does not exist, or belongs to another caller
+    │   ├── JobNotFinished         the job has no result yet
+    │   ├── JobIsProcessing        a running job can be canceled only by force
+    │   ├── JobFailed              the job ended without a result; says why
+    │   ├── JobCanceled            the job was canceled, so there is no result
+    │   ├── ResultGone             the job's result was delivered, has expired or was deleted
     │   └── IdempotencyConflict    the same idempotency key came with another payload
-    ├── Busy                       not now; says after how many seconds to try again
-    │   ├── QueueFull              as many jobs wait as may
-    │   ├── CallerLimit            this caller has as many unfinished jobs as one may have
-    │   └── Draining               the service is stopping and takes no new work
+    ├── Busy                       the server accepts no job now; says when to try again
+    │   ├── QueueFull              the queue is full
+    │   ├── CallerLimit            the caller has too many unfinished jobs
+    │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk
     │   └── StorageLocked          another process holds the database
-    └── RequestError               a server refused what a client asked for, or could not be reached
+    └── RequestError               a server refused a client's request, or could not be reached
 
-Every one of them can be pickled and copied, and keeps its message and its attributes: a process pool hands an error of
-a worker process over as it was raised.
+Every error can be pickled and copied and keeps its message and attributes, so a process pool passes a worker's error on
+unchanged.
 """
 
 from __future__ import annotations
@@ -95,19 +95,19 @@ def _rebuilt(kind: type[Portable], args: tuple[Any, ...]) -> Portable:
 
 
 class WhisperApiError(Portable):
-    """The root: catch this to catch everything that Whisper API raises on purpose."""
+    """The base class of all errors that Whisper API raises on purpose."""
 
 
 class InvalidInput(WhisperApiError):
-    """What the caller gave cannot be used."""
+    """The caller's input cannot be used."""
 
 
 class InvalidAudio(InvalidInput):
-    """The input is not audio that can be decoded. The message says what was found."""
+    """The audio cannot be decoded. The message says what the file contains."""
 
 
 class AudioTooLong(InvalidAudio):
-    """The audio lasts longer than it may. The message says how long it is and how long it may be."""
+    """The audio is longer than the limit. The message gives both lengths."""
 
 
 class InvalidOption(InvalidInput):
@@ -128,27 +128,27 @@ class ConfigError(WhisperApiError):
 
 
 class ModelError(WhisperApiError):
-    """Something about a model."""
+    """The base class of errors about models."""
 
 
 class UnknownModel(ModelError):
-    """A name that is neither in the catalogue, nor a directory, nor a hub id."""
+    """The name is neither in the catalogue, nor a directory, nor a hub id."""
 
 
 class ModelUnavailable(ModelError):
-    """A known model that is not on this machine and could not be fetched. The message says why and what to do."""
+    """A known model is not on this machine, and its download failed. The message says why and what to do."""
 
 
 class ModelCorrupt(ModelError):
-    """A model's files differ from those the catalogue names (by SHA-256), or cannot be loaded."""
+    """A model's files cannot be loaded, or differ from the SHA-256 checksums of the catalogue."""
 
 
 class DeviceError(WhisperApiError):
-    """Something about the device that models run on."""
+    """The base class of errors about the device that runs the models."""
 
 
 class DeviceUnavailable(DeviceError):
-    """The device asked for does not exist here or cannot be used."""
+    """The configured device does not exist on this machine or cannot be used."""
 
 
 class OutOfMemory(DeviceError):
@@ -164,15 +164,15 @@ class EngineClosed(WhisperApiError):
 
 
 class ForkedProcess(WhisperApiError):
-    """A process uses what its parent used before the fork: threads and their locks do not survive a fork."""
+    """A process uses an object that its parent used before the fork; threads and locks do not survive a fork."""
 
 
 class JobError(WhisperApiError):
-    """Something about one job.
+    """The base class of errors about a job.
 
     Args:
-        job_id: which.
-        message: what is wrong with it.
+        job_id: the id of the job.
+        message: the error message.
     """
 
     def __init__(self, job_id: str, message: str) -> None:
@@ -181,18 +181,18 @@ class JobError(WhisperApiError):
 
 
 class JobNotFound(JobError):
-    """There is no such job, or it belongs to somebody else: the two look the same."""
+    """The job does not exist or belongs to another caller; the error does not tell which."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id, f"Job not found: {job_id}")
 
 
 class JobNotFinished(JobError):
-    """The result of a job was asked for before it had one."""
+    """The job has no result yet."""
 
 
 class JobIsProcessing(JobError):
-    """A running job cannot be canceled, unless by force."""
+    """The job runs, and a running job can be canceled only by force."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id, "Cannot cancel a job that is currently processing")
@@ -202,9 +202,9 @@ class JobFailed(JobError):
     """The job ended without a result.
 
     Args:
-        job_id: which.
-        message: why.
-        cause: the name of the error it ended with, as in this module; empty when it was none of these.
+        job_id: the id of the job.
+        message: the reason.
+        cause: the class name of the job's error, when this module defines the class; empty otherwise.
     """
 
     def __init__(self, job_id: str, message: str, cause: str = "") -> None:
@@ -225,11 +225,11 @@ class IdempotencyConflict(JobError):
 
 
 class Busy(WhisperApiError):
-    """Not now.
+    """The server accepts no job now.
 
     Args:
-        message: why.
-        retry_after: seconds after which to try again.
+        message: the reason.
+        retry_after: seconds to wait before the next attempt.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -238,15 +238,15 @@ class Busy(WhisperApiError):
 
 
 class QueueFull(Busy):
-    """As many jobs wait as may."""
+    """The queue is full."""
 
 
 class CallerLimit(Busy):
-    """This caller has as many unfinished jobs as one may have."""
+    """The caller has too many unfinished jobs."""
 
 
 class Draining(Busy):
-    """The service is stopping and takes no new work."""
+    """The service is stopping and accepts no new work."""
 
 
 class StorageError(WhisperApiError):
@@ -262,12 +262,12 @@ class StorageLocked(StorageError):
 
 
 class RequestError(WhisperApiError):
-    """A server refused what a client asked for, or could not be reached.
+    """A server refused a client's request, or could not be reached.
 
     Args:
-        message: what the server said, or why it could not be reached.
-        status: the HTTP status; None when there was no answer.
-        code: the server's word for what is wrong; empty when there is none.
+        message: the server's message, or the reason why the server could not be reached.
+        status: the HTTP status; None without a response.
+        code: the ``code`` of the server's problem document; empty without one.
     """
 
     def __init__(self, message: str, status: int | None = None, code: str = "") -> None:

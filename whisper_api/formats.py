@@ -1,16 +1,16 @@
-"""The formats a transcript can be written in: srt, vtt, txt, tsv, json and aud, each a function of a Transcript.
+"""The output formats srt, vtt, txt, tsv, json and aud. A function for each format renders a Transcript.
 
-Without options, the text is byte for byte (as UTF-8) what the writers of whisperx 3.8 give for the same segments, json
-included. Where those writers fail, this is given instead:
+Without options, the text (as UTF-8) has the same bytes as the output of whisperx 3.8 for the same segments, json
+included. The output differs in these cases, in which whisperx fails:
 
-- Words have the spaces of the segment's text between them: whisperx glues Latin words together in a Chinese or Japanese
-  text, and has no words for a translation or for Burmese, Cantonese, Lao and Thai.
-- Every word, segment and subtitle lasts at least a millisecond, and none overlaps another one.
-- A segment without words among segments with words is a subtitle of its own, with the segment's text and times.
+- The spaces between words are those of the segment's text. whisperx joins Latin words in a Chinese or Japanese text
+  without a space, and has no words for a translation or for Burmese, Cantonese, Lao and Thai.
+- Every word, segment and subtitle lasts at least a millisecond and does not overlap another.
+- A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
-- Where only the language was asked for, txt is one line: its code and its probability.
+- For the task ``detect_language``, txt is one line with the code and the probability of the language.
 
-:mod:`whisper_api.subtitles` says what holds with options.
+:mod:`whisper_api.subtitles` describes the effect of the options.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Format(NamedTuple):
     """One output format.
 
     Attributes:
-        name: the word that asks for it.
-        extension: of its files, without the dot.
-        media_type: without parameters; the text is UTF-8.
-        render: gives the text.
+        name: the name in requests and flags.
+        extension: the file extension, without the dot.
+        media_type: the media type, without parameters; the text is UTF-8.
+        render: the function that returns the text.
     """
 
     name: str
@@ -51,9 +51,12 @@ def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) 
     """Write a transcript in a format.
 
     Args:
-        transcript: what a transcription gave.
+        transcript: the transcript to write.
         format: a name in :data:`FORMATS`.
         options: the layout of subtitles.
+
+    Returns:
+        The content of the file.
 
     Raises:
         InvalidOption: there is no such format.
@@ -66,10 +69,10 @@ def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) 
 
 
 def to_whisperx(transcript: Transcript) -> dict[str, Any]:
-    """The transcript as the dictionary that whisperx 3.8 makes, with its keys in its order.
+    """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
-    ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are left out where
-    there are none.
+    ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
+    they have no value.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -108,7 +111,7 @@ def _word_dict(word: Word) -> dict[str, Any]:
 
 def _txt(transcript: Transcript, options: RenderOptions) -> str:
     if transcript.language_probabilities is not None:
-        # Of a recording whose language alone was asked for, there is nothing else to say.
+        # The task detect_language has no text.
         probability = transcript.language_probability
         return f"{transcript.language}\n" if probability is None else f"{transcript.language} {probability:.2f}\n"
     return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)

@@ -1,7 +1,7 @@
-"""Log lines of the server: as text for people, or as JSON for machines; on standard error.
+"""The server's log on standard error, as text for people or as JSON for machines.
 
-What comes with a record (``extra``) is printed after its message. Nothing that a client sends can make a second line or
-look like one: characters that do not print are escaped, and the lines of a traceback are indented.
+The fields of a record (``extra``) follow its message. A client cannot forge a log line: characters that do not print
+are escaped, and the lines of a traceback are indented.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from whisper_api.config import Config
 
 __all__ = ["Repeats", "current_request", "set_up"]
 
-# The id of the request that the running code works for; every record made meanwhile carries it.
+# The id of the current request. Every log record of the request carries the id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
-# Of lines that strangers can cause, so many of a kind are written in each period.
+# In each period, at most this many lines of a kind are written, when clients can cause the lines.
 REPEATED_LINES = 50
 REPEATED_SECONDS = 60.0
 MAX_KINDS = 1000
@@ -39,16 +39,16 @@ def _by_message(record: logging.LogRecord) -> Hashable:
 
 
 class Repeats(logging.Filter):
-    """Counts lines that come too often instead of writing them: add it to a logger whose lines strangers can cause.
+    """Limits repeated log lines. Add this filter to loggers whose lines clients can cause.
 
-    The first lines of a kind are written. When the period that begins with the first one is over, the last line of that
-    kind is written with ``repeats``: how many it stands for.
+    The first lines of a kind are written, and later lines are counted. A period begins with the first line. At its end,
+    the last line is written with ``repeats``, the number of lines that were left out.
 
     Args:
-        lines: of a kind that are written in a period.
-        seconds: the period.
-        kind: tells which lines are of a kind, by default those with the same level and the same message before its
-            arguments are filled in; None for a line that is always written.
+        lines: number of lines of a kind that are written in a period.
+        seconds: length of the period.
+        kind: returns the kind of a line, or None to always write the line. By default, the kind is the level and the
+            message without its arguments.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Repeats(logging.Filter):
         self._seen: dict[Hashable, _Seen] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written now."""
         kind = None if hasattr(record, "repeats") else self._kind(record)
         if kind is None:
             return True
@@ -93,7 +94,7 @@ class Repeats(logging.Filter):
 
 @dataclass
 class _Seen:
-    """What a filter has seen of a kind in one period: until when, how many lines, and the last one."""
+    """The lines of a kind in a period: the end of the period, the number of lines, and the last line."""
 
     until: float
     lines: int = 0
@@ -101,11 +102,11 @@ class _Seen:
 
 
 def set_up(config: Config, stream: TextIO | None = None) -> None:
-    """Log as configured, from now on and in the whole process.
+    """Configure the log of the whole process.
 
     Args:
-        config: ``log_level`` counts for this package; libraries are heard from warnings on.
-        stream: where to write; None for standard error.
+        config: ``log_level`` applies to this package; libraries log warnings and errors only.
+        stream: the destination; None for standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines() if config.log_format == "json" else _TextLines())
@@ -118,7 +119,7 @@ def set_up(config: Config, stream: TextIO | None = None) -> None:
     logging.getLogger("whisper_api").setLevel(level)
     logging.captureWarnings(True)
     if level > logging.DEBUG:
-        # What libraries warn their callers of is nothing that those who run the server can act on.
+        # Libraries address these warnings to programmers; operators of the server cannot act on them.
         warnings.simplefilter("ignore")
     threading.excepthook = _log_uncaught
 
@@ -168,7 +169,7 @@ class _JsonLines(logging.Formatter):
         }
         if trace := _trace(record):
             fields["exception"] = trace
-        # As ASCII: neither a line separator nor half a surrogate pair can come through.
+        # json.dumps escapes all but ASCII, so line separators and lone surrogates cannot appear.
         return json.dumps(fields, default=str)
 
 

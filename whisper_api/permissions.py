@@ -9,16 +9,16 @@ from whisper_api.config import Config
 
 __all__ = ["exposed_files", "exposure"]
 
-# What group and others may do with a file.
+# Permission bits of the group and of other users.
 OTHERS = 0o077
 DATABASE_FILES = ("jobs.db", "jobs.db-wal", "jobs.db-shm")
 
 
 def exposed_files(config: Config) -> list[str]:
-    """A sentence for each directory or file of the server that other users of this machine can open.
+    """A warning for each directory or file of the server that other users of this machine can open.
 
     Args:
-        config: names the directories. The server makes missing directories for its own user alone.
+        config: the configuration with the directories. The server creates missing directories for its own user only.
     """
     database = [config.data_dir / name for name in DATABASE_FILES]
     paths = dict.fromkeys((config.data_dir, config.tmp_dir, *database))
@@ -26,12 +26,12 @@ def exposed_files(config: Config) -> list[str]:
 
 
 def exposure(path: Path) -> str | None:
-    """A warning about a file or directory that other users can open; None when they cannot, or it does not exist."""
+    """A warning when other users can open the file or directory; None when they cannot or the path does not exist."""
     try:
         mode = path.stat().st_mode & 0o777
     except OSError:
         return None
-    # Other systems have no such modes, or report the same mode for every file.
+    # Systems other than POSIX have no such modes, or report the same mode for every file.
     if os.name != "posix" or not mode & OTHERS:
         return None
     private = "700" if path.is_dir() else "600"

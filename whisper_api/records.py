@@ -1,4 +1,4 @@
-"""Structs that turn into dictionaries, JSON and rows of a table, and back."""
+"""Base classes of Structs that convert to and from dictionaries and JSON, and that pandas reads as rows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A Struct with conversions. ``from_dict`` and ``from_json`` read back equal what ``to_dict`` and ``to_json`` give.
+    """A Struct with conversions. ``from_dict`` and ``from_json`` invert ``to_dict`` and ``to_json``.
 
-    Members that a newer version added are ignored. JSON has no infinity and no NaN.
+    Unknown members are ignored, so that records of a newer version can be read. JSON has no infinity and no NaN.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Dictionaries, lists, strings, numbers, booleans and None: what any JSON library writes."""
+        """The record as dictionaries, lists, strings, numbers, booleans and None, which any JSON library writes."""
         value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return value
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The same as a JSON text.
+        """The record as JSON text.
 
         Args:
             indent: spaces for each level; None for a single line.
@@ -38,7 +38,7 @@ class Record(msgspec.Struct, frozen=True):
         """The record that a dictionary describes.
 
         Args:
-            value: as :meth:`to_dict` gives it, or as a JSON library reads it.
+            value: a dictionary from :meth:`to_dict` or from a JSON library.
 
         Raises:
             InvalidInput: a member is missing or has a wrong value; the message names the member.
@@ -53,7 +53,7 @@ class Record(msgspec.Struct, frozen=True):
         """The record that a JSON text describes.
 
         Args:
-            text: as :meth:`to_json` gives it; bytes are UTF-8.
+            text: JSON text from :meth:`to_json`; bytes are UTF-8.
 
         Raises:
             InvalidInput: the text is not JSON, or a member is missing or wrong; the message names the member.
@@ -65,7 +65,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class _DataclassMember:
-    """An attribute that a dataclass with the Struct's fields has."""
+    """A dataclass attribute such as ``__dataclass_fields__``, computed from the Struct's fields at the first access."""
 
     def __init__(self) -> None:
         self._made: dict[type, Any] = {}
@@ -83,7 +83,7 @@ class _DataclassMember:
 
 
 class Row(Record, frozen=True):
-    """A record that pandas and polars take for a dataclass: a list of them is a table with a column for each field."""
+    """A record that pandas and polars read as a dataclass: a list of rows is a table with a column for each field."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]] = _DataclassMember()  # type: ignore[assignment]
     __dataclass_params__: ClassVar[Any] = _DataclassMember()

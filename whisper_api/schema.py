@@ -1,7 +1,7 @@
-"""The values that travel through Whisper API: what is asked for, and what comes back.
+"""The values of Whisper API: options, transcripts, results, job states and events.
 
-Every Struct is frozen, so a value can be shared between threads, and ``forbid_unknown_fields`` is off, so that a record
-written by a newer version can be read by an older one.
+Every Struct is frozen, so threads can share a value. ``forbid_unknown_fields`` is off, so that an older version can
+read the records of a newer version.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 T = TypeVar("T")
 
 LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
-"""Languages that write no space between words, as Whisper's tokenizer has it: their words are put together without."""
+"""Languages that write no space between words, according to Whisper's tokenizer."""
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -60,13 +60,13 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
-# Voice activity detection: speech begins at this probability, whichever model gives it.
+# Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
-# Samples a second of all audio inside: mono, as Whisper, the aligners and the speaker models were trained.
+# Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
 SAMPLE_RATE = 16_000
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
 FINAL_STATES: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
-# The labels of speakers without a name, as diarization gives them.
+# Labels that diarization gives to speakers without a name.
 SPEAKER_LABEL = re.compile(r"SPEAKER_(\d+)")
 Stage = Literal["queue", "download", "load", "decode", "vad", "asr", "align", "diarize", "done"]
 
@@ -76,9 +76,9 @@ def _described(text: str) -> Meta:
 
 
 class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that can be asked of one transcription. The form, the flags, the job row and the engine all read it.
+    """The options of a transcription, for the form, the flags, the job row and the engine.
 
-    ``omit_defaults`` keeps a stored record short and lets a default that later changes apply to it.
+    ``omit_defaults`` keeps stored records short, and a stored record follows later changes of a default.
     The description of each field is its help text on the command line.
 
     Raises:
@@ -136,23 +136,23 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
             )
 
     def written_language(self, spoken: str) -> str:
-        """Code of the language that the text is in.
+        """Code of the text's language: English for translations.
 
         Args:
-            spoken: code of the one that is spoken.
+            spoken: code of the spoken language.
         """
         return "en" if self.task == "translate" else spoken
 
 
 class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How subtitles (srt, vtt) are laid out; other formats have no lines.
+    """The layout of subtitles (srt, vtt); other formats ignore these options.
 
     Attributes:
-        max_line_width: characters in a line, as they are printed, the speaker's label included. Longer lines are broken
-            between words; a word that is wider stands in a line of its own.
-        max_line_count: lines in a subtitle. With ``max_line_width``, which it needs, a subtitle ends where its lines
-            are full, where the speaker changes or after a long pause, no longer where a segment ends.
-        highlight_words: one subtitle for each word, which is underlined in it.
+        max_line_width: most printed characters in a line, the speaker's label included. Longer lines break between
+            words; a word that is wider gets its own line.
+        max_line_count: most lines in a subtitle; needs ``max_line_width``. A subtitle then ends when its lines are
+            full, when the speaker changes or after a long pause, and may continue over the end of a segment.
+        highlight_words: make a subtitle for each word, with the word underlined.
     """
 
     max_line_width: Annotated[
@@ -166,12 +166,12 @@ class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """One token that was decoded, and how sure the decoder was of it.
+    """A decoded token with its log probability.
 
     Attributes:
-        token: its text; U+FFFD where it is only a part of a character.
-        bytes: its UTF-8, which is whole when the bytes of all tokens are put together.
-        logprob: natural logarithm of its probability, given those before it.
+        token: the text; U+FFFD when the token is only a part of a character.
+        bytes: the UTF-8 bytes; the joined bytes of all tokens are valid UTF-8.
+        logprob: natural logarithm of the token's probability, given the tokens before.
     """
 
     token: str
@@ -184,11 +184,10 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         word: the word with its punctuation, without surrounding spaces.
-        start, end: seconds from the beginning of the audio; at least a millisecond apart. The next word does not begin
-            before this one ends.
+        start, end: seconds from the beginning of the audio; at least a millisecond apart. Words do not overlap.
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
         speaker: the speaker's label, when diarization ran.
-        interpolated: True when the time was not measured but put between those of the neighbours.
+        interpolated: True when the time was not measured but interpolated between the neighbouring words.
     """
 
     word: str
@@ -200,22 +199,22 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A sentence, or a stretch of speech where sentences were not looked for.
+    """A sentence, or a stretch of speech when the text is not split into sentences.
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        start, end: seconds; at least a millisecond apart. The next segment does not begin before this one ends.
-        text: what was said; when there are words, they are this text's words in order, with its spaces between them.
-        speaker: label of the speaker who talks most in it.
-        words: empty when word times were not asked for.
-        avg_logprob: mean log probability per token of the decoding that this text comes from.
+        start, end: seconds; at least a millisecond apart. Segments do not overlap.
+        text: the recognised text. ``words`` are the words of this text, in order.
+        speaker: label of the speaker with the most speech in the segment.
+        words: empty without word times.
+        avg_logprob: mean log probability per token of the decoding.
         compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
-        temperature: of the decoding that was kept; above 0 the first attempts had failed.
-        flags: why to doubt this text (``repetitive``, ``low_confidence``, ``truncated``); empty when all is well.
-        seek: where the window that it was decoded from begins, in hundredths of a second.
-        tokens: ids of the text tokens it was decoded as; those of a word that was cut go with its first character.
-        logprobs: of the same tokens, when they were asked for.
+        temperature: temperature of the accepted decoding; above 0 the first attempts had failed.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``); empty without doubt.
+        seek: start of the decoded window, in hundredths of a second.
+        tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
+        logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.
     """
 
     id: int
@@ -235,12 +234,12 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
-    """One window of speech as far as it is known: what is shown before the transcript is there.
+    """The text of one window of speech, before the transcript is complete.
 
     Attributes:
-        index: 0, 1, 2 ... in order of time. A later value with the same index replaces the earlier one.
-        aligned: whether its words have the times they will keep.
-        segments: as :class:`Segment`, but for their ids, which only the transcript gives, and their speakers.
+        index: 0, 1, 2 ... in order of time. A later value with the same index replaces the earlier value.
+        aligned: whether the word times are final.
+        segments: the segments, without speakers and with ids that differ from those of the transcript.
     """
 
     index: int
@@ -249,26 +248,26 @@ class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcript(Record, frozen=True, kw_only=True):
-    """What a transcription gives.
+    """The result of a transcription.
 
     Attributes:
-        language: code of the language used for the transcription.
-        language_probability: of that language, when it was judged; None when it was given.
-        language_probabilities: code to probability of all languages, the likeliest first; only for the task
+        language: code of the spoken language.
+        language_probability: probability of the detected language; None when the options name the language.
+        language_probabilities: code to probability of all languages, the most probable first; only for the task
             ``detect_language``.
         duration: seconds of audio.
-        segments: in order of time; empty when nobody speaks.
+        segments: in order of time; empty without speech.
         speakers: labels in order of appearance (``SPEAKER_00`` ..., or the name of a known speaker); empty without
             diarization.
-        speaker_embeddings: label to vector, when asked for.
-        word_times: where word times come from: ``ctc`` (an alignment model), ``attention`` (Whisper's own
+        speaker_embeddings: label to vector; None unless the option ``speaker_embeddings`` is set.
+        word_times: source of the word times: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
-        model, model_revision: the Whisper model by name, and which files exactly.
-        alignment_model, diarization_model: the models of those stages, when they ran.
-        options: what was asked for, with every default filled in.
-        timings: stage name to seconds of wall time. Diarization runs beside recognition; its time is what it takes
-            longer.
-        warnings: what could not be done as asked, one sentence each.
+        model, model_revision: name of the Whisper model, and revision of its files.
+        alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
+        options: the options, with all defaults filled in.
+        timings: stage name to seconds of wall time. Diarization runs in parallel with recognition; its time is the
+            time that it takes longer.
+        warnings: a sentence for each request that could not be fulfilled.
     """
 
     language: str
@@ -297,19 +296,19 @@ class Transcript(Record, frozen=True, kw_only=True):
         """The words of all segments.
 
         ``pandas.DataFrame(transcript.words, columns=Word.__struct_fields__)`` is a table with a row for each word and
-        the columns ``word``, ``start``, ``end``, ``score``, ``speaker`` and ``interpolated``. An empty transcript has
-        the same columns; without ``columns``, pandas finds the columns only where there is a word.
+        the columns ``word``, ``start``, ``end``, ``score``, ``speaker`` and ``interpolated``. The argument
+        ``columns`` gives an empty transcript the same columns.
         """
         return tuple(word for segment in self.segments for word in segment.words)
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far one transcription is.
+    """The progress of a transcription.
 
     Attributes:
-        fraction: from 0 to 1 over all stages, never falling.
+        fraction: from 0 to 1 over all stages; never decreases.
         stage: the stage that runs now.
-        stage_fraction: how much of that stage is done, from 0 to 1.
+        stage_fraction: from 0 to 1 within the stage.
     """
 
     fraction: float
@@ -325,22 +324,22 @@ def _none_yet() -> tuple[str, ...]:
 
 
 class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """Where one job stands, as the REST API tells it and the client reads it.
+    """The status of a job in the REST API and the client.
 
     Attributes:
         job_id: a UUID.
-        status: in one word.
-        queue_position: 1 for the job that is taken next; with concurrency, the batch it falls in. Only while Queued.
+        status: the state of the job.
+        queue_position: 1 for the job that is taken next; with concurrency, the number of its batch. Only while Queued.
         created_at, started_at, finished_at: RFC 3339, UTC.
         progress: from 0 to 1, weighted over the stages; None for a job that ended without a result.
         stage: the stage that runs; ``download`` while the job waits in the queue for a model that is downloaded.
-        eta_seconds: until the job ends, when that can be told.
-        audio_seconds: length of the audio, when it is known.
-        error: why it Failed, or why the server has Canceled it.
-        warnings: what could not be done as asked, one sentence each.
-        file_name: what the client called the file.
-        metadata: what the client gave to be kept with the job.
-        result_gone: whether it is Completed, and its result was delivered and has gone, has expired or was deleted.
+        eta_seconds: estimated seconds until the job ends; None without an estimate.
+        audio_seconds: length of the audio; None until it is known.
+        error: the reason why the job Failed, or why the server Canceled the job.
+        warnings: a sentence for each request that could not be fulfilled.
+        file_name: the client's name of the file.
+        metadata: the client's metadata of the job.
+        result_gone: whether the job is Completed and its result was removed after delivery, by expiry or by a client.
     """
 
     job_id: str
@@ -357,17 +356,17 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     file_name: str | None = None
     metadata: dict[str, Any] | None = None
     result_gone: bool = False
-    # A default that a function makes is never left out: whoever reads this need not ask whether it is there.
+    # omit_defaults omits no default of a factory function, so every record has this member.
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
 
 
 class ResultWord(Row, frozen=True, kw_only=True):
-    """One word with its time: a :class:`Word` as a result shows it, with every key.
+    """One word with its time: a :class:`Word` in a result, with every key.
 
     Attributes:
         word: with its punctuation, without surrounding spaces.
         start, end: seconds from the beginning of the audio.
-        score: confidence from 0 to 1; None where word times were not asked for.
+        score: confidence from 0 to 1; None without word times.
         speaker: label; None without diarization.
     """
 
@@ -379,15 +378,15 @@ class ResultWord(Row, frozen=True, kw_only=True):
 
 
 class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A sentence: a :class:`Segment` as a result shows it, with every key.
+    """A sentence: a :class:`Segment` in a result, with every key.
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
         start, end: seconds from the beginning of the audio.
-        text: what was said.
-        speaker: label of the speaker who talks most in it; None without diarization.
-        words: empty when word times were not asked for.
-        logprobs: of every token, as they were decoded; not there unless they were asked for.
+        text: the recognised text.
+        speaker: label of the speaker with the most speech in the segment; None without diarization.
+        words: empty without word times.
+        logprobs: log probability of every decoded token; absent unless the option ``logprobs`` is set.
     """
 
     id: int
@@ -400,20 +399,20 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(Record, frozen=True, kw_only=True):
-    """What a finished job gives, as the REST API tells it and the client reads it.
+    """The result of a job in the REST API and the client.
 
     Attributes:
         text: the transcript in the job's format.
-        language: that was used; the one detected, when asked for ``auto``.
-        language_probability: of that language, when it was judged.
+        language: code of the spoken language; the detected language for ``auto``.
+        language_probability: probability of the detected language; None when the options name the language.
         duration: seconds of audio.
-        model: the Whisper model by name.
+        model: name of the Whisper model.
         segments: in order of time.
         speakers: labels in order of appearance.
-        warnings: what could not be done as asked, one sentence each.
-        speaker_embeddings: label to vector; not there unless it was asked for.
-        language_probabilities: code to probability; not there unless the task was ``detect_language``.
-        metadata: what the client gave to be kept with the job; not there when it gave none.
+        warnings: a sentence for each request that could not be fulfilled.
+        speaker_embeddings: label to vector; absent unless the option ``speaker_embeddings`` is set.
+        language_probabilities: code to probability; absent unless the task is ``detect_language``.
+        metadata: the client's metadata of the job; absent without metadata.
     """
 
     text: str
@@ -430,24 +429,24 @@ class JobResult(Record, frozen=True, kw_only=True):
 
     @property
     def words(self) -> tuple[ResultWord, ...]:
-        """The words of all segments, which pandas takes as it does those of :attr:`Transcript.words`."""
+        """The words of all segments; pandas reads them like :attr:`Transcript.words`."""
         return tuple(word for segment in self.segments for word in segment.words)
 
 
 class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
-    """Which language is spoken in a recording.
+    """The spoken language of a recording.
 
     Attributes:
-        language: code of the likeliest.
-        language_probability: of that one.
-        language_probabilities: code to probability, the likeliest first.
+        language: code of the most probable language.
+        language_probability: probability of this language.
+        language_probabilities: code to probability, the most probable first.
         duration: seconds of audio.
-        model: the Whisper model that judged, by name.
-        warnings: what could not be done as asked, one sentence each.
-        metadata: what the client gave to be kept with the job; not there when it gave none.
-        detected_language: English name of the likeliest language, in small letters.
-        language_code: the same as ``language``. This and the two beside it are what whisper-asr-webservice answers.
-        confidence: the same as ``language_probability``; 0 where that is not known.
+        model: name of the Whisper model.
+        warnings: a sentence for each request that could not be fulfilled.
+        metadata: the client's metadata of the job; absent without metadata.
+        detected_language: English name of the most probable language, in lower case, as in whisper-asr-webservice.
+        language_code: the same as ``language``, as in whisper-asr-webservice.
+        confidence: the same as ``language_probability``, 0 when unknown, as in whisper-asr-webservice.
     """
 
     language: str
@@ -463,12 +462,12 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody wrote in place of what was recognised.
+    """The replacement of a recognised word.
 
     Attributes:
         segment: id of the segment.
-        word: which of its words, from 0; None for the text of a segment without words.
-        text: what stands there instead; empty removes the word.
+        word: index of the word in the segment, from 0; None for the text of a segment without words.
+        text: the new text; empty text removes the word.
     """
 
     segment: Annotated[int, Meta(ge=0)]
@@ -477,11 +476,11 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Corrections(Record, frozen=True, kw_only=True):
-    """All that was corrected in one transcript; later results, in every format, have it.
+    """All corrections of a transcript. Later results contain them in every format.
 
     Attributes:
-        words: in any order; of two for the same place the last counts.
-        speakers: label to the name that is shown instead.
+        words: in any order; the last correction of a word applies.
+        speakers: label to the name that replaces the label.
     """
 
     words: Annotated[tuple[Correction, ...], Meta(max_length=100_000)] = ()
@@ -491,7 +490,7 @@ class Corrections(Record, frozen=True, kw_only=True):
 
 
 def result_segment(segment: Segment) -> ResultSegment:
-    """A segment as results and events show it."""
+    """Convert a segment for results and events."""
     return ResultSegment(
         id=segment.id,
         start=segment.start,
@@ -509,13 +508,13 @@ def result_segment(segment: Segment) -> ResultSegment:
 def job_result(
     transcript: Transcript, text: str, warnings: tuple[str, ...] = (), metadata: dict[str, Any] | None = None
 ) -> JobResult:
-    """The result that a transcript makes.
+    """Make a job's result from its transcript.
 
     Args:
-        transcript: what the engine gave.
-        text: the same, rendered in the job's format.
-        warnings: of the submission; they stand before the transcript's own.
-        metadata: the client's.
+        transcript: the engine's transcript.
+        text: the transcript in the job's format.
+        warnings: warnings of the submission; they precede the transcript's warnings.
+        metadata: the client's metadata.
     """
     return JobResult(
         text=text,
@@ -537,10 +536,10 @@ def _or_unset(value: T | None) -> T | msgspec.UnsetType:
 
 
 class JobQueuedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="queued"):
-    """The job waits, or waits again after the server was stopped.
+    """The job waits in the queue, also again after a restart of the server.
 
     Attributes:
-        job_id: which.
+        job_id: id of the job.
         queue_position: as in :class:`JobStatus`.
     """
 
@@ -552,7 +551,7 @@ class JobProgressEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
     """The job runs.
 
     Attributes:
-        job_id: which.
+        job_id: id of the job.
         progress, stage, eta_seconds: as in :class:`JobStatus`.
     """
 
@@ -563,12 +562,12 @@ class JobProgressEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
 
 
 class JobSegmentEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="segment"):
-    """Some more of the text is known, or known better.
+    """New or improved text of the job.
 
     Attributes:
-        job_id: which.
-        index, aligned: as in :class:`PartialSegments`: a later event with the same index replaces the earlier one.
-        segments: what is said there. Their ids start at 0.
+        job_id: id of the job.
+        index, aligned: as in :class:`PartialSegments`: a later event with the same index replaces the earlier event.
+        segments: the segments of the window. Their ids start at 0.
     """
 
     job_id: str
@@ -581,7 +580,7 @@ class JobCompletedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="ev
     """The job has its result.
 
     Attributes:
-        job_id: which.
+        job_id: id of the job.
     """
 
     job_id: str
@@ -591,8 +590,8 @@ class JobFailedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event
     """The job ended without a result.
 
     Attributes:
-        job_id: which.
-        error: why.
+        job_id: id of the job.
+        error: the reason.
     """
 
     job_id: str
@@ -603,7 +602,7 @@ class JobCanceledEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
     """The job was canceled.
 
     Attributes:
-        job_id: which.
+        job_id: id of the job.
     """
 
     job_id: str

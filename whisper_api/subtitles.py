@@ -1,14 +1,14 @@
-"""Subtitles: which words of a transcript stand in each, in which lines, and when it is shown.
+"""Subtitles: splits a transcript into subtitles with their lines and times.
 
-Without options they are those of whisperx 3.8: one for each segment, in one line. With options, this holds:
+Without options, the subtitles are those of whisperx 3.8: one line for each segment. With options:
 
-- No line is wider than ``max_line_width``, the speaker's label included, except where a single word is. Width is
-  counted in characters as they are printed: a letter with its accents is one, a wide character is one, and invisible
-  characters and the tags of highlighting are none.
-- Lines break at spaces, and between the characters of Chinese and Japanese; never inside a word of letters, before a
-  closing mark or after an opening one. Thai, Lao, Khmer, Burmese and Tibetan break between words.
-- A highlighted subtitle has the text of the plain one.
-- Where there are no word times, a word's time is its share of the segment by its characters.
+- No line is wider than ``max_line_width``, the speaker's label included, unless a single word is wider. The width is
+  the number of printed characters: a letter with its accents counts as one, a wide character as one, and invisible
+  characters and highlighting tags as none.
+- Lines break at spaces, and between the characters of Chinese and Japanese. Lines never break inside a word of
+  letters, before a closing mark or after an opening mark. Thai, Lao, Khmer, Burmese and Tibetan break between words.
+- A highlighted subtitle has the same text as the plain subtitle.
+- Without word times, each word gets a share of its segment's time in proportion to its number of characters.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from whisper_api.word_spacing import is_spaceless, pieces, space_between
 
 __all__ = ["Subtitle", "display_width", "layout_warnings", "speaker_label", "subtitles"]
 
-LONG_PAUSE = 3.0  # seconds of silence after which a subtitle ends, when lines are counted
+LONG_PAUSE = 3.0  # seconds of silence that end a subtitle when max_line_count is set
 
-# A line never begins with the first ones and never ends with the second ones; the same holds for brackets.
+# A line never begins with a CLOSING character and never ends with an OPENING character or a bracket that opens.
 CLOSING = frozenset(",.!?:;%)]}'\"、。，．！？：；・…‥ーゝゞヽヾ々〜％ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ")
 OPENING = frozenset("([{“‘")
-# Scripts without spaces whose lines break between words only.
+# Scripts without spaces whose lines break only between words.
 BETWEEN_WORDS = ("KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN")
 INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))
 
 
 class Subtitle(NamedTuple):
-    """What is shown at a time.
+    """One subtitle.
 
     Attributes:
         start, end: seconds.
-        text: its lines.
+        text: the lines, joined by line ends.
     """
 
     start: float
@@ -50,11 +50,11 @@ class Subtitle(NamedTuple):
 
 
 def subtitles(transcript: Transcript, options: RenderOptions) -> Iterator[Subtitle]:
-    """The subtitles of a transcript, in order of time; no two overlap, and none is without length.
+    """The subtitles of a transcript, in order of time. Subtitles do not overlap, and each lasts at least a millisecond.
 
     Args:
-        transcript: with or without word times; :func:`~whisper_api.time_order.in_order` gives its segments.
-        options: how they are laid out.
+        transcript: with or without word times; its segments come from :func:`~whisper_api.time_order.in_order`.
+        options: the layout.
     """
     language = transcript.options.written_language(transcript.language)
     segments = transcript.segments
@@ -63,7 +63,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> Iterator[Subtit
         return
     timed = in_order([segment if segment.words else _with_estimated_words(segment) for segment in segments])
     cues = list(_laid_out(list(_tokens(timed, language)), options))
-    # A word that is cut by the end of a subtitle is spoken partly in that one and partly in the next.
+    # The end of a subtitle may cut a word; each part of the word then has its own span.
     spans = iter(fitted([span for cue in cues for span in cue.spans()]))
     for cue in cues:
         times = [next(spans) for _ in cue.parts]
@@ -74,11 +74,11 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> Iterator[Subtit
 
 
 def layout_warnings(segments: Sequence[Segment], options: RenderOptions, format: str) -> tuple[str, ...]:
-    """What the options cannot do for a transcript in a format, one sentence each.
+    """A warning for each layout option that has no or limited effect.
 
     Args:
-        segments: of the transcript.
-        options: that were given.
+        segments: the transcript's segments.
+        options: the layout options of the request.
         format: a name in :data:`~whisper_api.formats.FORMATS`.
     """
     if options == RenderOptions():
@@ -97,19 +97,19 @@ def layout_warnings(segments: Sequence[Segment], options: RenderOptions, format:
 
 
 def speaker_label(speaker: str | None) -> str:
-    """What stands before the words of a speaker."""
+    """The label in front of a speaker's words; empty without a speaker."""
     return "" if speaker is None else f"[{speaker}]: "
 
 
 def display_width(text: str) -> int:
-    """How many characters a text shows: combining marks and invisible characters are none, wide ones are one."""
+    """The number of printed characters: combining marks and invisible characters count 0, wide characters count 1."""
     if text.isascii():
         return len(text)
     return sum(unicodedata.category(c) not in INVISIBLE for c in unicodedata.normalize("NFC", text))
 
 
 def _plain(segments: Sequence[Segment], language: str) -> Iterator[Subtitle]:
-    # Like whisperx, which looks at the first segment only to say whether there are words.
+    # whisperx, too, decides by the first segment whether the transcript has words.
     worded = bool(segments and segments[0].words)
     for segment in segments:
         if worded and segment.words:
@@ -120,7 +120,7 @@ def _plain(segments: Sequence[Segment], language: str) -> Iterator[Subtitle]:
 
 
 def _with_estimated_words(segment: Segment) -> Segment:
-    """The segment with words, each with its share of the time by characters."""
+    """The segment with words whose times are in proportion to their numbers of characters."""
     words = [part for word in segment.text.split() for part in _breakable(word, between_words=True)]
     total = sum(map(len, words))
     seconds = segment.end - segment.start
@@ -135,11 +135,11 @@ def _with_estimated_words(segment: Segment) -> Segment:
 
 
 def _breakable(word: str, *, between_words: bool) -> list[str]:
-    """A word as pieces, between which a line may break.
+    """Split a word where a line may break.
 
     Args:
-        word: any text.
-        between_words: whether it is a text in which words are not told apart.
+        word: a text without spaces.
+        between_words: whether every border counts as a border between words.
     """
     if word.isascii():
         return [word]
@@ -154,14 +154,14 @@ def _breakable(word: str, *, between_words: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Token:
-    """A word as it is shown.
+    """A word of a subtitle.
 
     Attributes:
-        text: of the word.
-        space: whether a space stands before it.
-        span: when it is spoken.
-        speaker: whose label the subtitle has.
-        segment: number of its segment.
+        text: the word as it is printed.
+        space: whether a space precedes the word.
+        span: the time of the word.
+        speaker: the speaker whose label the subtitle gets.
+        segment: index of the word's segment.
     """
 
     text: str
@@ -176,7 +176,7 @@ def _tokens(segments: Sequence[Segment], language: str) -> Iterator[_Token]:
     last = ""
     for number, segment in enumerate(segments):
         for index, (word, piece) in enumerate(zip(segment.words, pieces(segment, language), strict=True)):
-            # An arrow would begin the times of another subtitle, and an empty line end this one.
+            # Players read an arrow as the times of a subtitle, and an empty line as the end of a subtitle.
             text = " ".join(piece.split()).replace("-->", "->")
             space = piece[:1].isspace() if index else spaced or bool(space_between(last, text))
             if text:
@@ -186,11 +186,11 @@ def _tokens(segments: Sequence[Segment], language: str) -> Iterator[_Token]:
 
 @dataclass
 class _Cell:
-    """What no line breaks inside of.
+    """Text without a place for a line break.
 
     Attributes:
-        parts: number of the token and text; several where a line may not break between two words.
-        space: whether a space stands before it.
+        parts: index and text of each token; several tokens when a line must not break between them.
+        space: whether a space precedes the cell.
     """
 
     parts: list[tuple[int, str]]
@@ -198,7 +198,7 @@ class _Cell:
 
     @property
     def width(self) -> int:
-        """Of the text."""
+        """The number of printed characters."""
         return display_width("".join(text for _, text in self.parts))
 
 
@@ -217,12 +217,7 @@ def _cells(tokens: Sequence[_Token]) -> list[_Cell]:
 
 
 def _may_break(before: str, after: str, *, between_words: bool) -> bool:
-    """Whether a line may end between two characters that no space is between.
-
-    Args:
-        before, after: the characters.
-        between_words: whether a word ends there.
-    """
+    """Whether a line may break between two adjacent characters."""
     spaceless = [c for c in (before, after) if is_spaceless(c)]
     if not spaceless:
         return False
@@ -236,13 +231,13 @@ def _may_break(before: str, after: str, *, between_words: bool) -> bool:
 
 @dataclass
 class _Part:
-    """As much of a word as stands in one subtitle.
+    """A word of a subtitle, or the part of a word that fits in the subtitle.
 
     Attributes:
-        number: of the token.
-        text: what stands there.
-        before: a space, a line end or nothing.
-        after_characters: of the token that stand in the subtitles before.
+        number: index of the token.
+        text: the printed characters.
+        before: the separator before the text: a space, a line end or nothing.
+        after_characters: number of the token's characters in earlier subtitles.
     """
 
     number: int
@@ -253,15 +248,15 @@ class _Part:
 
 @dataclass
 class _Cue:
-    """A subtitle that is put together.
+    """A subtitle under construction.
 
     Attributes:
-        tokens: of the whole transcript.
-        label: of the speaker, empty for none.
-        width, count: the options' bounds; None for no bound.
+        tokens: the tokens of the whole transcript.
+        label: the speaker's label; empty without a speaker.
+        width, count: ``max_line_width`` and ``max_line_count``; None for no bound.
         parts: the words so far.
-        lines: how many there are.
-        used: width of the last line; -1 while it is empty.
+        lines: the number of lines so far.
+        used: width of the last line; -1 while the line is empty.
     """
 
     tokens: Sequence[_Token]
@@ -277,15 +272,18 @@ class _Cue:
             self.used = display_width(self.label.rstrip())
 
     def add(self, cell: _Cell, before: int) -> bool:
-        """Add a cell; False when there is no room, which a subtitle without words always has.
+        """Add a cell. An empty subtitle accepts every cell.
 
         Args:
-            cell: to add.
-            before: characters of its first token that stand in the subtitles before.
+            cell: the cell to add.
+            before: number of characters of the cell's first token in earlier subtitles.
+
+        Returns:
+            False when the subtitle has no room for the cell.
         """
         space = " " if self.parts and cell.space else ""
         size = cell.width
-        # The label has its space already.
+        # The label already ends with a space.
         used = self.used + bool(space or not self.parts) if self.used >= 0 else 0
         if self.width is not None and self.used >= 0 and used + size > self.width:
             if self.count is None or self.lines < self.count:
@@ -302,7 +300,7 @@ class _Cue:
         return True
 
     def spans(self) -> list[Span]:
-        """When each part is spoken."""
+        """The time of each part."""
         found = []
         for part in self.parts:
             token = self.tokens[part.number]
@@ -315,7 +313,11 @@ class _Cue:
         return found
 
     def text(self, marked: int | None = None) -> str:
-        """The lines, with the part of this number underlined."""
+        """The lines.
+
+        Args:
+            marked: index of the part to underline; None to underline nothing.
+        """
         label = self.label
         if self.parts and self.parts[0].before == "\n":
             label = label.rstrip()
@@ -326,10 +328,10 @@ class _Cue:
         return label + "".join(shown)
 
     def highlighted(self, spans: Sequence[Span]) -> Iterator[Subtitle]:
-        """A subtitle for each word, and one for each pause between two words.
+        """A subtitle for each word, and a subtitle for each pause between two words.
 
         Args:
-            spans: when each part is spoken.
+            spans: the time of each part.
         """
         until = spans[0][0]
         for number, (start, end) in enumerate(spans):
@@ -352,7 +354,7 @@ def _laid_out(tokens: Sequence[_Token], options: RenderOptions) -> Iterator[_Cue
             if ends or (across_segments and token.span[0] - before.span[1] > LONG_PAUSE):
                 yield cue
                 cue = None
-        # Only the token that a cell begins with may have begun before.
+        # Only the first token of a cell may have characters in earlier subtitles.
         characters = placed.get(cell.parts[0][0], 0)
         if cue is None or not cue.add(cell, characters):
             if cue is not None:

@@ -1,4 +1,4 @@
-"""For tests of programs that embed the server: an executor which loads no model.
+"""For tests of programs that embed the server: an executor that loads no model.
 
 ::
 
@@ -32,7 +32,7 @@ def fake_transcript(
     """A transcript of one English segment that is ten seconds long.
 
     Args:
-        text: of the segment.
+        text: the segment's text.
         options: the transcript's options; None for the defaults.
         timings: seconds that each stage took.
     """
@@ -51,7 +51,7 @@ class FakeExecutor:
     """An :class:`~whisper_api.jobs.executor.Executor` whose jobs do what the test says.
 
     Args:
-        text: of every transcript. None makes the uploaded bytes the text, so that a test sees whose transcript it has.
+        text: the text of every transcript; None makes the uploaded bytes the text, which tells transcripts apart.
         held: jobs run until :meth:`release` is called, or until they are canceled.
         behave: called in the job's thread while the job runs; the job ends with the exception that ``behave`` raises.
 
@@ -112,18 +112,23 @@ class FakeExecutor:
         self._lock = threading.Lock()
 
     def facts(self) -> ExecutorFacts:
+        """A fixed description: the device ``cpu`` and the model ``fake``."""
         return ExecutorFacts(device=self.device, model="fake", compute_type="none")
 
     def model_name(self, options: TranscriptionOptions) -> str:
+        """The model that the options name, or ``fake``."""
         return options.model or "fake"
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        """Whether the options name no model or a model in :attr:`trusted`."""
         return options.model is None or options.model in self.trusted
 
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        """The model that the options name, when it is in :attr:`missing`."""
         return tuple(name for name in (options.model,) if name in self.missing)
 
     def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
+        """Wait for :attr:`download_gate`, then raise the test's error or remove the name from :attr:`missing`."""
         self._check_open()
         with self._lock:
             self.downloads.append(name)
@@ -140,12 +145,14 @@ class FakeExecutor:
                 self.downloading -= 1
 
     def preload(self) -> None:
+        """Wait for :attr:`preload_gate`, then raise the next of :attr:`preload_errors`."""
         self._check_open()
         self.preload_gate.wait()
         if self.preload_errors:
             raise self.preload_errors.pop(0)
 
     def warm_up(self) -> None:
+        """Wait for :attr:`warm_up_gate`, then raise the next of :attr:`warm_up_errors`."""
         self._check_open()
         self.warmed += 1
         self.warm_up_gate.wait()
@@ -153,6 +160,7 @@ class FakeExecutor:
             raise self.warm_up_errors.pop(0)
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
+        """Raise :attr:`refusal` when the test has set it."""
         if self.refusal is not None:
             raise self.refusal
 
@@ -166,6 +174,7 @@ class FakeExecutor:
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
     ) -> Transcript:
+        """Report progress, call ``behave``, wait while the job is held, and return :meth:`transcript`."""
         self._check_open()
         with self._lock:
             self.started.append(job.job_id)
@@ -201,6 +210,7 @@ class FakeExecutor:
         return fake_transcript(text, job.options, timings=self.timings)
 
     def close(self) -> None:
+        """Note the call; later calls of other methods raise EngineClosed."""
         self.closed = True
 
     def release(self, *job_ids: str) -> None:

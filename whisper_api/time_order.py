@@ -1,8 +1,8 @@
-"""Times in order: each word and segment begins before it ends, and ends before the next one begins.
+"""Times in order: each word and segment begins before it ends, and ends before the next word or segment begins.
 
-Recognition gives times that break this: two words that are heard in one frame, a word that has its neighbour's time
-because the alignment could not place it, two moments that are one after rounding to milliseconds. A player skips a
-subtitle without length, and some players refuse the whole file.
+Recognised times can violate this order: two words fall in the same frame, a word that the alignment could not place has
+the time of its neighbour, or two times become equal by rounding to milliseconds. A player skips a subtitle without
+length, and some players refuse the whole file.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ Span = tuple[float, float]
 """Start and end in seconds."""
 
 MIN_MILLISECONDS = 20
-"""The length that a word gets which had less than a millisecond: one frame of Whisper's attention."""
+"""The new length of a word that was shorter than a millisecond: one frame of Whisper's attention."""
 
 
 def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -> list[Span]:
-    """Spans in order, as near to the given ones as can be.
+    """Put spans in order with the least change.
 
-    This is the isotonic regression of the starts and ends (Barlow et al., "Statistical Inference under Order
-    Restrictions", 1972): the change with the least sum of squares. A word without length takes half of its room from
-    each neighbour; in a pause, it takes the room from the pause.
+    The result is the isotonic regression of the starts and ends (Barlow et al., "Statistical Inference under Order
+    Restrictions", 1972), which has the least sum of squared changes. A word without length takes half of its new length
+    from each neighbour, or from the pause around the word.
 
     Args:
-        spans: in the order that they keep. A span of a millisecond or more gets no shorter than
-            :data:`MIN_MILLISECONDS`, or than it was if it was shorter; any other gets that length.
-        low, high: seconds between which the spans lie, as far as there is a millisecond for each; ``high`` None for no
-            end.
+        spans: start and end in seconds; their order is kept. A span of less than a millisecond becomes
+            :data:`MIN_MILLISECONDS` long. A longer span keeps at least the smaller of its length and
+            :data:`MIN_MILLISECONDS`.
+        low: seconds; no span begins earlier.
+        high: seconds; no span ends later, if the room suffices for a millisecond each. None for no limit.
 
     Returns:
-        The given spans when they are in order. Otherwise spans in whole milliseconds.
+        The same spans when they are in order already, else spans in whole milliseconds.
     """
     if _ordered(spans, low, high):
         return list(spans)
@@ -47,7 +48,7 @@ def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -
     if high is not None:
         room = max(1, (round(1000 * high) - first) // len(given))
         lengths = [min(length, room) for length in lengths] if sum(lengths) > round(1000 * high) - first else lengths
-    # Less the lengths before each of them, starts and ends only have to rise.
+    # After subtraction of all earlier lengths, the starts and ends only need to be non-decreasing.
     values: list[int] = []
     before = 0
     for (start, end), length in zip(given, lengths, strict=True):
@@ -65,11 +66,15 @@ def fitted(spans: Sequence[Span], low: float = 0.0, high: float | None = None) -
 
 
 def in_order(segments: Sequence[Segment], low: float = 0.0, high: float | None = None) -> tuple[Segment, ...]:
-    """Segments and their words in order: no two overlap, and each lasts at least a millisecond.
+    """Put segments and their words in order: they do not overlap, and each lasts at least a millisecond.
 
     Args:
-        segments: in the order that they keep. One with words is where its words are.
-        low, high: seconds between which they lie, as with :func:`fitted`.
+        segments: the segments; their order is kept. A segment with words takes its time from its words.
+        low: seconds, as in :func:`fitted`.
+        high: seconds, as in :func:`fitted`.
+
+    Returns:
+        The same segments when they are in order already, else corrected copies.
     """
     spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
     placed = fitted(spans, low, high)
@@ -110,12 +115,12 @@ def _around_words(segments: Sequence[Segment]) -> bool:
 
 
 def _within(segments: Sequence[Segment], low: float, high: float | None) -> bool:
-    """Whether segments in order lie in the room there is: a segment may begin before its first word."""
+    """Whether ordered segments lie between low and high; a segment may begin before its first word."""
     return not segments or (segments[0].start >= low and (high is None or segments[-1].end <= high))
 
 
 def _rising(values: Sequence[int]) -> list[int]:
-    """The values that never fall and are nearest to the given ones: neighbours that fall are pooled in their mean."""
+    """Isotonic regression by pooling adjacent violators: falling neighbours are replaced by their mean."""
     pools: list[tuple[int, int]] = []
     for value in values:
         total, count = value, 1

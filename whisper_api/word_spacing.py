@@ -1,7 +1,7 @@
-"""Where words stand in a text, and the spaces between them.
+"""Finds words in a text, and the spaces between them.
 
-A language says how its own words are joined, but not what stands between two Latin words in a Chinese text. The text
-itself does, since Whisper wrote its spaces.
+The language alone does not decide whether two words have a space between them: a Chinese text may contain Latin words.
+The text itself has the right spaces, since Whisper writes them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
 
 __all__ = ["is_spaceless", "joined", "pieces", "space_between", "word_spans"]
 
-# Scripts that put no space between words or sentences, as Unicode's names of their characters begin; the sentence
-# marks of Chinese and Japanese belong to them. Korean, as wide, has spaces.
+# First words of the Unicode names of characters that have no space around them: scripts without spaces, and the
+# sentence marks of Chinese and Japanese. Korean characters are wide too, but Korean has spaces.
 SPACELESS = (
     "CJK",
     "FULLWIDTH",
@@ -35,7 +35,7 @@ SPACELESS = (
 
 
 def joined(texts: Iterable[str]) -> str:
-    """Texts in one line."""
+    """Join texts in one line, with a space where the scripts have spaces."""
     whole: list[str] = []
     before = ""
     for text in map(str.strip, texts):
@@ -45,10 +45,11 @@ def joined(texts: Iterable[str]) -> str:
 
 
 def space_between(before: str, after: str) -> str:
-    """What stands between two pieces of text: a space, or nothing where one is empty or its script has none.
+    """The separator of two texts: a space, or nothing when a text is empty or its script has no spaces.
 
     Args:
-        before, after: the pieces, without white space around them.
+        before: the first text, without surrounding white space.
+        after: the second text, without surrounding white space.
     """
     if not before or not after or is_spaceless(before[-1]) or is_spaceless(after[0]):
         return ""
@@ -62,14 +63,14 @@ def is_spaceless(character: str) -> bool:
 
 
 def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Where words stand in a text.
+    """Find words in a text.
 
     Args:
         text: any text.
-        words: that stand in it, in order. White space inside a word may differ from the text's.
+        words: the words, in the order of the text. White space inside a word may differ from the text's.
 
     Returns:
-        (start, end) of each word; None when they do not stand there.
+        (start, end) of each word, in characters; None when the text does not contain the words in this order.
     """
     found = []
     position = 0
@@ -84,7 +85,7 @@ def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
 
 
 def _spans_of_visible(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
-    """The same by characters that are not white space; the text may have marks between the words."""
+    """Find words by their visible characters; the text may have marks between the words."""
     places = [place for place, character in enumerate(text) if not character.isspace()]
     visible = "".join(text[place] for place in places)
     found = []
@@ -100,14 +101,14 @@ def _spans_of_visible(text: str, words: Sequence[str]) -> list[tuple[int, int]] 
 
 
 def pieces(segment: Segment, language: str) -> list[str]:
-    """A segment's words as they stand in its text: with the space before each one, where there is one.
+    """Split a segment's text into its words, each with the space before it.
 
-    Put together, they are the segment's text, every white space in it one space. A mark between two words goes with
-    the word before it. Words that do not stand in the text are joined as the language does it.
+    The joined pieces are the segment's text, in which every run of white space is a single space. A mark between two
+    words belongs to the first word. When the text does not contain the words, the language decides about the spaces.
 
     Args:
-        segment: with words.
-        language: code of the one that the text is in.
+        segment: a segment with words.
+        language: code of the text's language.
     """
     words = [word.word for word in segment.words]
     spans = word_spans(segment.text, words)

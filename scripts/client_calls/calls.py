@@ -1,4 +1,4 @@
-"""What the Python clients here have in common: where the server is, the audio, and how an answer is told."""
+"""Shared code of the Python clients: the server's address, the audio, and the output of a call's result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PROXY_KEY = os.environ.get("PROXY_KEY", "")
 
 
 def told(call: str, text: str) -> None:
-    """Print what a call has given, as one line of JSON.
+    """Print the result of a call as one line of JSON.
 
     Args:
-        call: what was called.
+        call: name of the call.
         text: the transcript.
     """
     print(json.dumps({"call": call, "text": text}), flush=True)

@@ -1,7 +1,7 @@
 """OpenAI's SDK through LiteLLM's proxy: as one answer, and as a stream.
 
-The proxy's own route does not stream transcriptions, whatever the server behind it: it would put the events into the
-field ``text``. What it passes through unchanged (``/openai``) streams.
+The proxy's own route does not stream transcriptions with any server: it puts the events into the field ``text``. Only
+its pass-through route (``/openai``) streams.
 """
 
 from __future__ import annotations

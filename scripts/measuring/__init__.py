@@ -1,4 +1,4 @@
-"""What the measuring scripts share: sides run in turn, what they use, accuracy, tables, records, plots.
+"""Shared code of the measuring scripts: runs in turn, resource use, accuracy, tables, records and plots.
 
 A script names its sides, runs them in turn, and compares pairs of them::
 
@@ -17,12 +17,15 @@ A script names its sides, runs them in turn, and compares pairs of them::
     report.add(comparison)
     report.finish()                                 # prints what was missed, writes --json and --plot; 1 when missed
 
-``served(folder, models_dir())`` is a server of ours for as long as it is open, and its ``send(path)`` gives a sample.
-A side is any function without arguments that gives a :class:`Sample`. Make one with ``with sample(pids=[server.pid]) as
-run: ...; run.values["requests"] = 10`` where the work is done by a process that does not take commands (a server), with
-:func:`resident` for a child that does, with :func:`one_process` for a program that ends. ``resident("module:function",
-**settings)`` starts a process in which ``function(**settings)`` gives the function that does one job: its keyword
-arguments come from ``run()``, and it returns a dictionary with ``text`` and whatever else shall be kept.
+``served(folder, models_dir())`` starts this project's server, and its ``send(path)`` returns a sample. A side is a
+function without arguments that returns a :class:`Sample`. There are three ways to make a sample:
+
+- ``with sample(pids=[server.pid]) as run: ...; run.values["requests"] = 10`` measures a running process, such as a
+  server.
+- ``resident("module:function", **settings)`` starts a child process that calls ``function(**settings)``. That call
+  returns the function for one job. The keyword arguments of ``run()`` are the job's, and the job returns a dictionary
+  with ``text`` and further values for the record.
+- :func:`one_process` runs a program to its end.
 """
 
 from measuring.children import Resident, one_process, resident

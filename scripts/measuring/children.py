@@ -1,4 +1,4 @@
-"""Sides in processes of their own: resident ones that take one job after the other, and programs that end."""
+"""Sides in child processes: resident processes that run one job after another, and programs that end."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ SCRIPTS = Path(__file__).parent.parent
 
 
 class Resident:
-    """A child process that has its models loaded and does one job after the other. Made by :func:`resident`."""
+    """A child process with loaded models that runs one job after another. :func:`resident` creates it."""
 
     def __init__(self, process: subprocess.Popen[str], name: str) -> None:
         self._process = process
         self._name = name
         self.start_seconds = 0.0
-        """Wall seconds from its start until it took jobs."""
+        """Wall seconds from the start of the process until it accepts jobs."""
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
     def run(self, **job: Any) -> Sample:
-        """Do one job and measure it.
+        """Run and measure a job.
 
         Args:
             job: keyword arguments of the side's function; JSON values.
 
         Returns:
-            Its figures. ``text`` of what the function returns becomes the sample's, ``values`` its values, and the rest
-            is kept.
+            The sample. ``text`` and ``values`` of the function's dictionary become those of the sample, and ``kept``
+            has the rest.
 
         Raises:
-            SystemExit: the child has failed; its traceback stands on standard error.
+            SystemExit: the child failed; standard error has its traceback.
         """
         watch = Watch()
-        answer = self._ask(job)
+        answer = self.ask(job)
         result: dict[str, Any] = answer["result"] or {}
         found = Sample(answer["wall"], answer["cpu"], answer["peak_mb"], result.pop("values", {}))
         found.text = result.pop("text", None)
@@ -58,7 +58,8 @@ class Resident:
         watch.note(found)
         return found
 
-    def _ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        """Send the child a job, or None to wait for its start, and return its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -73,16 +74,16 @@ class Resident:
 
 @contextlib.contextmanager
 def resident(function: str, *, variables: dict[str, str] | None = None, **settings: Any) -> Iterator[Resident]:
-    """Start a side in a process of its own, and end it afterwards.
+    """Start a side in a child process, and end the process afterwards.
 
     Args:
-        function: ``module:function``, the module beside the scripts; called as ``function(**settings)``, it loads what
-            it needs and returns the function that does one job.
-        variables: of the environment, on top of this process's.
-        settings: JSON values.
+        function: ``module:function`` in the folder of the scripts. ``function(**settings)`` loads the models and
+            returns the function that runs a job.
+        variables: environment variables in addition to those of this process.
+        settings: keyword arguments of the function; JSON values.
 
     Yields:
-        The side, ready.
+        The side, ready for jobs.
     """
     begun = time.perf_counter()
     process = subprocess.Popen(
@@ -94,7 +95,7 @@ def resident(function: str, *, variables: dict[str, str] | None = None, **settin
     )
     side = Resident(process, function)
     try:
-        side._ask(None)
+        side.ask(None)
         side.start_seconds = time.perf_counter() - begun
         yield side
     finally:
@@ -111,13 +112,13 @@ def resident(function: str, *, variables: dict[str, str] | None = None, **settin
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's variables, and a directory for compiled modules: an installed program keeps them, on both sides.
+    """This process's environment variables, with a directory for bytecode, because installed programs have bytecode.
 
-    The directory belongs to this user alone. Python runs what a bytecode cache holds, so the cache must never lie where
-    another user could have put it first, as in the shared temporary directory.
+    The directory belongs to this user alone. Python runs the content of a bytecode cache, so the cache must not be in
+    the shared temporary directory, where another user could create it first.
 
     Args:
-        more: variables on top.
+        more: additional variables.
     """
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     if "PYTHONPYCACHEPREFIX" not in kept:
@@ -133,8 +134,8 @@ def _python_path() -> str:
 
 
 def serve() -> None:
-    """What the child runs: load, then one JSON line in and one out for each job, until the input ends."""
-    # Libraries print as they like; the answers go where standard output was.
+    """The main function of the child: load the models, then read and answer a JSON line for each job until EOF."""
+    # Libraries may print, so standard output becomes standard error, and the answers use the original descriptor.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module, _, name = sys.argv[1].partition(":")
@@ -147,7 +148,7 @@ def serve() -> None:
         wall, cpu = time.perf_counter() - begun, own_seconds() - before
         answer = {"wall": wall, "cpu": cpu, "peak_mb": peak_memory(), "result": result}
         print(json.dumps(answer), file=answers, flush=True)
-    # Without waiting for the threads of what was loaded.
+    # The exit does not wait for threads of the libraries.
     os._exit(0)
 
 
@@ -155,15 +156,15 @@ def one_process(command: Sequence[str], *, variables: dict[str, str] | None = No
     """Run a program to its end.
 
     Returns:
-        Its figures; those of the children that it waited for are counted. ``kept["first"]`` is the seconds until its
-        first line of output, ``text`` is all of it.
+        The sample; it includes children that the program waited for. ``kept["first"]`` is the seconds until the first
+        line of output, ``text`` is the whole output.
 
     Raises:
-        SystemExit: it failed; the end of what it wrote on standard error is told.
+        SystemExit: the program failed; the message has the end of its standard error.
     """
     watch = Watch()
     begun = time.perf_counter()
-    # Not a pipe: one that nobody reads would stop it.
+    # A file, because a full pipe without a reader would block the program.
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(

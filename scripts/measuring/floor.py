@@ -1,8 +1,8 @@
-"""The cost model: how little CPU time a computation can take on this machine, whoever writes it.
+"""The cost model: a lower bound of the CPU time of a computation on this machine.
 
-The arithmetic of the model's shape over what one core can do, measured in the run, and the weights and states that each
-step must read over what one core can read. Nothing is added for softmax, normalisation, search or the program around
-them, so that no program reaches it; a share of a third is good.
+The bound is the arithmetic of the model's shape divided by the measured speed of a core, plus the weights and states
+that each step reads divided by the measured memory bandwidth of a core. The bound has no cost for softmax,
+normalisation, search or the surrounding program, so no program reaches it; a third of it is good.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Shape:
     """A Whisper model's shape (Radford et al., 2022, table 1; large-v3 and turbo by their model cards).
 
     Attributes:
-        width: of the hidden states.
-        encoder_layers, decoder_layers: counts; the feed-forward part is four times as wide.
-        vocabulary: tokens.
+        width: width of the hidden states.
+        encoder_layers, decoder_layers: number of layers; the feed-forward part is four times as wide.
+        vocabulary: number of tokens.
     """
 
     width: int
@@ -59,12 +59,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What one core does at best, measured over CPU time.
+    """The highest measured speed of a core, per second of CPU time.
 
     Attributes:
         int8: operations per second of a product of int8 matrices.
         fp32: the same in single precision.
-        bf16: the same in bfloat16, or fp32's where that is faster.
+        bf16: the same in bfloat16, or the value of fp32 when that is higher.
         read: bytes per second read from memory.
     """
 
@@ -81,9 +81,9 @@ class Ceilings:
 
 
 def ceilings(seconds: float = 0.3) -> Ceilings:
-    """Measure this machine; takes about five times so many seconds and 300 MB.
+    """Measure this machine. The measurement takes about five times ``seconds``, and 300 MB.
 
-    Run it in a process of its own when memory is measured too: it imports torch.
+    Use :func:`measured_ceilings` when memory is measured too, because this function imports torch.
     """
     import torch
 
@@ -97,7 +97,8 @@ def ceilings(seconds: float = 0.3) -> Ceilings:
         halves = left.bfloat16(), right.bfloat16()
         bf16 = _rate(lambda: halves[0] @ halves[1], operations, seconds)
         integers = torch.randint(-127, 127, (size, size), dtype=torch.int8)
-        int8 = _rate(lambda: torch._int_mm(integers, integers), operations, seconds)
+        # PyTorch has no public product of int8 matrices.
+        int8 = _rate(lambda: torch._int_mm(integers, integers), operations, seconds)  # noqa: SLF001
         block = torch.zeros(1 << 26)
         read = _rate(lambda: block.sum(), 4.0 * len(block), seconds)
     finally:
@@ -106,7 +107,7 @@ def ceilings(seconds: float = 0.3) -> Ceilings:
 
 
 def _rate(work: Callable[[], object], amount: float, seconds: float) -> float:
-    """The best of three rates, in amounts per CPU-second: a neighbour on the machine only ever makes it less."""
+    """The highest of three rates, in amounts per CPU-second; other processes only lower a rate."""
     work()
     best = 0.0
     for _ in range(3):
@@ -124,12 +125,12 @@ def whisper_floor(
     """Least CPU-seconds to transcribe: linear layers in int8, attention in bfloat16 over float32 states.
 
     Args:
-        shape: of the model.
-        found: what a core can do.
-        seconds: of audio, cut into whole windows of 30 s and a rest.
-        tokens: in all.
-        beam: hypotheses.
-        batch: windows that are decoded at once and so share the reading of the weights.
+        shape: shape of the model.
+        found: measured speed of a core.
+        seconds: length of the audio, which is cut into windows of 30 s and a rest.
+        tokens: number of tokens in all windows.
+        beam: number of hypotheses.
+        batch: number of windows in a batch, which share the reading of the weights.
 
     Returns:
         Stage (``encoder``, ``decoder``) to CPU-seconds.
@@ -154,21 +155,21 @@ def whisper_floor(
 
 
 def wav2vec2_floor(found: Ceilings, seconds: float) -> float:
-    """Least CPU-seconds of wav2vec 2.0 base (Baevski et al., 2020) over so many seconds of audio, in bfloat16."""
+    """Least CPU-seconds of wav2vec 2.0 base (Baevski et al., 2020) for ``seconds`` of audio, in bfloat16."""
     return WAV2VEC2_BASE_FLOP * seconds / found.bf16
 
 
 def measured_ceilings() -> Ceilings:
-    """As :func:`ceilings`, in a process of its own, so that the caller stays small: it imports torch."""
+    """Run :func:`ceilings` in a child process, so that the caller does not import torch."""
     code = "import dataclasses, json; from measuring import ceilings; print(json.dumps(dataclasses.asdict(ceilings())))"
     run = one_process([sys.executable, "-c", code], variables={"PYTHONPATH": str(SCRIPTS)})
     return Ceilings(**json.loads(run.text or ""))
 
 
 def diarization_floor(found: Ceilings, seconds: float) -> float:
-    """Least CPU-seconds of both networks of diarization, each once over so many seconds of audio.
+    """Least CPU-seconds of both networks of diarization, each run once over ``seconds`` of audio.
 
-    That is the segmentation (Bredin and Laurent, 2021) in single precision and ECAPA-TDNN of 1024 channels
+    The networks are the segmentation (Bredin and Laurent, 2021) in single precision and ECAPA-TDNN of 1024 channels
     (Desplanques et al., 2020) in bfloat16.
     """
     return (SEGMENTATION_FLOP / found.fp32 + ECAPA_FLOP / found.bf16) * seconds

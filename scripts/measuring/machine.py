@@ -1,4 +1,4 @@
-"""What this machine is, how busy it is, and what processes use of it."""
+"""Describes this machine, its load, and the resource use of processes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a measurement was made.
+    """The machine of a measurement.
 
     Attributes:
         cpu: the processor's name.
-        cpus: how many this process may run on.
-        memory_gb: of the machine.
+        cpus: number of CPUs that this process may use.
+        memory_gb: memory of the machine in GB.
         system, python: names and versions.
-        versions: of the packages that are compared.
-        gpus: names of CUDA devices; empty when none was looked for.
+        versions: versions of the compared packages.
+        gpus: names of the CUDA devices in use; empty for measurements on the CPU.
     """
 
     cpu: str
@@ -47,7 +47,7 @@ class Machine:
 
 
 def machine(gpus: Iterable[str] = ()) -> Machine:
-    """This machine. Imports none of the packages whose versions it tells."""
+    """Describe this machine. Reads package versions without an import of the packages."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -79,7 +79,7 @@ def own_seconds() -> float:
 
 
 def usage_of(pids: Iterable[int]) -> tuple[float, float]:
-    """What running processes have used, with all their descendants.
+    """The resource use of running processes and all their descendants.
 
     Args:
         pids: the processes.
@@ -91,12 +91,12 @@ def usage_of(pids: Iterable[int]) -> tuple[float, float]:
     cpu: dict[int, float] = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            # The name stands in parentheses and may hold anything, spaces too.
+            # The name is in parentheses and may contain any character, also spaces.
             fields = (directory / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         parents.setdefault(int(fields[1]), []).append(int(directory.name))
-        # User and system time, and that of children that have ended.
+        # User and system time of the process and of its children that have ended.
         cpu[int(directory.name)] = sum(int(value) for value in fields[11:15]) / TICKS
     wanted, seconds, peak = list(pids), 0.0, 0.0
     while wanted:
@@ -108,7 +108,7 @@ def usage_of(pids: Iterable[int]) -> tuple[float, float]:
 
 
 def peak_memory(pid: int | str = "self") -> float:
-    """Peak resident memory of a process in MB; 0 where it has ended or there is no /proc."""
+    """Peak resident memory of a process in MB; 0 after its end and on systems without /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -117,7 +117,7 @@ def peak_memory(pid: int | str = "self") -> float:
 
 
 def reset_peak(pid: int | str = "self") -> None:
-    """Let the peak of a process begin anew from what it has now (Linux; elsewhere it stays that of its whole life)."""
+    """Reset a process's peak of memory to its current memory. Only Linux supports this; other systems do nothing."""
     try:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a measuring script needs beside the package, looked for before anything is measured."""
+"""Checks before a measurement that the modules and programs of a measuring script exist."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Need:
     """A module or a program.
 
     Attributes:
-        name: of the module or program.
-        reason: a sentence on the use of it, and on how to get it or go on without.
-        program: whether it is a program, not a module.
-        peers: whether it is needed only when peers are measured.
+        name: name of the module or program.
+        reason: a sentence that says what uses it, and how to install it or measure without it.
+        program: True for a program, False for a module.
+        peers: whether only peers need it.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Need:
     peers: bool = False
 
     def missing(self) -> bool:
-        """Whether it is not here."""
+        """Whether this machine does not have the module or program."""
         if self.program:
             return shutil.which(self.name) is None
         try:
@@ -48,16 +48,16 @@ FFMPEG = Need(
     program=True,
     peers=True,
 )
-# Stands for the weights that --model names.
+# Placeholder for the weights that --model names.
 MODEL = Need("model", "")
 
 
 def parsed(parser: argparse.ArgumentParser, *needs: Need) -> argparse.Namespace:
-    """The arguments of the command line. Ends with status 2 and a sentence for each thing that is missing.
+    """Parse the command line. Exits with status 2 and a sentence for each missing module or program.
 
     Args:
-        parser: made by :func:`measuring.arguments`, or a script's own.
-        needs: what the script uses; matplotlib, for --plot, is always looked for.
+        parser: a parser from :func:`measuring.arguments` or of the script.
+        needs: the modules and programs of the script. matplotlib, for --plot, is added.
     """
     options = parser.parse_args()
     require(parser, options, *needs)
@@ -65,12 +65,12 @@ def parsed(parser: argparse.ArgumentParser, *needs: Need) -> argparse.Namespace:
 
 
 def require(parser: argparse.ArgumentParser, options: argparse.Namespace, *needs: Need) -> None:
-    """End with status 2 and a sentence for each thing that is missing.
+    """Exit with status 2 and a sentence for each missing module or program.
 
     Args:
-        parser: which ends the program.
-        options: what it parsed.
-        needs: what these options make the script use.
+        parser: the parser, which ends the program.
+        options: the parsed arguments.
+        needs: the modules and programs that the script uses with these options.
     """
     with_peers = not (getattr(options, "no_peers", False) or getattr(options, "no_peer", False))
     wanted = [need for need in needs if need is not MODEL and (with_peers or not need.peers)]

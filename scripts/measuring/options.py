@@ -1,4 +1,4 @@
-"""The arguments that the measuring scripts share, and where things are."""
+"""The shared arguments of the measuring scripts, the models directory and a free port."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def arguments(description: str | None, *, runs: int = 5) -> argparse.ArgumentParser:
-    """The shared arguments; a script adds its own.
+    """A parser with the shared arguments; a script adds its own arguments.
 
     Args:
         description: the script's docstring.
-        runs: how often each side is run and kept, unless asked otherwise.
+        runs: the default number of measured runs of each side.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=runs, help="of each side, after one that is not kept")
@@ -29,12 +29,12 @@ def arguments(description: str | None, *, runs: int = 5) -> argparse.ArgumentPar
 
 
 def models_dir() -> Path:
-    """The models directory of the repository, or what WHISPER_MODELS_DIR names."""
+    """The directory in WHISPER_MODELS_DIR, or the models directory of the repository."""
     return Path(os.environ.get("WHISPER_MODELS_DIR") or ROOT / "models_cache").absolute()
 
 
 def port() -> int:
-    """A TCP port of this machine that is free now."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Tables, records and plots of what was measured."""
+"""Tables, records and plots of measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from measuring.machine import Machine, machine
 from measuring.sampling import Sample, median
 
 MOST_OTHERS = 0.1
-# Points by which an error rate may exceed the peer's, and the words it takes to tell.
+# Allowed excess over the peer's error rate in points, and the least number of words for the comparison.
 MORE_ERRORS = {"WER %": 0.3, "DER %": 0.5}
 FEW_WORDS = 300
 UNIT = {"wall": "s", "cpu": "CPU-s"}
@@ -24,13 +24,13 @@ UNIT = {"wall": "s", "cpu": "CPU-s"}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sides whose medians are compared, or one that is held against a bound.
+    """A comparison of the medians of two sides, or of a side with a target.
 
     Attributes:
-        ours, peer: names of the sides. Without a peer the side's own figure is compared with the targets.
-        by: ``wall`` or ``cpu`` (or one of the samples' values): what the ratio is of, peer over ours.
-        first, then: the ratio that is wanted, and the one after that; None where none is.
-        lower: the ratio shall be at most that, not at least.
+        ours, peer: names of the sides. Without a peer, the side's own figure is compared with the targets.
+        by: the compared figure: ``wall``, ``cpu`` or one of the samples' values. The ratio is peer over ours.
+        first, then: the first target of the ratio, and the next target; None for no target.
+        lower: whether the target is an upper bound.
     """
 
     ours: str
@@ -41,7 +41,7 @@ class Pair:
     lower: bool = False
 
     def ratio(self, samples: dict[str, list[Sample]]) -> float | None:
-        """Peer over ours (ours over peer where lower is better); None where a side was left out."""
+        """Peer over ours, or ours over peer when lower is better; None when a side was not measured."""
         ours, peer = (median(samples.get(name, []), self.by) for name in (self.ours, self.peer))
         if not self.peer:
             return ours
@@ -50,11 +50,11 @@ class Pair:
         return ours / peer if self.lower else peer / ours
 
     def __str__(self) -> str:
-        """For people: who against whom."""
+        """The two names, for messages."""
         return f"{self.ours} against {self.peer}" if self.peer else self.ours
 
     def met(self, ratio: float, wanted: float | None) -> bool:
-        """Whether that is as good as wanted."""
+        """Whether the ratio meets the target."""
         return wanted is None or (ratio <= wanted if self.lower else ratio >= wanted)
 
 
@@ -63,11 +63,11 @@ class Comparison:
     """One table.
 
     Attributes:
-        title: what was done.
-        samples: side to its samples, as :func:`~measuring.sampling.take_turns` gives them.
-        pairs: what is compared.
-        floors: side to the least CPU-seconds it could take.
-        notes: sentences below the table: what was left out, what was the same on both sides.
+        title: title of the table.
+        samples: side to its samples, from :func:`~measuring.sampling.take_turns`.
+        pairs: the comparisons.
+        floors: side to the lower bound of its CPU-seconds.
+        notes: sentences below the table, on skipped sides and common conditions.
     """
 
     title: str
@@ -77,7 +77,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """The markdown of its tables."""
+        """The tables as Markdown."""
         sides = {name: samples for name, samples in self.samples.items() if samples}
         named = list(dict.fromkeys(key for samples in sides.values() for one in samples for key in one.values))
         head = ["", "wall s", "CPU-s", "peak MB", *named, *(["of the floor"] if self.floors else [])]
@@ -110,7 +110,7 @@ class Comparison:
         return text + "".join(f"\n\n{note}" for note in notes)
 
     def missed(self) -> list[str]:
-        """Sentences about targets that were not reached, and about speed that was bought with errors."""
+        """Sentences about missed targets, and about more errors than the peer's."""
         return [*self._slow(), *self._wrong()]
 
     def _slow(self) -> Iterator[str]:
@@ -125,19 +125,19 @@ class Comparison:
                 ours, peer = (median(self.samples.get(name, []), what) for name in (pair.ours, pair.peer))
                 if ours is None or peer is None or ours - peer <= allowed + 1e-9:
                     continue
-                # A single word of a short clip is several points.
+                # In a short clip, a single word changes the rate by several points.
                 if all(run.kept.get("reference words", FEW_WORDS) >= FEW_WORDS for run in self.samples[pair.ours]):
                     found = f"{what} {ours:.1f}, the peer's {peer:.1f}"
                     yield f"{self.title}: {pair}: {found}: {allowed} points more are allowed"
 
 
 class Report:
-    """All tables of a script: printed as they come, kept and drawn at the end.
+    """All tables of a script. Each table is printed at once; the record and the plot are written at the end.
 
     Args:
-        name: of the script, without ``bench_``.
-        options: as :func:`~measuring.options.arguments` parses them.
-        gpus: names of the CUDA devices that were used.
+        name: name of the script, without ``bench_``.
+        options: the parsed arguments of :func:`~measuring.options.arguments`.
+        gpus: names of the CUDA devices in use.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, gpus: Iterable[str] = ()) -> None:
@@ -154,11 +154,11 @@ class Report:
         print(f"{comparison}\n", flush=True)
 
     def note(self, key: str, value: Any) -> None:
-        """Keep something else in the record: a JSON value."""
+        """Add a JSON value to the record."""
         self._more[key] = value
 
     def record(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
+        """The machine and all tables as JSON values."""
         found = []
         for one in self._comparisons:
             pairs = [{**dataclasses.asdict(pair), "ratio": pair.ratio(one.samples)} for pair in one.pairs]
@@ -177,7 +177,7 @@ class Report:
         }
 
     def finish(self) -> int:
-        """Say which targets were missed, and write what --json and --plot ask for.
+        """Print the missed targets, and write the files of --json and --plot.
 
         Returns:
             1 when a target was missed, else 0: the script's exit status.
@@ -198,12 +198,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plot(comparisons: Sequence[Comparison], path: Path, caption: str = "") -> None:
-    """Draw, for each comparison, the sides' medians and every sample.
+    """Draw the sides' medians and all samples of each comparison.
 
     Args:
-        comparisons: what was measured.
-        path: of the picture.
-        caption: below it.
+        comparisons: the comparisons.
+        path: path of the picture.
+        caption: text below the picture.
 
     Raises:
         SystemExit: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""Samples: one run of one side, and the turns that the sides take."""
+"""Samples: measurements of single runs, and runs of several sides in turn."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FIGURES = ("wall", "cpu", "peak_mb")
 
 @dataclass
 class Sample:
-    """One run of one side.
+    """The figures of a run.
 
     Attributes:
         wall: seconds, 0 when unknown.
         cpu: CPU-seconds of the side's processes, 0 when unknown.
         peak_mb: peak resident memory of the side's processes, 0 when unknown.
-        values: figures of the run, told in the table as medians: ``words``, ``tokens``, ``errors``, ``DER`` ...
-        text: what was heard, when that is what the side gives.
-        kept: what else came back; it goes into the record and no further.
+        values: further figures; the table has their medians: ``words``, ``tokens``, ``errors``, ``DER`` ...
+        text: the transcript; None for a side without a transcript.
+        kept: further values for the record only.
         load: the machine's load average over one minute.
-        others: CPUs' share that processes of neither side used meanwhile, 0 to 1; None where that cannot be told.
+        others: share of the CPUs that other processes used during the run, 0 to 1; None when unknown.
     """
 
     wall: float = 0.0
@@ -43,11 +43,11 @@ class Sample:
 
 @contextlib.contextmanager
 def sample(pids: Iterable[int] = ()) -> Iterator[Sample]:
-    """Measure what is done while open.
+    """Measure the work of processes during the ``with`` block.
 
     Args:
-        pids: processes that do the work and stay, counted with their descendants. This process is not counted, nor are
-            its own children that end meanwhile: it only asks.
+        pids: running processes that do the work; their descendants are included. This process and its children that
+            end in the block are not included.
 
     Yields:
         The sample; its figures stand when it closes.
@@ -68,7 +68,7 @@ def sample(pids: Iterable[int] = ()) -> Iterator[Sample]:
 
 
 class Watch:
-    """Tells, from its making on, what share of the CPUs other processes use."""
+    """Measures the share of the CPUs that other processes use."""
 
     def __init__(self) -> None:
         self._busy, self._own, self._begun = busy_seconds(), own_seconds(), time.perf_counter()
@@ -94,10 +94,10 @@ def take_turns(
     """Run the sides in turn: A, B, A, B.
 
     Args:
-        sides: name to what runs it once.
-        runs: how often each side is run and kept.
-        discard: how many rounds come before these and are not kept; they fill caches.
-        progress: say on standard error what each run took.
+        sides: name to the function that runs the side once.
+        runs: number of measured runs of each side.
+        discard: number of earlier rounds without a measurement, which fill caches.
+        progress: whether to print the time of each run on standard error.
 
     Returns:
         Side to its kept samples.
@@ -115,8 +115,8 @@ def take_turns(
 
 
 def median(samples: Sequence[Sample], what: str) -> float | None:
-    """The median of ``wall``, ``cpu``, ``peak_mb`` or one of the values; None when no sample has it."""
-    # A zero is what was not measured.
+    """The median of ``wall``, ``cpu``, ``peak_mb`` or one of the values; None when no sample has the figure."""
+    # A zero means that the figure was not measured.
     found = [getattr(one, what) or None if what in FIGURES else one.values.get(what) for one in samples]
     known = [value for value in found if value is not None]
     return statistics.median(known) if known else None

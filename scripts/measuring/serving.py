@@ -1,4 +1,4 @@
-"""A server of its own for a measurement, and recordings sent to it."""
+"""Starts a server for a measurement, and sends it recordings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from measuring.options import port
 from measuring.sampling import Sample, Watch, sample
 
 START_SECONDS = 120.0
-# A model that is not here shall be missed at once, not after the network's timeouts.
+# Without a network, a missing model fails at once instead of after timeouts.
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
 NO_NETWORK |= {"NO_PROXY": "127.0.0.1,localhost"}
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        url: without a slash at the end.
-        pid: of its process.
-        started: what it took from its start until it was ready.
+        url: URL without a slash at the end.
+        pid: id of the process.
+        started: the figures from the start of the process until the server was ready.
     """
 
     url: str
@@ -39,21 +39,21 @@ class Served:
 
     @property
     def start_seconds(self) -> float:
-        """Wall seconds from its start until it was ready."""
+        """Wall seconds from the start of the process until the server was ready."""
         return self.started.wall
 
     def send(self, path: Path, **fields: Any) -> Sample:
-        """Send a recording, wait for the answer, and measure both.
+        """Send a recording, wait for the response, and measure the request.
 
         Args:
-            path: of the recording.
-            fields: of the form: ``align=False``, ``beam_size=1`` ...
+            path: path of the recording.
+            fields: fields of the form: ``align=False``, ``beam_size=1`` ...
 
         Returns:
-            The figures of the server's process; ``text`` is the transcript in the format that was asked for.
+            The figures of the server's process; ``text`` is the transcript in the requested format.
 
         Raises:
-            SystemExit: the server refused it, or the job failed.
+            SystemExit: the server refused the request, or the job failed.
         """
         import requests
 
@@ -73,12 +73,12 @@ def served(folder: Path, models: Path, **settings: Any) -> Iterator[Served]:
     """Start ``whisper-api serve``, wait until its models are loaded, and stop it afterwards.
 
     Args:
-        folder: for its configuration, database and log; one of its own.
+        folder: an empty folder for the configuration, the database and the log.
         models: the models directory.
-        settings: of the configuration file: ``ENABLE_CONCURRENCY=True`` ...
+        settings: settings of the configuration file: ``ENABLE_CONCURRENCY=True`` ...
 
     Raises:
-        SystemExit: it does not start; its log is told.
+        SystemExit: the server does not start; the message has its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = port()

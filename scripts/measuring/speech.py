@@ -1,4 +1,4 @@
-"""Recordings to measure with, their reference texts, and how many words of those were missed."""
+"""Recordings for measurements, their reference texts, and word errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Piece:
     """One file within a recording.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         start: seconds from the recording's beginning.
-        end: seconds.
-        text: what is said in it.
+        end: seconds from the recording's beginning.
+        text: the reference text.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Recording:
 
     Attributes:
         path: WAV, 16 kHz, mono.
-        seconds: its length.
+        seconds: length of the recording.
         pieces: in order of time.
     """
 
@@ -53,18 +53,18 @@ class Recording:
 
     @property
     def speech_seconds(self) -> float:
-        """Without the pauses between the pieces."""
+        """Length without the pauses between the pieces."""
         return sum(piece.end - piece.start for piece in self.pieces)
 
 
 def recording(folder: Path, seconds: float, audio: Path | None = None) -> Recording:
-    """English speech of about so many seconds: whole files one after the other, with pauses, over and over.
+    """Make a recording of English speech from whole files with pauses between them, repeated as often as they fit.
 
     Args:
-        folder: where it is written.
-        seconds: its length; what no file fits into is silence.
-        audio: a directory with a ``manifest.json``, a list of {"file", "language", "text"}; the sample call that
-            pyannote.audio brings along comes with them, and stands alone without them.
+        folder: folder of the recording.
+        seconds: length of the recording; the end without room for another file is silent.
+        audio: a directory with a ``manifest.json``, a list of {"file", "language", "text"}; None for no directory. The
+            sample call of pyannote.audio is always included.
     """
     files = [(sample_call(), sample_call_text())]
     if audio is not None:
@@ -92,7 +92,7 @@ def recording(folder: Path, seconds: float, audio: Path | None = None) -> Record
 
 
 def clip(folder: Path, seconds: float = 10.0, start: float = 14.25) -> Recording:
-    """The turns of the sample call that lie wholly within some seconds of it; what remains is silence."""
+    """Cut a clip from the sample call. Turns that the clip does not contain as a whole become silence."""
     turns = [turn for turn in _turns() if start <= turn[0] and turn[1] <= start + seconds]
     said = " ".join(words for _, _, words in turns)
     last = max((end for _, end, _ in turns), default=start)
@@ -104,7 +104,7 @@ def clip(folder: Path, seconds: float = 10.0, start: float = 14.25) -> Recording
 
 
 def sample_call() -> Path:
-    """Thirty seconds of a telephone call, which come with pyannote.audio; its .stm and .rttm lie beside it."""
+    """The telephone call of thirty seconds in pyannote.audio's package; .stm and .rttm files are in the same folder."""
     spec = importlib.util.find_spec("pyannote.audio")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -112,7 +112,7 @@ def sample_call() -> Path:
 
 
 def sample_call_text() -> str:
-    """What is said in it."""
+    """The reference text of the sample call."""
     return " ".join(said for _, _, said in _turns())
 
 
@@ -139,12 +139,12 @@ def _write(path: Path, samples: Floats) -> Path:
 
 
 def heard(run: Sample, recording: Recording, model: Path | None = None) -> Sample:
-    """Count what a run has written: its words, its tokens and its word errors become values of the sample.
+    """Add the numbers of words, tokens and word errors to the values of a sample.
 
     Args:
-        run: with a text.
-        recording: what was transcribed.
-        model: a directory with Whisper's ``tokenizer.json``; None for no tokens.
+        run: a sample with a text.
+        recording: the recording of the run.
+        model: a directory with Whisper's ``tokenizer.json``; None to count no tokens.
 
     Returns:
         The sample.
@@ -170,10 +170,10 @@ def _tokens(model: Path, text: str) -> list[list[int]]:
 def word_errors(
     pieces: Sequence[Piece], text: str, normalize: Callable[[str], str] | None = None
 ) -> tuple[int, int, dict[str, int]]:
-    """Count substituted, missing and added words: of the whole recording, and of each piece of it.
+    """Count substituted, missing and added words in the whole recording and in each piece.
 
-    The whole text is aligned with all references at once, since a window of a transcript may reach over several
-    pieces. An added word counts for the piece of the word before it.
+    The whole text is aligned with all references at once, since a window of a transcript may cover several pieces. An
+    added word counts for the piece of the previous word.
 
     Args:
         pieces: the references, in order.
@@ -213,7 +213,7 @@ def _english() -> Callable[[str], str]:
 
 
 def _edits(reference: Sequence[str], found: Sequence[str]) -> list[int]:
-    """For each edit of a shortest way from the reference to what was found, the reference's word it is at."""
+    """The index of the reference's word for each edit of a shortest edit script (Levenshtein distance)."""
     numbers = {word: index for index, word in enumerate({*reference, *found})}
     ours = np.array([numbers[word] for word in found], np.int64)
     count = len(found)

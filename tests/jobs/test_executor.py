@@ -22,7 +22,7 @@ from whisper_api.engine.models.catalog import CATALOGUE
 from whisper_api.engine.models.store import DownloadProgress
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
-from whisper_api.jobs.executor import EXECUTORS, LocalExecutor, _Run
+from whisper_api.jobs.local_executor import EXECUTORS, LocalExecutor, _Run
 from whisper_api.jobs.service import JobService, Submission
 from whisper_api.schema import PartialSegments, Progress, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore

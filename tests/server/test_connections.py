@@ -416,7 +416,6 @@ def test_accepting_goes_on_when_the_system_had_no_room(
 @pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)])
 def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tuple[str, ...]) -> None:
     """So it may have more than the share of one address, and not more than all."""
-
     begun = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,7 @@ from whisper_api import Engine, TranscriptionOptions
 from whisper_api.config import Config
 from whisper_api.engine.models.names import OPENAI_NAMES
 from whisper_api.errors import UnknownModel
-from whisper_api.jobs.executor import LocalExecutor
+from whisper_api.jobs.local_executor import LocalExecutor
 from whisper_api.testing import FakeExecutor
 
 # With this configuration: what a name means on every door.

@@ -1,1 +1,4 @@
-"""Keys and their roles: they decide which callers the server lets in. Imports store."""
+"""Keys and their roles: they decide which callers the server accepts.
+
+:mod:`keys` creates, lists, revokes and checks keys. May import ``store``, ``schema`` and ``errors``; it knows no HTTP.
+"""

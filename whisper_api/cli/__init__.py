@@ -1,1 +1,5 @@
-"""The command line: ``main.py``, a module for each sub-command, and what they share. May import everything."""
+"""The command line ``whisper-api``.
+
+:mod:`main` parses the arguments and runs a command. Each command is a module of its name (``doctor`` is a folder);
+:mod:`flags`, :mod:`outputs` and :mod:`progress` are shared by the commands. May import every other folder.
+"""

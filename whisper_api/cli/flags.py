@@ -1,4 +1,4 @@
-"""Flags of the command line, derived from the Structs that carry their values."""
+"""Flags of the command line, derived from the fields of Structs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, dest: str, help: str) -> None:
-    """Add the flag for one value: its type gives the choices, the bounds and whether there is a ``--no-`` form.
+    """Add a flag. The value's type determines the choices, the bounds and whether a ``--no-`` form exists.
 
     Args:
-        group: a parser or a group of one.
-        flag: with its dashes.
+        group: a parser or an argument group.
+        flag: the flag with its dashes.
         annotation: the value's type, as in its Struct.
-        dest: under which name the value is found; it is absent when the flag is not given.
-        help: one line.
+        dest: the attribute of the namespace; absent from it unless the command line has the flag.
+        help: the help line.
     """
     parts = union_parts(annotation)
     common: dict[str, Any] = {"dest": dest, "default": argparse.SUPPRESS, "help": help.replace("%", "%%")}
@@ -39,23 +39,23 @@ def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, d
 
 
 def add_struct_flags(group: argparse._ActionsContainer, struct: type[msgspec.Struct]) -> None:
-    """Add a flag for each field of a Struct, with the field's description as its help."""
+    """Add a flag for each field of a Struct, with the field's description as the help line."""
     for field in msgspec.structs.fields(struct):
         flag = f"--{field.name.replace('_', '-')}"
         add_flag(group, flag, field.type, dest=field.name, help=help_line(field.type))
 
 
 def given(args: argparse.Namespace, struct: type[S]) -> S:
-    """A Struct of the values that flags were given for; the others keep their defaults."""
+    """Make a Struct from the flags of the command line; fields without a flag keep their defaults."""
     names = struct.__struct_fields__
     return struct(**{name: value for name, value in vars(args).items() if name in names})
 
 
 def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str]) -> None:
-    """Add flags that win over settings of the configuration.
+    """Add flags that override settings of the configuration.
 
     Args:
-        group: a parser or a group of one.
+        group: a parser or an argument group.
         flags: flag to the setting's key.
     """
     table = {setting.key: setting for setting in settings()}
@@ -64,7 +64,7 @@ def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, object]:
-    """Key to value of the settings that flags were given for."""
+    """Key to value of the settings that the command line overrides."""
     keys = {setting.key for setting in settings()}
     return {name: value for name, value in vars(args).items() if name in keys}
 

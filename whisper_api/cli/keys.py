@@ -1,4 +1,4 @@
-"""``whisper-api keys``: who may use the server. Works while one runs."""
+"""``whisper-api keys``: creates, lists and revokes API keys, also while a server runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN_COLUMNS = ("id", "name", "role", "created", "revoked")
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's own commands."""
+    """Add the subcommands."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help: str, action: Callable[[argparse.Namespace, KeyRing], None]) -> argparse.ArgumentParser:
@@ -41,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the command chosen.
+    """Run the subcommand.
+
+    Args:
+        args: the parsed arguments.
+        loaded: the configuration.
 
     Returns:
-        0 when all went well, 2 when there is no such key or the name cannot be used.
+        0 on success, 2 when the key does not exist or the name cannot be used.
     """
     from whisper_api.access.keys import KeyRing
     from whisper_api.store.jobs import DATABASE_NAME, JobStore
@@ -62,7 +66,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
 def _create(args: argparse.Namespace, ring: KeyRing) -> None:
     key, token = ring.create(args.name, args.role)
-    # Alone on standard output, so that a script can read it.
+    # Standard output has the key only, so that a script can read it.
     print(token, flush=True)
     print(
         f"key {key.name!r} (id {key.key_id}, role {key.role}) was made. It cannot be shown again. "

@@ -1,4 +1,4 @@
-"""The command line: ``whisper-api transcribe | serve | submit ...``. What a command does stands in ``commands/``."""
+"""The command line: ``whisper-api transcribe | serve | submit ...``. Each command is a module of its name."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ A Hugging Face token is read from the environment variable HF_TOKEN, or from the
 file that WHISPER_HF_TOKEN_FILE names. There is no flag for it, because other users
 of a machine can see the arguments of a program.
 """
-# Name to the line that says what it does. Each has a module of its name in commands/, with
-# add_arguments(parser, common) and run(args, config) -> exit code.
+# Command to summary. The module of the same name has add_arguments(parser, common) and run(args, loaded) -> exit code.
 COMMANDS = {
     "transcribe": "turn audio files into transcripts",
     "submit": "have a server turn audio files into transcripts",
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        argv: arguments without the program's name; None for those of the process.
+        argv: arguments without the program's name; None for the process's arguments.
 
     Returns:
         The exit code: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted.
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_OK
     except BrokenPipeError:
-        # The reader has left. What is still buffered must not fail again when the interpreter ends.
+        # The reader closed the pipe. The buffered rest must not fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -94,14 +93,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _write_utf8() -> None:
-    """Transcripts in files and pipes are UTF-8 whatever the locale; a terminal shows what it can."""
+    """Write UTF-8 to files and pipes in every locale; a terminal keeps its encoding and gets escapes for the rest."""
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="backslashreplace")
 
 
 def _set_up_logging(loaded: Loaded) -> None:
-    """Log to standard error. A level that was asked for here and now counts; the file's is that of the server's log."""
+    """Log to standard error. The level comes from the flag or the environment; the file's level is for the server."""
     asked = loaded.origins["WHISPER_LOG_LEVEL"].startswith(("command line", "environment"))
     level = loaded.config.log_level.upper() if asked else "WARNING"
     logging.basicConfig(format=f"{PROGRAM}: %(levelname)s: %(name)s: %(message)s", level="WARNING", force=True)
@@ -109,7 +108,7 @@ def _set_up_logging(loaded: Loaded) -> None:
     if level != "DEBUG":
         import warnings
 
-        # What libraries warn their callers of is nothing that a user of this program can act on.
+        # Libraries address these warnings to programmers; users of this program cannot act on them.
         warnings.simplefilter("ignore")
 
 
@@ -118,7 +117,7 @@ def _tell(message: str) -> None:
 
 
 def _common_flags() -> argparse.ArgumentParser:
-    """What every command understands, before its name or after it."""
+    """The flags of every command; they may precede or follow the command's name."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--config", metavar="FILE", help="configuration; else whisper_api.conf, where there is one")
     common.add_argument(
@@ -147,8 +146,9 @@ def _sentence(summary: str) -> str:
     return f"{summary[0].upper()}{summary[1:]}."
 
 
-class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
-    """Adds a command's arguments when it is chosen, so that ``--help`` and the other commands do not wait for them."""
+# argparse has no public base class for an action of subcommands.
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF001
+    """Adds the arguments of the chosen command only, so that ``--help`` and other commands start faster."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -162,7 +162,7 @@ class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for, as that takes a while."""
+    """Reads the version only for ``--version``, because reading takes time."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(nargs=0, **{**arguments, "default": argparse.SUPPRESS})

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """Run the subcommand.
 
     Args:
-        args: of :func:`add_arguments`.
+        args: the parsed arguments.
         loaded: the configuration.
 
     Returns:

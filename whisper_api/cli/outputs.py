@@ -1,4 +1,4 @@
-"""Where transcripts go: to standard output, or to files named after their inputs."""
+"""Writes transcripts to standard output, or to files with the names of their inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STDIN = "-"
 
 
 def add_output_flags(group: argparse._ActionsContainer) -> None:
-    """Add the flags that :class:`Outputs` is made from."""
+    """Add the flags that :meth:`Outputs.asked_for` reads."""
     group.add_argument(
         "-f",
         "--format",
@@ -38,11 +38,11 @@ def add_output_flags(group: argparse._ActionsContainer) -> None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written of each transcript, and where.
+    """The formats and the destination of transcripts.
 
     Attributes:
-        formats: names in :data:`~whisper_api.formats.FORMATS`, at least one.
-        directory: of the files; None for standard output.
+        formats: at least one name in :data:`~whisper_api.formats.FORMATS`.
+        directory: the directory of the files; None for standard output.
     """
 
     formats: Sequence[str]
@@ -50,10 +50,14 @@ class Outputs:
 
     @classmethod
     def asked_for(cls, args: argparse.Namespace, default: str) -> Outputs:
-        """What the flags say; the directory is made, and a file in it, which is removed again.
+        """Read the flags, create the directory, and check that files can be written there.
+
+        Args:
+            args: the parsed arguments.
+            default: the format without a ``--format`` flag.
 
         Raises:
-            OSError: files cannot be written there.
+            OSError: files cannot be written in the directory.
         """
         formats = list(dict.fromkeys(name for names in args.format or [[default]] for name in names))
         directory: Path | None = args.output_dir
@@ -66,14 +70,14 @@ class Outputs:
         return cls(formats, directory)
 
     def stems(self, inputs: Sequence[str]) -> list[str]:
-        """The names of each input's files, without their suffixes; see :func:`output_stems`."""
+        """The file name without suffix for each input; see :func:`output_stems`."""
         return output_stems(inputs, self.directory, [FORMATS[name].extension for name in self.formats])
 
     def check(self, stem: str) -> None:
-        """Look whether files of this name can be written, before any work is done for them.
+        """Check before the transcription that files of this name can be written.
 
         Raises:
-            OSError: a directory has the name, or the system cannot have it.
+            OSError: a directory has the name, or the file system does not allow the name.
         """
         for path in () if self.directory is None else map(functools.partial(self._path, stem), self.formats):
             with contextlib.suppress(FileNotFoundError):
@@ -89,10 +93,10 @@ class Outputs:
             text: the transcript.
 
         Returns:
-            Where it is instead and why, where the file could not be written; None when all is well.
+            None on success. When the file could not be written, the reason and the path of the file written instead.
 
         Raises:
-            OSError: it could not be written anywhere.
+            OSError: the text could not be written to any file.
         """
         if self.directory is not None:
             return _write_somewhere(self._path(stem, name), text)
@@ -106,7 +110,7 @@ class Outputs:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())
 
@@ -120,19 +124,19 @@ def _formats(text: str) -> list[str]:
 
 
 def output_stems(inputs: Sequence[str], directory: Path | None, extensions: Sequence[str]) -> list[str]:
-    """A name for the files of each input: its own without the suffix.
+    """Choose the name of each input's output files: the input's name without the suffix.
 
-    It is cut where the file system takes no name of that length, and has a number where two inputs would have the same
-    files, or a file would be written over an input.
+    A name is cut when it is too long for the file system. A name gets a number when two inputs would have the same
+    output file, or an output file would overwrite an input.
 
     Args:
         inputs: paths, or ``-`` for standard input.
-        directory: of the files; None when there are none.
-        extensions: of the files, without the dot.
+        directory: the directory of the files; None when no files are written.
+        extensions: the extensions of the files, without the dot.
 
     Returns:
-        One stem for each, in order; no two are equal, also on file systems that do not tell upper from lower case, or
-        two spellings of an accent apart.
+        A stem for each input, in order. The stems are unique, also on file systems that ignore case or Unicode
+        normalization.
     """
     room = _name_bytes(directory or Path()) - max((len(extension) + 1 for extension in extensions), default=0)
     read = set() if directory is None else {os.path.realpath(name) for name in inputs if name != STDIN}
@@ -157,10 +161,10 @@ def output_stems(inputs: Sequence[str], directory: Path | None, extensions: Sequ
 
 
 def renamed(stem: str, file: str) -> str | None:
-    """What is to be said of a file's output that has not the name of the file; None when it has.
+    """A notice when an output file does not have the name of its input; None when it has.
 
     Args:
-        stem: that :func:`output_stems` gave.
+        stem: the stem from :func:`output_stems`.
         file: path of the input, or ``-``.
     """
     if stem == ("stdin" if file == STDIN else Path(file).stem):
@@ -169,8 +173,8 @@ def renamed(stem: str, file: str) -> str | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old content or the new, never a part of it."""
-    # A short name of its own: with the file's name in it, it would be longer than a name may be.
+    """Write a text file atomically: a reader finds the old content or the new content, never a part."""
+    # The temporary name does not contain the file's name, because the two together could be too long.
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("x", encoding="utf-8", newline="\n") as file:
@@ -181,7 +185,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _write_somewhere(path: Path, text: str) -> str | None:
-    """Write a file, or where that fails, one beside it or in the directory for temporary files."""
+    """Write a file; on failure, write another file in the same directory or in the directory for temporary files."""
     try:
         write_whole(path, text)
         return None
@@ -196,7 +200,7 @@ def _write_somewhere(path: Path, text: str) -> str | None:
 
 
 def _name_bytes(directory: Path) -> int:
-    """How many bytes a file's name may have."""
+    """The longest file name in the directory, in bytes."""
     try:
         return os.pathconf(directory, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):

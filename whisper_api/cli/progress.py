@@ -1,4 +1,4 @@
-"""One line on a terminal that says how far something is."""
+"""A progress line on a terminal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import TextIO
 __all__ = ["ProgressLine", "clock_time"]
 
 BAR_CELLS = 24
-# A terminal is not written to more often than this, in seconds.
+# Least seconds between two updates of the terminal.
 REDRAW_SECONDS = 0.1
-# Earlier than this, the pace says nothing about the rest.
+# Before this fraction and time, the pace allows no estimate of the remaining time.
 MIN_FRACTION = 0.02
 MIN_SECONDS = 1.0
 
 
 class ProgressLine:
-    """A line that is drawn over itself and removed at the end, so that what was printed stays readable.
+    """A line that overwrites itself and disappears at the end, so that other output stays readable.
 
     Args:
-        stream: a terminal; with any other stream nothing is written.
-        enabled: False to write nothing on a terminal either.
-        clock: seconds, monotonic.
+        stream: a terminal; nothing is written to other streams.
+        enabled: False to write nothing to a terminal either.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, stream: TextIO, *, enabled: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,12 +37,12 @@ class ProgressLine:
         self._note = ""
 
     def update(self, label: str, fraction: float, note: str = "") -> None:
-        """Draw, unless the same note was drawn a moment ago.
+        """Draw the line. Frequent updates with the same note are skipped.
 
         Args:
-            label: what is being worked on; the time left is judged anew for each.
-            fraction: how far that is, from 0 to 1.
-            note: what is being done to it now.
+            label: the name of the task; a new label restarts the estimate of the remaining time.
+            fraction: the progress of the task, from 0 to 1.
+            note: the current step of the task.
         """
         if not self._enabled:
             return
@@ -64,7 +64,7 @@ class ProgressLine:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Remove the line, before something else is printed."""
+        """Remove the line; call this before other output."""
         if self._drawn_at is not None:
             self._stream.write(f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""``whisper-api serve``: the server, until it is stopped."""
+"""``whisper-api serve``: runs the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Serve, or with ``--check``, show what would be served.
+    """Run the server, or print the configuration with ``--check``.
+
+    Args:
+        args: the parsed arguments.
+        loaded: the configuration.
 
     Returns:
-        0 when it was stopped, 2 when the configuration cannot be served.
+        0 after a stop, 2 when the server cannot use the configuration.
     """
     if args.check:
         print(describe(loaded))
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
     set_up(loaded.config)
     if sys.__stderr__ is not None:
-        # A crash in native code leaves the stack of every thread in the service's log.
+        # After a crash in native code, the log has the stack of every thread.
         faulthandler.enable(sys.__stderr__)
     try:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
 
 def _tell(started: Started) -> None:
-    """To people, not to the log: the key is shown to whoever starts the server, and to nobody again."""
+    """Print the address and a new key on standard output, because the key must not be in the log."""
     print(f"Listening on {started.url}")
     if started.api_key is not None:
         print(f"API key (role admin, shown only this once): {started.api_key}")

@@ -1,4 +1,4 @@
-"""``whisper-api submit``: audio files to a server, and transcripts back."""
+"""``whisper-api submit``: sends audio files to a server and writes the transcripts."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ __all__ = ["add_arguments", "run"]
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "WHISPER_API_KEY"
-# So many files are with the server at a time: enough that it never waits for an upload.
+# Number of unfinished jobs at the server: enough that the server never waits for an upload.
 FILES_AHEAD = 4
-# Seconds that canceling one job may take, for someone who wants to leave.
+# Seconds that the cancelation of a job may take after Ctrl-C.
 CANCEL_SECONDS = 10
-# Refusals that say nothing about the next file.
+# HTTP statuses that concern a single file: the next file may succeed.
 OF_ONE_FILE = frozenset({400, 408, 409, 410, 413, 415, 422})
 
 
@@ -73,11 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Send every file, and write what comes back.
+    """Send every file, and write the transcripts.
+
+    Args:
+        args: the parsed arguments.
+        loaded: the configuration.
 
     Returns:
-        0 when all went well, 1 when a file failed or the server cannot be used, 2 when what was asked for cannot be
-        done with any file.
+        0 on success, 1 when a file failed or the server cannot be used, 2 when the arguments or options are wrong.
     """
     try:
         key = _api_key(args.key_file)
@@ -117,7 +120,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A file that the server has."""
+    """A file whose job is on the server."""
 
     file: str
     stem: str
@@ -126,7 +129,7 @@ class _Sent:
 
 @dataclass
 class _Work:
-    """What is done with the files, and ``sent``: those whose jobs nobody else will look after."""
+    """The work of the command. ``sent`` has the files whose jobs are not finished; an interruption cancels them."""
 
     client: Client
     options: TranscriptionOptions
@@ -142,7 +145,7 @@ class _Work:
         """Send the files and print the jobs' ids.
 
         Returns:
-            How many files failed.
+            The number of files that failed.
         """
         failed = 0
         for file in files:
@@ -154,10 +157,12 @@ class _Work:
         return failed
 
     def transcribe_all(self, files: Sequence[str]) -> int:
-        """Send the files, some ahead of those that are waited for; one that fails is told and does not stop the others.
+        """Send the files and write their transcripts. Up to ``FILES_AHEAD`` files are sent before the first has ended.
+
+        The failure of a file is reported and does not stop the others.
 
         Returns:
-            How many failed.
+            The number of files that failed.
         """
         failed = 0
         for file, stem in zip(files, self.outputs.stems(files), strict=True):
@@ -172,7 +177,7 @@ class _Work:
         return failed
 
     def cancel_all(self, client: Client) -> None:
-        """Cancel what the server has; what it goes on with is told."""
+        """Cancel the unfinished jobs, and report jobs that could not be canceled."""
         for sent in self.sent:
             self._cancel(client, sent)
 
@@ -194,7 +199,7 @@ class _Work:
                 self.options,
                 output_format=self.outputs.formats[0],
                 render_options=self.render_options,
-                # It must not go before it is written here, nor before the last format was fetched.
+                # The server must keep the result until all formats are fetched and written.
                 keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
                 on_upload=show,
             )
@@ -204,7 +209,7 @@ class _Work:
         return job_id
 
     def _finish(self, sent: _Sent) -> bool:
-        """Wait for a job and write its transcript; whether that failed."""
+        """Wait for a job, write its transcript, and return whether that failed."""
         label = _label(sent.file)
 
         def show(status: JobStatus) -> None:
@@ -225,7 +230,7 @@ class _Work:
         return outcome.failed
 
     def _write(self, sent: _Sent) -> bool:
-        """Fetch a result and write it in all formats; whether one of the files is not where it was to be."""
+        """Fetch a result, write it in all formats, and return whether a file has another place than planned."""
         result = self.client.result(sent.job_id)
         first, *others = self.outputs.formats
         texts = {first: result.text, **{name: self.client.result_as(sent.job_id, name) for name in others}}
@@ -259,7 +264,7 @@ class _Work:
 
     @contextlib.contextmanager
     def _told(self, file: str) -> Iterator[_Outcome]:
-        """Tell of an error that is this file's alone; others are raised."""
+        """Report errors of this file; raise errors that concern all files."""
         outcome = _Outcome()
         try:
             yield outcome
@@ -290,7 +295,7 @@ class _Interrupt:
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[_Interrupt]:
-    """While ``held``, the first Ctrl-C is only noted: the upload is whole, and its answer says which job to cancel."""
+    """While ``held``, the first Ctrl-C waits for the response to the complete upload, which has the job to cancel."""
     interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

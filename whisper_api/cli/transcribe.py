@@ -1,4 +1,4 @@
-"""``whisper-api transcribe``: audio files to transcripts, one after the other with the same resident models."""
+"""``whisper-api transcribe``: transcribes audio files in sequence with the same loaded models."""
 
 from __future__ import annotations
 
@@ -60,9 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """Transcribe every file.
 
+    Args:
+        args: the parsed arguments.
+        loaded: the configuration.
+
     Returns:
-        0 when all went well, 1 when a file failed or a model cannot be had, 2 when what was asked for cannot be done
-        with any file.
+        0 on success, 1 when a file failed or a model is unavailable, 2 when the arguments or options are wrong.
     """
     config = loaded.config
     try:
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done with each file."""
+    """The work of the command."""
 
     options: TranscriptionOptions
     outputs: Outputs
@@ -96,10 +99,10 @@ class _Work:
     quiet: bool
 
     def transcribe_all(self, files: Sequence[str], engine: _LazyEngine) -> int:
-        """Go through the files; one that fails is told and does not stop the others.
+        """Transcribe the files. The failure of a file is reported and does not stop the others.
 
         Returns:
-            How many failed.
+            The number of files that failed.
         """
         failed = 0
         for file, stem in zip(files, self.outputs.stems(files), strict=True):
@@ -127,7 +130,7 @@ class _Work:
             source = sys.stdin.buffer.read()
         else:
             source = Path(file)
-            # Asked before any model is loaded for a name that was mistyped.
+            # Fails for a mistyped name before any model is loaded.
             source.stat()
         label = "standard input" if file == STDIN else Path(file).name
 
@@ -139,7 +142,7 @@ class _Work:
             return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
 
     def _write(self, transcript: Transcript, file: str, stem: str) -> bool:
-        """Write the transcript in all formats; whether one of the files is not where it was to be."""
+        """Write the transcript in all formats, and return whether a file has another place than planned."""
         self.line.clear()
         moved = False
         for name in self.outputs.formats:
@@ -156,7 +159,7 @@ class _Work:
 
 
 class _LazyEngine:
-    """An engine that is made when the first file needs it."""
+    """Creates the engine for the first file."""
 
     def __init__(self, config: Config, *, offline: bool, line: ProgressLine) -> None:
         self._config = config
@@ -187,7 +190,7 @@ class _LazyEngine:
 
 @contextmanager
 def _interrupt_sets_event() -> Iterator[threading.Event]:
-    """While open, the first Ctrl-C sets the event, so that the engine stops after a work item; a second one raises."""
+    """The first Ctrl-C sets the event, which stops the engine after a work item; a second Ctrl-C raises."""
     cancel = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield cancel

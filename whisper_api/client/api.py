@@ -285,7 +285,13 @@ class Client:
         """Submit, wait, and return the result. An interruption of the wait, such as Ctrl-C, cancels the job.
 
         Args:
-            source, options, output_format, render_options, metadata, hf_token, on_upload: as with :meth:`submit`.
+            source: as with :meth:`submit`.
+            options: as with :meth:`submit`.
+            output_format: as with :meth:`submit`.
+            render_options: as with :meth:`submit`.
+            metadata: as with :meth:`submit`.
+            hf_token: as with :meth:`submit`.
+            on_upload: as with :meth:`submit`.
             on_progress: as with :meth:`wait`.
             timeout: seconds to wait for the job; None for as long as it takes.
 

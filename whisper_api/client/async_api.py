@@ -99,14 +99,21 @@ class AsyncClient:
         """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
 
         Args:
-            source, options, output_format, render_options, keep_result, metadata, hf_token, on_upload: as there.
+            source: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            options: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            output_format: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            render_options: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            keep_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            metadata: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            hf_token: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            on_upload: as in :meth:`Client.submit <whisper_api.Client.submit>`.
 
         Returns:
             The job's id.
 
         Raises:
             OSError: the file cannot be read.
-            WhisperApiError: as there.
+            WhisperApiError: as in :meth:`Client.submit <whisper_api.Client.submit>`.
         """
         fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
         key = str(uuid.uuid4())
@@ -118,7 +125,8 @@ class AsyncClient:
         """The status of a job.
 
         Args:
-            job_id, wait: as in :meth:`Client.status <whisper_api.Client.status>`.
+            job_id: as in :meth:`Client.status <whisper_api.Client.status>`.
+            wait: as in :meth:`Client.status <whisper_api.Client.status>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.status <whisper_api.Client.status>`.
@@ -135,7 +143,9 @@ class AsyncClient:
         """Wait until a job has ended, and return the last status. The wait outlasts a restart of the server.
 
         Args:
-            job_id, on_progress, timeout: as in :meth:`Client.wait <whisper_api.Client.wait>`.
+            job_id: as in :meth:`Client.wait <whisper_api.Client.wait>`.
+            on_progress: as in :meth:`Client.wait <whisper_api.Client.wait>`.
+            timeout: as in :meth:`Client.wait <whisper_api.Client.wait>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.wait <whisper_api.Client.wait>`.
@@ -182,7 +192,9 @@ class AsyncClient:
         """The result of a job that has ended, as the text of a file.
 
         Args:
-            job_id, format, render_options: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
+            job_id: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
+            format: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
+            render_options: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
@@ -201,7 +213,8 @@ class AsyncClient:
         """Replace all corrections of a job's result, and return those that the server keeps.
 
         Args:
-            job_id, corrections: as in :meth:`Client.correct <whisper_api.Client.correct>`.
+            job_id: as in :meth:`Client.correct <whisper_api.Client.correct>`.
+            corrections: as in :meth:`Client.correct <whisper_api.Client.correct>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.correct <whisper_api.Client.correct>`.
@@ -212,7 +225,8 @@ class AsyncClient:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
         Args:
-            job_id, force: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
+            job_id: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
+            force: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
@@ -231,8 +245,11 @@ class AsyncClient:
         """The caller's jobs, newest first.
 
         Args:
-            status, metadata_key, metadata_value, created_after, created_before: as in
-                :meth:`Client.jobs <whisper_api.Client.jobs>`.
+            status: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
+            metadata_key: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
+            metadata_value: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
+            created_after: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
+            created_before: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
@@ -262,8 +279,15 @@ class AsyncClient:
         """Submit, wait, and return the result. Canceling the coroutine cancels the job.
 
         Args:
-            source, options, output_format, render_options, metadata, hf_token, on_upload: as in :meth:`submit`.
-            on_progress, timeout: as in :meth:`wait`.
+            source: as in :meth:`submit`.
+            options: as in :meth:`submit`.
+            output_format: as in :meth:`submit`.
+            render_options: as in :meth:`submit`.
+            metadata: as in :meth:`submit`.
+            hf_token: as in :meth:`submit`.
+            on_upload: as in :meth:`submit`.
+            on_progress: as in :meth:`wait`.
+            timeout: as in :meth:`wait`.
 
         Raises:
             WhisperApiError: as in :meth:`Client.transcribe <whisper_api.Client.transcribe>`.

@@ -111,7 +111,8 @@ class Calls:
         Args:
             job_id: of the job.
             wait: seconds that the server may hold the request.
-            deadline, patience_seconds: as in :meth:`_response`.
+            deadline: as in :meth:`_response`.
+            patience_seconds: as in :meth:`_response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
         request = Request("GET", _path(job_id), job_id, params, held_seconds=wait)
@@ -151,7 +152,9 @@ class Calls:
         """Wait for a job, and return its result.
 
         Args:
-            job_id, on_progress, timeout: as in :meth:`wait`.
+            job_id: as in :meth:`wait`.
+            on_progress: as in :meth:`wait`.
+            timeout: as in :meth:`wait`.
 
         Raises:
             JobFailed, JobCanceled, JobNotFinished: there is no result, for this reason.

@@ -109,8 +109,9 @@ def streamed(status: int, headers: Mapping[str, str], media_type: str) -> None:
     """Check the media type of a response whose body is streamed.
 
     Args:
-        status, headers: of the response.
-        media_type: the expected one.
+        status: HTTP status of the response.
+        headers: headers of the response.
+        media_type: the expected media type.
 
     Raises:
         RequestError: the media type is another one, so that the server is not a Whisper API server.

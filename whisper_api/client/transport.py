@@ -78,9 +78,10 @@ class Transport:
         """Open a response whose body is read as it arrives. There are no retries.
 
         Args:
-            path, headers: of the request.
-            job_id: for errors.
-            media_type: expected of the response.
+            path: path of the request, below the server's URL.
+            headers: headers of the request.
+            job_id: the job that errors name.
+            media_type: expected media type of the response.
             silence_seconds: seconds without a byte until the connection counts as failed.
 
         Yields:

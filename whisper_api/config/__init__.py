@@ -1,4 +1,8 @@
-"""The settings: one table, and the sources of their values. Imports coercion and errors."""
+"""The configuration: one table of settings, and the sources of their values.
+
+:mod:`settings` has the table, :mod:`sources` reads the file, the environment and the command line. May import
+``coercion`` and ``errors``.
+"""
 
 from __future__ import annotations
 

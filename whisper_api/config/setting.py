@@ -16,11 +16,11 @@ class Setting:
     """One row of the table.
 
     Attributes:
-        key: its name in the file and in the environment.
-        attribute: its name in :class:`Config`.
-        type: what its values are, annotated with bounds.
-        default: the value as shipped.
-        help: one line.
+        key: the name in the file and in the environment.
+        attribute: the name in :class:`Config`.
+        type: the type of the value, annotated with its bounds.
+        default: the default value.
+        help: the help line.
     """
 
     key: str

@@ -1,7 +1,7 @@
-"""The settings, in one table: attribute, type, bounds, help line, key and default of each.
+"""The table of settings: attribute, type, bounds, help line, key and default.
 
-A value on the command line wins over the environment, the environment over ``whisper_api.conf``, the file over the
-defaults here.
+The command line overrides the environment, the environment overrides ``whisper_api.conf``, and the file overrides the
+defaults in this table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _key(name: str, default: T) -> T:
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting. Frozen: it is read once, when the program starts, and passed on as an argument."""
+    """All settings. The program reads them once at its start and passes them on as an argument."""
 
     host: Annotated[Text, _is("address the server listens on")] = _key("WHISPER_API_HOST", "127.0.0.1")
     port: Annotated[Port, _is("port the server listens on; 0 = any free one")] = _key("WHISPER_API_PORT", 8181)
@@ -213,19 +213,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Read the configuration.
 
         Args:
-            path: the file; None for the one ``WHISPER_API_CONFIG`` names, else ``whisper_api.conf`` in the working
-                directory, else the one in the user's configuration directory, else no file.
-            env: environment variables; None for those of the process. Only known keys are looked at.
-            flags: key to value, from the command line; None is not set.
+            path: the file. None for the file in ``WHISPER_API_CONFIG``, else ``whisper_api.conf`` in the working
+                directory, else the file in the user's configuration directory, else no file.
+            env: environment variables; None for the process's variables. Unknown keys are ignored.
+            flags: key to value, from the command line; a value of None is ignored.
 
         Returns:
-            The configuration, where each value came from, and warnings. A relative path is relative to the file's
-            directory when it stands in the file or is a default, else to the working directory. Without a file,
-            models go to the user's cache directory, data and uploads to the user's data directory.
+            The configuration, the origin of each value, and warnings. Relative paths in the file and default paths are
+            relative to the file's directory, all others to the working directory. Without a file, models are in the
+            user's cache directory, data and uploads in the user's data directory.
 
         Raises:
-            ConfigError: a file that was named is not there, it is not TOML, or a value cannot be used. Names key,
-                value and origin; a secret's value is not shown.
+            ConfigError: the named file does not exist or is not TOML, or a value cannot be used. The message has key,
+                value and origin, but no value of a secret.
         """
         found = read(settings(), path, os.environ if env is None else env, flags or {})
         return Loaded(cls(**found.values), found.origins, found.warnings, found.path)
@@ -246,13 +246,13 @@ def settings() -> tuple[Setting, ...]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration that was read.
+    """A configuration with its origins.
 
     Attributes:
-        config: the values in force.
-        origins: key to where its value came from.
+        config: the values.
+        origins: key to the origin of its value.
         warnings: one sentence each.
-        path: the file that was read, if there was one.
+        path: the configuration file; None without a file.
     """
 
     config: Config
@@ -262,7 +262,7 @@ class Loaded:
 
 
 def describe(loaded: Loaded) -> str:
-    """What is in force and where each value came from: a line for each key, secrets masked."""
+    """Each key with its value and origin, in a line each; secrets are masked."""
     lines = [
         (f"{s.key} = {format_value(s, getattr(loaded.config, s.attribute))}", loaded.origins[s.key]) for s in settings()
     ]
@@ -271,7 +271,7 @@ def describe(loaded: Loaded) -> str:
 
 
 def format_value(setting: Setting, value: object) -> str:
-    """A value as it is written in the file, a secret masked."""
+    """The value in the notation of the file; secrets are masked."""
     if value is None:
         return '""'
     if setting.key in SECRETS:

@@ -1,4 +1,4 @@
-"""Where settings are read from: a file, the environment, the command line, the token file."""
+"""Reads settings from a file, the environment, the command line and the token file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APP_NAME = "whisper-api"
 
 LOG_LEVEL = "WHISPER_LOG_LEVEL"
 LOG_LEVEL_ALIAS = "RUST_LOG"
-# What the Rust server called the levels that Python has other names for.
+# Level names of the Rust server that differ from Python's.
 _LOG_WORDS = {"trace": "debug", "warn": "warning", "off": "critical"}
 
 _RETIRED = {
@@ -33,13 +33,13 @@ _RETIRED = {
 
 @dataclass(frozen=True)
 class Values:
-    """What the sources say.
+    """The values from all sources.
 
     Attributes:
         values: attribute to value.
-        origins: key to where its value came from.
+        origins: key to the origin of its value.
         warnings: one sentence each.
-        path: the file that was read, if there was one.
+        path: the configuration file; None without a file.
     """
 
     values: Mapping[str, Any]
@@ -54,11 +54,11 @@ def read(
     env: Mapping[str, str],
     flags: Mapping[str, object],
 ) -> Values:
-    """Read all sources; :meth:`whisper_api.config.Config.load` says in which order.
+    """Read all sources, in the order that :meth:`whisper_api.config.Config.load` describes.
 
     Args:
         rows: the table of settings.
-        path: the file that was named, if one was.
+        path: the configuration file; None to search for it.
         env: environment variables.
         flags: key to value, from the command line.
 
@@ -79,7 +79,7 @@ def read(
 
 
 class _Reader:
-    """Values found so far; what is read later wins."""
+    """Collects values; a later value replaces an earlier value."""
 
     def __init__(self, rows: Sequence[Setting]) -> None:
         self.settings = {setting.key: setting for setting in rows}
@@ -99,7 +99,7 @@ class _Reader:
     def read_file(self, file: Path) -> None:
         text = _read_text(file)
         found = _parse(text, file)
-        # The alias first, so that the key's own name wins where both stand in the file.
+        # The alias is read first, so that WHISPER_LOG_LEVEL wins when the file has both.
         for key in sorted(found, key=lambda key: key != LOG_LEVEL_ALIAS):
             origin = f"{file}{_line_of(key, text)}"
             if key in self.settings or key == LOG_LEVEL_ALIAS:
@@ -108,7 +108,17 @@ class _Reader:
                 self.warnings.append(f"{origin}: unknown key {key} is ignored{_nearest(key, self.settings)}")
 
     def set(self, key: str, value: object, origin: str, base: Path) -> None:
-        """Take a value unless it is empty; ``base`` is what a relative path is relative to."""
+        """Set a value unless it is empty.
+
+        Args:
+            key: key of the setting.
+            value: the value; None and empty text are ignored.
+            origin: the origin of the value, for messages.
+            base: the directory of relative paths.
+
+        Raises:
+            ConfigError: the value cannot be used.
+        """
         if value is None or (isinstance(value, str) and not value.strip()):
             return
         if key in (LOG_LEVEL, LOG_LEVEL_ALIAS):
@@ -130,7 +140,7 @@ class _Reader:
             self.warnings.append(f"{origin}: {key} has no effect: {_RETIRED[key]}")
 
     def read_token_file(self) -> None:
-        """Take the token from its file, unless one was given. That there is no such file is no reason to warn."""
+        """Read the token file, unless another source has set the token. A missing file causes no warning."""
         if self.values["hf_token"] is not None:
             return
         file: Path = self.values["hf_token_file"]
@@ -177,7 +187,7 @@ def _user_directories() -> dict[str, Path]:
 
 def _read_text(file: Path) -> str:
     try:
-        # Windows editors put a byte order mark in front, which TOML does not know.
+        # Windows editors may add a byte order mark, which TOML does not allow.
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
@@ -209,9 +219,9 @@ def _nearest(key: str, known: Mapping[str, Setting]) -> str:
 
 
 def _log_level(value: object, is_alias: bool) -> object:
-    """A level in Python's words; None when the Rust variable is about other programs only.
+    """The level by its Python name; None when ``RUST_LOG`` names other programs only.
 
-    ``RUST_LOG`` may hold directives, ``info,whisper_api=debug``, for all the Rust programs of this user.
+    ``RUST_LOG`` may contain directives for several programs: ``info,whisper_api=debug``.
     """
     if not isinstance(value, str):
         return value

@@ -1,1 +1,6 @@
-"""Audio in, :class:`~whisper_api.schema.Transcript` out. Knows no jobs and no HTTP."""
+"""Transcription: audio in, :class:`~whisper_api.schema.Transcript` out.
+
+:mod:`engine` is the entrance and :mod:`pipeline` calls the stages. The folders ``audio``, ``whisper``, ``align`` and
+``diarize`` hold the stages, ``models`` the model files, ``worker`` the devices and batches. May import
+``schema``, ``errors``, ``config``, ``time_order`` and ``word_spacing``; it knows no jobs and no HTTP.
+"""

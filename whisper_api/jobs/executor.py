@@ -1,31 +1,18 @@
-"""Executors run jobs: :class:`LocalExecutor` on the engine of this process. Add others to :data:`EXECUTORS`."""
+"""The interface of what runs jobs. :mod:`whisper_api.jobs.local_executor` has the implementation."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
-if TYPE_CHECKING:
-    from whisper_api.config import Config
-    from whisper_api.engine.engine import Engine
-    from whisper_api.engine.models.store import DownloadProgress, ModelStore
-    from whisper_api.engine.worker.device import Device
-
-__all__ = ["EXECUTORS", "Executor", "ExecutorFacts", "LocalExecutor"]
-
-log = logging.getLogger("whisper_api.jobs")
+__all__ = ["Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
 
 OnProgress = Callable[[Progress], None]
 OnPartial = Callable[[PartialSegments], None]
@@ -33,14 +20,14 @@ OnMissingModel = Callable[[str], None]
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A description of an executor for people.
+    """A description of an executor, for status pages and logs.
 
     Attributes:
         device: ``cpu``, ``cuda:0`` ...
-        model: the Whisper model of jobs that name none.
-        compute_type: in the words of CTranslate2; ``auto`` while no model is loaded.
+        model: the Whisper model of jobs that name no model.
+        compute_type: CTranslate2's name of the type; ``auto`` while no model is loaded.
         resident_models: number of models in memory.
-        resident_bytes: their approximate size.
+        resident_bytes: approximate size of these models.
     """
 
     device: str
@@ -51,70 +38,74 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(Protocol):
-    """Runs jobs. Every method may be called from any thread, and ``run`` from as many threads as jobs may run."""
+    """Runs jobs. Any thread may call any method, and several threads may call ``run`` at the same time."""
 
     @property
     def device(self) -> str:
-        """The device of jobs: ``cpu``, ``cuda:0`` ... The first call may take long: never call it on an event loop."""
+        """The device of jobs: ``cpu``, ``cuda:0`` ... The first read may take seconds: never on an event loop."""
 
     @property
     def activity(self) -> str:
-        """What the executor does besides its jobs, in a few words for people; empty when nothing."""
+        """A few words on the executor's other work, such as a download; empty when there is none."""
 
     def facts(self) -> ExecutorFacts:
-        """A description for people."""
+        """The description of this executor."""
 
     def model_name(self, options: TranscriptionOptions) -> str:
-        """The usual name of the model that a job with these options uses."""
+        """The name, after aliases, of the Whisper model that a job with these options uses."""
 
     def preload(self) -> None:
-        """Load what every job needs. May be called again after an error.
+        """Load the models that every job needs. May be called again after an error.
 
         Raises:
-            WhisperApiError: jobs cannot be run now.
+            WhisperApiError: no job can run now.
         """
 
     def warm_up(self) -> None:
-        """After :meth:`preload`, load models that only some jobs need, so that these jobs do not wait. Jobs may run.
+        """After :meth:`preload`, load the models that only some jobs need. Jobs may run meanwhile.
 
         Raises:
-            WhisperApiError: a model could not be loaded. A job that needs it tries again, and ends with the error.
+            WhisperApiError: a model could not be loaded. A job that needs the model loads it again.
         """
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
-        """Refuse, before it is accepted, a job that cannot be run. Takes no longer than a look at the disk.
+        """Refuse a job that cannot run, before the server accepts it. Reads directories only, loads nothing.
+
+        Args:
+            options: the job's options.
+            hf_token: the job's token; None for the configured token.
 
         Raises:
-            UnknownModel: it names a model that is not served.
-            ModelUnavailable: it asks for speakers by name, and there is no model to tell them apart; or its model is
-                not here, and the disk has no room for it.
+            UnknownModel: the server does not serve the named model.
+            ModelUnavailable: ``diarize`` is true and no diarization model is available, or the Whisper model must be
+                downloaded and the disk has no room for it.
         """
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:
         """Whether the configuration itself names the model of a job with these options."""
 
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
-        """The models that a job with these options needs and that have to be downloaded first. A look at the disk.
+        """The models that a job needs and that are not on this machine. Reads directories only.
 
         Args:
-            options: of the job.
-            hf_token: of the job, for models that need an account.
+            options: the job's options.
+            hf_token: the job's token, for models that need an account; None for the configured token.
 
         Returns:
-            Their names: the Whisper model, which no job can do without, then those that a job can do without. A model
-            for a language that has to be detected is not among them: :meth:`run` reports it.
+            The names: first the required Whisper model, then the optional models. The alignment model of a language
+            that must be detected first is not included: :meth:`run` reports that model.
         """
 
     def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         """Download a model.
 
         Args:
-            name: as :meth:`missing_models` or :meth:`run` named it.
-            cancel: set from another thread to break the download off.
-            hf_token: of the job that needs the model; None for the configured one.
+            name: a name from :meth:`missing_models` or from ``on_missing_model`` of :meth:`run`.
+            cancel: another thread sets this event to stop the download.
+            hf_token: the token of the job that needs the model; None for the configured token.
 
         Raises:
-            ModelUnavailable, ModelCorrupt: it cannot be had.
+            ModelUnavailable, ModelCorrupt: the download failed, or its files are wrong.
             Canceled: ``cancel`` was set.
         """
 
@@ -128,336 +119,26 @@ class Executor(Protocol):
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
     ) -> Transcript:
-        """Run one job to its end, without downloading anything.
+        """Run one job to its end. Downloads nothing.
 
         Args:
-            job: what is asked for.
-            audio: its upload; the recordings of its known speakers are beside it.
-            on_progress: called as the job goes on, from this thread or another.
-            on_partial: called with what is known of the text, as it gets known, from this thread.
-            on_missing_model: called with the name of a model that could be downloaded. What it raises ends the job;
-                when it returns, the job does without the model.
-            cancel: set from another thread to stop the job within one work item.
+            job: the job to run.
+            audio: the job's upload; the recordings of its known speakers are in the same directory.
+            on_progress: receives the job's progress, in this thread or another.
+            on_partial: receives each part of the text as soon as it is recognised, in this thread.
+            on_missing_model: receives the name of a model that could be downloaded. An exception from it ends the job;
+                when it returns, the job runs without the model.
+            cancel: another thread sets this event to stop the job within one work item.
+
+        Returns:
+            The transcript.
 
         Raises:
             Canceled: ``cancel`` was set.
-            EngineClosed: the executor was closed, or has failed as a whole; a later call works again if it was not
-                closed.
-            Exception: whatever else the job ends with.
+            EngineClosed: the executor was closed, or its engine failed. After a failure, the next call gets a new
+                engine.
+            Exception: any other error of the job.
         """
 
     def close(self) -> None:
-        """Free everything. Jobs that still run end with EngineClosed."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A thread that uses the engine.
-
-    Attributes:
-        on_download: called when a download makes progress.
-        cancel: stops the downloads of this thread.
-    """
-
-    on_download: Callable[[], None]
-    cancel: threading.Event
-
-
-class LocalExecutor:
-    """Runs jobs on its own :class:`~whisper_api.engine.engine.Engine`, which is made when it is first needed.
-
-    Args:
-        config: of the engine.
-    """
-
-    def __init__(self, config: Config) -> None:
-        from whisper_api.engine.models.names import ModelNames
-        from whisper_api.engine.models.store import ModelStore
-
-        self._config = config
-        self._names = ModelNames.of(config.model, config.model_aliases)
-        self._store = ModelStore(config.models_dir, hf_token=config.hf_token, progress=self._on_download)
-        self._here = threading.local()
-        self._making = threading.Lock()
-        self._lock = threading.Lock()
-        # Guarded by _lock:
-        self._engine: Engine | None = None
-        self._closed = False
-        self._runs: set[_Run] = set()
-        self._activity = ""
-        self._device: Device | None = None
-        self._preloading = config.preload_models
-
-    @property
-    def device(self) -> str:
-        try:
-            return self._chosen_device().torch_name
-        except DeviceError:
-            return self._config.device
-
-    @property
-    def activity(self) -> str:
-        with self._lock:
-            return self._activity
-
-    def facts(self) -> ExecutorFacts:
-        with self._lock:
-            engine = self._engine
-        resident = engine.models.resident() if engine is not None else []
-        return ExecutorFacts(
-            device=self.device,
-            model=self.model_name(TranscriptionOptions()),
-            compute_type=engine.compute_type if engine is not None else self._config.compute_type,
-            resident_models=len(resident),
-            resident_bytes=sum(model.bytes for model in resident),
-        )
-
-    def model_name(self, options: TranscriptionOptions) -> str:
-        from whisper_api.engine.models.store import model_facts
-
-        name = self._model(options)
-        if name == "auto":
-            from whisper_api.engine.engine import DEFAULT_MODEL
-
-            name = DEFAULT_MODEL["cuda" if self.device.startswith("cuda") else "cpu"]
-        entry = model_facts(name)
-        return entry.name if entry is not None else name
-
-    def preload(self) -> None:
-        try:
-            self._load(lambda engine: engine.preload())
-        except BaseException:
-            self._end_preloading()
-            raise
-
-    def warm_up(self) -> None:
-        try:
-            self._load(lambda engine: engine.preload_rest())
-        finally:
-            self._end_preloading()
-
-    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
-        name = self._model(options)
-        if not self._names.trusts(name):
-            _check_name(name)
-        self._check_room(options)
-        if options.diarize and not self._tells_speakers_apart(hf_token):
-            raise ModelUnavailable(
-                "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
-                "fetches one or says why not"
-            )
-
-    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
-        return self._names.trusts(self._model(options))
-
-    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
-        whisper = self.model_name(options)
-        optional = (name for name in self._optional_models(options, hf_token) if self._store.can_download(name))
-        return (*((whisper,) if self._store.is_missing(whisper) else ()), *optional)
-
-    def _optional_models(self, options: TranscriptionOptions, hf_token: str | None) -> Iterator[str]:
-        """The alignment and diarization models of a job, on this machine or not."""
-        from whisper_api.engine.languages import language_or_auto
-
-        if options.task == "detect_language":
-            return
-        if options.align and options.task == "transcribe":
-            # A job whose language means nothing ends with that error when it runs.
-            with contextlib.suppress(InvalidOption):
-                yield f"align-{language_or_auto(options.language or self._config.language)}"
-        if options.diarize is not False and self._store.find("community-1") is None:
-            yield "community-1" if self._token(hf_token) else "ecapa"
-
-    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
-        def check() -> None:
-            with self._lock:
-                closed = self._closed
-            if closed:
-                raise EngineClosed("the executor was closed while a model was fetched")
-            if cancel.is_set():
-                raise Canceled("the download was canceled")
-
-        with self._watched(_Run(lambda: None, cancel)):
-            self._store.ensure(name, hf_token=hf_token, check=check)
-
-    def run(
-        self,
-        job: Job,
-        audio: Path,
-        *,
-        on_progress: OnProgress,
-        on_partial: OnPartial,
-        on_missing_model: OnMissingModel,
-        cancel: threading.Event,
-    ) -> Transcript:
-        last = Progress(0.0, "load")
-
-        def report(progress: Progress) -> None:
-            nonlocal last
-            last = progress
-            on_progress(progress)
-
-        def report_missing(name: str) -> None:
-            # The engine's own store does not know which sources gave no answer to this executor's downloads.
-            if self._store.can_download(name):
-                on_missing_model(name)
-
-        with self._watched(_Run(lambda: on_progress(last), cancel)):
-            engine = self._ready_engine()
-            try:
-                return engine.transcribe(
-                    audio,
-                    job.options,
-                    on_progress=report,
-                    on_partial=on_partial,
-                    known_speakers={
-                        name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
-                    },
-                    cancel=cancel,
-                    hf_token=job.hf_token or None,
-                    on_missing_model=report_missing,
-                )
-            except EngineClosed:
-                self._replace(engine)
-                raise
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-        # _ready_engine() makes no engine once _closed is set.
-        with self._making, self._lock:
-            engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
-
-    def _load(self, load: Callable[[Engine], None]) -> None:
-        from whisper_api.engine.audio.process import DECODERS
-
-        with self._watched(_Run(lambda: None, threading.Event())):
-            engine = self._ready_engine()
-            DECODERS.prestart()
-            if self._config.preload_models:
-                load(engine)
-
-    def _end_preloading(self) -> None:
-        """No further models are loaded from now on without a job that needs them."""
-        with self._lock:
-            self._preloading = False
-
-    def _ready_engine(self) -> Engine:
-        with self._making:
-            with self._lock:
-                if self._closed:
-                    raise EngineClosed("the executor is closed")
-                engine = self._engine
-            if engine is None:
-                from whisper_api.engine.engine import Engine
-
-                engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
-                with self._lock:
-                    self._engine, self._device = engine, engine.device
-            return engine
-
-    def _replace(self, engine: Engine) -> None:
-        """Give the next job a new engine, after a thread of this one failed and closed it."""
-        with self._lock:
-            if self._closed or self._engine is not engine:
-                return
-            self._engine = None
-        log.error("the engine has failed: the next job gets a new one")
-        engine.close()
-
-    def _chosen_device(self) -> Device:
-        with self._lock:
-            if self._device is not None:
-                return self._device
-        from whisper_api.engine.worker.device import choose_device
-
-        device = choose_device(self._config.device, self._config.device_index)
-        with self._lock:
-            self._device = device
-        return device
-
-    def _check_room(self, options: TranscriptionOptions) -> None:
-        from whisper_api.engine.models.download import require_space
-        from whisper_api.engine.models.files import model_facts
-
-        name = self.model_name(options)
-        entry = model_facts(name) if self._store.is_missing(name) else None
-        if entry is not None and entry.approximate_bytes:
-            directory = self._config.models_dir.absolute()
-            existing = next(each for each in (directory, *directory.parents) if each.is_dir())
-            require_space(entry.name, existing, entry.approximate_bytes)
-
-    def _model(self, options: TranscriptionOptions) -> str:
-        return self._names.meaning(options.model)
-
-    def _tells_speakers_apart(self, hf_token: str | None) -> bool:
-        with self._lock:
-            preloading = self._preloading
-        # Models that are still being preloaded will be there when the job runs.
-        return (
-            preloading
-            or _has_open_models(self._store)
-            or self._store.find("community-1") is not None
-            or self._token(hf_token)
-        )
-
-    def _token(self, hf_token: str | None) -> bool:
-        if hf_token or self._config.hf_token:
-            return True
-        from huggingface_hub import get_token
-
-        return bool(get_token())
-
-    @contextmanager
-    def _watched(self, run: _Run) -> Iterator[None]:
-        """While open, report the downloads that this thread begins, and stop them when the run is canceled."""
-        self._here.run = run
-        with self._lock:
-            self._runs.add(run)
-        try:
-            yield
-        finally:
-            self._here.run = None
-            with self._lock:
-                self._runs.discard(run)
-                self._activity = ""
-
-    def _on_download(self, download: DownloadProgress) -> None:
-        share = f" ({download.done / download.total:.0%})" if download.total else ""
-        with self._lock:
-            closed, runs = self._closed, list(self._runs)
-            self._activity = f"fetching {download.name}{share}"
-        own: _Run | None = getattr(self._here, "run", None)
-        if closed:
-            raise EngineClosed("the executor was closed while a model was fetched")
-        if own is not None and own.cancel.is_set():
-            raise Canceled("the job was canceled")
-        # Other jobs may wait for the same model, so all of them report progress.
-        for run in runs:
-            run.on_download()
-
-
-def _has_open_models(store: ModelStore) -> bool:
-    return store.find("segmentation") is not None and store.find("ecapa") is not None
-
-
-def _check_name(name: str) -> None:
-    """Accept only names of the catalogue: a form must not make the server read a directory or download from anybody.
-
-    Raises:
-        UnknownModel: the catalogue has no Whisper model of this name.
-    """
-    from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
-    from whisper_api.engine.models.names import near_names
-
-    if name in CATALOGUE and CATALOGUE[name].kind == "whisper":
-        return
-    served = [each for each in (*CATALOGUE, *ALIASES) if CATALOGUE[ALIASES.get(each, each)].kind == "whisper"]
-    near = near_names(name, served)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(served)}"
-    raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
-
-
-EXECUTORS: dict[str, Callable[[Config], Executor]] = {"local": LocalExecutor}
+        """Free all models and threads. Jobs that still run end with EngineClosed."""

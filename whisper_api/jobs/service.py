@@ -24,9 +24,10 @@ from whisper_api.errors import (
 from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.events import Watch
-from whisper_api.jobs.executor import EXECUTORS, Executor, ExecutorFacts
+from whisper_api.jobs.executor import Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
+from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.schema import FINAL_STATES, Corrections, JobStatus, Stage, Transcript, TranscriptionOptions

@@ -1,1 +1,5 @@
-"""SQLite: the database of jobs, results and keys. The only SQL. Imports schema, errors."""
+"""The SQLite database of jobs, results and keys. No other folder contains SQL.
+
+:mod:`database` has the connections and transactions, :mod:`jobs` the store that the other folders use. May import
+``schema`` and ``errors``.
+"""

@@ -345,7 +345,7 @@ def test_recorders_that_start_their_clock_late_start_at_zero() -> None:
 
 
 def test_time_stamps_that_swing_back_are_no_hole() -> None:
-    """libav stamps a Vorbis frame late where a short block follows a long one, and the next one right again."""
+    """Libav stamps a Vorbis frame late where a short block follows a long one, and the next one right again."""
     rate, size = 44100, 1024
     stream = SimpleNamespace(time_base=Fraction(1, rate), codec_context=SimpleNamespace(name="vorbis"))
     container = SimpleNamespace(start_time=0, duration=None, format=SimpleNamespace(name="ogg"))

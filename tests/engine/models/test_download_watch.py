@@ -25,7 +25,7 @@ from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.models.download import DownloadProgress
 from whisper_api.engine.models.store import ModelStore, model_facts
 from whisper_api.engine.models.waits import locked, watched
-from whisper_api.jobs.executor import LocalExecutor
+from whisper_api.jobs.local_executor import LocalExecutor
 
 QUICK = TranscriptionOptions(language="en", align=False, diarize=False)
 HOLD_LOCK = """
@@ -87,7 +87,7 @@ def dripping(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
 
 @contextlib.contextmanager
 def silent_package_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
-    """pip is started, and waits for an index that takes its connection and never answers."""
+    """Pip is started, and waits for an index that takes its connection and never answers."""
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(DEADLINE)

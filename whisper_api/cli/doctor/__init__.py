@@ -1,4 +1,7 @@
-"""``whisper-api doctor``: tells what works on this machine, and how to mend the rest."""
+"""``whisper-api doctor``: reports what works on this machine, and how to repair the rest.
+
+:mod:`command` prints the report that :mod:`checks` and :mod:`stages` make. May import every folder.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""From a file to samples: containers, tracks, decoding, time stamps, memory, mel features. Imports no other stage."""
+"""From a file to samples: containers, tracks, decoding, time stamps, memory and mel features.
+
+May import ``schema`` and ``errors``, and no other part of the engine.
+"""

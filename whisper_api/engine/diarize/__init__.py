@@ -1,1 +1,4 @@
-"""Diarization: segmentation, speaker embeddings, clustering, known speakers, and the speakers of words."""
+"""Diarization: segmentation, speaker embeddings, clustering, known speakers, and the speaker of each word.
+
+May import the engine's ``context``, ``audio``, ``models`` and ``worker``, and no other stage.
+"""

@@ -1,1 +1,4 @@
-"""Models on the disk and in memory: the catalogue, downloads, checks, and the cache of resident models."""
+"""Models on disk and in memory: the catalogue, downloads, checks, and the cache of resident models.
+
+May import the engine's ``worker`` and ``errors``, and no stage.
+"""

@@ -1,1 +1,5 @@
-"""Recognition: Whisper behind one interface, its tokens, and word times from its attention."""
+"""Speech recognition: Whisper models behind one interface, their tokens, and word times from cross-attention.
+
+:mod:`model` is the interface; ``onnx`` is the implementation for CPUs. May import the engine's ``context``,
+``languages``, ``vad``, ``audio``, ``models`` and ``worker``, and neither ``align`` nor ``diarize``.
+"""

@@ -1,5 +1,7 @@
 """The server's connections: Hypercorn's HTTP/1.1 and HTTP/2 with bounds and deadlines, so that no client uses them up.
 
+May import ``config`` and the server's ``middleware``, ``responses`` and ``sockets``, and no route.
+
 Hypercorn's own ``serve`` cannot be configured to do the following. A change of Hypercorn or h2 would remove the module:
 
 ================= ========================================================== ==========================================

@@ -1,1 +1,5 @@
-"""What the routes under ``/v1`` take and give: the fields, bodies and errors that OpenAI's clients know."""
+"""The fields, bodies and errors of the routes under ``/v1``, as OpenAI's clients know them.
+
+May import ``jobs``, the engine's names of models and languages, and the server's ``uploads``, ``responses`` and
+``realtime``; imports no route.
+"""

@@ -1,1 +1,4 @@
-"""The description of the API, made from what the server runs on, and the page that shows it."""
+"""The OpenAPI description of the API, derived from the routes and Structs, and the page that shows it.
+
+May import the server's ``operations`` and the Structs that other folders define, and no route.
+"""

@@ -1,1 +1,4 @@
-"""Requests that wait for the end of a job, or for its events."""
+"""Requests that wait for the end of a job or stream its events.
+
+May import ``jobs`` and the server's ``responses``, ``middleware`` and ``state``, and no route.
+"""

@@ -1,1 +1,4 @@
-"""Answers: problems, results, and responses that notice whether they were delivered."""
+"""Responses: problem documents, results, and responses that notice whether they were delivered.
+
+May import ``jobs``, ``formats``, ``schema`` and the server's ``query`` and ``state``, and no route.
+"""

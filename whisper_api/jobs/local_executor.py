@@ -1,0 +1,353 @@
+"""The executor that runs jobs on an engine in this process, and the table of executors by name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
+from whisper_api.jobs.executor import Executor, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
+from whisper_api.schema import Progress, Transcript, TranscriptionOptions
+from whisper_api.store.jobs import Job
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.engine import Engine
+    from whisper_api.engine.models.store import DownloadProgress, ModelStore
+    from whisper_api.engine.worker.device import Device
+
+__all__ = ["EXECUTORS", "LocalExecutor"]
+
+log = logging.getLogger("whisper_api.jobs")
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A thread that uses the engine.
+
+    Attributes:
+        on_download: called when a download makes progress.
+        cancel: stops the downloads of this thread.
+    """
+
+    on_download: Callable[[], None]
+    cancel: threading.Event
+
+
+class LocalExecutor:
+    """Runs jobs on its own :class:`~whisper_api.engine.engine.Engine`. ``preload`` or the first job creates the engine.
+
+    Args:
+        config: the configuration of the engine.
+    """
+
+    def __init__(self, config: Config) -> None:
+        from whisper_api.engine.models.names import ModelNames
+        from whisper_api.engine.models.store import ModelStore
+
+        self._config = config
+        self._names = ModelNames.of(config.model, config.model_aliases)
+        self._store = ModelStore(config.models_dir, hf_token=config.hf_token, progress=self._on_download)
+        self._here = threading.local()
+        self._making = threading.Lock()
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._engine: Engine | None = None
+        self._closed = False
+        self._runs: set[_Run] = set()
+        self._activity = ""
+        self._device: Device | None = None
+        self._preloading = config.preload_models
+
+    @property
+    def device(self) -> str:
+        """The torch name of the device, or the configured name when the device cannot be used."""
+        try:
+            return self._chosen_device().torch_name
+        except DeviceError:
+            return self._config.device
+
+    @property
+    def activity(self) -> str:
+        """The download that runs now, with its share; empty when there is none."""
+        with self._lock:
+            return self._activity
+
+    def facts(self) -> ExecutorFacts:
+        """The device, the default model and the models in memory. Loads nothing."""
+        with self._lock:
+            engine = self._engine
+        resident = engine.models.resident() if engine is not None else []
+        return ExecutorFacts(
+            device=self.device,
+            model=self.model_name(TranscriptionOptions()),
+            compute_type=engine.compute_type if engine is not None else self._config.compute_type,
+            resident_models=len(resident),
+            resident_bytes=sum(model.bytes for model in resident),
+        )
+
+    def model_name(self, options: TranscriptionOptions) -> str:
+        """The catalogue's name of the model, with aliases and ``auto`` resolved."""
+        from whisper_api.engine.models.store import model_facts
+
+        name = self._model(options)
+        if name == "auto":
+            from whisper_api.engine.engine import DEFAULT_MODEL
+
+            name = DEFAULT_MODEL["cuda" if self.device.startswith("cuda") else "cpu"]
+        entry = model_facts(name)
+        return entry.name if entry is not None else name
+
+    def preload(self) -> None:
+        """Create the engine and, when the configuration says so, load the models of every job."""
+        try:
+            self._load(lambda engine: engine.preload())
+        except BaseException:
+            self._end_preloading()
+            raise
+
+    def warm_up(self) -> None:
+        """Load the alignment and diarization models, when the configuration says so."""
+        try:
+            self._load(lambda engine: engine.preload_rest())
+        finally:
+            self._end_preloading()
+
+    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
+        """Refuse unknown model names, a full disk, and diarization without its models."""
+        name = self._model(options)
+        if not self._names.trusts(name):
+            _check_name(name)
+        self._check_room(options)
+        if options.diarize and not self._tells_speakers_apart(hf_token):
+            raise ModelUnavailable(
+                "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
+                "fetches one or says why not"
+            )
+
+    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        """Whether ``WHISPER_MODEL`` or an alias names the model of the job."""
+        return self._names.trusts(self._model(options))
+
+    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        """The models to download before the job runs, the Whisper model first."""
+        whisper = self.model_name(options)
+        optional = (name for name in self._optional_models(options, hf_token) if self._store.can_download(name))
+        return (*((whisper,) if self._store.is_missing(whisper) else ()), *optional)
+
+    def _optional_models(self, options: TranscriptionOptions, hf_token: str | None) -> Iterator[str]:
+        """The alignment and diarization models of a job, on this machine or not."""
+        from whisper_api.engine.languages import language_or_auto
+
+        if options.task == "detect_language":
+            return
+        if options.align and options.task == "transcribe":
+            # A job with an unknown language fails with InvalidOption when it runs.
+            with contextlib.suppress(InvalidOption):
+                yield f"align-{language_or_auto(options.language or self._config.language)}"
+        if options.diarize is not False and self._store.find("community-1") is None:
+            yield "community-1" if self._token(hf_token) else "ecapa"
+
+    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
+        """Download a model into the models directory; ``cancel`` and :meth:`close` stop the download."""
+
+        def check() -> None:
+            with self._lock:
+                closed = self._closed
+            if closed:
+                raise EngineClosed("the executor was closed while a model was fetched")
+            if cancel.is_set():
+                raise Canceled("the download was canceled")
+
+        with self._watched(_Run(lambda: None, cancel)):
+            self._store.ensure(name, hf_token=hf_token, check=check)
+
+    def run(
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+        cancel: threading.Event,
+    ) -> Transcript:
+        """Run one job on the engine. After a failure of the engine, the next job gets a new one."""
+        last = Progress(0.0, "load")
+
+        def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            on_progress(progress)
+
+        def report_missing(name: str) -> None:
+            # Only this executor's store knows which sources did not respond to its downloads.
+            if self._store.can_download(name):
+                on_missing_model(name)
+
+        with self._watched(_Run(lambda: on_progress(last), cancel)):
+            engine = self._ready_engine()
+            try:
+                return engine.transcribe(
+                    audio,
+                    job.options,
+                    on_progress=report,
+                    on_partial=on_partial,
+                    known_speakers={
+                        name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
+                    },
+                    cancel=cancel,
+                    hf_token=job.hf_token or None,
+                    on_missing_model=report_missing,
+                )
+            except EngineClosed:
+                self._replace(engine)
+                raise
+
+    def close(self) -> None:
+        """Close the engine. Jobs and downloads that still run end with EngineClosed."""
+        with self._lock:
+            self._closed = True
+        # _ready_engine() makes no engine once _closed is set.
+        with self._making, self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _load(self, load: Callable[[Engine], None]) -> None:
+        from whisper_api.engine.audio.process import DECODERS
+
+        with self._watched(_Run(lambda: None, threading.Event())):
+            engine = self._ready_engine()
+            DECODERS.prestart()
+            if self._config.preload_models:
+                load(engine)
+
+    def _end_preloading(self) -> None:
+        """Stop counting on the preloading to bring the diarization models."""
+        with self._lock:
+            self._preloading = False
+
+    def _ready_engine(self) -> Engine:
+        with self._making:
+            with self._lock:
+                if self._closed:
+                    raise EngineClosed("the executor is closed")
+                engine = self._engine
+            if engine is None:
+                from whisper_api.engine.engine import Engine
+
+                engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
+                with self._lock:
+                    self._engine, self._device = engine, engine.device
+            return engine
+
+    def _replace(self, engine: Engine) -> None:
+        """Drop an engine that closed itself after a thread failed, so that the next job gets a new engine."""
+        with self._lock:
+            if self._closed or self._engine is not engine:
+                return
+            self._engine = None
+        log.error("the engine has failed: the next job gets a new one")
+        engine.close()
+
+    def _chosen_device(self) -> Device:
+        with self._lock:
+            if self._device is not None:
+                return self._device
+        from whisper_api.engine.worker.device import choose_device
+
+        device = choose_device(self._config.device, self._config.device_index)
+        with self._lock:
+            self._device = device
+        return device
+
+    def _check_room(self, options: TranscriptionOptions) -> None:
+        from whisper_api.engine.models.download import require_space
+        from whisper_api.engine.models.files import model_facts
+
+        name = self.model_name(options)
+        entry = model_facts(name) if self._store.is_missing(name) else None
+        if entry is not None and entry.approximate_bytes:
+            directory = self._config.models_dir.absolute()
+            existing = next(each for each in (directory, *directory.parents) if each.is_dir())
+            require_space(entry.name, existing, entry.approximate_bytes)
+
+    def _model(self, options: TranscriptionOptions) -> str:
+        return self._names.meaning(options.model)
+
+    def _tells_speakers_apart(self, hf_token: str | None) -> bool:
+        with self._lock:
+            preloading = self._preloading
+        # The preloading ends before the job runs.
+        return (
+            preloading
+            or _has_open_models(self._store)
+            or self._store.find("community-1") is not None
+            or self._token(hf_token)
+        )
+
+    def _token(self, hf_token: str | None) -> bool:
+        if hf_token or self._config.hf_token:
+            return True
+        from huggingface_hub import get_token
+
+        return bool(get_token())
+
+    @contextmanager
+    def _watched(self, run: _Run) -> Iterator[None]:
+        """While open, report the downloads that this thread begins, and stop them when the run is canceled."""
+        self._here.run = run
+        with self._lock:
+            self._runs.add(run)
+        try:
+            yield
+        finally:
+            self._here.run = None
+            with self._lock:
+                self._runs.discard(run)
+                self._activity = ""
+
+    def _on_download(self, download: DownloadProgress) -> None:
+        share = f" ({download.done / download.total:.0%})" if download.total else ""
+        with self._lock:
+            closed, runs = self._closed, list(self._runs)
+            self._activity = f"fetching {download.name}{share}"
+        own: _Run | None = getattr(self._here, "run", None)
+        if closed:
+            raise EngineClosed("the executor was closed while a model was fetched")
+        if own is not None and own.cancel.is_set():
+            raise Canceled("the job was canceled")
+        # Other jobs may wait for the same model, so all of them report progress.
+        for run in runs:
+            run.on_download()
+
+
+def _has_open_models(store: ModelStore) -> bool:
+    return store.find("segmentation") is not None and store.find("ecapa") is not None
+
+
+def _check_name(name: str) -> None:
+    """Accept only names of the catalogue, so that no request makes the server read a directory or a hub repository.
+
+    Raises:
+        UnknownModel: the catalogue has no Whisper model of this name.
+    """
+    from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
+    from whisper_api.engine.models.names import near_names
+
+    if name in CATALOGUE and CATALOGUE[name].kind == "whisper":
+        return
+    served = [each for each in (*CATALOGUE, *ALIASES) if CATALOGUE[ALIASES.get(each, each)].kind == "whisper"]
+    near = near_names(name, served)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(served)}"
+    raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
+
+
+EXECUTORS: dict[str, Callable[[Config], Executor]] = {"local": LocalExecutor}
