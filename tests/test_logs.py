@@ -167,7 +167,7 @@ class Lines(logging.Handler):
     def __init__(self, repeats: Repeats) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
-        self.logger = logging.Logger(f"test.{id(self)}", logging.DEBUG)
+        self.logger = logging.Logger(f"test.{id(self)}", logging.DEBUG)  # noqa: LOG001 - outside of the hierarchy
         # As the filter finds it again, by its name.
         logging.getLogger(self.logger.name).addHandler(self)
         self.logger.addHandler(self)

@@ -129,7 +129,7 @@ def stranger(server: RunningServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def busy() -> Busy:
-    """``with busy(client) as job_id:``: meanwhile a job runs, which is stopped at the end."""
+    """Keep a job running: ``with busy(client) as job_id: ...``. The job is stopped at the end."""
 
     @contextlib.contextmanager
     def run(client: httpx.Client, audio: bytes) -> Iterator[str]:

@@ -195,6 +195,7 @@ def _pause(begin: int, end: int, frames: SpeechFrames, audio: Floats) -> int:
 
 @functools.lru_cache(maxsize=1)
 def silero_session() -> Any:
+    """The ONNX session of Silero's model, which is loaded once."""
     from faster_whisper.vad import get_vad_model
 
     return get_vad_model().session

@@ -184,8 +184,10 @@ def _power(padded: Floats, frames: int) -> Floats:
 
 
 def _filter(power: Floats, mels: int, out: Floats) -> None:
-    """Multiply by the filters. Not by a matrix product: that would start threads of its own for a millisecond's work,
-    which then spin and take the core from others, and most of the matrix is zero.
+    """Multiply by the filters, one by one.
+
+    A matrix product would start threads of its own for a millisecond's work, which then spin and keep the core from
+    other threads. Most of the matrix is zero.
     """
     scratch = np.empty(power.shape[1], np.float32)
     for row, (first, weights) in zip(out, _bands(mels), strict=True):

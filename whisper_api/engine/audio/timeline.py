@@ -298,6 +298,7 @@ class _Resampler:
 
 
 def seconds(value: int | None, time_base: Any) -> float | None:
+    """A time stamp of libav in seconds; None if there is none."""
     return None if value is None or not time_base else float(value * time_base)
 
 
@@ -306,6 +307,12 @@ def _length(seconds: float) -> str:
 
 
 def value_warnings(not_finite: int, peak: float) -> list[str]:
+    """Warnings about samples that are no sound.
+
+    Args:
+        not_finite: how many samples were infinite or NaN.
+        peak: the largest absolute value; 1 is full scale.
+    """
     found = []
     if not_finite:
         found.append(f"{not_finite} samples were not finite numbers (NaN or infinite) and stand as 0")

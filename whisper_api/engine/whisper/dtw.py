@@ -106,8 +106,9 @@ def align_tokens(attention: Floats, *, start_length: int, frames: int) -> Path:
 
 
 def median_filter(values: Floats) -> Floats:
-    """The median of each value and its three neighbours on both sides along the last axis, which is reflected at its
-    ends. With fewer than four values the input comes back.
+    """The median of each value and its three neighbours on both sides along the last axis.
+
+    The axis is reflected at its ends. Fewer than four values are returned as they are.
 
     Args:
         values: float32, shape (..., length).

@@ -67,6 +67,6 @@ _at_exit = _exit_now = None
 # glibc calls the handler with the exit status; the last one that is registered is called first.
 with contextlib.suppress(OSError, TypeError, AttributeError):
     _libc = ctypes.CDLL(None)
-    _at_exit, _exit_now = _libc.on_exit, _libc._exit
+    _at_exit, _exit_now = _libc.on_exit, _libc._exit  # noqa: SLF001 - C's name
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_skip_destructors)

@@ -145,7 +145,7 @@ class Connections:
             if number % ACCEPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
             # Evicted connections keep their files until the event loop has closed them.
-            while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:
+            while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:  # noqa: ASYNC110 - rare
                 await asyncio.sleep(EVICTION_SECONDS)
 
     def _admit(self, sock: socket.socket, network: str) -> None:
