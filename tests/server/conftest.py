@@ -129,7 +129,7 @@ def stranger(server: RunningServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def busy() -> Busy:
-    """Keep a job running: ``with busy(client) as job_id: ...``. The job is stopped at the end."""
+    """A context in which a job runs; gives its id, and stops the job at the end."""
 
     @contextlib.contextmanager
     def run(client: httpx.Client, audio: bytes) -> Iterator[str]:
