@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
-import av
 import httpx
-import numpy as np
 import pytest
+from silence import hours_of_silence, without_length
 
 from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, post, problem, submit
@@ -225,25 +223,6 @@ def test_a_file_just_as_large_as_may_be_is_taken(strict: RunningServer, hello: b
         problem(post(client, exact + b"\0"), 413, "file_too_large")
 
 
-def silence(seconds: float, *, tell_length: bool = True) -> bytes:
-    """A small FLAC file that decodes to much."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="flac") as output:
-        stream: Any = output.add_stream("flac", rate=1000, layout="mono", options={"frame_size": "65535"})
-        left = round(seconds * 1000)
-        while left > 0:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, min(left, 65535)), np.int16), "s16", "mono")
-            frame.sample_rate = 1000
-            output.mux(stream.encode(frame))
-            left -= frame.samples
-        output.mux(stream.encode(None))
-    content = bytearray(file.getvalue())
-    if not tell_length:  # the number of samples in STREAMINFO, RFC 9639, section 8.2
-        content[21] &= 0xF0
-        content[22:26] = bytes(4)
-    return bytes(content)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_413_for_a_small_file_that_lasts_a_hundred_hours(
     strict: RunningServer, hello: bytes, hours: bytes, busy: Busy
@@ -254,7 +233,7 @@ def test_413_for_a_small_file_that_lasts_a_hundred_hours(
         status = Path(f"/proc/{strict.pid}/status").read_text()
         return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
-    attack = silence(360_000)
+    attack = hours_of_silence(100)
     assert len(attack) < 100_000
     with strict.client() as client, busy(client, hours) as running:
         before = resident()
@@ -275,7 +254,7 @@ def test_413_for_a_small_file_that_lasts_a_hundred_hours(
 
 def test_413_for_a_file_whose_header_hides_how_long_it_is(start_server: Start) -> None:
     server = start_server({"MAX_AUDIO_SECONDS": 600, "MAX_AUDIO_MEMORY": 1_000_000})
-    attack = silence(36_000, tell_length=False)
+    attack = without_length(hours_of_silence(10))
     with server.client() as client:
         body = problem(post(client, attack, sync="true"), 413, "audio_too_long")
         assert "MAX_AUDIO_SECONDS" in body["detail"]
