@@ -65,6 +65,7 @@ def test_jobs_of_a_key_that_was_revoked_while_no_server_ran_are_not_begun(serve:
     service = serve(executor)
     assert ended(service, kept).status == "Completed"
     assert (service.status(left, None).status, service.status(left, None).error) == ("Canceled", REASON)
+    idle(service)
     assert executor.started == [kept]
     assert uploads(tmp_path) == []
 
