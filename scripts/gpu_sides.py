@@ -322,7 +322,7 @@ def _given_windows() -> Any:
     """A voice activity detection for whisperx that finds speech in every window of 30 s."""
     from whisperx.vads import Vad
 
-    class FormFields(Vad):  # type: ignore[misc]
+    class FixedSegments(Vad):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(0.5)
 
@@ -338,7 +338,7 @@ def _given_windows() -> Any:
             count = round(samples / SAMPLE_RATE / WINDOW)
             return [{"start": i * WINDOW, "end": (i + 1) * WINDOW} for i in range(count)]
 
-    return FormFields()
+    return FixedSegments()
 
 
 def _end(model: Any) -> int:
