@@ -153,7 +153,7 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
             events.publish(queued(4))
             assert events_in(await known(events)) == [queued(4)]
             events.publish(progress(0.1), partial(0, "again"))
-            # Who has had the old text must hear that it is void; for who comes now, the job simply runs.
+            # A client that has the old text is told that it is void; a new client sees only a job that runs.
             again = [queued(4), progress(0.1), partial(0, "again")]
             assert events_in(await stays.next(0)) == again
             assert events_in(await known(events, before[-1].id)) == again

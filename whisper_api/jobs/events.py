@@ -85,7 +85,7 @@ class NumberedEvent:
 
 @dataclass
 class _JobLog:
-    """What is known of one job.
+    """The newest events of one job.
 
     Attributes:
         queued: the newest event that reports the job as waiting; it makes all earlier events void.

@@ -1,4 +1,4 @@
-"""A file that crashes, stalls or fattens the decoder process is refused by name, and harms nobody else."""
+"""The decoder process: a file that crashes it, stalls it or takes its memory gets a named error; other files go on."""
 
 from __future__ import annotations
 

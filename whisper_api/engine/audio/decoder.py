@@ -213,7 +213,7 @@ def main(descriptor: int, idle_seconds: float) -> None:
         descriptor: of the socket that leads to the parent.
         idle_seconds: without a request after which the process ends.
     """
-    # What is sent to all processes of a service or terminal is for the parent, which may want to finish its jobs.
+    # A terminal or a service manager signals all processes. The parent decides when to stop, after its jobs.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -229,7 +229,7 @@ def _hours(length: float) -> str:
 def _unread_warnings(
     container: Any, source: AudioSource, reader: PacketReader, timeline: Timeline, stated: float | None
 ) -> list[str]:
-    """What was not read of a file that was decoded to its end."""
+    """Warnings about sound that the file states and that could not be read."""
     reached = max(timeline.clock, reader.reached)
     found = []
     if stated is not None and stated - reached > max(0.25, 0.001 * stated):

@@ -70,7 +70,7 @@ class Tick(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What was found.
+    """The result of a request.
 
     Attributes:
         container, codec: libav's names for them.

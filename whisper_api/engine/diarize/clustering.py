@@ -50,8 +50,8 @@ class SpeakerBounds:
     maximum: int = 1000
 
 
-# The inner similarity of a cluster counts for at most this much more than that of the other cluster. Otherwise a small
-# cluster of nearly equal spans would have a gap to every other cluster.
+# When two clusters are compared, the higher inner similarity is capped at the lower one plus this value. Otherwise a
+# small cluster of nearly equal spans would have a gap to every other cluster.
 _INNER_SPREAD = 0.1
 # Inner similarity of a cluster without two separate spans: the average of one speaker.
 _INNER_DEFAULT = 0.5

@@ -65,7 +65,7 @@ _SEGMENTATION_SHARE = 0.35
 
 @dataclass(frozen=True)
 class Diarization:
-    """Who speaks when.
+    """The turns of the speakers, and a voice vector for each.
 
     Attributes:
         turns: in order of time; turns of different speakers may overlap. Labels are ``SPEAKER_00``, ``SPEAKER_01`` ...

@@ -40,7 +40,7 @@ STOP_AT = MAX_SECONDS + 0.5
 
 
 class KnownSpeaker(msgspec.Struct, frozen=True):
-    """A speaker whom the client knows.
+    """A speaker that the client names.
 
     Attributes:
         name: without spaces around it.

@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import io
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starlette.requests import Request
@@ -32,10 +31,10 @@ from whisper_api.server.uploads.forms import UploadForm
 from whisper_api.server.uploads.incoming import FILE_FIELD, MAX_FILES, IncomingFile, IncomingForm, Limits
 from whisper_api.server.uploads.known_speakers import write_recordings
 from whisper_api.server.uploads.receiving import receive, upload_turn
+from whisper_api.server.uploads.reservations import Reservations, file_key, keys_of, reserved
 from whisper_api.server.uploads.storing import StoredFile
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.service import JobService, Reservation
     from whisper_api.store.jobs import Job
 
 __all__ = ["UploadRules", "accept", "accept_files", "accept_waited"]
@@ -186,7 +185,7 @@ async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: Up
         take_bytes = stack.enter_context(state.form_bytes.using(caller if rules.takes_many else ""))
         # A retrying client reuses the slot of the job it has left.
         extra_slots = state.waiters.abandoned(owner) if rules.join else 0
-        reservations = await stack.enter_async_context(_reserved(state, owner, key, extra_slots))
+        reservations = await stack.enter_async_context(reserved(state, owner, key, extra_slots))
         form = IncomingForm(
             rules.limits(state.config),
             reservations.new_directory,
@@ -232,7 +231,7 @@ class _Submitter(Generic[F]):
         rules: UploadRules,
         form: F,
         files: Sequence[IncomingFile],
-        reservations: _Reservations,
+        reservations: Reservations,
     ) -> None:
         self.form = form
         self.files = files
@@ -244,7 +243,7 @@ class _Submitter(Generic[F]):
         self._keys: dict[int, str] = {}
         if key is not None:
             many = rules.takes_many
-            self._keys = {file.number: _file_key(key, file.number) if many else key for file in files}
+            self._keys = {file.number: file_key(key, file.number) if many else key for file in files}
         self._rules = rules
         self._reservations = reservations
 
@@ -270,7 +269,7 @@ class _Submitter(Generic[F]):
         service = self._state.service
         if self._key is not None:
             # All keys that the request may have used: other jobs under them belong to another payload.
-            keys: dict[str, str | None] = dict.fromkeys(_keys_of(self._key))
+            keys: dict[str, str | None] = dict.fromkeys(keys_of(self._key))
             keys |= {self._keys[file.number]: file.fingerprint for file in self.files}
             found = service.find_submitted(self._owner, keys)
             for file in self.files:
@@ -328,67 +327,6 @@ class _Submitter(Generic[F]):
         )
 
 
-class _Reservations:
-    """The reservations of one request, found by the directory of their file.
-
-    Args:
-        service: makes more of them.
-        first: made before the body was read.
-    """
-
-    def __init__(self, service: JobService, first: Reservation) -> None:
-        self._service = service
-        self._owner = first.owner
-        self._unused = [first]
-        self._by_directory = {first.directory: first}
-
-    def new_directory(self) -> Path:
-        """The directory for one more file.
-
-        Raises:
-            QueueFull, CallerLimit, Draining: not now.
-        """
-        reservation = self._unused.pop() if self._unused else self._service.reserve(self._owner)
-        self._by_directory[reservation.directory] = reservation
-        return reservation.directory
-
-    def of(self, stored: StoredFile) -> Reservation:
-        """The reservation of a file."""
-        return self._by_directory[stored.directory]
-
-    def open(self) -> list[Reservation]:
-        """Those that were not submitted."""
-        return [reservation for reservation in self._by_directory.values() if reservation.open]
-
-
-@contextlib.asynccontextmanager
-async def _reserved(state: ServerState, owner: str, key: str | None, extra_slots: int) -> AsyncIterator[_Reservations]:
-    """Ids and directories for the jobs of one request; those that were not submitted are removed at the end.
-
-    A request whose ``Idempotency-Key`` is known is let in even when the queue is full: most likely it makes no new job.
-
-    Raises:
-        QueueFull, CallerLimit, Draining: not now.
-    """
-    service = state.service
-
-    def reserve() -> Reservation:
-        is_known = key is not None and service.has_submitted(owner, _keys_of(key))
-        return service.reserve(owner, extra_slots=extra_slots + is_known)
-
-    def release() -> None:
-        for reservation in reservations.open():
-            reservation.release()
-
-    reservations = _Reservations(service, await blocking(state.uploads, reserve))
-    try:
-        yield reservations
-    finally:
-        if reservations.open():
-            # Shielded: a canceled request must not leave its files.
-            await asyncio.shield(blocking(state.uploads, release))
-
-
 async def _fetch_all(
     state: ServerState, files: Sequence[tuple[IncomingFile, StoredFile, str]], caller: str, rules: UploadRules
 ) -> None:
@@ -404,16 +342,6 @@ async def _fetch_all(
             file.error = error
 
     await asyncio.gather(*(fetch(*each) for each in files))
-
-
-def _file_key(key: str, number: int) -> str:
-    """The key of one job of several: no client can send this character."""
-    return f"{key}\x1f{number}"
-
-
-def _keys_of(key: str) -> tuple[str, ...]:
-    """The keys of all jobs that a request with this key may have made."""
-    return (key, *(_file_key(key, number) for number in range(MAX_FILES)))
 
 
 def _length(config: Config, stored: StoredFile, file_name: str | None, options: TranscriptionOptions) -> float | None:

@@ -1,0 +1,89 @@
+"""Ids and directories for the jobs of one request, and the idempotency keys of its files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_api.server.state import ServerState, blocking
+from whisper_api.server.uploads.incoming import MAX_FILES
+from whisper_api.server.uploads.storing import StoredFile
+
+if TYPE_CHECKING:
+    from whisper_api.jobs.service import JobService, Reservation
+
+__all__ = ["Reservations", "file_key", "keys_of", "reserved"]
+
+
+def file_key(key: str, number: int) -> str:
+    """The key of one job of several: no client can send this character."""
+    return f"{key}\x1f{number}"
+
+
+def keys_of(key: str) -> tuple[str, ...]:
+    """The keys of all jobs that a request with this key may have made."""
+    return (key, *(file_key(key, number) for number in range(MAX_FILES)))
+
+
+class Reservations:
+    """The reservations of one request, found by the directory of their file.
+
+    Args:
+        service: makes more of them.
+        first: made before the body was read.
+    """
+
+    def __init__(self, service: JobService, first: Reservation) -> None:
+        self._service = service
+        self._owner = first.owner
+        self._unused = [first]
+        self._by_directory = {first.directory: first}
+
+    def new_directory(self) -> Path:
+        """The directory for one more file.
+
+        Raises:
+            QueueFull, CallerLimit, Draining: not now.
+        """
+        reservation = self._unused.pop() if self._unused else self._service.reserve(self._owner)
+        self._by_directory[reservation.directory] = reservation
+        return reservation.directory
+
+    def of(self, stored: StoredFile) -> Reservation:
+        """The reservation of a file."""
+        return self._by_directory[stored.directory]
+
+    def open(self) -> list[Reservation]:
+        """Those that were not submitted."""
+        return [reservation for reservation in self._by_directory.values() if reservation.open]
+
+
+@contextlib.asynccontextmanager
+async def reserved(state: ServerState, owner: str, key: str | None, extra_slots: int) -> AsyncIterator[Reservations]:
+    """Ids and directories for the jobs of one request; those that were not submitted are removed at the end.
+
+    A request whose ``Idempotency-Key`` is known is let in even when the queue is full: most likely it makes no new job.
+
+    Raises:
+        QueueFull, CallerLimit, Draining: not now.
+    """
+    service = state.service
+
+    def reserve() -> Reservation:
+        is_known = key is not None and service.has_submitted(owner, keys_of(key))
+        return service.reserve(owner, extra_slots=extra_slots + is_known)
+
+    def release() -> None:
+        for reservation in reservations.open():
+            reservation.release()
+
+    reservations = Reservations(service, await blocking(state.uploads, reserve))
+    try:
+        yield reservations
+    finally:
+        if reservations.open():
+            # Shielded: a canceled request must not leave its files.
+            await asyncio.shield(blocking(state.uploads, release))
