@@ -41,7 +41,6 @@ GRACE_SECONDS = 1.0
 EVICTED_AT_ONCE = 16
 # Before accepting again after an error, which mostly is that no more files may be open.
 PAUSE_SECONDS = 0.2
-EVICTION_SECONDS = 0.01
 
 
 class Connections:
@@ -73,6 +72,7 @@ class Connections:
         self._listening: list[socket.socket] = []
         self._background: list[asyncio.Task[None]] = []
         self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._connection_closed = asyncio.Event()
         # The connections that count towards the quota. The others are reserved, or being closed to make room.
         self._counted: set[Connection] = set()
 
@@ -145,8 +145,9 @@ class Connections:
             if number % ACCEPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
             # Evicted connections keep their files until the event loop has closed them.
-            while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:  # noqa: ASYNC110 - rare
-                await asyncio.sleep(EVICTION_SECONDS)
+            while len(self._open) >= self._bounds.connections + 2 * self._bounds.reserved:
+                self._connection_closed.clear()
+                await self._connection_closed.wait()
 
     def _admit(self, sock: socket.socket, network: str) -> None:
         counted = self._quota.take(network)
@@ -219,6 +220,7 @@ class Connections:
         finally:
             self._uncount(connection)
             del self._open[connection]
+            self._connection_closed.set()
 
 
 def _check(connection: Connection, now: float, stopping: bool) -> None:
