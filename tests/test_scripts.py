@@ -8,17 +8,23 @@ import shutil
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Forked, run_script
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from measuring import arguments, needs
 
+Started = Callable[..., subprocess.CompletedProcess[str]]
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
+# What the peers import takes longer than most of what they do.
+PEERS = ("pyannote.audio", "whisperx.alignment", "whisperx.asr")
 SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
 # Script to its arguments; targets may be missed here, which is status 1.
 RUNS: dict[str, list[str]] = {
@@ -68,12 +74,19 @@ def names() -> set[str]:
     return {path.name for path in SCRIPTS.iterdir() if not path.name.startswith((".", "__"))}
 
 
-def started(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(SCRIPTS / name), *arguments]
-    return subprocess.run(
-        command, env={**environment, **variables}, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL
-    )
+@pytest.fixture
+def started(tmp_path: Path) -> Started:
+    """Runs a script with these arguments and environment variables to its end."""
+
+    def run(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        command = [str(SCRIPTS / name), *arguments]
+        out, err = tmp_path / "stdout", tmp_path / "stderr"
+        environment = {**os.environ, "PYTHONPATH": path, **variables}
+        code = Forked(run_script, command, Path.cwd(), environment, out, err, PEERS).wait(900)
+        return subprocess.CompletedProcess(command, code, out.read_text("utf-8"), err.read_text("utf-8"))
+
+    return run
 
 
 def test_every_script_has_a_smoke_test() -> None:
@@ -101,7 +114,7 @@ def folder(tmp_path: Path, sample_call: Path) -> Path:
 @pytest.mark.models
 @pytest.mark.usefixtures("base_model_dir", "tiny_en_model_dir", "ecapa_path")
 @pytest.mark.parametrize("name", RUNS)
-def test_a_script_runs(name: str, folder: Path, models_dir: Path) -> None:
+def test_a_script_runs(name: str, folder: Path, models_dir: Path, started: Started) -> None:
     # The quickstart keeps its jobs where the configuration says; the others have temporary directories of their own.
     places = {"WHISPER_DATA_DIR": str(folder / "data"), "WHISPER_TMP_FILES": str(folder / "uploads")}
     own = places if name == "quickstart.py" else {}
@@ -140,7 +153,7 @@ def test_a_script_looks_for_what_it_needs_before_it_begins(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in RUNS if name.startswith("bench_") and name != "bench_gpu.py"))
-def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path, started: Started) -> None:
     done = started(name, "--model", "base", WHISPER_MODELS_DIR=str(tmp_path))
     assert done.returncode == 2
     assert f"there is no model in {tmp_path / 'whisper' / 'base'}" in done.stderr
@@ -149,7 +162,9 @@ def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["bench_latency.py", "bench_start.py", "bench_throughput.py", "bench_stages.py"])
-def test_a_peer_without_ffmpeg_is_told_at_once(name: str, tmp_path: Path, tiny_en_model_dir: Path) -> None:
+def test_a_peer_without_ffmpeg_is_told_at_once(
+    name: str, tmp_path: Path, tiny_en_model_dir: Path, started: Started
+) -> None:
     done = started(name, *SMALL, PATH=str(tmp_path), WHISPER_MODELS_DIR=str(tiny_en_model_dir.parents[1]))
     assert done.returncode == 2
     assert needs.FFMPEG.reason in done.stderr

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,25 @@ TOKEN = re.compile(r"wk_[0-9a-f]{8}_[A-Za-z0-9_-]{43}")
 PATIENCE_SECONDS = 120.0
 
 MakeServer = Callable[..., RunningServer]
+MODULE = ("-m", "whisper_api")
+
+
+class Interpreter(RunningServer):
+    """A server in a new interpreter, as users start it."""
+
+    program: Sequence[str] = MODULE
+
+    def launch(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *self.program, *arguments],
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
 
 @pytest.fixture
@@ -31,9 +50,9 @@ def make_server(tmp_path: Path, models_dir: Path) -> Iterator[MakeServer]:
     """Servers in one directory, which load no models before they need them; not started yet."""
     with contextlib.ExitStack() as stack:
 
-        def make(*arguments: str, **settings: object) -> RunningServer:
+        def make(*arguments: str, kind: type[RunningServer] = RunningServer, **settings: object) -> RunningServer:
             directory = tmp_path / "server"
-            server = RunningServer(directory, models_dir, {"PRELOAD_MODELS": False, **settings}, arguments=arguments)
+            server = kind(directory, models_dir, {"PRELOAD_MODELS": False, **settings}, arguments=arguments)
             stack.callback(server.close)
             return server
 
@@ -59,7 +78,7 @@ def connects(server: RunningServer) -> None:
 
 
 def test_it_prints_its_address_and_at_the_first_start_a_key(make_server: MakeServer) -> None:
-    server = make_server()
+    server = make_server(kind=Interpreter)
     with server:
         assert f"Listening on http://127.0.0.1:{server.port}\n" in server.log
         (token,) = TOKEN.findall(server.log)
@@ -177,14 +196,14 @@ def test_a_directory_that_cannot_be_made(make_server: MakeServer, tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_good_order(make_server: MakeServer, number: signal.Signals) -> None:
-    with make_server() as server:
+    with make_server(kind=Interpreter) as server:
         assert server.stop(number) == 0
         assert "Traceback" not in server.log
         assert server.log.splitlines()[-1].endswith(" stopped")
 
 
 def test_a_signal_while_it_starts(make_server: MakeServer) -> None:
-    server = make_server()
+    server = make_server(kind=Interpreter)
     server.start(wait=False)
     connects(server)
     assert server.stop() == 0
@@ -199,7 +218,7 @@ def test_a_second_signal_ends_it_at_once_and_the_job_is_not_lost(
     with wave.open(str(sample_call)) as call, wave.open(long, "wb") as out:
         out.setparams(call.getparams())
         out.writeframes(call.readframes(call.getnframes()) * 20)
-    server = make_server(WHISPER_SHUTDOWN_GRACE_SECONDS=3600, WHISPER_MODEL="tiny.en")
+    server = make_server(kind=Interpreter, WHISPER_SHUTDOWN_GRACE_SECONDS=3600, WHISPER_MODEL="tiny.en")
     with server:
         with server.client() as client:
             job_id = submit(client, long.getvalue())
@@ -245,9 +264,8 @@ LocalExecutor.close = lambda self: threading.Event().wait()
 sys.exit(main())
 """
 
-    class Hanging(RunningServer):
-        def _program(self) -> list[str]:
-            return [sys.executable, "-c", script]
+    class Hanging(Interpreter):
+        program = ("-c", script)
 
     with Hanging(tmp_path / "server", models_dir, {"PRELOAD_MODELS": False}) as server:
         assert server.stop() == 0

@@ -9,15 +9,19 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+from forked import Forked
 
+from whisper_api.access.keys import KeyRing
+from whisper_api.cli.main import main
 from whisper_api.config import settings
+from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
 __all__ = ["RunningServer", "finish", "free_port", "job_of", "post", "problem", "submit", "transcribed", "until"]
 
@@ -30,7 +34,7 @@ PATIENCE_SECONDS = 180.0
 
 
 class RunningServer:
-    """``python -m whisper_api serve`` on a port of its own. Downloads nothing; knows no settings but those given.
+    """``whisper-api serve`` on a port of its own. Downloads nothing; knows no settings but those given.
 
     Args:
         directory: made if it is not there; holds the configuration, the log and what the server keeps.
@@ -57,7 +61,7 @@ class RunningServer:
         self.authority = authority
         self._arguments = tuple(arguments)
         self._environment = dict(environment or {})
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
         self._keys: dict[str, str] = {}
 
     def defaults(self, models_dir: Path) -> dict[str, object]:
@@ -121,25 +125,20 @@ class RunningServer:
         return self.key("tests-user")
 
     def key(self, name: str, role: Literal["user", "admin"] = "user") -> str:
-        """The key of this name, made by ``whisper-api keys create`` when it is first asked for."""
+        """The key of this name, made when it is first asked for, as ``whisper-api keys create`` makes it."""
         if name not in self._keys:
-            done = self.command("keys", "create", name, "--role", role)
-            assert done.returncode == 0, done.stderr
-            self._keys[name] = done.stdout.strip()
+            with contextlib.closing(JobStore(self.data_dir / DATABASE_NAME)) as store:
+                self._keys[name] = KeyRing(store).create(name, role)[1]
         return self._keys[name]
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of the program with this server's configuration."""
         self._write_config()
-        return subprocess.run(
-            [*self._program(), *arguments, "--config", str(self.config_file)],
-            cwd=self.directory,
-            env=self._env(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        given = [*arguments, "--config", str(self.config_file)]
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            code = Forked(main, ["whisper-api", *given], self.directory, self._env(), out, err).wait(PATIENCE_SECONDS)
+            return subprocess.CompletedProcess(given, code, out.read_text("utf-8"), err.read_text("utf-8"))
 
     # --- its life ---
 
@@ -154,18 +153,14 @@ class RunningServer:
         """Start it; with ``wait``, until it is ready."""
         assert not self.running, "the server runs already"
         self._write_config()
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._program(), "serve", "--config", str(self.config_file), *self._arguments],
-                cwd=self.directory,
-                env=self._env(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        arguments = ["serve", "--config", str(self.config_file), *self._arguments]
+        self._process = self.launch(arguments, self._env())
         if wait:
             self.wait_ready()
+
+    def launch(self, arguments: list[str], environment: dict[str, str]) -> Forked | subprocess.Popen[bytes]:
+        """Start the process; the log gets its output."""
+        return Forked(main, ["whisper-api", *arguments], self.directory, environment, self.log_file, self.log_file)
 
     def wait_ready(self, *, settled: bool = False) -> None:
         """Wait until ``/readyz`` says that it serves.
@@ -252,9 +247,6 @@ class RunningServer:
         return connection
 
     # --- inside ---
-
-    def _program(self) -> list[str]:
-        return [sys.executable, "-m", "whisper_api"]
 
     def _write_config(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

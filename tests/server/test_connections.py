@@ -100,6 +100,7 @@ def status_of(event: h2.events.Event) -> str:
 @pytest.fixture
 def impatient(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(settings, "LEAST_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
     with (server := Server(make_config(keepalive_seconds=0.2))):
         yield server
 
@@ -178,9 +179,10 @@ def test_a_request_that_takes_long_is_not_silent(make_config: MakeConfig, monkey
 
 
 @pytest.fixture
-def hasty(make_config: MakeConfig) -> Iterator[Server]:
-    """A server that waits a second for clients that take nothing."""
-    with (server := Server(make_config(timeout_seconds=1))):
+def hasty(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that waits half a second for clients that take nothing."""
+    monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
+    with (server := Server(make_config(timeout_seconds=0.5))):
         yield server
 
 

@@ -25,11 +25,11 @@ KILLS = 10
 OPTIONS = TranscriptionOptions(model="tiny.en", language="en", align=False, diarize=False)
 # Of the kills, those that hit the start itself; the others come when the server listens, and hit uploads and jobs.
 EARLY = 0.25
-EARLY_SECONDS = 2.0
-LIFE_SECONDS = 4.0
+EARLY_SECONDS = 0.6
+LIFE_SECONDS = 2.5
 # The first jobs come at once, so that the queue is not short from the beginning.
 AT_ONCE = CLIENTS
-PAUSE_SECONDS = 4.0
+PAUSE_SECONDS = 2.5
 DATABASE = {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 

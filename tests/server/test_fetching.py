@@ -236,7 +236,7 @@ def test_a_redirect_may_lead_to_a_name_that_is_not_encoded(files: FileServer, fe
 def test_redirects_go_by_the_same_rule(files: FileServer, fetch: Callable[..., bytes], host: str) -> None:
     files.answers["/inside"] = lambda handler: handler.send(302, Location=f"http://{host}:{files.port}/call.wav")
     count = len(files.asked)
-    refused(fetch, 422, "url_unreachable", "/inside", lookup_seconds=2.0)
+    refused(fetch, 422, "url_unreachable", "/inside", lookup_seconds=0.2)
     assert len(files.asked) == count + 1
 
 
@@ -448,7 +448,7 @@ def test_a_name_that_may_not_be_asked_is_told_as_one_that_does_not_exist(
     files: FileServer, fetch: Callable[..., bytes], way: str
 ) -> None:
     """In the same words, and not before the time that a lookup may take: what is quick to find would tell of itself."""
-    lookup_seconds = 0.3
+    lookup_seconds = 0.05
     files.answers["/leads"] = lambda handler: handler.send(302, Location="http://inner.example/")
     told = set()
 

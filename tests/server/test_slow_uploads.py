@@ -24,9 +24,15 @@ from server.raw_http import BOUNDARY, answer, file_head, form, head, tail
 from whisper_api.server.uploads import receiving
 from whisper_api.testing import FakeExecutor
 
-DRIPPING = 20
-# So many places has the queue, and so long the window of the least rate is.
-SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANGUAGE": "en"}
+DRIPPING = 8
+AT_ONCE = 6
+# The queue has as many places, and the window of the least rate is this long.
+SETTINGS = {
+    "MAX_QUEUED_JOBS": DRIPPING,
+    "MAX_UPLOADS_PER_KEY": AT_ONCE,
+    "WHISPER_API_TIMEOUT": 3,
+    "WHISPER_LANGUAGE": "en",
+}
 
 
 @contextlib.contextmanager
@@ -73,7 +79,7 @@ def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: 
         starts = [*others * 2, *itertools.islice(itertools.cycle(files), DRIPPING)]
         with dripping(server, starts) as connections:
             # As many as one key may have are being received.
-            until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
+            until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == AT_ONCE)
             for _ in range(3):
                 submit(another, hello)
             for number, connection in enumerate(connections):
@@ -93,7 +99,7 @@ def request(key: str, line: str, *headers: str) -> bytes:
 def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
     """Slower than any line, and longer than the window; the rate that is asked for is half of it."""
     server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
-    content = form(AUDIO + bytes(10_000))
+    content = form(AUDIO + bytes(5_000))
     with server.connect() as connection:
         connection.sendall(head(server.user_key, f"Content-Length: {len(content)}"))
         pause = threading.Event()
@@ -107,7 +113,7 @@ def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
 
 def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
     """Without a least rate, a sender that is never silent for long goes on, until the whole deadline."""
-    settings = {"WHISPER_API_TIMEOUT": 4, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 9}
+    settings = {"WHISPER_API_TIMEOUT": 2, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 5}
     server = start_server({**SETTINGS, **settings})
     content = form(AUDIO)
     request = head(server.user_key, f"Content-Length: {len(content)}") + content
@@ -116,7 +122,7 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
         with server.connect() as connection:
             connection.sendall(request[:-pieces])
             for at in range(len(request) - pieces, len(request)):
-                threading.Event().wait(0.5)
+                threading.Event().wait(0.25)
                 with contextlib.suppress(OSError):
                     connection.sendall(request[at : at + 1])
                 if select.select([connection], [], [], 0)[0]:
@@ -129,7 +135,7 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
         whole, late = (sending.result() for sending in sends)
     assert whole[0] == 202, whole
     assert late[0] == 408
-    assert b"within 9 seconds" in late[1]
+    assert b"within 5 seconds" in late[1]
 
 
 # --- shares ---
