@@ -39,6 +39,7 @@ from server.upload_server import (
 )
 from server.virtual_time import Inline, run_at_once
 from whisper_api.errors import StorageError, StorageFull
+from whisper_api.server.connections import accepting
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import IncomingFile, IncomingForm, Limits
 from whisper_api.server.uploads.receiving import receive as receive_form
@@ -256,9 +257,11 @@ def send_for_ever(connection: socket.socket, piece: bytes) -> None:
         connection.sendall(piece)
 
 
-def test_who_sends_without_end_is_cut_off(tmp_path: Path) -> None:
-    """And of those that are refused, nothing stays: neither tasks nor files."""
-    with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, keep_alive_seconds=0.5) as server:
+def test_a_client_that_sends_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing stays of the requests that are refused: neither tasks nor files."""
+    monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
+    waits = {"keep_alive_seconds": 0.2, "linger_seconds": 0.2}
+    with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, **waits) as server:
         for path in ("/upload", "/refuse", "/crash"):
             for length in (1 << 40, None):
                 with server.connect() as connection:

@@ -100,6 +100,7 @@ class UploadServer:
         limits: what an upload may take.
         linger: arguments of the lingering close.
         keep_alive_seconds: that an idle connection stays.
+        linger_seconds: for which a connection still reads after the server has ended it.
         started: how many requests have begun.
         ended: for each that has ended, the error's name, or an empty string.
         delivered: how many texts were delivered in full.
@@ -110,6 +111,7 @@ class UploadServer:
     limits: Limits
     linger: dict[str, Any] = field(default_factory=dict)
     keep_alive_seconds: float = 60.0
+    linger_seconds: float = 2.0
     started: int = 0
     ended: list[str] = field(default_factory=list)
     delivered: int = 0
@@ -203,6 +205,7 @@ class UploadServer:
             connections=500,
             connections_per_address=500,
             idle_seconds=self.keep_alive_seconds,
+            linger_seconds=self.linger_seconds,
             response_bytes=1 << 30,
             response_bytes_per_address=1 << 30,
         )
@@ -242,10 +245,12 @@ def serving(
     timeout_seconds: float = PATIENCE_SECONDS,
     linger: dict[str, Any] | None = None,
     keep_alive_seconds: float = 60.0,
+    linger_seconds: float = 2.0,
 ) -> UploadServer:
     """A server with its uploads in a directory of their own."""
     directory.mkdir(exist_ok=True)
-    return UploadServer(directory, Limits(max_file_size, timeout_seconds), linger or {}, keep_alive_seconds)
+    limits = Limits(max_file_size, timeout_seconds)
+    return UploadServer(directory, limits, linger or {}, keep_alive_seconds, linger_seconds)
 
 
 if __name__ == "__main__":
