@@ -60,12 +60,16 @@ class Sizes:
         windows: of 30 s, for recognition and alignment.
         seconds: of the long recording.
         clients: of the short ones.
+        clip_seconds: of a short recording.
+        segment_seconds: of a segment that is aligned.
         batches, lanes, beams: of the sweep.
     """
 
     windows: int = 384
     seconds: float = 3600.0
     clients: int = 32
+    clip_seconds: float = 10.0
+    segment_seconds: float = WINDOW
     batches: tuple[int, ...] = (1, 4, 16, 32, 64, 88)
     lanes: tuple[int, ...] = (1, 2)
     beams: tuple[int, ...] = (1, 5)
@@ -74,8 +78,7 @@ class Sizes:
 # CTranslate2's softmax counts the encoder's attention weights of a batch in 32 bits; beyond that results are wrong.
 MOST_WEIGHTS = 2**32 - 1
 
-QUICK = Sizes(1, 31.0, 2, (1, 2), (1,), (1,))
-CLIP_SECONDS = 10.0
+QUICK = Sizes(1, 8.0, 2, 2.0, 6.0, (1, 2), (1,), (1,))
 
 
 class Bench:
@@ -181,7 +184,7 @@ def clients(bench: Bench) -> None:
     """Short recordings, at once and one after the other."""
     count, batch = bench.sizes.clients, max(1, bench.options.in_flight // 2)
     at_once, alone = f"{OURS}, at once", f"{OURS}, one at a time"
-    sizes = {"clients": count, "seconds": CLIP_SECONDS}
+    sizes = {"clients": count, "seconds": bench.sizes.clip_seconds}
     with contextlib.ExitStack() as stack:
         ours = bench.side(stack, "ours_clients", batch=batch, **sizes)
         sides = {alone: lambda: ours.run(at_once=False), at_once: lambda: ours.run(at_once=True)}
@@ -189,20 +192,22 @@ def clients(bench: Bench) -> None:
             sides[WHISPERX] = bench.side(stack, "whisperx_clients", batch=batch, **sizes).run
         samples = bench.turns(sides)
     pairs = [bench.pair(alone, 6.0, at_once), Pair(at_once, WHISPERX, "wall")]
-    title = f"{count} clients with {CLIP_SECONDS:.0f} s each, beam {bench.options.beam}"
+    title = f"{count} clients with {bench.sizes.clip_seconds:.0f} s each, beam {bench.options.beam}"
     bench.report.add(Comparison(title, samples, pairs, notes=[_tokens(bench)]))
 
 
 def align(bench: Bench) -> None:
     """The alignment stage."""
-    windows = bench.sizes.windows
+    count, seconds = bench.sizes.windows, bench.sizes.segment_seconds
+    sizes = {"segments": count, "seconds": seconds}
     with contextlib.ExitStack() as stack:
-        sides = {OURS: bench.side(stack, "ours_align", windows=windows).run}
+        sides = {OURS: bench.side(stack, "ours_align", **sizes).run}
         if bench.peers:
-            sides["whisperx.align"] = bench.side(stack, "whisperx_align", windows=windows).run
-        samples = bench.turns(sides, wav2vec2_floor(bench.best, windows * WINDOW))
+            sides["whisperx.align"] = bench.side(stack, "whisperx_align", **sizes).run
+        samples = bench.turns(sides, wav2vec2_floor(bench.best, count * seconds))
     pairs = [bench.pair("whisperx.align", 10.0)]
-    bench.report.add(Comparison(f"alignment of {windows} segments of 30 s, 100 words each", samples, pairs))
+    title = f"alignment of {count} segments of {seconds:.0f} s, 100 words in 30 s"
+    bench.report.add(Comparison(title, samples, pairs))
 
 
 def sweep(bench: Bench) -> None:

@@ -177,8 +177,8 @@ def whisperx_clients(clients: int, seconds: float, **settings: Any) -> Job:
 # --- alignment ------------------------------------------------------------------------------------------------------
 
 
-def ours_align(windows: int, **settings: Any) -> Job:
-    """The alignment stage over segments of 30 s with a hundred words each."""
+def ours_align(segments: int, seconds: float, **settings: Any) -> Job:
+    """The alignment stage over so many segments, with a hundred words in 30 s."""
     from whisper_api.engine.align.align import align
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.worker.worker import GpuWorker
@@ -188,8 +188,8 @@ def ours_align(windows: int, **settings: Any) -> Job:
     gauge = Gauge(setting.device)
     engine = _engine(setting, Tally())
     worker = GpuWorker(lanes=engine.lanes)
-    audio = speech(windows * WINDOW)
-    segments = [Segment(id=i, **segment) for i, segment in enumerate(_segments(setting, windows))]
+    audio = speech(segments * seconds)
+    spoken = [Segment(id=i, **segment) for i, segment in enumerate(_segments(setting, segments, seconds))]
 
     def job() -> dict[str, Any]:
         values: dict[str, float] = {}
@@ -201,11 +201,11 @@ def ours_align(windows: int, **settings: Any) -> Job:
             store=engine.store,
         )
         with gauge.run(len(audio) / SAMPLE_RATE, values):
-            found = align(ctx, audio, segments, "en")
+            found = align(ctx, audio, spoken, "en")
         ctx.close()
-        spoken = [word for segment in found.segments for word in segment.words]
-        values["words"] = len(spoken)
-        values["with times"] = sum(not word.interpolated for word in spoken)
+        words = [word for segment in found.segments for word in segment.words]
+        values["words"] = len(words)
+        values["with times"] = sum(not word.interpolated for word in words)
         return {"values": values}
 
     job()  # loads the model
@@ -213,7 +213,7 @@ def ours_align(windows: int, **settings: Any) -> Job:
     return job
 
 
-def whisperx_align(windows: int, **settings: Any) -> Job:
+def whisperx_align(segments: int, seconds: float, **settings: Any) -> Job:
     """``whisperx.align`` over the same segments, with the same weights."""
     import peers
     import whisperx as peer
@@ -222,17 +222,17 @@ def whisperx_align(windows: int, **settings: Any) -> Job:
     gauge = Gauge(setting.device)
     peers.spare_nltk()
     aligner = peer.load_align_model("en", setting.device, model_dir=str(peers.alignment_dir(Path(setting.models))))
-    audio = speech(windows * WINDOW)
-    segments = _segments(setting, windows)
+    audio = speech(segments * seconds)
+    spoken = _segments(setting, segments, seconds)
     gauge.loaded()
 
     def job() -> dict[str, Any]:
         values: dict[str, float] = {}
         with gauge.run(len(audio) / SAMPLE_RATE, values):
-            found = peer.align(segments, *aligner, audio, setting.device)
-        spoken = [word for segment in found["segments"] for word in segment["words"]]
-        values["words"] = len(spoken)
-        values["with times"] = sum("score" in word for word in spoken)
+            found = peer.align(spoken, *aligner, audio, setting.device)
+        words = [word for segment in found["segments"] for word in segment["words"]]
+        values["words"] = len(words)
+        values["with times"] = sum("score" in word for word in words)
         return {"values": values}
 
     return job
@@ -345,8 +345,9 @@ def _end(model: Any) -> int:
     return int(model.hf_tokenizer.token_to_id("<|endoftext|>"))
 
 
-def _segments(setting: Setting, windows: int) -> list[dict[str, Any]]:
+def _segments(setting: Setting, count: int, seconds: float) -> list[dict[str, Any]]:
     from tokenizers import Tokenizer
 
-    text = Tokenizer.from_file(str(Path(setting.weights) / "tokenizer.json")).decode(words(100)).strip()
-    return [{"start": i * WINDOW, "end": (i + 1) * WINDOW, "text": text} for i in range(windows)]
+    tokenizer = Tokenizer.from_file(str(Path(setting.weights) / "tokenizer.json"))
+    text = tokenizer.decode(words(round(100 * seconds / WINDOW))).strip()
+    return [{"start": i * seconds, "end": (i + 1) * seconds, "text": text} for i in range(count)]

@@ -7,7 +7,6 @@ import functools
 import itertools
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -239,17 +238,17 @@ def by_prompt(executor: FakeExecutor, job: Job) -> None:
             pass
 
 
-def serve(directory: str, slots: str, attempts: str) -> None:
-    """Work on what is in a directory until all is done. The main function of processes that are brought down."""
+def work(directory: Path, slots: int, attempts: int) -> int:
+    """Work on the jobs in a directory until all are done, in a process that a job may bring down."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     service = new_service(
-        Path(directory),
+        directory,
         FakeExecutor(behave=by_prompt),
-        enable_concurrency=int(slots) > 1,
-        max_concurrent_jobs=int(slots),
-        max_job_attempts=int(attempts),
+        enable_concurrency=slots > 1,
+        max_concurrent_jobs=slots,
+        max_job_attempts=attempts,
     )
     service.start()
     for _ in itertools.count():
@@ -257,7 +256,4 @@ def serve(directory: str, slots: str, attempts: str) -> None:
             break
         time.sleep(0.01)
     service.close()
-
-
-if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    return 0

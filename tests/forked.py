@@ -107,10 +107,16 @@ def _run(
             os.dup2(file.fileno(), descriptor)
     _renew_streams()
     os.chdir(directory)
-    os.environ.clear()
-    os.environ.update(environment)
+    _replace_environment(environment)
     sys.argv = arguments
     sys.exit(program())
+
+
+def _replace_environment(environment: Mapping[str, str]) -> None:
+    # pyannote.audio sets variables when it is imported, and reads them later.
+    imported = {name: value for name, value in os.environ.items() if name.startswith("PYANNOTE_")}
+    os.environ.clear()
+    os.environ.update({**imported, **environment})
 
 
 def _renew_streams() -> None:
@@ -139,12 +145,14 @@ Popen = subprocess.Popen
 
 
 class Forking(subprocess.Popen[Any]):
-    """Starts a Python program by a fork of this process, as long as that has no other threads."""
+    """Starts a Python program by a fork of this process, as long as no other thread of the script runs."""
 
     def __init__(self, args: Sequence[str], **options: Any) -> None:
         # A decoder process gets a descriptor, and starts fast.
         is_program = args[0] == sys.executable and not options.get("pass_fds")
-        if is_program and threading.active_count() == 1:
+        # OpenTelemetry, which pyannote brings along, has daemon threads that wait.
+        threads = [thread for thread in threading.enumerate() if not thread.daemon]
+        if is_program and threads == [threading.main_thread()]:
             sys.stdout.flush()
             sys.stderr.flush()
             # Called in the new process, which has its streams and its directory already.
@@ -158,8 +166,7 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> 
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     _renew_streams()
     if environment is not None:
-        os.environ.clear()
-        os.environ.update(environment)
+        _replace_environment(environment)
     code: object = 0
     try:
         # Its own children may start when it has threads of libraries that cannot be seen here.

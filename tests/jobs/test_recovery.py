@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import fakes
 import pytest
-from fakes import new_service, queued_in, submit, uploads
+from fakes import new_service, queued_in, submit, uploads, work
+from forked import Forked
 
 from whisper_api.config import Config
 from whisper_api.jobs.recovery import recover
@@ -23,14 +23,11 @@ EXITED = 7
 
 def run(directory: Path, slots: int = 1, attempts: int = Config().max_job_attempts) -> int:
     """Run a service in a process of its own until all is done, or the process ends; its exit code."""
-    done = subprocess.run(
-        [sys.executable, fakes.__file__, str(directory), str(slots), str(attempts)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode in (0, EXITED) or done.returncode < 0, done.stderr
-    return done.returncode
+    program = functools.partial(work, directory, slots, attempts)
+    output = directory / "output"
+    code = Forked(program, ["work"], directory, os.environ, output, output).wait(120)
+    assert code in (0, EXITED) or code < 0, output.read_text()
+    return code
 
 
 def submit_all(directory: Path, **prompts: str) -> dict[str, str]:

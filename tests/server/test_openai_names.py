@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.harness import ROOT, RunningServer, problem, transcribed
+from server.harness import RunningServer, problem, transcribed
 from server.inside import AUDIO, inside, on_a_loop
 from server.openai_inside import PATH
 from whisper_api import Engine, TranscriptionOptions
+from whisper_api.cli.main import main
 from whisper_api.config import Config
 from whisper_api.engine.models.names import OPENAI_NAMES
 from whisper_api.errors import UnknownModel
@@ -40,13 +39,13 @@ def named(
 
 
 @pytest.mark.parametrize("name", MEANINGS)
-def test_a_name_on_the_doors_of_the_server(named: RunningServer, speech: bytes, name: str) -> None:
+def test_a_name_on_the_doors_of_the_server(named: RunningServer, hello: bytes, name: str) -> None:
     with named.client() as client:
-        answer = client.post(PATH, files={"file": speech}, data={"model": name, "response_format": "text"})
+        answer = client.post(PATH, files={"file": hello}, data={"model": name, "response_format": "text"})
         assert answer.status_code == 200, answer.text
         result = client.get(f"/transcription/{answer.headers['X-Job-ID']}/result").json()
         assert result["model"] == MEANINGS[name]
-        assert transcribed(client, speech, model=name)["model"] == MEANINGS[name]
+        assert transcribed(client, hello, model=name)["model"] == MEANINGS[name]
         assert client.get(f"/v1/models/{name}").json()["id"] == name
 
 
@@ -83,22 +82,20 @@ def test_a_name_in_the_library(models_dir: Path, base_model_dir: Path, tiny_en_m
 
 @pytest.mark.parametrize("name", ["whisper-1", "openai/whisper-base", "scribe", "my-asr"])
 def test_a_name_on_the_command_line_and_in_the_configuration(
-    tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path, hello: bytes, name: str
+    tmp_path: Path,
+    models_dir: Path,
+    tiny_en_model_dir: Path,
+    hello: bytes,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     clip = tmp_path / "clip.wav"
     clip.write_bytes(hello)
     config = tmp_path / "whisper_api.conf"
     config.write_text(f'WHISPER_MODELS_DIR = "{models_dir}"\nMODEL_ALIASES = "{SETTINGS["MODEL_ALIASES"]}"\n')
     flags = ["--config", str(config), "--model", name, "--language", "en", "--format", "json", "--no-align"]
-    done = subprocess.run(
-        [sys.executable, "-m", "whisper_api", "transcribe", *flags, "--no-diarize", str(clip)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "ello" in json.dumps(json.loads(done.stdout))
+    assert main(["transcribe", *flags, "--no-diarize", str(clip)]) == 0
+    assert "ello" in json.dumps(json.loads(capsys.readouterr().out))
     executor = LocalExecutor(Config.load(config, flags={"WHISPER_MODEL": name, "WHISPER_DEVICE": "cpu"}).config)
     assert executor.model_name(TranscriptionOptions()) == MEANINGS[name]
     executor.close()
@@ -128,16 +125,11 @@ async def test_where_an_alias_leads_is_private(tmp_path: Path) -> None:
         assert answer.status_code == 200
 
 
-def test_aliases_in_the_commands_for_models(tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path) -> None:
+def test_aliases_in_the_commands_for_models(
+    tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "whisper_api.conf"
     config.write_text(f'WHISPER_MODELS_DIR = "{models_dir}"\nMODEL_ALIASES = "my-asr=openai/whisper-tiny.en"\n')
     for name, code in (("my-asr", 0), ("openai/whisper-tiny.en", 0), ("my-as", 2)):
-        done = subprocess.run(
-            [sys.executable, "-m", "whisper_api", "models", "pull", name, "--config", str(config)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        assert code or str(models_dir / "whisper" / "tiny.en") in done.stdout
+        assert main(["models", "pull", name, "--config", str(config)]) == code
+        assert code or str(models_dir / "whisper" / "tiny.en") in capsys.readouterr().out
