@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import functools
 import itertools
@@ -31,6 +32,14 @@ def until(condition: Callable[[], object], what: str = "") -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it has not happened: {what}"
         time.sleep(0.002)
+
+
+async def eventually(condition: Callable[[], object], what: str = "") -> None:
+    """Wait on an event loop for something that is bound to happen, often in a thread, which cannot set its events."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"it has not happened: {what}"
+        await asyncio.sleep(0.002)
 
 
 def config_in(directory: Path, **settings: Any) -> Config:

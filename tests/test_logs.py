@@ -9,6 +9,7 @@ import re
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.config import Config
-from whisper_api.logs import Repeats, current_request, set_up
+from whisper_api.logs import MAX_KINDS, Repeats, current_request, set_up
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+ .*")
 FORMATS: tuple[Literal["text", "json"], ...] = ("text", "json")
@@ -226,10 +227,11 @@ def test_a_period_ends() -> None:
     assert len(lines.records) == 3
 
 
-def test_messages_of_any_number_of_kinds_are_not_remembered_for_ever() -> None:
-    repeats = Repeats(lines=1, seconds=0.001)
-    lines = Lines(repeats)
-    for number in range(5000):
-        lines.logger.info(f"message {number}")
-    assert len(lines.records) == 5000
-    assert len(repeats._seen) < 5000
+def test_kinds_of_lines_are_forgotten_when_their_period_has_ended() -> None:
+    repeats = Repeats(lines=1, seconds=0.0)
+    in_memory: weakref.WeakSet[logging.LogRecord] = weakref.WeakSet()
+    for number in range(5 * MAX_KINDS):
+        record = logging.makeLogRecord({"msg": f"message {number}"})
+        in_memory.add(record)
+        assert repeats.filter(record)
+    assert len(in_memory) <= MAX_KINDS + 1

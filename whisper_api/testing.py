@@ -57,6 +57,7 @@ class FakeExecutor:
 
     Attributes:
         started: ids of the jobs in the order in which they started.
+        cancels: the event that asks a job to stop, by job id.
         active, most_active: how many jobs run now, and the most that ran at a time.
         together: how many jobs ran when this job started, by job id.
         beats: whether held jobs report progress all the time.
@@ -89,6 +90,7 @@ class FakeExecutor:
         self.held = held
         self.behave = behave
         self.started: list[str] = []
+        self.cancels: dict[str, threading.Event] = {}
         self.active = 0
         self.most_active = 0
         self.together: dict[str, int] = {}
@@ -178,6 +180,7 @@ class FakeExecutor:
         self._check_open()
         with self._lock:
             self.started.append(job.job_id)
+            self.cancels[job.job_id] = cancel
             self.active += 1
             self.most_active = max(self.most_active, self.active)
             self.together[job.job_id] = self.active

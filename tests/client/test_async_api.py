@@ -7,11 +7,12 @@ import contextlib
 import inspect
 import io
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import httpx
 import msgspec
 import pytest
+from fakes import eventually
 from rest_server import TEXT, Hold, Rest
 
 from whisper_api import AsyncClient, Client
@@ -19,11 +20,6 @@ from whisper_api.client import responses
 from whisper_api.schema import JobProgressEvent
 
 AUDIO = bytes(range(256)) * 4096
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def run(test: Awaitable[None]) -> None:
@@ -58,7 +54,7 @@ def test_calls_run_at_the_same_time(rest: Rest, monkeypatch: pytest.MonkeyPatch)
         async with AsyncClient(rest.url, retries=1000) as client:
             # More than httpx opens connections by default.
             tasks = [asyncio.create_task(client.transcribe(AUDIO[:100])) for _ in range(120)]
-            await until(lambda: len(rest.jobs) == 120)
+            await eventually(lambda: len(rest.jobs) == 120)
             released.set()
             assert {result.text for result in await asyncio.gather(*tasks)} == {TEXT}
 
@@ -71,13 +67,13 @@ def test_a_canceled_coroutine_cancels_its_job(times: int, rest: Rest) -> None:
         rest.script = [{"status": "Processing"}]
         async with AsyncClient(rest.url) as client:
             task = asyncio.create_task(client.transcribe(AUDIO))
-            await until(lambda: len(rest.of("GET")) >= 2)
+            await eventually(lambda: len(rest.of("GET")) >= 2)
             for _ in range(times):
                 task.cancel()
                 await asyncio.sleep(0)
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: rest.canceled)
+            await eventually(lambda: rest.canceled)
         assert rest.canceled == [(next(iter(rest.jobs)), {"force": "true"})]
 
     run(test())
@@ -103,7 +99,7 @@ def test_a_slow_disk_does_not_hold_the_event_loop_and_a_canceled_upload_makes_no
         file = Waiting()
         async with AsyncClient(rest.url) as client:
             upload = asyncio.create_task(client.submit(file))
-            await until(file.reached.is_set)
+            await eventually(file.reached.is_set)
             assert [job async for job in client.jobs()] == []
             upload.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""What is told of the text while the rest is still to come."""
+"""The text that a job reports while it runs: the partial segments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from whisper_api import Engine, Segment, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.diarize.segmentation import SegmentWindows
-from whisper_api.engine.whisper.onnx import model as whisper_onnx
+from whisper_api.engine.whisper.onnx.model import OnnxAdvance, OnnxDecode
+from whisper_api.engine.worker.worker import Again
 from whisper_api.schema import PartialSegments
 
 pytestmark = pytest.mark.models
@@ -25,48 +26,48 @@ TIMED = TranscriptionOptions(language="en", diarize=False)
 
 @pytest.fixture(scope="module")
 def long(short_call: Path) -> Floats:
-    """Three windows of eight seconds of speech: no window holds what lies as far apart."""
+    """Eight seconds of speech three times, with pauses so long that each becomes a window of its own."""
     return np.tile(np.concatenate([decode(short_call).audio, np.zeros(25 * RATE, np.float32)]), 3)
 
 
 def shown(segments: Sequence[Segment]) -> list[Segment]:
-    """Segments without what a stretch does not tell."""
+    """Segments without the id and the speaker, which partial segments do not have."""
     return [replace(segment, id=0, speaker=None) for segment in segments]
 
 
-def test_stretches_put_together_are_the_transcript(engine: Engine, long: Floats) -> None:
-    told: list[PartialSegments] = []
-    transcript = engine.transcribe(long, TIMED, on_partial=told.append)
+def test_the_partial_segments_together_are_the_transcript(engine: Engine, long: Floats) -> None:
+    reported: list[PartialSegments] = []
+    transcript = engine.transcribe(long, TIMED, on_partial=reported.append)
     assert transcript.word_times == "attention"
-    # Windows that were told before the alignment model turned out not to be had are told once more, with their times.
-    timed = [stretch for stretch in told if stretch.aligned]
-    early = told[: len(told) - len(timed)]
-    assert not any(stretch.aligned for stretch in early)
-    for seen in (early, timed):
-        assert [stretch.index for stretch in seen] == list(range(len(seen)))
+    # A window that was reported before the job found no alignment model is reported again with the times of its words.
+    timed = [partial for partial in reported if partial.aligned]
+    early = reported[: len(reported) - len(timed)]
+    assert not any(partial.aligned for partial in early)
+    for partials in (early, timed):
+        assert [partial.index for partial in partials] == list(range(len(partials)))
     assert len(timed) >= 3
     assert len(early) <= len(timed)
-    assert [[segment.id for segment in stretch.segments] for stretch in timed] == [
-        list(range(len(stretch.segments))) for stretch in timed
+    assert [[segment.id for segment in partial.segments] for partial in timed] == [
+        list(range(len(partial.segments))) for partial in timed
     ]
-    assert shown([segment for stretch in timed for segment in stretch.segments]) == shown(transcript.segments)
+    assert shown([segment for partial in timed for segment in partial.segments]) == shown(transcript.segments)
 
 
-def test_without_word_times_each_window_is_told_once(engine: Engine, long: Floats) -> None:
-    seen: list[PartialSegments] = []
-    transcript = engine.transcribe(long, replace(TIMED, align=False), on_partial=seen.append)
-    assert not any(stretch.aligned for stretch in seen)
-    assert shown([segment for stretch in seen for segment in stretch.segments]) == shown(transcript.segments)
+def test_a_job_without_word_times_reports_each_window_once(engine: Engine, long: Floats) -> None:
+    reported: list[PartialSegments] = []
+    transcript = engine.transcribe(long, replace(TIMED, align=False), on_partial=reported.append)
+    assert not any(partial.aligned for partial in reported)
+    assert shown([segment for partial in reported for segment in partial.segments]) == shown(transcript.segments)
 
 
-def test_silence_has_none(engine: Engine) -> None:
+def test_silence_has_no_partial_segments(engine: Engine) -> None:
     seen: list[PartialSegments] = []
     engine.transcribe(np.zeros(3 * RATE, np.float32), TIMED, on_partial=seen.append)
     assert seen == []
 
 
 @pytest.mark.parametrize("language", ["en", "auto"])
-def test_the_first_window_goes_before_all_others_and_before_diarization(
+def test_the_first_window_is_decoded_before_the_others_and_before_diarization(
     language: str,
     models_dir: Path,
     base_model_dir: Path,
@@ -74,25 +75,25 @@ def test_the_first_window_goes_before_all_others_and_before_diarization(
     long: Floats,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On one lane, what runs until the first window has its text can be told without a clock."""
+    """With one lane, the order of the work items shows it without a clock."""
     order: list[str] = []
-    begin, segment = whisper_onnx.OnnxDecode.run, SegmentWindows.run
-    finish = whisper_onnx.OnnxAdvance._decoded
+    begin, advance, segment = OnnxDecode.run, OnnxAdvance.run, SegmentWindows.run
 
     def begun(self: Any, inputs: Any) -> Any:
         order.append("begun")
         return begin(self, inputs)
 
-    def finished(self: Any, running: Any) -> Any:
-        order.append("decoded")
-        return finish(self, running)
+    def advanced(self: Any, inputs: Any) -> Any:
+        results = advance(self, inputs)
+        order.extend("decoded" for result in results if not isinstance(result, Again))
+        return results
 
     def segmented(self: Any, inputs: Any) -> Any:
         order.append("segmentation")
         return segment(self, inputs)
 
-    monkeypatch.setattr(whisper_onnx.OnnxDecode, "run", begun)
-    monkeypatch.setattr(whisper_onnx.OnnxAdvance, "_decoded", finished)
+    monkeypatch.setattr(OnnxDecode, "run", begun)
+    monkeypatch.setattr(OnnxAdvance, "run", advanced)
     monkeypatch.setattr(SegmentWindows, "run", segmented)
     monkeypatch.setattr("whisper_api.engine.worker.device.physical_cores", lambda: 1)
     with Engine(device="cpu", model="base", models_dir=models_dir, offline=True) as engine:
@@ -102,6 +103,6 @@ def test_the_first_window_goes_before_all_others_and_before_diarization(
     assert order.count("begun") >= 3
     assert order.count("segmentation") > 6
     first = order.index("begun")
-    # Once its decoding has begun nothing comes in between, and no more than what ran already has gone before it.
+    # Nothing runs between the start and the end of the first decoding, and only items that ran already come before.
     assert order[first : first + 2] == ["begun", "decoded"]
     assert order[:first].count("segmentation") <= (2 if language == "en" else 4)

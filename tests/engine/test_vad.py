@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from whisper_api.engine import vad
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.options import resolve
 from whisper_api.engine.vad import Span, SpeechFrames, VadSettings, speech_spans, windows
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import TranscriptionOptions
 
 RATE = 16_000
@@ -174,21 +176,22 @@ def test_without_detection_everything_is_speech() -> None:
 
 
 def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[np.float32]], engine: Engine) -> None:
-    ctx = JobContext(
-        options=engine.resolve(TranscriptionOptions(vad="pyannote")),
-        device=engine.device,
-        worker=engine._worker,
-        models=engine.models,
-        store=engine.store,
-    )
-    activity = vad.pyannote_frames(ctx, call)
+    with contextlib.closing(GpuWorker()) as worker:
+        ctx = JobContext(
+            options=engine.resolve(TranscriptionOptions(vad="pyannote")),
+            device=engine.device,
+            worker=worker,
+            models=engine.models,
+            store=engine.store,
+        )
+        activity = vad.pyannote_frames(ctx, call)
+        silero = vad.silero_frames(ctx, call)
+        (window,) = vad.detect(ctx, call)
     assert len(activity.probabilities) == pytest.approx(len(call) / activity.step, abs=1)
     assert 0 <= activity.probabilities.min() <= activity.probabilities.max() <= 1
-    (window,) = vad.detect(ctx, call)
     assert 6.0 < window.start / RATE < 6.9
     assert window.end / RATE > 29.5
     # The two detectors agree on nearly all of the recording.
-    silero = vad.silero_frames(ctx, call)
     times = np.arange(0, len(call), 1_600)
     both = [a.probabilities[np.minimum(times // a.step, len(a.probabilities) - 1)] > 0.5 for a in (activity, silero)]
     assert np.mean(both[0] == both[1]) > 0.85

@@ -41,10 +41,11 @@ def live(stage: Stage, stage_fraction: float = 0.0, stage_seconds: float = 0.0) 
     return ProgressSnapshot(Progress(0.5, stage, stage_fraction), stage_seconds, 0.0, "")
 
 
-def teach(estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
+def teach(store: JobStore, estimates: Estimates, model: str = "base", seconds: float = 100.0, **timings: float) -> None:
+    """Let a job of this model and length end, by default in 13 seconds."""
     timings = {"decode": 1.0, "vad": 2.0, "asr": 10.0, **timings}
     took = replace(fake_transcript("x", timings=timings), model=model, duration=seconds)
-    job_id, store = str(uuid.uuid4()), estimates._store
+    job_id = str(uuid.uuid4())
     store.add(job(job_id))
     store.claim(job_id, 1.0)
     assert store.complete(job_id, took, 2.0, estimates.rates_of(took))
@@ -57,8 +58,8 @@ def test_nothing_is_told_before_something_was_learned(estimates: Estimates) -> N
     assert estimates.of_running("a", live("asr")) is None
 
 
-def test_time_is_in_proportion_to_the_audio(estimates: Estimates) -> None:
-    teach(estimates)
+def test_time_is_in_proportion_to_the_audio(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     for job_id, seconds in (("a", 100.0), ("b", 300.0), ("short", 1.0), ("shorter", 0.1)):
         estimates.expect(job(job_id, seconds))
     assert estimates.of_running("a", live("decode")) == pytest.approx(13.0)
@@ -82,7 +83,7 @@ def test_time_is_in_proportion_to_the_audio(estimates: Estimates) -> None:
 def test_jobs_of_another_kind_do_not_spoil_the_estimate(
     store: JobStore, estimates: Estimates, others: TranscriptionOptions, took: dict[str, float]
 ) -> None:
-    teach(estimates, align=5.0)
+    teach(store, estimates, align=5.0)
     with_words = TranscriptionOptions(diarize=False)
     for job_id, options in (("plain", PLAIN), ("words", with_words)):
         estimates.expect(job(job_id, options=options))
@@ -121,39 +122,39 @@ def test_the_time_to_tell_a_language_does_not_grow_with_the_audio(store: JobStor
 
 
 def test_a_short_recording_does_not_teach_that_all_are_slow(store: JobStore) -> None:
-    teach(new(store), seconds=1.0)
+    teach(store, new(store), seconds=1.0)
     assert store.stage_rates()["base", "cpu", "asr"] == pytest.approx(10.0 / SHORTEST)
 
 
 def test_models_and_devices_are_told_apart(store: JobStore) -> None:
     estimates = new(store)
-    teach(estimates)
+    teach(store, estimates)
     estimates.expect(job("a", options=replace(PLAIN, model="large-v3")))
     assert estimates.of_queued("a", ["a"], {}) is None
-    teach(estimates, "large-v3", asr=97.0)
+    teach(store, estimates, "large-v3", asr=97.0)
     assert estimates.of_running("a", live("decode")) == pytest.approx(100.0)
     elsewhere = new(store, device="cuda:0")
     elsewhere.expect(job("a"))
     assert elsewhere.of_queued("a", ["a"], {}) is None
 
 
-def test_a_stage_that_was_never_seen_leaves_the_whole_unknown(estimates: Estimates) -> None:
-    teach(estimates)
+def test_a_stage_that_was_never_seen_leaves_the_whole_unknown(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     estimates.expect(job("a", options=TranscriptionOptions(diarize=False)))
     assert estimates.of_running("a", live("decode")) is None
-    teach(estimates, align=5.0)
+    teach(store, estimates, align=5.0)
     assert estimates.of_running("a", live("decode")) == pytest.approx(18.0)
 
 
 def test_what_was_learned_is_there_after_a_restart(store: JobStore) -> None:
-    teach(new(store))
+    teach(store, new(store))
     again = new(store)
     again.expect(job("a"))
     assert again.of_running("a", live("decode")) == pytest.approx(13.0)
 
 
-def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(estimates: Estimates) -> None:
-    teach(estimates)
+def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     estimates.expect(job("a"))
     # Of the weights of decode, load, vad and asr, the first is 0.02 of 0.6, and asr begins after 0.08.
     assert estimates.of_running("a", live("decode", 0.0, 0.4)) == pytest.approx(12.6)
@@ -163,8 +164,8 @@ def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(estimates:
     assert estimates.of_running("a", live("done", 1.0)) == 0.0
 
 
-def test_a_job_that_is_slower_than_expected_shows(estimates: Estimates) -> None:
-    teach(estimates)
+def test_a_job_that_is_slower_than_expected_shows(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     estimates.expect(job("a"))
     on_time, late = (estimates.of_running("a", live("asr", 0.5, seconds)) for seconds in (5.0, 50.0))
     assert on_time is not None
@@ -174,8 +175,8 @@ def test_a_job_that_is_slower_than_expected_shows(estimates: Estimates) -> None:
     assert estimates.of_running("a", live("asr", 0.0, 1000.0)) == 0.0
 
 
-def test_a_job_that_waits_needs_what_is_before_it_too(estimates: Estimates) -> None:
-    teach(estimates)
+def test_a_job_that_waits_needs_what_is_before_it_too(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     for job_id in "rabc":
         estimates.expect(job(job_id))
     running = {"r": live("asr", 0.5, 5.0)}
@@ -184,15 +185,15 @@ def test_a_job_that_waits_needs_what_is_before_it_too(estimates: Estimates) -> N
 
 def test_slots_share_what_is_before(store: JobStore) -> None:
     estimates = new(store, slots=2)
-    teach(estimates)
+    teach(store, estimates)
     for job_id in "rabc":
         estimates.expect(job(job_id))
     running = {"r": live("asr", 0.5, 5.0)}
     assert [estimates.of_queued(each, "abc", running) for each in "abc"] == pytest.approx([15.5, 22.0, 28.5])
 
 
-def test_behind_a_job_of_unknown_length_nothing_is_known(estimates: Estimates) -> None:
-    teach(estimates)
+def test_behind_a_job_of_unknown_length_nothing_is_known(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     for job_id, seconds in (("a", 100.0), ("b", None), ("c", 100.0)):
         estimates.expect(job(job_id, seconds))
     assert estimates.of_queued("a", "abc", {}) == pytest.approx(13.0)
@@ -200,8 +201,8 @@ def test_behind_a_job_of_unknown_length_nothing_is_known(estimates: Estimates) -
     assert estimates.of_queued("c", "abc", {}) is None
 
 
-def test_what_has_ended_is_forgotten(estimates: Estimates) -> None:
-    teach(estimates)
+def test_what_has_ended_is_forgotten(store: JobStore, estimates: Estimates) -> None:
+    teach(store, estimates)
     estimates.expect(job("a"))
     estimates.forget("a")
     estimates.forget("a")
@@ -210,7 +211,7 @@ def test_what_has_ended_is_forgotten(estimates: Estimates) -> None:
 
 def test_a_store_that_cannot_be_used_does_no_harm(store: JobStore) -> None:
     estimates = new(store)
-    teach(estimates)
+    teach(store, estimates)
     store.close()
     estimates.expect(job("a"))
     assert estimates.of_running("a", live("decode")) is None

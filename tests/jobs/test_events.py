@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from fakes import DEADLINE, Services, ended, holding, idle, running, submit, until
+from fakes import DEADLINE, Services, ended, idle, running, submit, until
 from server.virtual_time import run_at_once
 
-from whisper_api.errors import EngineClosed
+from whisper_api.errors import Canceled, EngineClosed
 from whisper_api.jobs import service as service_module
 from whisper_api.jobs.events import LAST_ID, JobEvents, NumberedEvent
-from whisper_api.jobs.executor import OnPartial
+from whisper_api.jobs.executor import OnPartial, OnProgress
 from whisper_api.schema import (
     JobCanceledEvent,
     JobCompletedEvent,
@@ -630,19 +630,32 @@ def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Serv
     until(lambda: not service.events.logs, "nothing is kept")
 
 
-def test_what_a_hung_job_still_says_after_it_was_canceled_does_not_stay(
+class Hung(FakeExecutor):
+    """Its jobs heed no cancel. Each waits for a gate, reports progress, and waits for another gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report, self.end = threading.Event(), threading.Event()
+
+    def run(self, job: Job, audio: Path, *, on_progress: OnProgress, **others: Any) -> Transcript:
+        on_progress(Progress(0.5, "asr"))
+        assert self.report.wait(DEADLINE)
+        on_progress(Progress(0.6, "asr"))
+        assert self.end.wait(DEADLINE)
+        raise Canceled("the job was canceled")
+
+
+def test_progress_of_a_hung_job_after_its_cancellation_is_not_kept(
     serve: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.01)
-    gate = threading.Event()
-    service = serve(FakeExecutor(behave=holding(gate)))
+    executor = Hung()
+    service = serve(executor)
     job_id = submit(service)
     running(service, job_id)
     service.cancel(job_id, None, force=True)
-    live = service._running.get(job_id)
-    assert live is not None
-    service._running.note(live, Progress(0.6, "asr"))
-    service.events.publish(JobProgressEvent(job_id=job_id, progress=0.6, stage="asr"))
-    assert service.events.logs
-    gate.set()
+    assert not service.events.logs
+    executor.report.set()
+    until(lambda: service.events.logs, "the hung job has reported progress")
+    executor.end.set()
     until(lambda: not service.events.logs, "nothing is kept")

@@ -1,12 +1,14 @@
-"""Jobs on the real engine: what they give, how they are stopped, what is refused, and an engine that fails."""
+"""The executor on the real engine: results, cancellation, refused options, downloads and an engine that fails."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import threading
 import wave
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +16,17 @@ from typing import Any
 import pytest
 from fakes import DEADLINE, config_in, ended, idle, new_service, text_of, until
 from filelock import FileLock
-from hub_server import REPO, serving
+from hub_server import REPO, Hub, serving
 from msgspec.structs import replace
 
+from whisper_api import Engine
 from whisper_api.config import Config
+from whisper_api.engine import engine as engine_module
 from whisper_api.engine.models.catalog import CATALOGUE
-from whisper_api.engine.models.store import DownloadProgress
+from whisper_api.engine.models.entry import Entry
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
-from whisper_api.jobs.local_executor import EXECUTORS, LocalExecutor, _Run
+from whisper_api.jobs.local_executor import EXECUTORS, LocalExecutor
 from whisper_api.jobs.service import JobService, Submission
 from whisper_api.schema import PartialSegments, Progress, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
@@ -53,7 +57,7 @@ def service(config: Config, executor: LocalExecutor) -> Iterator[JobService]:
 
 
 def excerpt(source: Path, target: Path, seconds: float, times: int = 1) -> None:
-    """Write the beginning of a recording, over and over."""
+    """Write the beginning of a recording so many times in a row."""
     with wave.open(str(source)) as call, wave.open(str(target), "wb") as part:
         part.setparams(call.getparams())
         frames = call.readframes(int(seconds * call.getframerate()))
@@ -94,13 +98,37 @@ def run(executor: LocalExecutor, audio: Path, on_progress: Callable[[Progress], 
     ).text
 
 
-def leases(executor: LocalExecutor) -> list[int]:
-    assert executor._engine is not None
-    return [model.leases for model in executor._engine.models.resident()]
+@contextlib.contextmanager
+def slow_alignment_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hub, Entry]]:
+    """A hub that sends most of the English alignment model at once, and the rest byte by byte."""
+    with serving() as hub:
+        hub.drip_after = 1_000_000
+        url = f"{hub.url}/cdn/{REPO}/model.bin"
+        entry = dataclasses.replace(CATALOGUE["align-en"], url=url, required=("model.bin",), files=())
+        monkeypatch.setitem(CATALOGUE, entry.name, entry)
+        yield hub, entry
 
 
-def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
-    service: JobService, executor: LocalExecutor, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """The engines that are made from now on."""
+    made: list[Engine] = []
+
+    class Recorded(Engine):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            made.append(self)
+
+    monkeypatch.setattr(engine_module, "Engine", Recorded)
+    return made
+
+
+def test_a_job_that_is_canceled_by_force_stops_between_two_work_items_and_the_next_job_runs(
+    engines: list[Engine],
+    service: JobService,
+    sample_call: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batches = 0
     decode = OnnxDecode.run
@@ -117,7 +145,7 @@ def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
     assert "New Jersey" in text
     assert "Chicago" in text
     assert service.health().ready
-    # Four minutes of it are many work items; it is stopped between two of them.
+    # Four minutes of audio are many work items.
     long, short = submit_call(service, sample_call, 30.0, 8), submit_call(service, sample_call, 8.0)
     done = batches
     until(lambda: batches >= done + 2)
@@ -132,14 +160,15 @@ def test_a_job_gives_its_text_and_the_next_one_does_after_a_cancel_by_force(
     assert ended(service, short).status == "Completed"
     assert text_of(service, short)
     idle(service)
-    assert set(leases(executor)) == {0}
+    (engine,) = engines
+    assert {model.leases for model in engine.models.resident()} == {0}
 
 
-def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_upload(
+def test_a_job_reports_its_text_while_it_runs_and_recognises_the_speakers_that_came_with_its_upload(
     executor: LocalExecutor, sample_call: Path, ecapa_path: Path, tmp_path: Path
 ) -> None:
     excerpt(sample_call, tmp_path / "audio", 30.0)
-    # By the call's .rttm only one of the two speaks there.
+    # In these seconds only one person speaks, by the .rttm of the call.
     with wave.open(str(sample_call)) as call, wave.open(str(tmp_path / "speaker-1"), "wb") as part:
         part.setparams(call.getparams())
         call.setpos(int(21.9 * call.getframerate()))
@@ -147,18 +176,18 @@ def test_a_job_tells_its_text_as_it_goes_on_and_knows_the_speakers_beside_its_up
     with wave.open(str(tmp_path / "speaker-0"), "wb") as silent:
         silent.setparams((1, 2, 16_000, 0, "NONE", ""))
         silent.writeframes(bytes(2 * 16_000 * 3))
-    told: list[PartialSegments] = []
+    reported: list[PartialSegments] = []
     transcript = executor.run(
         replace(job(TranscriptionOptions(language="en", diarize=True)), known_speakers=("Silent", "Sheila")),
         tmp_path / "audio",
         on_progress=lambda progress: None,
-        on_partial=told.append,
+        on_partial=reported.append,
         on_missing_model=lambda name: None,
         cancel=threading.Event(),
     )
-    # Told once more when it turns out that the alignment model cannot be had, and words get their times another way.
-    assert {partial.index for partial in told} == {0}
-    assert all("New Jersey" in " ".join(segment.text for segment in partial.segments) for partial in told)
+    # The job reports the window again when it finds no alignment model and takes the word times from the attention.
+    assert {partial.index for partial in reported} == {0}
+    assert all("New Jersey" in " ".join(segment.text for segment in partial.segments) for partial in reported)
     assert transcript.speakers == ("SPEAKER_00", "Sheila")
     assert any("'Silent'" in warning for warning in transcript.warnings)
 
@@ -178,7 +207,7 @@ def test_the_models_are_resident_before_the_first_job(config: Config, sample_cal
     executor.close()
 
 
-def test_what_only_some_jobs_need_is_loaded_after_the_whisper_model(config: Config, ecapa_path: Path) -> None:
+def test_warming_up_loads_the_models_that_only_some_jobs_need(config: Config, ecapa_path: Path) -> None:
     executor = LocalExecutor(replace(config, preload_models=True))
     executor.preload()
     assert executor.facts().resident_models == 1
@@ -187,32 +216,42 @@ def test_what_only_some_jobs_need_is_loaded_after_the_whisper_model(config: Conf
     executor.close()
 
 
-def test_models_are_not_loaded_when_nobody_asked_for_it(config: Config) -> None:
+def test_preloading_loads_no_models_when_the_configuration_says_so(config: Config) -> None:
     executor = EXECUTORS["local"](config)
     executor.preload()
     assert executor.facts().resident_models == 0
     executor.close()
 
 
-def test_an_engine_that_fails_is_replaced(executor: LocalExecutor, sample_call: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_whose_thread_fails_is_replaced(
+    engines: list[Engine],
+    executor: LocalExecutor,
+    sample_call: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(operation: OnnxDecode) -> Hashable:
+        raise RuntimeError("an error in the thread, outside of an operation's run")
+
     excerpt(sample_call, tmp_path / "audio", 8.0)
     text = run(executor, tmp_path / "audio")
-    assert executor._engine is not None
-    # As its thread does when it fails.
-    executor._engine._worker.close()
-    with pytest.raises(EngineClosed):
-        run(executor, tmp_path / "audio")
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxDecode, "memory_key", property(fail))
+        with pytest.raises(EngineClosed):
+            run(executor, tmp_path / "audio")
     assert run(executor, tmp_path / "audio") == text
+    assert len(engines) == 2
 
 
-def test_a_closed_executor_makes_no_engine(executor: LocalExecutor, sample_call: Path) -> None:
+def test_a_closed_executor_makes_no_engine(engines: list[Engine], executor: LocalExecutor, sample_call: Path) -> None:
     executor.close()
     executor.close()
     with pytest.raises(EngineClosed):
         run(executor, sample_call)
     with pytest.raises(EngineClosed):
         executor.preload()
-    assert executor._engine is None
+    assert engines == []
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -237,18 +276,18 @@ def test_models_of_the_catalogue_are_served(executor: LocalExecutor, model: str 
         "é" * 999,
     ],
 )
-def test_anything_else_is_not(executor: LocalExecutor, model: str) -> None:
+def test_other_names_are_refused(executor: LocalExecutor, model: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         executor.check(TranscriptionOptions(model=model), None)
     assert len(str(caught.value)) < 600
 
 
-def test_a_name_with_a_slip_is_told_what_was_meant(executor: LocalExecutor) -> None:
+def test_the_error_of_a_misspelled_name_suggests_the_right_one(executor: LocalExecutor) -> None:
     with pytest.raises(UnknownModel, match="large-v3"):
         executor.check(TranscriptionOptions(model="lagre-v3"), None)
 
 
-def test_the_configured_model_is_served_whatever_it_is(config: Config) -> None:
+def test_the_configured_model_is_served_even_if_the_catalogue_does_not_have_it(config: Config) -> None:
     executor = LocalExecutor(replace(config, model="/models/mine"))
     executor.check(TranscriptionOptions(model="/models/mine"), None)
     assert executor.model_name(TranscriptionOptions()) == "/models/mine"
@@ -256,7 +295,7 @@ def test_the_configured_model_is_served_whatever_it_is(config: Config) -> None:
         executor.check(TranscriptionOptions(model="/models/other"), None)
 
 
-def test_names_are_told_as_the_catalogue_has_them(config: Config) -> None:
+def test_model_names_are_those_of_the_catalogue(config: Config) -> None:
     executor = LocalExecutor(replace(config, model="auto"))
     assert executor.model_name(TranscriptionOptions(model="turbo")) == "large-v3-turbo"
     assert executor.model_name(TranscriptionOptions()) == "base"
@@ -264,7 +303,7 @@ def test_names_are_told_as_the_catalogue_has_them(config: Config) -> None:
     assert LocalExecutor(replace(config, device="cuda:99")).device == "cuda:99"
 
 
-def test_speakers_asked_for_by_name_need_a_model(
+def test_diarization_that_a_job_asks_for_needs_a_model(
     config: Config, executor: LocalExecutor, ecapa_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
@@ -277,12 +316,12 @@ def test_speakers_asked_for_by_name_need_a_model(
     bare.check(asked, "hf_token_of_the_caller")
     bare.check(TranscriptionOptions(), None)
     LocalExecutor(replace(config, models_dir=tmp_path / "empty", hf_token="x")).check(asked, None)
-    # As long as models are being fetched for all jobs.
+    # The preloading fetches the model before the job runs.
     loading = LocalExecutor(replace(config, models_dir=tmp_path / "empty", preload_models=True))
     loading.check(asked, None)
 
 
-def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
+def test_a_missing_model_is_downloaded_before_its_job_runs(
     config: Config, base_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
@@ -292,7 +331,7 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     assert not (tmp_path / "models").exists()
     canceled = threading.Event()
     canceled.set()
-    # While another process or thread holds the lock, so that nothing can be fetched.
+    # Another process holds the lock of the model, so the download has to wait.
     lock = tmp_path / "models" / ".locks" / "whisper--base.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
@@ -315,11 +354,11 @@ def test_a_model_that_is_not_here_is_downloaded_apart_from_its_job(
     (tmp_path / "models" / "whisper").mkdir(parents=True, exist_ok=True)
     (tmp_path / "models" / "whisper" / "base").symlink_to(base_model_dir)
     assert "base" not in executor.missing_models(wanted, None)
-    # Only what can be downloaded is missing: other names are the job's own errors.
+    # A model that cannot be downloaded is not missing: its job fails when it runs.
     assert LocalExecutor(replace(config, model="/nowhere/at/all")).missing_models(QUICK, None) == ()
 
 
-def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_accepted(
+def test_a_job_is_refused_when_the_disk_has_no_room_for_its_model(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whisper_api.engine.models.files.cached_snapshot", lambda *ignored: None)
@@ -331,35 +370,32 @@ def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_job_is_acce
 
 
 @pytest.mark.parametrize("language", ["en", "auto"])
-def test_a_job_whose_alignment_model_is_downloaded_keeps_no_other_job_waiting(
+def test_other_jobs_run_while_the_alignment_model_of_a_job_is_downloaded(
     language: str, config: Config, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One job at a time may run. With ``auto`` the language, and so the model, is known only once the job has run."""
+    """Only one job runs at a time. With ``auto`` the job finds its language, and so its alignment model, as it runs."""
     models = tmp_path / "models"
     models.mkdir()
     (models / "whisper").symlink_to(config.models_dir / "whisper", target_is_directory=True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     wanted = TranscriptionOptions(language=language, diarize=False)
-    with serving() as hub:
-        hub.drip_after = 1_000_000
-        entry = dataclasses.replace(
-            CATALOGUE["align-en"], url=f"{hub.url}/cdn/{REPO}/model.bin", required=("model.bin",), files=()
-        )
-        monkeypatch.setitem(CATALOGUE, entry.name, entry)
-        with contextlib.closing(new_service(tmp_path, LocalExecutor(replace(config, models_dir=models)))) as service:
-            service.start()
-            first = submit_call(service, sample_call, 20.0, options=wanted)
-            until(lambda: any(part.stat().st_size for part in models.rglob("model.bin.part")), "the download hangs")
-            second = submit_call(service, sample_call, 8.0)
-            assert ended(service, second).status == "Completed"
-            waiting = service.status(first, None)
-            assert (waiting.status, waiting.stage) == ("Queued", "download")
-            assert not (models / entry.directory).exists()
-            hub.drip_after = None
-            done = ended(service, first)
+    with (
+        slow_alignment_model(monkeypatch) as (hub, entry),
+        contextlib.closing(new_service(tmp_path, LocalExecutor(replace(config, models_dir=models)))) as service,
+    ):
+        service.start()
+        first = submit_call(service, sample_call, 20.0, options=wanted)
+        until(lambda: any(part.stat().st_size for part in models.rglob("model.bin.part")), "the download hangs")
+        second = submit_call(service, sample_call, 8.0)
+        assert ended(service, second).status == "Completed"
+        waiting = service.status(first, None)
+        assert (waiting.status, waiting.stage) == ("Queued", "download")
+        assert not (models / entry.directory).exists()
+        hub.drip_after = None
+        done = ended(service, first)
     assert done.status == "Completed"
     assert (models / entry.directory / "model.bin").is_file()
-    # What the hub has is no alignment model, so that loading it fails.
+    # The file of the hub is no alignment model, so loading it fails.
     assert any("Whisper's cross-attention" in warning for warning in done.warnings)
     assert len(hub.transfers("model.bin")) <= 2
 
@@ -367,30 +403,36 @@ def test_a_job_whose_alignment_model_is_downloaded_keeps_no_other_job_waiting(
 # --- downloads ----------------------------------------------------------------------------------------------------
 
 
-def test_a_download_is_progress_of_all_jobs_and_ends_with_the_job_that_began_it(executor: LocalExecutor) -> None:
-    step = DownloadProgress("large-v3", "model.bin", 43, 100, "hub")
-    heard: list[str] = []
-    canceled = threading.Event()
-    begun, done = threading.Event(), threading.Event()
+def test_a_download_is_progress_of_every_job_and_ends_when_it_is_canceled_or_the_executor_is_closed(
+    config: Config, sample_call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "whisper").symlink_to(config.models_dir / "whisper", target_is_directory=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    excerpt(sample_call, tmp_path / "audio", 8.0)
+    executor = LocalExecutor(replace(config, models_dir=tmp_path / "models"))
+    threads: set[int] = set()
+    both_threads = threading.Event()
 
-    def other() -> None:
-        with executor._watched(_Run(lambda: heard.append("other"), threading.Event())):
-            begun.set()
-            done.wait(DEADLINE)
+    def on_progress(progress: Progress) -> None:
+        """Keep the job from going on until both threads have reported progress to it."""
+        threads.add(threading.get_ident())
+        if len(threads) == 2:
+            both_threads.set()
+        assert both_threads.wait(DEADLINE)
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert begun.wait(DEADLINE)
-    with executor._watched(_Run(lambda: heard.append("own"), canceled)):
-        executor._on_download(step)
-        assert sorted(heard) == ["other", "own"]
-        assert executor.activity == "fetching large-v3 (43%)"
+    with slow_alignment_model(monkeypatch), ThreadPoolExecutor(2) as pool, contextlib.closing(executor):
+        canceled = threading.Event()
+        download = pool.submit(executor.download_model, "align-en", canceled, None)
+        until(lambda: re.fullmatch(r"fetching align-en \(\d+%\)", executor.activity))
+        job = pool.submit(run, executor, tmp_path / "audio", on_progress)
+        assert job.result(DEADLINE)
         canceled.set()
         with pytest.raises(Canceled):
-            executor._on_download(step)
+            download.result(DEADLINE)
+        assert executor.activity == ""
+        download = pool.submit(executor.download_model, "align-en", threading.Event(), None)
+        until(lambda: executor.activity)
         executor.close()
         with pytest.raises(EngineClosed):
-            executor._on_download(step)
-    done.set()
-    thread.join()
-    assert executor.activity == ""
+            download.result(DEADLINE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import DEADLINE, Services, ended, holding, idle, ids_in, running, submit, uploads
+from fakes import DEADLINE, Services, ended, holding, idle, ids_in, running, submit, until, uploads
 from store.test_jobs import TRANSCRIPT, new_job
 
 from whisper_api.errors import IdempotencyConflict
@@ -113,14 +113,13 @@ def test_a_job_that_failed_or_was_canceled_is_not_joined(store: JobStore) -> Non
 
 def test_a_job_that_is_being_canceled_is_not_joined(serve: Services) -> None:
     stuck = threading.Event()
-    service = serve(FakeExecutor(behave=holding(stuck)))
+    executor = FakeExecutor(behave=holding(stuck))
+    service = serve(executor)
     first = submit(service, owner="ada", fingerprint="f", join=True)
-    running(service, first)
+    until(lambda: first in executor.cancels)
     with ThreadPoolExecutor(1) as pool:
         canceling = pool.submit(service.cancel, first, "ada", force=True)
-        live = service._running.get(first)
-        assert live is not None
-        assert live.cancel.wait(DEADLINE)
+        assert executor.cancels[first].wait(DEADLINE)
         second = submit(service, owner="ada", fingerprint="f", join=True)
         assert second != first
         assert submit(service, owner="ada", fingerprint="f", join=True) == second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import shutil
@@ -86,19 +87,19 @@ def test_stopping_puts_the_running_job_back_and_counts_no_attempt(serve: Service
 @pytest.mark.parametrize("first", ["stop", "cancel"])
 def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None:
     hang = threading.Event()
-    service = serve(FakeExecutor(held=True, behave=holding(hang)))
+    executor = FakeExecutor(behave=holding(hang))
+    service = serve(executor)
     job_id = submit(service)
-    running(service, job_id)
-    (job,) = service._running.all()
+    until(lambda: job_id in executor.cancels)
     calls = {
         "stop": functools.partial(service.stop, 0.0),
         "cancel": functools.partial(service.cancel, job_id, None, force=True),
     }
     with ThreadPoolExecutor(2) as pool:
         begun = pool.submit(calls.pop(first))
-        until(job.cancel.is_set)
+        assert executor.cancels[job_id].wait(DEADLINE)
         second = pool.submit(calls.popitem()[1])
-        until(lambda: job.reason == "cancel" and service._deps.stopping.is_set())
+        until(lambda: service.health().state == "draining")
         hang.set()
         begun.result(DEADLINE)
         second.result(DEADLINE)
@@ -286,10 +287,15 @@ def has_more(things: Sized, number: int) -> bool:
 # --- the disk -----------------------------------------------------------------------------------------------------
 
 
+class RolledBack(Exception):
+    """Ends a transaction without a write."""
+
+
 def limit_pages(service: JobService, pages: int) -> None:
-    """Let the database's disk end after so many pages."""
-    with service.store.database.write() as connection:
+    """Let the database's disk hold so many pages. The service does not notice: the transaction writes nothing."""
+    with contextlib.suppress(RolledBack), service.store.database.write() as connection:
         connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+        raise RolledBack
 
 
 def test_a_full_disk_makes_the_service_unready_until_there_is_room(
@@ -309,10 +315,8 @@ def test_a_full_disk_makes_the_service_unready_until_there_is_room(
     health = service.health()
     assert (health.ready, health.state) == (False, "disk_full")
     assert "disk" in health.reason
-    # Nobody submits anything, and nothing is restarted.
-    with service.store.database._my_turn():
-        service.store.database._writer.execute("PRAGMA max_page_count=1000000").fetchall()
-    until(lambda: service.health().ready, "it is ready again by itself")
+    limit_pages(service, 1_000_000)
+    until(lambda: service.health().ready, "the service is ready again without a request or a restart")
     assert ended(service, submit(service)).status == "Completed"
 
 

@@ -298,13 +298,16 @@ def test_what_was_reserved_and_not_submitted_leaves_nothing(serve: Services, tmp
     ended(service, submit(service))
 
 
-def test_an_upload_under_way_survives_a_sweep(serve: Services, tmp_path: Path) -> None:
+def test_a_sweep_keeps_an_unfinished_upload(serve: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisper_api.jobs.retention.WIPE_SECONDS", 0.01)
     service = serve()
-    with service.reserve("") as place:
-        place.directory.mkdir()
-        (place.directory / "audio.part").write_text("half")
-        service._retention.sweep(0.0)
-        assert uploads(tmp_path) == [place.job_id]
+    with service.reserve("") as reservation:
+        reservation.directory.mkdir()
+        (reservation.directory / "audio.part").write_text("half")
+        orphan = tmp_path / "uploads" / str(uuid.uuid4())
+        orphan.mkdir()
+        until(lambda: not orphan.exists(), "a sweep has removed the upload that belongs to nobody")
+        assert uploads(tmp_path) == [reservation.job_id]
 
 
 # --- submission -------------------------------------------------------------------------------------------------

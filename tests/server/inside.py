@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import httpx
 import pytest
-from fakes import config_in, new_service
+from fakes import config_in, eventually, new_service
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Scope
 
@@ -79,10 +79,7 @@ class Inside:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for something that is bound to happen."""
-        while not condition():
-            await asyncio.sleep(0.005)
+    until = staticmethod(eventually)
 
     async def finish(self, client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
         """The status of a job once it has ended."""

@@ -18,6 +18,7 @@ import h2.settings
 import httpx
 import pytest
 import trustme
+from fakes import eventually
 from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from hyperframe.frame import PingFrame, WindowUpdateFrame
@@ -438,9 +439,8 @@ def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tup
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             writers.append(writer)
             ended.append(asyncio.create_task(reader.read(1)))
-        # Each is either asked of the application, or refused or closed.
-        while begun + sum(task.done() for task in ended) < 10:
-            await asyncio.sleep(0.01)
+        # The application gets each request, or the server refuses it or closes its connection.
+        await eventually(lambda: begun + sum(task.done() for task in ended) == 10)
         for writer in writers:
             writer.close()
         await connections.close(0.1)

@@ -1,4 +1,4 @@
-"""An HTTP/2 connection as h2 keeps it: what a client may send, and how much of it is kept."""
+"""The bounds of an HTTP/2 connection: the frames that a client may send, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFra
 from whisper_api.server.connections.frames import CLOSED_STREAMS, IDLE_FRAMES, BoundedConnection
 
 GET = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")]
-# More than may come for nothing, at once and in the seconds that a slow machine takes to work on them.
+# More idle frames than a client may send at once and in the seconds that a slow machine takes to read them.
 MANY = 20 * IDLE_FRAMES
 
 
@@ -90,10 +90,9 @@ def test_frames_that_transfer_nothing_are_bounded(
     assert raised.value.error_code == ErrorCodes.ENHANCE_YOUR_CALM
 
 
-def test_requests_that_are_answered_are_not_bounded(
+def test_a_client_may_send_any_number_of_requests_that_are_answered_and_few_of_them_are_remembered(
     server: BoundedConnection, client: h2.connection.H2Connection
 ) -> None:
-    """Nor is what stays of them."""
     for number in range(1, 2 * MANY // 4, 2):
         client.send_headers(number, GET, end_stream=True)
         server.receive_data(client.data_to_send())
@@ -102,11 +101,13 @@ def test_requests_that_are_answered_are_not_bounded(
         server.earned(sent_bytes=2, answers=1)
         client.receive_data(server.data_to_send())
     assert server.open_inbound_streams == 0
-    assert len(server._closed_streams) <= CLOSED_STREAMS
+    # h2 has no public way to the closed streams that it remembers.
+    assert len(server._closed_streams) <= CLOSED_STREAMS  # noqa: SLF001
 
 
-def test_transfers_are_not_bounded(server: BoundedConnection, client: h2.connection.H2Connection) -> None:
-    """Of a client that opens its windows after each frame, and of one that uploads by pieces of a kilobyte."""
+def test_a_client_may_open_its_windows_after_each_frame_and_upload_in_small_pieces(
+    server: BoundedConnection, client: h2.connection.H2Connection
+) -> None:
     client.send_headers(1, GET)
     server.receive_data(client.data_to_send())
     server.send_headers(1, [(":status", "200")])
@@ -124,8 +125,8 @@ def test_transfers_are_not_bounded(server: BoundedConnection, client: h2.connect
         client.receive_data(server.data_to_send())
 
 
-def test_a_head_that_does_not_end_is_bounded(server: BoundedConnection) -> None:
-    """CVE-2024-27316 and its kind."""
+def test_a_request_head_without_an_end_is_refused(server: BoundedConnection) -> None:
+    """The attack of CVE-2024-27316."""
     first = HeadersFrame(1, bytes(16_000))
     more = ContinuationFrame(1, bytes(16_000))
     server.receive_data(first.serialize())
@@ -151,7 +152,7 @@ def test_a_client_cannot_make_the_encoder_remember_more(server: BoundedConnectio
     assert server.encoder.header_table_size <= 4096
 
 
-def test_half_a_frame_is_seen(server: BoundedConnection, client: h2.connection.H2Connection) -> None:
+def test_half_a_frame_counts_as_begun(server: BoundedConnection, client: h2.connection.H2Connection) -> None:
     client.send_headers(1, GET, end_stream=True)
     sent = client.data_to_send()
     begun = []

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from fakes import uploads
 
 from server.harness import RunningServer, finish
 from server.inside import AUDIO, inside, on_a_loop, problem
@@ -98,7 +99,7 @@ async def test_what_is_wrong_with_such_a_body_is_said(tmp_path: Path) -> None:
         problem(await post(AUDIO, url="http://files.example/a.wav"), 400, "invalid_field")
         problem(await post(AUDIO, **{f"f{number}": "x" for number in range(101)}), 400, "invalid_query")
         assert app.service.counts() == (0, 0)
-        assert not list(tmp_path.glob("uploads/*"))
+        assert uploads(tmp_path) == []
 
 
 @on_a_loop
@@ -183,4 +184,4 @@ async def test_every_address_names_a_body_that_is_compressed(tmp_path: Path, met
             assert "content_encoding" in answer.text
         answer = await client.request(method, path, content=b"", headers={"Content-Encoding": "identity"})
         assert answer.status_code not in (200, 415)
-    assert not list(tmp_path.glob("uploads/*"))
+    assert uploads(tmp_path) == []

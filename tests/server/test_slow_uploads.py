@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fakes import uploads
 
 from server.conftest import Start
 from server.harness import RunningServer, submit, until
@@ -237,4 +238,4 @@ async def test_a_key_that_is_revoked_while_its_upload_comes_makes_no_job(tmp_pat
         await request.to(receive_after_revoking)
         assert request.status == 401, request.answer
         assert app.service.counts() == (0, 0)
-        assert not list(tmp_path.glob("uploads/*"))
+        assert uploads(tmp_path) == []

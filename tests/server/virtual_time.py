@@ -1,4 +1,4 @@
-"""An event loop on which waiting takes no time: a test of what happens after minutes ends at once."""
+"""An event loop on which waiting takes no time, so that a test of minutes ends at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-__all__ = ["Inline", "run_at_once"]
+__all__ = ["Inline", "VirtualLoop", "run_at_once"]
 
 T = TypeVar("T")
 
 
 class Inline(Executor):
-    """Does everything when it is submitted: threads know nothing of a clock that does not tick for them."""
+    """Runs each call when it is submitted, since a thread would not wait for the clock of the loop."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -26,7 +26,7 @@ class Inline(Executor):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Moves the clock instead of waiting for it."""
+    """Moves the clock where a selector would wait."""
 
     now = 0.0
 
@@ -37,7 +37,9 @@ class _Selector(selectors.DefaultSelector):
         return events
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that moves its clock to the next timer as soon as nothing else is to be done."""
+
     def __init__(self) -> None:
         self._clock = _Selector()
         super().__init__(self._clock)
@@ -45,10 +47,14 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
+    def skip(self, seconds: float) -> None:
+        """Move the clock, as when the machine was asleep."""
+        self._clock.now += seconds
+
 
 def run_at_once(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; whenever nothing else is to be done, its next timer is due."""
-    loop = _Loop()
+    """Run a coroutine on a :class:`VirtualLoop`."""
+    loop = VirtualLoop()
     try:
         return loop.run_until_complete(work)
     finally:

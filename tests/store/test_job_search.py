@@ -101,12 +101,13 @@ def test_a_search_finds_what_reading_all_jobs_would(
     store.close()
 
 
-def test_metadata_goes_with_its_job(store: JobStore) -> None:
+def test_metadata_is_deleted_with_its_job(store: JobStore) -> None:
     store.add(new_job("job", metadata={"case": "X-1", "pages": 3}))
     assert found(store, metadata_key="case", metadata_value="X-1") == ["job"]
     store.delete("job")
     assert found(store, metadata_key="case") == []
-    assert store._rows("SELECT * FROM job_metadata") == []
+    with store.database.read() as reader:
+        assert reader.execute("SELECT * FROM job_metadata").fetchall() == []
 
 
 @pytest.mark.parametrize("state", [None, "Queued"])

@@ -23,11 +23,14 @@ ANY = SpeakerBounds()
 def conversation(
     voices: int, turns: int, *, noise: float = 0.85, channel: float = 0.0, seed: int = 0
 ) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
-    """Embeddings of spans, their times and whose they are.
+    """Embeddings of spans, the times of the spans, and the index of the voice of each.
 
     Args:
+        voices: how many people speak.
+        turns: how many turns they take in all.
         noise: of a span against its voice; 0.85 gives spans of one voice a similarity of 0.58.
-        channel: what all voices share; it makes all of them more alike.
+        channel: weight of the part that all voices have in common.
+        seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize.community import CommunityEmbedding, CommunitySource, _model, run_pipeline
+from whisper_api.engine.diarize.community import CommunityEmbedding, CommunitySource, run_pipeline
 from whisper_api.engine.diarize.pipeline import diarize, embed_speaker
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
@@ -156,17 +156,24 @@ def test_a_window_s_embeddings_are_those_of_the_network_left_as_it_is(
     directory: Path, pipeline: Any, speech: Floats
 ) -> None:
     import torch
+    from pyannote.audio.models.embedding import WeSpeakerResNet34
 
-    model = _model(directory / "embedding" / "pytorch_model.bin")
+    model = WeSpeakerResNet34().eval()
+    checkpoint = torch.load(directory / "embedding" / "pytorch_model.bin", weights_only=False)
+    model.load_state_dict(checkpoint["state_dict"])
     windows = np.stack([speech[start : start + 80_000] for start in (0, 32_000, 64_000)])
     masks = (np.random.default_rng(0).random((3, 3, 293)) > 0.5).astype(np.float32)
     with torch.inference_mode():
         expected = model(torch.from_numpy(windows)[:, None], weights=torch.from_numpy(masks)).numpy()
     inputs = list(zip(windows, masks, strict=True))
-    found = np.stack(CommunityEmbedding(pipeline._embedding.model_, "cpu", 2).run(inputs))
+    # pyannote's pipeline has no public way to its embedding network.
+    network, half = (
+        each._embedding.model_  # noqa: SLF001
+        for each in (pipeline, CommunitySource(str(directory), "cpu", "bfloat16").load())
+    )
+    found = np.stack(CommunityEmbedding(network, "cpu", 2).run(inputs))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    half = CommunitySource(str(directory), "cpu", "bfloat16").load()
-    rounded = np.stack(CommunityEmbedding(half._embedding.model_, "cpu", 2).run(inputs))
+    rounded = np.stack(CommunityEmbedding(half, "cpu", 2).run(inputs))
     norms = np.linalg.norm(rounded, axis=-1) * np.linalg.norm(expected, axis=-1)
     assert float(((rounded * expected).sum(axis=-1) / norms).min()) > 0.999
 

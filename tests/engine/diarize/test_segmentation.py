@@ -33,12 +33,11 @@ def read(path: Path) -> Any:
 
 def test_it_gives_what_pyannotes_network_gives(checkpoint: Path, sample_call: Path) -> None:
     import torch
-
-    from whisper_api.engine.diarize.community import _model
+    from pyannote.audio import Model
 
     audio = read(sample_call)
     windows = torch.from_numpy(np.stack([audio[start : start + 80_000] for start in (0, 100_000, 200_000, 300_000)]))
-    ours, theirs = load_segmentation(checkpoint), _model(checkpoint)
+    ours, theirs = load_segmentation(checkpoint), Model.from_pretrained(checkpoint).eval()
     with torch.inference_mode():
         found, expected = ours(windows), theirs(windows[:, None])
     assert found.shape == expected.shape == (4, frame_count(80_000), 3)

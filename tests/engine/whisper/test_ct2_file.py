@@ -12,8 +12,8 @@ from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.errors import ModelCorrupt
 
 
-def write_model(path: Path, quantization: str | None) -> NDArray[np.float32]:
-    """A model of one layer in CTranslate2's format; its matrix."""
+def write_model(directory: Path, quantization: str | None) -> NDArray[np.float32]:
+    """Write a model of one layer in CTranslate2's format, and return its matrix."""
     import ctranslate2
 
     matrix = np.random.default_rng(0).normal(0, 1, (16, 8)).astype(np.float32)
@@ -40,17 +40,18 @@ def write_model(path: Path, quantization: str | None) -> NDArray[np.float32]:
     spec.layer.linear.bias = np.arange(16, dtype=np.float32)
     spec.validate()
     spec.optimize(quantization)
-    spec._serialize(str(path))
+    spec.save(str(directory))
     return matrix
 
 
 @pytest.mark.parametrize(
     ("quantization", "within"), [(None, 0.0), ("float16", 2e-3), ("bfloat16", 2e-2), ("int8", 2e-2), ("int16", 5e-3)]
 )
-def test_weights_come_back_whatever_they_are_stored_as(tmp_path: Path, quantization: str | None, within: float) -> None:
-    path = tmp_path / "model.bin"
-    matrix = write_model(path, quantization)
-    weights = read_weights(path)
+def test_weights_of_every_quantization_are_read_as_numbers(
+    tmp_path: Path, quantization: str | None, within: float
+) -> None:
+    matrix = write_model(tmp_path, quantization)
+    weights = read_weights(tmp_path / "model.bin")
     np.testing.assert_allclose(weights["layer/linear/weight"].astype(np.float32), matrix, atol=within)
     np.testing.assert_allclose(weights["layer/linear/bias"].astype(np.float32), np.arange(16), atol=0.1)
     assert not [name for name in weights if name.endswith("scale")]
@@ -74,8 +75,8 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_model_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    write_model(tmp_path, "float16")
     path = tmp_path / "model.bin"
-    write_model(path, "float16")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelCorrupt, match="cut short"):
         read_weights(path)

@@ -17,7 +17,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.recognizer import Recognizer, compression_ratio, prompt_tokens
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.worker import Again, GpuWorker
 from whisper_api.schema import Segment
 
 pytestmark = pytest.mark.models
@@ -37,11 +37,19 @@ def whisper(engine: Engine, base_model_dir: Path) -> Iterator[Whisper]:
         yield whisper
 
 
-def context(engine: Engine, **options: Any) -> JobContext:
+@pytest.fixture(scope="module")
+def worker(engine: Engine) -> Iterator[GpuWorker]:
+    """As many lanes as the engine has, with its models."""
+    worker = GpuWorker(lanes=engine.lanes, scope=engine.device.scope)
+    yield worker
+    worker.close()
+
+
+def context(engine: Engine, worker: GpuWorker, **options: Any) -> JobContext:
     return JobContext(
         options=engine.resolve(TranscriptionOptions(**options)),
         device=engine.device,
-        worker=engine._worker,
+        worker=worker,
         models=engine.models,
         store=engine.store,
     )
@@ -49,6 +57,7 @@ def context(engine: Engine, **options: Any) -> JobContext:
 
 def recognize(
     engine: Engine,
+    worker: GpuWorker,
     whisper: Whisper,
     audio: Floats,
     spans: Sequence[Span],
@@ -57,7 +66,7 @@ def recognize(
     words: bool = False,
     **options: Any,
 ) -> list[Segment]:
-    recognizer = Recognizer(context(engine, **options), whisper, "base", audio, spans, engine.batching)
+    recognizer = Recognizer(context(engine, worker, **options), whisper, "base", audio, spans, engine.batching)
     return list(recognizer.transcribe(language, word_times=words))
 
 
@@ -65,8 +74,8 @@ FIRST = Span(int(6.4 * RATE), int(14.3 * RATE))
 SECOND = Span(int(14.3 * RATE), int(21.6 * RATE))
 
 
-def test_the_call_is_understood(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    first, second = recognize(engine, whisper, call, [FIRST, SECOND])
+def test_the_call_is_understood(engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats) -> None:
+    first, second = recognize(engine, worker, whisper, call, [FIRST, SECOND])
     assert "I didn't know you were there" in first.text
     assert "New Jersey" in first.text
     assert "Chicago" in second.text
@@ -76,8 +85,10 @@ def test_the_call_is_understood(engine: Engine, whisper: Whisper, call: Floats) 
     assert first.flags == ()
 
 
-def test_words_are_the_text_and_their_times_rise(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    for segment in recognize(engine, whisper, call, [FIRST, SECOND], words=True):
+def test_words_are_the_text_and_their_times_rise(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    for segment in recognize(engine, worker, whisper, call, [FIRST, SECOND], words=True):
         assert " ".join(word.word for word in segment.words) == segment.text
         times = [time for word in segment.words for time in (word.start, word.end)]
         assert times == sorted(times)
@@ -85,15 +96,17 @@ def test_words_are_the_text_and_their_times_rise(engine: Engine, whisper: Whispe
         assert times[-1] <= segment.end
 
 
-def test_a_batch_gives_what_each_window_gives_alone(engine: Engine, whisper: Whisper, call: Floats) -> None:
+def test_a_batch_gives_what_each_window_gives_alone(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
     spans = [FIRST, SECOND, Span(int(21.6 * RATE), len(call)), FIRST]
-    together = [segment.text for segment in recognize(engine, whisper, call, spans)]
-    alone = [recognize(engine, whisper, call, [span])[0].text for span in spans]
+    together = [segment.text for segment in recognize(engine, worker, whisper, call, spans)]
+    alone = [recognize(engine, worker, whisper, call, [span])[0].text for span in spans]
     assert together == alone
 
 
 def test_the_language_is_judged_and_its_encoding_used_again(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[bool] = []
     run = OnnxDecode.run
@@ -103,18 +116,20 @@ def test_the_language_is_judged_and_its_encoding_used_again(
         return run(self, inputs)
 
     monkeypatch.setattr(OnnxDecode, "run", watched)
-    recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
     language, probability = recognizer.resolve_language("auto")
     assert language == "en"
     assert probability is not None
     assert probability > 0.9
     texts = [segment.text for segment in recognizer.transcribe("en", word_times=False)]
     assert all(encoded)
-    assert texts == [segment.text for segment in recognize(engine, whisper, call, [FIRST, SECOND])]
+    assert texts == [segment.text for segment in recognize(engine, worker, whisper, call, [FIRST, SECOND])]
 
 
-def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    ctx = context(engine)
+def test_a_wrong_language_is_used_as_asked_and_warned_about(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    ctx = context(engine, worker)
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
     assert recognizer.resolve_language("de") == ("de", None)
     assert len(ctx.warnings) == 1
@@ -122,8 +137,10 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(engine: Engine, whis
     assert "'de'" in ctx.warnings[0]
 
 
-def test_a_model_without_cantonese_writes_chinese_and_says_so(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    ctx = context(engine)
+def test_a_model_without_cantonese_writes_chinese_and_says_so(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    ctx = context(engine, worker)
     recognizer = Recognizer(ctx, whisper, "base", call, [], engine.batching)
     assert recognizer.resolve_language("yue") == ("zh", None)
     (warning,) = ctx.warnings
@@ -132,17 +149,19 @@ def test_a_model_without_cantonese_writes_chinese_and_says_so(engine: Engine, wh
 
 
 def test_a_language_that_the_model_knows_no_relative_of_is_refused(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(whisper.__dict__, "languages", frozenset({"en", "fr"}))
-    recognizer = Recognizer(context(engine), whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST], engine.batching)
     with pytest.raises(InvalidOption, match="'ja'; it knows en, fr"):
         recognizer.resolve_language("ja")
 
 
-def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, call: Floats) -> None:
+def test_an_english_only_model_says_so(
+    engine: Engine, worker: GpuWorker, tiny_en_model_dir: Path, call: Floats
+) -> None:
     with engine.models.lease(engine.whisper_source(engine.store.ensure("tiny.en"))) as tiny:
-        ctx = context(engine)
+        ctx = context(engine, worker)
         recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
         assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
@@ -151,15 +170,19 @@ def test_an_english_only_model_says_so(engine: Engine, tiny_en_model_dir: Path, 
     assert segment.words
 
 
-def test_translation_gives_english(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    (segment,) = recognize(engine, whisper, call, [FIRST], task="translate")
+def test_translation_gives_english(engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats) -> None:
+    (segment,) = recognize(engine, worker, whisper, call, [FIRST], task="translate")
     assert "New Jersey" in segment.text
 
 
-def test_a_prompt_and_hotwords_change_the_spelling(engine: Engine, whisper: Whisper, call: Floats) -> None:
+def test_a_prompt_and_hotwords_change_the_spelling(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
     span = Span(int(14.4 * RATE), int(17.9 * RATE))
-    (plain,) = recognize(engine, whisper, call, [span])
-    (prompted,) = recognize(engine, whisper, call, [span], hotwords="Sheyla", prompt="A call between Diane and Sheyla.")
+    (plain,) = recognize(engine, worker, whisper, call, [span])
+    (prompted,) = recognize(
+        engine, worker, whisper, call, [span], hotwords="Sheyla", prompt="A call between Diane and Sheyla."
+    )
     assert "Sheyla" not in plain.text
     assert "Sheyla" in prompted.text
 
@@ -189,7 +212,7 @@ def test_numerals_can_be_suppressed(whisper: Whisper) -> None:
 
 
 def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, int, float]] = []
     good = whisper.tokenizer("en").encode(" hello there my friend")
@@ -202,7 +225,7 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
         return [DecodedTokens(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", scripted)
-    (segment,) = recognize(engine, whisper, call, [FIRST], beam_size=1)
+    (segment,) = recognize(engine, worker, whisper, call, [FIRST], beam_size=1)
     assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
     assert segment.text == "hello there my friend"
     assert segment.temperature == 0.4
@@ -210,7 +233,7 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
 
 
 def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     asked: list[float] = []
@@ -220,7 +243,7 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
         return [DecodedTokens(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", looping)
-    ctx = context(engine)
+    ctx = context(engine, worker)
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
     (segment,) = recognizer.transcribe("en", word_times=False)
     assert asked == [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -232,11 +255,11 @@ def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
         return [DecodedTokens(loop, -1.5, 0.9, False, None) for _ in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", silent)
-    assert recognize(engine, whisper, call, [FIRST, SECOND]) == []
+    assert recognize(engine, worker, whisper, call, [FIRST, SECOND]) == []
 
 
 def test_text_that_fills_the_cap_is_not_lost_but_split(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
     lengths: list[int] = []
@@ -246,7 +269,7 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
         return [DecodedTokens(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
 
     monkeypatch.setattr(OnnxDecode, "run", dense)
-    segments = recognize(engine, whisper, call, [Span(0, 15 * RATE)])
+    segments = recognize(engine, worker, whisper, call, [Span(0, 15 * RATE)])
     assert len(segments) >= 2
     assert [segment.id for segment in segments] == list(range(len(segments)))
     assert segments[0].start == 0.0
@@ -255,8 +278,10 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
     assert all(segment.flags == () for segment in segments)
 
 
-def test_the_token_cap_holds_for_any_prompt_length(engine: Engine, whisper: Whisper, call: Floats) -> None:
-    ctx = context(engine)
+def test_the_token_cap_holds_for_any_prompt_length(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    ctx = context(engine, worker)
     tokenizer = whisper.tokenizer("en")
     for extra in (0, 150):
         prompt = (*([tokenizer.sot_prev] * bool(extra)), *([11] * extra), *tokenizer.sot_sequence)

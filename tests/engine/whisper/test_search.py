@@ -16,7 +16,7 @@ from numpy_decoder import Pair, Window
 
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.onnx.sampling import TokenPicker, language_probabilities
-from whisper_api.engine.whisper.onnx.search import Decoding, Hypothesis, feed_sequence
+from whisper_api.engine.whisper.onnx.search import Decoding, Hypothesis, TokenRules, feed_sequence
 
 RATE = 16_000
 # Of the sample call: when somebody speaks without a break.
@@ -172,12 +172,42 @@ def test_sampling_is_repeatable_with_a_seed(english: list[Window]) -> None:
     assert first.tokens != other.tokens
 
 
-def test_the_best_sample_is_kept(english: list[Window]) -> None:
-    running = decoding(english[1], temperature=1.0, max_new_tokens=FEW)
+class TwoTexts:
+    """A decoder of two texts that are equally likely to begin, of which one is much less likely to go on.
+
+    Token 0 begins a transcript and 1 ends it. 2 is followed by 2 with near certainty, 3 by any of the other tokens.
+    """
+
+    RULES = TokenRules(sot=0, eot=1, no_speech=4, suppress=(), blank=())
+    VOCABULARY = 100
+    attention = np.zeros((1, 1, 1), np.float32)
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def feed(self, tokens: NDArray[np.int64], positions: object, visible: object) -> NDArray[np.float32]:
+        self.length += len(tokens)
+        logits = np.zeros((len(tokens), self.VOCABULARY), np.float32)
+        logits[tokens == 0, 2:4] = 20.0
+        logits[tokens == 2, 2] = 20.0
+        return logits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_most_probable_of_the_samples_is_the_result(seed: int) -> None:
+    running = Decoding(
+        TwoTexts(),
+        (0,),
+        rules=TwoTexts.RULES,
+        beam_size=1,
+        temperature=1.0,
+        best_of=20,
+        max_new_tokens=4,
+        rng=np.random.default_rng(seed),
+    )
     assert running.advance(1000)
-    texts = running._search.finished
-    assert len({text for text, _ in texts}) > 1
-    assert running.result().score == max(totals[-1] / len(text) for text, totals in texts)
+    assert running.result().tokens == (2, 2, 2, 2)
+    assert running.result().score == pytest.approx(math.log(0.5) / 4, abs=1e-3)
 
 
 def test_sampling_at_a_low_temperature_is_greedy_search(english: list[Window]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
@@ -357,10 +356,12 @@ def test_closing_fails_an_unfinished_item() -> None:
     worker = GpuWorker()
     future = worker.submit("job", Countdown(device), ("job", 5), 1.0)
     assert device.entered.wait(10)
+    waiting = worker.submit("job", Double(device), "waiting", 1.0)
     closer = threading.Thread(target=worker.close)
     closer.start()
-    while not worker._closed:
-        time.sleep(0.001)
+    # The worker fails the items that wait as soon as it closes.
+    with pytest.raises(EngineClosed):
+        waiting.result(10)
     device.gate.set()
     closer.join(10)
     with pytest.raises(EngineClosed):

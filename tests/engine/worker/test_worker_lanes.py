@@ -6,7 +6,6 @@ import contextlib
 import math
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -238,15 +237,30 @@ def test_a_free_lane_waits_for_what_is_about_to_come(machine: Machine, worker: G
     assert machine.begun == [["busy"], ["first", "second"]]
 
 
-def test_who_began_to_prepare_later_is_not_waited_for(machine: Machine, worker: GpuWorker) -> None:
+@dataclass(frozen=True)
+class Considered(Echo):
+    """Sets an event when a lane asks for the size of a batch. The lane holds the worker's lock until it has decided."""
+
+    considered: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    @property
+    def memory_key(self) -> Hashable:
+        self.considered.set()
+        return self.key
+
+
+def test_a_lane_does_not_wait_for_an_item_that_was_announced_after_the_wait_began(
+    machine: Machine, worker: GpuWorker
+) -> None:
     machine.hold("busy")
     worker.submit("a", Echo(machine, "other"), "busy", 30.0)
     machine.wait_for(lambda: len(machine.running) == 1)
     with contextlib.ExitStack() as early:
         early.enter_context(worker.expecting())
-        first = worker.submit("b", Echo(machine), "first", 1.0)
-        while worker._awaited is None:
-            time.sleep(0.001)
+        operation = Considered(machine)
+        first = worker.submit("b", operation, "first", 1.0)
+        assert operation.considered.wait(LONG)
+        # Only now another item is announced.
         with worker.expecting():
             early.close()
             assert first.result(LONG) == "first"

@@ -164,7 +164,8 @@ def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: fl
     A file object that can seek is left at its beginning, so that it can be decoded next; one that cannot is used up.
 
     Args:
-        source, audio_track: as for :func:`decode`.
+        source: as for :func:`decode`.
+        audio_track: as for :func:`decode`.
         max_seconds: how long the audio may be, as its header states it; None for any length.
 
     Raises:

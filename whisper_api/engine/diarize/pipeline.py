@@ -229,7 +229,9 @@ class Analysis:
         """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
 
         Args:
-            bounds, options, check: as for :func:`find_speakers`.
+            bounds: on the number of speakers.
+            options: of the clustering.
+            check: raises when the job was canceled.
         """
         if len(self.embeddings) == 0:
             return np.zeros((0, DIMENSION))

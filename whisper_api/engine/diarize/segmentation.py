@@ -232,7 +232,8 @@ def sinc_filters(low_hz: torch.Tensor, band_hz: torch.Tensor) -> torch.Tensor:
     """Band-pass filters of shape (80, 1, 251): 40 even (cosine) filters, then 40 odd (sine) filters of the same bands.
 
     Args:
-        low_hz, band_hz: shape (40, 1), learned lower edges and widths of the bands; each is added to 50 Hz.
+        low_hz: shape (40, 1): the learned lower edge of each band, less 50 Hz.
+        band_hz: shape (40, 1): the learned width of each band, less 50 Hz.
     """
     import torch
 

@@ -40,7 +40,8 @@ def align(
         state: the decoder over the window.
         start: the start sequence: ``<|startoftranscript|>``, language, task.
         text: text tokens.
-        no_timestamps, eot: the tokens around the text.
+        no_timestamps: the token before the text.
+        eot: the token after the text.
         frames: of audio before the padding begins, 100 a second.
 
     Returns:

@@ -110,7 +110,10 @@ def _words(
     """Words from the tokenizer's pieces, which end at every mark inside a word ("l'été", "est-il").
 
     Args:
-        texts, starts, stops, scores: of each piece.
+        texts: of the pieces.
+        starts: of the pieces, in seconds.
+        stops: of the pieces, in seconds.
+        scores: of the pieces.
         spaced: whether the language writes spaces between words.
     """
     words: list[_Spoken] = []

@@ -134,7 +134,9 @@ async def accept_waited(
     ``Idempotency-Key`` will come back, and cancels nothing.
 
     Args:
-        request, read, rules: as :func:`accept` takes them. The purpose names every option outside of the form.
+        request: as for :func:`accept`.
+        read: as for :func:`accept`.
+        rules: as for :func:`accept`. The purpose names every option outside of the form.
         waiting: stands for the client while open; it is closed when the client has its answer or has gone.
 
     Returns:

@@ -38,7 +38,8 @@ class DecoderState(Protocol):
         """Run tokens through the decoder at once; row r becomes cache entry ``length + r``.
 
         Args:
-            tokens, positions: int64, shape (rows,): tokens and their places in the text.
+            tokens: int64, shape (rows,).
+            positions: int64, shape (rows,): where in the text each token stands.
             visible: bool, shape (rows, length + rows): whether a row attends to an entry, itself included.
 
         Returns:
