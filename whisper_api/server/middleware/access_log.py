@@ -15,8 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.middleware.proxies import client_address
-from whisper_api.server.responses.error_responses import ErrorHandler
-from whisper_api.server.responses.problems import REFUSED, Problem
+from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 

@@ -7,8 +7,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.server.responses.error_responses import ErrorHandler
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import ErrorHandler, Problem
 
 __all__ = ["NoWebSockets"]
 

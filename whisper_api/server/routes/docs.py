@@ -1,10 +1,11 @@
-"""``/openapi.json`` and ``/docs``: what the server can do. No key is asked for."""
+"""``/openapi.json`` and ``/docs``: the description of the API for programs and for people. They need no key."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import shlex
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,40 +13,59 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from whisper_api.server.middleware.proxies import public_url
 from whisper_api.server.openapi.docs import ADDRESS_MARK, page
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import Resource
-from whisper_api.server.responses.joined import JoinedResponse
 from whisper_api.server.state import blocking, state_of
 
 __all__ = ["DESCRIPTION", "PAGE", "STYLE"]
 
 STYLESHEET = Path(__file__).parents[1] / "openapi" / "docs.css"
-# Nothing is run, nothing is fetched but the stylesheet, and no other page shows this one within itself.
+# The page runs no script and loads only its stylesheet, and no other page may embed it.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
 
 
+class _Page(Response):
+    """The page, with this request's server address between its parts.
+
+    All responses share the parts, so that clients that read slowly hold no copies of the page in memory.
+    """
+
+    def __init__(self, parts: Sequence[bytes], address: bytes) -> None:
+        super().__init__(None, headers=PAGE_HEADERS, media_type="text/html")
+        self._parts = parts
+        self._address = address
+        self.headers["Content-Length"] = str(sum(map(len, parts)) + len(address) * (len(parts) - 1))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self._parts[:-1]:
+            for piece in (part, self._address):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": self._parts[-1], "more_body": False})
+
+
 async def openapi(request: Request) -> Response:
-    """This description, as a program reads it (OpenAPI 3.1)."""
+    """The description of the API for programs (OpenAPI 3.1)."""
     described = await blocking(state_of(request).reads, _described, request)
     return Response(described[0], media_type="application/json")
 
 
 async def docs(request: Request) -> Response:
-    """This description, as people read it."""
+    """The description of the API for people."""
     _, parts = await blocking(state_of(request).reads, _described, request)
-    address = shlex.quote(public_url(request))
-    return JoinedResponse(parts, escape(address).encode(), headers=PAGE_HEADERS, media_type="text/html")
+    return _Page(parts, escape(shlex.quote(public_url(request))).encode())
 
 
 async def style(request: Request) -> Response:
-    """How the page of the description looks."""
+    """The stylesheet of the page."""
     return Response(await asyncio.to_thread(_stylesheet), media_type="text/css")
 
 
@@ -58,9 +78,9 @@ def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:
 def _made(
     routes: tuple[tuple[str, Resource], ...], root_path: str, authorization: bool
 ) -> tuple[bytes, tuple[bytes, ...]]:
-    """As JSON, and as HTML in the parts between which the server's address stands.
+    """The description as JSON, and as HTML that is split where the server's address is inserted.
 
-    An application's never changes, and mostly a process has one.
+    Cached, because an application's description never changes, and most processes have a single application.
     """
     api = description(dict(routes), root_path=root_path, authorization=authorization)
     return msgspec.json.encode(api), tuple(part.encode() for part in page(api).split(ADDRESS_MARK))
