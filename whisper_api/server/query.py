@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from whisper_api.coercion import convert
-from whisper_api.errors import InvalidOption, JobNotFound
+from whisper_api.errors import JobNotFound
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.form_fields import converted
 
 __all__ = ["idempotency_key", "job_id_of", "query_value", "status_location", "status_path"]
 
@@ -29,12 +29,7 @@ def query_value(request: Request, name: str, annotation: Any, default: Any = Non
         InvalidOption: the text is not a value of this type.
     """
     text = request.query_params.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        return convert(text, annotation)
-    except ValueError as error:
-        raise InvalidOption(name, str(error)) from None
+    return converted(name, text, annotation) if text else default
 
 
 def job_id_of(request: Request) -> str:

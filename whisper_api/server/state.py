@@ -78,7 +78,7 @@ class ServerState:
         self.waiters = Waiters(self.service)
         self.key_uploads = Turns(self.config.max_uploads_per_key)
         self.address_uploads = Turns(self.config.max_uploads_per_address)
-        # As many bytes as the unfinished uploads with one file each that one key may have.
+        # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
         self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
         self.caller_renders = Turns(1)

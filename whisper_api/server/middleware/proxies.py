@@ -27,14 +27,14 @@ _SLASHES = re.compile(r"/{2,}")
 # Unreserved characters (RFC 3986).
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-# One pair in an element of Forwarded (RFC 7239, section 4).
+# A pair in an element of Forwarded (RFC 7239, section 4).
 _PAIR = re.compile(r"""\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*))\s*""")
 # An address in X-Forwarded-For or Forwarded: with or without a port, IPv6 with or without brackets.
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+(?:\.\d+){3})(?::\d+)?|([0-9A-Fa-f:.]+)")
 
 
 class TrustedAddresses:
-    """The addresses of proxies whose headers are believed.
+    """The addresses of trusted proxies.
 
     Args:
         text: addresses and networks (``10.0.0.0/8``), with commas between; None and empty for none.
@@ -110,17 +110,17 @@ class _Forwarded:
 class BehindProxy:
     """Restores the path, scheme, prefix and client address that a request had before the proxies.
 
-    Repeated slashes in the path count as one: clients whose base URL ends in a slash send ``//asr``.
+    Repeated slashes in the path count as a single slash: clients whose base URL ends in a slash send ``//asr``.
 
-    The scope is changed in place, so that outer layers see the same. The ``Host`` header stays, because security checks
-    must not depend on headers of a proxy.
+    The scope itself is changed and not a copy, so that outer layers see the change. The ``Host`` header stays, because
+    security checks must not depend on headers of a proxy.
 
     Args:
         app: the rest of the application.
         config: names trusted proxies and the prefix.
 
     Raises:
-        ConfigError: one of these cannot be used.
+        ConfigError: the proxies or the prefix cannot be used.
     """
 
     def __init__(self, app: ASGIApp, *, config: Config) -> None:
@@ -137,11 +137,11 @@ class BehindProxy:
         prefix = self.root_path
         peer = client_address(scope)
         if peer in self.trusted:
-            told = _forwarded(Headers(scope=scope), peer or "", self.trusted)
-            prefix = told.prefix or prefix
-            scope.update(client=(told.client, 0), scheme=told.scheme or scope["scheme"])
-            if told.host is not None:
-                scope[PUBLIC_HOST] = told.host
+            forwarded = _forwarded(Headers(scope=scope), peer or "", self.trusted)
+            prefix = forwarded.prefix or prefix
+            scope.update(client=(forwarded.client, 0), scheme=forwarded.scheme or scope["scheme"])
+            if forwarded.host is not None:
+                scope[PUBLIC_HOST] = forwarded.host
         if prefix:
             _add_prefix(scope, prefix)
             if scope["path"] == prefix and scope["method"] in ("GET", "HEAD"):
