@@ -76,7 +76,7 @@ class HealthWatch:
 
     def health(self) -> Health:
         """The health of a service that is not stopping."""
-        disk = self._store.write_error()
+        disk = self._store.database.write_error()
         if disk is not None:
             state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
             return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
@@ -122,11 +122,11 @@ class HealthWatch:
 
     def _check_disk(self) -> None:
         """Try whether the database can be written again, and log when that changes."""
-        error = self._store.write_error()
+        error = self._store.database.write_error()
         if error is not None:
             with contextlib.suppress(StorageError):
                 self._store.try_to_write()
-            error = self._store.write_error()
+            error = self._store.database.write_error()
         if error is not None and not self._disk_failed:
             log.error("not ready: %s", error)
         elif error is None and self._disk_failed:

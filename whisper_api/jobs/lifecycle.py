@@ -111,7 +111,7 @@ class Lifecycle:
             StorageError: the database or the upload directory cannot be used.
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         with self._lock:
             if self._started or self._draining:
                 return
@@ -150,7 +150,7 @@ class Lifecycle:
         Raises:
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         if not self._draining:
             self.drain()
         with self._lock:

@@ -105,7 +105,7 @@ class Retention:
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
-        self._store.compact()
+        self._store.database.compact()
         return Swept(results, len(jobs), files)
 
     def start(self, interval: float) -> None:
@@ -148,7 +148,7 @@ class Retention:
     def wipe(self) -> None:
         """Remove deleted text from the database's log; warn once when another program prevents this for long."""
         now = time.monotonic()
-        if self._store.wipe():
+        if self._store.database.wipe():
             self._unwiped_since, self._overdue = None, False
         elif self._unwiped_since is None:
             self._unwiped_since = now

@@ -98,7 +98,7 @@ class JobService(Lifecycle):
             QueueFull, CallerLimit, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
