@@ -69,7 +69,6 @@ NATIVE_ROUTES = {
     "/health": Resource({"GET": health.READYZ}),
     "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
     "/docs": Resource({"GET": docs.PAGE}),
-    "/docs.css": Resource({"GET": docs.STYLE}),
 }
 MODEL_ROUTES = {
     "/models": Resource({"GET": openai.MODELS}),

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_ORIGINS_LOGGED = 20
 # Paths that need no key: health checks, the page (which asks for a key itself) and the API's description. None of them
 # reveals anything about jobs.
-OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
+OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
 AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -92,21 +91,6 @@ def public_url(request: Request) -> str:
     return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
 
 
-@dataclass(frozen=True)
-class _Forwarded:
-    """The headers of trusted proxies.
-
-    Attributes:
-        client: address of the client.
-        scheme, host, prefix: of the URL that the client uses; None where a header is missing or invalid.
-    """
-
-    client: str
-    scheme: str | None
-    host: str | None
-    prefix: str | None
-
-
 class BehindProxy:
     """Restores the path, scheme, prefix and client address that a request had before the proxies.
 
@@ -136,12 +120,8 @@ class BehindProxy:
             return
         prefix = self.root_path
         peer = client_address(scope)
-        if peer in self.trusted:
-            forwarded = _forwarded(Headers(scope=scope), peer or "", self.trusted)
-            prefix = forwarded.prefix or prefix
-            scope.update(client=(forwarded.client, 0), scheme=forwarded.scheme or scope["scheme"])
-            if forwarded.host is not None:
-                scope[PUBLIC_HOST] = forwarded.host
+        if peer is not None and peer in self.trusted:
+            prefix = _apply_headers(scope, peer, self.trusted) or prefix
         if prefix:
             _add_prefix(scope, prefix)
             if scope["path"] == prefix and scope["method"] in ("GET", "HEAD"):
@@ -163,12 +143,13 @@ def _add_prefix(scope: Scope, prefix: str) -> None:
     scope.update(root_path=prefix + root_path, path=path)
 
 
-def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwarded:
-    """Read the headers of a request from a trusted proxy.
+def _apply_headers(scope: Scope, peer: str, trusted: TrustedAddresses) -> str:
+    """Set the client, the scheme and the public host from the headers of a trusted proxy, and return the prefix.
 
     ``Forwarded`` (RFC 7239) is read only without ``X-Forwarded`` headers: a proxy that sets these passes on a
-    ``Forwarded`` header of the client unchanged.
+    ``Forwarded`` header of the client unchanged. Invalid values are ignored.
     """
+    headers = Headers(scope=scope)
     nodes = _listed(headers, "x-forwarded-for")
     scheme, host = _last(headers, "x-forwarded-proto"), _last(headers, "x-forwarded-host")
     if not (nodes or scheme or host):
@@ -176,14 +157,13 @@ def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwa
         nodes = [element.get("for", "") for element in elements]
         if elements:
             scheme, host = elements[-1].get("proto"), elements[-1].get("host")
-    scheme = (scheme or "").lower()
+    scope["client"] = (_client(nodes, peer, trusted), 0)
+    if (scheme or "").lower() in ("http", "https"):
+        scope["scheme"] = str(scheme).lower()
+    if host and _HOST.fullmatch(host):
+        scope[PUBLIC_HOST] = host
     prefix = (_last(headers, "x-forwarded-prefix") or "").rstrip("/")
-    return _Forwarded(
-        client=_client(nodes, peer, trusted),
-        scheme=scheme if scheme in ("http", "https") else None,
-        host=host if host and _HOST.fullmatch(host) else None,
-        prefix=prefix if _is_prefix(prefix) else None,
-    )
+    return prefix if _is_prefix(prefix) else ""
 
 
 def _client(nodes: list[str], peer: str, trusted: TrustedAddresses) -> str:

@@ -49,7 +49,7 @@ def page(api: Object) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{escape(title)}</title>",
-        '<link rel="stylesheet" href="docs.css">',
+        '<link rel="stylesheet" href="assets/docs.css">',
     )
     body = (
         '<a class="skip" href="#main">Skip to the calls</a>',

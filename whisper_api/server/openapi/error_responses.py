@@ -37,12 +37,12 @@ class Refusal(NamedTuple):
 
     Attributes:
         status: the HTTP status.
-        meanings: one sentence for each cause, as CommonMark, with the code of the error.
+        description: a sentence for each cause, as CommonMark, with the code of the error.
         headers: name to description of the headers that the response may have.
     """
 
     status: int
-    meanings: tuple[str, ...]
+    description: str
     headers: dict[str, str]
 
 
@@ -73,8 +73,12 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
             # The specific sentences make the general one superfluous.
             sentences.pop(MEANINGS.get(status, ""), None)
     return [
-        Refusal(status, tuple(meanings[status]), _headers(status, retried=status in retried, openai=openai))
-        for status in sorted(meanings)
+        Refusal(
+            status,
+            "\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else "".join(sentences),
+            _headers(status, retried=status in retried, openai=openai),
+        )
+        for status, sentences in sorted(meanings.items())
     ]
 
 

@@ -13,7 +13,7 @@ from whisper_api.server.middleware.auth import BASIC_PATHS
 from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.docstrings import described
-from whisper_api.server.openapi.error_responses import Refusal, refusals_of
+from whisper_api.server.openapi.error_responses import refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, without_null
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
@@ -259,8 +259,9 @@ def _responses(operation: Operation, types: _Types, *, authorization: bool) -> d
     openai = operation.tag == OPENAI_TAG
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
-        status = str(refusal.status)
-        error = _refusal(refusal, media_type, types.sent(kind))
+        status, headers = str(refusal.status), _headers(refusal.headers)
+        content = {media_type: {"schema": types.sent(kind)}}
+        error = {"description": refusal.description, "headers": headers, "content": content}
         responses[status] = _both(responses[status], error) if status in responses else error
     return dict(sorted(responses.items()))
 
@@ -279,16 +280,6 @@ def _content(media_type: str, schema: Schema) -> dict[str, Any]:
     data = {"contentMediaType": "application/json", "contentSchema": schema} if schema != {"type": "string"} else {}
     event = {"data": {"type": "string", **data}, "event": {"type": "string"}, "id": {"type": "string"}}
     return {"schema": {"type": "object", "title": "Event", "properties": event, "required": ["data"]}}
-
-
-def _refusal(refusal: Refusal, media_type: str, schema: Schema) -> dict[str, Any]:
-    meanings = refusal.meanings
-    text = meanings[0] if len(meanings) == 1 else "\n".join(f"- {meaning}" for meaning in meanings)
-    return {
-        "description": text,
-        "headers": _headers(refusal.headers),
-        "content": {media_type: {"schema": schema}},
-    }
 
 
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import shlex
-from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from whisper_api.server.middleware.proxies import public_url
 from whisper_api.server.openapi.docs import ADDRESS_MARK, page
@@ -22,34 +18,13 @@ from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import Resource
 from whisper_api.server.state import blocking, state_of
 
-__all__ = ["DESCRIPTION", "PAGE", "STYLE"]
+__all__ = ["DESCRIPTION", "PAGE"]
 
-STYLESHEET = Path(__file__).parents[1] / "openapi" / "docs.css"
 # The page runs no script and loads only its stylesheet, and no other page may embed it.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
-
-
-class _Page(Response):
-    """The page, with this request's server address between its parts.
-
-    All responses share the parts, so that clients that read slowly hold no copies of the page in memory.
-    """
-
-    def __init__(self, parts: Sequence[bytes], address: bytes) -> None:
-        super().__init__(None, headers=PAGE_HEADERS, media_type="text/html")
-        self._parts = parts
-        self._address = address
-        self.headers["Content-Length"] = str(sum(map(len, parts)) + len(address) * (len(parts) - 1))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for part in self._parts[:-1]:
-            for piece in (part, self._address):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": self._parts[-1], "more_body": False})
 
 
 async def openapi(request: Request) -> Response:
@@ -61,12 +36,8 @@ async def openapi(request: Request) -> Response:
 async def docs(request: Request) -> Response:
     """The description of the API for people."""
     _, parts = await blocking(state_of(request).reads, _described, request)
-    return _Page(parts, escape(shlex.quote(public_url(request))).encode())
-
-
-async def style(request: Request) -> Response:
-    """The stylesheet of the page."""
-    return Response(await asyncio.to_thread(_stylesheet), media_type="text/css")
+    address = escape(shlex.quote(public_url(request))).encode()
+    return Response(address.join(parts), headers=PAGE_HEADERS, media_type="text/html")
 
 
 def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:
@@ -86,13 +57,7 @@ def _made(
     return msgspec.json.encode(api), tuple(part.encode() for part in page(api).split(ADDRESS_MARK))
 
 
-@functools.cache
-def _stylesheet() -> bytes:
-    return STYLESHEET.read_bytes()
-
-
 DESCRIPTION = Operation(
     openapi, "Documents", (Answer(200, "The description", {"application/json": dict[str, Any]}),), open=True
 )
 PAGE = Operation(docs, "Documents", (Answer(200, "The page", {"text/html": str}),), open=True)
-STYLE = Operation(style, "Documents", (Answer(200, "The stylesheet", {"text/css": str}),), open=True, hidden=True)
