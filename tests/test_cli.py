@@ -22,7 +22,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from whisper_api.cli.flags import add_struct_flags, given
+from whisper_api.cli.flags import add_struct_flags, struct_of
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.cli.outputs import Outputs, output_stems, write_whole
 from whisper_api.cli.progress import ProgressLine, clock_time
@@ -74,7 +74,7 @@ def transcribe(models_dir: Path, tiny_en_model_dir: Path) -> Run:
 def options_of(*arguments: str) -> TranscriptionOptions:
     parser = argparse.ArgumentParser()
     add_struct_flags(parser, TranscriptionOptions)
-    return given(parser.parse_args(arguments), TranscriptionOptions)
+    return struct_of(parser.parse_args(arguments), TranscriptionOptions)
 
 
 # --- flags ---

@@ -46,7 +46,7 @@ def test_a_token_has_256_random_bits(ring: KeyRing) -> None:
 def test_the_secret_is_not_stored(ring: KeyRing, store: JobStore, tmp_path: Path) -> None:
     _, token = ring.create("laptop")
     secret = token[12:]
-    store.compact()
+    store.database.compact()
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"laptop" in kept
     assert secret.encode() not in kept

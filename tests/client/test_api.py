@@ -402,10 +402,10 @@ def test_corrections_are_sent_and_read(client: Client, rest: Rest) -> None:
 def test_every_error_of_the_server_comes_out_under_its_name(
     kind: type[errors.WhisperApiError], client: Client, rest: Rest
 ) -> None:
-    rule = RULES[kind]
+    status, code = RULES[kind]
     job_id = client.submit(AUDIO)
     detail = "language: expected a code" if kind is errors.InvalidOption else "Something in particular"
-    rest.faults["GET"] = [Refuse(rule.status, rule.code, detail, retry_after="0")] * 12
+    rest.faults["GET"] = [Refuse(status, code, detail, retry_after="0")] * 12
     expected = {
         errors.ModelError: errors.ModelUnavailable,
         errors.DeviceError: errors.DeviceUnavailable,

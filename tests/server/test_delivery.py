@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.upload_server import PATIENCE_SECONDS, UploadServer, serving, until
 from server.virtual_time import run_at_once
-from whisper_api.server.responses.delivery import BodyReceive, DeliveredResponse, LingeringClose, drain
+from whisper_api.server.responses.delivery import BodyReceive, DeliveredResponse, LingeringClose
 
 # More than any socket on the way can hold.
 LARGE = 64 << 20
@@ -274,15 +274,6 @@ def test_an_error_is_passed_on_when_the_request_has_ended() -> None:
     with pytest.raises(RuntimeError, match="it crashed"):
         client.run(LingeringClose(app), POST)
     assert client.received == 2
-
-
-def test_drain_reads_to_the_end() -> None:
-    async def work() -> int:
-        client = Client((0.0, body(b"a")), (1.0, body(b"b")), (2.0, END), (3.0, body(b"of another")))
-        await drain(client.receive)
-        return client.received
-
-    assert run_at_once(work()) == 3
 
 
 def test_what_is_not_http_passes() -> None:

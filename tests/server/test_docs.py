@@ -58,7 +58,7 @@ def shown(authorization: bool = True) -> Elements:
 def test_nothing_is_run_and_nothing_comes_from_elsewhere() -> None:
     found = shown()
     assert not found.attributes.keys() & {"script", "style", "img", "iframe", "object", "form", "base"}
-    assert [given["href"] for given in found.attributes["link"]] == ["docs.css"]
+    assert [given["href"] for given in found.attributes["link"]] == ["assets/docs.css"]
     for elements in found.attributes.values():
         assert not any(name == "style" or name.startswith("on") for given in elements for name in given)
 
@@ -122,7 +122,7 @@ async def test_it_is_served_to_everybody_under_a_strict_policy(tmp_path: Path) -
         assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
         assert "<b>:1" not in answer.text
         Elements(answer.text)
-        style = await client.get("/docs.css")
+        style = await client.get("/assets/docs.css")
         assert style.headers["Content-Type"] == "text/css; charset=utf-8"
         assert "prefers-color-scheme: dark" in style.text
         assert not re.search(r"@import|url\(", style.text)

@@ -26,7 +26,8 @@ from whisper_api.jobs.events import LAST_ID
 from whisper_api.jobs.executor import OnPartial
 from whisper_api.schema import JobCanceledEvent, PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
-from whisper_api.server.realtime.waiting import background, wait_for_change, wait_for_end, watch_events
+from whisper_api.server.realtime.waiting import wait_for_change, wait_for_end, watch_events
+from whisper_api.server.responses.delivery import background
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState, thread_count

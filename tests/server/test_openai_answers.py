@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from test_subtitles import transcripts
 
 from whisper_api.schema import RenderOptions, Transcript, TranscriptionOptions
-from whisper_api.server.openai.answers import answer_of
+from whisper_api.server.openai.answers import rendered_body
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.time_order import in_order
 
@@ -27,7 +27,7 @@ def test_times_are_in_order(format: Literal["verbose_json", "diarized_json"], gi
     openai_request = OpenAIRequest(
         options=TranscriptionOptions(), response_format=format, granularities=frozenset(("word", "segment"))
     )
-    body: dict[str, Any] = json.loads(answer_of(given, openai_request).body)
+    body: dict[str, Any] = json.loads(rendered_body(given, openai_request).content)
     for items in (body["segments"], body.get("words", [])):
         assert all(round(1000 * item["start"]) < round(1000 * item["end"]) for item in items)
         assert all(before["end"] <= after["start"] for before, after in pairwise(items))
@@ -39,4 +39,4 @@ def test_subtitles_have_the_layout_of_the_wish(given: Transcript, width: int) ->
 
     options = RenderOptions(max_line_width=width)
     openai_request = OpenAIRequest(options=TranscriptionOptions(), response_format="srt", render_options=options)
-    assert answer_of(given, openai_request).body.decode() == render(given, "srt", options)
+    assert rendered_body(given, openai_request).content.decode() == render(given, "srt", options)

@@ -10,7 +10,7 @@ import pytest
 from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidOption, UnknownModel
 from whisper_api.schema import JobSegmentEvent, ResultSegment, Segment, TokenLogprob, Transcript
-from whisper_api.server.openai.answers import answer_of, diarized_segments, speaker_names
+from whisper_api.server.openai.answers import diarized_segments, rendered_body, speaker_names
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields
 from whisper_api.server.openai.streaming import Deltas
@@ -258,7 +258,7 @@ def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
 def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
     bare = fake_transcript("Hello.")
     verbose = msgspec.json.decode(
-        answer_of(bare, OpenAIRequest(options=bare.options, response_format="verbose_json")).body
+        rendered_body(bare, OpenAIRequest(options=bare.options, response_format="verbose_json")).content
     )
     assert verbose["segments"] == [
         {
@@ -281,7 +281,7 @@ def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
     )
     assert [segment.speaker for segment in diarized_segments(bare)] == ["unknown"]
     silence = msgspec.structs.replace(bare, segments=(), duration=1.2)
-    assert msgspec.json.decode(answer_of(silence, OpenAIRequest(options=bare.options)).body) == {
+    assert msgspec.json.decode(rendered_body(silence, OpenAIRequest(options=bare.options)).content) == {
         "text": "",
         "languages": [],
         "usage": {"type": "duration", "seconds": 2},
@@ -297,7 +297,7 @@ def test_logprobs_are_those_of_all_segments_in_order() -> None:
     )
     transcript: Transcript = msgspec.structs.replace(bare, segments=segments)
     options = msgspec.structs.replace(bare.options, logprobs=True)
-    answer = msgspec.json.decode(answer_of(transcript, OpenAIRequest(options=options)).body)
+    answer = msgspec.json.decode(rendered_body(transcript, OpenAIRequest(options=options)).content)
     assert answer["text"] == "a b"
     assert answer["logprobs"] == [
         {"token": " a", "bytes": [32, 97], "logprob": -0.5},

@@ -143,7 +143,7 @@ def test_an_address_is_the_field_of_addresses(name: str) -> None:
         (rb'{"file": "\u00"}', InvalidOption, "expected base64"),
         (shape(file="data:audio/wav,%00"), InvalidOption, "a data URL with base64"),
         (shape(file="data:audio/wav;base64"), InvalidOption, "a data URL with base64"),
-        (shape(url="https://example.org/" + "a" * MAX_HEAD_BYTES), InvalidOption, "an address of at most"),
+        (shape(url="https://example.org/" + "a" * MAX_HEAD_BYTES), InvalidOption, "a URL of at most"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -95,9 +95,9 @@ def test_the_names_of_operations_are_their_own() -> None:
 
 def test_another_address_says_of_which() -> None:
     paths = described()["paths"]
-    assert paths["/transcription"]["post"]["description"].startswith("Another address of `POST /transcribe`.\n\n")
-    assert paths["/health"]["get"]["description"].startswith("Another address of `GET /readyz`.")
-    assert "Another address" not in paths["/transcribe"]["post"]["description"]
+    assert paths["/transcription"]["post"]["description"].startswith("Another path of `POST /transcribe`.\n\n")
+    assert paths["/health"]["get"]["description"].startswith("Another path of `GET /readyz`.")
+    assert "Another path" not in paths["/transcribe"]["post"]["description"]
 
 
 # --- that it says everything ---
@@ -309,7 +309,7 @@ def test_a_status_that_is_both_an_answer_and_an_error_has_both() -> None:
     operation = Operation(handler, "Things", (Answer(404, "It is not, but here is why", {"text/plain": str}),), (404,))
     told = described_as(operation)["paths"]["/x/{name}"]["post"]["responses"]["404"]
     assert set(told["content"]) == {"text/plain", "application/problem+json"}
-    assert told["description"] == "It is not, but here is why\n\nThere is nothing of this name"
+    assert told["description"] == "It is not, but here is why\n\nNothing has this name"
 
 
 def test_forms_take_files_and_lists() -> None:

@@ -227,7 +227,7 @@ async def test_everything_is_found_under_a_prefix(tmp_path: Path) -> None:
             assert (await client.get(url)).status_code == 200
             assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "/a/whisper"}]
             assert "URL=http://127.0.0.1/a/whisper\n" in (await client.get("/docs")).text
-            assert (await client.get("/docs.css")).status_code == 200
+            assert (await client.get("/assets/docs.css")).status_code == 200
             assert (await client.get("/")).status_code == 200
             assert (await client.get("/assets/app.js")).status_code == 200
             assert "error" in (await client.post("/v1/audio/transcriptions")).json()

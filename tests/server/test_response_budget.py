@@ -24,8 +24,7 @@ from whisper_api import Server
 from whisper_api.server.connections import Bounds, Connections, response_budget, settings_of
 from whisper_api.server.connections.response_budget import SMALL_BYTES, BudgetedResponse, ResponseBudget
 from whisper_api.server.middleware.access_log import ErrorAnswers
-from whisper_api.server.responses.error_responses import handler, problem_response
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import Problem, handler, problem_response
 from whisper_api.server.sockets import listen
 
 GET: Scope = {"type": "http", "method": "GET"}

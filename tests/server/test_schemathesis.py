@@ -22,7 +22,7 @@ from whisper_api.access.keys import KeyRing
 from whisper_api.errors import InvalidAudio
 from whisper_api.schema import Transcript, Word
 from whisper_api.server.app import ROUTES
-from whisper_api.server.openapi.openapi import FORM_OF_TEXT, description
+from whisper_api.server.openapi.openapi import URLENCODED_FORM, description
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
 
@@ -86,7 +86,7 @@ def strictly() -> dict[str, Any]:
         content = methods.get("post", {}).get("requestBody", {}).get("content", {})
         if path != "/detect-language":
             # It is read by the same code everywhere.
-            content.pop(FORM_OF_TEXT, None)
+            content.pop(URLENCODED_FORM, None)
     return document
 
 

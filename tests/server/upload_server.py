@@ -29,8 +29,7 @@ from whisper_api import Config
 from whisper_api.errors import WhisperApiError
 from whisper_api.server.connections import Bounds, Connections, settings_of
 from whisper_api.server.responses.delivery import DeliveredResponse, LingeringClose
-from whisper_api.server.responses.error_responses import handler, problem_response
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import Problem, handler, problem_response
 from whisper_api.server.uploads.incoming import IncomingForm, Limits
 from whisper_api.server.uploads.receiving import receive
 

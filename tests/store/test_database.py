@@ -387,7 +387,7 @@ def test_a_closed_store_is_an_error_and_nothing_else(store: JobStore) -> None:
     for thread in threads:
         thread.join(WAIT)
     assert [type(error) for error in stopped] == [StorageError] * 4
-    changes: list[Callable[[], object]] = [lambda: store.delete("job"), store.compact]
+    changes: list[Callable[[], object]] = [lambda: store.delete("job"), store.database.compact]
     for change in changes:
         with pytest.raises(StorageError, match="closed"):
             change()
@@ -563,11 +563,11 @@ def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Pat
         options = TranscriptionOptions(prompt=prompt)
         store.add(new_job(f"job-{number}", hf_token=f"hf_secret_{number}", options=options))
         store.claim(f"job-{number}", 2.0)
-    store.compact()
+    store.database.compact()
     assert b"hf_secret_0" in bytes_of(path.parent)
     for number in range(20):
         store.complete(f"job-{number}", new_transcript(f"spoken-{number} " * 2000), 3.0)
-    store.compact()
+    store.database.compact()
     found = bytes_of(path.parent)
     assert b"hf_secret" not in found
     assert b"spoken-0" in found
@@ -575,7 +575,7 @@ def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Pat
         store.drop_result(f"job-{number}")
     for number in range(10, 20):
         store.delete(f"job-{number}")
-    store.compact()
+    store.database.compact()
     found = bytes_of(path.parent)
     assert b"spoken" not in found
     assert not [number for number in range(10, 20) if f"prompt-{number}-".encode() in found]
@@ -586,10 +586,10 @@ def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Pat
 def test_space_comes_back(store: JobStore, path: Path) -> None:
     for number in range(30):
         store.add(new_job(f"job-{number}", file_name="x" * 50_000))
-    store.compact()
+    store.database.compact()
     full = path.stat().st_size
     for number in range(30):
         store.delete(f"job-{number}")
-    store.compact()
+    store.database.compact()
     assert path.stat().st_size < full / 4
     assert path.with_name("jobs.db-wal").stat().st_size == 0

@@ -234,7 +234,7 @@ def test_a_reader_delays_it_and_does_not_prevent_it(serve: Services, tmp_path: P
     ended(service, job_id)
     with held_open(tmp_path / "data" / "jobs.db"):
         service.cancel(job_id, None)
-        assert not service.store.wipe()
+        assert not service.store.database.wipe()
         # Nobody waits for that reader: neither those who write nor those who read.
         assert ended(service, submit(service)).status == "Completed"
         assert on_disk(tmp_path / "data", plants.words)
@@ -290,10 +290,10 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
 def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, seed: int) -> None:
     store = JobStore(tmp_path / "jobs.db")
     gone, alive = churn(store, seed)
-    assert store.wipe()
+    assert store.database.wipe()
     assert on_disk(tmp_path, gone) == set()
     assert on_disk(tmp_path, alive) == set(alive)
-    store.compact()
+    store.database.compact()
     assert on_disk(tmp_path, gone) == set()
     store.close()
 

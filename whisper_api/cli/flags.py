@@ -11,7 +11,14 @@ import msgspec
 from whisper_api.coercion import convert, help_line, union_parts
 from whisper_api.config import settings
 
-__all__ = ["add_flag", "add_setting_flags", "add_struct_flags", "given", "given_settings"]
+__all__ = [
+    "add_flag",
+    "add_setting_flags",
+    "add_struct_flags",
+    "overridden_settings",
+    "struct_of",
+    "subcommand_adder",
+]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -45,8 +52,13 @@ def add_struct_flags(group: argparse._ActionsContainer, struct: type[msgspec.Str
         add_flag(group, flag, field.type, dest=field.name, help=help_line(field.type))
 
 
-def given(args: argparse.Namespace, struct: type[S]) -> S:
-    """Make a Struct from the flags of the command line; fields without a flag keep their defaults."""
+def struct_of(args: argparse.Namespace, struct: type[S]) -> S:
+    """Make a Struct from the flags of the command line; fields without a flag keep their defaults.
+
+    Args:
+        args: the parsed arguments.
+        struct: the class, whose flags :func:`add_struct_flags` has added.
+    """
     names = struct.__struct_fields__
     return struct(**{name: value for name, value in vars(args).items() if name in names})
 
@@ -63,10 +75,31 @@ def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str
         add_flag(group, flag, table[key].type, dest=key, help=table[key].help)
 
 
-def given_settings(args: argparse.Namespace) -> dict[str, object]:
+def overridden_settings(args: argparse.Namespace) -> dict[str, object]:
     """Key to value of the settings that the command line overrides."""
     keys = {setting.key for setting in settings()}
     return {name: value for name, value in vars(args).items() if name in keys}
+
+
+def subcommand_adder(
+    parser: argparse.ArgumentParser, common: argparse.ArgumentParser, flags: Mapping[str, str]
+) -> Callable[[str, str, Callable[..., Any]], argparse.ArgumentParser]:
+    """A function that adds a subcommand, from its name, its help line and its action.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command.
+        flags: flag to the key of a setting that every subcommand may override.
+    """
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, help: str, action: Callable[..., Any]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common])
+        add_setting_flags(command, flags)
+        command.set_defaults(action=action)
+        return command
+
+    return add
 
 
 def _converter(annotation: Any) -> Callable[[str], Any]:

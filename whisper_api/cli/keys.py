@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.flags import subcommand_adder
+from whisper_api.cli.outputs import complain, print_table
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption
 
@@ -21,17 +21,15 @@ SHOWN_COLUMNS = ("id", "name", "role", "created", "revoked")
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the subcommands."""
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    """Add the subcommands.
 
-    def add(name: str, help: str, action: Callable[[argparse.Namespace, KeyRing], None]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common])
-        add_setting_flags(command, {"--data-dir": "WHISPER_DATA_DIR"})
-        command.set_defaults(action=action)
-        return command
-
+    Args:
+        parser: parser of the command.
+        common: flags of every command.
+    """
+    add = subcommand_adder(parser, common, {"--data-dir": "WHISPER_DATA_DIR"})
     create = add("create", "make a key and print it; it cannot be shown again", _create)
-    create.add_argument("name", metavar="NAME", help="what to call it")
+    create.add_argument("name", metavar="NAME", help="the key's name")
     create.add_argument(
         "--role", choices=["user", "admin"], default="user", help="a user sees its own jobs, an admin all"
     )
@@ -57,8 +55,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     try:
         args.action(args, KeyRing(store))
     except InvalidOption as error:
-        print(f"whisper-api keys: error: {error}", file=sys.stderr)
-        return 2
+        return complain("keys", error, 2)
     finally:
         store.close()
     return 0
@@ -76,10 +73,7 @@ def _create(args: argparse.Namespace, ring: KeyRing) -> None:
 
 
 def _list(args: argparse.Namespace, ring: KeyRing) -> None:
-    rows = [SHOWN_COLUMNS, *map(_as_row, ring.list())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table([SHOWN_COLUMNS, *map(_as_row, ring.list())])
 
 
 def _revoke(args: argparse.Namespace, ring: KeyRing) -> None:

@@ -70,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from whisper_api.cli.flags import given_settings
+    from whisper_api.cli.flags import overridden_settings
     from whisper_api.config import Config
 
     try:
-        loaded = Config.load(getattr(args, "config", None), flags=given_settings(args))
+        loaded = Config.load(getattr(args, "config", None), flags=overridden_settings(args))
     except ConfigError as error:
         _tell(f"error: {error}")
         return EXIT_USAGE
@@ -138,12 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, action=_Commands)
     for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary, description=_sentence(summary), parents=[common], **look)
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        commands.add_parser(name, help=summary, description=sentence, parents=[common], **look)
     return parser
-
-
-def _sentence(summary: str) -> str:
-    return f"{summary[0].upper()}{summary[1:]}."
 
 
 # argparse has no public base class for an action of subcommands.

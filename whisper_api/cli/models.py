@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.flags import subcommand_adder
+from whisper_api.cli.outputs import complain, print_table
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Loaded
 from whisper_api.errors import ModelError, UnknownModel
@@ -23,15 +24,13 @@ SHOWN_COLUMNS = ("name", "kind", "installed", "size", "licence", "source")
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the subcommands."""
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    """Add the subcommands.
 
-    def add(name: str, help: str, action: Callable[[argparse.Namespace, ModelStore], int]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common])
-        add_setting_flags(command, {"--models-dir": "WHISPER_MODELS_DIR"})
-        command.set_defaults(action=action)
-        return command
-
+    Args:
+        parser: parser of the command.
+        common: flags of every command.
+    """
+    add = subcommand_adder(parser, common, {"--models-dir": "WHISPER_MODELS_DIR"})
     listing = add("list", "show the known models, and which are on this machine", _list)
     listing.add_argument("--installed", action="store_true", help="only models on this machine")
     listing.add_argument("--json", action="store_true", help="answer as JSON")
@@ -65,11 +64,9 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     if aliases := parse_aliases(loaded.config.model_aliases):
         args.names = [aliases.get(name, name) for name in getattr(args, "names", ())]
     try:
-        code: int = args.action(args, store)
+        return int(args.action(args, store))
     except UnknownModel as error:
-        print(f"whisper-api models: error: {error}", file=sys.stderr)
-        return 2
-    return code
+        return complain("models", error, 2)
 
 
 def _list(args: argparse.Namespace, store: ModelStore) -> int:
@@ -79,10 +76,7 @@ def _list(args: argparse.Namespace, store: ModelStore) -> int:
     if args.json:
         print(json.dumps([_as_record(model) for model in models], indent=2, ensure_ascii=False))
         return 0
-    rows = [SHOWN_COLUMNS, *map(_as_row, models)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table([SHOWN_COLUMNS, *map(_as_row, models)])
     print(f"\nmodels directory: {store.root}")
     return 0
 

@@ -16,16 +16,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisper_api.cli.flags import add_struct_flags
 from whisper_api.formats import FORMATS
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
-__all__ = ["STDIN", "Outputs", "add_output_flags", "one_line", "output_stems", "renamed", "write_whole"]
+__all__ = [
+    "STDIN",
+    "Outputs",
+    "add_file_arguments",
+    "complain",
+    "label_of",
+    "one_line",
+    "output_stems",
+    "print_table",
+    "renamed",
+    "write_whole",
+]
 
 STDIN = "-"
 
 
-def add_output_flags(group: argparse._ActionsContainer) -> None:
-    """Add the flags that :meth:`Outputs.asked_for` reads."""
-    group.add_argument(
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the files, the flags that :meth:`Outputs.of` reads, and the options of a transcription."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="anything with sound in it; - reads standard input")
+    output = parser.add_argument_group(
+        "output",
+        "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
+    )
+    output.add_argument(
         "-f",
         "--format",
         action="append",
@@ -33,7 +51,10 @@ def add_output_flags(group: argparse._ActionsContainer) -> None:
         metavar="FORMAT",
         help=f"{', '.join(FORMATS)} or all; may be repeated or separated by commas",
     )
-    group.add_argument("-o", "--output-dir", type=Path, metavar="DIR", help="write files there; made when missing")
+    output.add_argument("-o", "--output-dir", type=Path, metavar="DIR", help="write files there; made when missing")
+    add_struct_flags(output, RenderOptions)
+    output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
+    add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Outputs:
     directory: Path | None
 
     @classmethod
-    def asked_for(cls, args: argparse.Namespace, default: str) -> Outputs:
+    def of(cls, args: argparse.Namespace, default: str) -> Outputs:
         """Read the flags, create the directory, and check that files can be written there.
 
         Args:
@@ -109,6 +130,33 @@ class Outputs:
         return self.directory / f"{stem}.{FORMATS[name].extension}"
 
 
+def complain(command: str, message: object, code: int) -> int:
+    """Print an error to standard error.
+
+    Args:
+        command: name of the command.
+        message: the error.
+        code: an exit code.
+
+    Returns:
+        The exit code.
+    """
+    print(f"whisper-api {command}: error: {message}", file=sys.stderr)
+    return code
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows with aligned columns to standard output."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def label_of(file: str) -> str:
+    """The name of an input for a progress line."""
+    return "standard input" if file == STDIN else Path(file).name
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -141,7 +189,7 @@ def output_stems(inputs: Sequence[str], directory: Path | None, extensions: Sequ
     room = _name_bytes(directory or Path()) - max((len(extension) + 1 for extension in extensions), default=0)
     read = set() if directory is None else {os.path.realpath(name) for name in inputs if name != STDIN}
     own = [_cut("stdin" if name == STDIN else Path(name).stem, room) for name in inputs]
-    taken = {_folded(stem) for stem in own}
+    in_use = {_folded(stem) for stem in own}
     seen: set[str] = set()
     stems = []
 
@@ -151,11 +199,11 @@ def output_stems(inputs: Sequence[str], directory: Path | None, extensions: Sequ
 
     for stem in own:
         chosen, number = stem, 1
-        while (_folded(chosen) in (seen if number == 1 else taken)) or overwrites(chosen):
+        while (_folded(chosen) in (seen if number == 1 else in_use)) or overwrites(chosen):
             number += 1
             chosen = f"{_cut(stem, room - len(f'-{number}'))}-{number}"
         seen.add(_folded(chosen))
-        taken.add(_folded(chosen))
+        in_use.add(_folded(chosen))
         stems.append(chosen)
     return stems
 
@@ -169,7 +217,7 @@ def renamed(stem: str, file: str) -> str | None:
     """
     if stem == ("stdin" if file == STDIN else Path(file).stem):
         return None
-    return f"written as {stem}, because its own name is too long or is that of another file"
+    return f"written as {stem}, because its own name is too long or belongs to another file"
 
 
 def write_whole(path: Path, text: str) -> None:

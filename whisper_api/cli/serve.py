@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded, describe
 from whisper_api.errors import ConfigError
 from whisper_api.permissions import exposed_files
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 DESCRIPTION = """\
-The first SIGTERM or Ctrl-C stops it gracefully: running jobs have a while to end, then go back to the queue; a second
-one ends it at once. Either way, no accepted job and no result is lost.
+The first SIGTERM or Ctrl-C stops the server gracefully: running jobs have a while to end, then go back to the queue. A
+second one ends the server at once. In both cases, no accepted job and no result is lost.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command; they are in the parser already.
+    """
     parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     parser.add_argument(
         "--check", action="store_true", help="print the configuration in force and where it comes from, then end"
@@ -79,8 +85,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     try:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
     except ConfigError as error:
-        print(f"whisper-api serve: error: {error}", file=sys.stderr)
-        return 2
+        return complain("serve", error, 2)
     if not ended:
         logging.shutdown()
         os._exit(0)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.cli.flags import add_struct_flags, given
-from whisper_api.cli.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
+from whisper_api.cli.flags import struct_of
+from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.config import Loaded
@@ -50,10 +50,14 @@ OF_ONE_FILE = frozenset({400, 408, 409, 410, 413, 415, 422})
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="anything with sound in it; - reads standard input")
+    """Add the command's arguments.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command; they are in the parser already.
+    """
     server = parser.add_argument_group("server")
-    server.add_argument("--url", default=DEFAULT_URL, help=f"where it is; {DEFAULT_URL} when not given")
+    server.add_argument("--url", default=DEFAULT_URL, help=f"URL of the server; {DEFAULT_URL} by default")
     server.add_argument(
         "--key-file",
         type=Path,
@@ -62,14 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     )
     server.add_argument("--detach", action="store_true", help="print the jobs' ids instead of waiting for them")
     server.add_argument("--keep-result", action="store_true", help="leave the result there until the job expires")
-    output = parser.add_argument_group(
-        "output",
-        "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
-    )
-    add_output_flags(output)
-    add_struct_flags(output, RenderOptions)
-    output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
-    add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
+    add_file_arguments(parser)
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
@@ -85,18 +82,18 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     try:
         key = _api_key(args.key_file)
     except (OSError, UnicodeDecodeError) as error:
-        return _complain(f"--key-file {args.key_file}: {one_line(error)}", 2)
+        return complain("submit", f"--key-file {args.key_file}: {one_line(error)}", 2)
     try:
-        outputs = Outputs.asked_for(args, loaded.config.output_format)
+        outputs = Outputs.of(args, loaded.config.output_format)
     except OSError as error:
-        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+        return complain("submit", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
         with line, Client(args.url, key) as client:
             work = _Work(
                 client,
-                given(args, TranscriptionOptions),
-                given(args, RenderOptions),
+                struct_of(args, TranscriptionOptions),
+                struct_of(args, RenderOptions),
                 outputs,
                 keep_result=args.keep_result,
                 detach=args.detach,
@@ -111,10 +108,10 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
                 raise
     except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
         log.debug("nothing can be transcribed", exc_info=True)
-        return _complain(str(error), 2)
+        return complain("submit", error, 2)
     except (ModelError, Busy, StorageError, RequestError) as error:
         log.debug("nothing can be transcribed", exc_info=True)
-        return _complain(str(error), 1)
+        return complain("submit", error, 1)
     return 1 if failed else 0
 
 
@@ -149,7 +146,7 @@ class _Work:
         """
         failed = 0
         for file in files:
-            with self._told(file) as outcome:
+            with self._reported(file) as outcome:
                 job_id = self._send(file)
                 self.line.clear()
                 print(job_id, flush=True)
@@ -168,7 +165,7 @@ class _Work:
         for file, stem in zip(files, self.outputs.stems(files), strict=True):
             if len(self.sent) == FILES_AHEAD:
                 failed += self._finish(self.sent[0])
-            with self._told(file) as outcome:
+            with self._reported(file) as outcome:
                 self.outputs.check(stem)
                 self.sent.append(_Sent(file, stem, self._send(file)))
             failed += outcome.failed
@@ -192,7 +189,7 @@ class _Work:
 
             def show(sent: int, total: int) -> None:
                 interrupt.held = sent == total
-                self.line.update(f"sending {_label(file)}", sent / total if total else 1.0)
+                self.line.update(f"sending {label_of(file)}", sent / total if total else 1.0)
 
             job_id = self.client.submit(
                 sys.stdin.buffer if file == STDIN else Path(file),
@@ -210,16 +207,16 @@ class _Work:
 
     def _finish(self, sent: _Sent) -> bool:
         """Wait for a job, write its transcript, and return whether that failed."""
-        label = _label(sent.file)
+        label = label_of(sent.file)
 
         def show(status: JobStatus) -> None:
             if status.status == "Queued":
-                place = f"place {status.queue_position or 1} in the queue"
-                self.line.update(f"waiting: {label}", 0.0, "for a model" if status.stage == "download" else place)
+                position = f"position {status.queue_position or 1} in the queue"
+                self.line.update(f"waiting: {label}", 0.0, "for a model" if status.stage == "download" else position)
             else:
                 self.line.update(label, status.progress or 0.0, status.stage or "")
 
-        with self._told(sent.file) as outcome:
+        with self._reported(sent.file) as outcome:
             status = self.client.wait(sent.job_id, on_progress=None if self.quiet else show)
             if status.status == "Failed":
                 raise JobFailed(sent.job_id, status.error or "the job failed")
@@ -230,7 +227,7 @@ class _Work:
         return outcome.failed
 
     def _write(self, sent: _Sent) -> bool:
-        """Fetch a result, write it in all formats, and return whether a file has another place than planned."""
+        """Fetch a result, write it in all formats, and return whether a file has another path than planned."""
         result = self.client.result(sent.job_id)
         first, *others = self.outputs.formats
         texts = {first: result.text, **{name: self.client.result_as(sent.job_id, name) for name in others}}
@@ -238,8 +235,8 @@ class _Work:
         moved = False
         try:
             for name, text in texts.items():
-                if told := self.outputs.write(name, sent.stem, text):
-                    self._say(sent.file, told)
+                if notice := self.outputs.write(name, sent.stem, text):
+                    self._say(sent.file, notice)
                     moved = True
         except BrokenPipeError:
             raise
@@ -247,23 +244,20 @@ class _Work:
             self._say(sent.file, f"the server keeps the result of job {sent.job_id} until the job expires")
             raise
         if not self.keep_result:
-            self._remove_result(sent)
+            try:
+                self.client.cancel(sent.job_id)
+            except WhisperApiError as error:
+                self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
         if self.quiet:
             return moved
-        if self.outputs.directory is not None and (told := renamed(sent.stem, sent.file)):
-            self._say(sent.file, told)
+        if self.outputs.directory is not None and (notice := renamed(sent.stem, sent.file)):
+            self._say(sent.file, notice)
         for warning in result.warnings:
             self._say(sent.file, f"warning: {warning}")
         return moved
 
-    def _remove_result(self, sent: _Sent) -> None:
-        try:
-            self.client.cancel(sent.job_id)
-        except WhisperApiError as error:
-            self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
-
     @contextlib.contextmanager
-    def _told(self, file: str) -> Iterator[_Outcome]:
+    def _reported(self, file: str) -> Iterator[_Outcome]:
         """Report errors of this file; raise errors that concern all files."""
         outcome = _Outcome()
         try:
@@ -315,12 +309,3 @@ def _held_interrupt() -> Iterator[_Interrupt]:
 
 def _api_key(file: Path | None) -> str | None:
     return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
-
-
-def _label(file: str) -> str:
-    return "standard input" if file == STDIN else Path(file).name
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"whisper-api submit: error: {message}", file=sys.stderr)
-    return code

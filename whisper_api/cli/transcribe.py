@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import add_setting_flags, add_struct_flags, given
-from whisper_api.cli.outputs import STDIN, Outputs, add_output_flags, one_line, renamed
+from whisper_api.cli.flags import add_setting_flags, struct_of
+from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
@@ -33,16 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="anything with sound in it; - reads standard input")
-    output = parser.add_argument_group(
-        "output",
-        "One format goes to standard output; several, or any with --output-dir, to files named <name>.<format>.",
-    )
-    add_output_flags(output)
-    add_struct_flags(output, RenderOptions)
-    output.add_argument("-q", "--quiet", action="store_true", help="neither a progress bar nor warnings")
-    add_struct_flags(parser.add_argument_group("what to do"), TranscriptionOptions)
+    """Add the command's arguments.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command; they are in the parser already.
+    """
+    add_file_arguments(parser)
     machine = parser.add_argument_group("where and how")
     add_setting_flags(
         machine,
@@ -54,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
             "--models-dir": "WHISPER_MODELS_DIR",
         },
     )
-    machine.add_argument("--offline", action="store_true", help="use the models that are here, download none")
+    machine.add_argument("--offline", action="store_true", help="use the models on this machine, download none")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
@@ -69,20 +66,20 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """
     config = loaded.config
     try:
-        outputs = Outputs.asked_for(args, config.output_format)
+        outputs = Outputs.of(args, config.output_format)
     except OSError as error:
-        return _complain(f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+        return complain("transcribe", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
-        work = _Work(given(args, TranscriptionOptions), outputs, given(args, RenderOptions), line, args.quiet)
+        work = _Work(struct_of(args, TranscriptionOptions), outputs, struct_of(args, RenderOptions), line, args.quiet)
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
     except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
         log.debug("nothing can be transcribed", exc_info=True)
-        return _complain(str(error), 2)
+        return complain("transcribe", error, 2)
     except ModelError as error:
         log.debug("nothing can be transcribed", exc_info=True)
-        return _complain(str(error), 1)
+        return complain("transcribe", error, 1)
     except Canceled:
         raise KeyboardInterrupt from None
     return 1 if failed else 0
@@ -132,25 +129,24 @@ class _Work:
             source = Path(file)
             # Fails for a mistyped name before any model is loaded.
             source.stat()
-        label = "standard input" if file == STDIN else Path(file).name
 
         def show(progress: Progress) -> None:
-            self.line.update(label, progress.fraction, progress.stage)
+            self.line.update(label_of(file), progress.fraction, progress.stage)
 
         running = engine.get()
         with _interrupt_sets_event() as cancel:
             return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
 
     def _write(self, transcript: Transcript, file: str, stem: str) -> bool:
-        """Write the transcript in all formats, and return whether a file has another place than planned."""
+        """Write the transcript in all formats, and return whether a file has another path than planned."""
         self.line.clear()
         moved = False
         for name in self.outputs.formats:
-            if told := self.outputs.write(name, stem, render(transcript, name, self.render_options)):
-                self._say(file, told)
+            if notice := self.outputs.write(name, stem, render(transcript, name, self.render_options)):
+                self._say(file, notice)
                 moved = True
-        if self.outputs.directory is not None and not self.quiet and (told := renamed(stem, file)):
-            self._say(file, told)
+        if self.outputs.directory is not None and not self.quiet and (notice := renamed(stem, file)):
+            self._say(file, notice)
         return moved
 
     def _say(self, file: str, message: str) -> None:
@@ -206,8 +202,3 @@ def _interrupt_sets_event() -> Iterator[threading.Event]:
         yield cancel
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"whisper-api transcribe: error: {message}", file=sys.stderr)
-    return code

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.client import calls
-from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
-from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
+from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened
@@ -38,7 +37,7 @@ class Client:
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
-        url: of the server, with the path that it is mounted under, if any.
+        url: URL of the server, with the path of its mount, if any.
         api_key: as ``whisper-api keys create`` printed it; None for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
         retries: how often a request is repeated after a failed connection or a response of 429, 502, 503 or 504.
@@ -106,7 +105,7 @@ class Client:
         Raises:
             OSError: the file cannot be read.
             InvalidAudio, InvalidOption, UnknownModel, ModelUnavailable: the server cannot use what was sent.
-            QueueFull, CallerLimit, Draining, StorageError: the server has taken no job in any attempt.
+            QueueFull, CallerLimit, Draining, StorageError: the server has accepted the job in no attempt.
             RequestError: the server refused for another reason (413: too large) or cannot be reached.
         """
         fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
@@ -118,7 +117,7 @@ class Client:
         """The status of a job.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             wait: seconds, up to 60, that the server may wait for the status to change before it answers.
 
         Raises:
@@ -137,9 +136,9 @@ class Client:
         """Wait until a job has ended. The wait outlasts a restart of the server.
 
         Args:
-            job_id: of the job.
-            on_progress: called with each status that differs from the one before.
-            timeout: seconds; None for as long as it takes.
+            job_id: id of the job.
+            on_progress: called with each status that differs from the status before.
+            timeout: seconds; None for no limit.
 
         Returns:
             The last status: Completed, Failed or Canceled; after the timeout any other.
@@ -158,18 +157,17 @@ class Client:
         :class:`~whisper_api.schema.JobQueuedEvent` the job begins anew, and all text before it is void.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
 
         Raises:
             JobNotFound: there is no such job, or it belongs to another key.
             RequestError: the server refused, or has not answered for two minutes.
         """
-        reader = EventReader(job_id, calls.RESTART_SECONDS)
-        path = events_path(job_id)
+        reader = EventReader(job_id)
         while True:
             lost: RetryLater | None = None
             try:
-                with self._transport.stream(path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS) as pieces:
+                with self._transport.stream(reader.connect()) as pieces:
                     for piece in pieces:
                         yield from reader.events(piece)
                         if reader.ended:
@@ -191,7 +189,7 @@ class Client:
         """The result of a job that has ended, as the text of a file.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             format: srt, vtt, txt, tsv, json or aud; it need not be the job's.
             render_options: the layout of subtitles; the job's own options replace those left at their default.
 
@@ -213,11 +211,11 @@ class Client:
         """Correct words and name speakers in a job's result. Earlier corrections are replaced.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             corrections: segments and words have the numbers of the recognised text.
 
         Returns:
-            The corrections that the server keeps: one for each place, and only those that change something.
+            The corrections that the server keeps: one for each word, and only those that change the transcript.
 
         Raises:
             InvalidOption: a segment, word or speaker does not exist.
@@ -229,7 +227,7 @@ class Client:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             force: also stop a job that runs.
 
         Raises:
@@ -293,7 +291,7 @@ class Client:
             hf_token: as with :meth:`submit`.
             on_upload: as with :meth:`submit`.
             on_progress: as with :meth:`wait`.
-            timeout: seconds to wait for the job; None for as long as it takes.
+            timeout: seconds to wait for the job; None for no limit.
 
         Raises:
             JobFailed: the job ended without a result; the message says why.

@@ -9,11 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.client import calls
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_transport import AsyncTransport
-from whisper_api.client.calls import Calls, checked, events_path, form_fields, search
-from whisper_api.client.events import MEDIA_TYPE, SILENCE_SECONDS, EventReader
+from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient"]
 
-# How long a canceled coroutine waits for the server to cancel its job.
+# A canceled coroutine waits this long for the server to cancel its job.
 CLEANUP_SECONDS = 10.0
 
 
@@ -48,7 +47,7 @@ class AsyncClient:
     (``on_upload``, ``on_progress``) are ordinary functions that the event loop runs, so they must not block.
 
     Args:
-        url: of the server, with the path that it is mounted under, if any.
+        url: URL of the server, with the path of its mount, if any.
         api_key: as ``whisper-api keys create`` printed it; None for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
         retries: how often a request is repeated after a failed connection or a response of 429, 502, 503 or 504.
@@ -163,14 +162,11 @@ class AsyncClient:
         Raises:
             WhisperApiError: as in :meth:`Client.events <whisper_api.Client.events>`.
         """
-        reader = EventReader(job_id, calls.RESTART_SECONDS)
-        path = events_path(job_id)
+        reader = EventReader(job_id)
         while True:
             lost: RetryLater | None = None
             try:
-                async with self._transport.stream(
-                    path, job_id, MEDIA_TYPE, reader.connect(), SILENCE_SECONDS
-                ) as pieces:
+                async with self._transport.stream(reader.connect()) as pieces:
                     async for piece in pieces:
                         for event in reader.events(piece):
                             yield event

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import httpx
 
 from whisper_api.client.calls import Pause, Request, Steps
-from whisper_api.client.responses import Response, RetryLater, outcome, streamed, unreachable, untrusted
+from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError
 
@@ -21,20 +21,20 @@ T = TypeVar("T")
 
 
 class AsyncTransport:
-    """One server and the connections to it.
+    """The connections to a server.
 
     Args:
-        url: without a slash at the end.
-        api_key: empty for a server without keys.
+        url: URL of the server, without a slash at the end.
+        api_key: the key; empty for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
-        session: the caller's own, which is not closed; None to make one.
+        session: the caller's own session, which is not closed; None to make a session.
     """
 
     def __init__(self, url: str, api_key: str, *, timeout: float, session: httpx.AsyncClient | None) -> None:
         self._url = url
         self._api_key = api_key
         self._timeout = timeout
-        self._given = session
+        self._callers = session
         self._own: httpx.AsyncClient | None = None
         # The process that has used the session.
         self._process: int | None = None
@@ -74,17 +74,8 @@ class AsyncTransport:
             return outcome(Response(response.status_code, response.headers, body), request.job_id)
 
     @contextlib.asynccontextmanager
-    async def stream(
-        self, path: str, job_id: str, media_type: str, headers: Mapping[str, str], silence_seconds: float
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a response whose body is read as it arrives. There are no retries.
-
-        Args:
-            path: path of the request, below the server's URL.
-            headers: headers of the request.
-            job_id: the job that errors name.
-            media_type: expected media type of the response.
-            silence_seconds: seconds without a byte until the connection counts as failed.
+    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a stream of events, which is read as it arrives. There are no retries.
 
         Yields:
             The pieces of the body.
@@ -93,12 +84,10 @@ class AsyncTransport:
             RetryLater: the connection failed, also while the body was read, or the server is busy.
             WhisperApiError: the server refused, or is not a Whisper API server.
         """
-        headers = {**headers, "Accept": media_type, "Accept-Encoding": "identity"}
-        request = Request("GET", path, job_id, headers=headers)
-        async with self._opened(request, max(self._timeout, silence_seconds)) as response:
+        async with self._opened(request, max(self._timeout, request.held_seconds)) as response:
             if not response.is_success:
-                outcome(Response(response.status_code, response.headers, await response.aread()), job_id)
-            streamed(response.status_code, response.headers, media_type)
+                outcome(Response(response.status_code, response.headers, await response.aread()), request.job_id)
+            check_stream(response.status_code, response.headers)
             yield response.aiter_bytes()
 
     @contextlib.asynccontextmanager
@@ -135,7 +124,7 @@ class AsyncTransport:
             raise RequestError(f"{self._url}: {error}") from error
 
     def _authorize(self, request: httpx.Request) -> httpx.Request:
-        # As an auth, because httpx replaces a header by the user name of the URL.
+        # An auth function instead of a header, because httpx replaces a header by the user name of the URL.
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
@@ -149,15 +138,15 @@ class AsyncTransport:
         """
         if self._process not in (None, os.getpid()):
             # This process was forked and shares the parent's connections, where it would read the parent's responses.
-            if self._given is not None:
+            if self._callers is not None:
                 raise ForkedProcess(
                     f"the httpx.AsyncClient given as session was used in process {self._process} before it forked into "
-                    f"this one ({os.getpid()}): make an AsyncClient with a new one here"
+                    f"this one ({os.getpid()}): make an AsyncClient with a new session in this process"
                 )
             self._own = None
         self._process = os.getpid()
-        if self._given is not None:
-            return self._given
+        if self._callers is not None:
+            return self._callers
         if self._own is None:
             self._own = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
         return self._own

@@ -29,9 +29,9 @@ from whisper_api.schema import (
     TranscriptionOptions,
 )
 
-__all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "events_path", "form_fields", "search"]
+__all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
 
-# How long a call that waits for a job lets a server be away, for example while it restarts.
+# A call that waits for a job goes on while the server is away for this long, for example during a restart.
 RESTART_SECONDS = 120.0
 # Seconds that the server may hold one request until the status changes; with a progress callback, the shorter time.
 LONG_POLL = 30.0
@@ -43,13 +43,13 @@ T = TypeVar("T")
 
 
 class Request(NamedTuple):
-    """One request.
+    """A request of the REST API.
 
     Attributes:
         method, path, params, headers: of the request.
         body: a form with audio, bytes, or None.
-        job_id: for errors.
-        held_seconds: how long the server may hold the request.
+        job_id: the job that errors name.
+        held_seconds: how long the server may hold the request, or be silent in a stream.
     """
 
     method: str
@@ -72,7 +72,7 @@ Steps = Generator["Request | Pause", Any, T]
 
 
 class Page(msgspec.Struct):
-    """One page of the caller's jobs, and the cursor of the next page."""
+    """A page of the caller's jobs, and the cursor of the next page."""
 
     jobs: tuple[JobStatus, ...]
     next: str | None = None
@@ -109,13 +109,13 @@ class Calls:
         """The status of a job.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             wait: seconds that the server may hold the request.
             deadline: as in :meth:`_response`.
             patience_seconds: as in :meth:`_response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
-        request = Request("GET", _path(job_id), job_id, params, held_seconds=wait)
+        request = Request("GET", job_path(job_id), job_id, params, held_seconds=wait)
         response = yield from self._response(request, deadline=deadline, patience_seconds=patience_seconds)
         return decoded(response, JobStatus)
 
@@ -125,16 +125,16 @@ class Calls:
         """Ask for the status until the job has ended, and return the last status.
 
         Args:
-            job_id: of the job.
-            on_progress: called with each status that differs from the one before.
-            timeout: seconds; None for as long as it takes.
+            job_id: id of the job.
+            on_progress: called with each status that differs from the status before.
+            timeout: seconds; None for no limit.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         longest = LONG_POLL if on_progress is None else WATCHED_POLL
         last: JobStatus | None = None
         while True:
             asked = time.monotonic()
-            # The first status is wanted at once; then the server holds each request until the status changes.
+            # The first request returns at once; the server holds each later request until the status changes.
             wait = 0.0 if last is None else max(0.0, min(longest, deadline - asked))
             status = yield from self.status(job_id, wait, deadline=deadline, patience_seconds=RESTART_SECONDS)
             if status != last and on_progress is not None:
@@ -171,49 +171,51 @@ class Calls:
 
     def result(self, job_id: str) -> Steps[JobResult]:
         """The result of a job that has ended."""
-        response = yield from self._response(Request("GET", _path(job_id, "/result"), job_id))
+        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id))
         return decoded(response, JobResult)
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
         """The result as the text of a file.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             format: srt, vtt, txt, tsv, json or aud.
             render_options: the layout of subtitles.
         """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        response = yield from self._response(Request("GET", _path(job_id, "/result"), job_id, params))
+        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id, params))
         return response.body.decode("utf-8")
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
-        """What was corrected in a job's result."""
-        response = yield from self._response(Request("GET", _path(job_id, "/corrections"), job_id))
+        """The corrections of a job's result."""
+        response = yield from self._response(Request("GET", job_path(job_id, "/corrections"), job_id))
         return decoded(response, Corrections)
 
     def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
         """Replace the corrections of a job's result, and return those that the server keeps.
 
         Args:
-            job_id: of the job.
-            corrections: all of them.
+            job_id: id of the job.
+            corrections: all corrections.
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode(corrections)
-        response = yield from self._response(Request("PUT", _path(job_id, "/corrections"), job_id, {}, headers, body))
+        response = yield from self._response(
+            Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body)
+        )
         return decoded(response, Corrections)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
 
         Args:
-            job_id: of the job.
-            force: also when the job runs.
+            job_id: id of the job.
+            force: also cancel a running job.
         """
-        yield from self._response(Request("DELETE", _path(job_id), job_id, {"force": "true"} if force else {}))
+        yield from self._response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
 
     def page(self, params: Mapping[str, str]) -> Steps[Page]:
-        """One page of the caller's jobs, for the query of :func:`search`."""
+        """A page of the caller's jobs, for the query of :func:`search`."""
         response = yield from self._response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
@@ -230,7 +232,7 @@ class Calls:
         Raises:
             WhisperApiError: the server's error by its name, or RequestError when the server cannot be reached.
         """
-        given_up = time.monotonic() + patience_seconds
+        patient_until = time.monotonic() + patience_seconds
         attempt = 0
         while True:
             try:
@@ -240,7 +242,7 @@ class Calls:
             else:
                 return response
             now = time.monotonic()
-            if now >= deadline or (attempt >= self._retries and now >= given_up):
+            if now >= deadline or (attempt >= self._retries and now >= patient_until):
                 raise not_now.reason
             yield Pause(min(pause_before(attempt, not_now.retry_after), max(0.0, deadline - now)))
             attempt += 1
@@ -292,19 +294,19 @@ def search(
     created_before: datetime | None,
 ) -> dict[str, str]:
     """The query of a search for jobs; its arguments are those of the clients' ``jobs``."""
-    given = {
+    query = {
         "status": status,
         "metadata_key": metadata_key,
         "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
         "created_after": None if created_after is None else created_after.astimezone().isoformat(),
         "created_before": None if created_before is None else created_before.astimezone().isoformat(),
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in query.items() if value is not None}
 
 
-def events_path(job_id: str) -> str:
-    """The path of a job's events."""
-    return _path(job_id, "/events")
+def job_path(job_id: str, rest: str = "") -> str:
+    """The path of a job, or of a resource under it."""
+    return f"/transcription/{quote(job_id, safe='')}{rest}"
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:
@@ -318,7 +320,3 @@ def _texts(fields: Mapping[str, object]) -> dict[str, str]:
 def _as_sent(value: str) -> str:
     # JSON, because the server ignores an empty parameter and strips spaces.
     return value if value and value == value.strip() else msgspec.json.encode(value).decode()
-
-
-def _path(job_id: str, rest: str = "") -> str:
-    return f"/transcription/{quote(job_id, safe='')}{rest}"

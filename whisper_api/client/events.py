@@ -8,13 +8,14 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from whisper_api.client.responses import RetryLater, pause_before
+from whisper_api.client import calls
+from whisper_api.client.calls import Request, job_path
+from whisper_api.client.responses import EVENT_STREAM, RetryLater, pause_before
 from whisper_api.errors import RequestError
 from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
-__all__ = ["MEDIA_TYPE", "SILENCE_SECONDS", "EventReader"]
+__all__ = ["EventReader"]
 
-MEDIA_TYPE = "text/event-stream"
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
 NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(JobEvent))
 # The server sends a comment every 15 seconds. The connection counts as lost after three missing comments.
@@ -22,7 +23,7 @@ SILENCE_SECONDS = 45.0
 
 
 class _Frame(NamedTuple):
-    """The fields between two empty lines of a stream; a comment has none."""
+    """The fields between two empty lines of a stream; a comment has no field."""
 
     id: str = ""
     name: str = ""
@@ -33,26 +34,28 @@ class EventReader:
     """Turns the pieces of event streams into events, over several connections when they are lost. Does no I/O.
 
     Args:
-        job_id: of the job.
-        patience_seconds: how long to wait for a server that is away.
+        job_id: id of the job.
 
     Attributes:
         ended: whether the last event of the job was read.
     """
 
-    def __init__(self, job_id: str, patience_seconds: float) -> None:
+    def __init__(self, job_id: str) -> None:
         self.ended = False
         self._job_id = job_id
-        self._patience = patience_seconds
         self._last_id = ""
-        self._heard = time.monotonic()
+        self._last_read = time.monotonic()
         self._attempt = 0
         self._frames = _Frames()
 
-    def connect(self) -> dict[str, str]:
-        """Begin a new connection, and return the headers of its request, which resume after the last event."""
+    def connect(self) -> Request:
+        """Begin a new connection, and return its request, which resumes after the last event."""
         self._frames = _Frames()
-        return {"Last-Event-ID": self._last_id} if self._last_id else {}
+        headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity"}
+        if self._last_id:
+            headers["Last-Event-ID"] = self._last_id
+        path = job_path(self._job_id, "/events")
+        return Request("GET", path, self._job_id, headers=headers, held_seconds=SILENCE_SECONDS)
 
     def events(self, piece: bytes) -> Iterator[JobEvent]:
         """The events that a piece of the stream completes.
@@ -70,7 +73,7 @@ class EventReader:
                 if self.ended:
                     return
             # Set once the caller has handled the event, which may take long.
-            self._heard = time.monotonic()
+            self._last_read = time.monotonic()
 
     def pause(self, lost: RetryLater | None) -> float:
         """Seconds to wait before the next connection.
@@ -81,9 +84,9 @@ class EventReader:
         Raises:
             WhisperApiError: the server is away for too long.
         """
-        if time.monotonic() - self._heard >= self._patience:
+        if time.monotonic() - self._last_read >= calls.RESTART_SECONDS:
             if lost is None:
-                raise RequestError(f"the events of job {self._job_id} end before it does, whenever they are read")
+                raise RequestError(f"the stream of events ends again and again before job {self._job_id} has ended")
             raise lost.reason from lost.reason.__cause__
         seconds = pause_before(self._attempt, lost.retry_after if lost else 0.0)
         self._attempt += 1

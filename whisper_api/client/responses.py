@@ -14,18 +14,29 @@ import msgspec
 from whisper_api import errors
 from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
 
-__all__ = ["Response", "RetryLater", "decoded", "outcome", "pause_before", "streamed", "unreachable", "untrusted"]
+__all__ = [
+    "EVENT_STREAM",
+    "Response",
+    "RetryLater",
+    "check_stream",
+    "decoded",
+    "outcome",
+    "pause_before",
+    "unreachable",
+    "untrusted",
+]
 
 T = TypeVar("T")
 
+EVENT_STREAM = "text/event-stream"
 RETRIED = frozenset({429, 502, 503, 504})
 # Pauses between attempts double from the first to the longest, in seconds.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
-# A longer Retry-After is not waited for: the caller gets the error and decides.
+# The client does not wait for a longer Retry-After: the caller gets the error and decides.
 LONGEST_RETRY_AFTER = 300.0
 
-# The server's error codes, and the errors that they stand for.
+# The server's error codes to the classes of errors, by the arguments of the classes.
 OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "invalid_audio": errors.InvalidAudio,
     "audio_too_long": errors.AudioTooLong,
@@ -90,11 +101,11 @@ def outcome(response: Response, job_id: str) -> Response:
     """The response itself when it is a success.
 
     Args:
-        response: of the server.
-        job_id: for errors.
+        response: response of the server.
+        job_id: the job that errors name.
 
     Raises:
-        RetryLater: the server is busy, and for no longer than ``LONGEST_RETRY_AFTER``.
+        RetryLater: the server is busy, for no longer than ``LONGEST_RETRY_AFTER``.
         WhisperApiError: the server refused; the error's class follows from the response's code.
     """
     if 200 <= response.status < 300:
@@ -105,20 +116,19 @@ def outcome(response: Response, job_id: str) -> Response:
     raise error
 
 
-def streamed(status: int, headers: Mapping[str, str], media_type: str) -> None:
-    """Check the media type of a response whose body is streamed.
+def check_stream(status: int, headers: Mapping[str, str]) -> None:
+    """Check that a response is a stream of events.
 
     Args:
         status: HTTP status of the response.
         headers: headers of the response.
-        media_type: the expected media type.
 
     Raises:
         RequestError: the media type is another one, so that the server is not a Whisper API server.
     """
-    given = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if given != media_type:
-        reason = f"it is {given or 'nothing'}, not {media_type}"
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type != EVENT_STREAM:
+        reason = f"it is {media_type or 'nothing'}, not {EVENT_STREAM}"
         raise RequestError(f"the answer is not that of a Whisper API server: {reason}", status)
 
 
@@ -126,7 +136,7 @@ def unreachable(url: str, cause: BaseException) -> RetryLater:
     """The error for a connection that failed; a retry may help.
 
     Args:
-        url: of the server.
+        url: URL of the server.
         cause: the error of the HTTP library.
     """
     error = RequestError(f"{url} cannot be reached: {_reason(cause)}")
@@ -159,7 +169,7 @@ def decoded(response: Response, kind: type[T]) -> T:
     """The value of a response's body.
 
     Args:
-        response: of the server.
+        response: response of the server.
         kind: type of the value.
 
     Raises:
@@ -179,8 +189,8 @@ def _error(response: Response, job_id: str) -> WhisperApiError:
         problem = _Problem()
     code, detail = problem.code, problem.detail
     if not detail:
-        place = response.headers.get("Location")
-        detail = f"the server answered {response.status}{f' and names {place}' if place else ''}"
+        location = response.headers.get("Location")
+        detail = f"the server answered {response.status}{f' and names {location}' if location else ''}"
     if code == "job_not_found":
         return errors.JobNotFound(job_id)
     if code == "job_processing":
@@ -198,7 +208,7 @@ def _error(response: Response, job_id: str) -> WhisperApiError:
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's message, which requests and httpx wrap in errors of their own, as text for people."""
+    """The operating system's message for people; requests and httpx wrap it in errors of their own."""
     waiting: list[object] = [error]
     seen: set[int] = set()
     while waiting:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisper_api.client.calls import Pause, Request, Steps
-from whisper_api.client.responses import Response, RetryLater, outcome, streamed, unreachable, untrusted
+from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import UploadFailed
 from whisper_api.errors import RequestError
 
@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 
 class Transport:
-    """One server and the connections to it.
+    """The connections to a server.
 
     Args:
-        url: without a slash at the end.
-        api_key: empty for a server without keys.
+        url: URL of the server, without a slash at the end.
+        api_key: the key; empty for a server without keys.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
-        session: the caller's own, which is not closed; None to make one when it is needed.
+        session: the caller's own session, which is not closed; None to make a session for the first request.
     """
 
     def __init__(self, url: str, api_key: str, *, timeout: float, session: requests.Session | None) -> None:
@@ -72,17 +72,8 @@ class Transport:
             return outcome(Response(response.status_code, response.headers, response.content), request.job_id)
 
     @contextlib.contextmanager
-    def stream(
-        self, path: str, job_id: str, media_type: str, headers: Mapping[str, str], silence_seconds: float
-    ) -> Iterator[Iterator[bytes]]:
-        """Open a response whose body is read as it arrives. There are no retries.
-
-        Args:
-            path: path of the request, below the server's URL.
-            headers: headers of the request.
-            job_id: the job that errors name.
-            media_type: expected media type of the response.
-            silence_seconds: seconds without a byte until the connection counts as failed.
+    def stream(self, request: Request) -> Iterator[Iterator[bytes]]:
+        """Open a stream of events, which is read as it arrives. There are no retries.
 
         Yields:
             The pieces of the body.
@@ -91,13 +82,11 @@ class Transport:
             RetryLater: the connection failed, also while the body was read, or the server is busy.
             WhisperApiError: the server refused, or is not a Whisper API server.
         """
-        headers = {**headers, "Accept": media_type, "Accept-Encoding": "identity"}
-        request = Request("GET", path, job_id, headers=headers)
-        with self._opened(request, max(self._timeout, silence_seconds)) as response:
+        with self._opened(request, max(self._timeout, request.held_seconds)) as response:
             if not response.ok:
-                outcome(Response(response.status_code, response.headers, response.content), job_id)
-            streamed(response.status_code, response.headers, media_type)
-            # Of a body that is not chunked, reading more than one byte would wait for that many.
+                outcome(Response(response.status_code, response.headers, response.content), request.job_id)
+            check_stream(response.status_code, response.headers)
+            # With a body that is not chunked, reading several bytes would wait for all of them.
             chunked = getattr(response.raw, "chunked", False)
             yield response.iter_content(chunk_size=None if chunked else 1)
 
@@ -138,7 +127,7 @@ class Transport:
             raise RequestError(f"{self._url}: {error}") from error
 
     def _authorize(self, request: Any) -> Any:
-        # As an auth, because requests replaces a header by the entry of a .netrc file.
+        # An auth function instead of a header, because requests replaces a header by the entry of a .netrc file.
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request

@@ -38,8 +38,8 @@ class MultipartForm:
 
     Args:
         fields: name to value.
-        file: seekable; sent from its beginning to its end of now.
-        name: of the file, for people.
+        file: a seekable file; sent from its beginning to its current end.
+        name: name of the file, for people.
         on_upload: called with the number of bytes of the file that were sent, and the number of all.
 
     Attributes:
@@ -65,8 +65,8 @@ class MultipartForm:
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._on_upload = on_upload or _nothing
-        self._taken = 0
+        self._on_upload = on_upload or (lambda sent, total: None)
+        self._sent = 0
         self.content_type = f"multipart/form-data; boundary={boundary}"
 
     def __len__(self) -> int:
@@ -76,8 +76,8 @@ class MultipartForm:
         with _as_source_failure():
             yield self._begin()
             while self._unsent:
-                yield self._take(self._file.read(self._unsent))
-                self._on_upload(self._taken, self._size)
+                yield self._counted(self._file.read(self._unsent))
+                self._on_upload(self._sent, self._size)
             yield self._tail
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -87,25 +87,25 @@ class MultipartForm:
             yield self._begin()
             while self._unsent:
                 # Read in a thread, because a disk may be slow. The callback runs in the event loop.
-                yield self._take(await asyncio.to_thread(self._file.read, self._unsent))
-                self._on_upload(self._taken, self._size)
+                yield self._counted(await asyncio.to_thread(self._file.read, self._unsent))
+                self._on_upload(self._sent, self._size)
             yield self._tail
 
     def _begin(self) -> bytes:
         self._file.seek(0)
-        self._taken = 0
+        self._sent = 0
         self._on_upload(0, self._size)
         return self._head
 
     @property
     def _unsent(self) -> int:
-        """How many bytes to read next."""
-        return min(CHUNK_BYTES, self._size - self._taken)
+        """The number of bytes to read next."""
+        return min(CHUNK_BYTES, self._size - self._sent)
 
-    def _take(self, chunk: bytes) -> bytes:
+    def _counted(self, chunk: bytes) -> bytes:
         if not chunk:
             raise InvalidInput("the file became shorter while it was sent")
-        self._taken += len(chunk)
+        self._sent += len(chunk)
         return chunk
 
 
@@ -115,10 +115,6 @@ def _as_source_failure() -> Iterator[None]:
         yield
     except Exception as error:
         raise UploadFailed(error) from error
-
-
-def _nothing(*ignored: object) -> None:
-    return None
 
 
 @contextlib.contextmanager

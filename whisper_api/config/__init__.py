@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from whisper_api.config.setting import SECRETS, Setting
 from whisper_api.config.settings import (
     ComputeType,
     Config,
@@ -17,6 +16,7 @@ from whisper_api.config.settings import (
     format_value,
     settings,
 )
+from whisper_api.config.sources import SECRETS, Setting
 
 __all__ = [
     "SECRETS",

@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.coercion import help_line
-from whisper_api.config.setting import SECRETS, Setting
-from whisper_api.config.sources import read
+from whisper_api.config.sources import SECRETS, Setting, read
 
 __all__ = ["Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
 
@@ -227,8 +226,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: the named file does not exist or is not TOML, or a value cannot be used. The message has key,
                 value and origin, but no value of a secret.
         """
-        found = read(settings(), path, os.environ if env is None else env, flags or {})
-        return Loaded(cls(**found.values), found.origins, found.warnings, found.path)
+        sources = read(settings(), path, os.environ if env is None else env, flags or {})
+        return Loaded(cls(**sources.values), sources.origins, tuple(sources.warnings), sources.path)
 
     def __repr__(self) -> str:
         return (

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from whisper_api.coercion import convert
-from whisper_api.config.setting import SECRETS, Setting
 from whisper_api.errors import ConfigError
 
-__all__ = ["Values", "read"]
+__all__ = ["SECRETS", "Setting", "Sources", "read"]
+
+# Keys whose values are never shown.
+SECRETS = frozenset({"HF_TOKEN"})
 
 FILE_NAME = "whisper_api.conf"
 FILE_VARIABLE = "WHISPER_API_CONFIG"
@@ -32,20 +34,22 @@ _RETIRED = {
 
 
 @dataclass(frozen=True)
-class Values:
-    """The values from all sources.
+class Setting:
+    """A row of the table of settings.
 
     Attributes:
-        values: attribute to value.
-        origins: key to the origin of its value.
-        warnings: one sentence each.
-        path: the configuration file; None without a file.
+        key: the name in the file and in the environment.
+        attribute: the name in :class:`~whisper_api.config.Config`.
+        type: the type of the value, annotated with its bounds.
+        default: the default value.
+        help: the help line.
     """
 
-    values: Mapping[str, Any]
-    origins: Mapping[str, str]
-    warnings: tuple[str, ...]
-    path: Path | None
+    key: str
+    attribute: str
+    type: Any
+    default: Any
+    help: str
 
 
 def read(
@@ -53,7 +57,7 @@ def read(
     path: str | os.PathLike[str] | None,
     env: Mapping[str, str],
     flags: Mapping[str, object],
-) -> Values:
+) -> Sources:
     """Read all sources, in the order that :meth:`whisper_api.config.Config.load` describes.
 
     Args:
@@ -65,38 +69,47 @@ def read(
     Raises:
         ConfigError: a source cannot be read, or a value cannot be used.
     """
-    reader = _Reader(rows)
-    file = _find_file(path, env)
-    reader.set_defaults(file)
-    if file is not None:
-        reader.read_file(file)
-    for key in (LOG_LEVEL_ALIAS, *reader.settings):
-        reader.set(key, env.get(key), f"environment variable {key}", Path.cwd())
+    sources = Sources(rows, _find_file(path, env))
+    for key in (LOG_LEVEL_ALIAS, *sources.settings):
+        sources.set(key, env.get(key), f"environment variable {key}", Path.cwd())
     for key, value in flags.items():
-        reader.set(key, value, "command line", Path.cwd())
-    reader.read_token_file()
-    return Values(reader.values, reader.origins, tuple(reader.warnings), file)
+        sources.set(key, value, "command line", Path.cwd())
+    sources.read_token_file()
+    return sources
 
 
-class _Reader:
-    """Collects values; a later value replaces an earlier value."""
+class Sources:
+    """The values from all sources. A later value replaces an earlier value.
 
-    def __init__(self, rows: Sequence[Setting]) -> None:
+    Args:
+        rows: the table of settings.
+        path: the configuration file; None without a file.
+
+    Attributes:
+        settings: key to row of the table.
+        path: the configuration file; None without a file.
+        values: attribute to value.
+        origins: key to the origin of its value.
+        warnings: one sentence each.
+    """
+
+    def __init__(self, rows: Sequence[Setting], path: Path | None) -> None:
         self.settings = {setting.key: setting for setting in rows}
+        self.path = path
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.warnings: list[str] = []
-
-    def set_defaults(self, file: Path | None) -> None:
-        places = _user_directories() if file is None else {}
+        directories = _user_directories() if path is None else {}
         for setting in self.settings.values():
-            value = places.get(setting.key, setting.default)
-            if isinstance(value, Path) and file is not None:
-                value = file.parent / value
+            value = directories.get(setting.key, setting.default)
+            if isinstance(value, Path) and path is not None:
+                value = path.parent / value
             self.values[setting.attribute] = value
             self.origins[setting.key] = "default"
+        if path is not None:
+            self._read_file(path)
 
-    def read_file(self, file: Path) -> None:
+    def _read_file(self, file: Path) -> None:
         text = _read_text(file)
         found = _parse(text, file)
         # The alias is read first, so that WHISPER_LOG_LEVEL wins when the file has both.

@@ -1,4 +1,4 @@
-"""How an upload becomes a job: the reservation of its id and directory, the submission, and the limits that hold.
+"""The way from an upload to a job: the reservation of its id and directory, the submission, and the limits.
 
 A job takes its position in the queue only when its upload is whole and submitted, so an upload that never ends holds
 nothing that another caller needs.
@@ -58,9 +58,9 @@ class Reservation:
         job_id: a new UUID.
         owner: id of the caller's key.
         extra_slots: how many of the owner's jobs do not count against the limits.
-        directory: for the upload; not made yet.
-        open: whether it was neither submitted nor released.
-        submitting: whether it is being submitted now.
+        directory: directory of the upload, which does not exist yet.
+        open: whether the reservation was neither submitted nor released.
+        submitting: whether the reservation is being submitted now.
     """
 
     def __init__(self, owner: str, extra_slots: int, uploads_dir: Path, reservations: Reservations) -> None:
@@ -120,7 +120,7 @@ class Reservations:
 
         Raises:
             QueueFull: the queue is full.
-            CallerLimit: this owner has as many unfinished jobs as one may have.
+            CallerLimit: this owner has as many unfinished jobs as an owner may have.
             Draining: the service is stopping.
         """
         self._queue.check(extra_slots=extra_slots)
@@ -132,7 +132,7 @@ class Reservations:
         return reservation
 
     def release(self, reservation: Reservation) -> None:
-        """As :meth:`Reservation.release`."""
+        """The same as :meth:`Reservation.release`."""
         with self._lock:
             if reservation.submitting or not reservation.open:
                 return
@@ -141,9 +141,9 @@ class Reservations:
 
     @contextmanager
     def submitting(self, reservation: Reservation) -> Iterator[Callable[[], None]]:
-        """Reserve room in the queue and submit the job; nobody can release the reservation meanwhile.
+        """Reserve room in the queue and submit the job; the reservation cannot be released meanwhile.
 
-        If the job is not enqueued, the room is given back and the upload is removed.
+        If the job is not enqueued, the room is freed and the upload is removed.
 
         Yields:
             A function that puts the job into the queue, to be called once the job is in the store.
@@ -202,16 +202,16 @@ class Reservations:
 def check_download(submission: Submission, executor: Executor, store: JobStore, downloaders: Downloaders) -> None:
     """Refuse a job that names a model which has to be downloaded, if its owner may not make the server download models.
 
-    The models that the configuration names, aliases included, are downloaded for everybody.
+    The models that the configuration names, also those of aliases, are downloaded for every caller.
 
     Args:
-        submission: of the job.
+        submission: submission of the job.
         executor: knows which models are on this machine.
         store: knows the role of the owner's key.
         downloaders: whose jobs may name a model that has to be downloaded.
 
     Raises:
-        ModelUnavailable: the owner may not.
+        ModelUnavailable: the owner may not make the server download the model.
     """
     options = submission.options
     if downloaders == "anyone" or executor.named_by_configuration(options):
@@ -222,7 +222,7 @@ def check_download(submission: Submission, executor: Executor, store: JobStore, 
     if name not in executor.missing_models(options, submission.hf_token):
         return
     key = store.key(submission.owner)
-    # Without authorization there are no keys, and everybody may do what administrators may.
+    # Without authorization there are no keys, and every caller has the rights of an administrator.
     is_administrator = not submission.owner or (key is not None and key[0].role == "admin")
     if downloaders == "administrators" and is_administrator:
         return

@@ -1,7 +1,7 @@
 """Corrections of transcripts by people: checked against a transcript, and applied to it.
 
-Segments and words keep the numbers of the recognised transcript, also when some were removed since, so that a
-correction always means the same word. The decoded tokens and their probabilities stay as they were.
+Segments and words keep their numbers of the recognised transcript when corrections remove some, so that a correction
+always means the same word. The decoded tokens and their probabilities do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["applied", "checked"]
 T = TypeVar("T")
 
 ARROW = re.compile(r"--+>")
-# How much of a wrong label an error message repeats.
+# An error message repeats this much of a wrong label.
 SHOWN_CHARACTERS = 80
 
 
@@ -29,21 +29,21 @@ def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
     """Corrections in the form in which they are stored: one for each word, in order, on one line, without repetitions.
 
     Args:
-        transcript: as it was recognised.
-        corrections: of the client.
+        transcript: the recognised transcript.
+        corrections: the client's corrections.
 
     Raises:
-        InvalidOption: they name a segment, word or speaker that does not exist, or an empty name.
+        InvalidOption: the corrections name a segment, word or speaker that does not exist, or an empty name.
     """
     segments = {segment.id: segment for segment in transcript.segments}
     words: dict[tuple[int, int], Correction] = {}
-    for given in corrections.words:
-        before = _recognised(segments, given)
-        text = _in_one_line(given.text)
-        key = (given.segment, -1 if given.word is None else given.word)
+    for correction in corrections.words:
+        before = _recognised(segments, correction)
+        text = _in_one_line(correction.text)
+        key = (correction.segment, -1 if correction.word is None else correction.word)
         words.pop(key, None)
         if text != before:
-            words[key] = replace(given, text=text)
+            words[key] = replace(correction, text=text)
     known = _labels(transcript)
     speakers = {}
     for label, name in corrections.speakers.items():
@@ -63,8 +63,8 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
     the embedding of the speaker who spoke first.
 
     Args:
-        transcript: as it was recognised.
-        corrections: from :func:`checked` for this transcript.
+        transcript: the recognised transcript.
+        corrections: corrections from :func:`checked` for this transcript.
     """
     by_segment: dict[int, dict[int, str]] = {}
     for each in corrections.words:
@@ -89,18 +89,19 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
     )
 
 
-def _recognised(segments: Mapping[int, Segment], given: Correction) -> str:
+def _recognised(segments: Mapping[int, Segment], correction: Correction) -> str:
     """The recognised text that a correction replaces."""
-    segment = segments.get(given.segment)
+    number, word = correction.segment, correction.word
+    segment = segments.get(number)
     if segment is None:
-        raise InvalidOption("words", f"there is no segment {given.segment} in this transcript")
-    if given.word is None:
+        raise InvalidOption("words", f"there is no segment {number} in this transcript")
+    if word is None:
         if segment.words:
-            raise InvalidOption("words", f"segment {given.segment} has words: say which of them, from 0")
+            raise InvalidOption("words", f"segment {number} has words: say which of them, from 0")
         return segment.text
-    if given.word >= len(segment.words):
-        raise InvalidOption("words", f"segment {given.segment} has no word {given.word}; it has {len(segment.words)}")
-    return segment.words[given.word].word
+    if word >= len(segment.words):
+        raise InvalidOption("words", f"segment {number} has no word {word}; it has {len(segment.words)}")
+    return segment.words[word].word
 
 
 def _in_one_line(text: str) -> str:
@@ -117,9 +118,9 @@ def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segmen
     """A segment with some words replaced.
 
     Args:
-        segment: as it was recognised.
-        texts: new text by the number of the word; -1 for the text of a segment without words.
-        space: between two words of the language.
+        segment: the recognised segment.
+        texts: number of the word to its new text; -1 for the text of a segment without words.
+        space: separator of two words of the language.
     """
     if not segment.words:
         return replace(segment, text=texts.get(-1, segment.text))
@@ -142,7 +143,7 @@ def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:
     position = 0
     for (begin, end), new in zip(spans, words, strict=True):
         between = segment.text[position:begin]
-        # A removed word takes the space in front of it along.
+        # The space before a removed word is removed too.
         found += [between, new.word] if new.word else [between.rstrip()]
         position = end
     return "".join([*found, segment.text[position:]]).strip()

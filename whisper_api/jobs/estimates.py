@@ -22,7 +22,7 @@ UNTIMED: frozenset[str] = frozenset({"queue", "load", "done"})
 OF_ALL_AUDIO: frozenset[str] = frozenset({"decode", "vad"})
 # The time of these stages depends on the task: a translation has other text, and other word times.
 OF_TASK: frozenset[str] = frozenset({"asr", "align"})
-# For how many seconds the estimates of the whole queue are reused.
+# The estimates of the whole queue are reused for this time.
 FRESH_SECONDS = 1.0
 
 
@@ -97,7 +97,7 @@ class Estimates:
         """Seconds until a waiting job ends.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             order: the waiting jobs, first to last.
             running: the progress of the running jobs.
 
@@ -135,7 +135,7 @@ class Estimates:
             rates = self._load()
         if not rates:
             return None
-        # Only now, since the first call imports heavy libraries; once a job has run, they are imported.
+        # Called last, because the first call imports heavy libraries; after a job has run, they are imported.
         model, device = self._model(TranscriptionOptions(model=plan.model or None)), self._device()
         found: dict[Stage, float] = {}
         for stage in plan.stages:
@@ -170,7 +170,7 @@ def _length(stage: str, task: Task, audio_seconds: float) -> float:
 
 
 def _has_speech(transcript: Transcript) -> bool:
-    """Whether there is speech. Without it the models had nothing to do, and their speed is unknown."""
+    """Whether there is speech. Without speech the models had no work, and their speed is unknown."""
     return bool(transcript.segments or transcript.language_probabilities)
 
 

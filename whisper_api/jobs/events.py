@@ -1,8 +1,8 @@
-"""What happens to jobs: the newest state of each job, kept in one place, and a signal to everybody who watches it.
+"""The events of jobs: the newest state of each job, and a signal to its watchers.
 
-Threads publish events, and coroutines wait for them. No history is kept. Of each job the newest state and the
-newest form of each piece of its text are kept, each under the id of its last change. So a watcher that comes late, or
-reads slowly, gets what it has missed and nothing that was replaced since, and it holds no events of its own.
+Threads publish events, and coroutines wait for them. There is no history: a log has the newest state of a job and the
+newest form of each piece of its text, each with the id of its last change. A watcher that comes late or reads slowly
+therefore gets the events that it has missed, without those that were replaced since, and needs no buffer of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["LAST_ID", "TERMINAL", "JobEvents", "NumberedEvent", "Watch", "event_
 LAST_ID = (1 << 53) - 1
 # A job has no more events after one of these.
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
-# Progress alone is sent at most this often, since each message has a cost and nobody reads faster.
+# Progress alone is sent at most once in this time, because each message has a cost and people do not read faster.
 PROGRESS_SECONDS = 1.0
 
 
@@ -44,8 +44,8 @@ def event_of(job: Job, position: int = 1) -> JobEvent:
     """The event that reports the state of a job.
 
     Args:
-        job: as the store has it.
-        position: of the job in the queue, if it is Queued.
+        job: the stored job.
+        position: position of a Queued job in the queue.
     """
     match job.state:
         case "Completed":
@@ -66,7 +66,7 @@ class NumberedEvent:
 
     Attributes:
         id: rises from event to event of one job, also over a restart of the server.
-        event: what happened.
+        event: the event.
     """
 
     id: int
@@ -92,7 +92,7 @@ class _JobLog:
         progress: the newest progress since then; None while the job waits.
         partials: the newest text by index, in the order of their ids.
         end: the event that ended the job.
-        watches: everybody who reads this log.
+        watches: the watches of this job.
     """
 
     queued: NumberedEvent
@@ -110,10 +110,10 @@ class _JobLog:
         """The events after an id, oldest first.
 
         Args:
-            id: of the last event that the watcher has.
+            id: id of the last event that the watcher has.
             returning: whether the watcher has had events; a new watcher of a running job needs no ``queued`` event.
         """
-        # From the newest backwards, so that a step costs as much as is new and not as much as the whole text.
+        # Backwards from the newest, so that the cost depends on the new text and not on the whole text.
         found = list(itertools.takewhile(lambda each: each.id > id, reversed(self.partials.values())))
         queued = self.queued if returning or self.progress is None else None
         found += [each for each in (queued, self.progress, self.end) if each is not None and each.id > id]
@@ -121,14 +121,14 @@ class _JobLog:
 
 
 class JobEvents:
-    """Events of jobs. Safe to use from any thread; a watch belongs to the event loop that it was entered on.
+    """The events of jobs. Any thread may call the methods; a watch belongs to the event loop on which it was entered.
 
     Args:
-        positions: gives the queue position of every waiting job.
-        clock: seconds since 1970.
+        positions: returns the queue position of every waiting job.
+        clock: returns seconds since 1970.
 
     Attributes:
-        logs: what is known of each job that runs or is watched, by job id.
+        logs: job id to the log of each job that runs or is watched.
         watches: all open watches.
     """
 
@@ -154,9 +154,9 @@ class JobEvents:
         self._signal(loops)
 
     def update_positions(self) -> None:
-        """Tell the watchers of waiting jobs the current queue positions. Jobs outside the queue are left alone."""
+        """Send the current queue positions to the watchers of waiting jobs. Jobs outside the queue get no event."""
         with self._lock:
-            # Under the same lock as the logs, so that no old position is told of a job that has begun to run since.
+            # Read under the lock of the logs, so that a job that has begun to run gets no old position.
             waiting = [job_id for job_id, log in self.logs.items() if log.progress is None]
             positions = self._positions() if waiting else {}
             signaled: set[Watch] = set()
@@ -171,18 +171,18 @@ class JobEvents:
     def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
         """Watch a job: ``async with events.watch(job_id) as watch``.
 
-        Read the job's status after entering the watch, so that no change is missed: of a job that has ended already,
-        nothing is known here.
+        Read the job's status after entering the watch, so that no change is missed: a job that has ended before has no
+        log.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             after: id of the last event that this watcher has; 0 for none.
-            states_only: be signaled only when the job starts, is put back into the queue, or ends.
+            states_only: signal only when the job starts, is put back into the queue, or ends.
         """
         return Watch(self, job_id, after, states_only)
 
     def enter(self, watch: Watch) -> None:
-        """Add a watch to the log of its job, which is made when there is none."""
+        """Add a watch to the log of its job; make the log when there is none."""
         with self._lock:
             log = self.logs.get(watch.job_id)
             if log is None:
@@ -191,14 +191,14 @@ class JobEvents:
                 queued = JobQueuedEvent(job_id=watch.job_id, queue_position=position)
                 log = self.logs[watch.job_id] = _JobLog(NumberedEvent(self._now(), queued))
             if watch.after > log.newest:
-                # Not an id of this job, unless the clock was set back.
+                # This is not an id of the job, unless the clock was set back.
                 watch.after = 0
             watch.log = log
             log.watches.add(watch)
             self.watches.add(watch)
 
     def leave(self, watch: Watch) -> None:
-        """Remove a watch, and the log of a job that waits and that nobody watches any more."""
+        """Remove a watch, and the log of a waiting job without further watches."""
         with self._lock:
             self.watches.discard(watch)
             if (log := watch.log) is None:
@@ -209,14 +209,14 @@ class JobEvents:
                 del self.logs[watch.job_id]
 
     def read(self, watch: Watch) -> tuple[NumberedEvent, ...]:
-        """The events that a watch has not given out yet, oldest first."""
+        """The events that a watch has not returned yet, oldest first."""
         if watch.log is None:
             raise RuntimeError("enter the watch first: async with events.watch(job_id) as watch")
         with self._lock:
             return watch.log.since(watch.after, returning=watch.returning)
 
     def _record(self, event: JobEvent) -> tuple[_JobLog | None, bool]:
-        """Put an event into its job's log; the log, if the job has one, and whether the state of the job changed."""
+        """Put an event into its job's log, and return the log, if any, and whether the state of the job changed."""
         job_id = event.job_id
         if isinstance(event, TERMINAL):
             log = self.logs.pop(job_id, None)
@@ -225,7 +225,8 @@ class JobEvents:
             return log, True
         log = self.logs.get(job_id)
         if log is None:
-            # The job has waited without a watcher. A watcher from before a restart learns by this that it begins anew.
+            # The job has waited without a watcher. This event tells a watcher from before a restart that the job begins
+            # anew.
             queued = event if isinstance(event, JobQueuedEvent) else JobQueuedEvent(job_id=job_id, queue_position=1)
             log = self.logs[job_id] = _JobLog(NumberedEvent(self._now(), queued))
         before = log.progress is None
@@ -271,16 +272,16 @@ class JobEvents:
 
 
 class Watch:
-    """One watcher of one job, made by :meth:`JobEvents.watch`.
+    """A watcher of a job, made by :meth:`JobEvents.watch`.
 
     Attributes:
-        job_id: of the job.
-        after: id of the last event that was given out.
+        job_id: id of the job.
+        after: id of the last event that was returned.
         returning: whether the watcher has had events of this job.
-        states_only: whether it is signaled only when the state of the job changes.
-        log: of the job, while the watch is open.
-        loop: that the watch was entered on.
-        ready: set on the loop when there may be something to read.
+        states_only: whether only changes of the job's state signal the watcher.
+        log: log of the job, while the watch is open.
+        loop: event loop on which the watch was entered.
+        ready: set on the loop when there may be events to read.
         signaled: whether the loop is about to set ``ready``.
         woken: whether the next call of :meth:`next` returns at once.
     """
@@ -307,7 +308,7 @@ class Watch:
         self._events.leave(self)
 
     def wake(self) -> None:
-        """Let the watcher return once, although nothing has happened. To be called on the loop of the watch."""
+        """Let the watcher return once without an event. Call this on the loop of the watch."""
         self.woken = True
         self.ready.set()
 
@@ -329,7 +330,7 @@ class Watch:
                 timer.cancel()
 
     async def next(self, timeout: float | None = None) -> tuple[NumberedEvent, ...]:
-        """All events since the last call, oldest first; the first call gives what is known and was not had before.
+        """All events since the last call, oldest first; the first call returns the known events after ``after``.
 
         Args:
             timeout: seconds to wait for an event; None for no limit.

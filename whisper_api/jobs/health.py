@@ -1,16 +1,16 @@
-"""Whether jobs are worked on, and why not."""
+"""The health of a service: whether it runs jobs, and the reason when it does not."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from typing import Literal
 
 import msgspec
 
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.executor import Executor
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.store.jobs import JobStore
@@ -27,10 +27,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The health of a service.
 
     Attributes:
-        ready: whether jobs are worked on now.
-        state: in one word.
-        reason: why the service is not ready, and what to do; empty when it is ready. Anybody may read it.
-        loading: what is still being loaded while jobs are worked on; empty when nothing is.
+        ready: whether the service runs jobs now.
+        state: the state in one word.
+        reason: why the service is not ready, and what to do; empty when it is ready. Health checks need no key, so the
+            text reveals nothing about jobs.
+        loading: the models that are still being loaded while jobs run; empty when none are.
     """
 
     ready: bool
@@ -44,9 +45,9 @@ class HealthWatch:
 
     Args:
         running: the running jobs.
-        preload: of the executor.
+        preload: loads the executor's models.
         executor: runs the jobs.
-        store: of the jobs.
+        store: the store of the jobs.
         stall_seconds: a job without progress for this time counts as stalled.
     """
 
@@ -58,25 +59,22 @@ class HealthWatch:
         self._executor = executor
         self._store = store
         self._stall_seconds = stall_seconds
-        self._closing = threading.Event()
+        self._periodic = Periodic("stall-watch", self._check)
         # Used by the thread only.
         self._disk_failed = False
-        self._thread: threading.Thread | None = None
+        self._stalled: set[str] = set()
 
     def start(self) -> None:
         """Start a thread that watches for stalled jobs."""
-        self._thread = threading.Thread(target=self._loop, name="stall-watch", daemon=True)
-        self._thread.start()
+        self._periodic.start(min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS))
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._periodic.close()
 
     def health(self) -> Health:
         """The health of a service that is not stopping."""
-        disk = self._store.write_error()
+        disk = self._store.database.write_error()
         if disk is not None:
             state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
             return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
@@ -103,30 +101,27 @@ class HealthWatch:
     def _is_stalled(self, live: ProgressSnapshot) -> bool:
         return live.idle_seconds > self._stall_seconds
 
-    def _loop(self) -> None:
-        known: set[str] = set()
-        tick = min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
-        while not self._closing.wait(tick):
-            self._check_disk()
-            live = self._running.snapshots()
-            stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
-            for job_id in stalled - known:
-                each = live[job_id]
-                log.error(
-                    "job stalled",
-                    extra={"job_id": job_id, "stage": each.progress.stage, "seconds": round(each.idle_seconds, 1)},
-                )
-            for job_id in (known - stalled) & live.keys():
-                log.info("job goes on", extra={"job_id": job_id})
-            known = stalled
+    def _check(self) -> None:
+        self._check_disk()
+        live = self._running.snapshots()
+        stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
+        for job_id in stalled - self._stalled:
+            each = live[job_id]
+            log.error(
+                "job stalled",
+                extra={"job_id": job_id, "stage": each.progress.stage, "seconds": round(each.idle_seconds, 1)},
+            )
+        for job_id in (self._stalled - stalled) & live.keys():
+            log.info("job goes on", extra={"job_id": job_id})
+        self._stalled = stalled
 
     def _check_disk(self) -> None:
         """Try whether the database can be written again, and log when that changes."""
-        error = self._store.write_error()
+        error = self._store.database.write_error()
         if error is not None:
             with contextlib.suppress(StorageError):
                 self._store.try_to_write()
-            error = self._store.write_error()
+            error = self._store.database.write_error()
         if error is not None and not self._disk_failed:
             log.error("not ready: %s", error)
         elif error is None and self._disk_failed:

@@ -30,7 +30,7 @@ __all__ = ["STOP_SECONDS", "Lifecycle"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-# How long to wait for a job that was asked to stop. One work item takes less, unless the device hangs.
+# A job that was asked to stop has this long. A work item takes less, unless the device hangs.
 STOP_SECONDS = 30.0
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
@@ -44,12 +44,12 @@ class Lifecycle:
         store: the job database. Call its ``exclusive`` before :meth:`start`. Closed with the service.
         executor: runs the jobs. Closed with the service.
         preload_retry_seconds: pauses after each failed attempt to get the executor ready; the last one repeats.
-        write_retry_seconds: between two attempts to write to a database that cannot be written.
+        write_retry_seconds: pause between two attempts to write to a database that cannot be written.
 
     Attributes:
-        store: as given.
-        events: of the jobs.
-        hangs: the executor was still at work when the service was closed.
+        store: the job database.
+        events: the events of the jobs.
+        hangs: whether the executor was still at work when the service was closed.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Lifecycle:
             StorageError: the database or the upload directory cannot be used.
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         with self._lock:
             if self._started or self._draining:
                 return
@@ -150,7 +150,7 @@ class Lifecycle:
         Raises:
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         if not self._draining:
             self.drain()
         with self._lock:
@@ -169,7 +169,7 @@ class Lifecycle:
             self._stopped = True
 
     def close(self) -> None:
-        """Stop at once if that was not done, and free everything. May be called again.
+        """Stop at once unless the service has stopped, and free everything. Further calls do nothing.
 
         In a forked process nothing happens: the service belongs to the parent process and goes on there.
         """
@@ -183,7 +183,7 @@ class Lifecycle:
             self._watch.close()
             self._revocations.close()
             self._retention.close()
-            # In a thread, so that a device that hangs does not keep the process from ending.
+            # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
             closing.join(STOP_SECONDS)
@@ -194,7 +194,7 @@ class Lifecycle:
             self.store.close()
 
     def health(self) -> Health:
-        """Whether jobs are worked on, and why not."""
+        """Whether the service runs jobs, and the reason when it does not."""
         if self._draining:
             return Health(ready=False, state="draining", reason="The server is stopping and takes no new work.")
         if not self._started:
@@ -202,10 +202,10 @@ class Lifecycle:
         return self._watch.health()
 
     def counts(self, owner: str | None = None) -> tuple[int, int]:
-        """How many jobs wait, and how many run.
+        """The numbers of waiting and of running jobs.
 
         Args:
-            owner: of the jobs; None for the jobs of all owners.
+            owner: owner of the jobs; None for the jobs of all owners.
         """
         if owner is not None:
             return self.store.unfinished_by_state(owner)
@@ -217,7 +217,7 @@ class Lifecycle:
         now = time.time()
         for job_id in recover(self.store, self._config.max_job_attempts, now):
             remove_upload(self._config.tmp_dir, job_id)
-        # Before the queue is filled: a key may have been revoked while no server ran.
+        # Before the queue is filled, because a key may have been revoked while no server ran.
         self._revocations.check()
         for job in self.store.in_state("Queued"):
             self._estimates.expect(job)
@@ -225,7 +225,7 @@ class Lifecycle:
         try:
             self._retention.sweep(now)
         except StorageError as error:
-            log.error("what has expired could not be removed: %s", error)
+            log.error("expired jobs and results could not be removed: %s", error)
 
     def _work(self) -> None:
         # Start jobs only after the first load, so that a crash during loading is not counted against a job.

@@ -15,7 +15,7 @@ __all__ = ["ModelDownloads", "WaitsForModel"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-# How often a download looks for the jobs that wait for it. It is stopped when the last of them was canceled.
+# A download looks for its waiting jobs with this pause, and stops when the last of them was canceled.
 LOOK_SECONDS = 0.5
 
 
@@ -25,11 +25,11 @@ class WaitsForModel(Exception):
 
 @dataclass
 class _Needs:
-    """What one job needs to have downloaded.
+    """The downloads that a job needs.
 
     Attributes:
         required: models that the job asked for while it ran.
-        given_up: models that could not be downloaded for the job, and why.
+        given_up: model that could not be downloaded for the job, to the error.
     """
 
     required: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class _Needs:
 
 @dataclass
 class _Download:
-    """One download, for all jobs that wait for it."""
+    """A download, for all jobs that wait for it."""
 
     name: str
     hf_token: str | None
@@ -67,10 +67,10 @@ class ModelDownloads:
         self._closed = False
 
     def hold_back(self, job: Job) -> bool:
-        """Return a job to its place in the queue when a model has to be downloaded for it, and begin the download.
+        """Return a job to its position in the queue when it needs a download, and begin the download.
 
         Args:
-            job: just taken from the queue.
+            job: a job that was just taken from the queue.
 
         Returns:
             Whether the job is in the queue again. Otherwise the job can run.
@@ -97,16 +97,16 @@ class ModelDownloads:
         return True
 
     def require(self, job: Job, name: str) -> None:
-        """Send a running job back to the queue for a model that turned out to be missing.
+        """Send a running job back to the queue, because a model is missing.
 
-        When the model could not be downloaded for this job before, the call returns: the job does without the model.
+        When an earlier download of the model for this job has failed, the call returns, and the job goes on without it.
 
         Args:
             job: the running job.
             name: the model.
 
         Raises:
-            WaitsForModel: to end the run; :meth:`hold_back` begins the download when the job is taken again.
+            WaitsForModel: ends the run; :meth:`hold_back` begins the download when the job is taken again.
         """
         with self._lock:
             needs = self._needs.setdefault(job.job_id, _Needs())

@@ -58,7 +58,7 @@ Outcome = Completed | Failed | WasCanceled | PutBack
 
 
 def failure_of(error: BaseException) -> Failed:
-    """An error as the client sees it: in one line, and without paths of this machine."""
+    """The failure that the client sees: the error in one line, without paths of this machine."""
     text = _PATH.sub(r"\1", " ".join(str(error).split()))
     if len(text) > MAX_ERROR_LENGTH:
         text = f"{text[: MAX_ERROR_LENGTH - 1]}…"

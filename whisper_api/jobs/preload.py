@@ -24,10 +24,10 @@ LOOKS = 40
 
 
 class Preload:
-    """Prepares an executor in a thread of its own: first for running jobs at all, then for what only some jobs need.
+    """Prepares an executor in a thread: loads the models that every job needs, then those that some jobs need.
 
     Args:
-        executor: to prepare.
+        executor: the executor.
         retry_seconds: pauses after the first failure, the second and so on; the last pause repeats.
         idle: returns whether no job waits or runs.
     """
@@ -110,7 +110,7 @@ class Preload:
                 self.succeeded()
             return True
         finally:
-            # Set last, so that nobody reads the outcome before it is stored.
+            # Set last, so that no thread reads the outcome before it is stored.
             self._tried.set()
 
     def _warm_up(self) -> None:
@@ -133,7 +133,7 @@ class Preload:
             return
         known = isinstance(error, (ModelError, DeviceError))
         log.error("models not ready: %s", error, exc_info=None if known else error)
-        self._set_failure(f"The models cannot be loaded: {_advice(error)} It is tried again from time to time.")
+        self._set_failure(f"The models cannot be loaded: {_advice(error)} The server tries again from time to time.")
 
     def _set_failure(self, failure: str) -> None:
         with self._lock:
@@ -141,7 +141,7 @@ class Preload:
 
 
 def _advice(error: BaseException) -> str:
-    """What to do about an error. Without the machine's paths, because the health check needs no key."""
+    """Advice for an error, without the machine's paths, because the health check needs no key."""
     # The first sentence says what is missing. Further sentences name the sources and why each failed.
     text = failure_of(error).error.partition(". ")[0].rstrip(".")
     if isinstance(error, ModelError):

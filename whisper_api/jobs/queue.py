@@ -19,9 +19,9 @@ class JobQueue:
     A job that was taken still counts as waiting, in front of the others, until :meth:`started`.
 
     Args:
-        capacity: how many jobs may wait, reservations included. Jobs put back without a reservation may exceed it.
-        slots: how many jobs run at a time.
-        draining_seconds: after which a caller may try again once the queue was closed.
+        capacity: number of jobs that may wait, with reservations. Jobs put back without a reservation may exceed it.
+        slots: number of jobs that run at a time.
+        draining_seconds: time after which a caller may try again once the queue was closed.
     """
 
     def __init__(self, capacity: int, slots: int = 1, *, draining_seconds: float = RETRY_SECONDS) -> None:
@@ -36,7 +36,7 @@ class JobQueue:
         # The order in which the waiting and starting jobs were put in, as a rising number.
         self._order: dict[str, int] = {}
         self._puts = 0
-        # Waiting jobs that are not given out for now.
+        # Waiting jobs that cannot be taken now.
         self._held: set[str] = set()
         self._reserved = 0
         self._closed = False
@@ -45,7 +45,7 @@ class JobQueue:
         """Reserve room for a job that is about to be put in.
 
         Args:
-            extra_slots: room for this caller beyond the capacity; at most as much again is given.
+            extra_slots: room for this caller beyond the capacity, at most the capacity again.
 
         Raises:
             QueueFull: there is no room.
@@ -74,12 +74,12 @@ class JobQueue:
             self._unreserve()
 
     def put(self, job_id: str, *, reserved: bool = True, first: bool = False) -> None:
-        """Add a job behind the others. A closed queue accepts it and does not give it out.
+        """Add a job behind the others. A closed queue accepts the job, but it cannot be taken.
 
         Args:
-            job_id: of a job that is not in the queue.
+            job_id: id of a job that is not in the queue.
             reserved: whether the job uses up a reservation.
-            first: put the job before the others, since it was taken before them.
+            first: put the job before the others, because it was taken before them.
         """
         with self._changed:
             if job_id in self._ids:
@@ -128,10 +128,10 @@ class JobQueue:
             self._order.setdefault(job_id, 0)
 
     def hold(self, job_id: str) -> None:
-        """Return a job that was taken to its position, and do not give it out before :meth:`release`.
+        """Return a job that was taken to its position, where it cannot be taken before :meth:`release`.
 
         Args:
-            job_id: of a job that was taken and has not started.
+            job_id: id of a job that was taken and has not started.
         """
         with self._changed:
             if job_id not in self._starting:
@@ -142,7 +142,7 @@ class JobQueue:
             self._held.add(job_id)
 
     def release(self, job_id: str) -> None:
-        """Give out a held job again when its turn comes; nothing happens for a job that is not held."""
+        """Let a held job be taken again; nothing happens for a job that is not held."""
         with self._changed:
             self._held.discard(job_id)
             self._changed.notify()
@@ -167,7 +167,7 @@ class JobQueue:
             return True
 
     def position(self, job_id: str) -> int | None:
-        """The position of one job, as in :meth:`positions`; None when the job does not wait."""
+        """The position of a job, as in :meth:`positions`; None when the job does not wait."""
         with self._changed:
             if job_id in self._starting:
                 return 1
@@ -179,21 +179,16 @@ class JobQueue:
     def positions(self) -> dict[str, int]:
         """The position of every waiting job, first to last.
 
-        Position 1 is taken next. With several slots, it is the number of the batch of jobs that the job falls in.
+        The job at position 1 is taken next. With several slots, the position is the number of a batch of jobs.
         """
         with self._changed:
             return {job_id: self._batch(at) for at, job_id in enumerate((*self._starting, *self._ids), start=1)}
 
     def close(self) -> None:
-        """Give out no more jobs, and wake every thread. The waiting jobs stay."""
+        """Let no more jobs be taken, and wake every thread. The waiting jobs stay."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def __len__(self) -> int:
-        """How many jobs wait."""
-        with self._changed:
-            return len(self._starting) + len(self._ids)
 
     def _batch(self, position: int) -> int:
         return math.ceil(position / self._slots)

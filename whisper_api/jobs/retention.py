@@ -7,6 +7,7 @@ still reads an old state of the database.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from whisper_api.errors import StorageError
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.store.jobs import JobStore
 
 __all__ = ["UPLOAD_FILES", "Retention", "Swept", "remove_upload"]
@@ -27,14 +29,14 @@ log = logging.getLogger(__name__)
 # The only names in the directory of an upload: the file during the upload and after it, and known speakers.
 UPLOAD_FILES = re.compile(r"audio(\.part)?|speaker-\d+")
 MIN_TICK_SECONDS = 1.0
-# How long deleted content may stay in the write-ahead log. Emptying the log costs two fsyncs.
+# Deleted content stays in the write-ahead log for this long. Emptying the log costs two fsyncs.
 WIPE_SECONDS = 10.0
 # A warning is logged when the write-ahead log could not be emptied for this time.
 OVERDUE_SECONDS = 60.0
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """How much one sweep removed.
+    """The numbers of a sweep's removals.
 
     Attributes:
         results: transcripts whose jobs stay.
@@ -51,7 +53,7 @@ class Retention:
     """Removes what has expired.
 
     Args:
-        store: of the jobs.
+        store: the store of the jobs.
         uploads_dir: holds one directory for each upload, named by its job's id. A directory with another name, or with
             other files, does not belong to the server and stays.
         retention_seconds: how long a job stays after its end.
@@ -70,9 +72,10 @@ class Retention:
         self._uploads_dir = uploads_dir
         self._retention_seconds = retention_seconds
         self._grace_seconds = grace_seconds
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        # Used by the thread only: since when the write-ahead log could not be emptied, and whether that was logged.
+        self._periodic = Periodic("retention", self._remove_and_wipe)
+        # Used by the thread only: the times of sweeps, the time since when the write-ahead log could not be emptied,
+        # and whether that was logged.
+        self._interval = self._next_sweep = math.inf
         self._unwiped_since: float | None = None
         self._overdue = False
         self._lock = threading.Lock()
@@ -96,8 +99,8 @@ class Retention:
             now: seconds since 1970.
 
         Raises:
-            StorageError: the database cannot be written. The orphaned uploads were removed first, since that makes room
-                on a full disk.
+            StorageError: the database cannot be written. The orphaned uploads were removed before, which makes room on
+                a full disk.
         """
         files = self._remove_orphans()
         results = self._remove_results(now)
@@ -105,7 +108,7 @@ class Retention:
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
-        self._store.compact()
+        self._store.database.compact()
         return Swept(results, len(jobs), files)
 
     def start(self, interval: float) -> None:
@@ -117,38 +120,33 @@ class Retention:
         Args:
             interval: seconds between two sweeps; the first comes after one interval.
         """
-        self._thread = threading.Thread(target=self._loop, args=(interval,), name="retention", daemon=True)
-        self._thread.start()
+        self._interval, self._next_sweep = interval, time.monotonic() + interval
+        self._periodic.start(min(interval, WIPE_SECONDS, max(self._grace_seconds, MIN_TICK_SECONDS)))
 
     def close(self) -> None:
         """End the thread once it has finished its current step."""
-        self._closing.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._periodic.close()
 
-    def _loop(self, interval: float) -> None:
-        tick = min(interval, WIPE_SECONDS, max(self._grace_seconds, MIN_TICK_SECONDS))
-        next_sweep = time.monotonic() + interval
-        while not self._closing.wait(tick):
-            steps: list[Callable[[], object]] = [self._remove_orphans, lambda: self._remove_results(time.time())]
-            if time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + interval
-                steps = [lambda: self.sweep(time.time())]
-            for step in (*steps, self.wipe):
-                self._try(step)
+    def _remove_and_wipe(self) -> None:
+        steps: list[Callable[[], object]] = [self._remove_orphans, lambda: self._remove_results(time.time())]
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + self._interval
+            steps = [lambda: self.sweep(time.time())]
+        for step in (*steps, self.wipe):
+            self._try(step)
 
     def _try(self, step: Callable[[], object]) -> None:
         try:
             step()
         except StorageError as error:
-            log.error("what has expired could not be removed: %s", error)
+            log.error("expired jobs and results could not be removed: %s", error)
         except Exception:
-            log.exception("what has expired could not be removed")
+            log.exception("expired jobs and results could not be removed")
 
     def wipe(self) -> None:
         """Remove deleted text from the database's log; warn once when another program prevents this for long."""
         now = time.monotonic()
-        if self._store.wipe():
+        if self._store.database.wipe():
             self._unwiped_since, self._overdue = None, False
         elif self._unwiped_since is None:
             self._unwiped_since = now
@@ -195,7 +193,7 @@ def _is_upload(path: Path) -> bool:
 
 
 def _remove(directory: Path) -> bool:
-    """Remove the directory of an upload; whether there was one."""
+    """Remove the directory of an upload, and return whether it existed."""
     try:
         files = list(directory.iterdir())
         if not all(UPLOAD_FILES.fullmatch(path.name) for path in files):
@@ -217,7 +215,7 @@ def remove_upload(uploads_dir: Path, job_id: str) -> None:
 
     Args:
         uploads_dir: holds one directory for each upload.
-        job_id: of the job.
+        job_id: id of the job.
     """
     directory = uploads_dir / job_id
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from whisper_api.errors import StorageError
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.schema import JobState
@@ -18,15 +18,15 @@ __all__ = ["REASON", "Revocations"]
 log = logging.getLogger("whisper_api.jobs")
 
 REASON = "The key that submitted this job was revoked"
-# The command line revokes keys in another process, so only the database tells of it.
+# The command line revokes keys in another process, so this process learns of it from the database only.
 POLL_SECONDS = 2.0
 
 
 class Revocations:
-    """Cancels the jobs of revoked keys. Running jobs end too, since nobody may fetch their results.
+    """Cancels the jobs of revoked keys. Running jobs end too, because no caller may fetch their results.
 
     Args:
-        store: of the keys and jobs.
+        store: the store of keys and jobs.
         queue: the waiting jobs.
         running: the running jobs.
         on_canceled: called with the id of a canceled job that no worker runs. A worker cleans up after its own job.
@@ -39,19 +39,15 @@ class Revocations:
         self._queue = queue
         self._running = running
         self._on_canceled = on_canceled
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._periodic = Periodic("revocations", self._try)
 
     def start(self) -> None:
         """Start a thread that looks for revoked keys from time to time."""
-        self._thread = threading.Thread(target=self._loop, name="revocations", daemon=True)
-        self._thread.start()
+        self._periodic.start(POLL_SECONDS)
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._periodic.close()
 
     def check(self) -> None:
         """Cancel all jobs of revoked keys that have not ended.
@@ -60,9 +56,9 @@ class Revocations:
             StorageError: the database cannot be used; the next call goes on.
         """
         job_ids = self._store.jobs_of_revoked_keys()
-        # The waiting jobs first: the end of a running one would let the next of them start.
+        # Waiting jobs first, because the end of a running job would let the next waiting job start.
         for job_id in job_ids:
-            # No worker cleans up after a job that was canceled while it waited.
+            # This method cleans up after a job that waited; a worker only cleans up after its own job.
             if self._canceled(job_id, "Queued"):
                 self._queue.remove(job_id)
                 self._on_canceled(job_id)
@@ -79,10 +75,6 @@ class Revocations:
             return False
         log.warning("job canceled: its key was revoked", extra={"job_id": job_id})
         return True
-
-    def _loop(self) -> None:
-        while not self._closing.wait(POLL_SECONDS):
-            self._try()
 
     def _try(self) -> None:
         try:

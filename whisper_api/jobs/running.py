@@ -21,10 +21,10 @@ class ProgressSnapshot:
     """The progress of a job at one moment.
 
     Attributes:
-        progress: the last one that was reported.
-        stage_seconds: for how long the job has been in this stage.
-        idle_seconds: for how long it has reported nothing.
-        write_error: why its outcome cannot be stored; empty when it can.
+        progress: the last reported progress.
+        stage_seconds: time since the stage began.
+        idle_seconds: time since the last report.
+        write_error: the reason why the job's outcome cannot be stored; empty when it can.
     """
 
     progress: Progress
@@ -35,18 +35,18 @@ class ProgressSnapshot:
 
 @dataclass(eq=False)
 class RunningJob:
-    """One running job, made and changed by :class:`RunningJobs`.
+    """A running job, made and changed by :class:`RunningJobs`.
 
     Attributes:
-        job_id: of the job.
+        job_id: id of the job.
         alone: whether no other job may run at the same time.
-        progress: the last one that was reported.
+        progress: the last reported progress.
         stage_since: when the stage began.
-        reported_at: when the job last reported something.
+        reported_at: time of the last report.
         cancel: set to stop the job within one work item.
         ended: set when the job has left: its outcome is stored and its audio removed.
         reason: why the job was asked to stop.
-        write_error: why its outcome cannot be stored.
+        write_error: why the job's outcome cannot be stored.
     """
 
     job_id: str
@@ -67,8 +67,8 @@ class RunningJobs:
     has left.
 
     Args:
-        slots: how many jobs may run at a time.
-        clock: seconds, monotonic.
+        slots: number of jobs that may run at a time.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,7 +80,7 @@ class RunningJobs:
         self._closed = False
 
     def wait_for_room(self) -> bool:
-        """Wait until one more job could run.
+        """Wait until another job could run.
 
         Returns:
             False once no more jobs may start.
@@ -93,7 +93,7 @@ class RunningJobs:
         """Wait for a free slot, or for all slots, and take it.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             alone: whether no other job may run at the same time.
 
         Returns:
@@ -119,7 +119,7 @@ class RunningJobs:
         """Record the progress of a job.
 
         Returns:
-            Whether it differs from the last one; False for a job that has left.
+            Whether the progress differs from the last one; False for a job that has left.
         """
         with self._changed:
             if self._jobs.get(running.job_id) is not running:

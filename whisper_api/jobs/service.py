@@ -60,7 +60,7 @@ class JobService(Lifecycle):
         """A service with its own database, which no other process serves. It is not started.
 
         Args:
-            config: of the service.
+            config: the configuration.
             executor: runs the jobs; None for the engine of this process.
 
         Raises:
@@ -92,13 +92,13 @@ class JobService(Lifecycle):
 
         Args:
             owner: id of the caller's key; empty without authorization.
-            extra_slots: how many of the owner's jobs do not count, since the upload may join one of them.
+            extra_slots: number of the owner's jobs that do not count, because the upload may join one of them.
 
         Raises:
             QueueFull, CallerLimit, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
-        self.store.check_process()
+        self.store.database.check_process()
         return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
@@ -106,7 +106,7 @@ class JobService(Lifecycle):
 
         Args:
             submission: the upload is whole, in ``reservation.directory``.
-            reservation: made for this upload. It is used up; after an error its directory is removed.
+            reservation: the reservation of this upload. It cannot be used again; an error removes its directory.
 
         Returns:
             The new job; or the existing one, when the owner sends an idempotency key again or joins a job.
@@ -150,7 +150,7 @@ class JobService(Lifecycle):
             fingerprints: idempotency key to the fingerprint of the content that came with it now.
 
         Raises:
-            IdempotencyConflict: a key came with other content before.
+            IdempotencyConflict: a key was used before with other content.
         """
         found = self.store.by_idempotency_keys(owner, fingerprints.keys())
         for key, job in found.items():
@@ -158,13 +158,13 @@ class JobService(Lifecycle):
         return found
 
     def find_to_join(self, submission: Submission) -> Job | None:
-        """The job that :meth:`submit` would join, for a submission whose upload has not come yet."""
+        """The job that :meth:`submit` would join, for a submission whose upload has not arrived yet."""
         now = time.time()
         return self.store.to_join(submission.job(now), now - JOIN_SECONDS, self._not_to_join(submission))
 
     def unfinished_to_join(self) -> tuple[Job, ...]:
         """The unfinished jobs that were submitted to be joined: their clients wait for the results."""
-        # Of all other jobs only those with an idempotency key have a fingerprint.
+        # Among the other jobs, only those with an idempotency key have a fingerprint.
         unfinished = self.store.in_state("Queued", "Processing")
         return tuple(job for job in unfinished if job.fingerprint is not None and job.idempotency_key is None)
 
@@ -187,9 +187,9 @@ class JobService(Lifecycle):
         """A page of jobs, newest first, without time estimates.
 
         Args:
-            owner: of the jobs.
+            owner: owner of the jobs.
             filter: further conditions.
-            limit: how many jobs at most, up to 1000.
+            limit: most jobs on the page, up to 1000.
             after: the cursor of the page before; None for the first page.
 
         Returns:
@@ -199,7 +199,7 @@ class JobService(Lifecycle):
             InvalidOption: ``limit`` or ``after`` is wrong, or a metadata value comes without its key.
         """
         if filter.metadata_value is not None and filter.metadata_key is None:
-            raise InvalidOption("metadata_value", "needs metadata_key, the name that it stands under")
+            raise InvalidOption("metadata_value", "needs metadata_key, the key of the value")
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
         before_seq = None if after is None else seq_of(after)
@@ -243,8 +243,8 @@ class JobService(Lifecycle):
         """Cancel a waiting job; remove the result and files of an ended job, or all of a job that Failed.
 
         Args:
-            job_id: of the job.
-            owner: of the job.
+            job_id: id of the job.
+            owner: owner of the job.
             force: also stop a running job, and return when it has stopped.
 
         Raises:
@@ -259,7 +259,7 @@ class JobService(Lifecycle):
                 raise JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
-                # The job may have ended otherwise, or gone back to the queue, before it was stopped: read it again.
+                # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
             if self.store.cancel(job_id, time.time(), states=(job.state,)):
@@ -282,7 +282,7 @@ class JobService(Lifecycle):
         return True
 
     def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
-        """Watch a job from an event loop; as :meth:`JobEvents.watch`, and does not touch the disk."""
+        """Watch a job from an event loop, as :meth:`JobEvents.watch` does; does not touch the disk."""
         return self.events.watch(job_id, after, states_only=states_only)
 
     def _job(self, job_id: str, owner: str | None) -> Job:
@@ -327,7 +327,7 @@ class JobService(Lifecycle):
 
 def _check_same(job: Job, fingerprint: str | None) -> None:
     if job.fingerprint != fingerprint:
-        raise IdempotencyConflict(job.job_id, "This Idempotency-Key came before, with another upload or other fields")
+        raise IdempotencyConflict(job.job_id, "This Idempotency-Key was used before, with another upload or fields")
 
 
 def _result_gone(job_id: str) -> ResultGone:

@@ -60,11 +60,11 @@ class WorkerDeps:
     """The parts of a service that all its workers share.
 
     Attributes:
-        store, queue, executor, downloads, running, events, estimates: of the service.
+        store, queue, executor, downloads, running, events, estimates: parts of the service.
         uploads_dir: holds one directory for each job, named by its id.
         on_completed: called when a job has its result.
-        max_attempts: how often a job is tried that ends the process or the engine.
-        retry_seconds: between two attempts to write to a database that cannot be written.
+        max_attempts: number of attempts at a job that ends the process or the engine.
+        retry_seconds: pause between two attempts to write to a database that cannot be written.
         stopping: set when no worker may wait any longer.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
     """
@@ -116,7 +116,7 @@ class Worker:
             event = self._finish(job, running, self._execute(job, running))
         finally:
             self._deps.running.leave(running)
-        # Last, so that nobody learns of the end while something of the job still runs.
+        # Last, so that no watcher learns of the end while a part of the job still runs.
         if event is not None:
             self._deps.events.publish(event)
         return True
@@ -173,7 +173,7 @@ class Worker:
         # Before the claim, so that a job whose status is Processing never counts as waiting.
         queue.started(job_id)
         try:
-            # An earlier attempt may have failed after the claim was on the disk. Nobody else claims a taken job.
+            # An earlier attempt may have failed after the claim was on the disk. No other worker claims this job.
             job = store.claim(job_id, time.time()) or store.get(job_id)
         except StorageError:
             queue.not_started(job_id)
@@ -214,7 +214,7 @@ class Worker:
                 )
             )
         except BaseException as error:
-            # Only the outcome is kept: the frames of the error may hold the audio.
+            # Only the outcome is kept, because the frames of the error may hold the audio.
             return self._outcome_of(error, job, running)
 
     def _publish_progress(self, running: RunningJob, progress: Progress) -> None:
@@ -282,7 +282,7 @@ class Worker:
             except Exception as error:
                 if isinstance(outcome, Failed):
                     raise
-                # Not a fault of the database: storing this outcome would fail again.
+                # The database works: storing this outcome would fail again.
                 log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
                 outcome = failure_of(error)
         if not isinstance(outcome, PutBack):
@@ -308,7 +308,7 @@ class Worker:
                     self._deps.estimates.forget(job_id)
                     self._deps.downloads.forget(job_id)
                     self._deps.estimates.learned()
-                    # Nobody else can have ended the job, so its row need not be read again.
+                    # No other thread can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
             case Failed(error_name, error):
                 if store.fail(job_id, error_name, error, now):
@@ -326,8 +326,8 @@ class Worker:
         """Act on the state that a job has now: it may have been canceled before this worker stored the outcome.
 
         Args:
-            job_id: of the job.
-            first: whether to put a job that waits again before the others.
+            job_id: id of the job.
+            first: whether a job that waits again goes before the others.
         """
         deps = self._deps
         job = deps.store.get(job_id)

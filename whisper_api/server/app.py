@@ -1,11 +1,11 @@
-"""The application: routes, layers and what lives as long as it runs."""
+"""The application: its table of routes, its middleware and its lifespan."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.openai.errors import error_response
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.delivery import LingeringClose
-from whisper_api.server.responses.error_responses import ErrorHandler, handler, problem_response
+from whisper_api.server.responses.problems import ErrorHandler, handler, problem_response
 from whisper_api.server.routes import (
     asr,
     corrections,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app"]
 
-# Files that are fetched at a time; a thread that waits for another server costs next to nothing.
+# Number of files that are fetched at a time; a thread that waits for another server costs next to nothing.
 FETCHES = 16
 
 NATIVE_ROUTES = {
@@ -69,7 +69,6 @@ NATIVE_ROUTES = {
     "/health": Resource({"GET": health.READYZ}),
     "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
     "/docs": Resource({"GET": docs.PAGE}),
-    "/docs.css": Resource({"GET": docs.STYLE}),
 }
 MODEL_ROUTES = {
     "/models": Resource({"GET": openai.MODELS}),
@@ -85,8 +84,8 @@ AZURE_ROUTES = {
     "/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
     **MODEL_ROUTES,
 }
-# Where OpenAI's routes are mounted. The first prefix that fits counts. Clients that were written for Azure's newer API
-# ask at /openai/v1.
+# Prefix to OpenAI's routes under it; the first prefix that matches a path counts. Clients of Azure's newer API use
+# /openai/v1.
 OPENAI_MOUNTS = {"/v1": OPENAI_ROUTES, "/openai/v1": OPENAI_ROUTES, "/openai": AZURE_ROUTES}
 ROUTES = {
     **NATIVE_ROUTES,
@@ -101,18 +100,18 @@ def create_app(
     executor: Executor | None = None,
     insecure: bool = False,
 ) -> Starlette:
-    """The server as an ASGI application, to be served by itself or mounted in another one.
+    """The server as an ASGI application of its own, or to be mounted in another application.
 
-    Its lifespan opens the job database, starts the workers and loads the models; whoever mounts it runs that within
-    the outer application's: ``async with app.router.lifespan_context(app): yield``.
+    The lifespan of the application opens the job database, starts the workers and loads the models. An outer
+    application must run it within its own lifespan: ``async with app.router.lifespan_context(app): yield``.
 
     Args:
-        config: None reads it as the command line does.
-        service: one that somebody else has started and will close; None for one of the application's own.
+        config: the configuration; None reads it as the command line does.
+        service: a job service that the caller has started and will close; None for one of the application's own.
         executor: runs the jobs of the application's own service; None for this process's engine. A test passes
             :class:`whisper_api.testing.FakeExecutor`.
-        insecure: with authorization switched off, answer whoever asks, whatever names the request has for this host;
-            pages of other origins only where the configuration allows them.
+        insecure: without authorization, respond to requests from other machines and with any ``Host``; pages of other
+            origins still need an entry in the configuration.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -130,17 +129,17 @@ def create_app(
     app = Starlette(
         routes=[Mount(prefix, _part(routes, openai_errors, admit, state)) for prefix, routes in OPENAI_MOUNTS.items()],
         middleware=layers,
-        lifespan=functools.partial(_lifespan, config=config, given=service, executor=executor),
+        lifespan=functools.partial(_lifespan, config=config, outer_service=service, executor=executor),
     )
     app.state = state
     app.router.redirect_slashes = False
-    # Everything else, paths that do not begin with a slash included.
+    # The native routes are the default and not a mount, so that they also refuse paths without a leading slash.
     app.router.default = _part(NATIVE_ROUTES, handler(problem_response), admit, state)
     return app
 
 
 def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middleware, state: State) -> Starlette:
-    """Routes whose errors have one shape, those of authentication included."""
+    """An application of routes whose errors, also those of authentication, have one shape."""
     app = Starlette(
         routes=[Route(path, resource, name=path) for path, resource in routes.items()],
         middleware=[Middleware(ErrorAnswers, handler=errors), Middleware(NoWebSockets, handler=errors), admit],
@@ -153,10 +152,10 @@ def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middlewar
 
 
 def _checked(config: Config) -> Config:
-    """The configuration with Whisper's code of its language.
+    """The configuration with Whisper's code of the language.
 
     Raises:
-        ConfigError: the language, or what is said of proxies or origins, cannot be used.
+        ConfigError: the language, the root path, the proxies or the origins cannot be used.
     """
     from whisper_api.engine.languages import language_or_auto
 
@@ -171,24 +170,33 @@ def _checked(config: Config) -> Config:
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    app: Starlette, *, config: Config, given: JobService | None, executor: Executor | None
+    app: Starlette, *, config: Config, outer_service: JobService | None, executor: Executor | None
 ) -> AsyncIterator[None]:
-    """What the application holds, closed in reverse order."""
+    """Make the state of the application, and close it in reverse order."""
     from whisper_api.jobs.service import JobService
 
     async with contextlib.AsyncExitStack() as stack:
-        if given is None:
+
+        def pool(threads: int, name: str) -> ThreadPoolExecutor:
+            made = ThreadPoolExecutor(threads, thread_name_prefix=name)
+            stack.callback(made.shutdown, wait=False, cancel_futures=True)
+            return made
+
+        service = outer_service
+        if service is None:
             service = await asyncio.to_thread(JobService.open, config, executor)
             stack.push_async_callback(asyncio.to_thread, service.close)
             await asyncio.to_thread(service.start)
-        else:
-            service = given
         threads = thread_count(config.http_workers)
-        uploads = stack.enter_context(_pool(threads, "uploads"))
-        reads = stack.enter_context(_pool(threads, "reads"))
-        renders = stack.enter_context(_pool(RENDER_THREADS, "renders"))
-        fetches = stack.enter_context(_pool(FETCHES, "fetches"))
-        state = ServerState(config, service, service.keys, uploads, reads, renders, fetches)
+        state = ServerState(
+            config,
+            service,
+            service.keys,
+            uploads=pool(threads, "uploads"),
+            reads=pool(threads, "reads"),
+            renders=pool(RENDER_THREADS, "renders"),
+            fetches=pool(FETCHES, "fetches"),
+        )
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:
@@ -197,15 +205,6 @@ async def _lifespan(
             del app.state.server
             state.draining.set()
             await state.waiters.close()
-            if given is None:
+            if outer_service is None:
                 await asyncio.to_thread(service.stop, config.shutdown_grace_seconds)
             state.stopped.set()
-
-
-@contextlib.contextmanager
-def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

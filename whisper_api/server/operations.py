@@ -1,4 +1,4 @@
-"""What an address does, said once: the server runs on it, and the description of the API is made from it."""
+"""The declaration of an operation, which the server runs and from which the API's description is made."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from whisper_api.server.responses.problems import Problem
 __all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
 
 Handler = Callable[[Request], Awaitable[Response]]
-# Why something is refused.
+# The cause of an error response.
 Cause = type[Exception] | Problem | int
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A value that stands outside the body.
+    """A parameter of a request outside its body.
 
     Attributes:
-        name: as it is sent.
-        type: that it must have, as msgspec writes types.
+        name: name of the parameter.
+        type: type of the value, for msgspec.
         description: one sentence.
-        default: what it is when it is not there.
-        location: where it stands.
-        required: whether the call fails without it.
+        default: the value of an absent parameter.
+        location: the part of the request that contains the parameter.
+        required: whether the call fails without the parameter.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Parameter:
     required: bool = False
 
     def of(self, request: Request) -> Any:
-        """Its value in a request's query.
+        """The parameter's value in a request's query.
 
         Raises:
-            InvalidOption: it is no such value.
+            InvalidOption: the text is not a value of this type.
         """
         return query_value(request, self.name, self.type, self.default)
 
 
 @dataclass(frozen=True)
 class FormField:
-    """A part of a form.
+    """A field of a form.
 
     Attributes:
-        name: as it is sent.
-        type: of its value; ``bytes`` for a file.
+        name: name of the field.
+        type: type of the value; ``bytes`` for a file.
         description: one sentence.
-        required: whether the call fails without it.
-        repeated: whether it may come several times.
-        default: what it is when it is not there, if that is always the same.
+        required: whether the call fails without the field.
+        repeated: whether the form may have the field several times.
+        default: the value of an absent field; None when the configuration decides.
     """
 
     name: str
@@ -74,10 +74,10 @@ class FormBody:
     """A ``multipart/form-data`` body.
 
     Attributes:
-        fields: what may stand in it.
-        raw: whether the body may also be the file itself, and then the other fields are query parameters.
-        json_fields: where the same may come as a JSON object, what this has in the place of the file; a list has no
-            brackets there.
+        fields: the fields of the form.
+        raw: whether the body may also be the file itself; the other fields are then query parameters.
+        json_fields: members of a JSON body instead of the file; the other fields are members too, without brackets in
+            the names of lists. Empty when the body may not be JSON.
     """
 
     fields: tuple[FormField, ...]
@@ -90,7 +90,7 @@ class JsonBody:
     """A JSON body.
 
     Attributes:
-        type: of the value, usually a Struct.
+        type: type of the value, usually a Struct.
     """
 
     type: Any
@@ -98,14 +98,14 @@ class JsonBody:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that is no error.
+    """A response that is not an error.
 
     Attributes:
-        status: of HTTP.
+        status: the HTTP status.
         description: one sentence.
-        content: media type to the type of what is sent; ``str`` for text, nothing for an empty body, several types as
-            a tuple. Of an event stream, the type of the JSON in each event.
-        headers: that it has beside the usual ones, name to description.
+        content: media type to the type of the body; ``str`` for text, a tuple for one of several types, and for an
+            event stream the type of the JSON in each event. Empty for an empty body.
+        headers: name to description of the headers that only this response has.
     """
 
     status: int
@@ -116,19 +116,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one address.
+    """A method of a route, as the server runs it and as the API's description shows it.
 
     Attributes:
-        handler: what answers it; the first line of its docstring is the summary, the rest the description.
-        tag: what it is listed under.
-        answers: that are no errors.
-        refusals: the classes of :data:`~whisper_api.server.responses.problems.RULES` that it may answer with, of what
-            only HTTP knows of the problems, and a bare status where there is no more to say than HTTP does. Those that
-            every operation may answer with are not named: 401 and 403 where keys are asked for, 500, 503.
-        parameters: outside the body.
-        body: of the request.
-        open: whether it is answered without a key.
-        hidden: whether the description leaves it out.
+        handler: makes the response; the first line of its docstring is the summary, the rest the description.
+        tag: heading of the operation in the description.
+        answers: the responses that are not errors.
+        refusals: the error responses: classes in :data:`~whisper_api.server.responses.problems.RULES`, problems or bare
+            statuses. Errors of every operation (401, 403, 500, 503) are left out.
+        parameters: parameters outside the body.
+        body: body of the request; None without a body.
+        open: whether the operation needs no key.
+        hidden: whether the description leaves the operation out.
     """
 
     handler: Handler

@@ -1,4 +1,4 @@
-"""What a request says outside its body: query parameters, the job in its path, headers of ours."""
+"""The parts of a request outside its body: query parameters, the job in the path, the idempotency key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from whisper_api.coercion import convert
-from whisper_api.errors import InvalidOption, JobNotFound
+from whisper_api.errors import JobNotFound
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.form_fields import converted
 
 __all__ = ["idempotency_key", "job_id_of", "query_value", "status_location", "status_path"]
 
@@ -17,54 +17,49 @@ MAX_KEY_CHARACTERS = 255
 
 
 def query_value(request: Request, name: str, annotation: Any, default: Any = None) -> Any:
-    """A query parameter as a value; the last one counts, an empty one is none.
+    """The value of a query parameter. The last of several counts, and an empty parameter counts as absent.
 
     Args:
-        request: what was asked.
-        name: of the parameter.
-        annotation: the type it must have.
-        default: what it is when it is not there.
+        request: the request.
+        name: name of the parameter.
+        annotation: type of the value.
+        default: the value of an absent parameter.
 
     Raises:
-        InvalidOption: it is no such value.
+        InvalidOption: the text is not a value of this type.
     """
     text = request.query_params.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        return convert(text, annotation)
-    except ValueError as error:
-        raise InvalidOption(name, str(error)) from None
+    return converted(name, text, annotation) if text else default
 
 
 def job_id_of(request: Request) -> str:
-    """The id of the job in the path, as it is stored.
+    """The job id in the path, in the form of the database.
 
     Raises:
-        JobNotFound: what stands there is not the id of any job.
+        JobNotFound: the path does not contain a UUID.
     """
-    given: str = request.path_params["job_id"]
+    text: str = request.path_params["job_id"]
     try:
-        job_id = str(uuid.UUID(given))
+        job_id = str(uuid.UUID(text))
     except ValueError:
-        raise JobNotFound(given) from None
-    if job_id != given.lower():
-        raise JobNotFound(given)
+        raise JobNotFound(text) from None
+    if job_id != text.lower():
+        raise JobNotFound(text)
     request.scope["job_id"] = job_id
     return job_id
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The ``Idempotency-Key`` of a request, by which a retry is known; None when there is none.
+    """The ``Idempotency-Key`` of a request, which identifies a retry; None without the header.
 
     Raises:
-        Problem: 400 ``invalid_idempotency_key``: it is not 1 to 255 printable ASCII characters, or there are two.
+        Problem: 400 ``invalid_idempotency_key``: the key is not 1 to 255 printable ASCII characters, or there are two.
     """
-    given = request.headers.getlist("idempotency-key")
-    if not given:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         return None
-    key = given[0]
-    if len(given) > 1 or not 1 <= len(key) <= MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+    key = keys[0]
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
         raise Problem(
             400,
             "invalid_idempotency_key",
@@ -74,10 +69,10 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def status_path(job_id: str) -> str:
-    """The path of a job's status below the server's address, which clients put in front of it."""
+    """The path of a job's status, without the prefix of the application."""
     return f"/transcription/{job_id}"
 
 
 def status_location(request: Request, job_id: str) -> str:
-    """The path of a job's status from the root of its host: with the prefix under which this application stands."""
+    """The path of a job's status with the prefix of the application, for the header ``Location``."""
     return f"{request.scope.get('root_path', '')}{status_path(job_id)}"

@@ -1,4 +1,4 @@
-"""One address and what it does, by method."""
+"""A path of the API and its operations by method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["JsonResponse", "Resource"]
 
 
 class JsonResponse(Response):
-    """A value, a Struct too, as JSON."""
+    """A value or a Struct as JSON."""
 
     media_type = "application/json"
 
@@ -28,10 +28,10 @@ class JsonResponse(Response):
 
 
 class Resource:
-    """An ASGI application for one address: HEAD is answered as GET is, OPTIONS with what is allowed, the rest is 405.
+    """An ASGI application for one path. HEAD works as GET, OPTIONS lists the methods, any other method is a 405.
 
     Args:
-        operations: method to what is done.
+        operations: method to operation.
     """
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
@@ -56,16 +56,16 @@ class Resource:
 
 
 def _check_encoding(headers: Headers) -> None:
-    """Refuse a body that is compressed: recordings are already, and what a small body unpacks to has no bound.
+    """Refuse a compressed body: recordings are compressed already, and the size of an unpacked body has no bound.
 
     Raises:
-        Problem: 415 ``content_encoding``, with the encodings that are taken (RFC 9110, section 12.5.3).
+        Problem: 415 ``content_encoding``, with the accepted encodings (RFC 9110, section 12.5.3).
     """
-    given = [coding.strip() for line in headers.getlist("content-encoding") for coding in line.split(",")]
-    if any(coding.lower() not in ("", "identity") for coding in given):
+    codings = [coding.strip() for line in headers.getlist("content-encoding") for coding in line.split(",")]
+    if any(coding.lower() not in ("", "identity") for coding in codings):
         raise Problem(
             415,
             "content_encoding",
-            f"The body has Content-Encoding {shown(', '.join(given))}: send it as it is, without that header",
+            f"The body has Content-Encoding {shown(', '.join(codings))}: send it uncompressed, without that header",
             {"Accept-Encoding": "identity"},
         )

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
 FIRST_KEY_NAME = "admin"
-# After the last job has stopped, open responses have this long to end.
+# Open responses have this long to end after the last job has stopped.
 LAST_ANSWERS_SECONDS = 10.0
 
 
@@ -36,8 +36,8 @@ class Started:
     """A server that listens.
 
     Attributes:
-        url: of the server, without a slash at the end.
-        api_key: of the administrator, when this start has made it because there was no key; else None.
+        url: URL of the server, without a slash at the end.
+        api_key: the administrator's key, when this start has made it because there was no key; else None.
     """
 
     url: str
@@ -62,14 +62,14 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
     """
     stop = _Stop()
     with _signals(stop):
-        return _run(config, insecure, stop, on_ready or _nothing)
+        return _run(config, insecure, stop, on_ready)
 
 
 class Server:
     """The server in a thread of this process: ``with whisper_api.Server(config) as url:``.
 
     Args:
-        config: None reads it as the command line does. With port 0 any free one is taken.
+        config: the configuration; None reads it as the command line does. With port 0 any free one is taken.
         insecure: accept that authorization is off while others can reach the server.
     """
 
@@ -90,7 +90,7 @@ class Server:
 
     @property
     def api_key(self) -> str | None:
-        """The administrator's key, when this start has made it because there was none."""
+        """The administrator's key, when this start has made it because there was no key."""
         return self._running().api_key
 
     def start(self) -> str:
@@ -112,7 +112,7 @@ class Server:
                 )
             raise RuntimeError("a server is started once")
         self._process = os.getpid()
-        # A daemon, so that a program that forgets to close it can end. Accepted jobs are on the disk.
+        # A daemon thread, so that a program that forgets to close the server can end. Accepted jobs are on the disk.
         self._thread = threading.Thread(target=self._serve, name="whisper-api-server", daemon=True)
         self._thread.start()
         try:
@@ -162,7 +162,7 @@ class Server:
         return self._started
 
 
-def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None]) -> bool:
+def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None] | None) -> bool:
     """Run a server in this thread until it stops; whether all of its threads have ended."""
     if not config.enable_authorization and not insecure and not only_local(config.host):
         raise ConfigError(
@@ -173,7 +173,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         sockets = listen(config.host, config.port, timeout_seconds=config.timeout_seconds)
         for sock in sockets:
             stack.callback(sock.close)
-        # Only now, as these take a while, and whoever connects meanwhile is not turned away.
+        # Imported after the sockets listen: the imports take a while, and clients that connect meanwhile wait.
         from whisper_api.jobs.service import JobService
         from whisper_api.server.app import create_app
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
@@ -195,13 +195,14 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
             connections = Connections(app, settings, bounds, proxies=proxies)
-            # A thread of its own, because the work that is to be stopped may hold all others.
+            # A thread of its own, because running jobs may occupy all other threads.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):
                     try:
                         await _in(thread, service.start)
                         await connections.accept(sockets)
-                        on_ready(started)
+                        if on_ready is not None:
+                            on_ready(started)
                         await stop.wait()
                         await _drain(app.state.server, thread)
                     finally:
@@ -213,7 +214,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
 
 async def _drain(state: ServerState, thread: ThreadPoolExecutor) -> None:
-    """Take no new jobs, and wait for those that run. Meanwhile the status of jobs is still answered."""
+    """Accept no new jobs, and wait for the running ones. Requests for the status of jobs still get a response."""
     grace = state.config.shutdown_grace_seconds
     log.info("stopping", extra={"grace_seconds": grace})
     state.draining.set()
@@ -278,7 +279,3 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         log.warning("%s", context.get("message", "an error on the event loop"))
     else:
         log_lost(error)
-
-
-def _nothing(started: Started) -> None:
-    pass

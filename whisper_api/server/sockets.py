@@ -1,4 +1,4 @@
-"""The sockets the server listens on. They are opened first, so that an unusable address fails at once."""
+"""The sockets that the server listens on. They are opened first, so that an unusable address fails at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from whisper_api.errors import ConfigError
 
 __all__ = ["is_loopback", "listen", "network_of", "only_local", "url_of"]
 
-# Connections that the system holds while the server is busy.
+# Number of connections that the system holds while the server is busy.
 BACKLOG = 1024
 MAX_MILLISECONDS = 2**31 - 1
-# A subscriber of IPv6 has a whole network of this size (RFC 6177).
+# A subscriber of IPv6 has at least a network of this size (RFC 6177).
 IPV6_PREFIX = 64
 
 _REASONS = {
@@ -28,12 +28,12 @@ Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socket]:
-    """Listen on every address that a host name stands for.
+    """Listen on every address of a host name.
 
     Args:
-        host: a name or an address, IPv6 with or without brackets; ``::`` means IPv4 too.
-        port: 0 for any free one, the same on all addresses.
-        timeout_seconds: after which a connection ends whose peer acknowledges nothing.
+        host: a name or an address, IPv6 with or without brackets; ``::`` includes IPv4.
+        port: the port; 0 for a free port, the same on all addresses.
+        timeout_seconds: a connection whose peer acknowledges nothing ends after this time.
 
     Raises:
         ConfigError: the server cannot listen there; the message says why.
@@ -59,7 +59,7 @@ def listen(host: str, port: int, *, timeout_seconds: float) -> list[socket.socke
 
 
 def only_local(host: str) -> bool:
-    """Whether no other machine can reach a server that listens on this host.
+    """Whether only this machine can reach a server that listens on this host.
 
     Raises:
         ConfigError: the host does not exist.
@@ -68,7 +68,7 @@ def only_local(host: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address is a loopback one."""
+    """Whether a host name or an address belongs to the loopback interface."""
     if name.lower() == "localhost":
         return True
     try:
@@ -91,7 +91,7 @@ def network_of(host: str) -> str:
 
 
 def url_of(scheme: str, sock: socket.socket) -> str:
-    """The address under which this machine reaches a socket."""
+    """The URL under which this machine reaches a server on a socket."""
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"{scheme}://{_joined(host, port)}"

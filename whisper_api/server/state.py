@@ -1,4 +1,4 @@
-"""The state of the running application: made and closed in its lifespan, and found by every request."""
+"""The state of the running application, which its lifespan makes and closes, and which every request can reach."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 # A result is rendered in memory, which takes about five times its size, and rendering keeps the interpreter busy: more
 # threads would take more memory, save no time and hold up the event loop.
 RENDER_THREADS = 1
-# A quarter of the threads for fetching.
+# A quarter of the threads that fetch files.
 FETCHES_PER_CALLER = 4
 
 
@@ -40,11 +40,11 @@ class ServerState:
     """The state of one application between start and end.
 
     Attributes:
-        config: of the application.
-        service: of the jobs.
-        keys: of the callers.
+        config: the configuration.
+        service: the job service.
+        keys: the keys of the callers.
         uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
-        reads: threads for requests that are answered within milliseconds.
+        reads: threads for requests that take a few milliseconds.
         renders: threads that read stored transcripts and render them.
         fetches: threads that wait for other servers.
         draining: set when the server begins to stop; status requests that wait for a change end then.
@@ -78,42 +78,42 @@ class ServerState:
         self.waiters = Waiters(self.service)
         self.key_uploads = Turns(self.config.max_uploads_per_key)
         self.address_uploads = Turns(self.config.max_uploads_per_address)
-        # As many bytes as the unfinished uploads with one file each that one key may have.
+        # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
         self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
         self.caller_renders = Turns(1)
 
 
 def state_in(scope: Scope) -> ServerState:
-    """The state of the application that a request came to.
+    """The state of the application that handles a request.
 
     Raises:
-        Problem: its lifespan was not run: 503 ``not_started``.
+        Problem: 503 ``not_started``: the application's lifespan was not run.
     """
     state: ServerState | None = getattr(scope["app"].state, "server", None)
     if state is None:
         raise Problem(
             503,
             "not_started",
-            "The application was not started: when it is mounted in another one, run its lifespan within that one's "
-            "(async with app.router.lifespan_context(app))",
+            "The application was not started: an application that mounts it must run its lifespan too (async with "
+            "app.router.lifespan_context(app))",
         )
     return state
 
 
 def state_of(request: Request) -> ServerState:
-    """The state of the application that a request came to; as :func:`state_in`."""
+    """The same as :func:`state_in`, for a request."""
     return state_in(request.scope)
 
 
 def owner_of(request: Request) -> str:
-    """The owner of the jobs that the caller submits: the id of its key; empty without authorization."""
+    """The owner of the jobs that the caller submits: the id of the caller's key; empty without authorization."""
     key = request.scope["state"].get("key")
     return key.key_id if key is not None else ""
 
 
 def caller_of(request: Request) -> str:
-    """The caller for limits: the id of its key; without authorization its network address."""
+    """The caller to whom limits apply: the id of the caller's key; without authorization the network address."""
     return owner_of(request) or client_network(request.scope)
 
 
@@ -124,17 +124,17 @@ def viewer_of(request: Request) -> str | None:
 
 
 async def blocking(pool: Executor | None, function: Callable[..., T], *args: object) -> T:
-    """Run a function that may block in a thread; its log lines carry the id of this request.
+    """Run a function that may block in a thread; its log lines have the id of this request.
 
     Args:
-        pool: of the thread; None for the loop's default pool, for calls that may take long but are rare.
-        function: to run.
-        args: of the function.
+        pool: the pool of the thread; None for the loop's default pool, for rare calls that may take long.
+        function: the function.
+        args: its arguments.
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
 
 
 def thread_count(http_workers: int) -> int:
-    """How many threads each pool of the server has."""
+    """The number of threads in each pool of the server."""
     return http_workers or os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Which version of the program this is."""
+"""The version of the program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["version"]
 
 
 def version() -> str:
-    """Of the package; of source that was not installed, a word that says so."""
+    """The version of the installed package; ``0+source`` when the package is not installed."""
     try:
         return importlib.metadata.version("whisper-api")
     except importlib.metadata.PackageNotFoundError:

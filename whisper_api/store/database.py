@@ -1,4 +1,4 @@
-"""One SQLite file: opening, writing, reading and migrating it. ``migrations.py`` has its schema.
+"""An SQLite file: opening, writing, reading and migrating it. ``migrations.py`` has its schema.
 
 Write-ahead logging lets readers and the one writer work at the same time (https://www.sqlite.org/wal.html). A commit
 survives a loss of power with ``synchronous=FULL``; with ``NORMAL`` it survives only the end of the process, but saves
@@ -32,11 +32,11 @@ log = logging.getLogger("whisper_api.jobs")
 
 LOCK_NAME = "server.lock"
 BUSY_SECONDS = 5.0
-# How long a thread waits for other threads of this process that write. Only a failing disk takes this long.
+# A thread waits this long for other threads of this process that write. Only a failing disk takes this long.
 TURN_SECONDS = 30.0
 RETRY_SECONDS = 0.02
-# How long to wait for readers before the write-ahead log is emptied; nobody can write meanwhile. Readers of this
-# process are faster, and a slow reader of another process is waited for at the next attempt.
+# Emptying the write-ahead log waits this long for readers, while no thread can write. Readers of this process are
+# faster; a slow reader of another process only delays the emptying to the next attempt.
 WIPE_BUSY_SECONDS = 0.25
 # With less free space than this the disk counts as full, since the next transcript may not fit.
 MIN_FREE_BYTES = 16 << 20
@@ -81,7 +81,7 @@ class Database:
 
     @contextmanager
     def write(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed when the context ends, rolled back when it ends with an exception.
+        """A transaction: committed when the context ends, rolled back when it ends with an exception.
 
         Args:
             synced: whether the commit must survive a loss of power. Otherwise the next synced commit makes it survive.
@@ -118,7 +118,7 @@ class Database:
     def compact(self) -> bool:
         """Give free pages back to the file system, then :meth:`wipe`."""
         with self._my_turn(), _named_errors():
-            # As a script: this pragma frees a page with every step, and execute() takes only one.
+            # executescript(), because this pragma frees a page with every step, and execute() makes only one step.
             self._writer.executescript("PRAGMA incremental_vacuum")
         return self.wipe()
 
@@ -277,7 +277,7 @@ class Database:
             time.sleep(RETRY_SECONDS)
 
     def _migrate(self, migrations: Sequence[Migration]) -> bool:
-        """Migrate the schema; whether the database had an older one."""
+        """Migrate the schema, and return whether the database had an older one."""
         if self._version() == len(migrations):
             return False
         with self._transaction():
@@ -304,7 +304,7 @@ class Database:
             self._writer.execute("PRAGMA temp_store=FILE")
             self._writer.execute("VACUUM")
         except sqlite3.Error as error:
-            log.warning("what was deleted before the update may still be in the job database: %s", error)
+            log.warning("content deleted before the update may still be in the job database: %s", error)
         finally:
             self._writer.execute("PRAGMA temp_store=MEMORY")
 
@@ -324,7 +324,7 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE, so that nobody writes between the reads and the writes of one transaction.
+        # IMMEDIATE, so that no other process writes between the reads and the writes of one transaction.
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -39,12 +39,12 @@ def conditions(owner: str | None, filter: JobFilter, before_seq: int | None) -> 
     """A WHERE clause for the table of jobs, and its values.
 
     Args:
-        owner: of the jobs; None for the jobs of all owners.
+        owner: owner of the jobs; None for the jobs of all owners.
         filter: further conditions.
         before_seq: only jobs submitted before the job with this number; None for all.
     """
     searching = filter.metadata_key is not None
-    wanted: dict[str, object] = {
+    possible: dict[str, object] = {
         # A search by metadata finds only the owner's jobs. With the owner as a condition here too, or without the plus
         # sign that hides the state from the query planner, SQLite would read an index of all jobs and sort the result.
         "owner = ?": None if searching else owner,
@@ -53,8 +53,8 @@ def conditions(owner: str | None, filter: JobFilter, before_seq: int | None) -> 
         "created_at >= ?": filter.created_after,
         "created_at < ?": filter.created_before,
     }
-    clauses = [condition for condition, value in wanted.items() if value is not None]
-    values = [value for value in wanted.values() if value is not None]
+    clauses = [condition for condition, value in possible.items() if value is not None]
+    values = [value for value in possible.values() if value is not None]
     if filter.metadata_key is not None:
         clause, more = _with_metadata(owner, filter.metadata_key, filter.metadata_value)
         clauses.append(clause)
@@ -79,17 +79,18 @@ def seq_of(cursor: str) -> int:
         seq = 0
     # Other texts can be decoded too, and SQLite has no larger integers.
     if not 0 < seq < 1 << 63 or cursor_of(seq) != cursor:
-        raise InvalidOption("after", "expected what an answer gave as next")
+        raise InvalidOption("after", "expected the value of next in a response")
     return seq
 
 
 def _with_metadata(owner: str | None, key: str, value: str | None) -> tuple[str, list[object]]:
-    wanted: list[tuple[str, list[object]]] = [("key = ?", [digest(key)])]
+    conditions: list[tuple[str, list[object]]] = [("key = ?", [digest(key)])]
     # The index begins with the owner; without an owner SQLite reads all of the index.
     if owner is not None:
-        wanted.insert(0, ("owner = ?", [owner]))
+        conditions.insert(0, ("owner = ?", [owner]))
     if value is not None:
         texts = searched(value)
-        wanted.append((f"value IN ({', '.join('?' * len(texts))})", [digest(text) for text in texts]))
-    clauses = " AND ".join(clause for clause, _ in wanted)
-    return f"seq IN (SELECT seq FROM job_metadata WHERE {clauses})", [each for _, values in wanted for each in values]
+        conditions.append((f"value IN ({', '.join('?' * len(texts))})", [digest(text) for text in texts]))
+    clauses = " AND ".join(clause for clause, _ in conditions)
+    flat = [each for _, values in conditions for each in values]
+    return f"seq IN (SELECT seq FROM job_metadata WHERE {clauses})", flat

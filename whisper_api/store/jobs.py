@@ -86,14 +86,6 @@ class JobStore(ResultTable, KeyTable):
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def check_process(self) -> None:
-        """Raise an error in a process that was forked after the store was opened.
-
-        Raises:
-            ForkedProcess: as said.
-        """
-        self.database.check_process()
-
     def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
         """Add a job behind all others.
 
@@ -133,7 +125,7 @@ class JobStore(ResultTable, KeyTable):
             return _to_join(connection, job, join_after, not_to_join)
 
     def get(self, job_id: str) -> Job | None:
-        """One job, without its transcript."""
+        """A job, without its transcript."""
         with self.database.read() as connection:
             return _job(connection, "job_id = ?", job_id)
 
@@ -154,11 +146,11 @@ class JobStore(ResultTable, KeyTable):
         return set(self._column("SELECT job_id FROM jobs WHERE finished_at IS NULL"))
 
     def unfinished(self, owner: str) -> int:
-        """How many jobs of an owner wait or run."""
+        """The number of an owner's jobs that wait or run."""
         return int(self._rows("SELECT COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL", owner)[0][0])
 
     def unfinished_by_state(self, owner: str) -> tuple[int, int]:
-        """How many jobs of an owner wait, and how many run."""
+        """The numbers of an owner's waiting and running jobs."""
         rows = self._rows(
             "SELECT state, COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL GROUP BY state", owner
         )
@@ -171,7 +163,7 @@ class JobStore(ResultTable, KeyTable):
         """Jobs, the newest first.
 
         Args:
-            owner: of the jobs; None for the jobs of all owners.
+            owner: owner of the jobs; None for the jobs of all owners.
             filter: further conditions.
             limit: how many jobs at most.
             before_seq: only jobs submitted before the job with this number; None to begin with the newest.
@@ -184,7 +176,7 @@ class JobStore(ResultTable, KeyTable):
         """Queued -> Processing.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             now: seconds since 1970, as in every method.
 
         Returns:
@@ -201,8 +193,8 @@ class JobStore(ResultTable, KeyTable):
         """Processing -> Completed, with the transcript. Its warnings are added to those of the submission.
 
         Args:
-            job_id: of the job.
-            transcript: of the job.
+            job_id: id of the job.
+            transcript: transcript of the job.
             now: seconds since 1970.
             rates: speed of the job, for the means.
 
@@ -229,7 +221,7 @@ class JobStore(ResultTable, KeyTable):
         """Queued or Processing -> Failed.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             error_name: the class of the error.
             error: the reason, in a sentence for people.
             now: seconds since 1970.
@@ -254,7 +246,7 @@ class JobStore(ResultTable, KeyTable):
         """Queued or Processing -> Canceled. The client's texts are deleted.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             now: seconds since 1970.
             states: in which the job may be.
             reason: of the server, in a sentence for people; None when the client asked for it.
@@ -307,7 +299,7 @@ class JobStore(ResultTable, KeyTable):
         """Processing -> Queued.
 
         Args:
-            job_id: of the job.
+            job_id: id of the job.
             counted: whether the attempt that has ended counts.
             last: put the job behind all others, instead of back at its position.
 

@@ -12,9 +12,9 @@ from whisper_api.errors import InvalidOption
 __all__ = ["MAX_BYTES", "metadata_of", "searchable", "searched"]
 
 MAX_BYTES = 16_384
-# Deeper than anybody writes by hand, and far below the depth that exhausts the stack of a JSON reader.
+# Deeper than people write by hand, and far below the depth that exhausts the stack of a JSON reader.
 MAX_DEPTH = 64
-# In place of an object or a list; not a JSON text.
+# Stands for an object or a list; not a JSON text.
 NO_SCALAR = ""
 
 
@@ -53,7 +53,7 @@ def searched(text: str) -> tuple[str, ...]:
     """The stored forms that a searched value may have: the text itself, and its meaning as JSON (5, true, null).
 
     Args:
-        text: of the search.
+        text: the searched text.
     """
     found = {_scalar(text)}
     try:

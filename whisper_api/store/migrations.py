@@ -160,7 +160,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("ALTER TABLE jobs ADD COLUMN render_options TEXT NOT NULL DEFAULT '{}'",),
     (
-        # One counter for all ends of the process. The column of crashes stays, since SQLite before 3.35 drops none.
+        # A single counter for all ends of the process. The column of crashes stays, because SQLite before 3.35 cannot
+        # drop columns.
         "ALTER TABLE jobs RENAME COLUMN interruptions TO attempts",
         "UPDATE jobs SET attempts = attempts + crashes, crashes = 0 WHERE crashes",
     ),

@@ -38,7 +38,7 @@ class ResultTable(Tables):
             raise StorageError(f"The transcript of job {job_id} cannot be read: {error}") from error
 
     def set_corrections(self, job_id: str, corrections: Corrections) -> bool:
-        """Store the corrections of a transcript in place of its earlier ones.
+        """Store the corrections of a transcript instead of the earlier ones.
 
         Returns:
             False when there is no transcript.

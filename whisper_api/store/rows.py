@@ -32,24 +32,24 @@ Role = Literal["user", "admin"]
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for with one upload.
+    """A client's request for a transcription of one upload.
 
     Attributes:
         job_id: a UUID.
-        owner: id of the key it was submitted with; empty without authorization.
-        options: of the transcription; they never change.
-        output_format: of the result, when a request for it names none.
-        render_options: layout of subtitles, when a request for the result names none.
-        keep_result: whether the result stays after it was delivered.
+        owner: id of the key of the submission; empty without authorization.
+        options: options of the transcription; they never change.
+        output_format: format of the result when a request for the result names none.
+        render_options: layout of subtitles when a request for the result names none.
+        keep_result: whether the result stays after its delivery.
         file_name: the client's name of the file, for people; never used as a path.
         audio_bytes: size of the upload.
         audio_seconds: length of the audio, when it is known.
-        hf_token: for this job's models; removed from the row when the job ends.
-        warnings: of the submission and, once the job is Completed, of the transcript; one sentence each.
-        idempotency_key: chosen by the client; unique among the jobs of one owner.
-        fingerprint: of the submission's content.
-        metadata: of the client, returned with the job.
-        known_speakers: names; the file ``speaker-N`` beside the upload is a recording of speaker number N.
+        hf_token: Hugging Face token for this job's models; removed from the row when the job ends.
+        warnings: warnings of the submission and, once the job is Completed, of the transcript; one sentence each.
+        idempotency_key: the client's key; unique among the jobs of one owner.
+        fingerprint: fingerprint of the submission's content.
+        metadata: the client's metadata, returned with the job.
+        known_speakers: names; the file ``speaker-N`` in the upload's directory is a recording of speaker number N.
     """
 
     job_id: str
@@ -74,16 +74,16 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(JobRequest, frozen=True, kw_only=True):
-    """One job, as the database keeps it.
+    """A job, as the database keeps it.
 
     Attributes:
-        state: of the job.
+        state: state of the job.
         created_at, started_at, finished_at: seconds since 1970, UTC.
         attempts: how often the process or the engine ended while this job ran.
-        error, error_name: why the job Failed, or why the server has Canceled it; and the class of the error.
-        has_result: whether its transcript is there.
-        delivered_at: when its result was first sent in full; seconds since 1970.
-        seq: set by the store; rises with each submission.
+        error, error_name: the reason why the job Failed or the server Canceled it; and the class of the error.
+        has_result: whether the database has the job's transcript.
+        delivered_at: when the result was first sent in full; seconds since 1970.
+        seq: number of the job, set by the store; rises with each submission.
     """
 
     state: JobState = "Queued"
@@ -99,12 +99,12 @@ class Job(JobRequest, frozen=True, kw_only=True):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One key, without its secret.
+    """A key, without its secret.
 
     Attributes:
         key_id: 8 hexadecimal digits; the public part of the key.
         name: for people.
-        role: a user sees its own jobs, an admin all.
+        role: a user sees its own jobs, an admin sees all jobs.
         created_at, revoked_at: seconds since 1970, UTC.
     """
 
@@ -120,8 +120,8 @@ class Rates:
     """The speed of one job, from which the means are learned.
 
     Attributes:
-        model, device: that the job ran with.
-        seconds: seconds of work for a second of audio, by stage.
+        model, device: the model and the device of the job.
+        seconds: stage to seconds of work for a second of audio.
     """
 
     model: str
@@ -135,14 +135,14 @@ _TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings
 JOB_COLUMNS = tuple(
     name
     for name in Job.__struct_fields__
-    # Whether there is a result is read from the table of transcripts, so that the two cannot disagree.
+    # ``has_result`` is read from the table of transcripts, so that the two cannot disagree.
     if name != "has_result" and name not in _TEXT_FIELDS
 )
 KEY_COLUMNS = Key.__struct_fields__
 
 
 def values_of(job: Job) -> dict[str, Any]:
-    """A job as its columns hold it: without the text, which :func:`text_of` gives."""
+    """The columns of a job; :func:`text_of` makes the text."""
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
     options = replace(job.options, prompt=None, hotwords=None)
     values["options"] = msgspec.json.encode(options).decode()
@@ -153,7 +153,7 @@ def values_of(job: Job) -> dict[str, Any]:
 
 
 def text_of(job: Job) -> JobText:
-    """The text of a job, as the table of texts holds it; each warning once."""
+    """The text of a job for the table of texts; each warning once."""
     values = {name: getattr(job, name) for name in (*_TEXT_FIELDS, "idempotency_key")}
     values["warnings"] = tuple(dict.fromkeys(job.warnings))
     return JobText(prompt=job.options.prompt, hotwords=job.options.hotwords, **values)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from whisper_api.errors import StorageError
 from whisper_api.store.database import Database
 
 __all__ = ["Tables"]
@@ -16,7 +15,7 @@ class Tables:
     """The database of one data directory.
 
     Args:
-        database: open.
+        database: the open database.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,24 +31,8 @@ class Tables:
         """
         self.database.lock_directories(*([uploads_dir] if uploads_dir is not None else []))
 
-    def compact(self) -> bool:
-        """Give free space back to the file system, then :meth:`wipe`."""
-        return self.database.compact()
-
-    def wipe(self) -> bool:
-        """Remove deleted content from the database's write-ahead log.
-
-        Returns:
-            False when another process prevents it now.
-        """
-        return self.database.wipe()
-
-    def write_error(self) -> StorageError | None:
-        """The reason why the database cannot be written now; None when it can."""
-        return self.database.write_error()
-
     def try_to_write(self) -> None:
-        """Write a row without meaning, so that :meth:`write_error` notices that the reason has gone.
+        """Write a row without meaning, so that :meth:`Database.write_error` notices when writing works again.
 
         Raises:
             StorageError: the database still cannot be written.
@@ -58,7 +41,7 @@ class Tables:
             connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(time.time()),))
 
     def close(self) -> None:
-        """Close the database. May be called again."""
+        """Close the database. Further calls do nothing."""
         self.database.close()
 
     def _change(self, statement: str, *values: object) -> bool:

@@ -52,7 +52,7 @@ def digest(text: str) -> str:
 
 
 def put_text(connection: sqlite3.Connection, seq: int, text: JobText) -> None:
-    """Store the text of a job in place of its earlier text.
+    """Store the text of a job instead of its earlier text.
 
     Args:
         connection: in a transaction.

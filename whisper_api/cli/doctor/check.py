@@ -1,4 +1,4 @@
-"""One check of ``whisper-api doctor``, and the remedy when it fails."""
+"""A check of ``whisper-api doctor``, and the remedy when it fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcome of one check.
 
     Attributes:
-        name: of the check.
+        name: name of the check.
         state: ``ok``, ``missing`` (not installed, which may be intended) or ``failed``.
         detail: the finding, in a line.
         remedy: what the user can do; None when nothing is to be done.
@@ -42,7 +42,7 @@ def attempt(name: str, look: Callable[[], Check | str]) -> Check:
     """Run a check, and return its error as a failed check.
 
     Args:
-        name: of the check.
+        name: name of the check.
         look: returns the check, or the detail of a check that is ok.
     """
     try:

@@ -34,7 +34,7 @@ DISTRIBUTIONS = (
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What this machine can run.
+    """The report on this machine.
 
     Attributes:
         can_transcribe: whether transcription works now, without a download.
@@ -122,7 +122,7 @@ def _cuda_of_ctranslate2() -> Check | str:
 
 
 def _why_no_cuda() -> tuple[State, str, str | None]:
-    """Why there is no CUDA device, asked of the driver, because the libraries only report that there is none."""
+    """The reason why there is no CUDA device, from the driver, because the libraries do not report a reason."""
     import ctypes
     import sys
 

@@ -18,7 +18,12 @@ WORDS = {"ok": "ok", "missing": "-", "failed": "FAILED"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command; they are in the parser already.
+    """
     parser.add_argument("--json", action="store_true", help="answer as JSON")
     add_setting_flags(
         parser.add_argument_group("what to try"),
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """Run all checks and print the report.
 
     Args:
-        args: of :func:`add_arguments`.
+        args: the parsed arguments.
         loaded: the configuration.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One real run of each transcription stage, with the models on this machine."""
+"""A real run of each transcription stage, with the models on this machine."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class _Bench:
 
         Raises:
             _NotInstalled: with the names of the models that are not on this machine.
-            UnknownModel: a name means nothing.
+            UnknownModel: no model has this name.
         """
         from whisper_api.engine.models.files import resolve
 
@@ -155,8 +155,8 @@ def _decode(sound: Samples) -> str:
 def _voice_activity(bench: _Bench) -> str:
     from whisper_api.engine.vad import detect
 
-    heard = sum(span.seconds for span in detect(bench.job(), bench.sound))
-    return f"Silero, {heard:.1f} s of speech"
+    seconds = sum(span.seconds for span in detect(bench.job(), bench.sound))
+    return f"Silero, {seconds:.1f} s of speech"
 
 
 def _transcription(bench: _Bench) -> str:
@@ -179,8 +179,8 @@ def _alignment(bench: _Bench) -> Check | str:
     language = bench.engine.default_language
     segments = [Segment(id=0, start=0.0, end=len(bench.sound) / SAMPLE_RATE, text="la la la")]
     if language == "auto":
-        language, heard = bench.recognize(word_times=False)
-        segments = heard or segments
+        language, recognized = bench.recognize(word_times=False)
+        segments = recognized or segments
     if not has_model(language):
         return Check("", "missing", f"there is no model for {language!r}; attention gives the times")
     bench.find(f"align-{language}")
@@ -221,7 +221,7 @@ class _OpenModels(ModelStore):
 
     def ensure(self, name: str, **options: Any) -> LocalModel:
         if name == COMMUNITY:
-            raise ModelUnavailable(f"{name} is left aside")
+            raise ModelUnavailable(f"{name} is not used in this check")
         return super().ensure(name, **options)
 
 

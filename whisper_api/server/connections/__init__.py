@@ -8,12 +8,12 @@ Hypercorn's own ``serve`` cannot be configured to do the following. A change of 
 module            reason                                                     change upstream that would remove it
 ================= ========================================================== ==========================================
 accepting         ``serve`` accepts connections without a bound, and keeps   bounds on connections, for each address,
-                  idle ones when a new client needs the place                with some kept for health checks
+                  idle ones when a new client needs the room                 with some kept for health checks
 connection        idle timers stop at an HTTP/2 preface; no deadline for a   deadlines for heads, for idleness and for
                   client that takes nothing; 64 kB of every socket is read   progress of responses, for every protocol
                   and written ahead
 http1             100 Continue before the application reads; empty reason    100 Continue on the first ``receive``;
-                  phrases; Content-Length beside Transfer-Encoding           reason phrases; such requests refused
+                  phrases; Content-Length with Transfer-Encoding             reason phrases; such requests refused
 http2             a stream's buffer copies bodies of any size, and stays     buffers that hold the application back,
                   when the client has gone; no deadline for a closed window  and are dropped with their stream
 frames            h2 keeps unknown settings, priorities and heads without    bounds on frames that transfer nothing,

@@ -33,13 +33,13 @@ CHECK_SECONDS = 0.5
 STOPPING_CHECK_SECONDS = 0.05
 # An aborted connection has this long to end its tasks.
 ABORT_SECONDS = 1.0
-# After so many, other tasks run: many new connections must not delay those that are open.
+# Other tasks run after this number of accepted connections, so that new connections do not delay the open ones.
 ACCEPTED_AT_ONCE = 64
 # A younger connection may not have had the time to send its request.
 GRACE_SECONDS = 1.0
-# Finding idle connections takes time, so several are closed when one place is needed.
+# Finding idle connections takes time, so several are closed when a new connection needs room.
 EVICTED_AT_ONCE = 16
-# Before accepting again after an error, which mostly is that no more files may be open.
+# Pause after an error of accepting, which in most cases means that the process may open no more files.
 PAUSE_SECONDS = 0.2
 
 
@@ -47,13 +47,13 @@ class Connections:
     """All connections of one application, on the running loop.
 
     At the bound of all connections or of one address, a new connection replaces those that have been idle for longest.
-    Where all are busy, a few more are accepted on which only health checks are answered, so that a monitor does not
-    take a busy server for a dead one.
+    When all are busy, a few more connections are accepted for health checks only, so that a monitor does not mistake a
+    busy server for a dead one.
 
     Args:
         app: the ASGI application.
-        settings: Hypercorn's.
-        bounds: on connections, streams and memory.
+        settings: Hypercorn's settings.
+        bounds: bounds on connections, streams and memory.
         proxies: addresses to which the share of one address does not apply, because they connect for many clients.
     """
 
@@ -87,10 +87,10 @@ class Connections:
         self._background.append(asyncio.create_task(self._check_often()))
 
     async def close(self, seconds: float) -> None:
-        """Accept no more, close idle connections, and let open responses end.
+        """Accept no more connections, close idle ones, and let open responses end.
 
         Args:
-            seconds: after which the responses are broken off.
+            seconds: time after which open responses are broken off.
         """
         for task in self._background:
             task.cancel()
@@ -179,7 +179,7 @@ class Connections:
         """Close the connections that have been idle for longest.
 
         Args:
-            network: of this client address; None for any.
+            network: the client address of the connections; None for any.
             grace: seconds for which a connection may be idle.
         """
         now = time.monotonic()
@@ -193,7 +193,7 @@ class Connections:
             self._uncount(connection)
 
     def _reserve(self) -> bool:
-        """Whether there is room for one more connection above the bound; the oldest idle one makes room."""
+        """Whether there is room for another connection above the bound; the oldest idle one makes room."""
         reserved = [connection for connection in self._open if connection.reserved]
         if len(reserved) < self._bounds.reserved:
             return True

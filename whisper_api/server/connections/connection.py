@@ -1,4 +1,4 @@
-"""One connection: reads and writes it, and closes it when its client is silent or takes nothing."""
+"""A connection: reads and writes it, and closes it when the client is silent or takes nothing."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = ["Connection", "log_lost"]
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# Bytes to read at a time: of an HTTP/1.1 body as many as asyncio takes from a socket, because a small piece costs as
-# much as a large one; otherwise few, because pipelined requests are held until the response before them was taken.
+# Number of bytes to read at a time: for an HTTP/1.1 body as many as asyncio reads from a socket, because a small piece
+# costs as much as a large one; otherwise few, because pipelined requests wait in memory for the response before them.
 BODY_BYTES = 256 << 10
 HEAD_BYTES = 8 << 10
 # asyncio stops reading when its buffer holds more than twice this.
@@ -47,19 +47,19 @@ MANY_FRAMES = 8
 
 
 class Connection:
-    """One connection that was accepted.
+    """An accepted connection.
 
     Args:
         sock: a non-blocking socket; the connection closes it.
         app: the ASGI application.
-        settings: Hypercorn's.
-        context: says when the server stops.
-        bounds: on times and streams.
-        slots: for the HTTP/2 requests that are open at a time.
-        budget: for the responses of all connections.
-        turns: of all connections, to process frames.
-        network: the client's address, as it is counted.
-        reserved: answer one request, and close.
+        settings: Hypercorn's settings.
+        context: tells when the server stops.
+        bounds: bounds on times and streams.
+        slots: slots for the open HTTP/2 requests.
+        budget: memory for the responses of all connections.
+        turns: turns of all connections to process frames.
+        network: the client's address for counting.
+        reserved: whether the connection closes after one request.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Connection:
         except BaseException:
             self._sock.close()
             raise
-        # A piece of a response counts as taken when the transport holds nothing of it any longer. With 0, asyncio's TLS
+        # A piece of a response counts as taken when the transport no longer holds any of it. With 0, asyncio's TLS
         # would never write again after the first pause.
         transport.set_write_buffer_limits(high=1)
         self._writer = writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
@@ -294,7 +294,7 @@ class Connection:
 
         Args:
             now: by ``time.monotonic``.
-            stopping: also when no request is open.
+            stopping: whether the server stops, so that idle connections close.
         """
         if self._writer is None or self._protocol is None:
             return
@@ -330,10 +330,10 @@ class Connection:
             self.close_idle()
 
     def close_idle(self, *, at_once: bool = False) -> None:
-        """Close the connection as its protocol asks for; only while no request is open.
+        """Close the connection in the way of its protocol; only while no request is open.
 
         Args:
-            at_once: do not linger, because another connection needs the place.
+            at_once: do not linger, because another connection needs the room.
         """
         if self._writer is not None and isinstance(self._protocol, Http2) and not self._writer.is_closing():
             self._writer.write(self._protocol.goaway())
@@ -343,8 +343,8 @@ class Connection:
             self._closing_since = time.monotonic()
             self._writer.close()
 
-    def _cut_off(self, why: str) -> None:
-        log.info("a client was cut off: it %s", why, extra={"client": self.network})
+    def _cut_off(self, reason: str) -> None:
+        log.info("a client was cut off: it %s", reason, extra={"client": self.network})
         self.abort()
 
 

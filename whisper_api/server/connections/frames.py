@@ -16,15 +16,15 @@ from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 
 __all__ = ["BoundedConnection"]
 
-# Frames that a client may send without a transfer or a response: so many at once, and so many a second.
+# Number of frames that a client may send without a transfer or a response, at once and in a second.
 IDLE_FRAMES = 2000
 IDLE_FRAMES_PER_SECOND = 100
 # Transfers and responses allow more frames: a client that reads sends up to two WINDOW_UPDATEs for each of our frames.
 BYTES_PER_FRAME = 512
 FRAMES_PER_ANSWER = 8
-# h2 remembers how each stream was closed, by default of 65,536.
+# h2 remembers how streams were closed, by default 65,536 of them.
 CLOSED_STREAMS = 2048
-# The encoder remembers so many bytes of headers that were sent, whatever more the client allows (RFC 7541).
+# Number of bytes of sent headers that the encoder remembers, even when the client allows more (RFC 7541).
 HEADER_TABLE_BYTES = 4096
 KNOWN_SETTINGS = frozenset(int(code) for code in SettingCodes)
 
@@ -102,7 +102,7 @@ class CountedFrames(FrameBuffer):
             if self._allowed < 0:
                 raise TooManyFrames("too many frames that transfer nothing")
         if isinstance(f, SettingsFrame):
-            # h2 keeps unknown ones, of which there are 65,536, for ever; RFC 9113 (section 6.5.2) has them ignored.
+            # h2 would keep up to 65,536 unknown settings for ever; RFC 9113 (section 6.5.2) demands to ignore them.
             f.settings = {code: value for code, value in f.settings.items() if code in KNOWN_SETTINGS}
         frame = super()._update_header_buffer(f)
         self._head_bytes = self._head_bytes + len(getattr(f, "data", b"")) if self._headers_buffer else 0

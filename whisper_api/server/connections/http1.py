@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: Hypercorn's protocol with the differences that this server needs."""
+"""HTTP/1.1 on a connection: Hypercorn's protocol with the changes that this server needs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log.addFilter(Repeats())
 
 # The statuses that h11 gives to malformed requests.
 MALFORMED = {
-    400: ("malformed_request", "This is not a request that HTTP/1.1 allows (RFC 9112)"),
+    400: ("malformed_request", "HTTP/1.1 (RFC 9112) does not allow this request"),
     431: ("headers_too_large", f"The request's headers exceed {MAX_HEADER_BYTES} bytes"),
-    501: ("transfer_encoding", "The only transfer encoding that is understood is chunked"),
+    501: ("transfer_encoding", "The server understands only the transfer encoding chunked"),
 }
 
 
@@ -38,8 +38,8 @@ class Http1(H11Protocol):
     as the HTTP/1.1 request that it is. HTTP/2 with prior knowledge raises ``H2ProtocolAssumedError``.
 
     Hypercorn sends ``100 Continue`` (RFC 9110, section 10.1.1) as soon as a request's head has arrived, so a client
-    would send its file to a server that refuses the request because of the key, the address, the size or a full queue.
-    Here it is sent when the application first reads the body, unless the application has answered by then.
+    would send its file to a server that refuses the request because of the key, the path, the size or a full queue.
+    This class sends it when the application first reads the body, unless the application has responded before.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -53,7 +53,7 @@ class Http1(H11Protocol):
 
     @property
     def receives_body(self) -> bool:
-        """Whether the rest of a request's body is still to come."""
+        """Whether the rest of a request's body has not arrived yet."""
         return self.stream is not None and self.connection.their_state is h11.SEND_BODY
 
     @property
@@ -92,7 +92,7 @@ class Http1(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
-        # Counted first: the application may answer before the stream has returned.
+        # Counted first, because the application may respond before the stream has returned.
         self.keep_alive_requests += 1
         await self.stream.handle(
             Request(
@@ -119,7 +119,7 @@ class Http1(H11Protocol):
             if message["type"] == "http.response.start":
                 answered = True
                 if self._client_waits():
-                    # The client may or may not send the body, so nobody knows where the next request begins.
+                    # The client may or may not send the body, so the start of the next request is unknown.
                     headers = [field for field in message["headers"] if field[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}
             await send(message)
@@ -136,7 +136,7 @@ class Http1(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, (h11.Response, h11.InformationalResponse)) and not event.reason:
-            # RFC 9112 lets the phrase be empty, and some clients cannot read that.
+            # RFC 9112 allows an empty phrase, but some clients cannot read it.
             kind = type(event)
             event = kind(status_code=event.status_code, headers=event.headers, reason=_phrase(event.status_code))
         await super()._send_h11_event(event)

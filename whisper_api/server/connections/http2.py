@@ -1,4 +1,4 @@
-"""HTTP/2 on one connection: Hypercorn's protocol with bounds on what one client may hold."""
+"""HTTP/2 on a connection: Hypercorn's protocol with bounds on the memory of a client's streams."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Http2(H2Protocol):
 
     Args:
         app: the ASGI application, in Hypercorn's form; it also takes a function that cuts its stream.
-        settings: Hypercorn's.
-        context: says when the server stops.
+        settings: Hypercorn's settings.
+        context: tells when the server stops.
         task_group: runs the application for each request.
-        state: of the connection.
+        state: state of the connection.
         ssl: whether the connection is encrypted.
-        client: address and port.
-        server: address and port.
+        client: address and port of the client.
+        server: address and port of the server.
         send: writes to the connection.
-        bounds: on streams and times.
-        slots: for the requests that are open.
+        bounds: bounds on streams and times.
+        slots: slots for the open requests.
     """
 
     stream_buffers: dict[int, StreamBuffer]  # type: ignore[assignment]
@@ -74,7 +74,7 @@ class Http2(H2Protocol):
         self._bounds = bounds
         self._slots = slots
         self._answer = app
-        # For the client's window of the whole connection, which stops all streams.
+        # The deadline for the client's window of the whole connection, which stops all streams when it is closed.
         self._deadline = ProgressDeadline(bounds.take_seconds, time.monotonic())
         self._taken = 0
 
@@ -102,7 +102,7 @@ class Http2(H2Protocol):
             stream = self.connection.streams.get(stream_id)
             closed_window = stream is not None and stream.outbound_flow_control_window <= 0
             waiting = waiting or (buffer.waiting and not closed_window)
-            # Where the stream's own window is open, the client takes other streams first, as it may.
+            # While the stream's own window is open, the client takes other streams first, which is allowed.
             if buffer.deadline.is_over(now, buffer.taken, buffer.waiting and closed_window):
                 self._cut(stream_id)
         closed_window = self.connection.outbound_flow_control_window <= 0
@@ -161,7 +161,7 @@ class Http2(H2Protocol):
             return
         headers = filter_pseudo_headers(list(request.headers or ()))
         if b":protocol" in pseudo:
-            # In the form of HTTP/1.1. HTTP/2 clients may not send this header (RFC 8441; RFC 9113, section 8.2.2).
+            # The form of HTTP/1.1. HTTP/2 clients may not send this header (RFC 8441; RFC 9113, section 8.2.2).
             headers.append((b"upgrade", pseudo[b":protocol"]))
         self.streams[stream_id] = stream = HTTPStream(
             functools.partial(self._answer_in_slot, stream_id),
@@ -195,7 +195,7 @@ class Http2(H2Protocol):
             self._slots.end()
 
     async def _refuse(self, stream_id: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """Respond without the application, and without a body, which a client could leave untaken."""
+        """Respond without the application, and without a body, because a client could refuse to take a body."""
         with contextlib.suppress(ProtocolError):
             self.connection.send_headers(stream_id, list(headers), end_stream=True)
         self._forget(stream_id, ErrorCodes.NO_ERROR)
@@ -231,7 +231,7 @@ class Http2(H2Protocol):
 
     def _cut(self, stream_id: int) -> None:
         self._forget(stream_id, ErrorCodes.CANCEL)
-        # A connection that is ending takes no more tasks, and ends its streams by itself.
+        # A connection that ends accepts no more tasks, and ends its streams itself.
         with contextlib.suppress(RuntimeError):
             self.task_group.spawn(self._after_cut, stream_id)
 
@@ -240,11 +240,11 @@ class Http2(H2Protocol):
         await self._close_stream(stream_id)
 
     def _forget(self, stream_id: int, code: ErrorCodes | None) -> None:
-        """Drop what a stream would have sent.
+        """Drop the unsent bytes of a stream.
 
         Args:
-            stream_id: of the stream.
-            code: with which a stream is reset that has not ended on both sides; None does not reset it.
+            stream_id: id of the stream.
+            code: the error code for resetting a stream that has not ended on both sides; None does not reset it.
         """
         stream = self.connection.streams.get(stream_id)
         if code is not None and stream is not None and not stream.closed:
@@ -260,11 +260,11 @@ class Http2(H2Protocol):
 class StreamBuffer:
     """Holds one piece of a body, and lets the application wait until the piece is sent.
 
-    Hypercorn's buffer of the same name copies a piece of any size, and lets the application go on. Here only the bytes
-    of the next frame are copied, so a body that many streams send is in memory once.
+    Hypercorn's buffer of the same name copies a piece of any size, and lets the application go on. This buffer copies
+    only the bytes of the next frame, so a body that many streams send is in memory once.
 
     Args:
-        deadline: for the client to take this stream.
+        deadline: the client's deadline to take this stream.
     """
 
     def __init__(self, deadline: ProgressDeadline) -> None:
@@ -307,7 +307,7 @@ class StreamBuffer:
         return data
 
     def set_complete(self) -> None:
-        """Note that no further piece comes."""
+        """Note that the body has no further piece."""
         self._whole = True
 
     async def drain(self) -> None:

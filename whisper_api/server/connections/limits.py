@@ -1,4 +1,4 @@
-"""What one client may use: shares of connections, streams and memory, time to read a response, turns to send frames."""
+"""Bounds on a client: shares of connections, streams and memory, time to read a response, turns to send frames."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEAST_BYTES_PER_SECOND = 256
 
 
 class Quota:
-    """How much of something is in use, by each holder and in all.
+    """Counts amounts in use, for each holder and in total.
 
-    An amount above a bound is allowed where nothing else is in use.
+    An amount above a bound is allowed while nothing else is in use.
 
     Args:
-        total: that may be in use.
-        each: of the total, that one holder may use.
+        total: greatest amount of all holders.
+        each: greatest amount of one holder.
     """
 
     def __init__(self, total: int, each: int) -> None:
@@ -30,11 +30,11 @@ class Quota:
         self._sum = 0
 
     def take(self, holder: str, amount: int = 1) -> bool:
-        """Take some for a holder.
+        """Take an amount for a holder.
 
         Args:
             holder: the user of the amount.
-            amount: how much.
+            amount: the amount.
 
         Returns:
             False when the share or the total would be exceeded; nothing is taken then.
@@ -50,7 +50,7 @@ class Quota:
         return not (self.exhausted(holder, amount) or (self._sum and self._sum + amount > self.total))
 
     def exhausted(self, holder: str, amount: int = 1) -> bool:
-        """Whether this much more would exceed a holder's share."""
+        """Whether a further amount would exceed a holder's share."""
         used = self._used.get(holder, 0)
         return used > 0 and used + amount > self.each
 
@@ -63,17 +63,17 @@ class Quota:
 
     @property
     def used(self) -> int:
-        """How much is in use in all."""
+        """The amount that is in use in total."""
         return self._sum
 
 
 class StreamSlots:
-    """The open requests of one HTTP/2 connection. The first is always allowed, further ones share a quota.
+    """The open requests of one HTTP/2 connection. The first is always allowed, further requests share a quota.
 
     Args:
-        quota: of all connections.
+        quota: the quota of all connections.
         holder: the client address.
-        most: requests of this connection.
+        most: most requests of this connection.
     """
 
     def __init__(self, quota: Quota, holder: str, most: int) -> None:
@@ -104,9 +104,9 @@ class StreamSlots:
 class ProgressDeadline:
     """The time that a client has left to take the bytes that wait for it.
 
-    The time runs down while bytes wait. Every 256 bytes that the client takes add a second, up to the full time. So a
-    client that takes nothing is cut off after ``seconds``, one that takes a byte now and then soon after, and one that
-    takes 256 bytes a second never.
+    The time runs down while bytes wait. Every 256 bytes that the client takes add a second, up to the full time.
+    Therefore a client that takes nothing is cut off after ``seconds``, a client that takes a byte now and then is cut
+    off soon after, and a client that takes 256 bytes a second is never cut off.
 
     Args:
         seconds: the full time.
@@ -138,7 +138,7 @@ class ProgressDeadline:
 
 
 class FrameTurns:
-    """Lets one connection process received frames in each round of the event loop: the one with the fewest turns.
+    """Lets a single connection process frames in each round of the event loop: that with the fewest turns before.
 
     A frame costs its sender next to nothing, and may cost the server a whole request. Without turns, one round would
     process the frames of all connections, so a flood on many connections would delay every response.
@@ -150,10 +150,10 @@ class FrameTurns:
         self._numbers = itertools.count()
 
     async def wait(self, had: int) -> None:
-        """Wait for a turn. It ends with this round, so a connection that then waits for its client delays no other.
+        """Wait for a turn. The turn ends with this round, so a connection that waits for its client delays no other.
 
         Args:
-            had: turns that this connection has had.
+            had: number of turns of this connection before.
         """
         loop = asyncio.get_running_loop()
         if self._taken:

@@ -1,4 +1,4 @@
-"""A bound on the memory of response bodies that clients have asked for and do not take."""
+"""A bound on the memory of response bodies that clients have requested and do not read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["PIECE_BYTES", "SMALL_BYTES", "BudgetedResponse", "ResponseBudget"]
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 
-# A protocol gets this much of a body at a time, and only when the client has taken the piece before.
+# A protocol gets pieces of this size, each when the client has taken the piece before.
 PIECE_BYTES = 32 << 10
-# Smaller bodies are not counted, so health checks and refusals are always answered. All streams of the default bounds
-# together hold at most 12 MB of them.
+# Smaller bodies are not counted, so that health checks and refusals always get a response. All streams of the default
+# bounds together hold at most 12 MB of small bodies.
 SMALL_BYTES = 4 << 10
-# A response can be cut when its client has taken no piece for so long.
+# A response can be cut when its client has taken no piece for this long.
 STALLED_SECONDS = 2.0
-# The memory of bodies is returned to the system when at least so much was freed, and not more often.
+# The memory of bodies is returned to the system after this number of freed bytes, and after this time at the earliest.
 TRIM_BYTES = 16 << 20
 TRIM_SECONDS = 5.0
 
@@ -38,17 +38,18 @@ TRIM_SECONDS = 5.0
 class ResponseBudget:
     """Counts the bytes of response bodies that are ready and not yet taken, for each address and in all.
 
-    The size of a body is its ``Content-Length``, and it counts from the start of the response to the end, because the
-    application holds all of it. A streamed response, which has no length, counts the piece that it sends. When a new
-    body does not fit, stalled responses are cut, the one that stalled first is the first: those of the same address
-    when its share is used up, of all addresses when the total is. A body that still does not fit is refused with 503.
+    The size of a body is its ``Content-Length``. It counts from the start of the response to the end, because the
+    application holds all of it. For a streamed response without a length, the current piece counts. When a new body
+    does not fit, stalled responses are cut, beginning with the response that stalled first: responses of the same
+    address when its share is used up, of all addresses when the total is used up. A body that still does not fit is
+    refused with 503.
 
-    A body above the share of an address is sent while its address holds nothing else, and one above the total while
+    A body above the share of an address is sent while its address holds nothing else, and a body above the total while
     nothing else is held at all. Nothing is cut for such a body.
 
     Args:
-        total: bytes in all.
-        per_address: of these, for one client address.
+        total: most bytes of all addresses.
+        per_address: most bytes of one client address.
     """
 
     def __init__(self, total: int, per_address: int) -> None:
@@ -60,14 +61,14 @@ class ResponseBudget:
 
     @property
     def held(self) -> int:
-        """The bytes that are counted now."""
+        """The number of bytes that are counted now."""
         return self._quota.used
 
     def return_memory(self, now: float) -> Future[object] | None:
-        """Give freed memory back to the system when many bodies have gone. To be called on the event loop, often.
+        """Give freed memory back to the system when many bodies have gone. Call this on the event loop, often.
 
-        The C library keeps freed bodies between small objects that are still in use, because they are below the size
-        from which on it asks the system for a block of its own; it raises that size to 32 MB by itself.
+        The C library keeps the memory of freed bodies between small objects that are still in use. It asks the system
+        for a separate block only above a size that it raises to 32 MB by itself.
 
         Args:
             now: by ``time.monotonic``.
@@ -84,8 +85,8 @@ class ResponseBudget:
         """Count bytes of a response, and cut stalled responses when that is needed.
 
         Args:
-            response: which one.
-            size: in bytes.
+            response: the response.
+            size: number of bytes.
 
         Returns:
             Whether the bytes fit the budget.
@@ -105,7 +106,7 @@ class ResponseBudget:
         return True
 
     def give_back(self, response: BudgetedResponse) -> None:
-        """Count nothing of a response any longer."""
+        """Stop counting a response."""
         if response.held:
             self._quota.give_back(response.network, response.held)
             self._freed += response.held
@@ -136,17 +137,17 @@ def _malloc_trim() -> Callable[[int], object] | None:
 
 
 class BudgetedResponse:
-    """The response to one request, sent by pieces and counted until its client has taken all of it.
+    """The response to one request, sent in pieces and counted until the client has taken all of it.
 
     Attributes:
-        network: the client's address, as it is counted.
-        held: bytes that are counted now.
+        network: the client's address for counting.
+        held: number of bytes that are counted now.
         progressed: when the response began or the client last took a piece, by ``time.monotonic``.
 
     Args:
-        budget: of all responses.
-        network: the client's address, as it is counted.
-        scope: of the request.
+        budget: the budget of all responses.
+        network: the client's address for counting.
+        scope: the scope of the request.
         send: returns when the client's connection has taken the piece.
         cut: breaks off the stream or the connection.
     """
@@ -169,7 +170,7 @@ class BudgetedResponse:
         self._cut()
 
     def close(self) -> None:
-        """Count nothing of this response any longer."""
+        """Stop counting this response."""
         self._budget.give_back(self)
 
     async def send(self, message: Message) -> None:
@@ -183,7 +184,7 @@ class BudgetedResponse:
             size = _content_length(message)
             self._streams = size is None
             if not self._budget.hold(self, size or 0):
-                # A copy, because a raised error refers to the frames that it went through, and so to the body.
+                # A copy, because a raised error keeps the frames of its traceback, and so the body, alive.
                 raise copy.copy(TOO_MANY_RESPONSES)
             self.progressed = time.monotonic()
         if message["type"] == "http.response.body":

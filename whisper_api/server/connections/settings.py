@@ -18,13 +18,13 @@ __all__ = ["MAX_HEADER_BYTES", "Bounds", "bounds_of", "raise_open_files", "setti
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 << 10
-# Hypercorn ends an HTTP/2 connection abruptly after so many requests.
+# Hypercorn ends an HTTP/2 connection abruptly after this number of requests.
 REQUESTS_PER_CONNECTION = 1_000_000
 HEAD_SECONDS = 30.0
 # A client has this long for its first request, however short WHISPER_API_KEEPALIVE is.
 LEAST_HEAD_SECONDS = 5.0
 TAKE_SECONDS = 60.0
-# Files that the process needs beside connections and their uploads: database, models, the decoder's pipes.
+# Number of open files of the process besides connections and uploads: database, models, the decoder's pipes.
 OTHER_FILES = 96
 
 
@@ -70,9 +70,9 @@ def bounds_of(config: Config, open_files: int | None) -> Bounds:
     """The bounds of the server's connections.
 
     Args:
-        config: its times, and how many connections and bytes it allows.
-        open_files: that the process may have; None for any number. Each connection needs one for itself and one for
-            its upload.
+        config: gives the times, and the numbers of connections and bytes.
+        open_files: number of files that the process may open; None for any number. Each connection needs one file for
+            its socket and one for its upload.
     """
     connections = config.max_connections
     reserved = Bounds.reserved
@@ -143,7 +143,7 @@ def raise_open_files() -> int | None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # macOS refuses more than its own maximum, which the hard limit does not tell.
+        # macOS refuses more than its own maximum, which the hard limit does not contain.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard

@@ -15,8 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.middleware.proxies import client_address
-from whisper_api.server.responses.error_responses import ErrorHandler
-from whisper_api.server.responses.problems import REFUSED, Problem
+from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 
@@ -54,8 +53,8 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex
+        clients_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = clients_id if USABLE_ID.fullmatch(clients_id) else uuid.uuid4().hex
         scope["request_id"] = request_id
         scope.setdefault("state", {})
         status = CLIENT_GONE
@@ -138,9 +137,9 @@ class ErrorAnswers:
         except Exception as error:
             if begun:
                 # The server closes a connection whose response ends too early, so the client notices.
-                log.error("an answer broke off", exc_info=error)
+                log.error("a response broke off", exc_info=error)
                 return
             response = await self._handler(Request(scope), error)
-        # Outside of the except block, which keeps the error alive: its frames hold the body of a refused response, and
-        # the client may be slow to take this one.
+        # Outside of the except block, which keeps the error alive: the error's frames hold the body of a refused
+        # response for as long as a slow client takes to read this response.
         await response(scope, receive, send)

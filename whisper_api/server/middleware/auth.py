@@ -24,9 +24,9 @@ __all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
 log = logging.getLogger(__name__)
 
 MAX_ORIGINS_LOGGED = 20
-# Open without a key: health checks, the page (which asks for a key itself) and the API's description. They tell nothing
-# about jobs.
-OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs", "/docs.css"))
+# Paths that need no key: health checks, the page (which asks for a key itself) and the API's description. None of them
+# reveals anything about jobs.
+OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
 AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
@@ -35,7 +35,7 @@ BASIC_PATHS = frozenset(("/asr", "/detect-language"))
 
 
 class Authentication:
-    """Lets requests with a valid key pass, and answers others with 401; routes find the key in the request's state."""
+    """Passes requests with a valid key, and refuses others with 401; routes find the key in the request's state."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -76,15 +76,13 @@ class LocalCallers:
     """Protects a server without keys from the pages that a local browser shows. Refuses with 403 ``forbidden_origin``.
 
     A request from a page must have this server's origin or an origin that the configuration allows. Its ``Host`` must
-    name this machine, because a page can point a host name of its own at it (DNS rebinding).
+    name this machine, because a page can point its own host name at this machine (DNS rebinding).
 
     Args:
         app: the rest of the application.
         config: names the host and the allowed origins.
-        insecure: other machines may reach the server, so that its host may have any name.
-        logged: the refused origins that stand in the log already, shared by the parts of an application.
-
-    Raises, as an answer: 403 ``forbidden_origin``.
+        insecure: other machines may reach the server, so that ``Host`` may be any name.
+        logged: the refused origins that the log has already, shared by the parts of an application.
     """
 
     def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False, logged: set[str] | None = None) -> None:
@@ -136,7 +134,7 @@ def _token_of(scope: Scope) -> str:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
-    # Pages of other sites can make a browser send a password that it has stored for this address.
+    # Pages of other sites can make a browser send the password that it has stored for this server.
     from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     if scheme.lower() == "basic" and _path_in(scope) in BASIC_PATHS and not from_elsewhere:
         return _basic_token(credentials.strip())
@@ -173,7 +171,7 @@ def _forbidden(reason: str, help: str) -> Problem:
 
 
 def _path_in(scope: Scope) -> str:
-    """The path within the application."""
+    """The path without the prefix of the application."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 

@@ -38,14 +38,14 @@ class AllowedOrigins:
     """
 
     def __init__(self, text: str | None) -> None:
-        given = {each.strip().lower().rstrip("/") for each in (text or "").split(",") if each.strip()}
-        self.all = ANY in given
-        self._origins = frozenset(given - {ANY})
+        items = {each.strip().lower().rstrip("/") for each in (text or "").split(",") if each.strip()}
+        self.all = ANY in items
+        self._origins = frozenset(items - {ANY})
         for origin in self._origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    f"ALLOWED_ORIGINS: {origin!r} is not an origin; expected some as in https://app.example, "
-                    "http://localhost:3000 with commas between, or * for the pages of every site"
+                    f"ALLOWED_ORIGINS: {origin!r} is not an origin; expected origins with commas between, as in "
+                    "https://app.example, http://localhost:3000, or * for the pages of every site"
                 )
 
     @classmethod
@@ -62,7 +62,7 @@ class CrossOrigin:
 
     Args:
         app: the rest of the application.
-        allowed: origins.
+        allowed: the origins whose pages may read responses.
     """
 
     def __init__(self, app: ASGIApp, *, allowed: AllowedOrigins) -> None:

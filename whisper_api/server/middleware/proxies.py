@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -27,14 +26,14 @@ _SLASHES = re.compile(r"/{2,}")
 # Unreserved characters (RFC 3986).
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-# One pair in an element of Forwarded (RFC 7239, section 4).
+# A pair in an element of Forwarded (RFC 7239, section 4).
 _PAIR = re.compile(r"""\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*))\s*""")
 # An address in X-Forwarded-For or Forwarded: with or without a port, IPv6 with or without brackets.
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+(?:\.\d+){3})(?::\d+)?|([0-9A-Fa-f:.]+)")
 
 
 class TrustedAddresses:
-    """The addresses of proxies whose headers are believed.
+    """The addresses of trusted proxies.
 
     Args:
         text: addresses and networks (``10.0.0.0/8``), with commas between; None and empty for none.
@@ -92,35 +91,20 @@ def public_url(request: Request) -> str:
     return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
 
 
-@dataclass(frozen=True)
-class _Forwarded:
-    """The headers of trusted proxies.
-
-    Attributes:
-        client: address of the client.
-        scheme, host, prefix: of the URL that the client uses; None where a header is missing or invalid.
-    """
-
-    client: str
-    scheme: str | None
-    host: str | None
-    prefix: str | None
-
-
 class BehindProxy:
     """Restores the path, scheme, prefix and client address that a request had before the proxies.
 
-    Repeated slashes in the path count as one: clients whose base URL ends in a slash send ``//asr``.
+    Repeated slashes in the path count as a single slash: clients whose base URL ends in a slash send ``//asr``.
 
-    The scope is changed in place, so that outer layers see the same. The ``Host`` header stays, because security checks
-    must not depend on headers of a proxy.
+    The scope itself is changed and not a copy, so that outer layers see the change. The ``Host`` header stays, because
+    security checks must not depend on headers of a proxy.
 
     Args:
         app: the rest of the application.
         config: names trusted proxies and the prefix.
 
     Raises:
-        ConfigError: one of these cannot be used.
+        ConfigError: the proxies or the prefix cannot be used.
     """
 
     def __init__(self, app: ASGIApp, *, config: Config) -> None:
@@ -136,12 +120,8 @@ class BehindProxy:
             return
         prefix = self.root_path
         peer = client_address(scope)
-        if peer in self.trusted:
-            told = _forwarded(Headers(scope=scope), peer or "", self.trusted)
-            prefix = told.prefix or prefix
-            scope.update(client=(told.client, 0), scheme=told.scheme or scope["scheme"])
-            if told.host is not None:
-                scope[PUBLIC_HOST] = told.host
+        if peer is not None and peer in self.trusted:
+            prefix = _apply_headers(scope, peer, self.trusted) or prefix
         if prefix:
             _add_prefix(scope, prefix)
             if scope["path"] == prefix and scope["method"] in ("GET", "HEAD"):
@@ -163,12 +143,13 @@ def _add_prefix(scope: Scope, prefix: str) -> None:
     scope.update(root_path=prefix + root_path, path=path)
 
 
-def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwarded:
-    """Read the headers of a request from a trusted proxy.
+def _apply_headers(scope: Scope, peer: str, trusted: TrustedAddresses) -> str:
+    """Set the client, the scheme and the public host from the headers of a trusted proxy, and return the prefix.
 
     ``Forwarded`` (RFC 7239) is read only without ``X-Forwarded`` headers: a proxy that sets these passes on a
-    ``Forwarded`` header of the client unchanged.
+    ``Forwarded`` header of the client unchanged. Invalid values are ignored.
     """
+    headers = Headers(scope=scope)
     nodes = _listed(headers, "x-forwarded-for")
     scheme, host = _last(headers, "x-forwarded-proto"), _last(headers, "x-forwarded-host")
     if not (nodes or scheme or host):
@@ -176,14 +157,13 @@ def _forwarded(headers: Headers, peer: str, trusted: TrustedAddresses) -> _Forwa
         nodes = [element.get("for", "") for element in elements]
         if elements:
             scheme, host = elements[-1].get("proto"), elements[-1].get("host")
-    scheme = (scheme or "").lower()
+    scope["client"] = (_client(nodes, peer, trusted), 0)
+    if (scheme or "").lower() in ("http", "https"):
+        scope["scheme"] = str(scheme).lower()
+    if host and _HOST.fullmatch(host):
+        scope[PUBLIC_HOST] = host
     prefix = (_last(headers, "x-forwarded-prefix") or "").rstrip("/")
-    return _Forwarded(
-        client=_client(nodes, peer, trusted),
-        scheme=scheme if scheme in ("http", "https") else None,
-        host=host if host and _HOST.fullmatch(host) else None,
-        prefix=prefix if _is_prefix(prefix) else None,
-    )
+    return prefix if _is_prefix(prefix) else ""
 
 
 def _client(nodes: list[str], peer: str, trusted: TrustedAddresses) -> str:

@@ -1,4 +1,4 @@
-"""Refuses WebSocket handshakes, which no address of this server speaks."""
+"""Refuses WebSocket handshakes, because no path of this server speaks WebSocket."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.server.responses.error_responses import ErrorHandler
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import ErrorHandler, Problem
 
 __all__ = ["NoWebSockets"]
 
@@ -16,20 +15,20 @@ NOT_FOUND = Problem(404, "not_found", "There is nothing at this address")
 NOT_SPOKEN = Problem(
     400,
     "websocket_unsupported",
-    "This address does not speak WebSocket: ask it with an ordinary request (a job's events are server-sent events)",
+    "This address does not speak WebSocket: send an ordinary request (a job's events are server-sent events)",
 )
 
 
 class NoWebSockets:
-    """Refuses WebSocket handshakes: 404 where there is nothing, 400 ``websocket_unsupported`` elsewhere.
+    """Refuses WebSocket handshakes: 404 for an unknown path, 400 ``websocket_unsupported`` for others.
 
-    No key is needed, because browsers cannot send one with a handshake and the API's description lists all addresses.
+    No key is needed, because browsers cannot send a key with a handshake, and the API's description lists all paths.
     A handshake is an HTTP request with ``Upgrade: websocket`` (RFC 6455), an extended CONNECT (RFC 8441), or, under
     another ASGI server, a scope of the type ``websocket``.
 
     Args:
-        app: an application whose router knows which addresses there are.
-        handler: makes the responses to its errors.
+        app: an application whose router knows all paths.
+        handler: makes the responses to errors.
     """
 
     def __init__(self, app: ASGIApp, handler: ErrorHandler) -> None:

@@ -1,10 +1,10 @@
-"""A transcript as the body that was asked for."""
+"""A transcript as the body of a response, in the format that the request names."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ from whisper_api.server.openai.bodies import (
     DiarizedSegment,
     DiarizedTranscription,
     Language,
+    TextDone,
     Transcription,
     Translation,
     Usage,
@@ -24,34 +25,30 @@ from whisper_api.server.openai.bodies import (
     VerboseTranslation,
     VerboseWord,
 )
-from whisper_api.server.openai.events import TextDone
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.word_spacing import joined, space_between
 
-__all__ = ["Answer", "answer_of", "diarized_segments", "done_event", "speaker_names"]
+__all__ = ["Body", "diarized_segments", "done_event", "rendered_body", "speaker_names", "verbose_segments"]
 
-# Of no more digits than the engine gives: the number of a name that somebody has written may be of any size.
-# A segment that nobody was heard in, though the type that clients read has no place for that.
-NOBODY = "unknown"
-
-
-# Diarization never tells a thousand speakers apart: a longer number is part of a name that somebody chose.
+# The speaker of a segment without one; OpenAI's type requires a speaker.
+NO_SPEAKER = "unknown"
+# Diarization never tells a thousand speakers apart: a longer number is part of a name that a person chose.
 MAX_DIGITS = 3
 
 
-class Answer(NamedTuple):
-    """A body, ready to be sent."""
+class Body(NamedTuple):
+    """The body of a response."""
 
-    body: bytes
+    content: bytes
     content_type: str
 
 
-def answer_of(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
-    """The answer to a request that does not stream.
+def rendered_body(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
+    """The body of the response to a request that does not stream.
 
     Args:
-        transcript: what the job gave.
-        openai_request: what the request asked for.
+        transcript: the transcript of the job.
+        openai_request: the values of the request's form.
     """
     return RENDERERS[openai_request.response_format](transcript, openai_request)
 
@@ -66,7 +63,7 @@ def done_event(transcript: Transcript, openai_request: OpenAIRequest) -> TextDon
 
 
 def diarized_segments(transcript: Transcript) -> tuple[DiarizedSegment, ...]:
-    """What each speaker says."""
+    """The segments with their speakers."""
     names = speaker_names(transcript.speakers)
     return tuple(
         DiarizedSegment(
@@ -74,25 +71,25 @@ def diarized_segments(transcript: Transcript) -> tuple[DiarizedSegment, ...]:
             start=segment.start,
             end=segment.end,
             text=segment.text.strip(),
-            speaker=names.get(segment.speaker, segment.speaker) if segment.speaker else NOBODY,
+            speaker=names.get(segment.speaker, segment.speaker) if segment.speaker else NO_SPEAKER,
         )
         for number, segment in enumerate(transcript.segments)
     )
 
 
 def speaker_names(labels: tuple[str, ...]) -> dict[str, str]:
-    """What speakers are called: those without a name by letters, in which each keeps its number.
+    """Letters for the speakers without a name: the letter's position in the alphabet is the speaker's number.
 
     Args:
-        labels: of all speakers: ``SPEAKER_00``, or the names of those that are known.
+        labels: the labels of all speakers: ``SPEAKER_00``, or the names of known speakers.
 
     Returns:
-        Label to A, B ... Z, AA ...; no letter that is somebody's name is given to another.
+        Label to A, B ... Z, AA ...; a letter that is the name of a known speaker is left out.
     """
     matches = ((label, SPEAKER_LABEL.fullmatch(label)) for label in labels)
     numbers = {label: int(match[1]) for label, match in matches if match and len(match[1]) <= MAX_DIGITS}
-    taken = set(labels) - set(numbers)
-    free = (letters for letters in _letters() if letters not in taken)
+    names = set(labels) - set(numbers)
+    free = (letters for letters in _letters() if letters not in names)
     by_number = list(itertools.islice(free, max(numbers.values(), default=-1) + 1))
     return {label: by_number[number] for label, number in numbers.items()}
 
@@ -103,7 +100,28 @@ def _letters() -> Iterator[str]:
         yield from map("".join, itertools.product(alphabet, repeat=length))
 
 
-def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
+def verbose_segments(segments: Sequence[Segment]) -> tuple[VerboseSegment, ...]:
+    """Segments with the fields of OpenAI's Whisper. As there, each text begins with the space before it."""
+    texts = [segment.text.strip() for segment in segments]
+    return tuple(
+        VerboseSegment(
+            id=segment.id,
+            seek=round(100 * segment.start) if segment.seek is None else segment.seek,
+            start=segment.start,
+            end=segment.end,
+            # Whisper writes a space before the first text too, as after the end of a sentence.
+            text=space_between(before, text) + text,
+            tokens=segment.tokens,
+            temperature=segment.temperature or 0.0,
+            avg_logprob=segment.avg_logprob or 0.0,
+            compression_ratio=segment.compression_ratio or 0.0,
+            no_speech_prob=segment.no_speech_prob or 0.0,
+        )
+        for before, text, segment in zip((".", *texts), texts, segments, strict=False)
+    )
+
+
+def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     text = _text(transcript)
     if openai_request.options.task == "translate":
         return _encoded(Translation(text=text))
@@ -117,22 +135,16 @@ def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     )
 
 
-def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
-    segments = tuple(
-        _verbose_segment(before, segment)
-        for before, segment in itertools.pairwise((None, *transcript.segments))
-        if segment is not None
-    )
+def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
+    segments = verbose_segments(transcript.segments)
     if openai_request.options.task == "translate":
-        return _encoded(
-            VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments),
-        )
-    words: tuple[VerboseWord, ...] = ()
-    if "word" in openai_request.granularities:
-        words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
+        return _encoded(VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments))
+    from whisper_api.engine.languages import ENGLISH_NAMES
+
+    words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
-            language=_english_name(transcript.language),
+            language=ENGLISH_NAMES.get(transcript.language, transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
             segments=segments if "segment" in openai_request.granularities else UNSET,
@@ -142,25 +154,7 @@ def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Answ
     )
 
 
-def _verbose_segment(before: Segment | None, segment: Segment) -> VerboseSegment:
-    text = segment.text.strip()
-    # OpenAI's begin with the space that stands between, the first one too.
-    space = space_between(before.text.strip() if before is not None else ".", text)
-    return VerboseSegment(
-        id=segment.id,
-        seek=round(100 * segment.start) if segment.seek is None else segment.seek,
-        start=segment.start,
-        end=segment.end,
-        text=space + text,
-        tokens=segment.tokens,
-        temperature=segment.temperature or 0.0,
-        avg_logprob=segment.avg_logprob or 0.0,
-        compression_ratio=segment.compression_ratio or 0.0,
-        no_speech_prob=segment.no_speech_prob or 0.0,
-    )
-
-
-def _diarized_json(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
+def _diarized_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     return _encoded(
         DiarizedTranscription(
             duration=transcript.duration,
@@ -171,19 +165,18 @@ def _diarized_json(transcript: Transcript, openai_request: OpenAIRequest) -> Ans
     )
 
 
-def _plain(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
-    return Answer(f"{_text(transcript)}\n".encode(), "text/plain; charset=utf-8")
+def _plain(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
+    return Body(f"{_text(transcript)}\n".encode(), "text/plain; charset=utf-8")
 
 
-def _subtitles(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
+def _subtitles(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     format = FORMATS[openai_request.response_format]
-    return Answer(
-        render(transcript, format.name, openai_request.render_options).encode(), f"{format.media_type}; charset=utf-8"
-    )
+    text = render(transcript, format.name, openai_request.render_options)
+    return Body(text.encode(), f"{format.media_type}; charset=utf-8")
 
 
-def _encoded(body: msgspec.Struct) -> Answer:
-    return Answer(msgspec.json.encode(body), "application/json")
+def _encoded(body: msgspec.Struct) -> Body:
+    return Body(msgspec.json.encode(body), "application/json")
 
 
 def _text(transcript: Transcript) -> str:
@@ -204,13 +197,7 @@ def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[To
     return tuple(token for segment in transcript.segments for token in segment.logprobs)
 
 
-def _english_name(code: str) -> str:
-    from whisper_api.engine.languages import ENGLISH_NAMES
-
-    return ENGLISH_NAMES.get(code, code)
-
-
-RENDERERS: dict[str, Callable[[Transcript, OpenAIRequest], Answer]] = {
+RENDERERS: dict[str, Callable[[Transcript, OpenAIRequest], Body]] = {
     "json": _json,
     "text": _plain,
     "srt": _subtitles,

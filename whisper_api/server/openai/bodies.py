@@ -1,4 +1,4 @@
-"""Bodies of answers under ``/v1``, field for field as the types of OpenAI's clients read them."""
+"""Bodies and events of the responses under ``/v1``, field for field as the types of OpenAI's clients read them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ __all__ = [
     "Language",
     "Model",
     "ModelList",
+    "StreamEvent",
+    "TextDelta",
+    "TextDone",
     "Transcription",
     "Translation",
     "Usage",
@@ -36,7 +39,7 @@ class InputAudio(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         data: the file in base64.
-        format: of the file; counts for nothing, as the file says what it is.
+        format: format of the file; the server ignores it and reads the format from the file itself.
     """
 
     data: str
@@ -44,11 +47,11 @@ class InputAudio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What is counted.
+    """The usage by which OpenAI bills.
 
     Attributes:
-        type: that it is the length of the audio.
-        seconds: of audio, rounded up.
+        type: always ``duration``, the length of the audio.
+        seconds: length of the audio, rounded up.
     """
 
     type: Literal["duration"] = "duration"
@@ -56,23 +59,23 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Language(msgspec.Struct, frozen=True, kw_only=True):
-    """A language that is spoken.
+    """A spoken language.
 
     Attributes:
-        code: as in ISO 639.
+        code: code of ISO 639.
     """
 
     code: str
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said (``json``).
+    """The text of a recording (``json``).
 
     Attributes:
-        text: in one line.
-        languages: the one that was detected, or given.
-        logprobs: of every token, when ``include[]=logprobs`` asks for them.
-        usage: seconds of audio.
+        text: the text in one line.
+        languages: the detected language, or the language of the request.
+        logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
+        usage: length of the audio.
     """
 
     text: str
@@ -82,10 +85,10 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Translation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, in English (``json``).
+    """The text of a recording in English (``json``).
 
     Attributes:
-        text: in one line.
+        text: the text in one line.
     """
 
     text: str
@@ -96,13 +99,13 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        seek: where the window that it was decoded from begins, in hundredths of a second.
+        seek: start of the decoded window, in hundredths of a second.
         start, end: seconds.
-        text: with the space before it.
-        tokens: ids of the text tokens it was decoded as.
-        temperature: of the decoding that was kept.
-        avg_logprob: mean log probability per token of the decoding that it comes from.
-        compression_ratio: of the text under zlib; above 2.4 it repeats itself.
+        text: the text with the space before it.
+        tokens: ids of the decoded text tokens.
+        temperature: temperature of the accepted decoding.
+        avg_logprob: mean log probability per token of the accepted decoding.
+        compression_ratio: zlib compression ratio of the text; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
     """
 
@@ -119,10 +122,10 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerboseWord(msgspec.Struct, frozen=True, kw_only=True):
-    """One word with its time.
+    """A word with its time.
 
     Attributes:
-        word: with its punctuation.
+        word: the word with its punctuation.
         start, end: seconds.
     """
 
@@ -132,16 +135,16 @@ class VerboseWord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, with its times (``verbose_json``).
+    """The text of a recording with times (``verbose_json``).
 
     Attributes:
-        task: what was done.
-        language: its English name, in lower case.
+        task: always ``transcribe``.
+        language: English name of the language, in lower case.
         duration: seconds of audio.
-        text: in one line.
-        segments: unless only words are asked for.
-        words: when ``timestamp_granularities[]=word`` asks for them.
-        usage: seconds of audio.
+        text: the text in one line.
+        segments: absent when the request asks for words only.
+        words: present when ``timestamp_granularities[]=word`` asks for them.
+        usage: length of the audio.
     """
 
     task: Literal["transcribe"] = "transcribe"
@@ -154,13 +157,13 @@ class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerboseTranslation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, in English and with its times (``verbose_json``).
+    """The text of a recording in English with times (``verbose_json``).
 
     Attributes:
-        task: what was done.
-        language: of the text.
+        task: always ``translate``.
+        language: language of the text.
         duration: seconds of audio.
-        text: in one line.
+        text: the text in one line.
         segments: in order of time.
     """
 
@@ -172,13 +175,13 @@ class VerboseTranslation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiarizedSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """What one speaker says; in a stream, an event of its own.
+    """A segment of one speaker. A stream sends each segment as an event.
 
     Attributes:
-        type: of the event.
+        type: type of the event.
         id: ``seg_0``, ``seg_1`` ... in order of time.
         start, end: seconds.
-        text: of the segment.
+        text: text of the segment.
         speaker: the name of a known speaker, else A, B ... in order of appearance.
     """
 
@@ -191,14 +194,14 @@ class DiarizedSegment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiarizedTranscription(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, and by whom (``diarized_json``).
+    """The text of a recording with its speakers (``diarized_json``).
 
     Attributes:
-        task: what was done.
+        task: always ``transcribe``.
         duration: seconds of audio.
-        text: in one line.
+        text: the text in one line.
         segments: in order of time.
-        usage: seconds of audio.
+        usage: length of the audio.
     """
 
     task: Literal["transcribe"] = "transcribe"
@@ -209,13 +212,13 @@ class DiarizedTranscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong.
+    """The details of an error.
 
     Attributes:
         message: one sentence for people: what is wrong and what to do.
-        type: which kind of error it is.
-        param: the field that is wrong, where it is one.
-        code: one word for programs.
+        type: the kind of error.
+        param: the wrong field; null when the error is not about a field.
+        code: the error as one word for programs.
     """
 
     message: str
@@ -225,10 +228,10 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """An error.
+    """An error, as OpenAI's clients read it.
 
     Attributes:
-        error: what is wrong.
+        error: the details.
     """
 
     error: ErrorDetail
@@ -238,10 +241,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model that transcriptions may ask for.
 
     Attributes:
-        id: its name.
-        object: what this is.
-        created: when its files came here, in seconds since 1970; 0 while they are not here.
-        owned_by: who serves it.
+        id: name of the model.
+        object: always ``model``.
+        created: modification time of the model's files, in seconds since 1970; 0 when the server does not have them.
+        owned_by: always ``whisper-api``.
     """
 
     id: str
@@ -251,12 +254,45 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """The models that are here.
+    """The models on the server.
 
     Attributes:
-        object: what this is.
-        data: the configured one first.
+        object: always ``list``.
+        data: the models; the configured model is the first.
     """
 
     object: Literal["list"] = "list"
     data: tuple[Model, ...]
+
+
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """The next piece of the text, sent as soon as it is decoded.
+
+    Attributes:
+        type: type of the event.
+        delta: the text to append to the text so far.
+    """
+
+    type: Literal["transcript.text.delta"] = "transcript.text.delta"
+    delta: str
+
+
+class TextDone(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event, with the whole text.
+
+    It has no ``usage``: OpenAI's type of this event counts tokens, and strict clients refuse a usage in seconds.
+
+    Attributes:
+        type: type of the event.
+        text: the text in one line.
+        languages: the detected language, or the language of the request.
+        logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
+    """
+
+    type: Literal["transcript.text.done"] = "transcript.text.done"
+    text: str
+    languages: tuple[Language, ...]
+    logprobs: tuple[TokenLogprob, ...] | UnsetType = UNSET
+
+
+StreamEvent = DiarizedSegment | TextDelta | TextDone | ErrorBody

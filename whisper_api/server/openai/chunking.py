@@ -1,4 +1,4 @@
-"""``chunking_strategy``: where OpenAI's clients ask speech to be cut, as settings of our voice activity detection."""
+"""OpenAI's ``chunking_strategy`` as options of the voice activity detection."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from whisper_api.coercion import convert
 from whisper_api.errors import InvalidOption
+from whisper_api.server.uploads.form_fields import converted
 
 __all__ = ["CHUNKING_FIELD", "ServerVad", "chunking_options"]
 
 CHUNKING_FIELD = "chunking_strategy"
 Milliseconds = Annotated[int, Meta(ge=0, le=10_000)]
-# The ends of OpenAI's range are no thresholds: everything, or nothing, would be speech.
+# With the ends of OpenAI's range, everything or nothing would be speech.
 LEAST_THRESHOLD, GREATEST_THRESHOLD = 0.01, 0.99
-# As much as our own option takes.
+# The greatest value of the option ``vad_padding``.
 MAX_PADDING_MS = 2000
 
 
 class ServerVad(msgspec.Struct, frozen=True, kw_only=True):
-    """How speech is found.
+    """The settings of the voice activity detection.
 
     Attributes:
-        type: the only one there is.
+        type: always ``server_vad``.
         threshold: speech begins above this probability, from 0 to 1.
         silence_duration_ms: milliseconds of silence that end a stretch of speech.
         prefix_padding_ms: milliseconds of audio kept around each stretch of speech.
@@ -41,26 +41,21 @@ TYPES = {field.name: field.type for field in msgspec.structs.fields(ServerVad)}
 
 
 def chunking_options(whole: str | None, parts: Mapping[str, str]) -> dict[str, Any]:
-    """The options of a transcription that a strategy asks for.
+    """The options of a transcription for a chunking strategy.
 
     Args:
         whole: the field ``chunking_strategy``: ``auto``, or an object as JSON.
-        parts: the fields ``chunking_strategy[name]``, by name; they count when the other is not there.
+        parts: key to text of the fields ``chunking_strategy[key]``; ignored when ``whole`` is present.
 
     Returns:
-        Names and values of :class:`~whisper_api.schema.TranscriptionOptions`; none for ``auto``, or for nothing.
+        Names and values of :class:`~whisper_api.schema.TranscriptionOptions`; empty for ``auto`` and without fields.
 
     Raises:
-        InvalidOption: it is no strategy.
+        InvalidOption: the fields do not describe a strategy.
     """
-    if whole is None and not parts:
+    if (whole is None and not parts) or (whole is not None and whole.lower() == "auto"):
         return {}
-    if whole is not None:
-        if whole.lower() == "auto":
-            return {}
-        vad = _from_json(whole)
-    else:
-        vad = _from_parts(parts)
+    vad = _from_parts(parts) if whole is None else _from_json(whole)
     options: dict[str, Any] = {}
     if vad.threshold is not None:
         options["vad_onset"] = min(max(vad.threshold, LEAST_THRESHOLD), GREATEST_THRESHOLD)
@@ -81,12 +76,8 @@ def _from_json(text: str) -> ServerVad:
 def _from_parts(parts: Mapping[str, str]) -> ServerVad:
     values: dict[str, Any] = {}
     for name, text in parts.items():
-        if name not in TYPES:
-            continue
-        try:
-            values[name] = convert(text, TYPES[name])
-        except ValueError as error:
-            raise InvalidOption(f"{CHUNKING_FIELD}[{name}]", str(error)) from None
+        if name in TYPES:
+            values[name] = converted(f"{CHUNKING_FIELD}[{name}]", text, TYPES[name])
     if "type" not in values:
         raise InvalidOption(f"{CHUNKING_FIELD}[type]", "expected server_vad")
     return ServerVad(**values)

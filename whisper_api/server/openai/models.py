@@ -1,8 +1,8 @@
-"""Models by the names that OpenAI's clients ask for them."""
+"""The models of the server under the names that OpenAI's clients use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,24 +13,23 @@ from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
     from whisper_api.engine.models.names import ModelNames
-    from whisper_api.engine.models.store import LocalModel
 
 __all__ = ["chosen_model", "model_named", "models_here"]
 
 
 def chosen_model(name: str | None, state: ServerState) -> str | None:
-    """The model that a job uses when it is asked for by this name.
+    """The model that a job uses for a name in a request.
 
     Args:
-        name: one of OpenAI's names, ``auto``, or None mean the configured model, as does its own name; an alias of the
-            configuration means what stands there; any name of a Whisper model of the catalogue means that model.
-        state: the server's.
+        name: None, ``auto``, a name of OpenAI or the configured model's own name for the configured model; an alias
+            from the configuration; or any name of a Whisper model in the catalogue.
+        state: the server's state.
 
     Returns:
-        What :class:`~whisper_api.schema.TranscriptionOptions` names; None for the engine's own choice.
+        The model for :class:`~whisper_api.schema.TranscriptionOptions`; None for the engine's own choice.
 
     Raises:
-        UnknownModel: the name means no model of this server. No other model is used in its place.
+        UnknownModel: no model has this name.
     """
     from whisper_api.engine.models.names import AUTO
 
@@ -44,34 +43,38 @@ def chosen_model(name: str | None, state: ServerState) -> str | None:
 
 
 def models_here(state: ServerState) -> tuple[Model, ...]:
-    """The configured model under its own name and OpenAI's, the aliases, and the Whisper models on the disk.
+    """The configured model under its own name and OpenAI's names, the aliases, and the Whisper models on the disk.
 
-    Looks at the disk.
+    Blocks on the disk.
     """
     from whisper_api.engine.models.names import OPENAI_NAMES
     from whisper_api.engine.models.store import ModelStore, list_models
 
     store = ModelStore(state.config.models_dir)
-    there = {
-        each.name: each.local
-        for each in list_models(store)
-        if each.local is not None and each.entry.kind == "whisper" and each.name in _whisper_names()
-    }
-    names = dict.fromkeys((_configured_id(state), *OPENAI_NAMES, *_names(state).aliases, *there))
+    installed = [each.name for each in list_models(store) if each.local is not None and each.name in _whisper_names()]
+    names = dict.fromkeys((_configured_id(state), *OPENAI_NAMES, *_names(state).aliases, *installed))
     return tuple(model_named(name, state) for name in names)
 
 
 def model_named(name: str, state: ServerState) -> Model:
-    """The model that transcriptions get when they ask for this name. Looks at the disk.
+    """The model that a transcription uses for this name. Blocks on the disk.
+
+    Args:
+        name: name in the request.
+        state: the server's state.
 
     Raises:
-        UnknownModel: there is none.
+        UnknownModel: no model has this name.
     """
     from whisper_api.engine.models.store import ModelStore
 
     options = TranscriptionOptions(model=chosen_model(name, state))
     files = ModelStore(state.config.models_dir).find(state.service.model_name(options))
-    return Model(id=name, created=_created(files))
+    created = 0
+    if files is not None:
+        with contextlib.suppress(OSError):
+            created = int(files.path.stat().st_mtime)
+    return Model(id=name, created=created)
 
 
 def _names(state: ServerState) -> ModelNames:
@@ -87,33 +90,16 @@ def _whisper_names() -> frozenset[str]:
 
 
 def _configured_id(state: ServerState) -> str:
-    """The configured model's usual name; of one that is a directory, that directory's, since the rest is private."""
+    """The configured model's name; for a path only the directory's name, because the rest of the path is private."""
     name = state.service.facts().model
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 
-def _created(files: LocalModel | None) -> int:
-    try:
-        return 0 if files is None else int(files.path.stat().st_mtime)
-    except OSError:
-        return 0
-
-
-def _known_names(state: ServerState) -> Iterator[str]:
-    """Every name that somebody may have meant."""
-    from whisper_api.engine.models.catalog import ALIASES
-    from whisper_api.engine.models.names import OPENAI_NAMES
-
-    yield _configured_id(state)
-    yield from _names(state).aliases
-    yield from OPENAI_NAMES
-    yield from sorted(_whisper_names())
-    yield from ALIASES
-
-
 def _unknown(name: str, state: ServerState) -> UnknownModel:
-    from whisper_api.engine.models.names import near_names
+    from whisper_api.engine.models.catalog import ALIASES
+    from whisper_api.engine.models.names import OPENAI_NAMES, near_names
 
-    near = near_names(name, _known_names(state))
-    hint = f"did you mean {near}?" if near else "GET /v1/models lists those that are here"
+    known = (_configured_id(state), *_names(state).aliases, *OPENAI_NAMES, *sorted(_whisper_names()), *ALIASES)
+    near = near_names(name, known)
+    hint = f"did you mean {near}?" if near else "GET /v1/models lists the models of the server"
     return UnknownModel(f"The model {name[:80]!r} does not exist here; {hint}")

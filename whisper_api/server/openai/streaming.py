@@ -1,4 +1,4 @@
-"""A transcription as server-sent events: its text as it is decoded, and in the end the whole of it."""
+"""A transcription as server-sent events: pieces of text as they are decoded, and the whole text at the end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from whisper_api.errors import JobFailed
 from whisper_api.jobs.events import TERMINAL
 from whisper_api.schema import JobSegmentEvent, Transcript
 from whisper_api.server.openai.answers import diarized_segments, done_event
+from whisper_api.server.openai.bodies import StreamEvent, TextDelta
 from whisper_api.server.openai.errors import error_body, job_problem
-from whisper_api.server.openai.events import StreamEvent, TextDelta
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.server.realtime.event_stream import EventStream
-from whisper_api.server.realtime.waiting import background, until_gone, watch_events
-from whisper_api.server.responses.delivery import LOOK_SECONDS
+from whisper_api.server.realtime.waiting import watch_events
+from whisper_api.server.responses.delivery import LOOK_SECONDS, background, until_gone
 from whisper_api.server.responses.problems import Problem, problem_of
 from whisper_api.server.responses.results import in_turn, note_delivery
 from whisper_api.server.state import state_of, viewer_of
@@ -42,24 +42,24 @@ COMMENT = b": still here\n"
 async def stream_response(
     request: Request, job_id: str, openai_request: OpenAIRequest, waiting: AbstractContextManager[object]
 ) -> Response:
-    """A job as events. An error is the last one of them.
+    """A job as a stream of events. An error becomes the last event.
 
     Args:
-        request: whose body was read.
-        job_id: which job.
-        openai_request: what was asked for.
-        waiting: was entered, and is left with the stream.
+        request: a request whose body was read.
+        job_id: id of the job.
+        openai_request: the values of the request's form.
+        waiting: a context that was entered for this request; it is left when the stream ends.
     """
     frames = _frames(request, job_id, openai_request, waiting)
-    # The generator has to have begun, or closing it would not leave what it has to leave.
+    # Closing a generator that has not begun would not leave the context ``waiting``.
     return EventStream(await anext(frames), frames)
 
 
 class Deltas:
-    """Puts stretches of text into an order in which nothing of what was sent has to be taken back.
+    """Puts partial segments into the order of time, because a client cannot take back text that it has received.
 
     Attributes:
-        text: what was sent so far.
+        text: the text that was sent so far.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Deltas:
         self._early: dict[int, str] = {}
 
     def add(self, event: JobSegmentEvent) -> Iterator[TextDelta]:
-        """What can be sent now that this stretch is known; of each, only the first form counts."""
+        """The deltas that can be sent after this event; later versions of the same segments are ignored."""
         if event.index >= self._next:
             self._early.setdefault(event.index, joined(segment.text for segment in event.segments))
         while (text := self._early.pop(self._next, None)) is not None:
@@ -77,7 +77,7 @@ class Deltas:
                 yield self._delta(space_between(self.text, text) + text)
 
     def end(self, whole: str) -> Iterator[TextDelta]:
-        """What the whole text has more than was sent; nothing when it has become another text meanwhile."""
+        """The rest of the whole text; nothing when the whole text does not begin with the text that was sent."""
         if whole.startswith(self.text) and len(whole) > len(self.text):
             yield self._delta(whole[len(self.text) :])
 

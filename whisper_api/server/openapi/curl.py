@@ -1,4 +1,4 @@
-"""A call of the API as a command line, for those who want to try it."""
+"""Example calls of the API as curl command lines."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["curl_of"]
+__all__ = ["REFERENCE", "curl_of"]
 
 Object = Mapping[str, Any]
 
 REFERENCE = "#/components/schemas/"
-# Words of a shell that an example leaves to its reader; they come from us, so they may stand between double quotes.
-SHOWN = {"job_id": "$JOB", "id": "whisper-1", "deployment": "whisper-1"}
+# Path parameter to its value in an example. Shell variables are expanded between double quotes.
+PATH_VALUES = {"job_id": "$JOB", "id": "whisper-1", "deployment": "whisper-1"}
 
 
 def curl_of(api: Object, path: str, method: str, operation: Object) -> str:
-    """The call with what it cannot do without.
+    """An example call with the required parameters.
 
     Args:
         api: the whole description.
-        path: of the operation.
-        method: of HTTP, in lower case.
-        operation: its part of the description.
+        path: path of the operation.
+        method: HTTP method, in lower case.
+        operation: the operation's part of the description.
     """
     words = ["curl"]
     if set(operation["responses"].get("200", {}).get("content", ())) == {"text/event-stream"}:
-        # What comes is shown as it comes.
+        # Without a buffer, curl shows each event when it arrives.
         words.append("-N")
     if method not in ("get", "post"):
         words.append(f"-X {method.upper()}")
@@ -36,17 +36,17 @@ def curl_of(api: Object, path: str, method: str, operation: Object) -> str:
     query = []
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
-            path = path.replace(f"{{{parameter['name']}}}", SHOWN.get(parameter["name"], "..."))
+            path = path.replace(f"{{{parameter['name']}}}", PATH_VALUES.get(parameter["name"], "..."))
         elif parameter["required"]:
             query.append(f"{parameter['name']}=...")
     bodies = operation.get("requestBody", {}).get("content", {})
     for media_type, content in list(bodies.items())[:1]:
-        words += _sent(api, media_type, content["schema"])
+        words += _body_arguments(api, media_type, content["schema"])
     address = f"$URL{path}" + (f"?{'&'.join(query)}" if query else "")
     return " ".join([*words, f'"{address}"'])
 
 
-def _sent(api: Object, media_type: str, schema: Object) -> list[str]:
+def _body_arguments(api: Object, media_type: str, schema: Object) -> list[str]:
     if media_type == "application/json":
         return ["-H 'Content-Type: application/json'", "-d", shlex.quote(json.dumps(_example(api, schema)))]
     if media_type != "multipart/form-data":
@@ -79,8 +79,8 @@ def _example(api: Object, schema: Object) -> Any:
         return schema["enum"][0]
     match schema.get("type"):
         case "object":
-            given = {name: _example(api, part) for name, part in schema.get("properties", {}).items()}
-            return given or {"SPEAKER_00": "Ann"} if "additionalProperties" in schema else given
+            values = {name: _example(api, part) for name, part in schema.get("properties", {}).items()}
+            return values or {"SPEAKER_00": "Ann"} if "additionalProperties" in schema else values
         case "array":
             return [_example(api, schema["items"])]
         case "integer":

@@ -1,4 +1,4 @@
-"""The description of the API as a page of HTML: everything is in it, so nothing has to be run to read it."""
+"""The description of the API as a page of HTML that needs no script."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from whisper_api.server.openapi.curl import curl_of
+from whisper_api.server.openapi.curl import REFERENCE, curl_of
 from whisper_api.server.openapi.struct_schemas import Schema
 
 __all__ = ["ADDRESS_MARK", "page"]
 
 Object = Mapping[str, Any]
 
-# Stands where the server's address goes, which is another for every caller.
+# A placeholder for the server's address, which differs between callers.
 ADDRESS_MARK = "{{address}}"
-REFERENCE = "#/components/schemas/"
 CODE = re.compile(r"`([^`]+)`")
-# Keywords of a lower and an upper bound, and how it is said of what.
+# Keywords of a lower and an upper bound, and the words for the bounds.
 BOUNDS = (
     ("minimum", "maximum", "{}"),
     ("exclusiveMinimum", "exclusiveMaximum", "{}, exclusive"),
@@ -28,7 +27,7 @@ BOUNDS = (
 
 
 def page(api: Object) -> str:
-    """The page for a description of an API, as :func:`~whisper_api.server.openapi.openapi.description` makes it."""
+    """The page for a description that :func:`~whisper_api.server.openapi.openapi.description` has made."""
     info = api["info"]
     title = f"{info['title']} {info['version']}"
     by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in api["tags"]}
@@ -50,10 +49,10 @@ def page(api: Object) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{escape(title)}</title>",
-        '<link rel="stylesheet" href="docs.css">',
+        '<link rel="stylesheet" href="assets/docs.css">',
     )
     body = (
-        '<a class="skip" href="#main">To the calls</a>',
+        '<a class="skip" href="#main">Skip to the calls</a>',
         f"<header><h1>{escape(title)}</h1>{_prose(info['description'])}{_beginning(api)}</header>",
         f'<nav aria-label="Calls">{contents}<h2><a href="#values">Values</a></h2></nav>',
         f'<main id="main">{operations}<section><h2 id="values">Values</h2>{schemas}</section></main>',
@@ -67,12 +66,12 @@ def _beginning(api: Object) -> str:
     keys = "securitySchemes" in api["components"]
     lines = [f"URL={ADDRESS_MARK}", *(["KEY=wk_..."] if keys else []), "JOB=..."]
     return (
-        f'<p>As a program reads it: <a href="openapi.json">openapi.json</a> (OpenAPI {escape(api["openapi"])}). '
+        f'<p>For programs: <a href="openapi.json">openapi.json</a> (OpenAPI {escape(api["openapi"])}). '
         f"The examples use these variables:</p><pre><code>{escape(chr(10).join(lines))}</code></pre>"
     )
 
 
-# What a link leads to stands within what is folded: then browsers unfold it.
+# The anchor is inside the folded part, because browsers unfold the part when a link leads there.
 def _operation(api: Object, path: str, method: str, operation: Object, name: str) -> str:
     anchor = escape(operation["operationId"])
     parts = [_prose(operation.get("description", ""))]
@@ -104,20 +103,20 @@ def _operation(api: Object, path: str, method: str, operation: Object, name: str
 def _answers(responses: Object) -> Iterator[str]:
     for status, response in responses.items():
         kind = "bad" if status >= "400" else "good"
-        told = [_prose(response["description"])]
+        parts = [_prose(response["description"])]
         for media_type, content in response.get("content", {}).items():
             shape = content["schema"]
             if media_type == "text/event-stream":
                 shape = shape["properties"]["data"].get("contentSchema", shape)
-            told.append(f"<p><code>{escape(media_type)}</code> {_type(shape)}</p>")
+            parts.append(f"<p><code>{escape(media_type)}</code> {_type(shape)}</p>")
         headers = [
             f"<li><code>{escape(name)}</code>: {_text(header['description'])}</li>"
             for name, header in response["headers"].items()
             if "description" in header
         ]
         if headers:
-            told.append(f"<ul>{''.join(headers)}</ul>")
-        yield f'<dt class="{kind}">{escape(status)}</dt><dd>{"".join(told)}</dd>'
+            parts.append(f"<ul>{''.join(headers)}</ul>")
+        yield f'<dt class="{kind}">{escape(status)}</dt><dd>{"".join(parts)}</dd>'
 
 
 def _body(media_type: str, schema: Schema) -> str:
@@ -144,7 +143,7 @@ def _table(heading: str, rows: list[str]) -> str:
     title = f"<h4>{escape(heading)}</h4>" if heading else ""
     return (
         f'{title}<div class="wide"><table><thead><tr><th scope="col">Name</th><th scope="col">Type</th>'
-        f'<th scope="col">What it is</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<th scope="col">Description</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
@@ -153,16 +152,16 @@ def _row(name: str, schema: Schema, required: bool, location: str = "") -> str:
     if required:
         notes.append("always there" if not location else "required")
     note = f" <small>{escape(', '.join(notes))}</small>" if notes else ""
-    told = [f"{_text(schema['description'].rstrip('.'))}."] if "description" in schema else []
+    sentences = [f"{_text(schema['description'].rstrip('.'))}."] if "description" in schema else []
     default = schema.get("default")
     if default is not None and default not in ((), [], {}, ""):
-        told.append(f"Default <code>{escape(_value(default))}</code>.")
-    cells = f"<td>{_type(schema)}</td><td>{' '.join(told)}</td>"
+        sentences.append(f"Default <code>{escape(_value(default))}</code>.")
+    cells = f"<td>{_type(schema)}</td><td>{' '.join(sentences)}</td>"
     return f'<tr><th scope="row"><code>{escape(name)}</code>{note}</th>{cells}</tr>'
 
 
 def _type(schema: Schema) -> str:
-    """What values a schema takes, in words."""
+    """The values of a schema, in words."""
     if "$ref" in schema:
         name = escape(schema["$ref"].removeprefix(REFERENCE))
         return f'<a href="#value-{name}">{name}</a>'
@@ -197,15 +196,15 @@ def _value(value: object) -> str:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs and lists of CommonMark; the rest of it does not come up in descriptions."""
-    given = []
+    """Convert the paragraphs and lists of a CommonMark text to HTML; descriptions use no other markup."""
+    blocks = []
     for paragraph in filter(None, text.split("\n\n")):
         if paragraph.startswith("- "):
             items = paragraph.removeprefix("- ").split("\n- ")
-            given.append(f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>")
+            blocks.append(f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>")
         else:
-            given.append(f"<p>{_text(paragraph)}</p>")
-    return "".join(given)
+            blocks.append(f"<p>{_text(paragraph)}</p>")
+    return "".join(blocks)
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What docstrings say, for those who read the description of the API and not the code."""
+"""Texts of the API's description, taken from the docstrings of handlers and Structs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from dataclasses import dataclass, field
 
 __all__ = ["Described", "described", "plain"]
 
-# ``:class:`~whisper_api.schema.Word```: of the path, only the last name is of interest.
+# ``:class:`~whisper_api.schema.Word```, of which the description keeps the last name.
 ROLE = re.compile(r":[a-z]+:`~?(?:[\w.]*\.)?(\w+)`")
 LITERAL = re.compile(r"``([^`]+)``")
 CONSTANT = re.compile(r"\b(None|True|False)\b")
 IN_JSON = {"None": "null", "True": "true", "False": "false"}
 SECTION = re.compile(r"(Attributes|Args|Returns|Raises|Yields)(?:, as an answer)?:(.*)")
-# One or several names, of which all have the description that follows.
+# One or several names with the same description.
 ENTRY = re.compile(r" {4}(\w+(?:, \w+)*): (.*)")
-
-# What stands before a line that is not the first of its paragraph: one that begins an item, if so.
-NEXT_ITEM = {False: " ", True: "\n"}
 
 
 @dataclass(frozen=True)
 class Described:
-    """A docstring, taken apart.
+    """The parts of a docstring.
 
     Attributes:
-        summary: its first sentence or line, without the full stop.
-        text: what follows, until the first section; may be several paragraphs.
+        summary: the first line, without the full stop.
+        text: the paragraphs between the summary and the first section.
         attributes: name to description.
     """
 
@@ -38,12 +35,12 @@ class Described:
 
     @property
     def whole(self) -> str:
-        """Summary and text, as paragraphs."""
+        """The summary and the text as paragraphs."""
         return "\n\n".join(part for part in (f"{self.summary}." if self.summary else "", self.text) if part)
 
 
 def described(thing: Callable[..., object]) -> Described:
-    """What the docstring of a class or function says of it."""
+    """The parts of the docstring of a class or function."""
     summary, _, rest = inspect.cleandoc(thing.__doc__ or "").partition("\n")
     paragraphs = [""]
     attributes: dict[str, list[str]] = {}
@@ -65,20 +62,20 @@ def described(thing: Callable[..., object]) -> Described:
             if not line:
                 paragraphs.append("")
             else:
-                # Lines are only kept apart where they are the items of a list.
-                paragraphs[-1] += f"{'' if not paragraphs[-1] else NEXT_ITEM[line.startswith('- ')]}{line.strip()}"
+                # The lines of a paragraph are joined; the items of a list stay on lines of their own.
+                separator = "\n" if line.startswith("- ") else " "
+                paragraphs[-1] = separator.join(filter(None, (paragraphs[-1], line.strip())))
     return Described(
         summary=plain(summary).rstrip("."),
         text="\n\n".join(plain(paragraph) for paragraph in paragraphs if paragraph),
-        attributes={name: _of_json(plain(" ".join(lines))) for name, lines in attributes.items()},
+        attributes={
+            # Readers of the API know Python's constants by JSON's names.
+            name: CONSTANT.sub(lambda found: IN_JSON[found[0]], plain(" ".join(lines)))
+            for name, lines in attributes.items()
+        },
     )
 
 
 def plain(text: str) -> str:
-    """Text as CommonMark, which is what descriptions of an API are written in, without what is only for the code."""
+    """Convert a text from reStructuredText to CommonMark, the language of OpenAPI's descriptions."""
     return LITERAL.sub(r"`\1`", ROLE.sub(r"`\1`", text)).strip()
-
-
-def _of_json(text: str) -> str:
-    """The constants by the names that they have there."""
-    return CONSTANT.sub(lambda found: IN_JSON[found[0]], text)

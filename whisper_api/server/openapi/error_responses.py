@@ -1,4 +1,4 @@
-"""What an operation may refuse with, by status, as the description of the API says it."""
+"""The error responses of an operation, by status, for the description of the API."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from whisper_api.server.responses.problems import RULES, TOO_MANY_CONNECTIONS, T
 
 __all__ = ["Refusal", "refusals_of"]
 
-# Where there is no more to say than HTTP does.
+# The meaning of a status that an operation lists without a class or a problem.
 MEANINGS = {
     400: "The request is malformed, or a value in it cannot be used",
-    401: "There is no key, or none that is known here and was not revoked",
+    401: "The request has no key, or a key that does not exist or was revoked",
     403: "Authorization is off, and the request comes from a page of another origin, or from another machine",
-    404: "There is nothing of this name",
+    404: "Nothing has this name",
     500: "The server failed; its log has the reason under the request's id",
 }
-# Where there is but one.
+# The code of a status that has only one.
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
-# Whatever is asked: the request may be malformed, and the last two are the server's own state.
+# Every operation may refuse a malformed request; the other causes are states of the server.
 EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
-# Health checks are answered however many connections are open.
+# The tag of health checks, which the server answers at any number of open connections.
 HEALTH = "Health"
-ENCODED = Problem(415, "content_encoding", "The body is compressed; it is taken as it is only")
-# What comes with the time after which to try again.
+ENCODED = Problem(415, "content_encoding", "The body is compressed; the server takes uncompressed bodies only")
+# Errors with the header Retry-After.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
 
 class Refusal(NamedTuple):
-    """One status that is an error.
+    """The error response of an operation with one status.
 
     Attributes:
-        status: of HTTP.
-        meanings: one sentence each, as CommonMark, with the code where it is known.
-        headers: that may come with it, name to description.
+        status: the HTTP status.
+        description: a sentence for each cause, as CommonMark, with the code of the error.
+        headers: name to description of the headers that the response may have.
     """
 
     status: int
-    meanings: tuple[str, ...]
+    description: str
     headers: dict[str, str]
 
 
 def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> list[Refusal]:
-    """All that an operation may refuse with, by rising status.
+    """The error responses of an operation, by rising status.
 
     Args:
-        operation: which.
+        operation: the operation.
         authorization: whether the server asks for keys.
-        openai: whether it is one of OpenAI's, which say some things otherwise.
+        openai: whether the operation is one of OpenAI's, which have other codes, statuses and headers.
     """
     causes = [*operation.refusals, *EVERYWHERE]
     if operation.tag != HEALTH:
@@ -64,22 +64,26 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     meanings: dict[int, dict[str, None]] = {}
     retried = set()
     for cause in causes:
-        status, meaning = _told(cause, openai=openai)
+        status, meaning = _meaning(cause, openai=openai)
         meanings.setdefault(status, {})[meaning] = None
         if isinstance(cause, type) and issubclass(cause, RETRIED):
             retried.add(status)
-    for status, told in meanings.items():
-        if len(told) > 1:
-            # The general sentence says nothing beside those that are to the point.
-            told.pop(MEANINGS.get(status, ""), None)
+    for status, sentences in meanings.items():
+        if len(sentences) > 1:
+            # The specific sentences make the general one superfluous.
+            sentences.pop(MEANINGS.get(status, ""), None)
     return [
-        Refusal(status, tuple(meanings[status]), _headers(status, retried=status in retried, openai=openai))
-        for status in sorted(meanings)
+        Refusal(
+            status,
+            "\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else "".join(sentences),
+            _headers(status, retried=status in retried, openai=openai),
+        )
+        for status, sentences in sorted(meanings.items())
     ]
 
 
-def _told(cause: Cause, *, openai: bool) -> tuple[int, str]:
-    """The status of a cause, and what it means."""
+def _meaning(cause: Cause, *, openai: bool) -> tuple[int, str]:
+    """The status of a cause, and its meaning."""
     if isinstance(cause, int):
         code, sentence = CODES.get(cause, ""), MEANINGS.get(cause, HTTPStatus(cause).phrase)
         problem = Problem(cause, code, sentence)
@@ -87,16 +91,16 @@ def _told(cause: Cause, *, openai: bool) -> tuple[int, str]:
         problem = cause
     else:
         rule = next(RULES[kind] for kind in cause.__mro__ if kind in RULES)
-        problem = Problem(rule.status, rule.code, described(cause).summary)
+        problem = Problem(*rule, described(cause).summary)
     status = status_of(problem) if openai else problem.status
     code = (error_body(problem).error.code or "") if openai else problem.code
     return status, f"`{code}`: {problem.detail[:1].lower()}{problem.detail[1:]}" if code else problem.detail
 
 
 def _headers(status: int, *, retried: bool, openai: bool) -> dict[str, str]:
-    told = {RETRY_HEADER: "`true` or `false`: whether to try again"} if openai else {}
+    headers = {RETRY_HEADER: "`true` or `false`: whether to try again"} if openai else {}
     if retried:
-        return {**told, "Retry-After": "Seconds after which to try again"}
-    if status == 401:
-        return {**told, "WWW-Authenticate": "How to authenticate (RFC 6750)"}
-    return told
+        headers["Retry-After"] = "Seconds after which to try again"
+    elif status == 401:
+        headers["WWW-Authenticate"] = "How to authenticate (RFC 6750)"
+    return headers

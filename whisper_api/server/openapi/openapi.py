@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), made from the operations that the server runs on and their types."""
+"""The description of the API (OpenAPI 3.1), derived from the table of routes and the types of its operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisper_api.server.middleware.auth import BASIC_PATHS
 from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.docstrings import described
-from whisper_api.server.openapi.error_responses import Refusal, refusals_of
+from whisper_api.server.openapi.error_responses import refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, without_null
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
@@ -30,37 +30,43 @@ BASIC = "basic"
 REQUEST_ID = "X-Request-ID"
 ABOUT = f"""Transcription with word times and speakers.
 
-A recording becomes a job: it survives whatever happens to the process, and its result is for the key that sent it.
-Every answer has the header `{REQUEST_ID}`; the client's own is kept. `HEAD` is answered as `GET` is, and `OPTIONS` says
-which methods an address takes. What is sent that is not described here is ignored; the warnings of a job name such
-fields."""
+A recording becomes a job, which survives crashes and restarts of the server. Only the key that sent the recording may
+read the result. Every response has the header `{REQUEST_ID}`; a request may set it. `HEAD` works as `GET`, and
+`OPTIONS` lists the methods of a path. Unknown fields are ignored; the warnings of the job name them."""
 ABOUT_KEY = "A key that `whisper-api keys create` made"
-ABOUT_BASIC = "The key as the password, with any user name; clients take it from the address: `http://user:key@host`"
+ABOUT_BASIC = "The key as the password, with any user name; clients read it from the URL: `http://user:key@host`"
 FORM = "multipart/form-data"
-FORM_OF_TEXT = "application/x-www-form-urlencoded"
+URLENCODED_FORM = "application/x-www-form-urlencoded"
 ABOUT_RAW = (
     "A form, or the recording itself with a `Content-Type` of its own (with curl: "
     "`--data-binary @call.wav -H 'Content-Type: audio/wav'`); then the other fields are query parameters."
 )
 EVENTS = "text/event-stream"
-# Media type and body of an error; of OpenAI's operations, if so.
+# Media type and body of an error: of OpenAI's operations (True), and of all others (False).
 ERRORS: dict[bool, tuple[str, Any]] = {False: (MEDIA_TYPE, ProblemBody), True: ("application/json", ErrorBody)}
-# In a path of Starlette's: the type that the name has there.
+# The convertor in a path of Starlette: ``{id:path}``.
 CONVERTOR = re.compile(r":\w+\}")
 
 
 class _Endpoint(NamedTuple):
-    """One operation, and where it stands; where it stood before, if it did."""
+    """An operation at one path.
+
+    Attributes:
+        path, method: of the route.
+        operation: the operation.
+        name: the unique ``operationId``.
+        first_path: the path under which the same operation is described before; empty at its first path.
+    """
 
     path: str
     method: str
     operation: Operation
     name: str
-    before: str
+    first_path: str
 
 
 class _Types:
-    """The types of all operations, and the schemas they have."""
+    """The schemas of the types of all operations."""
 
     def __init__(self, endpoints: list[_Endpoint]) -> None:
         sent = [
@@ -68,37 +74,37 @@ class _Types:
             *(kind for endpoint in endpoints for kind in _sent(endpoint.operation)),
         ]
         received = [kind for endpoint in endpoints for kind in _received(endpoint.operation)]
-        of_sent, of_received, self.components = schemas_of(sent, received)
-        self._sent = {id(kind): schema for kind, schema in zip(sent, of_sent, strict=True)}
-        self._received = {id(kind): schema for kind, schema in zip(received, of_received, strict=True)}
+        sent_schemas, received_schemas, self.components = schemas_of(sent, received)
+        self._sent = {id(kind): schema for kind, schema in zip(sent, sent_schemas, strict=True)}
+        self._received = {id(kind): schema for kind, schema in zip(received, received_schemas, strict=True)}
 
     def sent(self, kind: Any) -> Schema:
-        """Of what is answered; of several types, of any of them."""
+        """The schema of a type in a response, or of any of several types."""
         kinds = _kinds(kind)
         return self._sent[id(kinds[0])] if len(kinds) == 1 else {"anyOf": [self._sent[id(kind)] for kind in kinds]}
 
     def received(self, kind: Any) -> Schema:
-        """Of what is given."""
+        """The schema of a type in a request."""
         return self._received[id(kind)]
 
 
 def description(routes: Mapping[str, Resource], *, root_path: str, authorization: bool) -> dict[str, Any]:
-    """The description as an object to be written as JSON.
+    """The description as an object for JSON.
 
     Args:
-        routes: path, as Starlette writes it, to what stands there.
-        root_path: the prefix under which the application stands; empty when it stands alone.
-        authorization: whether a key is asked for.
+        routes: path, as Starlette writes it, to its resource.
+        root_path: the prefix of the application; empty without a prefix.
+        authorization: whether the server asks for keys.
     """
     endpoints = list(_endpoints(routes))
     types = _Types(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        told = _operation(endpoint, types, authorization=authorization)
-        paths.setdefault(CONVERTOR.sub("}", endpoint.path), {})[endpoint.method.lower()] = told
+        methods = paths.setdefault(CONVERTOR.sub("}", endpoint.path), {})
+        methods[endpoint.method.lower()] = _operation(endpoint, types, authorization=authorization)
     components: dict[str, Any] = {
         "schemas": dict(sorted(types.components.items())),
-        "headers": {"RequestId": _header("Of this request, as the server's log has it", required=True)},
+        "headers": {"RequestId": _header("Id of the request in the server's log", required=True)},
     }
     if authorization:
         components["securitySchemes"] = {
@@ -116,23 +122,23 @@ def description(routes: Mapping[str, Resource], *, root_path: str, authorization
 
 
 def _endpoints(routes: Mapping[str, Resource]) -> Iterator[_Endpoint]:
-    """What is described, each with a name of its own: the handler's, and at its second address, that address too."""
-    taken: set[str] = set()
-    first: dict[int, str] = {}
+    """The described operations. The name is the handler's, with the words of the path when the name is in use."""
+    names: set[str] = set()
+    first_paths: dict[int, str] = {}
     for path, resource in routes.items():
         for method, operation in resource.operations.items():
             if operation.hidden:
                 continue
             name = operation.handler.__name__
-            if name in taken:
+            if name in names:
                 name = "_".join([name, *re.findall(r"[A-Za-z0-9]+", path)])
-            taken.add(name)
-            before = first.setdefault(id(operation), path)
-            yield _Endpoint(path, method, operation, name, "" if before == path else before)
+            names.add(name)
+            first = first_paths.setdefault(id(operation), path)
+            yield _Endpoint(path, method, operation, name, "" if first == path else first)
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
-    """The types that a type is one of, where they have no schema together: Structs without a tag."""
+    """The members of a union for which msgspec makes no common schema, because its Structs have no tag."""
     if isinstance(kind, tuple):
         return kind
     parts = get_args(kind)
@@ -158,23 +164,23 @@ def _received(operation: Operation) -> Iterator[Any]:
 
 def _operation(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> dict[str, Any]:
     operation = endpoint.operation
-    told = described(operation.handler)
-    given: dict[str, Any] = {"operationId": endpoint.name, "tags": [operation.tag], "summary": told.summary}
-    again = f"Another address of `{endpoint.method} {endpoint.before}`." if endpoint.before else ""
-    if again or told.text:
-        given["description"] = "\n\n".join(filter(None, (again, told.text)))
+    docstring = described(operation.handler)
+    entry: dict[str, Any] = {"operationId": endpoint.name, "tags": [operation.tag], "summary": docstring.summary}
+    same = f"Another path of `{endpoint.method} {endpoint.first_path}`." if endpoint.first_path else ""
+    if same or docstring.text:
+        entry["description"] = "\n\n".join(filter(None, (same, docstring.text)))
     parameters = [_parameter(parameter, types) for parameter in operation.parameters]
     if isinstance(operation.body, FormBody) and operation.body.raw:
         parameters += _raw_parameters(operation.body, types)
     if parameters:
-        given["parameters"] = parameters
+        entry["parameters"] = parameters
     if operation.body is not None:
-        given["requestBody"] = _body(operation.body, types)
-    given["responses"] = _responses(endpoint, types, authorization=authorization)
+        entry["requestBody"] = _body(operation.body, types)
+    entry["responses"] = _responses(operation, types, authorization=authorization)
     if authorization:
         schemes = (BEARER, BASIC) if endpoint.path in BASIC_PATHS else (BEARER,)
-        given["security"] = [] if operation.open else [{scheme: []} for scheme in schemes]
-    return given
+        entry["security"] = [] if operation.open else [{scheme: []} for scheme in schemes]
+    return entry
 
 
 def _parameter(parameter: Parameter, types: _Types) -> dict[str, Any]:
@@ -195,8 +201,8 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
         return {"required": True, "content": {"application/json": {"schema": types.received(body.type)}}}
     content = {FORM: {"schema": _form(body.fields, types)}}
     if any(field.name == URL_FIELD for field in body.fields):
-        # Where nothing but text is sent, a form need not have parts.
-        content[FORM_OF_TEXT] = {"schema": _form([field for field in body.fields if field.type is not bytes], types)}
+        # A form without a file may be urlencoded.
+        content[URLENCODED_FORM] = {"schema": _form([field for field in body.fields if field.type is not bytes], types)}
     if body.json_fields:
         same = [replace(field, name=field.name.removesuffix("[]")) for field in body.fields if field.type is not bytes]
         content["application/json"] = {"schema": _form([*body.json_fields, *same], types)}
@@ -207,13 +213,13 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
 
 
 def _raw_parameters(body: FormBody, types: _Types) -> list[dict[str, Any]]:
-    """What stands in the query when the body is the file itself."""
+    """The query parameters of a body that is the file itself."""
     fields = [field for field in body.fields if field.type is not bytes and field.name != URL_FIELD]
-    names = {
+    file_name = {
         "name": FILE_NAME,
         "in": "query",
         "required": False,
-        "description": "Name of the file when the body is the recording itself; Content-Disposition may have it, too",
+        "description": "Name of the file when the body is the recording itself; Content-Disposition may name it too",
         "schema": {"type": "string"},
     }
     options = {
@@ -223,10 +229,10 @@ def _raw_parameters(body: FormBody, types: _Types) -> list[dict[str, Any]]:
         # Each member of the object is a query parameter.
         "style": "form",
         "explode": True,
-        "description": "When the body is the recording itself: the fields of the form, each a query parameter",
+        "description": "When the body is the recording itself: the fields of the form, each as a query parameter",
         "schema": _form(fields, types),
     }
-    return [names, options]
+    return [file_name, options]
 
 
 def _form(fields: Sequence[FormField], types: _Types) -> Schema:
@@ -244,52 +250,40 @@ def _field(field: FormField, types: _Types) -> Schema:
         schema = without_null(types.received(field.type))
     if field.repeated:
         schema = {"type": "array", "items": schema}
-    given = {**schema, "description": field.description}
-    return given if field.default is None else {**given, "default": field.default}
+    schema = {**schema, "description": field.description}
+    return schema if field.default is None else {**schema, "default": field.default}
 
 
-def _responses(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> dict[str, Any]:
-    operation = endpoint.operation
-    responses: dict[str, Any] = {}
-    for answer in operation.answers:
-        responses[str(answer.status)] = _answer(answer, types)
+def _responses(operation: Operation, types: _Types, *, authorization: bool) -> dict[str, Any]:
+    responses = {str(answer.status): _answer(answer, types) for answer in operation.answers}
     openai = operation.tag == OPENAI_TAG
     media_type, kind = ERRORS[openai]
     for refusal in refusals_of(operation, authorization=authorization, openai=openai):
-        status = str(refusal.status)
-        told = _refusal(refusal, media_type, types.sent(kind))
-        responses[status] = _both(responses[status], told) if status in responses else told
+        status, headers = str(refusal.status), _headers(refusal.headers)
+        content = {media_type: {"schema": types.sent(kind)}}
+        error = {"description": refusal.description, "headers": headers, "content": content}
+        responses[status] = _both(responses[status], error) if status in responses else error
     return dict(sorted(responses.items()))
 
 
 def _answer(answer: Answer, types: _Types) -> dict[str, Any]:
-    given: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers)}
+    response: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers)}
     if answer.content:
-        given["content"] = {name: _content(name, types.sent(kind)) for name, kind in answer.content.items()}
-    return given
+        response["content"] = {name: _content(name, types.sent(kind)) for name, kind in answer.content.items()}
+    return response
 
 
 def _content(media_type: str, schema: Schema) -> dict[str, Any]:
     if media_type != EVENTS:
         return {"schema": schema}
-    # This version of OpenAPI has no word for what stands in each event, so as is usual, it describes one.
+    # OpenAPI 3.1 has no keyword for the events of a stream, so the schema describes a single event, as is usual.
     data = {"contentMediaType": "application/json", "contentSchema": schema} if schema != {"type": "string"} else {}
     event = {"data": {"type": "string", **data}, "event": {"type": "string"}, "id": {"type": "string"}}
     return {"schema": {"type": "object", "title": "Event", "properties": event, "required": ["data"]}}
 
 
-def _refusal(refusal: Refusal, media_type: str, schema: Schema) -> dict[str, Any]:
-    meanings = refusal.meanings
-    text = meanings[0] if len(meanings) == 1 else "\n".join(f"- {meaning}" for meaning in meanings)
-    return {
-        "description": text,
-        "headers": _headers(refusal.headers),
-        "content": {media_type: {"schema": schema}},
-    }
-
-
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two things that have the same status as one."""
+    """Merge two responses with the same status."""
     content = {**second["content"], **first.get("content", {})}
     for media_type in first.get("content", {}).keys() & second["content"].keys():
         schemas = [side["content"][media_type]["schema"] for side in (first, second)]
@@ -302,8 +296,8 @@ def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _headers(named: Mapping[str, str]) -> dict[str, Any]:
-    told = {name: _header(text) for name, text in named.items()}
-    return {**told, REQUEST_ID: {"$ref": "#/components/headers/RequestId"}}
+    headers = {name: _header(text) for name, text in named.items()}
+    return {**headers, REQUEST_ID: {"$ref": "#/components/headers/RequestId"}}
 
 
 def _header(text: str, *, required: bool = False) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""JSON Schemas of what goes over the wire: as msgspec makes them, with what docstrings say of each field."""
+"""JSON Schemas of requests and responses: msgspec's schemas with the descriptions from docstrings."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Schema", "schemas_of", "without_null"]
 Schema = dict[str, Any]
 
 REF_TEMPLATE = "#/components/schemas/{name}"
-# What msgspec leaves out when it is empty, where defaults are left out.
-EMPTY_MADE_BY = (list, dict, set, tuple, frozenset)
+# With ``omit_defaults`` msgspec omits an empty value of a field with one of these default factories.
+OMITTED_FACTORIES = (list, dict, set, tuple, frozenset)
 
 
 def schemas_of(sent: Sequence[Any], received: Sequence[Any]) -> tuple[list[Schema], list[Schema], dict[str, Schema]]:
-    """The schemas of types, and what they refer to.
+    """The schemas of types, and the components that the schemas refer to.
 
-    Of a Struct that is only sent, every field is required that is always there: a default says nothing to its reader.
+    In a Struct that is only sent, every field that is always present is required: a default means nothing to a reader.
 
     Args:
-        sent: types of what the server answers.
-        received: types of what it is given.
+        sent: types in responses.
+        received: types in requests.
 
     Returns:
         One schema for each of ``sent``, one for each of ``received``, and the components by name.
@@ -36,7 +36,7 @@ def schemas_of(sent: Sequence[Any], received: Sequence[Any]) -> tuple[list[Schem
     for struct in _structs([*sent, *received]):
         component = components.get(struct.__name__)
         if component is None:
-            # Two of the same name are told apart by where they come from.
+            # msgspec prefixes the module when two Structs have the same name.
             component = components[f"{struct.__module__}.{struct.__qualname__}"]
         _describe(component, struct)
         if struct not in also_received:
@@ -45,7 +45,7 @@ def schemas_of(sent: Sequence[Any], received: Sequence[Any]) -> tuple[list[Schem
 
 
 def without_null(schema: Schema) -> Schema:
-    """The schema of a value that stands in a form or a query, where it is either there or not, and never null."""
+    """The schema without null: a field of a form or a query is present or absent, but never null."""
     parts = schema.get("anyOf")
     if parts is None:
         return schema
@@ -55,12 +55,11 @@ def without_null(schema: Schema) -> Schema:
 
 
 def _describe(component: Schema, struct: type[msgspec.Struct]) -> None:
-    told = described(struct)
-    component["description"] = told.whole
+    docstring = described(struct)
+    component["description"] = docstring.whole
     for name, field in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True):
-        description = told.attributes.get(name)
-        if description is not None:
-            component["properties"][field].setdefault("description", description)
+        if name in docstring.attributes:
+            component["properties"][field].setdefault("description", docstring.attributes[name])
     tag = struct.__struct_config__.tag_field
     if tag is not None:
         component["properties"][tag]["description"] = "always this word"
@@ -70,11 +69,10 @@ def _require(component: Schema, struct: type[msgspec.Struct]) -> None:
     always = set(component["required"])
     leaves_out = struct.__struct_config__.omit_defaults
     for field in msgspec.structs.fields(struct):
-        makes = field.default_factory
+        factory = field.default_factory
         has_default = field.default is not msgspec.NODEFAULT and field.default is not msgspec.UNSET
-        # A default that a function of ours makes is never left out.
         if (has_default and not leaves_out) or (
-            makes is not msgspec.NODEFAULT and not (leaves_out and makes in EMPTY_MADE_BY)
+            factory is not msgspec.NODEFAULT and not (leaves_out and factory in OMITTED_FACTORIES)
         ):
             always.add(field.encode_name)
             component["properties"][field.encode_name].pop("default", None)
@@ -82,7 +80,7 @@ def _require(component: Schema, struct: type[msgspec.Struct]) -> None:
 
 
 def _structs(types: Iterable[Any]) -> set[type[msgspec.Struct]]:
-    """The Structs that types are made of."""
+    """The Structs that types contain."""
     found: set[type[msgspec.Struct]] = set()
     waiting = list(inspect.multi_type_info(types))
     while waiting:

@@ -1,4 +1,4 @@
-"""The format ``json`` as a type: what :func:`whisper_api.formats.to_whisperx` makes, for the description of the API."""
+"""The format ``json`` of :func:`whisper_api.formats.to_whisperx` as Structs, for the description of the API."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["WhisperxTranscript"]
 
 
 class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
-    """One word, as whisperx writes it.
+    """A word, as whisperx writes it.
 
     Attributes:
-        word: with its punctuation.
+        word: the word with its punctuation.
         start, end: seconds.
-        score: confidence from 0 to 1, where it is known.
-        speaker: label, where it is known.
+        score: confidence from 0 to 1, when it is known.
+        speaker: label of the speaker, when it is known.
     """
 
     word: str
@@ -25,14 +25,14 @@ class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """One sentence, as whisperx writes it.
+    """A sentence, as whisperx writes it.
 
     Attributes:
         start, end: seconds.
-        text: what was said.
-        words: where there are any.
-        avg_logprob: mean log probability per token, where it is known.
-        speaker: label, where it is known.
+        text: text of the sentence.
+        words: words with times; absent without word times.
+        avg_logprob: mean log probability per token, when it is known.
+        speaker: label of the speaker, when it is known.
     """
 
     start: float
@@ -48,9 +48,9 @@ class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         segments: in order of time.
-        word_segments: the words of all segments, where words have times.
-        speaker_embeddings: label to vector, when they were asked for.
-        language: code.
+        word_segments: the words of all segments; absent without word times.
+        speaker_embeddings: label to vector, when the request asks for them.
+        language: code of the language.
     """
 
     segments: tuple[WhisperxSegment, ...]

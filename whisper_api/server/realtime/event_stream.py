@@ -17,7 +17,7 @@ __all__ = ["HEARTBEAT", "EventStream", "frames"]
 
 # A line that begins with a colon is a comment.
 HEARTBEAT = b": still here\n\n"
-# A client that reads nothing for so long is disconnected.
+# A client that reads nothing for this long is disconnected.
 TAKE_SECONDS = 60.0
 # A piece stays in memory, once for each client, until the client has read it.
 PIECE_BYTES = 1 << 16
@@ -51,10 +51,10 @@ class EventStream(Response):
                     async for chunk in self._rest:
                         await self._send(send, chunk)
                 except asyncio.TimeoutError:
-                    # The body is left without an end, so that the server closes the connection.
+                    # The body gets no end, so that the server closes the connection.
                     return
-        # After the generator is closed: until then it receives the client's messages, and the end of an HTTP/2 request
-        # is still to come.
+        # After the generator is closed, because the generator receives the client's messages, and the end of an HTTP/2
+        # request may still arrive.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunk: bytes) -> None:

@@ -38,15 +38,15 @@ class _Abandoned(NamedTuple):
 
 
 class Waiters:
-    """The synchronous requests of one server. To be used on its event loop.
+    """The synchronous requests of one server. All methods must run on its event loop.
 
     Args:
-        service: of the jobs.
+        service: the job service.
 
     Attributes:
         grace_seconds: how long a job goes on after its last client has gone.
-        requests: how many requests wait for a job, by job id.
-        uploads: an event for each upload under way, by owner; set when the upload ends.
+        requests: job id to the number of requests that wait for the job.
+        uploads: owner to an event for each unfinished upload, which is set when the upload ends.
         given_up: ids of the jobs that an upload which begins now must not join.
         canceling: tasks that are canceling a job at this moment.
     """
@@ -62,7 +62,7 @@ class Waiters:
         self._closed = False
 
     async def start(self) -> None:
-        """Give the clients of jobs from before a restart some time to come back.
+        """Give the clients of jobs some time to come back after a restart.
 
         Raises:
             StorageError: the jobs cannot be read.
@@ -77,7 +77,7 @@ class Waiters:
         Leave it only after :meth:`waiting` was entered for the job of the upload.
 
         Yields:
-            Ids of the jobs that the upload must not join: they were given up before it began.
+            Ids of the jobs that were given up before, which the upload must not join.
         """
         ended = asyncio.Event()
         self.uploads[owner].add(ended)
@@ -93,12 +93,12 @@ class Waiters:
     def waiting(self, job_id: str, owner: str, *, cancel: bool = True) -> Iterator[None]:
         """While open, a request waits for this job. When the last such client goes away, the job is canceled.
 
-        An error of the job, or of a server that stops, cancels nothing, since the client may come back. A client whose
-        key was revoked cannot.
+        An error of the job, or of a server that stops, does not cancel the job, because the client may come back. A
+        client whose key was revoked cannot come back.
 
         Args:
-            job_id: of a job that was submitted to be waited for.
-            owner: of the job.
+            job_id: id of a job that was submitted by a synchronous request.
+            owner: owner of the job.
             cancel: False for a job whose client has announced that it comes back.
         """
         self.requests[job_id] += 1
@@ -120,7 +120,7 @@ class Waiters:
                     self._cancel_after(job_id, owner, self.grace_seconds)
 
     def abandoned(self, owner: str) -> int:
-        """How many of this owner's jobs have no client: each is joined soon, or canceled."""
+        """The number of this owner's jobs without a client; each is soon joined or canceled."""
         return sum(each.owner == owner for each in self._abandoned.values())
 
     async def close(self) -> None:
@@ -141,16 +141,16 @@ class Waiters:
         await asyncio.sleep(grace_seconds)
         self.given_up.add(job_id)
         try:
-            # Not for uploads that begin meanwhile: with many clients there is always one.
+            # A copy, without uploads that begin meanwhile: with many clients there would always be another upload.
             for upload in tuple(self.uploads.get(owner, ())):
                 await upload.wait()
             task = self._abandoned.pop(job_id).task
             self.canceling.add(task)
             try:
                 if await asyncio.to_thread(self._service.cancel_unfinished, job_id):
-                    log.info("job canceled: nobody waits for it any more", extra={"job_id": job_id})
+                    log.info("job canceled: its client has gone", extra={"job_id": job_id})
             except StorageError as error:
-                log.warning("a job that nobody waits for could not be canceled: %s", error, extra={"job_id": job_id})
+                log.warning("a job without a client could not be canceled: %s", error, extra={"job_id": job_id})
             finally:
                 self.canceling.discard(task)
         finally:

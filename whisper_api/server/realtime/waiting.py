@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
 
 from whisper_api.errors import Draining
 from whisper_api.schema import (
@@ -24,22 +23,23 @@ from whisper_api.schema import (
     JobStatus,
 )
 from whisper_api.server.middleware.auth import check_key
+from whisper_api.server.responses.delivery import background, until_gone
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.events import NumberedEvent, Watch
 
-__all__ = ["background", "unless_draining", "until_gone", "wait_for_change", "wait_for_end", "watch_events"]
+__all__ = ["unless_draining", "wait_for_change", "wait_for_end", "watch_events"]
 
-# How long a status request waits that comes while the server stops, so that a polling client does not poll at once.
+# While the server stops, a status request waits this long, so that a polling client does not ask again at once.
 DRAINING_WAIT_SECONDS = 1.0
-# When the server begins to stop, a job may start in the last moment; its status is read again after this time.
+# A job may start at the moment when the server begins to stop, so its status is read again after this time.
 STOPPING_PAUSE_SECONDS = 0.1
 # Events do not report that a key was revoked, so the status of the job is read again after this time at the latest.
 READ_AGAIN_SECONDS = 15.0
 # About as long as a restart takes.
 RESTART_SECONDS = 10.0
-# Some proxies end a connection on which nothing has come for 30 seconds, and most after 60.
+# Some proxies end a connection after 30 seconds without a byte, and most after 60.
 HEARTBEAT_SECONDS = 15.0
 
 
@@ -47,9 +47,9 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
     """Wait until the state of a job changes.
 
     Args:
-        request: ends the wait when its client goes away.
-        job_id: of the job.
-        seconds: to wait at most.
+        request: the wait ends when its client goes away.
+        job_id: id of the job.
+        seconds: longest time to wait.
 
     Raises:
         JobNotFound: there is no such job, or the caller may not see it.
@@ -81,9 +81,9 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
     """Wait until a job has ended.
 
     Args:
-        request: ends the wait when its client goes away; the job goes on.
-        job_id: of the job.
-        seconds: to wait at most; None for no limit.
+        request: the wait ends when its client goes away; the job goes on.
+        job_id: id of the job.
+        seconds: longest time to wait; None for no limit.
 
     Returns:
         Whether the job has ended.
@@ -102,12 +102,12 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
             status = await _read_status(request, job_id)
             if status.status in FINAL_STATES:
                 return True
-            # A job that was Queued when the server began to stop may have started in that moment: read twice.
+            # A job that was Queued when the server began to stop may have started at that moment, so read it twice.
             queued_for_good = draining_before and status.status == "Queued"
             if state.stopped.is_set() or queued_for_good:
                 raise Draining(
-                    f"The server stops. Job {job_id} is kept and will run when it has started again: ask for its "
-                    "status",
+                    f"The server stops. It keeps job {job_id} and runs it after the next start: ask for the job's "
+                    "status then",
                     RESTART_SECONDS,
                 )
             left = deadline - clock()
@@ -123,20 +123,20 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
 async def watch_events(
     request: Request, job_id: str, *, after: int = 0, heartbeat: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[tuple[NumberedEvent, ...], None]:
-    """The events of a job that are known, then those that happen, until the job ends or the server stops.
+    """The known events of a job, then its new events, until the job ends or the server stops.
 
     Close the generator when leaving it early (``contextlib.aclosing``).
 
     Args:
-        request: of the watcher; its body was read.
-        job_id: of the job.
+        request: the watcher's request; its body was read.
+        job_id: id of the job.
         after: id of the last event that this watcher has; 0 for none.
-        heartbeat: seconds after which the job's status and the caller's key are read again, and an empty tuple is
-            yielded if nothing has happened.
+        heartbeat: seconds after which the job's status and the caller's key are read again; without a new event in
+            this time, an empty tuple is yielded.
 
     Yields:
-        Events, oldest first. The first tuple is empty when the watcher has all events, a later one is a heartbeat.
-        Nothing is yielded when the job has ended and the watcher has its last event.
+        Events, oldest first. An empty first tuple means that the watcher has all events; a later empty tuple is a
+        heartbeat. Nothing is yielded when the job has ended and the watcher has its last event.
 
     Raises:
         JobNotFound: there is no such job, or the caller may not see it.
@@ -168,7 +168,7 @@ async def unless_draining(state: ServerState, work: Any) -> Any:
     """Await a coroutine, but cancel it when the server begins to stop.
 
     Args:
-        state: of the server.
+        state: the server's state.
         work: a coroutine.
 
     Raises:
@@ -187,28 +187,6 @@ async def unless_draining(state: ServerState, work: Any) -> Any:
     return task.result()
 
 
-async def until_gone(receive: Receive) -> None:
-    """Wait until a client has gone away.
-
-    Args:
-        receive: of its request; nobody else may call it meanwhile.
-    """
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-@contextlib.asynccontextmanager
-async def background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """Run a coroutine as a task, which is cancelled when the ``with`` block ends."""
-    task: asyncio.Task[Any] = asyncio.ensure_future(work)
-    try:
-        yield task
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-
-
 @contextlib.asynccontextmanager
 async def _watching(
     request: Request, job_id: str, *stops: asyncio.Event, after: int | None = None
@@ -216,8 +194,8 @@ async def _watching(
     """A watch of a job that is also signaled when the client goes away or a stop is set.
 
     Args:
-        request: of the watcher.
-        job_id: of the job.
+        request: the watcher's request.
+        job_id: id of the job.
         stops: events of the server.
         after: id of the last event that the watcher has; None for a watcher of the job's state alone.
 
@@ -236,7 +214,7 @@ async def _watching(
 
 
 async def _read_status(request: Request, job_id: str) -> JobStatus:
-    """The status of a job for a request that has waited, whose key may have been revoked since."""
+    """The status of a job, after a check that the caller's key was not revoked during the wait."""
     state = state_of(request)
 
     def status() -> JobStatus:

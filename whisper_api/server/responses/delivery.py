@@ -1,19 +1,21 @@
-"""Responses that know whether they arrived, and the lingering close of responses that precede the end of an upload."""
+"""Responses that know whether the client received them, and the lingering close of a response to an unread upload."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyReceive", "DeliveredResponse", "LingeringClose", "drain"]
+__all__ = ["BodyReceive", "DeliveredResponse", "LingeringClose", "background", "until_gone"]
 
 PIECE_BYTES = 64 << 10
-# Before the last byte goes out, this is the time to notice that the client has gone.
+# The last byte is held back for this time, in which the server notices that the client has gone.
 LOOK_SECONDS = 0.005
+# Hypercorn may report the end of the stream before it has sent the last byte, which then has this long.
 END_SECONDS = 1.0
 
 LINGER_SECONDS = 30.0
@@ -23,31 +25,49 @@ LINGER_BYTES = 1 << 30
 BODY_ENDED = "whisper_api.body_ended"
 
 
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone away; drop the messages that come before.
+
+    Args:
+        receive: of the request; nothing else may call it meanwhile.
+    """
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@contextlib.asynccontextmanager
+async def background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run a coroutine as a task, which is canceled when the ``with`` block ends."""
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
 class DeliveredResponse(Response):
     """A response that reports its delivery.
 
-    The last byte is held back for a moment. When the client is still connected then and the byte is sent, the response
-    counts as delivered, though its end may still be in buffers on the way. A response that breaks off before does not
-    count, nor does one to a HEAD request.
+    The last byte is held back for a moment. When the client is still connected after that moment and the byte is sent,
+    the response counts as delivered, though its end may still be in buffers on the way. A response that breaks off
+    earlier does not count as delivered, nor does a response to a HEAD request.
 
     Args:
         content: the body; text becomes UTF-8.
-        status_code: the HTTP status.
-        headers: to send along.
-        media_type: of the body.
+        headers: headers of the response.
         on_delivered: awaited after the last byte was sent.
     """
 
     def __init__(
         self,
         content: str | bytes,
-        status_code: int = 200,
         headers: Mapping[str, str] | None = None,
-        media_type: str | None = None,
         *,
         on_delivered: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(content, status_code, headers, media_type)
+        super().__init__(content, headers=headers)
         self.on_delivered = on_delivered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +77,7 @@ class DeliveredResponse(Response):
         delivered = False
         # ASGI lets send() raise when the client has gone; Hypercorn drops the message instead.
         with contextlib.suppress(OSError):
-            async with _listening(receive) as gone:
+            async with background(until_gone(receive)) as gone:
                 delivered = await self._send_to_the_end(send, gone)
         if delivered:
             await self.on_delivered()
@@ -74,21 +94,20 @@ class DeliveredResponse(Response):
         if gone.done():
             return False
         last = {"type": "http.response.body", "body": bytes(body[held:]), "more_body": False}
-        # The server may report the end of the stream before this message was sent.
         return await _sent(send, last, gone, END_SECONDS)
 
 
 async def _sent(send: Send, message: Message, gone: asyncio.Task[None], seconds: float = 0.0) -> bool:
-    """Send a message, and give up when the client goes. A server may block for ever on a client that has gone.
+    """Send a message, but give up when the client has gone, because ``send`` may then block for ever.
 
     Args:
         send: the application's.
-        message: to send.
-        gone: done when the client has gone.
-        seconds: to go on sending after that.
+        message: the message.
+        gone: a task that is done when the client has gone.
+        seconds: how long sending goes on after that.
 
     Returns:
-        Whether it was sent.
+        Whether the message was sent.
     """
     sending = asyncio.ensure_future(send(message))
     try:
@@ -108,8 +127,8 @@ class BodyReceive:
     """Receives messages, and notes in the scope when the request has ended.
 
     Args:
-        scope: of the request.
-        receive: the application's own.
+        scope: the scope of the request.
+        receive: receives the messages.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -118,7 +137,7 @@ class BodyReceive:
 
     @property
     def ended(self) -> bool:
-        """Whether the end of the request or of its connection was received."""
+        """Whether the request or its connection has ended."""
         return BODY_ENDED in self._scope
 
     async def __call__(self) -> Message:
@@ -131,15 +150,15 @@ class BodyReceive:
 class LingeringClose:
     """Ends a response only when the request has ended (RFC 9112, section 9.6).
 
-    When a server responds and closes while the client still sends, the client's system may drop the response. So the
-    whole response goes out, only its end is held back, and the rest of the request is read and dropped, for a bounded
+    When a server responds and closes while the client still sends, the client's system may drop the response.
+    Therefore the response is sent except for its end, and the rest of the request is read and dropped for a bounded
     time. A client that has the whole response may break off at once.
 
     Args:
-        app: any ASGI application: one response, or everything, as the outermost middleware.
-        seconds: to read the rest of the request.
-        idle_seconds: to wait for the next byte.
-        max_bytes: of the rest of the request.
+        app: any ASGI application: a single response, or the whole application with this as the outermost middleware.
+        seconds: longest time to read the rest of the request.
+        idle_seconds: longest time to wait for the next byte.
+        max_bytes: most bytes of the rest that are read.
     """
 
     def __init__(
@@ -174,65 +193,30 @@ class LingeringClose:
             # After one timeout, do not wait for this client again.
             if not timed_out:
                 await self._drain(body)
-            # Hypercorn puts the end of the connection into the same bounded queue as the rest of the request, and would
-            # wait for room in it.
-            async with _listening(body):
+            # Hypercorn puts the end of the connection into the same bounded queue as the rest of the request, and waits
+            # for room in the queue.
+            async with background(until_gone(body)):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:
             await self.app(scope, body, send_and_linger)
         except Exception:
-            # The error handler responds, and does not know that the body was not read.
+            # The error handler that responds does not know that the body was not read.
             if not body.ended:
                 await self._drain(body)
             raise
 
-    async def _drain(self, receive: Receive) -> None:
-        await drain(receive, seconds=self.seconds, idle_seconds=self.idle_seconds, max_bytes=self.max_bytes)
-
-
-async def drain(
-    receive: Receive,
-    *,
-    seconds: float = LINGER_SECONDS,
-    idle_seconds: float = LINGER_IDLE_SECONDS,
-    max_bytes: int = LINGER_BYTES,
-) -> None:
-    """Read and drop the rest of a request, until it or the connection ends or a bound is met.
-
-    Args:
-        receive: of a request that has not ended.
-        seconds: to read.
-        idle_seconds: to wait for the next byte.
-        max_bytes: to read.
-    """
-    until = asyncio.get_running_loop().time() + seconds
-    left = max_bytes
-    while left > 0:
-        wait = min(idle_seconds, until - asyncio.get_running_loop().time())
-        try:
-            message = await asyncio.wait_for(receive(), wait)
-        except asyncio.TimeoutError:
-            return
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return
-        left -= len(message.get("body", b""))
-
-
-@contextlib.asynccontextmanager
-async def _listening(receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """While open, receive and drop messages. The task is done when the connection has ended."""
-    task = asyncio.create_task(_until_disconnected(receive))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def _until_disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _drain(self, body: BodyReceive) -> None:
+        """Read and drop the rest of a request, until the request or the connection ends or a bound is met."""
+        until = asyncio.get_running_loop().time() + self.seconds
+        left = self.max_bytes
+        while left > 0 and not body.ended:
+            wait = min(self.idle_seconds, until - asyncio.get_running_loop().time())
+            try:
+                message = await asyncio.wait_for(body(), wait)
+            except asyncio.TimeoutError:
+                return
+            left -= len(message.get("body", b""))
 
 
 def _has_no_body(scope: Scope) -> bool:

@@ -1,23 +1,34 @@
-"""Errors as HTTP answers: problem details (RFC 9457), looked up along the error's class hierarchy."""
+"""Errors as HTTP responses: problem details (RFC 9457), looked up along the error's class hierarchy."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
-from whisper_api.server.responses.submission_responses import FileOutcome
 
-__all__ = ["TOO_MANY_CONNECTIONS", "TOO_MANY_RESPONSES", "Problem", "ProblemBody", "ProblemResponse", "problem_of"]
+__all__ = [
+    "TOO_MANY_CONNECTIONS",
+    "TOO_MANY_RESPONSES",
+    "ErrorHandler",
+    "FileError",
+    "FileOutcome",
+    "Problem",
+    "ProblemBody",
+    "ProblemResponse",
+    "handler",
+    "problem_of",
+    "problem_response",
+]
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
@@ -25,17 +36,49 @@ log.addFilter(Repeats())
 MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10
 
+ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+class FileError(msgspec.Struct, frozen=True, kw_only=True):
+    """The reason why one file of several did not become a job.
+
+    Attributes:
+        status: the HTTP status of a request with this file alone.
+        code: the error as one word for programs.
+        detail: one sentence for people: what is wrong and what to do.
+    """
+
+    status: int
+    code: str
+    detail: str
+
+
+class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome for one file of several: a job, or an error.
+
+    Attributes:
+        file_name: the client's name for the file; None when the client gave no name.
+        job_id: a UUID; absent for a refused file.
+        status_url: path of the job's status; absent for a refused file.
+        error: the reason for the refusal; absent for an accepted file.
+    """
+
+    file_name: str | None
+    job_id: str | msgspec.UnsetType = msgspec.UNSET
+    status_url: str | msgspec.UnsetType = msgspec.UNSET
+    error: FileError | msgspec.UnsetType = msgspec.UNSET
+
 
 class Problem(Portable):
-    """Something that only HTTP knows of, and the answer to it.
+    """An error response. Errors that only HTTP has are raised as a problem; other errors become one.
 
     Args:
         status: the HTTP status.
-        code: one word for programs.
+        code: the error as one word for programs.
         detail: one sentence for people: what is wrong and what to do.
-        headers: to send along.
-        field: of the form, which is wrong; None when it is none.
-        jobs: what became of each file, where there were several.
+        headers: headers of the response.
+        field: the form field that is wrong; None when the error is not about a field.
+        jobs: the outcome of each file of a request with several files.
     """
 
     def __init__(
@@ -74,49 +117,45 @@ TOO_MANY_RESPONSES = Problem(
 )
 
 
-class _Rule(NamedTuple):
-    status: int
-    code: str
-
-
-# The most special class that an error belongs to decides. What is not here is 500, and its text stays in the log.
-RULES: dict[type[Exception], _Rule] = {
-    errors.InvalidAudio: _Rule(415, "invalid_audio"),
-    errors.AudioTooLong: _Rule(413, "audio_too_long"),
-    errors.InvalidOption: _Rule(400, "invalid_field"),
-    errors.InvalidInput: _Rule(400, "invalid_input"),
-    errors.ModelError: _Rule(422, "model_unavailable"),
-    errors.UnknownModel: _Rule(422, "unknown_model"),
-    errors.DeviceError: _Rule(422, "device_unavailable"),
-    errors.JobNotFound: _Rule(404, "job_not_found"),
-    errors.JobNotFinished: _Rule(409, "job_not_finished"),
-    errors.JobIsProcessing: _Rule(409, "job_processing"),
-    errors.JobFailed: _Rule(409, "job_failed"),
-    errors.JobCanceled: _Rule(409, "job_canceled"),
-    errors.ResultGone: _Rule(410, "result_gone"),
-    errors.IdempotencyConflict: _Rule(422, "idempotency_conflict"),
-    errors.QueueFull: _Rule(503, "queue_full"),
-    errors.Draining: _Rule(503, "draining"),
-    errors.CallerLimit: _Rule(429, "caller_limit"),
-    errors.StorageError: _Rule(503, "storage_unavailable"),
-    errors.StorageFull: _Rule(503, "storage_full"),
-    errors.StorageLocked: _Rule(503, "storage_locked"),
-    errors.EngineClosed: _Rule(503, "draining"),
+# Status and code by class; the nearest class along an error's MRO decides. An error of any other class is a 500, and
+# its text appears in the log only.
+RULES: dict[type[Exception], tuple[int, str]] = {
+    errors.InvalidAudio: (415, "invalid_audio"),
+    errors.AudioTooLong: (413, "audio_too_long"),
+    errors.InvalidOption: (400, "invalid_field"),
+    errors.InvalidInput: (400, "invalid_input"),
+    errors.ModelError: (422, "model_unavailable"),
+    errors.UnknownModel: (422, "unknown_model"),
+    errors.DeviceError: (422, "device_unavailable"),
+    errors.JobNotFound: (404, "job_not_found"),
+    errors.JobNotFinished: (409, "job_not_finished"),
+    errors.JobIsProcessing: (409, "job_processing"),
+    errors.JobFailed: (409, "job_failed"),
+    errors.JobCanceled: (409, "job_canceled"),
+    errors.ResultGone: (410, "result_gone"),
+    errors.IdempotencyConflict: (422, "idempotency_conflict"),
+    errors.QueueFull: (503, "queue_full"),
+    errors.Draining: (503, "draining"),
+    errors.CallerLimit: (429, "caller_limit"),
+    errors.StorageError: (503, "storage_unavailable"),
+    errors.StorageFull: (503, "storage_full"),
+    errors.StorageLocked: (503, "storage_locked"),
+    errors.EngineClosed: (503, "draining"),
 }
 
 
 class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request was refused, or failed (RFC 9457).
+    """The reason why a request was refused or failed (RFC 9457).
 
     Attributes:
         type: always ``about:blank``.
-        title: what HTTP calls the status.
-        status: of HTTP.
+        title: HTTP's phrase for the status.
+        status: the HTTP status.
         detail: one sentence for people: what is wrong and what to do.
         error: the same as ``detail``.
-        code: one word for programs.
-        request_id: by which the server's log knows the request.
-        jobs: what became of each file; only where there were several and none was accepted.
+        code: the error as one word for programs.
+        request_id: id of the request in the server's log.
+        jobs: the outcome of each file; only when the request had several files and none was accepted.
     """
 
     type: str
@@ -130,7 +169,12 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProblemResponse(Response):
-    """A problem as a response."""
+    """A problem as JSON.
+
+    Args:
+        problem: the error.
+        request_id: id of the request in the server's log.
+    """
 
     media_type = MEDIA_TYPE
 
@@ -149,7 +193,7 @@ class ProblemResponse(Response):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an error."""
+    """The problem that stands for an error."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
@@ -158,8 +202,29 @@ def problem_of(error: Exception) -> Problem:
         rule = RULES.get(kind)
         if rule is not None:
             field = error.field if isinstance(error, errors.InvalidOption) else None
-            return Problem(rule.status, rule.code, str(error), _headers(error), field=field)
+            return Problem(*rule, str(error), _headers(error), field=field)
     return Problem(500, "internal_error", "The server failed; its log has the reason under this request id")
+
+
+def handler(respond: Callable[[Request, Problem], Response]) -> ErrorHandler:
+    """An exception handler that logs internal errors of the server and responds with one shape of body.
+
+    Args:
+        respond: makes the response from the request and the problem.
+    """
+
+    async def handle(request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        if problem.status == 500:
+            log.error("a request failed", exc_info=error)
+        return respond(request, problem)
+
+    return handle
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """Problem details (RFC 9457) with the id of the request."""
+    return ProblemResponse(problem, str(request.scope.get("request_id", "")))
 
 
 def _headers(error: Exception) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The result of a job as a response: rendered when it is asked for, marked delivered when it has arrived."""
+"""Responses with the result of a job: rendered for the request, and noted as delivered when the client has it."""
 
 from __future__ import annotations
 
@@ -6,73 +6,77 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
-from whisper_api.errors import InvalidOption, JobFailed, StorageError
+from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
 from whisper_api.formats import FORMATS, render
 from whisper_api.schema import job_result
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import RULES, Problem
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["failed_in_sync", "in_turn", "note_delivery", "result_response"]
+__all__ = ["delivered", "failed_in_sync", "failure_problem", "in_turn", "note_delivery", "result_response"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class _Rendered(NamedTuple):
-    body: bytes
-    content_type: str
-
-
 async def result_response(
     request: Request, job_id: str, format: str | None = None, layout: Mapping[str, Any] | None = None
 ) -> Response:
-    """Answer with a job's result.
+    """Respond with a job's result.
 
     Args:
-        request: who asks.
-        job_id: which job.
-        format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with everything,
-            whose ``text`` is in the job's own format.
-        layout: fields of :class:`~whisper_api.schema.RenderOptions` that hold in the place of the job's own.
+        request: of a caller that may see the job.
+        job_id: id of the job.
+        format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with the whole
+            result, whose ``text`` is in the job's own format.
+        layout: fields of :class:`~whisper_api.schema.RenderOptions` that replace the job's own.
 
     Raises:
-        InvalidOption: there is no such format.
-        JobError: there is no result; says why.
+        InvalidOption: the format does not exist.
+        JobError: the job has no result; the class says why.
     """
     if format is not None and format not in FORMATS:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
-    state = state_of(request)
-    rendered = await in_turn(request, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
-    return DeliveredResponse(
-        rendered.body,
-        headers={"Content-Type": rendered.content_type},
-        on_delivered=functools.partial(note_delivery, state, job_id),
-    )
+    service = state_of(request).service
+    body, content_type = await in_turn(request, _rendered, service, job_id, viewer_of(request), format, layout or {})
+    return delivered(request, job_id, body, {"Content-Type": content_type})
+
+
+def delivered(request: Request, job_id: str, body: str | bytes, headers: Mapping[str, str]) -> Response:
+    """A response with a job's result; the server notes the delivery when the client has all of it.
+
+    Args:
+        request: the request for the result.
+        job_id: id of the job.
+        body: the rendered result.
+        headers: headers of the response, with ``Content-Type``.
+    """
+    noted = functools.partial(note_delivery, state_of(request), job_id)
+    return DeliveredResponse(body, headers=headers, on_delivered=noted)
 
 
 async def in_turn(request: Request, function: Callable[..., T], *args: object) -> T:
-    """Read or render a result in a thread, one for each caller and two for all callers at a time.
+    """Read or render a result in a thread, one result at a time for each caller.
 
     Args:
-        request: for which the result is. Its body was read.
-        function: to be called in the thread.
+        request: a request whose body was read.
+        function: the function to call in the thread.
         args: its arguments.
 
     Raises:
-        ClientDisconnect: the client went away before its turn came.
+        ClientDisconnect: the client went away while the request waited for its turn.
     """
     state = state_of(request)
     async with state.caller_renders.taken(caller_of(request), math.inf):
@@ -83,42 +87,51 @@ async def in_turn(request: Request, function: Callable[..., T], *args: object) -
 
 
 async def note_delivery(state: ServerState, job_id: str) -> None:
-    """Note that a client has had a job's result in full."""
+    """Note that a client has received a job's whole result."""
     try:
         await blocking(None, state.service.mark_delivered, job_id)
     except StorageError as error:
-        # The client has its result, and the only harm is that it stays for longer.
-        log.warning("that a result was delivered could not be noted: %s", error, extra={"job_id": job_id})
+        # The client has its result; the server only keeps the result for longer.
+        log.warning("the delivery of a result could not be noted: %s", error, extra={"job_id": job_id})
+
+
+def failure_problem(error: JobFailed, kinds: tuple[type[Exception], ...]) -> Problem | None:
+    """The problem that a failed job's cause would have been before the job was accepted.
+
+    Args:
+        error: the failure, which names the class of its cause.
+        kinds: classes of causes that the caller of the API can act on; a subclass comes before its base.
+
+    Returns:
+        None for a cause of another class.
+    """
+    cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
+    for kind in kinds:
+        if cause is not None and issubclass(cause, kind):
+            return Problem(*RULES[kind], str(error))
+    return None
 
 
 def failed_in_sync(error: JobFailed) -> Problem:
-    """The answer to a request that waited for a job which failed: as if it had failed before it was accepted.
+    """The response to a request that waited for a job which failed.
 
-    What is wrong with the audio, an option or a model is said with the status that it would have had then. The rest is
-    a conflict.
+    A fault of the audio, an option or a model has the status that it would have had at the submission. Any other cause
+    is a conflict (409).
     """
-    cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
-    if cause is not None and issubclass(cause, errors.AudioTooLong):
-        return Problem(413, "audio_too_long", str(error))
-    if cause is not None and issubclass(cause, errors.InvalidOption):
-        return Problem(400, "invalid_field", str(error))
-    if cause is not None and issubclass(cause, errors.InvalidAudio):
-        return Problem(415, "invalid_audio", str(error))
-    if cause is not None and issubclass(cause, errors.ModelError):
-        return Problem(422, "model_unavailable", str(error))
-    return Problem(409, "job_failed", str(error))
+    kinds = (AudioTooLong, InvalidOption, InvalidAudio, ModelError)
+    return failure_problem(error, kinds) or Problem(*RULES[JobFailed], str(error))
 
 
 def _rendered(
     service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]
-) -> _Rendered:
+) -> tuple[bytes, str]:
+    """The body of a result, and its Content-Type."""
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
     text = render(transcript, format or job.output_format, options)
     if format is None:
         warnings = (*job.warnings, *layout_warnings(transcript.segments, options, job.output_format))
-        whole = job_result(transcript, text, warnings, job.metadata)
-        return _Rendered(msgspec.json.encode(whole), "application/json")
+        return msgspec.json.encode(job_result(transcript, text, warnings, job.metadata)), "application/json"
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
-    return _Rendered(text.encode(), f"{media_type}{suffix}")
+    return text.encode(), f"{media_type}{suffix}"

@@ -1,59 +1,77 @@
-"""What a submission is answered with."""
+"""Responses to a submission: 202 with the job's address, or with ``sync`` the result of the job."""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Awaitable, Callable
 
-__all__ = ["Accepted", "AcceptedFiles", "FileError", "FileOutcome"]
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import Draining, JobFailed
+from whisper_api.server.query import status_location, status_path
+from whisper_api.server.realtime.waiting import wait_for_end
+from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import FileOutcome, problem_of
+from whisper_api.server.responses.results import failed_in_sync
+
+__all__ = ["Accepted", "AcceptedFiles", "accepted_response", "when_ended"]
+
+# The client asks for the status of a new job after this time.
+RETRY_SECONDS = 1
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A job was accepted: it will be run whatever happens to the process.
+    """The server has stored the job and runs it, also after a crash or a restart.
 
     Attributes:
         job_id: a UUID.
-        status_url: the path to ask for its status at, to be put behind the server's address with any prefix it has.
+        status_url: path of the job's status; append it to the server's address with its prefix.
     """
 
     job_id: str
     status_url: str
 
 
-class FileError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why one file of several did not become a job.
-
-    Attributes:
-        status: of HTTP, that it would have had alone.
-        code: one word for programs.
-        detail: one sentence for people: what is wrong and what to do.
-    """
-
-    status: int
-    code: str
-    detail: str
-
-
-class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one file of several: a job, or an error.
-
-    Attributes:
-        file_name: what the client called it, when it did.
-        job_id: a UUID; not there for a file that was refused.
-        status_url: as of one file; not there for a file that was refused.
-        error: why the file was refused; not there otherwise.
-    """
-
-    file_name: str | None
-    job_id: str | msgspec.UnsetType = msgspec.UNSET
-    status_url: str | msgspec.UnsetType = msgspec.UNSET
-    error: FileError | msgspec.UnsetType = msgspec.UNSET
-
-
 class AcceptedFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of several files.
+    """The outcome of a request with several files.
 
     Attributes:
-        jobs: one for each file, in the order in which they were sent.
+        jobs: one outcome for each file, in the order in which the files were sent.
     """
 
     jobs: tuple[FileOutcome, ...]
+
+
+def accepted_response(request: Request, job_id: str) -> Response:
+    """A 202 response with the job's id and the address of its status."""
+    headers = {"Location": status_location(request, job_id), "Retry-After": str(RETRY_SECONDS)}
+    return JsonResponse(Accepted(job_id=job_id, status_url=status_path(job_id)), 202, headers)
+
+
+async def when_ended(
+    request: Request, job_id: str, respond: Callable[[], Awaitable[Response]], seconds: float | None
+) -> Response:
+    """Wait for a job and respond with its result, or after the time limit with 202 and the job's address.
+
+    Args:
+        request: a request whose body was read.
+        job_id: id of the job.
+        respond: makes the response when the job has ended.
+        seconds: the time limit; None for no limit.
+
+    Raises:
+        Problem: the job failed; or the server stops, and then the header ``Location`` names the job.
+        JobError: the job has no result.
+        ClientDisconnect: the client has gone; the job goes on.
+    """
+    try:
+        if await wait_for_end(request, job_id, seconds):
+            return await respond()
+        return accepted_response(request, job_id)
+    except JobFailed as error:
+        raise failed_in_sync(error) from error
+    except Draining as error:
+        problem = problem_of(error)
+        problem.headers["Location"] = status_location(request, job_id)
+        raise problem from error

@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}/corrections``: corrections of a transcript by people."""
+"""``/transcription/{job_id}/corrections``: corrections that people make in a transcript."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_BYTES = 1 << 20
 
 
 async def corrections(request: Request) -> Response:
-    """The corrections of a transcript. Results in all formats contain them."""
+    """Get the corrections of a transcript. Results in all formats contain them."""
     state = state_of(request)
     job_id = job_id_of(request)
     return JsonResponse(await blocking(state.reads, state.service.corrections, job_id, viewer_of(request)))
@@ -46,8 +46,8 @@ async def corrections(request: Request) -> Response:
 async def correct(request: Request) -> Response:
     """Correct words and name speakers. The new corrections replace all earlier ones.
 
-    Segments and words keep the numbers of the recognised transcript, also when some were removed since. The answer
-    contains the stored corrections: one for each word, and only those that change something.
+    Segments and words keep their numbers of the recognised transcript when corrections remove some. The response
+    contains the stored corrections: one for each word, and only those that change the transcript.
     """
     state = state_of(request)
     job_id = job_id_of(request)
@@ -64,19 +64,19 @@ def _read(body: bytes) -> Corrections:
     try:
         return msgspec.json.decode(body, type=Corrections)
     except RecursionError:
-        raise InvalidInput("The body cannot be used: it is nested too deep") from None
+        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidInput(f"The body cannot be used: {error}") from None
 
 
 WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
-KEPT = Answer(200, "The corrections that are kept", {"application/json": Corrections})
+STORED = Answer(200, "The stored corrections", {"application/json": Corrections})
 
-CORRECTIONS = Operation(corrections, "Jobs", (KEPT,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
+CORRECTIONS = Operation(corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
 CORRECT = Operation(
     correct,
     "Jobs",
-    (KEPT,),
+    (STORED,),
     refusals=(
         InvalidInput,
         InvalidOption,

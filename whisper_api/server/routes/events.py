@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}/events``: what happens to a job, as it happens."""
+"""``/transcription/{job_id}/events``: the events of a job as a stream."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENTS"]
 
-# How long a client waits before it connects again; a restart takes a few seconds.
+# A client waits this long before it connects again; a restart of the server takes a few seconds.
 RETRY = b"retry: 2000\n\n"
 MAX_ID_DIGITS = 19
 
 LAST_EVENT_ID = Parameter(
-    "Last-Event-ID", str, "Id of the last event that was received; what is no id counts as none", location="header"
+    "Last-Event-ID", str, "Id of the last event that the client received; a malformed id is ignored", location="header"
 )
 AFTER = Parameter(
-    "after", Annotated[int, Meta(ge=0)], "As Last-Event-ID, for callers that cannot set headers; the header wins", 0
+    "after", Annotated[int, Meta(ge=0)], "The same as Last-Event-ID, which wins, for callers that set no headers", 0
 )
 
 
 async def events(request: Request) -> Response:
-    """What happens to a job, as server-sent events, until it has ended.
+    """Stream the events of a job as server-sent events, until the job has ended.
 
     Each event has an ``id``, an ``event`` and, as ``data``, a JSON object:
 
-    - ``queued``: the job waits, or waits again. ``queue_position``. All earlier events of the job are void.
+    - ``queued``: the job waits, or waits again, at ``queue_position``. All earlier events of the job are void.
     - ``progress``: the job runs. ``progress`` from 0 to 1, ``stage``, ``eta_seconds`` or null.
-    - ``segment``: some text is known. ``index``, ``aligned``, ``segments`` as in a result, but without speakers. A
-      later event with the same ``index`` replaces this one.
-    - ``completed``, ``failed`` with ``error``, ``canceled``: the job has ended, and so does the stream.
+    - ``segment``: a part of the text is known. ``index``, ``aligned``, and ``segments`` as in a result, but without
+      speakers. A later event with the same ``index`` replaces this one.
+    - ``completed``, ``failed`` with ``error``, ``canceled``: the job has ended, and the stream ends too.
 
     Each object also has ``job_id`` and ``event``. A client that connects late, or again with ``Last-Event-ID``,
-    receives the events that it has missed and that still matter. After 15 seconds without an event a comment is sent.
-    When the key of the request is revoked, the stream ends within that time.
+    receives the events that it has missed and that are still valid. After 15 seconds without an event the server sends
+    a comment. When the key of the request is revoked, the stream ends within that time.
     """
     job_id = job_id_of(request)
     pieces = _pieces(watch_events(request, job_id, after=_last_id(request)))
@@ -72,7 +72,7 @@ async def _pieces(batches: AsyncGenerator[tuple[NumberedEvent, ...], None]) -> A
                 if not batch:
                     yield HEARTBEAT
         except (Problem, WhisperApiError):
-            # A stream that has begun cannot send an error status. The client is told when it connects again.
+            # A stream that has begun cannot send an error status. The client receives the error at its next connection.
             if not begun:
                 raise
 
@@ -80,10 +80,10 @@ async def _pieces(batches: AsyncGenerator[tuple[NumberedEvent, ...], None]) -> A
 def _last_id(request: Request) -> int:
     """The id of the last event that the client has received; 0 for none."""
     after: int = AFTER.of(request)
-    given = request.headers.get(LAST_EVENT_ID.name, "").strip()
-    # A wrong id is no error: a browser cannot read the error, and would send the same id again for ever.
-    if given.isascii() and given.isdecimal() and len(given) <= MAX_ID_DIGITS:
-        return int(given)
+    text = request.headers.get(LAST_EVENT_ID.name, "").strip()
+    # A malformed id is not an error: a browser could not read the error, and would send the same id for ever.
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_ID_DIGITS:
+        return int(text)
     return after
 
 
@@ -91,8 +91,8 @@ EVENTS = Operation(
     events,
     "Jobs",
     (
-        Answer(200, "Events, as they happen", {"text/event-stream": JobEvent}),
-        Answer(204, "The client has had the last event of this job"),
+        Answer(200, "A stream of events", {"text/event-stream": JobEvent}),
+        Answer(204, "The client has already received the last event of this job"),
     ),
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, AFTER, LAST_EVENT_ID),

@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz``, ``/health``: for programs that monitor the server. They need no key."""
+"""``/livez``, ``/readyz``, ``/health``: health checks, which need no key."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ RETRY_SECONDS = 5
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """The process answers.
+    """The process responds.
 
     Attributes:
-        status: in one word.
+        status: always ``ok``.
     """
 
     status: Literal["ok"] = "ok"
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Jobs can be worked on.
+    """The server runs jobs.
 
     Attributes:
-        status: in one word.
-        loading: the models that are being loaded meanwhile; missing when none are.
+        status: the state in one word.
+        loading: the models that are being loaded; absent when none are.
     """
 
     status: str
@@ -41,12 +41,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def livez(request: Request) -> Response:
-    """The process answers. This says nothing more, so that a server which loads its models is not restarted."""
+    """Check that the process responds. A server that is still loading models passes, so that nothing restarts it."""
     return JsonResponse(Alive())
 
 
 async def readyz(request: Request) -> Response:
-    """Whether jobs are worked on now, and which models are still being loaded.
+    """Check that the server runs jobs, and list the models that are still being loaded.
 
     Raises:
         Problem: 503 with the state as its code: starting, stalled, draining, disk_full or failed.
@@ -58,14 +58,14 @@ async def readyz(request: Request) -> Response:
     return JsonResponse(Ready(status=health.state, loading=health.loading))
 
 
-LIVEZ = Operation(livez, "Health", (Answer(200, "It answers", {"application/json": Alive}),), open=True)
+LIVEZ = Operation(livez, "Health", (Answer(200, "The process responds", {"application/json": Alive}),), open=True)
 READYZ = Operation(
     readyz,
     "Health",
-    (Answer(200, "Jobs are worked on", {"application/json": Ready}),),
+    (Answer(200, "The server runs jobs", {"application/json": Ready}),),
     refusals=(
-        Problem(503, "starting", "The server starts, and models are being loaded"),
-        Problem(503, "stalled", "A job that runs makes no progress"),
+        Problem(503, "starting", "The server starts and loads models"),
+        Problem(503, "stalled", "A running job makes no progress"),
         Problem(503, "disk_full", "The disk that holds the job database is full"),
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),

@@ -35,32 +35,32 @@ from whisper_api.store.job_search import JobFilter
 
 __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 
-JOB_ID = Parameter("job_id", str, "Of the job, as the answer to its submission gave it", location="path", required=True)
+JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
-FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Answer this format alone")
+FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Respond with this format alone")
 LAYOUT = tuple(
-    Parameter(field.name, field.type, f"{field.description}, in the place of the job's own") for field in RENDER_FIELDS
+    Parameter(field.name, field.type, f"{field.description}, instead of the job's own") for field in RENDER_FIELDS
 )
-FORCE = Parameter("force", bool, "Stop the job also when it runs", False)
+FORCE = Parameter("force", bool, "Also stop a running job", False)
 TEXTS = {format.media_type: str for format in FORMATS.values() if not format.media_type.endswith("json")}
 STATE = Parameter("status", JobState, "Only jobs in this state")
-METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this at the top of their metadata")
+METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this key at the top of their metadata")
 METADATA_VALUE = Parameter(
-    "metadata_value", str, "With metadata_key: only jobs with this there, as text or as JSON (5, true, null)"
+    "metadata_value", str, "Only jobs with this value under metadata_key, as text or as JSON (5, true, null)"
 )
 MOMENT = Annotated[datetime, Meta(tz=True)]
-CREATED_AFTER = Parameter("created_after", MOMENT, "Only jobs submitted then or later (RFC 3339)")
-CREATED_BEFORE = Parameter("created_before", MOMENT, "Only jobs submitted earlier (RFC 3339)")
+CREATED_AFTER = Parameter("created_after", MOMENT, "Only jobs submitted at this time or later (RFC 3339)")
+CREATED_BEFORE = Parameter("created_before", MOMENT, "Only jobs submitted before this time (RFC 3339)")
 LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Jobs on a page", 50)
-AFTER = Parameter("after", str, "What the page before gave as next")
+AFTER = Parameter("after", str, "The cursor `next` of the page before")
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of jobs.
 
     Attributes:
-        jobs: newest first.
-        next: to be given as ``after`` for the next page; None on the last one.
+        jobs: the jobs, newest first.
+        next: the cursor ``after`` for the next page; None on the last page.
     """
 
     jobs: tuple[JobStatus, ...]
@@ -68,10 +68,10 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The job was canceled, or its result removed; one that Failed is removed itself.
+    """The job was canceled, its result was removed, or a Failed job was removed.
 
     Attributes:
-        success: always true: what fails is an error.
+        success: always true; a failure is an error response.
         message: the same in words.
     """
 
@@ -80,7 +80,7 @@ class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(request: Request) -> Response:
-    """Where a job stands; with ``?wait=N``, when its status has changed or N seconds have passed."""
+    """Get the status of a job; with ``?wait=N`` when the status has changed or N seconds have passed."""
     state = state_of(request)
     job_id = job_id_of(request)
     seconds = WAIT.of(request)
@@ -90,29 +90,29 @@ async def status(request: Request) -> Response:
 
 
 async def result(request: Request) -> Response:
-    """What a job gave: JSON; with ``?format=``, the text in that format alone.
+    """Get the result of a job as JSON; with ``?format=`` the text in that format alone.
 
-    Subtitles are laid out as the job was told to, unless the query says otherwise.
+    The query may replace the job's own layout of subtitles.
     """
     job_id = job_id_of(request)
-    layout = {parameter.name: parameter.of(request) for parameter in LAYOUT}
-    given = {name: value for name, value in layout.items() if value is not None}
-    return await result_response(request, job_id, FORMAT.of(request), given)
+    values = {parameter.name: parameter.of(request) for parameter in LAYOUT}
+    layout = {name: value for name, value in values.items() if value is not None}
+    return await result_response(request, job_id, FORMAT.of(request), layout)
 
 
 async def cancel(request: Request) -> Response:
-    """Cancel a job that waits, remove one that has ended; with ``?force=true``, stop one that runs."""
+    """Cancel a waiting job, or remove a job that has ended; with ``?force=true`` also stop a running job."""
     state = state_of(request)
     job_id = job_id_of(request)
     force = FORCE.of(request)
-    # By force it takes until the running work item has ended.
+    # With force the call waits until the running work item has ended, which would occupy a thread of the pool.
     pool = None if force else state.uploads
     await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
     return JsonResponse(CancelResponse())
 
 
 async def jobs(request: Request) -> Response:
-    """The caller's jobs, newest first, a page at a time; those for which all that is asked for holds."""
+    """List the caller's jobs that meet all conditions, newest first and page by page."""
     state = state_of(request)
     filter = JobFilter(
         state=STATE.of(request),
@@ -135,27 +135,21 @@ def _seconds(moment: datetime | None) -> float | None:
 STATUS = Operation(
     status,
     "Jobs",
-    (Answer(200, "Where it stands", {"application/json": JobStatus}),),
+    (Answer(200, "The status", {"application/json": JobStatus}),),
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, WAIT),
 )
 RESULT = Operation(
     result,
     "Jobs",
-    (
-        Answer(
-            200,
-            "The result",
-            {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
-        ),
-    ),
+    (Answer(200, "The result", {"application/json": (JobResult, WhisperxTranscript), **TEXTS}),),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
 )
 CANCEL = Operation(
     cancel,
     "Jobs",
-    (Answer(200, "It is canceled", {"application/json": CancelResponse}),),
+    (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
     refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
     parameters=(JOB_ID, FORCE),
 )

@@ -1,22 +1,18 @@
-"""``POST /detect-language``: which language is spoken, without a transcript."""
+"""``POST /detect-language``: detects the spoken language without making a transcript."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import JobFailed
 from whisper_api.schema import SpokenLanguage, Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
-from whisper_api.server.realtime.waiting import wait_for_end
-from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.results import failed_in_sync, in_turn, note_delivery
-from whisper_api.server.responses.sync_response import accepted_response, when_ended
+from whisper_api.server.responses.results import delivered, in_turn
+from whisper_api.server.responses.submission_responses import accepted_response, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
@@ -27,23 +23,28 @@ from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, I
 __all__ = ["DETECT"]
 
 PURPOSE = "detect-language"
-# This server's name for the field, and that of whisper-asr-webservice.
+# This server's name of the field, and the name that whisper-asr-webservice gives the field.
 FILE_FIELDS = (FILE.name, AUDIO_FILE.name)
-# The options that have an effect where nothing is transcribed.
+# The options that have an effect without a transcription.
 FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offset", "vad_min_silence", "vad_padding")
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
 
 async def detect(request: Request) -> Response:
-    """Say which language is spoken in a recording, without a transcript.
+    """Detect the language of a recording without making a transcript.
 
-    The answer comes when it is known; with ``sync=false``, or when it takes too long, 202 with the job's id, whose
-    result has the languages too. With ``encode`` in the query, as clients of whisper-asr-webservice have it, the
-    answer comes however long it takes, and a client that goes away cancels the job. A key may stand in the address, as
-    a password: ``http://name:key@host``.
+    The response comes when the job has ended. With ``sync=false``, or when the job takes too long, it is a 202 with the
+    job's id, and the job's result contains the languages too. With ``encode`` in the query, as clients of
+    whisper-asr-webservice send it, the response has no time limit, and a client that goes away cancels the job. The
+    key may be the password in the URL: ``http://name:key@host``.
     """
     service = state_of(request).service
     config = msgspec.structs.replace(state_of(request).config, default_sync=True)
+
+    async def respond() -> Response:
+        ended, transcript = await in_turn(request, service.result, job.job_id, viewer_of(request))
+        body = spoken_language(transcript, ended.warnings, ended.metadata)
+        return delivered(request, job.job_id, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
     def read(upload: IncomingForm) -> UploadForm:
         form = read_form(upload.fields, config, device=service.facts().device)
@@ -55,37 +56,22 @@ async def detect(request: Request) -> Response:
         rules = UploadRules(f"{PURPOSE}?encode={encode}", file_fields=FILE_FIELDS, headerless=not encode)
         with contextlib.ExitStack() as waiting:
             job, _ = await accept_waited(request, read, rules, waiting)
-            await wait_for_end(request, job.job_id, None)
-            try:
-                return await _language_response(request, job.job_id)
-            except JobFailed as error:
-                raise failed_in_sync(error) from error
+            return await when_ended(request, job.job_id, respond, None)
     job, form = await accept(request, read, UploadRules(PURPOSE, file_fields=FILE_FIELDS, raw=True))
     if not form.sync:
         return accepted_response(request, job.job_id)
-    return await when_ended(request, job.job_id, lambda: _language_response(request, job.job_id))
-
-
-async def _language_response(request: Request, job_id: str) -> Response:
-    state = state_of(request)
-    job, transcript = await in_turn(request, state.service.result, job_id, viewer_of(request))
-    body = spoken_language(transcript, job.warnings, job.metadata)
-    return DeliveredResponse(
-        msgspec.json.encode(body),
-        headers={"Content-Type": "application/json"},
-        on_delivered=functools.partial(note_delivery, state, job_id),
-    )
+    return await when_ended(request, job.job_id, respond, config.sync_timeout_seconds or None)
 
 
 def spoken_language(
     transcript: Transcript, warnings: tuple[str, ...] = (), metadata: dict[str, Any] | None = None
 ) -> SpokenLanguage:
-    """What a transcript without text says of the language.
+    """The language in the transcript of a language detection.
 
     Args:
-        transcript: of a job with the task ``detect_language``.
-        warnings: of the submission; they stand before the transcript's own.
-        metadata: of the job.
+        transcript: result of a job with the task ``detect_language``; it has no text.
+        warnings: warnings of the submission; they precede the transcript's own.
+        metadata: the client's metadata of the job.
     """
     from whisper_api.engine.languages import ENGLISH_NAMES
 

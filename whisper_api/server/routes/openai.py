@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -13,13 +13,13 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Task
-from whisper_api.server.openai.answers import Answer as Body
-from whisper_api.server.openai.answers import answer_of
+from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
     InputAudio,
     Model,
     ModelList,
+    StreamEvent,
     Transcription,
     Translation,
     VerboseTranscription,
@@ -27,7 +27,6 @@ from whisper_api.server.openai.bodies import (
 )
 from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import TAG, job_problem
-from whisper_api.server.openai.events import StreamEvent
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
     STREAMABLE,
@@ -38,19 +37,17 @@ from whisper_api.server.openai.openai_request import (
     read_fields,
 )
 from whisper_api.server.openai.streaming import stream_response
-from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import in_turn, note_delivery
+from whisper_api.server.responses.results import delivered, in_turn
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
-from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -58,22 +55,28 @@ if TYPE_CHECKING:
 __all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
 JOB_HEADER = "X-Job-ID"
-# What an Idempotency-Key stands for, with the upload.
+# RFC 7234, section 5.5. RFC 9111 dropped the field because caches made no use of it; its name stays registered.
+WARNING_HEADER = "Warning"
+# "Miscellaneous persistent warning".
+WARNING_CODE = 299
+MAX_WARNINGS = 10
+MAX_WARNING_CHARACTERS = 400
+# Part of a request's identity: the same upload for another task is another request.
 PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
 
 
 async def transcribe(request: Request) -> Response:
     """Transcribe audio, as OpenAI's route of this name does.
 
-    The answer comes when the job has ended, however long that takes; with ``stream``, its text comes as it is decoded:
-    events ``transcript.text.delta``, for ``diarized_json`` then ``transcript.text.segment``, in the end one
+    The response comes when the job has ended, however long that takes. With ``stream`` the text comes as it is decoded:
+    events ``transcript.text.delta``, for ``diarized_json`` then ``transcript.text.segment``, and at the end one
     ``transcript.text.done`` with the whole text, or an event ``error``.
 
-    A client that goes away cancels the job, unless it comes back within ten seconds with the same upload, after a
-    restart of the server within a minute, or has sent an ``Idempotency-Key``; the same upload from the same key joins
-    the job that runs. ``X-Job-ID`` names the job.
+    A client that goes away cancels its job after ten seconds, or a minute after a restart of the server, unless the
+    client sends the same upload again or has sent an ``Idempotency-Key``. The same upload from the same key joins the
+    running job. ``X-Job-ID`` names the job.
 
-    What was asked for and means nothing here is ignored, and told in ``Warning`` headers.
+    Fields that have no effect are ignored and named in ``Warning`` headers.
     """
     return await _answer(request, "transcribe")
 
@@ -81,7 +84,7 @@ async def transcribe(request: Request) -> Response:
 async def translate(request: Request) -> Response:
     """Transcribe audio into English text, as OpenAI's route of this name does.
 
-    The answer comes when the job has ended; what is said of transcriptions holds here too.
+    The response comes when the job has ended, as with ``/v1/audio/transcriptions``.
     """
     return await _answer(request, "translate")
 
@@ -89,8 +92,8 @@ async def translate(request: Request) -> Response:
 async def transcribe_deployment(request: Request) -> Response:
     """Transcribe audio, as Azure's route of this name does.
 
-    The deployment is the name of a model, as in the field ``model`` elsewhere. The version of the API counts for
-    nothing: the fields and answers are those of ``/v1/audio/transcriptions``. The key may come as ``api-key``.
+    The deployment is the name of a model, as in the field ``model`` elsewhere. The version of the API is ignored: the
+    fields and responses are those of ``/v1/audio/transcriptions``. The header ``api-key`` may contain the key.
     """
     return await _answer(request, "transcribe", request.path_params["deployment"])
 
@@ -98,19 +101,19 @@ async def transcribe_deployment(request: Request) -> Response:
 async def translate_deployment(request: Request) -> Response:
     """Transcribe audio into English text, as Azure's route of this name does.
 
-    The deployment is the name of a model; the fields and answers are those of ``/v1/audio/translations``.
+    The deployment is the name of a model; the fields and responses are those of ``/v1/audio/translations``.
     """
     return await _answer(request, "translate", request.path_params["deployment"])
 
 
 async def models(request: Request) -> Response:
-    """The models that are here, the configured one first; transcriptions may ask for others, which are fetched."""
+    """List the models on the server; the configured model is the first. Transcriptions may also name other models."""
     state = state_of(request)
     return JsonResponse(ModelList(data=await blocking(state.reads, models_here, state)))
 
 
 async def model(request: Request) -> Response:
-    """The model that a transcription gets when it asks for this name."""
+    """Look up the model that a transcription uses when its request has this name."""
     state = state_of(request)
     return JsonResponse(await blocking(state.reads, model_named, request.path_params["id"], state))
 
@@ -124,7 +127,7 @@ async def _answer(request: Request, task: Task, deployment: str | None = None) -
             fields = [*(field for field in fields if field[0] != "model"), ("model", deployment)]
         return read_fields(fields, state, task)
 
-    # The same upload is the same request at each address of this operation, but not for another deployment.
+    # The same upload is the same request on each path of this operation, but not for another deployment.
     purpose = PURPOSES[task] if deployment is None else f"{PURPOSES[task]} {deployment}"
     with contextlib.ExitStack() as waiting:
         job, openai_request = await accept_waited(request, read, UploadRules(purpose, json=True), waiting)
@@ -138,18 +141,14 @@ async def _answer(request: Request, task: Task, deployment: str | None = None) -
 
 
 async def _when_ended(request: Request, job_id: str, openai_request: OpenAIRequest) -> Response:
-    state = state_of(request)
-    # Without a bound of ours: a client that gives up comes again, and joins the job.
+    service = state_of(request).service
+    # Without a time limit, because a client that gives up and retries joins the same job.
     await wait_for_end(request, job_id, None)
     try:
-        body, warnings = await in_turn(request, _body, state.service, job_id, viewer_of(request), openai_request)
+        body, warnings = await in_turn(request, _body, service, job_id, viewer_of(request), openai_request)
     except JobFailed as error:
         raise job_problem(error) from error
-    response = DeliveredResponse(
-        body.body,
-        headers={"Content-Type": body.content_type},
-        on_delivered=functools.partial(note_delivery, state, job_id),
-    )
+    response = delivered(request, job_id, body.content, {"Content-Type": body.content_type})
     add_warnings(response, (*openai_request.warnings, *warnings))
     return response
 
@@ -157,30 +156,46 @@ async def _when_ended(request: Request, job_id: str, openai_request: OpenAIReque
 def _body(
     service: JobService, job_id: str, viewer: str | None, openai_request: OpenAIRequest
 ) -> tuple[Body, tuple[str, ...]]:
-    """The body of an answer, and the warnings of its transcript. Blocks on the database."""
+    """The body of a response, and the warnings of its transcript. Blocks on the database."""
     _, transcript = service.result(job_id, viewer)
-    return answer_of(transcript, openai_request), transcript.warnings
+    return rendered_body(transcript, openai_request), transcript.warnings
+
+
+def add_warnings(response: Response, warnings: Iterable[str]) -> None:
+    """Add a header for each warning, in ASCII and on one line whatever words of a client it contains.
+
+    Args:
+        response: a response that was not sent yet.
+        warnings: one sentence each; those after the first ten are left out.
+    """
+    for warning in list(dict.fromkeys(warnings))[:MAX_WARNINGS]:
+        text = "".join(each if each.isprintable() else " " for each in warning[:MAX_WARNING_CHARACTERS])
+        quoted = text.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.append(WARNING_HEADER, f'{WARNING_CODE} - "{quoted}"')
 
 
 MODEL_FIELD = FormField(
     "model",
     str,
-    "One of OpenAI's names, as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
+    "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
     "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
 )
 PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
-TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Of the first attempt")
-HOTWORDS = FormField("hotwords", str, "Words to expect, put before every window")
-AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Which audio track of the file, counted from 1")
-KEYWORDS = FormField("keywords[]", str, "Words to expect, one each", repeated=True)
+TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt")
+HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
+AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
+KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
     FILE,
     URL,
     MODEL_FIELD,
-    FormField("language", str, "Code or name of the language that is spoken; detected when it is not given"),
+    FormField("language", str, "Code or name of the spoken language; detected by default"),
     FormField(
-        "languages[]", str, "Languages that may be spoken: one counts as language, several are detected", repeated=True
+        "languages[]",
+        str,
+        "A language that may be spoken; a single one is used as language, with several the language is detected",
+        repeated=True,
     ),
     PROMPT,
     TEMPERATURE,
@@ -190,22 +205,22 @@ TRANSCRIPTION_FIELDS = (
     FormField(
         "response_format",
         ResponseFormat,
-        "Of the answer; when it is not given, json, and diarized_json for `gpt-4o-transcribe-diarize`",
+        "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
     ),
     *RENDER_FIELDS,
-    FormField("timestamp_granularities[]", Granularity, "Times in a verbose_json; segment by default", repeated=True),
+    FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
     FormField(
         CHUNKING_FIELD,
         str,
         'auto, or JSON: {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "prefix_padding_ms": 300};'
-        " also field by field, as chunking_strategy[type] ...",
+        " or a field for each key: chunking_strategy[type] ...",
     ),
-    FormField("include[]", Literal["logprobs"], "logprobs: of every token, in a json", repeated=True),
+    FormField("include[]", Literal["logprobs"], "logprobs: add the log probabilities to a json", repeated=True),
     FormField(
         "known_speaker_names[]",
         str,
-        f"Names of up to {MAX_KNOWN_SPEAKERS} speakers; a speaker like none of them keeps a letter",
+        f"The name of a known speaker, up to {MAX_KNOWN_SPEAKERS}; the other speakers have letters",
         repeated=True,
     ),
     FormField(
@@ -224,24 +239,27 @@ TRANSLATION_FIELDS = (
     HOTWORDS,
     AUDIO_TRACK,
     KEYWORDS,
-    FormField("response_format", Literal[TRANSLATION_FORMATS], "Of the answer; json when it is not given"),
+    FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
-HEADERS = {JOB_HEADER: "Id of the job", WARNING: "What was ignored, or could not be done as asked; may come repeatedly"}
-# What a JSON body has in the place of the file.
+HEADERS = {
+    JOB_HEADER: "Id of the job",
+    WARNING_HEADER: "A field that was ignored, or a request that could not be followed; the header may be repeated",
+}
+# Fields of a JSON body instead of the file.
 JSON_FIELDS = (
     FormField("input_audio", InputAudio, "The recording in base64"),
     FormField(FILE.name, str, "The recording in base64, or as a data URL"),
     FormField("file_url", str, "The same as url"),
 )
 REFUSALS: tuple[Cause, ...] = (
-    *OF_UPLOADS,
+    *UPLOAD_REFUSALS,
     InvalidInput,
     JobCanceled,
     JobNotFound,
     ResultGone,
-    Problem(500, "job_failed", "The job ended without a result, and would again"),
+    Problem(500, "job_failed", "The job ended without a result, and another attempt would fail too"),
 )
 
 TRANSCRIBE = Operation(
@@ -250,7 +268,7 @@ TRANSCRIBE = Operation(
     (
         Answer(
             200,
-            "What was said, in the format that was asked for",
+            "The transcript in the requested format",
             {
                 "application/json": Transcription | VerboseTranscription | DiarizedTranscription,
                 **TEXTS,
@@ -269,7 +287,7 @@ TRANSLATE = Operation(
     (
         Answer(
             200,
-            "What was said, in English and in the format that was asked for",
+            "The English text in the requested format",
             {"application/json": Translation | VerboseTranslation, **TEXTS},
             headers=HEADERS,
         ),
@@ -280,7 +298,7 @@ TRANSLATE = Operation(
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", location="path", required=True),
-    Parameter("api-version", str, "Counts for nothing"),
+    Parameter("api-version", str, "Ignored"),
 )
 TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
     TRANSCRIBE, handler=transcribe_deployment, parameters=(*TRANSCRIBE.parameters, *DEPLOYMENT)
@@ -294,5 +312,5 @@ MODEL = Operation(
     TAG,
     (Answer(200, "The model", {"application/json": Model}),),
     refusals=(UnknownModel,),
-    parameters=(Parameter("id", str, "Its name", location="path", required=True),),
+    parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
 )

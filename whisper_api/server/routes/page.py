@@ -66,7 +66,7 @@ def _assets() -> Mapping[str, _Asset]:
 
 
 async def page(request: Request) -> Response:
-    """The page: drop files or record, read, correct and download transcripts."""
+    """The page for uploading and recording audio, and for reading, correcting and downloading transcripts."""
     return await asyncio.to_thread(_response, request, INDEX)
 
 

@@ -23,14 +23,14 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     """The process and its settings.
 
     Attributes:
-        host, port: of the server; the port is the one that the request came to.
+        host, port: address of the server, with the port that received the request.
         timeout: seconds that a request may take.
         keepalive: seconds that an idle connection stays open.
         worker_number: threads for the blocking work of requests.
-        version: of the program.
-        uptime_seconds: since the start.
-        state: in one word; ``ready`` when jobs are worked on.
-        reason: of that state.
+        version: version of the program.
+        uptime_seconds: seconds since the start.
+        state: the state in one word; ``ready`` when the server runs jobs.
+        reason: the reason of the state.
         loading: the models that are being loaded; empty when none are.
     """
 
@@ -47,18 +47,18 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutProcessing(msgspec.Struct, frozen=True, kw_only=True):
-    """How jobs are worked on.
+    """The settings of transcriptions.
 
     Attributes:
         concurrent_mode: whether several jobs run at a time.
-        max_concurrent_jobs: how many, in that mode.
-        device: that the models run on.
-        device_index: as configured.
-        default_output_format: of a transcript, when a request names none.
-        default_sync_mode: whether a request without ``sync`` is answered with the transcript.
-        sync_timeout: seconds that such a request waits; 0 for no limit.
-        model: the name of the Whisper model.
-        compute_type: number format of its weights.
+        max_concurrent_jobs: number of jobs that run at a time in this mode.
+        device: the device that runs the models.
+        device_index: the configured index of the device.
+        default_output_format: format of a transcript when the request names none.
+        default_sync_mode: whether the response to a request without ``sync`` is the transcript.
+        sync_timeout: seconds that a synchronous request waits for its job; 0 for no limit.
+        model: name of the Whisper model.
+        compute_type: number format of the model's weights.
         default_language: code, or ``auto``.
     """
 
@@ -79,14 +79,14 @@ class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         max_file_size: bytes that an upload may have.
-        job_retention_hours: until a job and its result are removed.
-        cleanup_interval_hours: between two removals of expired jobs.
-        max_queued_jobs: how many jobs may wait.
-        memory_bytes: of this process; None where the system does not tell, and for a user.
-        resident_models: models in memory.
-        resident_model_bytes: their size.
-        uploads_disk_free_bytes, data_disk_free_bytes: on the disks of the uploads and of the job database; None when
-            unknown, and for a user, since changes of them show what other users do.
+        job_retention_hours: hours until a job and its result are removed.
+        cleanup_interval_hours: hours between two removals of expired jobs.
+        max_queued_jobs: number of jobs that may wait.
+        memory_bytes: memory of the process; None when the system does not report it, and for a user.
+        resident_models: number of models in memory.
+        resident_model_bytes: size of the models in memory.
+        uploads_disk_free_bytes, data_disk_free_bytes: free bytes on the disks of the uploads and of the job database;
+            None when unknown, and for a user, because changes of the numbers reveal the work of other users.
     """
 
     max_file_size: int
@@ -111,11 +111,11 @@ class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of jobs: of its own for a user, of all for an admin and without authorization.
+    """The numbers of jobs: a user's own jobs, or all jobs for an admin and without authorization.
 
     Attributes:
-        queued_jobs: waiting jobs.
-        processing_jobs: running jobs.
+        queued_jobs: number of waiting jobs.
+        processing_jobs: number of running jobs.
     """
 
     queued_jobs: int
@@ -133,26 +133,16 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def server_status(request: Request) -> Response:
-    """The settings and the state of the server. A user sees the numbers of its own jobs only."""
+    """Get the settings and the state of the server. A user sees the numbers of its own jobs only."""
     state = state_of(request)
-    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), _port(request)))
-
-
-def _port(request: Request) -> int | None:
-    """The port that a request came to; None on a Unix socket."""
+    # None on a Unix socket.
     server = request.scope.get("server")
-    return None if server is None else server[1]
+    port = server[1] if server is not None else None
+    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), port))
 
 
 def _describe(state: ServerState, viewer: str | None, port: int | None) -> ServerStatus:
-    """The status.
-
-    Args:
-        state: of the application.
-        viewer: the owner whose jobs the caller may see; None for all jobs.
-        port: that the request came to.
-    """
-    # The objects and names of the old server, and some more.
+    # The old server's objects and names, and some more.
     config = state.config
     queued, processing = state.service.counts(viewer)
     health = state.service.health()
@@ -199,7 +189,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
 
 
 def _resident_bytes() -> int | None:
-    """The memory of this process; None where the system does not tell."""
+    """The memory of this process; None when the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -214,4 +204,4 @@ def _free_bytes(directory: Path) -> int | None:
         return None
 
 
-STATUS = Operation(server_status, "Server", (Answer(200, "How it is", {"application/json": ServerStatus}),))
+STATUS = Operation(server_status, "Server", (Answer(200, "The status", {"application/json": ServerStatus}),))

@@ -1,4 +1,4 @@
-"""``POST /transcribe`` and ``POST /transcriptions``: an upload becomes a job, or several."""
+"""``POST /transcribe`` and ``POST /transcriptions``: make jobs of one or several recordings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from whisper_api.server.operations import Answer, Cause, FormBody, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
-from whisper_api.server.responses.submission_responses import Accepted, AcceptedFiles
-from whisper_api.server.responses.sync_response import accepted_response, when_ended
+from whisper_api.server.responses.submission_responses import Accepted, AcceptedFiles, accepted_response, when_ended
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.uploads.upload_fields import REFUSALS as OF_UPLOADS
+from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 __all__ = ["ACCEPTED", "IN_SYNC", "REFUSALS", "SUBMIT", "SUBMIT_SEVERAL"]
 
@@ -29,47 +28,49 @@ ACCEPTED = Answer(
     202,
     "The job is accepted",
     {"application/json": Accepted},
-    {"Location": "The path of its status", "Retry-After": "Seconds after which to ask for it"},
+    {"Location": "Path of the job's status", "Retry-After": "Seconds after which to ask for the status"},
 )
 REFUSALS: tuple[Cause, ...] = (
-    *OF_UPLOADS,
-    Problem(422, "device_not_served", "The models run on another device here"),
+    *UPLOAD_REFUSALS,
+    Problem(422, "device_not_served", "The server runs the models on another device"),
 )
 IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 
 
 async def submit(request: Request) -> Response:
-    """Accept audio: 202 with the job's id, or with ``sync``, its result when the job has ended.
+    """Accept a recording: the response is 202 with the job's id, or with ``sync`` the result when the job has ended.
 
-    The audio comes as ``file``, or where the server fetches for its callers, as the address ``url``. It may also be the
-    body itself, with its own ``Content-Type``; then the other fields are query parameters.
+    The field ``file`` contains the recording; where the server fetches files for its callers, ``url`` may name it
+    instead. The recording may also be the body itself, with its own ``Content-Type``; then the other fields are query
+    parameters.
     """
     config, service = state_of(request).config, state_of(request).service
 
     def read(upload: IncomingForm) -> UploadForm:
-        # The device is asked for in this thread: the answer may take the import of torch.
+        # In a thread, because facts() may import torch.
         return read_form(upload.fields, config, device=service.facts().device, known_speakers=True)
 
     job, form = await accept(request, read, UploadRules(raw=True))
     if not form.sync:
         return accepted_response(request, job.job_id)
-    return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id))
+    limit = config.sync_timeout_seconds or None
+    return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id), limit)
 
 
 async def submit_several(request: Request) -> Response:
-    """Accept several files, each as a job of its own: 202 with what became of each, in the order sent.
+    """Accept several recordings, each as a job of its own: 202 with the outcome of each, in the order sent.
 
-    The other fields hold for all of them. A file that cannot be used is named with its error and does not stop the
-    others; when none is accepted, the answer is a 400 with the same list.
+    The other fields apply to all recordings. A recording that cannot be used is named with its error and does not stop
+    the others; when no recording is accepted, the response is a 400 with the same list.
     """
     service = state_of(request).service
-    # The answer is always a list, also where the configuration's default for one file is to wait.
+    # The response is always a list, also when the configuration makes the single upload synchronous.
     config = msgspec.structs.replace(state_of(request).config, default_sync=False)
 
     def read(upload: IncomingForm) -> UploadForm:
         form = read_form(upload.fields, config, device=service.facts().device, known_speakers=True)
         if form.sync:
-            raise InvalidOption("sync", "this address answers with a list of jobs: leave it out, or POST /transcribe")
+            raise InvalidOption("sync", "POST /transcriptions lists jobs: leave the field out, or use POST /transcribe")
         return form
 
     return JsonResponse(AcceptedFiles(jobs=await accept_files(request, read)), 202)
@@ -86,8 +87,8 @@ SUBMIT = Operation(
 SUBMIT_SEVERAL = Operation(
     submit_several,
     "Transcription",
-    (Answer(202, "What became of each file", {"application/json": AcceptedFiles}),),
-    refusals=(*REFUSALS, Problem(400, "no_file_accepted", "None of the files is accepted; `jobs` says why for each")),
+    (Answer(202, "The outcome of each file", {"application/json": AcceptedFiles}),),
+    refusals=(*REFUSALS, Problem(400, "no_file_accepted", "No file is accepted; `jobs` has the reason for each file")),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
 )

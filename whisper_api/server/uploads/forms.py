@@ -1,20 +1,20 @@
-"""The fields of a form as values: the one place where a request's options are checked and defaults are filled in."""
+"""The fields of a form as values: all options of requests are checked here, and get their defaults here."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from whisper_api.coercion import convert
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.form_fields import FormFields, converted
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import (
     NAMES_FIELD,
@@ -31,8 +31,6 @@ __all__ = [
     "RENDER_FIELDS",
     "UploadForm",
     "check_text",
-    "converted",
-    "field_warnings",
     "read_form",
     "render_options",
     "transcription_options",
@@ -40,7 +38,6 @@ __all__ = [
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_WORD_CHARACTERS = 255
-NAMES_IN_WARNING = 10
 LINE_BREAKS = frozenset("\t\r\n")
 
 OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
@@ -60,15 +57,15 @@ class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a form.
 
     Attributes:
-        options: of the transcription; language and model are those of the configuration where the form names none.
+        options: options of the transcription; the configuration gives the language and the model by default.
         output_format: a name in :data:`whisper_api.formats.FORMATS`.
         render_options: the layout of subtitles.
-        sync: whether to answer with the result.
-        keep_result: whether the result stays after it was delivered.
+        sync: whether the response is the result.
+        keep_result: whether the result stays after its delivery.
         hf_token: the caller's Hugging Face token.
-        warnings: fields that were ignored or not understood, one sentence each.
-        metadata: the client's own, returned with the job.
-        known_speakers: with their recordings.
+        warnings: one sentence for each kind of ignored field.
+        metadata: the client's metadata, which the job keeps and returns.
+        known_speakers: the known speakers with their recordings.
     """
 
     options: TranscriptionOptions
@@ -82,7 +79,7 @@ class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
     known_speakers: tuple[KnownSpeaker, ...] = ()
 
     def __repr__(self) -> str:
-        # The token, the prompt, the hotwords and the speakers' names must not get into a log.
+        # The token, the prompt, the hotwords and the speakers' names must not appear in a log.
         return f"{type(self).__name__}(output_format={self.output_format!r}, ...)"
 
 
@@ -91,38 +88,38 @@ def read_form(
 ) -> UploadForm:
     """Read a form's text fields. A field that is empty or only white space counts as absent.
 
-    The first language that is named loads the list of Whisper's languages, which may take a second.
+    The first named language loads the list of Whisper's languages, which may take a second.
 
     Args:
-        fields: name and value of each, in order. Of a field that comes twice, the last counts.
+        fields: name and value of each field, in order. The last value of a repeated field counts.
         config: its model, language, format and mode are the defaults.
-        device: that the server runs its models on: ``cpu``, ``cuda:0`` ...
+        device: the device that runs the models: ``cpu``, ``cuda:0`` ...
         known_speakers: whether the form may name speakers.
 
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
-        Problem: 422, another device is asked for.
+        Problem: 422, the form names another device.
     """
-    lists: dict[str, list[str]] = {NAMES_FIELD: [], REFERENCES_FIELD: []} if known_speakers else {}
-    given, warnings = _given(fields, lists)
-    _check_device(given, device)
-    # A model of "auto" is the configured one.
-    texts = {name: text for name, text in given.items() if name in OPTION_TYPES and (name, text.lower()) != AUTO_MODEL}
+    form = FormFields(fields, KNOWN, (NAMES_FIELD, REFERENCES_FIELD) if known_speakers else ())
+    _check_device(form, device)
+    # The model "auto" means the configured model.
+    options = {name: text for name, text in form.texts(OPTION_FIELDS).items() if (name, text.lower()) != AUTO_MODEL}
+    metadata = form.last("metadata")
     return UploadForm(
-        options=transcription_options({"model": config.model, "language": config.language} | texts),
-        output_format=_output_format(given, config.output_format),
-        render_options=render_options(given),
-        sync=_value("sync", given, bool, config.default_sync),
-        keep_result=_value("keep_result", given, bool, False),
-        hf_token=_token(given.get("hf_token")),
-        warnings=warnings,
-        metadata=metadata_of(given["metadata"]) if "metadata" in given else None,
-        known_speakers=read_known_speakers(*lists.values()) if known_speakers else (),
+        options=transcription_options({"model": config.model, "language": config.language} | options),
+        output_format=_output_format(form.texts(FORMAT_FIELDS), config.output_format),
+        render_options=render_options(form),
+        sync=form.value("sync", bool, config.default_sync),
+        keep_result=form.value("keep_result", bool, False),
+        hf_token=_token(form.last("hf_token")),
+        warnings=form.warnings(),
+        metadata=None if metadata is None else metadata_of(metadata),
+        known_speakers=read_known_speakers(form.every(NAMES_FIELD), form.every(REFERENCES_FIELD)),
     )
 
 
 def transcription_options(values: Mapping[str, Any]) -> TranscriptionOptions:
-    """The options of a transcription, checked. Every form of the server gets its options here.
+    """The checked options of a transcription. Every form of the server gets its options here.
 
     Args:
         values: name to value; text is converted to the option's type.
@@ -141,51 +138,30 @@ def transcription_options(values: Mapping[str, Any]) -> TranscriptionOptions:
         for name, value in values.items()
     }
     model = typed.get("model")
-    # "auto" is the engine's own choice.
+    # The engine chooses the model for "auto".
     typed["model"] = None if model is None or model.lower() == "auto" else model
     typed["language"] = language_or_auto(typed.get("language") or "auto")
     return TranscriptionOptions(**typed)
 
 
-def render_options(given: Mapping[str, str]) -> RenderOptions:
-    """The layout of subtitles that a form asks for.
-
-    Args:
-        given: name to text; other fields than those of the layout may be among them.
+def render_options(form: FormFields) -> RenderOptions:
+    """The layout of subtitles in a form.
 
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
     """
-    return RenderOptions(
-        **{name: converted(name, given[name], RENDER_TYPES[name]) for name in RENDER_FIELDS if name in given}
-    )
-
-
-def converted(name: str, text: str, annotation: Any) -> Any:
-    """A field's text as a value.
-
-    Args:
-        name: of the field.
-        text: its value.
-        annotation: the type of the result.
-
-    Raises:
-        InvalidOption: the text is no value of this type; says what is expected.
-    """
-    try:
-        return convert(text, annotation)
-    except ValueError as error:
-        raise InvalidOption(name, str(error)) from None
+    texts = form.texts(RENDER_FIELDS)
+    return RenderOptions(**{name: converted(name, text, RENDER_TYPES[name]) for name, text in texts.items()})
 
 
 def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:
-    """Refuse text that is too long or has control characters.
+    """Refuse text that is too long or contains control characters.
 
     Args:
-        name: of the field.
-        text: its value.
-        max_characters: that the text may have.
-        allowed: control characters that the text may have.
+        name: name of the field.
+        text: value of the field.
+        max_characters: greatest length of the text.
+        allowed: control characters that the text may contain.
 
     Raises:
         InvalidOption: says what is expected.
@@ -196,46 +172,6 @@ def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str
         raise InvalidOption(name, "expected text without control characters")
 
 
-def field_warnings(unknown: Iterable[str], repeated: Iterable[str]) -> tuple[str, ...]:
-    """The warnings about a form's fields, one sentence each.
-
-    Args:
-        unknown: names that mean nothing.
-        repeated: names that came more than once, and may not.
-    """
-    told = (
-        ("unknown fields were ignored", list(unknown)),
-        ("of fields that were given more than once, the last counts", list(repeated)),
-    )
-    return tuple(f"{what}: {_listed(names)}" for what, names in told if names)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - NAMES_IN_WARNING
-    return ", ".join(map(shown, names[:NAMES_IN_WARNING])) + (f" and {more} more" if more > 0 else "")
-
-
-def _given(fields: Sequence[tuple[str, str]], lists: Mapping[str, list[str]]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The fields with a value, and the warnings about all; values of repeatable fields are added to the lists."""
-    given: dict[str, str] = {}
-    # Dictionaries, since they keep the order.
-    unknown: dict[str, None] = {}
-    repeated: dict[str, None] = {}
-    for name, value in fields:
-        listed = lists.get(name.removesuffix("[]"))
-        if listed is not None:
-            listed += filter(None, [value.strip()])
-            continue
-        if name not in KNOWN:
-            unknown[name] = None
-            continue
-        if name in given:
-            repeated[name] = None
-        given[name] = value.strip()
-    warnings = field_warnings(unknown, repeated)
-    return {name: value for name, value in given.items() if value}, warnings
-
-
 def _token(text: str | None) -> str | None:
     if text is not None and not (len(text) <= MAX_WORD_CHARACTERS and text.isascii() and text.isprintable()):
         # The token becomes part of an HTTP header.
@@ -243,26 +179,22 @@ def _token(text: str | None) -> str | None:
     return text
 
 
-def _output_format(given: Mapping[str, str], default: str) -> str:
-    named = {name: given[name].lower() for name in FORMAT_FIELDS if name in given}
-    for name, value in named.items():
+def _output_format(texts: Mapping[str, str], default: str) -> str:
+    formats = {name: text.lower() for name, text in texts.items()}
+    for name, value in formats.items():
         if value not in FORMATS:
             raise InvalidOption(name, f"unknown format {shown(value)}; valid are {', '.join(FORMATS)}")
-    if len(set(named.values())) > 1:
+    if len(set(formats.values())) > 1:
         raise InvalidOption(FORMAT_FIELDS[0], f"{FORMAT_FIELDS[1]} names another format; give one of the two")
-    return next(iter(named.values()), default)
+    return next(iter(formats.values()), default)
 
 
-def _check_device(given: Mapping[str, str], served: str) -> None:
+def _check_device(form: FormFields, served: str) -> None:
     kind, _, index = served.partition(":")
-    asked_kind, colon, asked_index = given.get("device", "auto").lower().partition(":")
-    number = _value("device_index", given, Index, int(index or 0))
+    asked_kind, colon, asked_index = (form.last("device") or "auto").lower().partition(":")
+    number = form.value("device_index", Index, int(index or 0))
     fits = asked_kind in ("auto", kind) and (not colon or asked_index == (index or "0")) and number == int(index or 0)
     if not fits:
         raise Problem(
             422, "device_not_served", f"This server runs its models on {served}: leave out device and device_index"
         )
-
-
-def _value(name: str, given: Mapping[str, str], annotation: Any, default: Any) -> Any:
-    return converted(name, given[name], annotation) if name in given else default

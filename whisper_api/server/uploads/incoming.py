@@ -1,7 +1,7 @@
-"""One form on its way in: its text fields in memory, its files on the disk, and the limits that hold for both.
+"""A form while it is received: its text fields in memory, its files on the disk, and the limits of both.
 
 A reader of the request's media type parses the body and calls the methods of :class:`IncomingForm`. The same form takes
-one file or many. With one, the first error ends the request; with many, an error of one file stays with that file.
+one file or many. With one file, the first error ends the request; with many, an error of one file refuses that file.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 
 FILE_FIELD = "file"
 URL_FIELD = "url"
-# The name that Mistral's clients give the same field.
+# The name that Mistral's clients use for the same field.
 FILE_URL_FIELD = "file_url"
 HOW_TO_SEND = f'Send the audio as multipart/form-data in the field "{FILE_FIELD}" (curl -F {FILE_FIELD}=@call.wav)'
 MAX_FILES = 100
-# Bytes of refused files that are read and dropped, to reach the files after them.
+# Number of bytes of refused files that are read and dropped to reach the files after them.
 MAX_SKIPPED_BYTES = 1 << 30
 RETRY_SECONDS = 30.0
 EMPTY_DIGEST = hashlib.sha256().digest()
@@ -48,18 +48,18 @@ EMPTY_DIGEST = hashlib.sha256().digest()
 
 @dataclass(frozen=True)
 class Limits:
-    """What an upload may take.
+    """The limits of an upload.
 
     Attributes:
-        max_file_size: bytes of each file.
-        timeout_seconds: that a sender may be silent.
-        max_fields: text fields, URLs of files not counted.
-        max_field_bytes: of all text fields together.
-        max_header_bytes: of the headers of all parts together.
-        min_bytes_per_second: the least rate of the whole body; 0 for none.
-        upload_seconds: that the whole body may take.
-        file_fields: names of the fields that may hold a file.
-        max_files: files and URLs of files; with more than one, an error of one file does not refuse the others.
+        max_file_size: most bytes of each file.
+        timeout_seconds: longest time without a byte.
+        max_fields: most text fields, without the URLs of files.
+        max_field_bytes: most bytes of all text fields together.
+        max_header_bytes: most bytes of the headers of all parts together.
+        min_bytes_per_second: least rate of the whole body; 0 for any rate.
+        upload_seconds: longest time for the whole body.
+        file_fields: names of the fields that may contain a file.
+        max_files: most files and URLs of files; with more than one, an error of one file does not refuse the others.
     """
 
     max_file_size: int
@@ -74,18 +74,18 @@ class Limits:
 
     @property
     def pace(self) -> PaceRules:
-        """How slowly the body may come."""
+        """The least pace of the body."""
         return pace_rules(self.timeout_seconds, self.min_bytes_per_second, self.upload_seconds)
 
     @property
     def max_other_bytes(self) -> int:
-        """Bytes of a body besides the contents of its parts: headers, boundaries, padding."""
+        """Most bytes outside the contents of the parts: headers, boundaries, padding."""
         return 2 * self.max_header_bytes + 512 * (self.max_fields + 2)
 
 
 @dataclass
 class IncomingFile:
-    """One file of a form, or the URL of one.
+    """A file of a form, or the URL of a file.
 
     Attributes:
         number: 0 for the first.
@@ -94,10 +94,11 @@ class IncomingFile:
         is_named: whether the client named the file. A browser sends an empty file without a name for a field that its
             user left alone.
         size: bytes in the body so far.
-        digest: SHA-256 of those bytes, once the file has ended and if fingerprints are asked for.
+        digest: SHA-256 of those bytes, set at the end of the file when the form computes fingerprints.
         stored: the file on the disk; None for a refused file.
-        error: why the file is refused.
-        fingerprint: SHA-256 over the request, and the file's number where there may be many; None if not asked for.
+        error: the reason of the refusal; None for an accepted file.
+        fingerprint: SHA-256 over the request, and over the file's number when there may be many files; None when the
+            form computes no fingerprints.
     """
 
     number: int
@@ -115,20 +116,20 @@ class IncomingForm:
     """Collects the fields and files of one request. Its methods block on the disk.
 
     Args:
-        limits: what the upload may take.
-        new_directory: gives the directory for one more file; may raise :class:`~whisper_api.errors.Busy`.
-        take_bytes: counts bytes on the disk, and says whether the caller may have them.
-        purpose: part of the fingerprints, so that the same upload for another purpose has another one; None for no
-            fingerprints.
-        headerless: whether files hold samples without a header, as
-            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` takes them.
+        limits: the limits of the upload.
+        new_directory: returns the directory for one more file; may raise :class:`~whisper_api.errors.Busy`.
+        take_bytes: counts bytes on the disk, and returns whether the caller may use them.
+        purpose: part of the fingerprints, so that the same upload for another purpose has another fingerprint; None to
+            compute no fingerprints.
+        headerless: whether the files are samples without a header, as
+            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` stores them.
 
     Attributes:
-        limits: as given.
+        limits: the limits of the upload.
         fields: name and value of each text field, in order.
-        files: in the order sent.
-        file_bytes: of all files so far.
-        stated_bytes: length of the whole body by its header, for the message about a file that is too large.
+        files: the files, in the order sent.
+        file_bytes: bytes of all files so far.
+        stated_bytes: ``Content-Length`` of the body, for the message about a file that is too large.
     """
 
     def __init__(
@@ -163,9 +164,13 @@ class IncomingForm:
     def add_field(self, name: str, value: str) -> None:
         """Add a text field, or the URL of a file.
 
+        Args:
+            name: name of the field.
+            value: its text.
+
         Raises:
-            Problem: there are too many.
-            InvalidOption: a second URL where one file is expected.
+            Problem: the form has too many fields or files.
+            InvalidOption: the field is a second URL, and one file is expected.
         """
         if name in (URL_FIELD, FILE_URL_FIELD):
             name = URL_FIELD
@@ -182,12 +187,12 @@ class IncomingForm:
         """Begin a file in the body. The next calls are :meth:`write` for its bytes, then :meth:`end_file`.
 
         Args:
-            field: that holds the file.
-            name: the client's name for the file; empty for none.
+            field: name of the field with the file.
+            name: the client's name for the file; empty without a name.
             is_text: whether the client sent the field as text, which is an error.
 
         Raises:
-            Problem: the form has too many files, or this one cannot be used and is the only one.
+            Problem: the form has too many files, or its only file cannot be used.
         """
         file = IncomingFile(len(self.files), display_name(name), is_named=bool(name) or is_text)
         if is_text:
@@ -205,10 +210,10 @@ class IncomingForm:
             self._append(file)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes to the file that was begun last.
+        """Append bytes to the current file.
 
         Raises:
-            Problem: 413 ``file_too_large``, for the only file.
+            Problem: 413 ``file_too_large``, for the only file of a form.
             StorageError: the file cannot be written.
         """
         file = self._current
@@ -233,7 +238,7 @@ class IncomingForm:
             raise file.error
 
     def end_file(self) -> None:
-        """End the file that was begun last: a power cut no longer undoes it."""
+        """End the current file, which from now on survives a power cut."""
         file, self._current = self._current, None
         if file is None or not (file.is_named or file.size):
             return
@@ -241,15 +246,15 @@ class IncomingForm:
         if file.stored is not None and file.error is None:
             file.stored.commit()
         elif file.stored is not None:
-            # The rest of the form may take long to come.
+            # Removed at once, because the rest of the form may take long to arrive.
             file.stored.discard()
 
     def finish(self) -> None:
-        """Say that the body has ended: makes room for files that are to be fetched, and computes the fingerprints.
+        """End the form: make directories for the files to fetch, and compute the fingerprints.
 
         Raises:
-            Problem: there is no file.
-            InvalidOption: there are a file and a URL where one file is expected.
+            Problem: the form has no file.
+            InvalidOption: the form has a file and a URL, and one file is expected.
         """
         if not self.files:
             raise no_file("no part holds one")
@@ -319,7 +324,7 @@ class IncomingForm:
 def _fingerprint(digest: bytes, fields: Sequence[tuple[str, str]], purpose: str) -> str:
     """SHA-256, in hexadecimal, over a request's files, fields and purpose.
 
-    The order of fields does not count, but for those of the same name: of these the last one is used.
+    Only the order of fields with the same name changes the fingerprint, because the last of them is used.
     """
     whole = hashlib.sha256(digest)
     texts: Iterable[str] = (text for field in sorted(fields, key=lambda field: field[0]) for text in field)
@@ -330,15 +335,20 @@ def _fingerprint(digest: bytes, fields: Sequence[tuple[str, str]], purpose: str)
 
 
 def too_large(size: int, limit: int) -> Problem:
-    """The answer to a file that is too large, both in bytes."""
+    """The error for a file that is too large.
+
+    Args:
+        size: bytes of the file or of the body.
+        limit: most bytes of a file.
+    """
     return Problem(413, "file_too_large", f"File too large: {size} bytes exceeds limit of {limit} bytes")
 
 
 def invalid_form(reason: str) -> Problem:
-    """The answer to a form that cannot be read."""
+    """The error for a form that cannot be read."""
     return Problem(400, "invalid_form", f"The form cannot be read: {reason}")
 
 
 def no_file(reason: str) -> Problem:
-    """The answer to a form without a file where one must be."""
+    """The error for a form without a file."""
     return Problem(400, "no_file", f"No file: {reason}. {HOW_TO_SEND}")

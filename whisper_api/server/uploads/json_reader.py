@@ -1,8 +1,8 @@
-"""Reads a JSON body with its audio in base64, or the URL of it, piece by piece.
+"""Reads a JSON body with audio in base64, or with the URL of audio, piece by piece.
 
 Open WebUI (with its request format ``json``) and clients of OpenRouter send ``{"model": ..., "input_audio": {"data":
-"<base64>", "format": "wav"}}``. Others send the audio as ``file``, in base64 or as a data URL, or its address as
-``url`` or ``file_url``. The audio is decoded as it comes and never held whole; the other values become fields.
+"<base64>", "format": "wav"}}``. Other clients send the audio as ``file``, in base64 or as a data URL, or its URL as
+``url`` or ``file_url``. The audio is decoded while it arrives and never held whole; the other values become fields.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from whisper_api.server.uploads.incoming import FILE_FIELD, FILE_URL_FIELD, URL_
 __all__ = ["JSON_TYPE", "MAX_HEAD_BYTES", "MAX_OTHER_BYTES", "MAX_TOKENS", "JsonReader"]
 
 JSON_TYPE = "application/json"
-# The keys that lead to a string with the audio, or with its URL.
+# The keys that lead to a string with audio, or with the URL of audio.
 AUDIO_PATHS = frozenset(((FILE_FIELD,), ("input_audio",), ("input_audio", "data")))
 URL_PATHS = frozenset(((URL_FIELD,), (FILE_URL_FIELD,)))
 SOURCES = frozenset(path[0] for path in AUDIO_PATHS | URL_PATHS)
-# As much as the text fields of a form may have.
+# The same as the limit of the text fields of a form.
 MAX_OTHER_BYTES = 16 << 20
 MAX_KEY_BYTES = 1 << 10
 MAX_DEPTH = 32
-# Braces, brackets, commas, colons and strings: each costs time, and no request has so many.
+# Bounds the time for braces, brackets, commas, colons and strings; no request needs so many.
 MAX_TOKENS = 20_000
-# Of a URL, or of the text before the data in a data URL.
+# The longest URL, or text before the data in a data URL.
 MAX_HEAD_BYTES = 8 << 10
 FILE_NAME = "audio"
 
@@ -49,10 +49,10 @@ _DATA_URL = re.compile(rb"data:", re.IGNORECASE)
 
 @dataclass
 class _Level:
-    """An object or array that the reader is in.
+    """An open object or array.
 
     Attributes:
-        is_object: rather than an array.
+        is_object: whether this is an object and not an array.
         at_key: whether the next string is a key.
         key: the last key of an object.
     """
@@ -66,12 +66,12 @@ class JsonReader:
     """Reads a JSON object, in pieces of any size.
 
     Args:
-        form: gets the fields and the file.
+        form: collects the fields and the file.
     """
 
     def __init__(self, form: IncomingForm) -> None:
         self._form = form
-        # The body with an empty string in the place of its audio.
+        # The body with an empty string instead of its audio.
         self._rest = bytearray()
         self._levels: list[_Level] = []
         self._tokens = 0
@@ -84,22 +84,22 @@ class JsonReader:
         """Read one more piece of the body.
 
         Raises:
-            InvalidInput: the body has more in it than a request may have.
-            InvalidOption: its audio is not base64.
-            Problem: the file is too large, or there is more than one.
+            InvalidInput: the body exceeds a limit.
+            InvalidOption: the audio is not base64.
+            Problem: the file is too large, or the body has more than one.
         """
         position = 0
         while position < len(data):
             position = self._read_string(data, position) if self._in_string else self._read_structure(data, position)
             if len(self._rest) > MAX_OTHER_BYTES:
-                raise _unusable(f"it has more than {MAX_OTHER_BYTES} bytes beside the audio")
+                raise _unusable(f"it has more than {MAX_OTHER_BYTES} bytes besides the audio")
 
     def finish(self) -> None:
-        """Say that the body has ended.
+        """End the body, and add its values to the form.
 
         Raises:
-            InvalidInput: the body is no JSON object.
-            Problem: 400 ``no_file``, the body has no audio; or there are too many fields.
+            InvalidInput: the body is not a JSON object.
+            Problem: the body has too many fields, or no audio (400 ``no_file``).
         """
         try:
             values = msgspec.json.decode(bytes(self._rest), type=dict[str, object])
@@ -118,7 +118,7 @@ class JsonReader:
                     self._form.add_field(field, text)
 
     def _read_structure(self, data: bytes, start: int) -> int:
-        """Read up to the beginning of a string; returns its position."""
+        """Read up to the beginning of a string, and return that position."""
         for match in _TOKEN.finditer(data, start):
             self._tokens += 1
             if self._tokens > MAX_TOKENS:
@@ -149,7 +149,7 @@ class JsonReader:
             self._audio = _AudioString(path[0], self._form, is_url=path in URL_PATHS)
 
     def _read_string(self, data: bytes, start: int) -> int:
-        """Read up to the end of a string, or of the data; returns that position."""
+        """Read up to the end of a string or of the data, and return that position."""
         position, ends = start, False
         while position < len(data) and not ends:
             if self._escaped:
@@ -183,12 +183,12 @@ class JsonReader:
 
 
 class _AudioString:
-    """One string that is audio in base64, or the URL of audio.
+    """A string with audio in base64, or with the URL of audio.
 
     Args:
-        field: the name that errors give.
-        form: gets the file or the URL.
-        is_url: whether the string is a URL, unless it is a data URL.
+        field: name of the field in errors.
+        form: collects the file or the URL.
+        is_url: whether the field is for URLs; it may contain a data URL.
     """
 
     def __init__(self, field: str, form: IncomingForm, *, is_url: bool) -> None:
@@ -196,13 +196,13 @@ class _AudioString:
         self._form = form
         self._is_url = is_url
         self._escape = b""
-        # The beginning, until it shows whether this is audio or a URL; None from then on.
+        # The beginning of the string; None once the beginning has shown whether this is audio or a URL.
         self._head: bytes | None = b""
         self._undecoded = b""
         self._padded = self._has_audio = False
 
     def feed(self, piece: bytes) -> None:
-        """Read some more of the text between the quotes.
+        """Read the next piece of the text between the quotes.
 
         Raises:
             InvalidOption: the text is not base64.
@@ -216,7 +216,7 @@ class _AudioString:
             self._begin(self._head, ended=False)
 
     def finish(self) -> bool:
-        """Say that the string has ended; returns whether it held audio or a URL.
+        """End the string, and return whether it contained audio or a URL.
 
         Raises:
             InvalidOption: the text is not base64.
@@ -230,7 +230,7 @@ class _AudioString:
         return has_url or self._has_audio
 
     def _begin(self, head: bytes, *, ended: bool) -> bool:
-        """Look at the string's beginning; returns whether it is a URL."""
+        """Decide by the string's beginning what it is, and return whether it is a URL."""
         head, self._head = head.lstrip(), None
         if _DATA_URL.match(head):
             kind, comma, data = head.partition(b",")
@@ -242,14 +242,14 @@ class _AudioString:
             self._decode(head)
             return False
         if not ended:
-            raise self._invalid(f"an address of at most {MAX_HEAD_BYTES} bytes")
+            raise self._invalid(f"a URL of at most {MAX_HEAD_BYTES} bytes")
         url = head.decode("utf-8", "replace").strip()
         if url:
             self._form.add_field(URL_FIELD, url)
         return bool(url)
 
     def _unescaped(self, piece: bytes) -> bytes:
-        """Resolve JSON's escapes; some programs write the slashes and plus signs of base64 with a backslash."""
+        """Resolve JSON's escapes, because some programs write slashes and plus signs of base64 with a backslash."""
         if b"\\" not in piece:
             self._escape = b""
             return piece
@@ -287,7 +287,7 @@ class _AudioString:
 
 
 def _as_fields(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """A value as form fields: the items of a list each have a field of their own, and null has none."""
+    """A value as form fields: a list becomes a field for each item, and null becomes no field."""
     if isinstance(value, list):
         for each in value:
             yield from ((f"{name}[]", text) for _, text in _as_fields(name, each))

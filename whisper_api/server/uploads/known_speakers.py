@@ -1,4 +1,4 @@
-"""Known speakers: names, and recordings of their voices, sent as data URLs in a form's fields."""
+"""Known speakers: names and recordings of voices, which a form contains as data URLs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_NAME_CHARACTERS = 255
 MIN_SECONDS, MAX_SECONDS = 2.0, 10.0
 # Encoders add this much at the ends of a recording.
 SECONDS_OF_PADDING = 0.15
-# Decoding ends here: the rest of a longer recording is not needed to refuse it.
+# Decoding ends here, because a longer recording is refused anyway.
 STOP_AT = MAX_SECONDS + 0.5
 
 
@@ -43,8 +43,8 @@ class KnownSpeaker(msgspec.Struct, frozen=True):
     """A speaker that the client names.
 
     Attributes:
-        name: without spaces around it.
-        recording: a file of 2 to 10 seconds of this speaker.
+        name: name of the speaker, without surrounding spaces.
+        recording: audio file with 2 to 10 seconds of this speaker.
     """
 
     name: str
@@ -58,7 +58,7 @@ def read_known_speakers(names: Sequence[str], references: Sequence[str]) -> tupl
     """Check names and recordings. Decodes the recordings.
 
     Args:
-        names: of up to four speakers.
+        names: names of up to four speakers.
         references: for each name, in the same order, a recording of 2 to 10 seconds as a data URL.
 
     Raises:
@@ -76,11 +76,11 @@ def read_known_speakers(names: Sequence[str], references: Sequence[str]) -> tupl
 
 
 def write_recordings(speakers: Sequence[KnownSpeaker], directory: Path) -> None:
-    """Put recordings to where their job finds them; a power cut no longer undoes that.
+    """Write recordings to the directory of their job, where they survive a power cut.
 
     Args:
         speakers: recording number N, from 0, becomes the file ``speaker-N``.
-        directory: of the upload.
+        directory: directory of the upload.
 
     Raises:
         StorageFull, StorageError: the recordings cannot be written.
@@ -100,23 +100,23 @@ def write_recordings(speakers: Sequence[KnownSpeaker], directory: Path) -> None:
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) > MAX_KNOWN_SPEAKERS:
         raise InvalidOption(NAMES_FIELD, f"expected at most {MAX_KNOWN_SPEAKERS} names")
-    # Checked first: normalizing a long row of combining characters takes for ever and blocks all other threads.
+    # Checked first, because normalizing a long row of combining characters takes for ever and blocks all threads.
     if any(not 1 <= len(name.strip()) <= MAX_NAME_CHARACTERS for name in names):
         raise InvalidOption(NAMES_FIELD, f"expected names of 1 to {MAX_NAME_CHARACTERS} characters")
     checked = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
     for name in checked:
-        # These would break a line of subtitles, or begin one.
+        # These characters would break a line of subtitles, or begin a new one.
         if "-->" in name or any(unicodedata.category(each)[0] == "C" or each in "\u2028\u2029" for each in name):
             raise InvalidOption(NAMES_FIELD, "expected names without control characters, line breaks and arrows")
         if SPEAKER_LABEL.fullmatch(name.upper()):
-            raise InvalidOption(NAMES_FIELD, "names like SPEAKER_00 are those of speakers that nobody knows")
+            raise InvalidOption(NAMES_FIELD, "names like SPEAKER_00 are reserved for unknown speakers")
     if len(set(checked)) != len(checked):
         raise InvalidOption(NAMES_FIELD, "expected each name once")
     return checked
 
 
 def _recording(number: int, url: str) -> bytes:
-    """The file in a data URL, if it is a recording of the right length."""
+    """The file in a data URL, after a check of the recording's length."""
     recording = _content(number, url)
     seconds = _length(number, recording)
     if not MIN_SECONDS - SECONDS_OF_PADDING <= seconds <= MAX_SECONDS + SECONDS_OF_PADDING:
@@ -133,7 +133,7 @@ def _content(number: int, url: str) -> bytes:
     scheme, _, rest = head.partition(":")
     if scheme.lower() != "data" or not comma:
         raise InvalidOption(
-            REFERENCES_FIELD, f"expected data URLs (data:audio/wav;base64,...); number {number + 1} is none"
+            REFERENCES_FIELD, f"expected data URLs (data:audio/wav;base64,...); number {number + 1} is not a data URL"
         )
     content = unquoted(data.encode())
     if rest.rpartition(";")[2].strip().lower() != "base64":
@@ -147,11 +147,11 @@ def _content(number: int, url: str) -> bytes:
 
 
 def _length(number: int, recording: bytes) -> float:
-    """Seconds, counted by decoding rather than read from the header; at most ``STOP_AT``."""
+    """Seconds of a recording, counted by decoding because the header may be wrong; at most ``STOP_AT``."""
     from whisper_api.engine.audio.decode import decode
 
     file = io.BytesIO(recording)
-    # Names the recording in error messages.
+    # Error messages contain this name.
     file.name = f"recording {number + 1}"
     try:
         return decode(file, max_seconds=STOP_AT).duration

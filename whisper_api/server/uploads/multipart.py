@@ -14,27 +14,27 @@ from whisper_api.server.uploads.part_headers import file_name_in, parameters_of,
 
 __all__ = ["MultipartReader", "boundary_of"]
 
-# The parser warns about mistakes of a client, which the answer tells the client.
+# The parser warns about mistakes of clients, which are not for the log: the response reports them to the client.
 parser_log = logging.getLogger(f"{__name__}.parser")
 parser_log.setLevel(logging.ERROR)
 
 MAX_PART_HEADERS = 16
 
-# RFC 2046 allows 70 characters of fewer kinds; clients are not that exact.
+# RFC 2046 allows 70 characters of fewer kinds; some clients send more.
 _BOUNDARY = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
-# Text parts may say that they are not UTF-8 (RFC 7578, section 5.1.2); clients use these names.
+# Charsets of text parts that are not UTF-8 (RFC 7578, section 5.1.2), by the names that clients use.
 _CHARSETS = ("ISO-8859-1", "WINDOWS-1252")
 
 
 def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
-    """The boundary that a request's Content-Type names.
+    """The boundary in a request's Content-Type.
 
     Args:
-        content_type: of the request.
-        how_to_send: advice for a client that sends something else.
+        content_type: the header of the request.
+        how_to_send: advice for a client that sends another media type.
 
     Raises:
-        Problem: it is not ``multipart/form-data``, or without a usable boundary.
+        Problem: the type is not ``multipart/form-data``, or has no usable boundary.
     """
     kind, parameters = parameters_of(content_type)
     if kind != "multipart/form-data":
@@ -50,8 +50,8 @@ class MultipartReader:
     """Reads one body, in pieces of any size.
 
     Args:
-        boundary: between the parts.
-        form: gets the fields and files.
+        boundary: the boundary between the parts.
+        form: collects the fields and files.
     """
 
     def __init__(self, boundary: bytes, form: IncomingForm) -> None:
@@ -65,7 +65,7 @@ class MultipartReader:
         self._headers: dict[str, str] = {}
         self._field = ""
         self._charset = "UTF-8"
-        # The text of the field at hand; None in a file.
+        # The text of the current field; None in a file.
         self._value: bytearray | None = None
         self._parser = MultipartParser(
             boundary,
@@ -88,11 +88,12 @@ class MultipartReader:
         """Read one more piece of the body.
 
         Raises:
-            Problem: the form is broken or too large. Nothing more can be fed then.
+            Problem: the form is broken or too large. The reader cannot be used after that.
         """
         self._received += len(data)
         if self._head is not None:
-            # The parser tolerates some bytes before the first boundary, depending on how the body is cut. Allow none.
+            # The parser tolerates some bytes before the first boundary, depending on the pieces. Only line ends may
+            # precede the boundary here.
             data = (self._head + data).lstrip(b"\r\n")
             if len(data) < len(self._opening) and self._opening.startswith(data):
                 self._head = data
@@ -104,12 +105,12 @@ class MultipartReader:
         try:
             self._parser.write(data)
         except FormParserError as error:
-            # The parser's own message counts from the beginning of the piece at hand.
+            # The parser's own message has a position within this piece, which means nothing to the client.
             raise invalid_form("a boundary or the header of a part is malformed") from error
         self._check_other_bytes()
 
     def finish(self) -> None:
-        """Say that the body has ended.
+        """End the body.
 
         Raises:
             Problem: the form has not ended.
@@ -118,7 +119,7 @@ class MultipartReader:
             raise invalid_form("it ends before its last boundary")
 
     def _check_other_bytes(self) -> None:
-        """Bytes outside of the parts cost time, and no other limit counts them."""
+        """Bound the bytes outside of the parts, which no other limit counts."""
         if self._received - self._form.file_bytes - self._field_bytes > self._limits.max_other_bytes:
             raise invalid_form("there is too much outside of its parts")
 

@@ -1,8 +1,8 @@
-"""How slowly a request's body may come.
+"""The least pace of a request's body.
 
-A client that sends a few bytes a second holds a connection, a file and a turn for as long as it likes. A client on a
-bad line falls silent for half a minute and goes on. The pace tells the two apart: every byte earns the sender time, and
-waiting for bytes spends that time.
+A client that sends a few bytes a second would occupy a connection, a file and a turn for as long as it likes. A client
+on a bad line is silent for half a minute and goes on. The pace distinguishes the two: every byte earns the sender time,
+and waiting for bytes spends that time.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from whisper_api.server.responses.problems import Problem
 
 __all__ = ["WINDOW_SECONDS", "Pace", "PaceRules", "pace_rules"]
 
-# Longer than the silences of a mobile client that changes its cell.
+# Longer than the silence of a mobile client that changes its cell.
 WINDOW_SECONDS = 60.0
-# A pause of the whole process (a stopped machine, a busy event loop) counts as one step of waiting, not more.
+# A pause of the whole process (a stopped machine, a busy event loop) counts as no more than one step of waiting.
 STEP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class PaceRules:
-    """How slowly a body may come.
+    """The least pace of a body.
 
     Attributes:
-        window_seconds: over which the rate is measured; a sender may be silent for so long.
-        bytes_per_second: the least rate; 0 for none, and then any byte ends a silence.
-        seconds: that the whole body may take.
+        window_seconds: time over which the rate is measured, and longest silence of the sender.
+        bytes_per_second: least rate; 0 for any rate, so that any byte ends a silence.
+        seconds: longest time for the whole body.
     """
 
     window_seconds: float
@@ -38,27 +38,27 @@ class PaceRules:
 
 
 def pace_rules(silent_seconds: float, bytes_per_second: float, seconds: float = math.inf) -> PaceRules:
-    """How slowly a body may come, as the configuration says.
+    """The least pace of a body for values of the configuration.
 
     Args:
-        silent_seconds: that a sender may be silent.
-        bytes_per_second: the least rate; 0 for none.
-        seconds: that the whole body may take.
+        silent_seconds: longest silence of the sender.
+        bytes_per_second: least rate; 0 for any rate.
+        seconds: longest time for the whole body.
     """
     window = min(silent_seconds, WINDOW_SECONDS) if bytes_per_second else silent_seconds
     return PaceRules(window, bytes_per_second, seconds)
 
 
 class Pace:
-    """Measures one body as it comes: a token bucket (RFC 2697) that holds seconds.
+    """Measures the pace of one body with a token bucket (RFC 2697) of seconds.
 
-    The bucket is full at the beginning and holds ``window_seconds``. Waiting drains it; each byte adds
-    ``1 / bytes_per_second``. So a sender that is waited for during T seconds has sent at least
-    ``bytes_per_second * (T - window_seconds)`` bytes. Only the time spent in :meth:`wait`, or told to :meth:`waited`,
-    counts: while the server writes what has come, or does not read for another reason, the sender loses nothing.
+    The bucket begins full, with ``window_seconds``. Waiting drains the bucket, and each byte adds
+    ``1 / bytes_per_second``. After T seconds of waiting, the sender has therefore sent at least
+    ``bytes_per_second * (T - window_seconds)`` bytes. Only time that is spent in :meth:`wait` or passed to
+    :meth:`waited` counts: the sender loses nothing while the server writes, or does not read for another reason.
 
     Args:
-        rules: how slowly the body may come.
+        rules: the least pace.
     """
 
     def __init__(self, rules: PaceRules) -> None:
@@ -68,25 +68,25 @@ class Pace:
 
     @property
     def left(self) -> float:
-        """Seconds that the next byte may take; 0 or less when the sender is too slow."""
+        """Seconds within which the next byte must arrive; 0 or less when the sender is too slow."""
         return min(self._patience, self._left)
 
     def waited(self, seconds: float) -> None:
-        """Note how long the sender was waited for."""
+        """Count a time of waiting for the sender."""
         self._patience -= seconds
         self._left -= seconds
 
     def came(self, count: int) -> None:
-        """Note that bytes have come."""
+        """Count bytes that have arrived."""
         rate = self._rules.bytes_per_second
         earned = count / rate if rate else self._rules.window_seconds * bool(count)
         self._patience = min(self._rules.window_seconds, self._patience + earned)
 
     async def wait(self, message: asyncio.Task[Any]) -> None:
-        """Wait for the next message of a body; the task is not canceled when it does not come.
+        """Wait for the next message of a body; a timeout does not cancel the task.
 
         Args:
-            message: done when the message is there.
+            message: a task that is done when the message has arrived.
 
         Raises:
             Problem: 408 ``slow_sender``.

@@ -1,4 +1,4 @@
-"""What the headers of a form's parts say (RFC 7578), as clients write them, and how it is shown."""
+"""Parses the headers of a form's parts (RFC 7578), and makes texts of clients fit for display."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PARAMETER = re.compile(
         (?:"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)"|(?P<bare>[^;]*))""",
     re.VERBOSE | re.DOTALL,
 )
-# What browsers write for the three characters that would end a quoted name (WHATWG, multipart form data).
+# Browsers escape the three characters that would end a quoted name (WHATWG, multipart form data).
 _ESCAPED = {"%0D": "\r", "%0A": "\n", "%22": '"'}
-# They turn the reading direction, so that a name looks like another.
+# Characters that reverse the reading direction, so that a name looks like another name.
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def display_name(name: str) -> str | None:
-    """A client's name for its file, to be shown to people: without directories and control characters, not too long."""
+    """A client's file name, fit for display: without directories and control characters, and not too long."""
     name = name.replace("\\", "/").rpartition("/")[2]
     name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in _DIRECTIONS)
     name = name.strip()[:MAX_NAME_CHARACTERS].strip()
@@ -30,12 +30,12 @@ def display_name(name: str) -> str | None:
 
 
 def shown(text: str) -> str:
-    """What a client wrote, short and printable, for a message."""
+    """A client's text, short and printable, for a message."""
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 def text_of(data: bytes) -> str:
-    """A header, whatever it is written in."""
+    """Decode a header as UTF-8, or as Latin-1 when it is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -43,20 +43,20 @@ def text_of(data: bytes) -> str:
 
 
 def parameters_of(header: str) -> tuple[str, dict[str, str]]:
-    """What a header says first, and its parameters; of two with the same name, the first."""
+    """The first word of a header, and its parameters; the first of two parameters with the same name counts."""
     found: dict[str, str] = {}
     for match in _PARAMETER.finditer(header):
         quoted = match["quoted"]
-        # No other backslash is an escape: some browsers send a Windows path as it is.
+        # Other backslashes are not escapes, because some browsers send a Windows path unchanged.
         value = match["bare"].strip(' \t"') if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
         found.setdefault(match["name"].lower(), value)
     return header.partition(";")[0].strip().lower(), found
 
 
 def file_name_in(parameters: dict[str, str]) -> str | None:
-    """The file name in a Content-Disposition, None when the part is no file.
+    """The file name in a Content-Disposition; None when the part is not a file.
 
-    ``filename*`` (RFC 5987) has no place in a form (RFC 7578, section 4.2), but some clients send it.
+    RFC 7578 (section 4.2) forbids ``filename*`` (RFC 5987) in a form, but some clients send it.
     """
     charset, _, encoded = parameters.get("filename*", "").partition("'")
     if charset.lower() in ("utf-8", "iso-8859-1"):
@@ -66,5 +66,5 @@ def file_name_in(parameters: dict[str, str]) -> str | None:
 
 
 def unescaped(name: str) -> str:
-    """A name as it was before a browser quoted it."""
+    """Reverse the escapes of a browser in a name."""
     return re.sub("%0[AD]|%22", lambda match: _ESCAPED[match[0].upper()], name, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Reads bodies that are no list of parts: a form without a file, and a recording without a form."""
+"""Reads bodies without parts: a urlencoded form without a file, and a recording without a form."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 URLENCODED_TYPE = "application/x-www-form-urlencoded"
 UNQUOTED_TOGETHER = 64 << 10
 
-# As the description of the API names them; some systems call audio/ogg application/ogg.
+# The media types of recordings in the description of the API; some systems call audio/ogg application/ogg.
 RAW_TYPES = ("audio/*", "video/*", "application/octet-stream")
 RAW_PREFIXES = ("audio/", "video/", "application/octet-stream", "application/ogg")
 FILE_NAME = "filename"
@@ -46,8 +46,8 @@ class UrlencodedReader:
     """Reads a form without a file (``application/x-www-form-urlencoded``), which can only name URLs.
 
     Args:
-        form: gets the fields.
-        how_to_send: advice for a client that sends something else under this media type.
+        form: collects the fields.
+        how_to_send: advice for a client that sends a recording with this media type.
     """
 
     def __init__(self, form: IncomingForm, how_to_send: str = HOW_TO_SEND) -> None:
@@ -69,13 +69,13 @@ class UrlencodedReader:
             raise Problem(413, "form_too_large", detail)
 
     def finish(self) -> None:
-        """Say that the body has ended.
+        """End the body, and add its fields to the form.
 
         Raises:
             Problem: the body cannot be read, or names no URL.
         """
         most = self._limits.max_fields
-        # Counted before the fields are made: each costs memory.
+        # Counted before the body is split, because each field takes memory.
         if self._data.count(b"&") >= most + self._limits.max_files:
             raise self._invalid(f"it has more than {most + self._limits.max_files} fields")
         try:
@@ -91,18 +91,18 @@ class UrlencodedReader:
             self._form.add_field(name, value)
 
     def _invalid(self, reason: str) -> Problem:
-        # curl --data-binary sends a recording under this media type when no Content-Type is given.
+        # curl --data-binary without a Content-Type sends a recording with this media type.
         return invalid_form(f"{reason}. {self._how_to_send}")
 
 
 class RawReader:
     """Reads a recording that is the body itself (``curl --data-binary @call.wav -H 'Content-Type: audio/wav'``).
 
-    The query has the fields. The query or Content-Disposition (RFC 6266) has the name of the file.
+    The query contains the fields. The query or Content-Disposition (RFC 6266) contains the name of the file.
 
     Args:
-        request: of the body.
-        form: gets the fields and the file.
+        request: the request with the body.
+        form: collects the fields and the file.
 
     Raises:
         Problem: 400, the query has too many fields.
@@ -128,7 +128,7 @@ class RawReader:
         self._form.write(data)
 
     def finish(self) -> None:
-        """Say that the body has ended.
+        """End the body.
 
         Raises:
             Problem: 400, the body is empty.
@@ -139,21 +139,21 @@ class RawReader:
 
 
 def is_audio(media_type: str) -> bool:
-    """Whether a body of this media type is a recording itself."""
+    """Whether a body of this media type is a recording."""
     return media_type.startswith(RAW_PREFIXES)
 
 
 def unquoted(data: bytes) -> bytes:
-    """Bytes of any length without their percent-encoding.
+    """Decode percent-encoded bytes of any length.
 
     The library makes several objects of every ``%``, more than a gigabyte for 16 MB. Decoding piece by piece bounds
-    that.
+    the memory.
     """
     plain = bytearray()
     start = 0
     while start < len(data):
         end = start + UNQUOTED_TOGETHER
-        # A code that would be cut in two belongs to the next piece.
+        # A code at the end of the piece belongs to the next piece.
         cut = data.rfind(b"%", end - 2, end)
         end = end if cut == -1 else cut
         plain += unquote_to_bytes(data[start:end])

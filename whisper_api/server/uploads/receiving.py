@@ -1,13 +1,13 @@
-"""Moves a request's body from the socket to threads that read it, in pieces that are worth a thread's while."""
+"""Moves a request's body from the socket to threads that parse it, in pieces large enough for a thread."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -16,7 +16,7 @@ from whisper_api.errors import CallerLimit
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.delivery import BodyReceive
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import owner_of, state_of
+from whisper_api.server.state import blocking, owner_of, state_of
 from whisper_api.server.uploads.incoming import HOW_TO_SEND, IncomingForm, too_large
 from whisper_api.server.uploads.json_reader import JSON_TYPE, JsonReader
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
@@ -33,17 +33,15 @@ from whisper_api.server.uploads.turns import client_network
 
 __all__ = ["Reader", "receive", "received_body", "upload_turn"]
 
-# A thread gets a piece of this size, or what has come when the next bytes take this long.
+# A thread gets a piece of this size, or a smaller one when the next bytes take this long.
 GATHER_BYTES = 512 << 10
 GATHER_SECONDS = 0.01
 
-# Uploads that end quickly make room within this time. A caller whose uploads are all slow is told to wait.
+# Quick uploads end within this time. When all uploads of a caller are slow, the next one is refused.
 TURN_SECONDS = 30.0
 RETRY_SECONDS = 30.0
-# Marks a request that has its turn.
+# Key of an ASGI scope: marks a request that has its turn.
 TURN = "whisper_api.upload_turn"
-
-T = TypeVar("T")
 
 
 class Reader(Protocol):
@@ -60,7 +58,7 @@ async def upload_turn(request: Request) -> AsyncIterator[None]:
     A request that has its turn gets no second one.
 
     Args:
-        request: whose body was not read yet.
+        request: a request whose body was not read yet.
 
     Raises:
         CallerLimit: the caller's other uploads have not ended.
@@ -94,24 +92,24 @@ async def receive(
 ) -> None:
     """Receive a request's body into a form. Parsing and writing happen in the pool's threads.
 
-    On any failure, the files are removed.
+    Any failure removes the files.
 
     Args:
-        request: whose body was not read yet.
-        form: takes the fields and files.
+        request: a request whose body was not read yet.
+        form: collects the fields and files.
         pool: threads for blocking work.
         raw: whether the body may be the recording itself, with the fields in the query.
         json: whether the body may be JSON.
 
     Raises:
-        Problem: 400, 408 or 413, its code says what is wrong.
-        InvalidInput, InvalidOption: a JSON body, or a URL, cannot be used.
+        Problem: 400, 408 or 413; the code says what is wrong.
+        InvalidInput, InvalidOption: a JSON body or a URL cannot be used.
         StorageError: a file cannot be written.
         Draining: the server stops.
         ClientDisconnect: the client has gone.
     """
     reader = _reader_for(request, form, raw, json)
-    # Held by the thread that works: a canceled request discards the files, and cannot stop a thread that writes one.
+    # A canceled request discards the files but cannot stop a thread that writes one, so both take this lock.
     lock = threading.Lock()
     discarded = False
 
@@ -135,19 +133,19 @@ async def receive(
     try:
         async with contextlib.aclosing(pieces):
             async for piece, last in pieces:
-                await _in_thread(pool, feed, piece, last)
+                await blocking(pool, feed, piece, last)
     except BaseException:
-        await asyncio.shield(_in_thread(pool, discard))
+        await asyncio.shield(blocking(pool, discard))
         raise
 
 
 async def received_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
-    """The whole body of a request, which counts as an unfinished upload of its caller while it comes.
+    """The whole body of a request, which counts as an unfinished upload of the caller while it arrives.
 
     Args:
-        request: whose body was not read yet.
-        max_bytes: how long the body may be.
-        seconds: how long the body may take to come; the configured least rate holds besides.
+        request: a request whose body was not read yet.
+        max_bytes: most bytes of the body.
+        seconds: longest time for the body; the configured least rate applies too.
 
     Raises:
         Problem: 413 ``body_too_large``, or 408 ``slow_sender``.
@@ -171,7 +169,7 @@ async def received_body(request: Request, *, max_bytes: int, seconds: float) -> 
 
 
 def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> Reader:
-    """The reader of the body's media type. Refuses a body whose stated length is too large for one file."""
+    """The reader for the body's media type. Refuses a body whose ``Content-Length`` is too large for one file."""
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if json and media_type == JSON_TYPE:
@@ -192,15 +190,15 @@ def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> 
 
 
 def _stated_bytes(request: Request) -> int:
-    """The length of a body by its header; 0 when the header does not say."""
+    """The ``Content-Length`` of a body; 0 without a valid header."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
 async def _pieces(receive: BodyReceive, pace: Pace) -> AsyncGenerator[tuple[bytes, bool], None]:
     """The body in pieces, each with whether it is the last. The last piece may be empty."""
-    # Never canceled while pieces are gathered, since that could lose a message. The last message may have come unseen
-    # while a thread worked on the piece before.
+    # The task outlives a timeout, because canceling it could lose a message. It may also hold the last message, which
+    # arrived while a thread processed the piece before.
     message: asyncio.Task[Message] | None = None
     ended = False
     try:
@@ -227,7 +225,3 @@ async def _pieces(receive: BodyReceive, pace: Pace) -> AsyncGenerator[tuple[byte
         if message is not None:
             message.cancel()
             await asyncio.wait({message})
-
-
-async def _in_thread(pool: Executor, work: Callable[..., T], *args: object) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)

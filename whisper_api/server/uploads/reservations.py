@@ -19,21 +19,21 @@ __all__ = ["Reservations", "file_key", "keys_of", "reserved"]
 
 
 def file_key(key: str, number: int) -> str:
-    """The key of one job of several: no client can send this character."""
+    """The idempotency key of one job of several, with a separator that no client can send."""
     return f"{key}\x1f{number}"
 
 
 def keys_of(key: str) -> tuple[str, ...]:
-    """The keys of all jobs that a request with this key may have made."""
+    """The idempotency keys of all jobs that a request with this key may have made."""
     return (key, *(file_key(key, number) for number in range(MAX_FILES)))
 
 
 class Reservations:
-    """The reservations of one request, found by the directory of their file.
+    """The reservations of one request, by the directory of their file.
 
     Args:
-        service: makes more of them.
-        first: made before the body was read.
+        service: makes further reservations.
+        first: the reservation that was made before the body was read.
     """
 
     def __init__(self, service: JobService, first: Reservation) -> None:
@@ -46,7 +46,7 @@ class Reservations:
         """The directory for one more file.
 
         Raises:
-            QueueFull, CallerLimit, Draining: not now.
+            QueueFull, CallerLimit, Draining: the service accepts no job now.
         """
         reservation = self._unused.pop() if self._unused else self._service.reserve(self._owner)
         self._by_directory[reservation.directory] = reservation
@@ -57,18 +57,24 @@ class Reservations:
         return self._by_directory[stored.directory]
 
     def open(self) -> list[Reservation]:
-        """Those that were not submitted."""
+        """The reservations that were not submitted."""
         return [reservation for reservation in self._by_directory.values() if reservation.open]
 
 
 @contextlib.asynccontextmanager
 async def reserved(state: ServerState, owner: str, key: str | None, extra_slots: int) -> AsyncIterator[Reservations]:
-    """Ids and directories for the jobs of one request; those that were not submitted are removed at the end.
+    """Reserve ids and directories for the jobs of one request, and release the unused ones at the end.
 
-    A request whose ``Idempotency-Key`` is known is let in even when the queue is full: most likely it makes no new job.
+    A request with a known ``Idempotency-Key`` passes a full queue, because most likely it makes no new job.
+
+    Args:
+        state: the server's state.
+        owner: owner of the jobs.
+        key: the request's idempotency key.
+        extra_slots: number of the owner's jobs that do not count towards the limits.
 
     Raises:
-        QueueFull, CallerLimit, Draining: not now.
+        QueueFull, CallerLimit, Draining: the service accepts no job now.
     """
     service = state.service
 
@@ -85,5 +91,5 @@ async def reserved(state: ServerState, owner: str, key: str | None, extra_slots:
         yield reservations
     finally:
         if reservations.open():
-            # Shielded: a canceled request must not leave its files.
+            # Shielded, because a canceled request must not leave its files.
             await asyncio.shield(blocking(state.uploads, release))

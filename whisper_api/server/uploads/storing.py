@@ -1,4 +1,4 @@
-"""Files that are being uploaded: under another name until they are whole, then safe from a power cut."""
+"""Files that are being uploaded. A file gets its name when it is whole, and then survives a power cut."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 class StoredFile:
-    """One file on its way to the disk. Not safe to use from two threads at a time.
+    """A file that is being written. Two threads must not use it at the same time.
 
     Args:
-        directory: made for the file, mode 0700, when its first byte comes.
+        directory: directory of the file; made with mode 0700 for the first byte.
 
     Attributes:
-        directory: as given.
-        path: of the whole file; the file is there after :meth:`commit`.
+        directory: directory of the file.
+        path: path of the whole file, which exists after :meth:`commit`.
         size: bytes written so far.
     """
 
@@ -52,7 +52,7 @@ class StoredFile:
         self.size += len(data)
 
     def commit(self) -> None:
-        """Give the file its name; a power cut no longer undoes that."""
+        """Give the file its name, and make it survive a power cut."""
         with self._opened() as file:
             file.flush()
             os.fsync(file.fileno())
@@ -61,7 +61,7 @@ class StoredFile:
             sync_directory(directory)
 
     def close(self) -> None:
-        """Close the file as it is; the owner of the directory removes it."""
+        """Close the file without finishing it; the owner of the directory removes it."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -82,13 +82,13 @@ class StoredFile:
 class HeaderlessFile(StoredFile):
     """Signed 16-bit little-endian mono samples at 16 kHz, stored behind the header of a WAV file.
 
-    Clients of whisper-asr-webservice send such samples with ``encode=false``. A WAV file that comes instead is stored
-    as it is.
+    Clients of whisper-asr-webservice send such samples with ``encode=false``. If the data is a WAV file, it is stored
+    unchanged.
     """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        # Holds the first bytes until they show whether this is a WAV file; None from then on.
+        # The first bytes; None once they have shown whether this is a WAV file.
         self._beginning: bytearray | None = bytearray()
         self._has_header = False
 
@@ -123,7 +123,7 @@ def wav_header(data_bytes: int) -> bytes:
     """The header of a WAV file of 16-bit mono samples at 16 kHz (RIFF, format 1).
 
     Args:
-        data_bytes: length of the samples. The format has no lengths from 4 GiB on; the header then says "unknown".
+        data_bytes: length of the samples. The format cannot express 4 GiB or more; the header then says "unknown".
     """
     riff_bytes = min(HEADER_BYTES - 8 + data_bytes, UNKNOWN_LENGTH)
     byte_rate = SAMPLE_RATE * SAMPLE_BYTES

@@ -1,8 +1,8 @@
-"""From a request with files to jobs: the one way by which the routes take uploads.
+"""Makes jobs of requests with files; every route takes its uploads here.
 
 An upload gets its position in the queue when it is whole, so uploads that never end keep no other caller out. When the
 body is whole, one call in a thread reads the options, looks for jobs that the request has made before, probes the files
-and submits them. Files that are named by URL are fetched between reading and submitting.
+and submits them. Files at URLs are fetched between reading and submitting.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
-from whisper_api.server.responses.problems import Problem, problem_of
-from whisper_api.server.responses.submission_responses import FileError, FileOutcome
+from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
 from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
 from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
@@ -39,14 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = ["UploadRules", "accept", "accept_files", "accept_waited"]
 
-# A known speaker's ten seconds as a data URL are two million characters, and there may be four speakers.
+# Ten seconds of a known speaker are two million characters as a data URL, and a form may have four speakers.
 MAX_FIELD_BYTES = 16 << 20
 MAX_HEADER_BYTES = 32 << 10
-# A file name of 255 characters may have four bytes for each, and may come twice.
+# A file name of 255 characters may have four bytes for each character, and a header may contain it twice.
 FILE_HEADER_BYTES = 2 << 10
-# Of one request, so that other requests can fetch too.
+# Number of files that one request fetches at a time, so that other requests can fetch too.
 FETCHES_AT_A_TIME = 4
-# Errors of the request rather than of one of its files.
+# Errors of the whole request, and not of one of its files.
 REQUEST_ERRORS = (InvalidOption, ModelError, DeviceError, Draining, IdempotencyConflict)
 
 F = TypeVar("F", bound=UploadForm)
@@ -54,16 +53,16 @@ F = TypeVar("F", bound=UploadForm)
 
 @dataclasses.dataclass(frozen=True)
 class UploadRules:
-    """What a route takes, and what it makes of it.
+    """The rules of a route for its uploads.
 
     Attributes:
         purpose: part of the request's identity: the same upload for another purpose is another request.
         raw: whether the body may be the recording itself, with the fields in the query.
         json: whether the body may be JSON.
-        file_fields: names of the fields that may hold the file.
-        headerless: whether the file holds samples without a header, as
-            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` takes them.
-        max_files: how many files one request may have.
+        file_fields: names of the fields that may contain the file.
+        headerless: whether the file is samples without a header, as
+            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` stores them.
+        max_files: most files of one request.
         join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
     """
 
@@ -82,7 +81,7 @@ class UploadRules:
         return self.max_files > 1
 
     def limits(self, config: Config) -> Limits:
-        """What one upload may take."""
+        """The limits of one upload."""
         return Limits(
             max_file_size=config.max_file_size,
             timeout_seconds=config.timeout_seconds,
@@ -99,22 +98,22 @@ SEVERAL = UploadRules(purpose="several", max_files=MAX_FILES)
 
 
 async def accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> tuple[Job, F]:
-    """Make a job of a request that has one file, or the URL of one.
+    """Make a job of a request with one file, or with the URL of one.
 
     Errors are found as early as possible: a full queue before the upload is read, a file that is too large while the
-    upload comes, unusable fields before anything is fetched, a file that is not audio before the job is queued. The
-    ``Idempotency-Key`` is honoured. The job's id is noted in the request's scope, for the log.
+    upload arrives, unusable fields before anything is fetched, a file that is not audio before the job is queued. The
+    ``Idempotency-Key`` is honoured. The access log gets the job's id from the request's scope.
 
     Args:
-        request: whose body was not read yet.
-        read: makes values of the form's fields, in a thread; its errors are the answer.
-        rules: for one file.
+        request: a request whose body was not read yet.
+        read: makes values of the form's fields, in a thread; its errors become the response.
+        rules: rules for a single file.
 
     Returns:
-        The job, which may have been there before, and the form.
+        The new or existing job, and the form.
 
     Raises:
-        Problem: 400, 408 or 413, and its code says what is wrong.
+        Problem: 400, 408 or 413; the code says what is wrong.
         InvalidAudio: the file is not audio.
         WhisperApiError: as :meth:`~whisper_api.jobs.service.JobService.reserve` and ``submit`` raise.
         ClientDisconnect: the client has gone.
@@ -130,20 +129,20 @@ async def accept_waited(
 ) -> tuple[Job, F]:
     """Make a job of a request that waits for the result, or join the job of the same upload.
 
-    A client that goes away cancels the job after some seconds in which the same upload joins it. A client that sends an
-    ``Idempotency-Key`` will come back, and cancels nothing.
+    When the client goes away, the job is canceled after some seconds in which the same upload may join it. A client
+    that sends an ``Idempotency-Key`` comes back later, so its job is not canceled.
 
     Args:
-        request: as for :func:`accept`.
-        read: as for :func:`accept`.
-        rules: as for :func:`accept`. The purpose names every option outside of the form.
-        waiting: stands for the client while open; it is closed when the client has its answer or has gone.
+        request: as with :func:`accept`.
+        read: as with :func:`accept`.
+        rules: as with :func:`accept`. The purpose contains every option outside of the form.
+        waiting: gets a context that marks the client as waiting; close it when the client has its response or has gone.
 
     Returns:
-        The job, which may have been there before, and the form.
+        The new or existing job, and the form.
 
     Raises:
-        Exception: as :func:`accept` raises.
+        Exception: as with :func:`accept`.
     """
     state, owner = state_of(request), owner_of(request)
     with state.waiters.uploading(owner) as given_up:
@@ -154,17 +153,17 @@ async def accept_waited(
 
 
 async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> tuple[FileOutcome, ...]:
-    """Make jobs of a request that has any number of files, or URLs of files.
+    """Make jobs of a request with any number of files or URLs of files.
 
-    A full queue refuses the request before the upload is read, and each file as it comes. With an ``Idempotency-Key``,
-    the same request again gives the same jobs, and tries refused files again.
+    A full queue refuses the request before the upload is read, and later each further file. With an
+    ``Idempotency-Key``, the same request again returns the same jobs, and tries refused files again.
 
     Args:
-        request: whose body was not read yet.
-        read: makes values of the form's fields, in a thread; its errors are the answer to the whole request.
+        request: a request whose body was not read yet.
+        read: makes values of the form's fields, in a thread; its errors become the response to the whole request.
 
     Returns:
-        The outcome of each file, in the order sent. At least one was accepted.
+        The outcome of each file, in the order sent. At least one file was accepted.
 
     Raises:
         Problem: 400, 408 or 413; ``no_file_accepted`` gives in its ``jobs`` the error of each file.
@@ -185,7 +184,7 @@ async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: Up
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(upload_turn(request))
         take_bytes = stack.enter_context(state.form_bytes.using(caller if rules.takes_many else ""))
-        # A retrying client reuses the slot of the job it has left.
+        # A retrying client reuses the slot of its abandoned job.
         extra_slots = state.waiters.abandoned(owner) if rules.join else 0
         reservations = await stack.enter_async_context(reserved(state, owner, key, extra_slots))
         form = IncomingForm(
@@ -201,7 +200,7 @@ async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: Up
             check_enabled(state.config)
 
         def read_and_submit() -> _Submitter[F]:
-            # The key may have been revoked: an upload may take hours.
+            # Checked again, because an upload may take hours in which the key may be revoked.
             check_key(request)
             submitter = _Submitter(state, owner, key, rules, read(form), form.files, reservations)
             submitter.find_earlier()
@@ -220,9 +219,9 @@ class _Submitter(Generic[F]):
     """Makes jobs of one request's files. Its methods block.
 
     Attributes:
-        form: of the request, which holds for all files.
-        files: of the request.
-        jobs: of the request, by the number of the file.
+        form: the values of the form, which apply to all files.
+        files: the files of the request.
+        jobs: number of the file to its job.
     """
 
     def __init__(
@@ -241,7 +240,7 @@ class _Submitter(Generic[F]):
         self._state = state
         self._owner = owner
         self._key = key
-        # The idempotency key of each file's job, by the number of the file.
+        # Number of the file to the idempotency key of its job.
         self._keys: dict[int, str] = {}
         if key is not None:
             many = rules.takes_many
@@ -251,7 +250,7 @@ class _Submitter(Generic[F]):
 
     @property
     def to_fetch(self) -> list[tuple[IncomingFile, StoredFile, str]]:
-        """The files that are to be fetched: each with its place on the disk, and its URL."""
+        """The files to fetch, each with the file on the disk and the URL."""
         return [(file, stored, file.url) for file, stored in self._pending if file.url is not None]
 
     @property
@@ -266,21 +265,21 @@ class _Submitter(Generic[F]):
         """Find the jobs that the same request has made before.
 
         Raises:
-            IdempotencyConflict: the key came before with another payload.
+            IdempotencyConflict: the key was used before with another payload.
         """
         service = self._state.service
         if self._key is not None:
-            # All keys that the request may have used: other jobs under them belong to another payload.
+            # All keys that the request may use. Other jobs with one of these keys belong to another payload.
             keys: dict[str, str | None] = dict.fromkeys(keys_of(self._key))
             keys |= {self._keys[file.number]: file.fingerprint for file in self.files}
             found = service.find_submitted(self._owner, keys)
             for file in self.files:
                 if (key := self._keys[file.number]) in found:
                     self.jobs[file.number] = found[key]
-                    # This time the queue may be full; the file has its job nevertheless.
+                    # The queue may refuse the file this time, but the file already has a job.
                     file.error = None
         if self._rules.join:
-            # A file need not be fetched again for a job that is there.
+            # A file with an existing job is not fetched again.
             for file, stored, _ in self.to_fetch:
                 job = service.find_to_join(self._submission(file, stored, audio_seconds=None))
                 if job is not None:
@@ -352,12 +351,12 @@ def _length(config: Config, stored: StoredFile, file_name: str | None, options: 
     Raises:
         InvalidAudio: the file is not audio.
         AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
-        InvalidOption: there is no such audio track.
+        InvalidOption: the audio track does not exist.
     """
     from whisper_api.engine.audio.decode import probe
 
     with io.FileIO(stored.path) as file:
-        # The client knows the file by this name, which stands in error messages.
+        # Error messages contain the client's name of the file.
         file.name = file_name or "the file"
         return probe(file, audio_track=options.audio_track, max_seconds=config.max_audio_seconds or None).duration
 

@@ -1,4 +1,4 @@
-"""Shares of one caller, so that there is room for other callers: turns to be at work, and bytes on the disk."""
+"""Bounds on one caller, so that other callers find room: requests at a time, and bytes on the disk."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class _Turn:
 
 
 class Turns:
-    """Bounds how many requests of each caller are at work; more of the same caller wait. To be used on one event loop.
+    """Bounds how many requests of each caller run at a time; further requests of the caller wait.
+
+    All methods must run on the same event loop.
 
     Args:
-        most: of each caller; 0 for no bound.
+        most: most requests of each caller; 0 for no bound.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        # Of the callers that have requests now.
+        # Callers that have requests now.
         self._by_caller: dict[str, _Turn] = {}
 
     @contextlib.asynccontextmanager
@@ -39,8 +41,8 @@ class Turns:
         """Wait for a turn and keep it while the ``with`` is open.
 
         Args:
-            caller: whose turn it is; the empty string is nobody, and never waits.
-            seconds: how long to wait at most.
+            caller: the caller; the empty string stands for an unknown caller, who never waits.
+            seconds: longest time to wait.
 
         Raises:
             asyncio.TimeoutError: other requests of this caller hold all of its turns.
@@ -62,15 +64,15 @@ class Turns:
                 del self._by_caller[caller]
 
     def __len__(self) -> int:
-        """How many callers have requests now."""
+        """The number of callers that have requests now."""
         return len(self._by_caller)
 
 
 class Amounts:
-    """Bounds how much of something each caller has in use, in all of its requests together. Safe from any thread.
+    """Bounds an amount that each caller uses in all of its requests together. Any thread may call the methods.
 
     Args:
-        most: for each caller; 0 for no bound.
+        most: greatest amount of each caller; 0 for no bound.
     """
 
     def __init__(self, most: int) -> None:
@@ -81,13 +83,13 @@ class Amounts:
 
     @contextlib.contextmanager
     def using(self, caller: str) -> Iterator[Callable[[int], bool]]:
-        """Count what one request uses, until the ``with`` ends.
+        """Count the amount that one request uses, until the ``with`` ends.
 
         Args:
-            caller: whose request it is; the empty string is nobody, and has no bound.
+            caller: the caller; the empty string stands for an unknown caller, who has no bound.
 
         Yields:
-            Takes some more, and says whether there was room for it.
+            A function that takes a further amount, and returns False when the bound does not allow it.
         """
         used = 0
 
@@ -110,6 +112,6 @@ class Amounts:
 
 
 def client_network(scope: Scope) -> str:
-    """The network that a request comes from, as :func:`network_of` names it; empty when there is no address."""
+    """The network of a request's client, as :func:`network_of` names it; empty without an address."""
     client = scope.get("client")
     return network_of(str(client[0])) if client else ""

@@ -1,6 +1,6 @@
-"""What an upload may say of itself, and why it may be refused, for the description of the API.
+"""The fields of uploads and their error responses, for the description of the API.
 
-:mod:`whisper_api.server.uploads.forms` reads it.
+:mod:`whisper_api.server.uploads.forms` reads the fields.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     KeyText,
-    "By which the same request is known when it comes again: it is answered as before, and makes no second job",
+    "Identifies a retry of the same request, which gets the same job instead of a second one",
     location="header",
 )
 FILE = FormField("file", bytes, "The recording: audio, or video with sound, in any usual format")
 URL = FormField(
     URL_FIELD,
     str,
-    "Instead of a file: its address (http, https), if ENABLE_URL_UPLOADS allows that; file_url is the same field",
+    "The URL of a file (http, https) instead of the file, if ENABLE_URL_UPLOADS allows it; file_url is the same field",
 )
-AUDIO_FILE = FormField("audio_file", bytes, "The recording, by the name that whisper-asr-webservice gives this field")
+AUDIO_FILE = FormField("audio_file", bytes, "The recording, in the field of whisper-asr-webservice")
 ENCODE = Parameter(
     "encode", bool, "false: the file is 16-bit little-endian mono samples at 16 kHz, without a header", default=True
 )
-SYNC = FormField("sync", bool, "Answer with the result when the job has ended; by default as DEFAULT_SYNC_MODE says")
+SYNC = FormField("sync", bool, "Respond with the result when the job has ended; DEFAULT_SYNC_MODE is the default")
 
 
 DEFAULTS = TranscriptionOptions()
@@ -80,45 +80,45 @@ RENDER_FIELDS = tuple(
     FormField(field.name, field.type, _sentence(help_line(field.type)), default=field.default)
     for field in msgspec.structs.fields(RenderOptions)
 )
-# What a job is told beside its audio.
+# The fields of a job besides its audio.
 JOB_FIELDS = (
     *OPTION_FIELDS,
     FormField("output_format", OutputFormat, "Format of the result's text; by default the configuration's"),
     FormField("response_format", OutputFormat, "The same as output_format"),
     *RENDER_FIELDS,
-    FormField("keep_result", bool, "Keep the result after it was delivered, until the job expires", default=False),
-    FormField("metadata", str, "A JSON object of at most 16384 bytes that is kept with the job and given back"),
-    FormField(NAMES_FIELD, str, "Names of speakers who are known, up to four", repeated=True),
+    FormField("keep_result", bool, "Keep the result after its delivery, until the job expires", default=False),
+    FormField("metadata", str, "A JSON object of at most 16384 bytes that the job keeps and returns"),
+    FormField(NAMES_FIELD, str, "Names of known speakers, up to four", repeated=True),
     FormField(
         REFERENCES_FIELD,
         str,
         "For each name, in the same order, 2 to 10 seconds of that speaker as a data URL",
         repeated=True,
     ),
-    FormField("hf_token", str, "Hugging Face token, for models that ask for one"),
-    FormField("device", str, "The device that this server runs on, or auto; another one is refused"),
-    FormField("device_index", Annotated[int, Meta(ge=0)], "Its number; another one is refused"),
+    FormField("hf_token", str, "Hugging Face token, for models that need one"),
+    FormField("device", str, "The device of this server, or auto; any other device is refused"),
+    FormField("device_index", Annotated[int, Meta(ge=0)], "The index of this server's device; any other is refused"),
 )
-# Wherever an upload is taken.
+# Error responses of every upload.
 REFUSALS: tuple[Cause, ...] = (
     InvalidOption,
-    Problem(400, "not_multipart", "The body is no form"),
+    Problem(400, "not_multipart", "The body is not a form"),
     Problem(400, "invalid_form", "The form cannot be read"),
     Problem(400, "invalid_query", "The query of an upload without a form has too many fields"),
-    Problem(400, "no_file", "The form has no file where one must be"),
+    Problem(400, "no_file", "The form has no file"),
     Problem(400, "invalid_idempotency_key", "The Idempotency-Key is not 1 to 255 printable characters, once"),
-    Problem(400, "url_not_enabled", "This server fetches no files"),
-    Problem(400, "url_refused", "This url is not fetched"),
-    Problem(408, "slow_sender", "The body comes too slowly"),
+    Problem(400, "url_not_enabled", "This server does not fetch files"),
+    Problem(400, "url_refused", "The server does not fetch this url"),
+    Problem(408, "slow_sender", "The body arrives too slowly"),
     Problem(413, "file_too_large", "The file is larger than MAX_FILE_SIZE"),
-    Problem(413, "form_too_large", "A form without a file is larger than it may be"),
+    Problem(413, "form_too_large", "A form without a file is too large"),
     Problem(413, "url_too_large", "The file at the url is larger than MAX_FILE_SIZE"),
     InvalidAudio,
     AudioTooLong,
     UnknownModel,
     ModelUnavailable,
     IdempotencyConflict,
-    Problem(422, "url_unreachable", "Nothing could be fetched from the url"),
+    Problem(422, "url_unreachable", "The server could not fetch the file from the url"),
     QueueFull,
     CallerLimit,
     Draining,

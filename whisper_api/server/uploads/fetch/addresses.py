@@ -1,4 +1,4 @@
-"""Which addresses of the network a server may speak to for strangers."""
+"""Checks of network addresses: the server connects only to public ones for its callers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["Address", "Resolver", "is_own", "is_public", "resolve"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[Address]]
 
-# Beside what the library knows, which depends on its version: private NAT64, 6to4, Teredo, relays for 6to4, and the
-# translation, discard and documentation prefixes.
+# Networks that not every version of the library knows: private NAT64, 6to4, Teredo, relays for 6to4, and the prefixes
+# for translation, discarding and documentation.
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -41,25 +41,25 @@ _ANY_PORT = 9
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """The addresses of a host, asked for once.
+    """The addresses of a host.
 
     Args:
         host: a name, or an address in any form that the system knows.
-        port: that is to be spoken to.
+        port: the port of the connection.
 
     Raises:
-        OSError: there are none.
+        OSError: the host has no address.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # Of IPv6, without the number of an interface.
+    # An IPv6 address may end with the number of an interface.
     texts = [str(where[0]).partition("%")[0] for *_, where in found]
     return [ipaddress.ip_address(text) for text in dict.fromkeys(texts)]
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open internet: not of this machine, this network or any reserved range.
+    """Whether an address belongs to the public internet, and not to this machine, this network or a reserved range.
 
-    An IPv4 address that is written as IPv6 is judged as what it stands for; tunnels to one are never public.
+    An IPv4 address in the form of IPv6 is checked as IPv4; a tunnel to an IPv4 address is never public.
     """
     inner = _inner(address)
     if inner is not None:
@@ -75,22 +75,22 @@ def is_public(address: Address) -> bool:
 
 
 def is_own(address: Address) -> bool:
-    """Whether an address, even a public one, is this machine's own, where a firewall lets in whoever is on it.
+    """Whether an address is this machine's own, because a firewall may allow connections from the machine to itself.
 
-    Nothing is sent: only the system is asked where it would send from.
+    Nothing is sent: the system only reports the source address of a connection.
     """
     family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.connect((str(address), _ANY_PORT))
-            source = str(asking.getsockname()[0]).partition("%")[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), _ANY_PORT))
+            source = str(probe.getsockname()[0]).partition("%")[0]
     except OSError:
-        return False  # there is no way to it
+        return False  # The system has no route to the address.
     return ipaddress.ip_address(source) == address
 
 
 def _inner(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one is translated to."""
+    """The IPv4 address inside an IPv6 address; None when there is none."""
     if not isinstance(address, ipaddress.IPv6Address):
         return None
     if address in _NAT64:

@@ -1,9 +1,9 @@
-"""A file from an address that a caller names, without lending the caller this machine's place in the network.
+"""Fetches a file from a caller's URL without giving the caller access to this machine's network.
 
-The host's name is resolved once and every address it has is looked at; the connection goes to one of those, so that
-what the name means later does not count. Redirects go the same way. Callers are told only that an address gave no file,
-since any difference would tell what there is. For the same reason a name that does not exist and a name of a private
-network get the same answer after the same time.
+The host's name is resolved once, all of its addresses are checked, and the connection goes to one of them, so that a
+later change of the name has no effect. Redirects are treated in the same way. Every failure is reported to the caller
+with the same error, because differences would reveal the network. For the same reason, a name that does not exist and
+a name in a private network get the same response after the same time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import functools
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
@@ -19,11 +20,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult
 
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.fetch.addresses import Address, Resolver, is_own, is_public, resolve
-from whisper_api.server.uploads.fetch.paced_response import paced_response
 from whisper_api.server.uploads.fetch.urls import PORTS, joined, refused, target_of
 from whisper_api.server.uploads.pace import Pace, PaceRules
 from whisper_api.server.uploads.storing import StoredFile, storage_errors
@@ -31,29 +32,29 @@ from whisper_api.server.uploads.storing import StoredFile, storage_errors
 __all__ = ["LOOKUP_SECONDS", "Fetch", "FetchRules"]
 
 MAX_REDIRECTS = 5
-# Of one host that are tried.
+# Number of addresses of one host that are tried.
 MAX_ADDRESSES = 4
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 256 << 10
-# Within the time for all of it: what does not answer that long will not.
+# A server without a byte for this long counts as failed, also when the time for the whole fetch is longer.
 SILENCE_SECONDS = 30.0
-# The first server of names may be out of order, and the system asks the second after five seconds.
+# When the first name server is out of order, the system asks the second after five seconds.
 LOOKUP_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
 class FetchRules:
-    """What may be fetched.
+    """The rules for fetching files.
 
     Attributes:
-        max_bytes: of a file.
-        seconds: that a fetch may take, redirects and all.
-        private_hosts: ``host`` or ``host:port``, in lower case, whose addresses need not be public; an IPv6 address in
-            brackets, or alone as it is.
+        max_bytes: most bytes of a file.
+        seconds: longest time for a fetch with its redirects.
+        private_hosts: ``host`` or ``host:port``, in lower case, whose addresses need not be public; an IPv6 address
+            with brackets, or without them when it has no port.
         resolve: finds the addresses of a host.
-        context: of TLS; None for the certificates that are trusted here.
-        min_bytes_per_second: the least rate of an answer, averaged over half a minute; 0 for none.
-        lookup_seconds: that looking up a name may take, and after which the caller hears of a name that is not asked.
+        context: the TLS context; None to trust this machine's certificates.
+        min_bytes_per_second: least rate of a response, averaged over half a minute; 0 for any rate.
+        lookup_seconds: longest time for looking up a name; the refusal of a name comes after this time, too.
     """
 
     max_bytes: int
@@ -66,12 +67,12 @@ class FetchRules:
 
 
 class Fetch:
-    """One file on its way from another server. :meth:`run` blocks, for as long as the rules allow.
+    """Fetches one file from another server. :meth:`run` blocks for as long as the rules allow.
 
     Args:
-        url: as the caller wrote it.
-        file: to be written.
-        rules: what may be fetched.
+        url: the caller's URL.
+        file: the file to write.
+        rules: the rules for fetching.
     """
 
     def __init__(self, url: str, file: StoredFile, rules: FetchRules) -> None:
@@ -103,7 +104,7 @@ class Fetch:
             self._file.close()
 
     def abort(self) -> None:
-        """End it from another thread; nothing is written after this returns. Waits for a disk that writes just now."""
+        """End the fetch from another thread, after a write in progress; nothing is written after that."""
         with self._lock:
             self._aborted = True
             self._ended.set()
@@ -116,16 +117,16 @@ class Fetch:
         for _ in range(MAX_REDIRECTS + 1):
             target = target_of(url)
             if secure and target.scheme != "https":
-                raise refused("it leads from https to http")
+                raise refused("it redirects from https to http")
             secure = target.scheme == "https"
             location = self._get(target)
             if location is None:
                 return
             url = joined(url, location)
-        raise refused(f"it leads on more than {MAX_REDIRECTS} times")
+        raise refused(f"it redirects more than {MAX_REDIRECTS} times")
 
     def _get(self, target: SplitResult) -> str | None:
-        """Ask one server; where it leads to, or None when the file has come."""
+        """Send a request to one server: store the file and return None, or return the location of a redirect."""
         assert target.hostname is not None
         port = target.port or PORTS[target.scheme]
         with self._connected(target, target.hostname, port) as connection:
@@ -161,7 +162,9 @@ class Fetch:
             else:
                 connection = http.client.HTTPConnection(host, port)
                 connection.sock = plain
-            connection.response_class = paced_response(self._pace())
+            silence = min(SILENCE_SECONDS, self._rules.seconds)
+            pace = Pace(PaceRules(silence, self._rules.min_bytes_per_second))
+            connection.response_class = _paced_response(pace)
             stack.callback(connection.close)
             yield connection
 
@@ -185,27 +188,27 @@ class Fetch:
         raise failure
 
     def _allowed_addresses(self, host: str, port: int) -> Sequence[Address]:
-        """The addresses of a host that may be asked.
+        """The addresses of a host, when the server may connect to all of them.
 
         Raises:
             Problem: 422 ``url_unreachable``, always after the same time: the name does not exist, its lookup takes too
-                long, or an address of it may not be asked.
+                long, or one of its addresses is not allowed.
         """
         begun = time.monotonic()
         failure: Exception | None = None
         try:
             addresses = self._looked_up(host, port)
-        # The second is what a name that no host can have makes of itself.
+        # Encoding a malformed host name raises UnicodeError.
         except (OSError, UnicodeError, concurrent.futures.TimeoutError) as error:
             failure = error
         else:
-            if self._may_ask(host, port, addresses):
+            if self._is_allowed(host, port, addresses):
                 return addresses
         self._ended.wait(begun + self._rules.lookup_seconds - time.monotonic())
         raise self.unreachable() from failure
 
     def _looked_up(self, host: str, port: int) -> Sequence[Address]:
-        """The addresses of a host, in a thread of their own: the system cannot be told to stop looking."""
+        """The addresses of a host, looked up in a separate thread, because a lookup cannot be canceled."""
         found: concurrent.futures.Future[Sequence[Address]] = concurrent.futures.Future()
 
         def look() -> None:
@@ -217,14 +220,11 @@ class Fetch:
         threading.Thread(target=look, name="lookup", daemon=True).start()
         return found.result(self._rules.lookup_seconds)
 
-    def _may_ask(self, host: str, port: int, addresses: Sequence[Address]) -> bool:
+    def _is_allowed(self, host: str, port: int, addresses: Sequence[Address]) -> bool:
         name = f"[{host}]" if ":" in host else host
         if {host, name, f"{name}:{port}"} & self._rules.private_hosts:
             return True
         return all(is_public(address) and not is_own(address) for address in addresses)
-
-    def _pace(self) -> Pace:
-        return Pace(PaceRules(min(SILENCE_SECONDS, self._rules.seconds), self._rules.min_bytes_per_second))
 
     def _store(self, response: http.client.HTTPResponse) -> None:
         limit = self._rules.max_bytes
@@ -246,14 +246,14 @@ class Fetch:
                 write()
 
     def _watch(self, connection: socket.socket) -> None:
-        """Note what is to be shut down by :meth:`abort`."""
+        """Keep the socket, so that :meth:`abort` can shut it down."""
         with self._lock:
             if self._aborted:
                 raise self.unreachable()
             self._socket = connection
 
     def unreachable(self) -> Problem:
-        """What is said of everything that went wrong on the way."""
+        """The error for every failure of a fetch."""
         return Problem(
             422,
             "url_unreachable",
@@ -269,9 +269,52 @@ def _too_large(limit: int) -> Problem:
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
-    """What is trusted on this machine, and what the library for requests brings along, where there is nothing."""
+    """A TLS context with this machine's certificates, and with those of requests for machines that have none."""
     import requests.certs
 
     context = ssl.create_default_context()
     context.load_verify_locations(requests.certs.where())
     return context
+
+
+def _paced_response(pace: Pace) -> type[http.client.HTTPResponse]:
+    """A class for ``HTTPConnection.response_class`` whose headers and body must arrive at a least pace.
+
+    The standard library bounds the time of each read from the socket only, which a server passes for ever by sending
+    one byte at a time.
+
+    Args:
+        pace: the pace of all bytes. A read raises ``TimeoutError`` when the server is too slow.
+    """
+
+    class PacedResponse(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **named: Any) -> None:
+            super().__init__(sock, *args, **named)
+            # The socket stays open as long as this file object, even when the connection was closed.
+            self.fp = io.BufferedReader(_Paced(self.fp.detach(), sock, pace))
+
+    return PacedResponse
+
+
+class _Paced(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._pace = pace
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._pace.left <= 0:
+            raise TimeoutError("the server sends too slowly")
+        self._sock.settimeout(self._pace.left)
+        begun = time.monotonic()
+        count: int | None = self._raw.readinto(buffer)
+        self._pace.waited(time.monotonic() - begun)
+        self._pace.came(count or 0)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

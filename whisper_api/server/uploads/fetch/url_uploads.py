@@ -1,4 +1,4 @@
-"""Files that are named by URL, where the configuration allows to fetch them."""
+"""Fetches the files at callers' URLs, if the configuration allows it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from whisper_api.server.uploads.storing import StoredFile
 
 __all__ = ["check_enabled", "fetch_file", "rules_of"]
 
-# A fetch gets this much longer to end by itself with an error of its own.
+# A fetch has this much more time to end with its own error.
 MARGIN_SECONDS = 1.0
 BUSY_RETRY_SECONDS = 30.0
 
 
 def check_enabled(config: Config) -> None:
-    """Check that the configuration allows to fetch files.
+    """Check that the configuration allows fetching files.
 
     Raises:
         Problem: 400 ``url_not_enabled``.
@@ -30,12 +30,12 @@ def check_enabled(config: Config) -> None:
         raise Problem(
             400,
             "url_not_enabled",
-            "This server fetches no files: send the audio itself, or set ENABLE_URL_UPLOADS = true where it runs",
+            "This server fetches no files: send the audio itself, or set ENABLE_URL_UPLOADS = true on the server",
         )
 
 
 def rules_of(config: Config) -> FetchRules:
-    """What may be fetched, as the configuration says."""
+    """The rules for fetching in a configuration."""
     hosts = (host.strip().lower() for host in (config.url_private_hosts or "").split(","))
     return FetchRules(
         max_bytes=config.max_file_size,
@@ -49,18 +49,18 @@ def rules_of(config: Config) -> FetchRules:
 async def fetch_file(state: ServerState, url: str, file: StoredFile, caller: str) -> None:
     """Fetch a file from its URL.
 
-    The wait for a turn, and then the fetch, each take no longer than the configuration says, whatever hangs. One caller
-    has a share of the turns, so that slow origins leave room for other callers.
+    The wait for a turn and the fetch each end after the configured time, even when a disk or a server hangs. A caller
+    has a share of the turns, so that slow servers leave room for other callers.
 
     Args:
-        state: of the server, which has threads for this.
-        url: of the file.
-        file: to be written; on failure the owner of its directory removes it.
-        caller: as :func:`~whisper_api.server.state.caller_of` says.
+        state: the server's state, which has threads for fetching.
+        url: URL of the file.
+        file: the file to write; on failure the owner of its directory removes it.
+        caller: the caller, as :func:`~whisper_api.server.state.caller_of` names it.
 
     Raises:
         Problem: 400 ``url_refused``, 413 ``url_too_large`` or 422 ``url_unreachable``.
-        QueueFull: no turn came, so many other files are fetched.
+        QueueFull: too many other files are being fetched.
         StorageError: the file cannot be written.
     """
     rules = rules_of(state.config)
@@ -92,11 +92,10 @@ async def _run(state: ServerState, fetch: Fetch, seconds: float) -> None:
         running.result()
     finally:
         if not running.done():
-            # Nobody waits for the thread any more, which may still look up a name: take its outcome, so that asyncio
-            # does not complain about it.
+            # The thread may still look up a name. Its outcome is read so that asyncio logs no unread exception.
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             running.cancel()
-            # In a thread, since a slow disk would hold up the event loop.
+            # In a thread, because a slow disk would block the event loop.
             await asyncio.shield(blocking(state.uploads, fetch.abort))
 
 

@@ -1,0 +1,42 @@
+"""A thread that calls a function from time to time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+__all__ = ["Periodic"]
+
+
+class Periodic:
+    """Calls a function in a thread, again and again with the same pause.
+
+    Args:
+        name: name of the thread.
+        step: the function; it handles its own errors.
+    """
+
+    def __init__(self, name: str, step: Callable[[], None]) -> None:
+        self._step = step
+        self._closing = threading.Event()
+        self._seconds = 0.0
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self, seconds: float) -> None:
+        """Start the thread.
+
+        Args:
+            seconds: the pause before each call, also before the first.
+        """
+        self._seconds = seconds
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, after the call that runs now."""
+        self._closing.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._closing.wait(self._seconds):
+            self._step()
