@@ -225,7 +225,7 @@ def test_a_directory_with_a_model_is_named_by_its_path(
         assert store.ensure(name).path == directory
     (directory / "model.bin").unlink()
     assert store.find(str(directory)) is None
-    with pytest.raises(ModelCorrupt, match=r"must hold model\.bin and config\.json"):
+    with pytest.raises(ModelCorrupt, match=r"must contain model\.bin and config\.json"):
         store.ensure(str(directory))
     with pytest.raises(UnknownModel, match="there is no model"):
         store.ensure(str(tmp_path / "nothing"))

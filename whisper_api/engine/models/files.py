@@ -1,4 +1,4 @@
-"""Model files on the disk: which model a name means, where its files are, and which hashes they must have."""
+"""Model files on the disk: finds the model of a name and its files, and compares the files with known hashes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LocalModel:
         kind: ``whisper``, ``alignment`` or ``diarization``.
         path: a directory, or a file for models of a single file.
         revision: the hub's commit, or ``sha256:`` and the beginning of the largest file's hash; None for files that
-            were copied to the models directory by hand.
+            somebody copied into the models directory.
     """
 
     name: str
@@ -60,11 +60,11 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of :meth:`ModelStore.verify`.
+    """The result of :meth:`ModelStore.verify`.
 
     Attributes:
         model: the model.
-        checked: files whose content is right.
+        checked: files with the expected content.
         unchecked: files without a known checksum.
     """
 
@@ -74,30 +74,30 @@ class Verification:
 
 
 def model_facts(name: str) -> Entry | None:
-    """The entry of a model, by its name, without looking for its files.
+    """The entry of a model, without a look at its files.
 
     Args:
         name: a catalogue name or another name of the same model (``turbo``, ``openai/whisper-base``), a hub id, or
             ``align:`` and a hub id.
 
     Returns:
-        The entry; None when the name is none of these.
+        The entry; None for any other name.
     """
     known = catalogue_name(name)
     if known is not None:
         return CATALOGUE[known]
     repo_id = name.removeprefix(ALIGN_PREFIX)
-    # The hub allows neither. With "--", two ids would share a directory.
+    # The hub allows neither "..", nor "--", with which two ids would share a directory.
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
         return None
     return hub_entry(repo_id) if repo_id == name else alignment_entry(repo_id)
 
 
 def resolve(name: str) -> Entry | Path | None:
-    """What a name means: a model, a directory, or nothing.
+    """Resolve a name to a model's entry or to a directory; None when the name is neither.
 
-    A catalogue name always means the catalogue's model. A name that could be a hub id means a directory only if the
-    directory holds a model.
+    A catalogue name always means the catalogue's model. A name that could be a hub id means a directory only when the
+    directory contains a model.
     """
     entry = model_facts(name)
     if entry is not None and entry.name in CATALOGUE:
@@ -112,26 +112,31 @@ def resolve(name: str) -> Entry | Path | None:
 
 
 def directory_requirements(name: str) -> tuple[str, ...]:
-    """The files that a directory given by path must hold."""
+    """The files that a model directory outside the models directory must contain."""
     return ("config.json", "vocab.json") if name.startswith(ALIGN_PREFIX) else ("model.bin", "config.json")
 
 
 def model_at(name: str, directory: Path) -> LocalModel | None:
-    """The model in a directory given by path, if there is one."""
+    """The model in a directory that the user named by its path; None when files are missing.
+
+    Args:
+        name: the path, or ``align:`` and the path.
+        directory: the same path as an absolute path.
+    """
     kind: Kind = "alignment" if name.startswith(ALIGN_PREFIX) else "whisper"
     return LocalModel(name, kind, directory, None) if _has_all(directory, directory_requirements(name)) else None
 
 
 def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
-    """Find a model and the kind of place it is in, by the names and sizes of files only.
+    """Find a model by the names and sizes of its files. Hashes nothing.
 
     Args:
         root: the models directory.
         entry: the model.
 
     Returns:
-        The model with ``models directory``, ``bundled`` or ``hub cache``; or None, with ``damaged`` when the models
-        directory holds only a part of the model.
+        The model and its location: ``models directory``, ``bundled`` or ``hub cache``. Without the model, None and
+        ``damaged`` when the models directory contains only a part of the model, else None twice.
     """
     directory = root / entry.directory
     manifest = _read_manifest(directory)
@@ -154,18 +159,23 @@ def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
 
 
 def revision_of(digests: dict[str, str], file: str) -> str | None:
-    """A revision made from a file's hash, for files without a commit; None when the hash is not known."""
+    """Make a revision from a file's hash, for files without a commit; None when the hash is unknown.
+
+    Args:
+        digests: file name to SHA-256.
+        file: the name of the file.
+    """
     return f"sha256:{digests[file][:12]}" if file in digests else None
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """Files of a directory's manifest that are missing or have another size. Hashes nothing."""
+    """Names in a directory's manifest of files that are missing or have another size. Hashes nothing."""
     manifest = _read_manifest(directory) or {"files": {}}
     return [name for name, record in manifest["files"].items() if _size(directory / name) != record.get("size")]
 
 
 def files_of(model: LocalModel) -> list[Path]:
-    """The files of a model, without its manifest and the files that were made from the model."""
+    """The files of a model, without the manifest and without derived files."""
     if model.path.is_file():
         return [model.path]
     return [
@@ -176,14 +186,14 @@ def files_of(model: LocalModel) -> list[Path]:
 
 
 def check_files(entry: Entry | None, model: LocalModel) -> Verification:
-    """Compare the hashes of a model's files, and of the files that were made from them, with what is known.
+    """Compare the hashes of a model's files and of its derived files with the known hashes.
 
     Args:
-        entry: of the catalogue; None for a model that is not in it.
-        model: where the model is.
+        entry: the model's entry in the catalogue; None for any other model.
+        model: the model on this machine.
 
     Raises:
-        ModelCorrupt: names each file that is missing or different.
+        ModelCorrupt: a file is missing or differs; the message names each such file.
     """
     folder = model.path if model.path.is_dir() else model.path.parent
     known = _known(entry, folder)
@@ -205,35 +215,35 @@ def check_files(entry: Entry | None, model: LocalModel) -> Verification:
 
 
 def damage(name: str, files: list[str], directory: Path) -> str:
-    """The message for damaged files.
+    """The error message about damaged files.
 
     Args:
-        name: of the model.
-        files: that are missing or different.
-        directory: that holds them.
+        name: the model's name.
+        files: names of the files that are missing or differ.
+        directory: the directory of the files.
     """
-    are = "are" if len(files) > 1 else "is"
+    verb = "are" if len(files) > 1 else "is"
     return (
-        f"{name}: {', '.join(sorted(files))} in {directory} {are} missing or not as fetched. "
+        f"{name}: {', '.join(sorted(files))} in {directory} {verb} missing or not as fetched. "
         f"`whisper-api models remove {name}` and `pull {name}` put it right."
     )
 
 
 def check_weights(directory: Path) -> None:
-    """Compare the hash of ``model.bin`` with the manifest beside it, if there is one.
+    """Compare the hash of ``model.bin`` with the manifest in the same directory, if it has one.
 
     Args:
-        directory: of the model.
+        directory: the model's directory.
 
     Raises:
-        ModelCorrupt: the content is another one.
+        ModelCorrupt: the content differs.
     """
     manifest = _read_manifest(directory) or {"files": {}}
     recorded = manifest["files"].get("model.bin", {}).get("sha256")
     if recorded and file_sha256(directory / "model.bin") != recorded:
         raise ModelCorrupt(
-            f"{directory / 'model.bin'} is damaged: its content is not what was fetched. Remove the model with "
-            f"`whisper-api models remove {directory.name}` and fetch it again with `pull`."
+            f"{directory / 'model.bin'} is damaged: its content differs from the download. Remove the model with "
+            f"`whisper-api models remove {directory.name}` and download it again with `pull`."
         )
 
 
@@ -243,8 +253,7 @@ def _check_derived(model: LocalModel) -> list[str]:
         if damaged := derived_files.damaged_files(directory):
             raise ModelCorrupt(
                 f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
-                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
-                "is loaded."
+                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: loading the model makes it again."
             )
         checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
     return checked
@@ -255,14 +264,14 @@ def _is_derived(path: Path) -> bool:
 
 
 def _known(entry: Entry | None, folder: Path) -> dict[str, Expected]:
-    """File name to expected content: of the catalogue, else of the manifest."""
+    """File name to expected content, from the catalogue or else from the manifest."""
     manifest = _read_manifest(folder) or {"files": {}}
     noted = {name: Expected(sha256=str(record.get("sha256"))) for name, record in manifest["files"].items()}
     return noted | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
 
 
 def _named_by_cache(file: Path) -> Expected | None:
-    """The expected content of a file in the hub's cache, whose links lead to files that are named by their hash."""
+    """The expected content of a file in the hub's cache, where a link's target is named by its hash."""
     name = file.resolve().name if file.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return Expected(sha256=name)
