@@ -52,13 +52,11 @@ class ResidentModel:
         source: the model's source.
         bytes: estimated memory.
         leases: number of jobs that use the model now.
-        idle_seconds: time since the last lease ended; 0 while leased.
     """
 
     source: Hashable
     bytes: int
     leases: int
-    idle_seconds: float
 
 
 class _Entry:
@@ -127,14 +125,15 @@ class ModelCache:
                     check()
             yield entry.loading.result()
         finally:
-            self._release(source, entry)
+            with self._changed:
+                unused = self._end_lease(source, entry)
+            _unload(unused)
 
     def resident(self) -> list[ResidentModel]:
         """The loaded models."""
         with self._changed:
-            now = self._clock()
             return [
-                ResidentModel(source, entry.bytes, entry.leases, 0.0 if entry.leases else now - entry.idle_since)
+                ResidentModel(source, entry.bytes, entry.leases)
                 for source, entry in self._entries.items()
                 if entry.loading.done()
             ]
@@ -273,11 +272,6 @@ class ModelCache:
             if is_out_of_memory(error):
                 raise OutOfMemory(f"there is no memory for {source}") from error
             raise
-
-    def _release(self, source: ModelSource[Any], entry: _Entry) -> None:
-        with self._changed:
-            unused = self._end_lease(source, entry)
-        _unload(unused)
 
     def _end_lease(self, source: ModelSource[Any], entry: _Entry) -> _Evicted:
         """End a lease. Returns the model when the caller must unload it. Called with the lock held."""

@@ -14,7 +14,15 @@ from typing import Any
 
 from whisper_api.engine.models.download import file_sha256
 
-__all__ = ["cache_directory", "damaged_files", "derived_directories", "is_current", "read_record", "write_record"]
+__all__ = [
+    "cache_directory",
+    "damaged_files",
+    "derived_directories",
+    "file_size",
+    "is_current",
+    "read_record",
+    "write_record",
+]
 
 RECORD = "model.json"
 # Prefix of the names of all directories of derived files.
@@ -84,7 +92,7 @@ def is_current(directory: Path, made_from: Mapping[str, Any]) -> bool:
     record = read_record(directory)
     if record is None or record.get("made_from") != made_from:
         return False
-    return all(_size(directory / name) == size for name, size, _ in _files(record))
+    return all(file_size(directory / name) == size for name, size, _ in _files(record))
 
 
 def damaged_files(directory: Path) -> list[str]:
@@ -95,7 +103,7 @@ def damaged_files(directory: Path) -> list[str]:
     return [
         name
         for name, size, sha256 in _files(record)
-        if _size(directory / name) != size or file_sha256(directory / name) != sha256
+        if file_size(directory / name) != size or file_sha256(directory / name) != sha256
     ]
 
 
@@ -104,7 +112,8 @@ def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
         yield name, known["bytes"], known["sha256"]
 
 
-def _size(path: Path) -> int | None:
+def file_size(path: Path) -> int | None:
+    """Bytes of a file; None when it is missing."""
     try:
         return path.stat().st_size
     except OSError:

@@ -6,13 +6,13 @@ import errno
 import hashlib
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -176,23 +176,10 @@ def answer_within(seconds: float, host: str, call: Callable[[], T]) -> T:
     Raises:
         SourceUnreachable: the call did not return in time.
     """
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="whisper-api-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not outcome:
+    task = BackgroundTask("whisper-api-probe", call)
+    if not task.wait(seconds):
         raise SourceUnreachable(f"{host} did not answer within {seconds:g} s")
-    return outcome[0]
+    return task.result()
 
 
 def fetch_url(

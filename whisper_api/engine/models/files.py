@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from whisper_api.engine.models import derived_files
 from whisper_api.engine.models.catalog import CATALOGUE, alignment_entry, hub_entry
 from whisper_api.engine.models.download import Expected, file_sha256, mismatch
 from whisper_api.engine.models.entry import Entry, Kind
-from whisper_api.engine.models.first_downloads import pinned
+from whisper_api.engine.models.first_downloads import FileRecord, pinned
 from whisper_api.engine.models.hub import cached_snapshot
 from whisper_api.engine.models.names import catalogue_name
 from whisper_api.errors import ModelCorrupt
@@ -21,13 +21,15 @@ from whisper_api.errors import ModelCorrupt
 __all__ = [
     "MANIFEST",
     "LocalModel",
+    "Manifest",
+    "ModelStatus",
     "Verification",
     "check_files",
     "check_weights",
     "damage",
     "damaged_files",
     "directory_requirements",
-    "files_of",
+    "list_models",
     "locate",
     "model_at",
     "model_facts",
@@ -56,6 +58,55 @@ class LocalModel:
     kind: str
     path: Path
     revision: str | None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``manifest.json`` in a model's directory.
+
+    Attributes:
+        name, kind: as in :class:`LocalModel`.
+        source: ``hub``, ``torchaudio`` or ``index``.
+        origin: the repository, packages or address.
+        revision: as in :class:`LocalModel`.
+        fetched_at: RFC 3339, UTC.
+        files: name to content.
+    """
+
+    name: str = ""
+    kind: str = ""
+    source: str = ""
+    origin: str = ""
+    revision: str | None = None
+    fetched_at: str = ""
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One line of a list of models.
+
+    Attributes:
+        entry: the model's entry: name, kind, title, licence, sources, parameters, whether it is multilingual.
+        local: the model on this machine; None when missing.
+        size: bytes of the model's own files, or approximate bytes of a download; None when unknown.
+        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files are missing or truncated; None
+            when the model is not on this machine.
+    """
+
+    entry: Entry
+    local: LocalModel | None
+    size: int | None
+    place: str | None
+
+    @property
+    def name(self) -> str:
+        """The model's usual name."""
+        return self.entry.name
+
+    @property
+    def installed(self) -> bool:
+        """Whether the model is on this machine."""
+        return self.local is not None
 
 
 @dataclass(frozen=True)
@@ -142,7 +193,7 @@ def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
     manifest = _read_manifest(directory)
     damaged = manifest is not None and damaged_files(directory)
     if manifest is not None and not damaged:
-        return _local(entry, directory, manifest.get("revision")), "models directory"
+        return _local(entry, directory, manifest.revision), "models directory"
     if manifest is None and _has_all(directory, entry.required):
         return _local(entry, directory, None), "models directory"
     if entry.bundled is not None:
@@ -170,11 +221,36 @@ def revision_of(digests: dict[str, str], file: str) -> str | None:
 
 def damaged_files(directory: Path) -> list[str]:
     """Names in a directory's manifest of files that are missing or have another size. Hashes nothing."""
-    manifest = _read_manifest(directory) or {"files": {}}
-    return [name for name, record in manifest["files"].items() if _size(directory / name) != record.get("size")]
+    recorded = _recorded_files(directory)
+    return [name for name, file in recorded.items() if derived_files.file_size(directory / name) != file.size]
 
 
-def files_of(model: LocalModel) -> list[Path]:
+def list_models(root: Path) -> list[ModelStatus]:
+    """All models of the catalogue, and the other models in the models directory.
+
+    Args:
+        root: the models directory.
+
+    Returns:
+        Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
+    """
+    entries = dict(CATALOGUE)
+    for folder, prefix in (("whisper", ""), ("align", ALIGN_PREFIX)):
+        for path in sorted((root / folder).glob("*--*")):
+            extra = model_facts(prefix + path.name.replace("--", "/", 1))
+            if extra is not None and locate(root, extra)[0] is not None:
+                entries.setdefault(extra.name, extra)
+    order: tuple[Kind, ...] = ("whisper", "diarization", "alignment")
+    return [_status(root, entry) for entry in sorted(entries.values(), key=lambda entry: order.index(entry.kind))]
+
+
+def _status(root: Path, entry: Entry) -> ModelStatus:
+    local, place = locate(root, entry)
+    size = sum(file.stat().st_size for file in _files_of(local)) if local else entry.approximate_bytes
+    return ModelStatus(entry, local, size, place)
+
+
+def _files_of(model: LocalModel) -> list[Path]:
     """The files of a model, without the manifest and without derived files."""
     if model.path.is_file():
         return [model.path]
@@ -198,7 +274,7 @@ def check_files(entry: Entry | None, model: LocalModel) -> Verification:
     folder = model.path if model.path.is_dir() else model.path.parent
     known = _known(entry, folder)
     right, unknown, wrong = [], [], []
-    for file in files_of(model):
+    for file in _files_of(model):
         name = file.relative_to(folder).as_posix()
         expected = known.pop(name, None) or _named_by_cache(file)
         if expected is None:
@@ -238,9 +314,8 @@ def check_weights(directory: Path) -> None:
     Raises:
         ModelCorrupt: the content differs.
     """
-    manifest = _read_manifest(directory) or {"files": {}}
-    recorded = manifest["files"].get("model.bin", {}).get("sha256")
-    if recorded and file_sha256(directory / "model.bin") != recorded:
+    recorded = _recorded_files(directory).get("model.bin")
+    if recorded is not None and file_sha256(directory / "model.bin") != recorded.sha256:
         raise ModelCorrupt(
             f"{directory / 'model.bin'} is damaged: its content differs from the download. Remove the model with "
             f"`whisper-api models remove {directory.name}` and download it again with `pull`."
@@ -265,9 +340,8 @@ def _is_derived(path: Path) -> bool:
 
 def _known(entry: Entry | None, folder: Path) -> dict[str, Expected]:
     """File name to expected content, from the catalogue or else from the manifest."""
-    manifest = _read_manifest(folder) or {"files": {}}
-    noted = {name: Expected(sha256=str(record.get("sha256"))) for name, record in manifest["files"].items()}
-    return noted | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
+    recorded = {name: Expected(sha256=file.sha256) for name, file in _recorded_files(folder).items()}
+    return recorded | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
 
 
 def _named_by_cache(file: Path) -> Expected | None:
@@ -287,16 +361,13 @@ def _has_all(directory: Path, patterns: tuple[str, ...]) -> bool:
     return all(any(directory.glob(pattern)) for pattern in patterns)
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
+def _read_manifest(directory: Path) -> Manifest | None:
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeError):
         return None
-    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _recorded_files(directory: Path) -> dict[str, FileRecord]:
+    manifest = _read_manifest(directory)
+    return {} if manifest is None else manifest.files

@@ -18,21 +18,23 @@ import msgspec
 
 from whisper_api.engine.models.entry import Entry, KnownFile
 
-__all__ = ["FILE_NAME", "pinned", "record"]
+__all__ = ["FILE_NAME", "FileRecord", "pinned", "record"]
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "revisions.json"
 
 
-class _File(msgspec.Struct, frozen=True):
+class FileRecord(msgspec.Struct, frozen=True):
+    """The content of a downloaded file: hexadecimal SHA-256 and bytes."""
+
     sha256: str
     size: int
 
 
 class _FirstDownload(msgspec.Struct, frozen=True, omit_defaults=True):
     commit: str | None = None
-    files: dict[str, _File] = {}
+    files: dict[str, FileRecord] = {}
 
 
 def pinned(root: Path, entry: Entry) -> Entry:
@@ -51,19 +53,19 @@ def pinned(root: Path, entry: Entry) -> Entry:
     return replace(entry, hub=hub, files=(*entry.files, *files))
 
 
-def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, tuple[str, int]]) -> None:
+def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, FileRecord]) -> None:
     """Record a download for :func:`pinned`. Does nothing for a model whose content the catalogue fixes.
 
     Args:
         root: the models directory.
         entry: as for :func:`pinned`.
         commit: the repository's commit; None for a file from an address.
-        files: name to SHA-256 and bytes.
+        files: name to content.
     """
     if not (source := _source_of(entry)):
         return
     records = _read(root)
-    records[source] = _FirstDownload(commit, {name: _File(*facts) for name, facts in sorted(files.items())})
+    records[source] = _FirstDownload(commit, dict(sorted(files.items())))
     # Written under another name and renamed, so that a reader never sees half of the file.
     handle, name = tempfile.mkstemp(dir=root, prefix=f".{FILE_NAME}.")
     with os.fdopen(handle, "wb") as file:

@@ -7,7 +7,6 @@ models directory never contains a part of a model.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -16,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from whisper_api.engine.models import first_downloads
+import msgspec
+
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
 from whisper_api.engine.models.download import (
     DownloadProgress,
@@ -28,22 +27,23 @@ from whisper_api.engine.models.download import (
     WrongContent,
     translate_disk_full,
 )
-from whisper_api.engine.models.entry import Entry, Kind
+from whisper_api.engine.models.entry import Entry
 from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
+    Manifest,
     Verification,
     check_files,
     damage,
     damaged_files,
     directory_requirements,
-    files_of,
     locate,
     model_at,
     model_facts,
     resolve,
     revision_of,
 )
+from whisper_api.engine.models.first_downloads import FileRecord, pinned, record
 from whisper_api.engine.models.hub import hub_is_offline
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
@@ -53,9 +53,7 @@ from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 __all__ = [
     "DownloadProgress",
     "LocalModel",
-    "ModelStatus",
     "ModelStore",
-    "list_models",
     "model_facts",
 ]
 
@@ -64,34 +62,6 @@ logger = logging.getLogger(__name__)
 # Seconds without requests to a source that did not answer, because a job waits meanwhile. The pause doubles with each
 # further failure, up to the second number.
 UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS = 60.0, 3600.0
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """One line of a list of models.
-
-    Attributes:
-        entry: the model's entry: name, kind, title, licence, sources, parameters, whether it is multilingual.
-        local: the model on this machine; None when missing.
-        size: bytes of the model's own files, or approximate bytes of a download; None when unknown.
-        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files are missing or truncated; None
-            when the model is not on this machine.
-    """
-
-    entry: Entry
-    local: LocalModel | None
-    size: int | None
-    place: str | None
-
-    @property
-    def name(self) -> str:
-        """The model's usual name."""
-        return self.entry.name
-
-    @property
-    def installed(self) -> bool:
-        """Whether the model is on this machine."""
-        return self.local is not None
 
 
 @dataclass(frozen=True)
@@ -296,7 +266,7 @@ class ModelStore:
         return silent.reason if silent.until > time.monotonic() else None
 
     def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch, *, newest: bool) -> LocalModel:
-        wanted = entry if newest else first_downloads.pinned(self.root, entry)
+        accepted = entry if newest else pinned(self.root, entry)
         failures: list[str] = []
         corrupt = changed = False
         partial = self._partial(entry)
@@ -305,7 +275,7 @@ class ModelStore:
             reason = self._closed_source(entry, source)
             if reason is None:
                 try:
-                    fetched = fetch_from(source, wanted, partial / source, token, watch)
+                    fetched = fetch_from(source, accepted, partial / source, token, watch)
                     self._unreachable.pop(source, None)
                     return self._install(entry, source, fetched)
                 except SourceUnreachable as error:
@@ -315,7 +285,7 @@ class ModelStore:
                     self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
                 except SourceFailed as error:
                     reason, corrupt = str(error), corrupt or isinstance(error, WrongContent)
-                    changed = changed or (wanted != entry and isinstance(error, SourceChanged))
+                    changed = changed or (accepted != entry and isinstance(error, SourceChanged))
                     self._unreachable.pop(source, None)
                 except OSError as error:
                     translate_disk_full(error, entry.name, self.root, entry.approximate_bytes)
@@ -338,26 +308,27 @@ class ModelStore:
         """Move a complete and checked model into the models directory."""
         partial, directory = self._partial(entry), self.root / entry.directory
         staged = partial / source
-        sizes = {name: (staged / name).stat().st_size for name in fetched.files}
-        largest = max(sizes, key=lambda name: sizes[name])
-        manifest: dict[str, Any] = {
-            "name": entry.name,
-            "kind": entry.kind,
-            "source": source,
-            "origin": fetched.origin,
-            "revision": fetched.revision or revision_of(fetched.files, largest),
-            "fetched_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "files": {name: {"sha256": fetched.files[name], "size": sizes[name]} for name in sorted(fetched.files)},
+        files = {
+            name: FileRecord(sha256, (staged / name).stat().st_size) for name, sha256 in sorted(fetched.files.items())
         }
-        (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        largest = max(files, key=lambda name: files[name].size)
+        manifest = Manifest(
+            name=entry.name,
+            kind=entry.kind,
+            source=source,
+            origin=fetched.origin,
+            revision=fetched.revision or revision_of(fetched.files, largest),
+            fetched_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            files=files,
+        )
+        (staged / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         directory.parent.mkdir(parents=True, exist_ok=True)
         if directory.is_symlink():
             directory.unlink()
         elif directory.exists():
             directory.rename(partial / "replaced")
         staged.replace(directory)
-        files = {name: (fetched.files[name], sizes[name]) for name in fetched.files}
-        first_downloads.record(self.root, entry, fetched.revision, files)
+        record(self.root, entry, fetched.revision, files)
         shutil.rmtree(partial, ignore_errors=True)
         found = locate(self.root, entry)[0]
         if found is None:
@@ -380,28 +351,6 @@ class ModelStore:
                     f"{entry.name} is not here, and {self.root} cannot be written: {error}"
                 ) from error
             yield
-
-
-def list_models(store: ModelStore) -> list[ModelStatus]:
-    """All models of the catalogue, and the other models in the models directory.
-
-    Returns:
-        Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
-    """
-    entries = dict(CATALOGUE)
-    for folder, prefix in (("whisper", ""), ("align", "align:")):
-        for path in sorted((store.root / folder).glob("*--*")):
-            extra = model_facts(prefix + path.name.replace("--", "/", 1))
-            if extra is not None and locate(store.root, extra)[0] is not None:
-                entries.setdefault(extra.name, extra)
-    order: tuple[Kind, ...] = ("whisper", "diarization", "alignment")
-    return [_status(store, entry) for entry in sorted(entries.values(), key=lambda entry: order.index(entry.kind))]
-
-
-def _status(store: ModelStore, entry: Entry) -> ModelStatus:
-    local, place = locate(store.root, entry)
-    size = sum(file.stat().st_size for file in files_of(local)) if local else entry.approximate_bytes
-    return ModelStatus(entry, local, size, place)
 
 
 def _source_title(entry: Entry, source: str) -> str:

@@ -61,6 +61,9 @@ class GpuWorker:
             whether it freed any; if so, the item is tried once more.
         lanes: number of batches that may run at once.
         scope: makes the context in which each thread runs: :meth:`Device.scope`.
+
+    Attributes:
+        lanes: number of batches that may run at once.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class GpuWorker:
         self._name = name
         self._on_out_of_memory = on_out_of_memory
         self._scope = scope
-        self._limits = _ItemLimits()
+        self.lanes = max(1, lanes)
+        # Batch sizes that fit into memory, learned from out-of-memory errors, by the operation's memory_key.
+        self._limits: dict[Hashable, int] = {}
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
         self._queue = FairQueue()
@@ -82,12 +87,6 @@ class GpuWorker:
         self._awaited: set[object] | None = None
         self._closed = False
         self._threads: list[threading.Thread] = []
-        self._lanes = max(1, lanes)
-
-    @property
-    def lanes(self) -> int:
-        """Number of batches that may run at once."""
-        return self._lanes
 
     def submit(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
@@ -168,7 +167,15 @@ class GpuWorker:
 
     def item_limit(self, operation: BatchOperation) -> int:
         """The largest batch of an operation: its ``max_items``, lowered after it ran out of memory."""
-        return self._limits.of(operation)
+        learned = self._limits.get(operation.memory_key, operation.max_items)
+        return max(1, min(operation.max_items, learned))
+
+    def _lower_limit(self, operation: BatchOperation, limit: int) -> int:
+        """Lower an operation's limit and return it. Two lanes that run out of memory at once lower it once."""
+        with self._changed:
+            limit = max(1, min(limit, self._limits.get(operation.memory_key, limit)))
+            self._limits[operation.memory_key] = limit
+        return limit
 
     def _start_threads(self) -> None:
         """Start the missing lanes. Called with the lock held.
@@ -176,15 +183,15 @@ class GpuWorker:
         Raises:
             RuntimeError: the system cannot start a thread, and no lane runs.
         """
-        for lane in range(len(self._threads), self._lanes):
-            name = f"{self._name}-{lane}" if self._lanes > 1 else self._name
+        for lane in range(len(self._threads), self.lanes):
+            name = f"{self._name}-{lane}" if self.lanes > 1 else self._name
             thread = threading.Thread(target=self._loop, args=(lane,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 if not self._threads:
                     raise
-                log.warning("%d of %d lanes run: %s", lane, self._lanes, error)
+                log.warning("%d of %d lanes run: %s", lane, self.lanes, error)
                 return
             self._threads.append(thread)
 
@@ -291,7 +298,7 @@ class GpuWorker:
     def _recover(self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException) -> None:
         if is_out_of_memory(error):
             if len(items) > 1:
-                limit = self._limits.lower(operation, len(items) // 2)
+                limit = self._lower_limit(operation, len(items) // 2)
                 log.warning("out of memory with %d items of %s: new limit %d", len(items), operation, limit)
                 _release_cached_memory()
                 self._run(operation, items)
@@ -325,31 +332,6 @@ class GpuWorker:
             failure.__cause__ = error
             error = failure
         _fail(item.future, error)
-
-
-class _ItemLimits:
-    """Batch sizes that fit into memory, learned from out-of-memory errors. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._learned: dict[Hashable, int] = {}
-
-    def of(self, operation: BatchOperation) -> int:
-        with self._lock:
-            learned = self._learned.get(operation.memory_key, operation.max_items)
-        return max(1, min(operation.max_items, learned))
-
-    def lower(self, operation: BatchOperation, limit: int) -> int:
-        """Lower a limit and return it. Two lanes that run out of memory at once lower the limit once.
-
-        Args:
-            operation: the operation that ran out of memory.
-            limit: the new batch size.
-        """
-        with self._lock:
-            limit = max(1, min(limit, self._learned.get(operation.memory_key, limit)))
-            self._learned[operation.memory_key] = limit
-        return limit
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -48,13 +48,14 @@ def models_here(state: ServerState) -> tuple[Model, ...]:
 
     Looks at the disk.
     """
+    from whisper_api.engine.models.files import list_models
     from whisper_api.engine.models.names import OPENAI_NAMES
-    from whisper_api.engine.models.store import ModelStore, list_models
+    from whisper_api.engine.models.store import ModelStore
 
     store = ModelStore(state.config.models_dir)
     there = {
         each.name: each.local
-        for each in list_models(store)
+        for each in list_models(store.root)
         if each.local is not None and each.entry.kind == "whisper" and each.name in _whisper_names()
     }
     names = dict.fromkeys((_configured_id(state), *OPENAI_NAMES, *_names(state).aliases, *there))
