@@ -77,5 +77,5 @@ def test_a_model_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     write_model(path, "float16")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelCorrupt, match="cut short"):
+    with pytest.raises(ModelCorrupt, match="truncated"):
         read_weights(path)
