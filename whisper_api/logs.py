@@ -75,7 +75,7 @@ class Repeats(logging.Filter):
             if seen is None or now >= seen.until:
                 if len(self._seen) >= MAX_KINDS:
                     self._seen = {kind: each for kind, each in self._seen.items() if now < each.until}
-                seen = self._seen[kind] = _Seen(until=now + self._seconds)
+                seen = self._seen[kind] = _Seen(until=now + self._seconds, last=record)
             seen.lines += 1
             seen.last = record
             if seen.lines == self._lines + 1:
@@ -87,7 +87,6 @@ class Repeats(logging.Filter):
     def _tell(self, seen: _Seen) -> None:
         with self._lock:
             record = seen.last
-            assert record is not None
             record.repeats = seen.lines - self._lines
         logging.getLogger(record.name).handle(record)
 
@@ -97,8 +96,8 @@ class _Seen:
     """The lines of a kind in a period: the end of the period, the number of lines, and the last line."""
 
     until: float
+    last: logging.LogRecord
     lines: int = 0
-    last: logging.LogRecord | None = None
 
 
 def set_up(config: Config, stream: TextIO | None = None) -> None:

@@ -316,4 +316,4 @@ def test_an_offline_engine_asks_no_network_for_a_tokenizer(
     assert len(results) == 3
     for line in results:
         assert line.startswith("error ModelCorrupt ")
-        assert "has no tokenizer.json, and downloads are switched off: copy the file there" in line
+        assert "has no tokenizer.json, and downloads are switched off: copy the file to that directory" in line

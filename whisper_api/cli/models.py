@@ -16,7 +16,8 @@ from whisper_api.config import Loaded
 from whisper_api.errors import ModelError, UnknownModel
 
 if TYPE_CHECKING:
-    from whisper_api.engine.models.store import DownloadProgress, ModelStatus, ModelStore
+    from whisper_api.engine.models.files import ModelStatus
+    from whisper_api.engine.models.store import DownloadProgress, ModelStore
 
 __all__ = ["add_arguments", "run"]
 
@@ -70,9 +71,9 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
 
 def _list(args: argparse.Namespace, store: ModelStore) -> int:
-    from whisper_api.engine.models.store import list_models
+    from whisper_api.engine.models.files import list_models
 
-    models = [model for model in list_models(store) if model.installed or not args.installed]
+    models = [model for model in list_models(store.root) if model.installed or not args.installed]
     if args.json:
         print(json.dumps([_as_record(model) for model in models], indent=2, ensure_ascii=False))
         return 0
@@ -107,14 +108,10 @@ def _pull(args: argparse.Namespace, store: ModelStore) -> int:
 
 
 def _verify(args: argparse.Namespace, store: ModelStore) -> int:
-    from whisper_api.engine.models.files import damaged_files
-    from whisper_api.engine.models.store import list_models
+    from whisper_api.engine.models.files import list_models
 
-    names: Sequence[str] = args.names or [
-        model.name
-        for model in list_models(store)
-        if model.installed or damaged_files(store.root / model.entry.directory)
-    ]
+    # A damaged model has a place, and is not installed.
+    names: Sequence[str] = args.names or [model.name for model in list_models(store.root) if model.place]
     if not names:
         print(f"there are no models in {store.root}")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobContext", "forget_frames"]
 
-# How often a job's thread checks for cancellation while it waits for a work item.
+# Interval at which a waiting job thread checks for cancellation.
 POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -51,11 +51,12 @@ class JobContext:
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
         on_partial: called from the job's thread with a :class:`~whisper_api.schema.PartialSegments`.
-        on_missing_model: called with the name of a model that would have to be downloaded; then it is not.
+        on_missing_model: called with the name of a missing model, which is then not downloaded; None downloads missing
+            models.
 
     Attributes:
-        warnings: sentences that say what could not be done as asked.
-        stage_done: how much of the running stage is done, from 0 to 1.
+        warnings: a sentence for each request that could not be fulfilled.
+        stage_done: completed fraction of the running stage, from 0 to 1.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class JobContext:
 
         Args:
             loss: what the transcript lacks, as the first half of a sentence.
-            error: the error of the stage.
+            error: the stage's error.
 
         Raises:
             Exception: ``error`` itself, if it is fatal.
@@ -149,7 +150,7 @@ class JobContext:
         if self.is_fatal(error):
             raise error
         log.warning("%s", loss, exc_info=error)
-        # The error's text may name paths of this machine, and transcripts are given to other people: leave it out.
+        # The error's text may name paths of this machine, and other people read transcripts: leave the text out.
         short_of_memory = isinstance(error, OutOfMemory) or is_out_of_memory(error)
         reason = "the memory ran out" if short_of_memory else "of an error, which is in the log"
         self.warn(f"{loss}, because {reason}")
@@ -164,7 +165,7 @@ class JobContext:
         Args:
             stop: set it to end that stage, as cancelling the job does.
         """
-        # Through this context, which has to know an error of the caller again to end the job with it.
+        # The callback runs through this context, which must recognise the callback's error to end the job with it.
         on_missing = self._on_missing_model
         part = JobContext(
             options=self.options,
@@ -204,7 +205,7 @@ class JobContext:
         self.progress(0.0)
 
     def progress(self, fraction: float) -> None:
-        """Report how much of the running stage is done, from 0 to 1. The reported progress never falls."""
+        """Report the completed fraction of the running stage, from 0 to 1. The reported progress never decreases."""
         self.check()
         self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
@@ -215,14 +216,14 @@ class JobContext:
             self._call(self._on_progress, replace(progress, fraction=self._reported))
 
     def _leaves_to_caller(self, name: str) -> bool:
-        """Whether a model is missing that the caller downloads, or does without; then the caller hears of the model."""
+        """Tell the caller about a missing model. Returns False when the job itself may download it, or has it."""
         if self._on_missing_model is None or not self.store.can_download(name):
             return False
         self._call(self._on_missing_model, name)
         return True
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
-        """Call a callback of the caller. Its error is remembered as the caller's: such errors are fatal."""
+        """Call a callback of the caller. Its error is recorded as the caller's, because such errors are fatal."""
         try:
             function(value)
         except BaseException as error:
@@ -235,16 +236,16 @@ class JobContext:
         """Run work items on the device, interleaved with those of other jobs.
 
         Args:
-            items: operation, input and cost (seconds of audio) of each; taken lazily, so that a generator's inputs
-                never all stand in memory.
-            window: how many items may be in flight.
-            ahead: how many of the first items run before everything else that this job has submitted.
+            items: operation, input and cost (seconds of audio) of each item; read lazily, so that a generator's inputs
+                are never all in memory.
+            window: largest number of items in flight.
+            ahead: number of first items that run before all other items of this job.
 
         Yields:
             The results, in the order of the items.
 
         Raises:
-            Canceled: the caller canceled; items that wait are dropped.
+            Canceled: the caller canceled the job; waiting items are dropped.
         """
         pending: deque[Future[Any]] = deque()
         try:

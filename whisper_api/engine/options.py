@@ -45,12 +45,12 @@ def resolve(options: TranscriptionOptions, *, model: str, language: str) -> Reso
     """Fill in every default.
 
     Args:
-        options: the options that the caller gave.
-        model: what ``options.model`` means on this engine, its default model if None was given.
-        language: the language of jobs that name none: a code, a name or ``auto``.
+        options: the caller's options.
+        model: the model that ``options.model`` means on this engine; the engine's default model for None.
+        language: the language of jobs that name no language: a code, a name or ``auto``.
 
     Raises:
-        InvalidOption: no language has that code or name.
+        InvalidOption: the language is unknown.
     """
     onset = VAD_ONSET if options.vad_onset is None else options.vad_onset
     # A low onset lowers the default offset: speech must not end before it begins.

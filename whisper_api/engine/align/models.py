@@ -1,10 +1,10 @@
-"""The wav2vec 2.0 models that words are aligned with: which one for a language, loading it, running it on batches.
+"""The wav2vec 2.0 models of alignment: their choice by language, loading, and runs on batches.
 
-Wav2vec 2.0 (Baevski et al., 2020) is run as WhisperX runs it: on the raw waveform, without the feature extractor's
-normalisation, one segment at a time on a CPU. On a GPU the segments of a batch go through the convolutions one by one
-and through the transformer together, padded, with a mask. Many of these models (all of torchaudio's here) normalise the
-first convolution's output over time, so padding the waveform would change their result; behind the convolutions it
-does not. In bfloat16 on a CPU it runs as :mod:`whisper_api.engine.align.wav2vec` lays it out.
+Wav2vec 2.0 (Baevski et al., 2020) runs as in WhisperX: on the raw waveform, without the feature extractor's
+normalisation, one segment at a time on a CPU. On a GPU, the segments of a batch pass the convolutions one by one, and
+the transformer together, padded and masked. Many of these models (including all of torchaudio's) normalise the first
+convolution's output over time, so padding the waveform would change the result; padding after the convolutions does
+not. In bfloat16 on a CPU, :mod:`whisper_api.engine.align.wav2vec` runs the network.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignmentModel", "AlignmentSource", "EmissionInput", "Emissions", "model_id"]
 
-# Samples that the convolutions need for one frame.
+# Number of samples that the convolutions need for one frame.
 MIN_SAMPLES = 400
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def model_id(language: str) -> str:
-    """The bundle or hub id of a language's alignment model.
+    """Bundle name or hub id of a language's alignment model.
 
     Raises:
-        UnknownModel: there is none for the language.
+        UnknownModel: the catalogue has no alignment model for the language.
     """
     if language in TORCHAUDIO_ALIGNMENT:
         return TORCHAUDIO_ALIGNMENT[language][0]
@@ -50,9 +50,9 @@ class EmissionInput:
     """One segment for the model.
 
     Attributes:
-        samples: (n,) float32 mono audio at 16 kHz.
-        columns: (labels,) which labels' log probabilities are wanted.
-        wildcard: whether one more column is: the best label of each frame but the blank.
+        samples: float32, shape (samples,), mono, 16 kHz.
+        columns: int64, shape (labels,): the labels whose log probabilities are returned.
+        wildcard: whether to return a further column with the best label of each frame except the blank.
     """
 
     samples: npt.NDArray[np.float32]
@@ -65,12 +65,12 @@ class AlignmentModel:
     """A loaded model. Any number of threads may run it.
 
     Attributes:
-        network: torchaudio's ``Wav2Vec2Model`` or transformers' ``Wav2Vec2ForCTC``, in eval mode; without its weights
-            where ``packed`` has them.
-        dictionary: lower-case character (or special token) to label.
+        network: torchaudio's ``Wav2Vec2Model`` or transformers' ``Wav2Vec2ForCTC``, in eval mode; without weights when
+            ``packed`` has them.
+        dictionary: lower-case character or special token to label.
         blank: the label of the CTC blank.
-        together: run the transformer on a whole padded batch rather than on one segment after another.
-        packed: the network in bfloat16 for a CPU.
+        together: True to run the transformer on a padded batch, False to run it on one segment after another.
+        packed: the network in bfloat16 for a CPU; None for any other device or type.
     """
 
     network: torch.nn.Module
@@ -83,10 +83,10 @@ class AlignmentModel:
         """Run the network.
 
         Args:
-            waveforms: (n,) float32 at 16 kHz each.
+            waveforms: float32, shape (samples,) each, 16 kHz.
 
         Returns:
-            (frames, labels) logits of each, on the network's device.
+            Logits of each waveform, shape (frames, labels), on the network's device.
         """
         import torch
 
@@ -134,7 +134,7 @@ class AlignmentModel:
         return hasattr(self.network, "config")
 
     def _has_parts(self) -> bool:
-        """Whether the network is one whose convolutions and transformer can be called apart."""
+        """Whether the network's convolutions and transformer can be called separately."""
         network: Any = self.network
         if self._is_hub():
             return hasattr(network, "wav2vec2") and network.wav2vec2.adapter is None
@@ -142,26 +142,26 @@ class AlignmentModel:
 
 
 def _filled(waveform: torch.Tensor) -> torch.Tensor:
-    """With silence behind it where it is too short for one frame."""
+    """Append silence to a waveform that is too short for one frame."""
     import torch
 
     return torch.nn.functional.pad(waveform, (0, max(0, MIN_SAMPLES - waveform.shape[-1])))
 
 
 def _moved(waveform: npt.NDArray[np.float32], like: torch.Tensor) -> torch.Tensor:
-    """A waveform as a tensor of a network's kind, on its device."""
+    """Convert a waveform to a tensor with the type and device of another tensor."""
     import torch
 
     tensor = torch.tensor(waveform)
     if like.is_cuda:
-        # From pinned memory the copy runs beside what the device is doing.
+        # A copy from pinned memory runs in parallel with the device's work.
         tensor = tensor.pin_memory()
     return tensor.to(like.device, like.dtype, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class Emissions:
-    """The work of one batch: log probabilities of the wanted labels for each segment's frames."""
+    """The operation of the alignment model: log probabilities of the requested labels for each segment's frames."""
 
     model: AlignmentModel
     max_items: int = 64
@@ -172,33 +172,33 @@ class Emissions:
         """Run the model.
 
         Returns:
-            (frames, columns) log softmax for each input, the wildcard's column last.
+            Log softmax of each input: float32, shape (frames, columns), the wildcard's column last.
         """
         import torch
 
-        wanted = []
+        selected = []
         with torch.inference_mode():
             for item, logits in zip(inputs, self.model.logits([item.samples for item in inputs]), strict=True):
                 emission = torch.log_softmax(logits.float(), dim=-1)
-                # Only what the text needs is copied from the device and kept: some languages have thousands of labels.
+                # Only the text's labels are copied from the device, since some languages have thousands of labels.
                 columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
                 if item.wildcard:
                     emission[:, self.model.blank] = -torch.inf
                     columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
-                wanted.append(columns)
-            # Fetched when all is under way: each fetch waits for the device.
-            return [columns.cpu().numpy() for columns in wanted]
+                selected.append(columns)
+            # Copied after all inputs were launched, because each copy waits for the device.
+            return [columns.cpu().numpy() for columns in selected]
 
 
 @dataclass(frozen=True)
 class AlignmentSource:
-    """Which alignment model, from where, onto which device.
+    """Identifies an alignment model on a device, and loads it.
 
     Attributes:
-        language: its code.
-        path: directory that holds a torchaudio bundle's checkpoint, perhaps beside others, or a hub model's files.
-        device: as torch names it.
-        dtype: float32, float16 or bfloat16; the last on a CPU that multiplies it natively.
+        language: code of the language.
+        path: directory with a torchaudio bundle's checkpoint, among other files, or with a hub model's files.
+        device: torch's name of the device.
+        dtype: float32, float16 or bfloat16; bfloat16 for a CPU that multiplies it natively.
     """
 
     language: str
@@ -207,7 +207,7 @@ class AlignmentSource:
     dtype: str = "float32"
 
     def estimated_bytes(self) -> int:
-        """The size of the weights; of the largest set where a directory has them in several formats."""
+        """Size of the weights in memory, in bytes; of several formats in the directory, the largest counts."""
         patterns = (self._checkpoint().name,) if self.language in TORCHAUDIO_ALIGNMENT else _WEIGHTS
         sizes = [sum(file.stat().st_size for file in self.path.glob(pattern)) for pattern in patterns]
         return max(sizes) // (1 if self.dtype == "float32" else 2)
@@ -216,7 +216,7 @@ class AlignmentSource:
         """Load the model.
 
         Raises:
-            ModelCorrupt: the directory has no model, or not the one it should.
+            ModelCorrupt: the directory does not contain this model.
         """
         import torch
 
@@ -233,12 +233,12 @@ class AlignmentSource:
             return AlignmentModel(network.to("meta"), dictionary, blank, together=False, packed=packed)
         network = network.to(device=self.device, dtype=getattr(torch, self.dtype))
         if self.device != "cpu":
-            # The worker's threads run it on streams of their own, which do not wait for this one's.
+            # The worker's threads use other CUDA streams, which do not wait for this thread's stream.
             torch.cuda.synchronize(self.device)
         return AlignmentModel(network, dictionary, blank, together=self.device != "cpu")
 
     def unload(self, model: AlignmentModel) -> None:
-        """Give the device's memory back."""
+        """Free the device's memory."""
         import torch
 
         model.network.to("meta")
@@ -251,7 +251,7 @@ class AlignmentSource:
     def _from_bundle(self) -> tuple[torch.nn.Module, dict[str, int]]:
         import torchaudio.pipelines
 
-        # torchaudio would fetch a checkpoint that is missing.
+        # strict, because torchaudio downloads a missing checkpoint.
         checkpoint = self._checkpoint().resolve(strict=True)
         bundle = getattr(torchaudio.pipelines, TORCHAUDIO_ALIGNMENT[self.language][0])
         options = {"model_dir": str(checkpoint.parent), "file_name": checkpoint.name, "map_location": "cpu"}

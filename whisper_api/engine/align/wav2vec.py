@@ -1,9 +1,9 @@
-"""Wav2vec 2.0 in bfloat16 on a CPU: the same network as torchaudio's and transformers', in fewer and larger steps.
+"""Wav2vec 2.0 (Baevski et al., 2020) in bfloat16 on a CPU: torchaudio's and transformers' network in larger steps.
 
-A convolution with stride over (frames, channels) is a matrix product whose rows overlap, so all of the network but the
-convolution for positions is products with weights that were packed when the model was loaded. GELU and residual sums
-are done as a product's result is written. The stack of convolutions runs over short stretches of frames, which stay in
-the processor's cache. Baevski et al., "wav2vec 2.0", 2020.
+A strided convolution over (frames, channels) is a matrix product with overlapping rows. So the whole network except the
+positional convolution consists of products with weights that were packed when the model was loaded. The products also
+apply GELU and residual sums when they write their results. The stack of convolutions runs over short blocks of frames,
+which stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Wav2Vec", "convert"]
 
-# Frames of the convolutions' output computed together, and rows of an attention matrix.
-_STRETCH = 50
+# Number of frames of the convolutions' output that are computed together.
+_BLOCK = 50
+# Number of rows of an attention matrix that are computed together.
 _ROWS = 256
 
 
 class _Linear:
-    """A product with packed weights, its activation fused."""
+    """A matrix product with packed weights and a fused activation."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none") -> None:
         import torch
@@ -64,8 +65,8 @@ class _Norm:
 class _FirstConvolution:
     """The convolution over samples, in float32.
 
-    Where it is normalised over time (one group for each channel), mean and variance of its output follow from those of
-    the windows it reads, so the normalisation becomes part of the weights.
+    When its output is normalised over time (one group for each channel), the output's mean and variance follow from the
+    mean and covariance of its input windows, so the normalisation becomes part of the weights.
     """
 
     def __init__(self, conv: Any, norm: Any) -> None:
@@ -98,7 +99,7 @@ class _FirstConvolution:
         weight = self.weight.double()
         variance = ((weight @ covariance) * weight).sum(dim=1)
         scale = gain / (variance + eps).sqrt()
-        # A bias of the convolution moves the mean with it, so it has no effect.
+        # The normalisation removes a bias of the convolution.
         return (weight * scale[:, None]).float(), (offset - weight @ mean * scale).float()
 
     def __call__(self, windows: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
@@ -110,7 +111,7 @@ class _FirstConvolution:
 
 
 class _Convolution:
-    """One of the further convolutions."""
+    """A convolution after the first."""
 
     def __init__(self, conv: Any, norm: Any) -> None:
         self.kernel, self.stride, self.channels = conv.kernel_size[0], conv.stride[0], conv.in_channels
@@ -127,7 +128,7 @@ class _Convolution:
 
 
 class _Positions:
-    """The grouped convolution that tells the transformer what is near what; its weight normalisation is done once."""
+    """The grouped convolution that gives the transformer relative positions; its weights are normalised once."""
 
     def __init__(self, conv: Any) -> None:
         import torch
@@ -149,14 +150,14 @@ class _Positions:
 
 
 class _Layer:
-    """Self-attention and two linear layers, each with a residual sum and a normalisation before or behind it."""
+    """Self-attention and two linear layers, each with a residual sum and a normalisation before or after it."""
 
     def __init__(self, parts: Sequence[Any], heads: int, norm_first: bool) -> None:
         import torch
 
         query, key, value, out, wide, narrow, norm, final_norm = parts
         self.heads, self.norm_first = heads, norm_first
-        # Powers of two are quicker than those of e, and a factor within the weights costs nothing.
+        # exp2 is faster than exp, and a factor in the weights costs nothing.
         scale = (query.out_features // heads) ** -0.5 * math.log2(math.e)
         weights = [query.weight * scale, key.weight, value.weight]
         self.input = _Linear(torch.cat(weights), torch.cat([query.bias * scale, key.bias, value.bias]))
@@ -174,7 +175,15 @@ class _Layer:
 
 
 def _attend(joined: torch.Tensor, heads: int) -> torch.Tensor:
-    """Attention over (frames, 3 * width) queries, keys and values; the queries hold the scale and log2(e)."""
+    """Self-attention.
+
+    Args:
+        joined: shape (frames, 3 * width): queries, keys and values; the queries include the scale and log2(e).
+        heads: number of heads.
+
+    Returns:
+        Shape (frames, width).
+    """
     import torch
 
     frames, width = len(joined), joined.shape[1] // 3
@@ -211,7 +220,14 @@ class Wav2Vec:
     labels: _Linear
 
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
-        """(samples,) float32 at 16 kHz, as many as one frame needs at least, to (frames, labels) logits, bfloat16."""
+        """Run the network.
+
+        Args:
+            waveform: float32, shape (samples,), 16 kHz; long enough for a frame.
+
+        Returns:
+            Logits: bfloat16, shape (frames, labels).
+        """
         x = self.projection(self.feature_norm(self._features(waveform)))
         x = x + self.positions(x)
         if not self.norm_first:
@@ -229,18 +245,18 @@ class Wav2Vec:
             frames = (frames - conv.kernel) // conv.stride + 1
             reach += (conv.kernel - 1) * step
             step *= conv.stride
-        stretches = []
-        for begin in range(0, frames, _STRETCH):
-            count = min(_STRETCH, frames - begin)
+        blocks = []
+        for begin in range(0, frames, _BLOCK):
+            count = min(_BLOCK, frames - begin)
             x = self.first(self.first.windows(waveform, begin * step, (count - 1) * step + reach), weights)
             for conv in self.convolutions:
                 x = conv(x)
-            stretches.append(x)
-        return torch.cat(stretches)
+            blocks.append(x)
+        return torch.cat(blocks)
 
 
 def convert(network: Any) -> Wav2Vec | None:
-    """The network with packed bfloat16 weights; None where it has a part that is not known here.
+    """Convert a network to packed bfloat16 weights; None when the network has an unknown part.
 
     Args:
         network: torchaudio's ``Wav2Vec2Model`` with a linear layer for labels, or transformers' ``Wav2Vec2ForCTC``.
@@ -254,7 +270,7 @@ def convert(network: Any) -> Wav2Vec | None:
 
 
 def _layer(layer: Any, norm_first: bool) -> _Layer:
-    """A layer of the transformer; both libraries name its parts alike."""
+    """Convert a layer of the transformer. Both libraries use the same names for its parts."""
     attention, forward = layer.attention, layer.feed_forward
     parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
     parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]

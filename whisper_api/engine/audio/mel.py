@@ -1,8 +1,8 @@
 """Whisper's log-mel features: on the CPU with NumPy, on a GPU with torch.
 
 The features are those of Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022), section
-2.2, as OpenAI's code and faster-whisper compute them: a short-time Fourier transform of 25 ms every 10 ms, Slaney's mel
-filters, and the logarithm of the energies, of which at most 8 decades below the loudest are kept.
+2.2, as in OpenAI's code and faster-whisper: a short-time Fourier transform of 25 ms every 10 ms, Slaney's mel filters,
+and the logarithm of the energies, limited to 8 decades below the maximum.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ HOP = 160
 PADDING = FFT_SIZE // 2
 FLOOR = 1e-10
 DECADES = 8.0
-# Windows whose spectra stand on a device at once.
+# Number of windows whose spectra are on a device at once.
 AT_ONCE = 8
-# Spectra of so many frames stay in a core's cache between the steps.
+# Number of frames whose spectra stay in a core's cache between the steps.
 BLOCK = 128
 
 Floats = NDArray[np.float32]
@@ -39,15 +39,17 @@ Floats = NDArray[np.float32]
 
 @functools.cache
 def mel_filters(mels: int) -> Floats:
-    """Slaney's filters: triangles of equal area, evenly spaced below 1 kHz and logarithmically above.
+    """Slaney's mel filters: triangles of equal area, evenly spaced below 1 kHz and logarithmically above.
+
+    The source is Slaney, "Auditory Toolbox" (1998).
 
     Args:
-        mels: how many: 80, or 128 for large-v3 and turbo.
+        mels: number of filters: 80, or 128 for large-v3 and turbo.
 
     Returns:
         float32, shape (mels, 201), read-only.
     """
-    # Slaney, "Auditory Toolbox" (1998): 15 mels are 1 kHz, 27 more are a factor of 6.4.
+    # 15 mels are 1 kHz, and each further 27 mels are a factor of 6.4.
     top = 15.0 + 27.0 * math.log(SAMPLE_RATE / 2 / 1000.0) / math.log(6.4)
     points = np.linspace(0.0, top, mels + 2)
     hertz = np.where(points < 15.0, points * 200.0 / 3.0, 1000.0 * 6.4 ** ((points - 15.0) / 27.0))
@@ -63,26 +65,26 @@ def mel_filters(mels: int) -> Floats:
 
 
 def log_mel(audio: Floats, frames: int, mels: int = 80) -> Floats:
-    """Log-mel features of a piece of audio, padded with silence. Runs on the calling thread alone.
+    """Log-mel features of audio that is padded with silence. Starts no threads.
 
     Args:
         audio: float32, shape (samples,), 16 kHz.
-        frames: how many to give, 100 a second, at least 2; longer audio is cut.
-        mels: how many, see :func:`mel_filters`.
+        frames: number of frames, 100 a second, at least 2; longer audio is truncated.
+        mels: number of mel bands, see :func:`mel_filters`.
 
     Returns:
         float32, shape (mels, frames).
     """
     samples = frames * HOP
     audio = audio[:samples]
-    # Of the padding only so much is computed as has audio in it; the rest is all alike.
-    heard = min(frames, math.ceil((len(audio) + PADDING) / HOP))
+    # Only frames that contain audio are computed; all other frames of the padding are equal.
+    with_audio = min(frames, math.ceil((len(audio) + PADDING) / HOP))
     padded = np.zeros(samples + 2 * PADDING, np.float32)
     padded[PADDING : PADDING + len(audio)] = audio
     padded[:PADDING] = padded[2 * PADDING : PADDING : -1]
     padded[-PADDING:] = padded[-PADDING - 2 : -2 * PADDING - 2 : -1]
     features = np.zeros((mels, frames), np.float32)
-    _filter(_power(padded, heard), mels, features[:, :heard])
+    _filter(_power(padded, with_audio), mels, features[:, :with_audio])
     np.maximum(features, FLOOR, out=features)
     np.log10(features, out=features)
     np.maximum(features, features.max() - DECADES, out=features)
@@ -94,13 +96,14 @@ def log_mel(audio: Floats, frames: int, mels: int = 80) -> Floats:
 def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: str) -> torch.Tensor:
     """Log-mel features of several pieces of audio, computed on a device.
 
-    They are ready when it returns, also for what runs on another CUDA stream. Two threads do not wait for each other.
+    The features are ready when this function returns, for every CUDA stream. Calls from two threads do not wait for
+    each other.
 
     Args:
         audio: float32, shape (samples,) each, 16 kHz, in the host's memory.
-        frames: how many to give of each, 100 a second, at least 2; longer audio is cut.
-        mels: how many, see :func:`mel_filters`.
-        device: as torch names it: ``cuda:0``, ``cpu``.
+        frames: number of frames of each piece, 100 a second, at least 2; longer audio is truncated.
+        mels: number of mel bands, see :func:`mel_filters`.
+        device: torch's name of the device: ``cuda:0``, ``cpu``.
 
     Returns:
         float32 on the device, shape (pieces, mels, frames).
@@ -109,7 +112,7 @@ def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: s
 
     on_gpu = torch.device(device).type == "cuda"
     samples = frames * HOP
-    # From pinned memory the GPU fetches by itself, and this thread can prepare what comes next.
+    # The GPU copies from pinned memory by itself, so this thread can continue meanwhile.
     host = torch.zeros((len(audio), samples), dtype=torch.float32, pin_memory=on_gpu)
     rows = host.numpy()
     for row, piece in zip(rows, audio, strict=True):
@@ -120,7 +123,7 @@ def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: s
     stream = _stream(device)
     with torch.cuda.stream(stream):
         there = host.to(device, non_blocking=True)
-        # A window's spectra take 17 MB for a moment, which torch keeps for this stream and others then lack.
+        # A window's spectra take 17 MB. torch keeps freed memory for this stream, so other streams cannot use it.
         features = torch.cat([_torch_log_mel(some, mels, device) for some in there.split(AT_ONCE)])  # type: ignore[no-untyped-call]
     stream.synchronize()
     return features
@@ -148,7 +151,7 @@ _streams = threading.local()
 
 
 def _stream(device: str) -> torch.cuda.Stream:
-    """This thread's own stream on a device, so that its work does not wait for that of other threads."""
+    """This thread's CUDA stream on a device, so that its work does not wait for other threads' work."""
     import torch
 
     streams: dict[str, Any] = _streams.__dict__
@@ -184,10 +187,10 @@ def _power(padded: Floats, frames: int) -> Floats:
 
 
 def _filter(power: Floats, mels: int, out: Floats) -> None:
-    """Multiply by the filters, one by one.
+    """Apply the mel filters one by one.
 
-    A matrix product would start threads of its own for a millisecond's work, which then spin and keep the core from
-    other threads. Most of the matrix is zero.
+    Most of the filter matrix is zero. A matrix product would also start threads for a millisecond of work, and these
+    threads would spin and occupy cores that other threads need.
     """
     scratch = np.empty(power.shape[1], np.float32)
     for row, (first, weights) in zip(out, _bands(mels), strict=True):
@@ -199,7 +202,7 @@ def _filter(power: Floats, mels: int, out: Floats) -> None:
 
 @functools.cache
 def _bands(mels: int) -> tuple[tuple[int, tuple[np.float32, ...]], ...]:
-    """Each filter's first bin and its weights; a filter that falls between two bins has one weight, zero."""
+    """The first bin and the weights of each filter; a filter between two bins has a single weight, zero."""
     bands = []
     for weights in mel_filters(mels):
         used = np.flatnonzero(weights)

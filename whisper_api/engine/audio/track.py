@@ -1,6 +1,7 @@
-"""Decoded audio as it grows: in memory while the budget of all jobs allows that, else in a temporary file.
+"""Storage of decoded audio while it grows: in memory within the budget of all jobs, else in a temporary file.
 
-The samples are in a file either way, so that the decoder process can write them and this process can map them.
+In both cases a file descriptor gives access to the samples: the decoder process writes them, and this process maps
+them.
 """
 
 from __future__ import annotations
@@ -24,26 +25,25 @@ from numpy.typing import NDArray
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["SAMPLE_BYTES", "SAMPLE_RATE", "AudioMemory", "Recording", "Reserve", "Samples", "Track"]
+__all__ = ["SAMPLE_BYTES", "AudioMemory", "Recording", "Reserve", "Samples", "Track"]
 
-"""Samples per second of everything that is decoded; what Whisper was trained on."""
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4
 LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
 Reserve = Callable[[int], tuple[int, int]]
-"""Makes room for so many bytes in all; gives the descriptor of the file to write to, and the bytes that have room."""
+"""Reserves room for a total number of bytes. Returns the file's descriptor and the number of bytes that have room."""
 
 
 class AudioMemory:
-    """The memory that decoded audio may take, over all jobs of an engine.
+    """The memory budget of decoded audio, over all jobs of an engine.
 
-    No job waits for memory: a recording that finds no room goes on in a temporary file, whose pages the system can
-    write back and drop. So a short clip never waits for a long recording, and there is no deadlock.
+    No job waits for memory: a recording that does not fit continues in a temporary file, whose pages the system can
+    write back and evict. So a short clip never waits for a long recording, and deadlock is impossible.
 
     Args:
         limit: bytes over all recordings; None for no limit.
-        directory: where the temporary files go. They have no name, so a crash leaves none behind. None for ``TMPDIR``,
-            else ``/var/tmp`` where there is one, since ``/tmp`` is often memory itself.
+        directory: directory of the temporary files. The files have no name, so a crash leaves none behind. None for
+            ``TMPDIR``, else ``/var/tmp`` if it exists, since ``/tmp`` is often in memory itself.
     """
 
     def __init__(self, limit: int | None = None, directory: Path | None = None) -> None:
@@ -54,25 +54,25 @@ class AudioMemory:
 
     @property
     def used(self) -> int:
-        """Bytes that recordings hold now."""
+        """Bytes that recordings have claimed."""
         with self._lock:
             return self._used
 
-    def take(self, size: int) -> bool:
-        """Claim bytes, if there is room for them."""
+    def claim(self, size: int) -> bool:
+        """Claim bytes. Returns False, and claims nothing, when they exceed the limit."""
         with self._lock:
             if self.limit is not None and self._used + size > self.limit:
                 return False
             self._used += size
             return True
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Return bytes that were claimed."""
         with self._lock:
             self._used -= size
 
     def temporary_file(self) -> IO[bytes]:
-        """Open a file without a name.
+        """Open a temporary file without a name.
 
         Raises:
             OSError: the directory cannot be written to.
@@ -83,10 +83,10 @@ class AudioMemory:
 
 
 class Recording:
-    """The file that holds the samples of one recording.
+    """The file with the samples of one recording.
 
     Args:
-        memory: the budget; None for no limit.
+        memory: the budget of all recordings; None for no limit.
     """
 
     def __init__(self, memory: AudioMemory | None = None) -> None:
@@ -96,18 +96,18 @@ class Recording:
         self._file: IO[bytes] | None = None
 
     def reserve(self, size: int) -> tuple[int, int]:
-        """Make room for samples; see :data:`Reserve`. The content moves to a temporary file when memory has no room.
+        """Reserve room for samples; see :data:`Reserve`. The content moves to a temporary file when memory is full.
 
         Raises:
             StorageFull, StorageError: the temporary file cannot be written.
         """
         if self._in_memory:
-            for wanted in (max(size, self._claimed + max(self._claimed // 16, LEAST_GROWTH)), size):
-                if self._memory.take(wanted - self._claimed):
-                    self._claimed = wanted
+            for capacity in (max(size, self._claimed + max(self._claimed // 16, LEAST_GROWTH)), size):
+                if self._memory.claim(capacity - self._claimed):
+                    self._claimed = capacity
                     if self._file is None:
                         self._file = os.fdopen(os.memfd_create("whisper-api-audio"), "r+b", buffering=0)
-                    return self._file.fileno(), wanted
+                    return self._file.fileno(), capacity
         try:
             file = self._file if self._file is not None and not self._in_memory else self._moved()
         except OSError as error:
@@ -115,13 +115,13 @@ class Recording:
         return file.fileno(), sys.maxsize
 
     def finish(self, size: int) -> Samples:
-        """Map the first samples.
+        """Map the first samples of the recording, and close the file.
 
         Args:
-            size: how many.
+            size: number of samples.
 
         Returns:
-            Shape (size,), writable. The memory is claimed until the last reference to the array is gone.
+            float32, shape (size,), writable. Its memory stays claimed until the last reference to the array is gone.
 
         Raises:
             StorageError: the file cannot be mapped.
@@ -133,18 +133,18 @@ class Recording:
         except (OSError, ValueError) as error:
             raise storage_error(error) from error
         if self._in_memory:
-            release = weakref.finalize(mapped, self._memory.give_back, len(mapped))
-            release.atexit = False
+            finalizer = weakref.finalize(mapped, self._memory.release, len(mapped))
+            finalizer.atexit = False
             self._claimed -= len(mapped)
         self.close()
         return np.frombuffer(mapped, np.float32)
 
     def close(self) -> None:
-        """Close the file and return what it claims; a mapping keeps its content and its claim."""
+        """Close the file and release its claim. A mapping keeps its content and its own claim."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._memory.give_back(self._claimed)
+        self._memory.release(self._claimed)
         self._claimed = 0
 
     def _moved(self) -> IO[bytes]:
@@ -162,11 +162,11 @@ class Track:
     """Writes samples at 16 kHz into a file.
 
     Args:
-        reserve: makes room in the file; None to count samples only.
+        reserve: reserves room in the file; None to only count samples.
 
     Attributes:
-        size: samples so far.
-        not_finite: how many samples were NaN or infinite; they are written as 0.
+        size: number of samples.
+        not_finite: number of samples that were NaN or infinite; they are written as 0.
         peak: the largest absolute value.
     """
 
@@ -217,7 +217,7 @@ class Track:
             return
         if self._has_file(end):
             try:
-                # A hole in the file reads as zeros and takes no room.
+                # A hole in the file reads as zeros and takes no space.
                 os.truncate(self._descriptor, end * SAMPLE_BYTES)
             except OSError as error:
                 raise storage_error(error) from error

@@ -1,7 +1,8 @@
-"""Where a WAV file's samples are: recorders state sizes that are too small, and files are put one behind the other.
+"""Finds the samples of a WAV file whose header states a size that is too small, or that consists of several files.
 
-A recorder that is switched off leaves the size that it wrote at its start; a size above 4 GiB wraps around; some tools
-append whole files. libav reads only what the first header states.
+A recorder that loses power leaves the size that it wrote first; a size above 4 GiB wraps around; some tools concatenate
+whole files. libav reads only the samples that the first header states. The format is RIFF/WAVE (Microsoft and IBM,
+"Multimedia Programming Interface and Data Specifications 1.0", 1991).
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 
 __all__ = ["Read", "WavLayout", "wav_layout"]
 
-# Real files have a few dozen chunks. A hostile one has millions, each of which costs a read.
+# Real files have at most a few dozen chunks. A hostile file has millions, and each chunk costs a read.
 MAX_CHUNKS = 1000
 MAX_FILES = 1000
-# Recorders that cannot seek back write 0 or the largest size that they can, or nearly; libav reads to the end then.
+# Recorders that cannot seek back write 0 or nearly the largest size. libav then reads to the end of the file.
 UNKNOWN_SIZE = 0x7FFF0000
-# What encoders and taggers leave behind the samples is no sound, when it is shorter than so many seconds of it.
+# Encoders and taggers append bytes that are not sound. Appended bytes count as sound only when they last this long.
 LEAST_SECONDS = 0.1
 WRAP = 1 << 32
 BLOCK = 1 << 20
@@ -26,14 +27,14 @@ Read = Callable[[int, int], bytes]
 
 @dataclass(frozen=True)
 class WavLayout:
-    """Where the samples are.
+    """The parts of a WAV file that contain the recording.
 
     Attributes:
-        stated: seconds of sound in all, as far as the header tells; None where it cannot know.
-        pieces: (offset, bytes) of the header and the samples that together make the whole recording; empty where libav
-            reads all there is from the file as it is.
-        size_at: where in the first piece the size of the samples stands.
-        warnings: what is wrong with the file, one sentence each.
+        stated: seconds of sound according to the headers; None when they do not say.
+        pieces: (offset, bytes) of the header and of the samples, which together are the whole recording; empty when
+            libav reads the whole recording from the file itself.
+        size_at: offset of the samples' size in the first piece.
+        warnings: a sentence for each defect of the file.
     """
 
     stated: float | None
@@ -44,7 +45,13 @@ class WavLayout:
 
 @dataclass(frozen=True)
 class _Part:
-    """One RIFF file: what its header says. Offsets are those in the whole file."""
+    """The header of one RIFF file.
+
+    Attributes:
+        fmt: content of the chunk ``fmt ``.
+        start: offset of the samples in the whole file.
+        stated: bytes of samples according to the header.
+    """
 
     fmt: bytes
     start: int
@@ -52,7 +59,7 @@ class _Part:
 
     @property
     def rate(self) -> int:
-        """Bytes per second; 0 where the header does not say."""
+        """Bytes per second; 0 when the header does not say."""
         return int.from_bytes(self.fmt[8:12], "little")
 
     def seconds(self, size: int) -> float | None:
@@ -63,8 +70,8 @@ def wav_layout(read: Read, size: int | None) -> WavLayout:
     """Find the samples of a WAV file.
 
     Args:
-        read: gives bytes by offset and number, fewer at the end of the file.
-        size: of the file; None for a stream, of which only the beginning can be read.
+        read: returns bytes by offset and number, fewer at the end of the file.
+        size: bytes of the file; None for a stream, of which only the beginning can be read.
     """
     first = _part(read, 0)
     if first is None or not 0 < first.stated < UNKNOWN_SIZE:
@@ -75,8 +82,8 @@ def wav_layout(read: Read, size: int | None) -> WavLayout:
     parts, lengths, other = [first], [_length(read, first, size)], False
     while len(parts) < MAX_FILES:
         following = parts[-1].start + lengths[-1]
-        place = next((place for place in (following, following + following % 2) if _is_wav(read(place, 12))), None)
-        part = None if place is None else _part(read, place)
+        offset = next((at for at in (following, following + following % 2) if _is_wav(read(at, 12))), None)
+        part = None if offset is None else _part(read, offset)
         if part is None:
             break
         if part.fmt != first.fmt:
@@ -111,32 +118,32 @@ def _is_wav(head: bytes) -> bool:
 
 
 def _part(read: Read, offset: int) -> _Part | None:
-    """The RIFF file at an offset; None where it has no samples."""
-    place, fmt = offset + 12, b""
+    """The RIFF file at an offset; None for a file without samples."""
+    at, fmt = offset + 12, b""
     for _ in range(MAX_CHUNKS):
-        chunk = read(place, 8)
+        chunk = read(at, 8)
         if len(chunk) < 8:
             return None
         size = int.from_bytes(chunk[4:8], "little")
         if chunk[:4] == b"fmt ":
-            fmt = read(place + 8, min(size, 64))
+            fmt = read(at + 8, min(size, 64))
         elif chunk[:4] == b"data":
-            return _Part(fmt, place + 8, size) if len(fmt) >= 16 else None
-        place += 8 + size + size % 2
+            return _Part(fmt, at + 8, size) if len(fmt) >= 16 else None
+        at += 8 + size + size % 2
     return None
 
 
 def _length(read: Read, part: _Part, size: int) -> int:
-    """Bytes of samples that a part really has."""
+    """The actual number of bytes of a part's samples."""
     least = LEAST_SECONDS * part.rate
     for end in range(part.start + part.stated, size, WRAP):
-        if size - end <= least or any(_is_chunk(read, place, size) for place in (end, end + end % 2)):
+        if size - end <= least or any(_is_chunk(read, at, size) for at in (end, end + end % 2)):
             return end - part.start
     return max(part.stated, _last_sound(read, part.start + part.stated, size) - part.start)
 
 
 def _last_sound(read: Read, begin: int, size: int) -> int:
-    """Where the last byte between two places ends that is not 0: files are filled up with zeros, which are no sound."""
+    """The offset behind the last byte that is not 0: some recorders fill files with zeros, which are not sound."""
     end = size
     while end > begin:
         start = max(begin, end - BLOCK)
@@ -147,8 +154,8 @@ def _last_sound(read: Read, begin: int, size: int) -> int:
     return begin
 
 
-def _is_chunk(read: Read, place: int, size: int) -> bool:
-    """Whether a chunk begins here: four letters and a size that fits the file."""
-    head = read(place, 8)
+def _is_chunk(read: Read, at: int, size: int) -> bool:
+    """Whether a chunk begins at an offset: four letters, and a size that fits the file."""
+    head = read(at, 8)
     name, length = head[:4], int.from_bytes(head[4:8], "little")
-    return len(head) == 8 and all(32 <= byte < 127 for byte in name) and length <= size - place - 8
+    return len(head) == 8 and all(32 <= byte < 127 for byte in name) and length <= size - at - 8

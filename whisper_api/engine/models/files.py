@@ -1,19 +1,19 @@
-"""Model files on the disk: which model a name means, where its files are, and which hashes they must have."""
+"""Model files on the disk: finds the model of a name and its files, and compares the files with known hashes."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from whisper_api.engine.models import derived_files
 from whisper_api.engine.models.catalog import CATALOGUE, alignment_entry, hub_entry
 from whisper_api.engine.models.download import Expected, file_sha256, mismatch
 from whisper_api.engine.models.entry import Entry, Kind
-from whisper_api.engine.models.first_downloads import pinned
+from whisper_api.engine.models.first_downloads import FileRecord, pinned
 from whisper_api.engine.models.hub import cached_snapshot
 from whisper_api.engine.models.names import catalogue_name
 from whisper_api.errors import ModelCorrupt
@@ -21,13 +21,15 @@ from whisper_api.errors import ModelCorrupt
 __all__ = [
     "MANIFEST",
     "LocalModel",
+    "Manifest",
+    "ModelStatus",
     "Verification",
     "check_files",
     "check_weights",
     "damage",
     "damaged_files",
     "directory_requirements",
-    "files_of",
+    "list_models",
     "locate",
     "model_at",
     "model_facts",
@@ -49,7 +51,7 @@ class LocalModel:
         kind: ``whisper``, ``alignment`` or ``diarization``.
         path: a directory, or a file for models of a single file.
         revision: the hub's commit, or ``sha256:`` and the beginning of the largest file's hash; None for files that
-            were copied to the models directory by hand.
+            somebody copied into the models directory.
     """
 
     name: str
@@ -58,13 +60,62 @@ class LocalModel:
     revision: str | None
 
 
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``manifest.json`` in a model's directory.
+
+    Attributes:
+        name, kind: as in :class:`LocalModel`.
+        source: ``hub``, ``torchaudio`` or ``index``.
+        origin: the repository, packages or address.
+        revision: as in :class:`LocalModel`.
+        fetched_at: RFC 3339, UTC.
+        files: name to content.
+    """
+
+    name: str = ""
+    kind: str = ""
+    source: str = ""
+    origin: str = ""
+    revision: str | None = None
+    fetched_at: str = ""
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One line of a list of models.
+
+    Attributes:
+        entry: the model's entry: name, kind, title, licence, sources, parameters, whether it is multilingual.
+        local: the model on this machine; None when missing.
+        size: bytes of the model's own files, or approximate bytes of a download; None when unknown.
+        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files are missing or truncated; None
+            when the model is not on this machine.
+    """
+
+    entry: Entry
+    local: LocalModel | None
+    size: int | None
+    place: str | None
+
+    @property
+    def name(self) -> str:
+        """The model's usual name."""
+        return self.entry.name
+
+    @property
+    def installed(self) -> bool:
+        """Whether the model is on this machine."""
+        return self.local is not None
+
+
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of :meth:`ModelStore.verify`.
+    """The result of :meth:`ModelStore.verify`.
 
     Attributes:
         model: the model.
-        checked: files whose content is right.
+        checked: files with the expected content.
         unchecked: files without a known checksum.
     """
 
@@ -74,30 +125,30 @@ class Verification:
 
 
 def model_facts(name: str) -> Entry | None:
-    """The entry of a model, by its name, without looking for its files.
+    """The entry of a model, without a look at its files.
 
     Args:
         name: a catalogue name or another name of the same model (``turbo``, ``openai/whisper-base``), a hub id, or
             ``align:`` and a hub id.
 
     Returns:
-        The entry; None when the name is none of these.
+        The entry; None for any other name.
     """
     known = catalogue_name(name)
     if known is not None:
         return CATALOGUE[known]
     repo_id = name.removeprefix(ALIGN_PREFIX)
-    # The hub allows neither. With "--", two ids would share a directory.
+    # The hub allows neither "..", nor "--", with which two ids would share a directory.
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
         return None
     return hub_entry(repo_id) if repo_id == name else alignment_entry(repo_id)
 
 
 def resolve(name: str) -> Entry | Path | None:
-    """What a name means: a model, a directory, or nothing.
+    """Resolve a name to a model's entry or to a directory; None when the name is neither.
 
-    A catalogue name always means the catalogue's model. A name that could be a hub id means a directory only if the
-    directory holds a model.
+    A catalogue name always means the catalogue's model. A name that could be a hub id means a directory only when the
+    directory contains a model.
     """
     entry = model_facts(name)
     if entry is not None and entry.name in CATALOGUE:
@@ -112,32 +163,37 @@ def resolve(name: str) -> Entry | Path | None:
 
 
 def directory_requirements(name: str) -> tuple[str, ...]:
-    """The files that a directory given by path must hold."""
+    """The files that a model directory outside the models directory must contain."""
     return ("config.json", "vocab.json") if name.startswith(ALIGN_PREFIX) else ("model.bin", "config.json")
 
 
 def model_at(name: str, directory: Path) -> LocalModel | None:
-    """The model in a directory given by path, if there is one."""
+    """The model in a directory that the user named by its path; None when files are missing.
+
+    Args:
+        name: the path, or ``align:`` and the path.
+        directory: the same path as an absolute path.
+    """
     kind: Kind = "alignment" if name.startswith(ALIGN_PREFIX) else "whisper"
     return LocalModel(name, kind, directory, None) if _has_all(directory, directory_requirements(name)) else None
 
 
 def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
-    """Find a model and the kind of place it is in, by the names and sizes of files only.
+    """Find a model by the names and sizes of its files. Hashes nothing.
 
     Args:
         root: the models directory.
         entry: the model.
 
     Returns:
-        The model with ``models directory``, ``bundled`` or ``hub cache``; or None, with ``damaged`` when the models
-        directory holds only a part of the model.
+        The model and its location: ``models directory``, ``bundled`` or ``hub cache``. Without the model, None and
+        ``damaged`` when the models directory contains only a part of the model, else None twice.
     """
     directory = root / entry.directory
     manifest = _read_manifest(directory)
     damaged = manifest is not None and damaged_files(directory)
     if manifest is not None and not damaged:
-        return _local(entry, directory, manifest.get("revision")), "models directory"
+        return _local(entry, directory, manifest.revision), "models directory"
     if manifest is None and _has_all(directory, entry.required):
         return _local(entry, directory, None), "models directory"
     if entry.bundled is not None:
@@ -154,18 +210,48 @@ def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
 
 
 def revision_of(digests: dict[str, str], file: str) -> str | None:
-    """A revision made from a file's hash, for files without a commit; None when the hash is not known."""
+    """Make a revision from a file's hash, for files without a commit; None when the hash is unknown.
+
+    Args:
+        digests: file name to SHA-256.
+        file: the name of the file.
+    """
     return f"sha256:{digests[file][:12]}" if file in digests else None
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """Files of a directory's manifest that are missing or have another size. Hashes nothing."""
-    manifest = _read_manifest(directory) or {"files": {}}
-    return [name for name, record in manifest["files"].items() if _size(directory / name) != record.get("size")]
+    """Names in a directory's manifest of files that are missing or have another size. Hashes nothing."""
+    recorded = _recorded_files(directory)
+    return [name for name, file in recorded.items() if derived_files.file_size(directory / name) != file.size]
 
 
-def files_of(model: LocalModel) -> list[Path]:
-    """The files of a model, without its manifest and the files that were made from the model."""
+def list_models(root: Path) -> list[ModelStatus]:
+    """All models of the catalogue, and the other models in the models directory.
+
+    Args:
+        root: the models directory.
+
+    Returns:
+        Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
+    """
+    entries = dict(CATALOGUE)
+    for folder, prefix in (("whisper", ""), ("align", ALIGN_PREFIX)):
+        for path in sorted((root / folder).glob("*--*")):
+            extra = model_facts(prefix + path.name.replace("--", "/", 1))
+            if extra is not None and locate(root, extra)[0] is not None:
+                entries.setdefault(extra.name, extra)
+    order: tuple[Kind, ...] = ("whisper", "diarization", "alignment")
+    return [_status(root, entry) for entry in sorted(entries.values(), key=lambda entry: order.index(entry.kind))]
+
+
+def _status(root: Path, entry: Entry) -> ModelStatus:
+    local, place = locate(root, entry)
+    size = sum(file.stat().st_size for file in _files_of(local)) if local else entry.approximate_bytes
+    return ModelStatus(entry, local, size, place)
+
+
+def _files_of(model: LocalModel) -> list[Path]:
+    """The files of a model, without the manifest and without derived files."""
     if model.path.is_file():
         return [model.path]
     return [
@@ -176,19 +262,19 @@ def files_of(model: LocalModel) -> list[Path]:
 
 
 def check_files(entry: Entry | None, model: LocalModel) -> Verification:
-    """Compare the hashes of a model's files, and of the files that were made from them, with what is known.
+    """Compare the hashes of a model's files and of its derived files with the known hashes.
 
     Args:
-        entry: of the catalogue; None for a model that is not in it.
-        model: where the model is.
+        entry: the model's entry in the catalogue; None for any other model.
+        model: the model on this machine.
 
     Raises:
-        ModelCorrupt: names each file that is missing or different.
+        ModelCorrupt: a file is missing or differs; the message names each such file.
     """
     folder = model.path if model.path.is_dir() else model.path.parent
     known = _known(entry, folder)
     right, unknown, wrong = [], [], []
-    for file in files_of(model):
+    for file in _files_of(model):
         name = file.relative_to(folder).as_posix()
         expected = known.pop(name, None) or _named_by_cache(file)
         if expected is None:
@@ -205,35 +291,34 @@ def check_files(entry: Entry | None, model: LocalModel) -> Verification:
 
 
 def damage(name: str, files: list[str], directory: Path) -> str:
-    """The message for damaged files.
+    """The error message about damaged files.
 
     Args:
-        name: of the model.
-        files: that are missing or different.
-        directory: that holds them.
+        name: the model's name.
+        files: names of the files that are missing or differ.
+        directory: the directory of the files.
     """
-    are = "are" if len(files) > 1 else "is"
+    verb = "are" if len(files) > 1 else "is"
     return (
-        f"{name}: {', '.join(sorted(files))} in {directory} {are} missing or not as fetched. "
+        f"{name}: {', '.join(sorted(files))} in {directory} {verb} missing or not as fetched. "
         f"`whisper-api models remove {name}` and `pull {name}` put it right."
     )
 
 
 def check_weights(directory: Path) -> None:
-    """Compare the hash of ``model.bin`` with the manifest beside it, if there is one.
+    """Compare the hash of ``model.bin`` with the manifest in the same directory, if it has one.
 
     Args:
-        directory: of the model.
+        directory: the model's directory.
 
     Raises:
-        ModelCorrupt: the content is another one.
+        ModelCorrupt: the content differs.
     """
-    manifest = _read_manifest(directory) or {"files": {}}
-    recorded = manifest["files"].get("model.bin", {}).get("sha256")
-    if recorded and file_sha256(directory / "model.bin") != recorded:
+    recorded = _recorded_files(directory).get("model.bin")
+    if recorded is not None and file_sha256(directory / "model.bin") != recorded.sha256:
         raise ModelCorrupt(
-            f"{directory / 'model.bin'} is damaged: its content is not what was fetched. Remove the model with "
-            f"`whisper-api models remove {directory.name}` and fetch it again with `pull`."
+            f"{directory / 'model.bin'} is damaged: its content differs from the download. Remove the model with "
+            f"`whisper-api models remove {directory.name}` and download it again with `pull`."
         )
 
 
@@ -243,8 +328,7 @@ def _check_derived(model: LocalModel) -> list[str]:
         if damaged := derived_files.damaged_files(directory):
             raise ModelCorrupt(
                 f"{model.name}: {', '.join(damaged)} in {directory}, made from the model, "
-                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: it is made again when the model "
-                "is loaded."
+                f"{'are' if len(damaged) > 1 else 'is'} damaged. Delete {directory}: loading the model makes it again."
             )
         checked += [f"{directory.name}/{file.name}" for file in sorted(directory.iterdir())]
     return checked
@@ -255,14 +339,13 @@ def _is_derived(path: Path) -> bool:
 
 
 def _known(entry: Entry | None, folder: Path) -> dict[str, Expected]:
-    """File name to expected content: of the catalogue, else of the manifest."""
-    manifest = _read_manifest(folder) or {"files": {}}
-    noted = {name: Expected(sha256=str(record.get("sha256"))) for name, record in manifest["files"].items()}
-    return noted | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
+    """File name to expected content, from the catalogue or else from the manifest."""
+    recorded = {name: Expected(sha256=file.sha256) for name, file in _recorded_files(folder).items()}
+    return recorded | {file.name: Expected(sha256=file.sha256) for file in (entry.files if entry else ())}
 
 
 def _named_by_cache(file: Path) -> Expected | None:
-    """The expected content of a file in the hub's cache, whose links lead to files that are named by their hash."""
+    """The expected content of a file in the hub's cache, where a link's target is named by its hash."""
     name = file.resolve().name if file.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return Expected(sha256=name)
@@ -278,16 +361,13 @@ def _has_all(directory: Path, patterns: tuple[str, ...]) -> bool:
     return all(any(directory.glob(pattern)) for pattern in patterns)
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
+def _read_manifest(directory: Path) -> Manifest | None:
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeError):
         return None
-    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _recorded_files(directory: Path) -> dict[str, FileRecord]:
+    manifest = _read_manifest(directory)
+    return {} if manifest is None else manifest.files

@@ -1,8 +1,8 @@
-"""What the first download of a model gave, for models whose content the catalogue does not fix.
+"""Records of first downloads, for models whose content the catalogue does not fix.
 
-The first download of such a model takes what its source has: the newest commit of a repository, the file at an
-address. Its commit and the SHA-256 of its files are recorded in the models directory. Later downloads must give the
-same, so that a change at the source never changes transcripts unnoticed.
+The first download of such a model takes the newest commit of a repository, or the file at an address. The commit and
+the SHA-256 of the files are recorded in the models directory. Later downloads must agree with the record, so that a
+change at the source never changes transcripts unnoticed.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ import msgspec
 
 from whisper_api.engine.models.entry import Entry, KnownFile
 
-__all__ = ["FILE_NAME", "pinned", "record"]
+__all__ = ["FILE_NAME", "FileRecord", "pinned", "record"]
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "revisions.json"
 
 
-class _File(msgspec.Struct, frozen=True):
+class FileRecord(msgspec.Struct, frozen=True):
+    """The content of a downloaded file: hexadecimal SHA-256 and bytes."""
+
     sha256: str
     size: int
 
 
 class _FirstDownload(msgspec.Struct, frozen=True, omit_defaults=True):
     commit: str | None = None
-    files: dict[str, _File] = {}
+    files: dict[str, FileRecord] = {}
 
 
 def pinned(root: Path, entry: Entry) -> Entry:
-    """An entry that accepts only what its first download gave; the entry itself when there is no record of one.
+    """An entry that accepts only the content of its first download; the entry itself without a record.
 
     Args:
         root: the models directory.
-        entry: of the catalogue, or made for a name that is not in it.
+        entry: an entry of the catalogue, or one made for another name.
     """
     first = _read(root).get(_source_of(entry))
     if first is None:
@@ -51,20 +53,20 @@ def pinned(root: Path, entry: Entry) -> Entry:
     return replace(entry, hub=hub, files=(*entry.files, *files))
 
 
-def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, tuple[str, int]]) -> None:
-    """Record a download for :func:`pinned`; nothing for a model whose content the catalogue fixes.
+def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, FileRecord]) -> None:
+    """Record a download for :func:`pinned`. Does nothing for a model whose content the catalogue fixes.
 
     Args:
         root: the models directory.
-        entry: of the catalogue, or made for a name that is not in it.
-        commit: of the repository; None for a file from an address.
-        files: name to SHA-256 and bytes.
+        entry: as for :func:`pinned`.
+        commit: the repository's commit; None for a file from an address.
+        files: name to content.
     """
     if not (source := _source_of(entry)):
         return
     records = _read(root)
-    records[source] = _FirstDownload(commit, {name: _File(*facts) for name, facts in sorted(files.items())})
-    # Replaced whole, so that a reader never sees half of the file.
+    records[source] = _FirstDownload(commit, dict(sorted(files.items())))
+    # Written under another name and renamed, so that a reader never sees half of the file.
     handle, name = tempfile.mkstemp(dir=root, prefix=f".{FILE_NAME}.")
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(dict(sorted(records.items())))) + b"\n")
@@ -73,7 +75,7 @@ def record(root: Path, entry: Entry, commit: str | None, files: Mapping[str, tup
 
 
 def _source_of(entry: Entry) -> str:
-    """What a record of an entry is kept under; empty when the catalogue fixes the entry's content."""
+    """The key of an entry's record; empty when the catalogue fixes the entry's content."""
     if entry.hub is not None:
         return "" if entry.hub.revision else entry.hub.repo_id
     return entry.url if entry.url and not entry.files else ""

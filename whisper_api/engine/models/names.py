@@ -1,4 +1,4 @@
-"""Names of Whisper models: the configured aliases, the names of OpenAI's models, and the names of repositories."""
+"""Resolves names of Whisper models: configured aliases, names of OpenAI's models, and names of repositories."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OPENAI_NAMES = (
     "gpt-4o-mini-transcribe",
     "gpt-4o-transcribe-diarize",
 )
-# The same names with a date, with the provider in front as gateways write it, and of later generations. Azure's own
-# examples call the deployment "whisper".
+# Matches the same names with a date, with a gateway's provider prefix, and of later generations. Azure's own examples
+# call the deployment "whisper".
 _OPENAI = re.compile(
     r"(?:openai/)?(?:whisper(?:-1)?|gpt(?:-[a-z0-9.]+)*-transcribe(?P<speakers>-diarize)?)"
     r"(?:-latest|-\d{4}-\d{2}-\d{2})?"
 )
-# Repositories and services that offer the weights of a catalogue model under a name that follows no rule.
+# Names of repositories and services that offer a catalogue model's weights and that `_names_of` cannot derive.
 _OTHER_NAMES = {
     "deepdml/faster-whisper-large-v3-turbo-ct2": "large-v3-turbo",
     "dropbox-dash/faster-whisper-large-v3-turbo": "large-v3-turbo",
@@ -47,12 +47,12 @@ _OTHER_NAMES = {
 
 
 class ModelNames:
-    """Resolves the names of models.
+    """Resolves model names by one configuration.
 
     Args:
-        configured: the model of jobs that name none; ``auto`` for the engine's own choice.
-        aliases: alias to model; an alias wins over every other meaning of its name. The model is a name of the
-            catalogue, a repository, a directory or ``auto``.
+        configured: the model of jobs that name no model; ``auto`` lets the engine choose.
+        aliases: alias to model; an alias wins over every other meaning of its name. The model is a catalogue name, a
+            repository, a directory or ``auto``.
     """
 
     def __init__(self, configured: str, aliases: Mapping[str, str] | None = None) -> None:
@@ -60,16 +60,16 @@ class ModelNames:
         self.aliases = tuple(aliases or ())
         self.configured = AUTO
         self.configured = self.meaning(configured)
-        # The configuration may name a directory or any repository; a caller may not.
+        # Only the configuration may name a directory or an arbitrary repository; a caller may not.
         self._trusted = frozenset((self.configured, *map(self._plain_meaning, self._aliases.values())))
 
     @classmethod
     def of(cls, configured: str, aliases: str | None) -> ModelNames:
-        """The names of a configuration.
+        """Read the names from two configuration keys.
 
         Args:
             configured: the key ``WHISPER_MODEL``.
-            aliases: the key ``MODEL_ALIASES``: ``name=model``, with commas between.
+            aliases: the key ``MODEL_ALIASES``: ``name=model`` pairs, separated by commas.
         """
         return cls(configured, parse_aliases(aliases))
 
@@ -77,16 +77,20 @@ class ModelNames:
         """The model that a name means.
 
         Args:
-            name: of a form, a flag or the configuration; None is the same as ``auto``.
+            name: a name from a form, a flag or the configuration; None is the same as ``auto``.
 
         Returns:
-            A name of the catalogue; ``auto`` where the engine chooses; any other name unchanged.
+            The catalogue name; ``auto`` when the engine chooses; an unknown name unchanged.
         """
         target = self._aliases.get((name or "").casefold())
         return self._plain_meaning(name if target is None else target)
 
     def trusts(self, model: str) -> bool:
-        """Whether the configuration itself names a model, given as :meth:`meaning` returns it."""
+        """Whether the configuration itself names a model.
+
+        Args:
+            model: a return value of :meth:`meaning`.
+        """
         return model in self._trusted
 
     def _plain_meaning(self, name: str | None) -> str:
@@ -96,17 +100,18 @@ class ModelNames:
 
 
 def parse_aliases(text: str | None) -> dict[str, str]:
-    """Alias to model, of the configuration's ``name=model, name=model``; empty for None."""
+    """Parse the configuration's ``name=model, name=model`` into alias to model; None gives no aliases."""
     pairs = (pair.partition("=") for pair in (text or "").split(",") if pair.strip())
     return {name.strip(): model.strip() for name, _, model in pairs}
 
 
 def catalogue_name(name: str) -> str | None:
-    """The catalogue's name of a model; None when the catalogue knows no model by a name.
+    """The catalogue's name for a model; None when the catalogue does not know the name.
 
     Args:
-        name: of the catalogue, of OpenAI's Python package or repositories (``whisper-base``, ``openai/whisper-base``),
-            of a repository with the same weights for CTranslate2 (``Systran/faster-whisper-base``).
+        name: a catalogue name, a name of OpenAI's Python package or repositories (``whisper-base``,
+            ``openai/whisper-base``), or a repository with the same weights for CTranslate2
+            (``Systran/faster-whisper-base``).
     """
     if name in CATALOGUE:
         return name
@@ -114,28 +119,33 @@ def catalogue_name(name: str) -> str | None:
 
 
 def is_openai_name(name: str) -> bool:
-    """Whether a name is that of an OpenAI transcription model, and so means the configured model."""
+    """Whether a name belongs to an OpenAI transcription model. Such a name means the configured model."""
     return _OPENAI.fullmatch(name.casefold()) is not None
 
 
 def asks_for_speakers(name: str | None) -> bool:
-    """Whether a name is that of an OpenAI model that tells speakers apart."""
+    """Whether a name belongs to an OpenAI model with diarization."""
     match = _OPENAI.fullmatch((name or "").casefold())
     return match is not None and match["speakers"] is not None
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """The known names that are most similar to a name, as ``a or b``; empty when none is similar.
+    """The known names that resemble a mistyped name, as ``a or b``; empty when no known name resembles it.
 
     Args:
-        name: that means nothing.
-        known: names that mean something; may repeat.
+        name: the mistyped name.
+        known: valid names; may repeat.
     """
     return " or ".join(difflib.get_close_matches(name.lower(), dict.fromkeys(known), n=3, cutoff=0.5))
 
 
 def _names_of(name: str, repo_id: str) -> Iterator[str]:
-    """Further names of a catalogue model that has this name or alias."""
+    """Other names under which a catalogue model is published.
+
+    Args:
+        name: the model's catalogue name or an alias.
+        repo_id: the model's repository.
+    """
     yield repo_id
     if name.startswith("distil-"):
         size = name.removeprefix("distil-")
@@ -143,12 +153,12 @@ def _names_of(name: str, repo_id: str) -> Iterator[str]:
         yield from (f"Systran/faster-distil-whisper-{size}", f"faster-distil-whisper-{size}")
         return
     yield from (f"openai/whisper-{name}", f"whisper-{name}", f"faster-whisper-{name}")
-    # The author of faster-whisper had the repositories before the company did.
+    # guillaumekln, the author of faster-whisper, published these repositories before Systran did.
     yield from (f"Systran/faster-whisper-{name}", f"guillaumekln/faster-whisper-{name}")
 
 
 def _further_names() -> Iterator[tuple[str, str]]:
-    """Pairs of a further name, in lower case since the hub ignores case, and the catalogue's name."""
+    """Pairs of another name and the catalogue name. Other names are in lower case, because the hub ignores case."""
     yield from _OTHER_NAMES.items()
     for entry in CATALOGUE.values():
         if entry.kind == "whisper" and entry.hub is not None:

@@ -1,4 +1,4 @@
-"""Downloads of a model from one of its sources into a directory, with the progress of the whole model."""
+"""Downloads a model from one of its sources into a directory, and reports the progress of the whole model."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["Fetched", "fetch_from", "needs_no_network"]
 
 @dataclass(frozen=True)
 class Fetched:
-    """A model that was downloaded.
+    """A downloaded model.
 
     Attributes:
-        files: name to SHA-256, relative to the directory.
+        files: name, relative to the directory, to SHA-256.
         origin: the repository, packages or address.
-        revision: the hub's commit, when the files are known to be those of a commit.
+        revision: the hub's commit; None when the files do not belong to a known commit.
     """
 
     files: dict[str, str]
@@ -48,13 +48,13 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
     Args:
         source: one of ``entry.sources``.
         entry: the model.
-        into: the directory; what an earlier attempt has left there is used.
+        into: the target directory; files of an earlier attempt are reused.
         token: Hugging Face access token.
-        watch: called with each step; stops the download when nobody waits for it any more.
+        watch: called with each step; raises when no caller waits for the download any more.
 
     Raises:
-        SourceFailed: this source cannot give the model.
-        ModelUnavailable: the disk is full, so that no other source can help.
+        SourceFailed: this source cannot provide the model.
+        ModelUnavailable: the disk is full, so no other source can help.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -69,12 +69,12 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
         raise SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
     for file in entry.files:
         if fetched.files.get(file.name) != file.sha256:
-            raise WrongContent(f"{file.name} is missing, or its content is another one than expected")
+            raise WrongContent(f"{file.name} is missing, or its content differs from the catalogue")
     return fetched
 
 
 def needs_no_network(source: str, entry: Entry) -> bool:
-    """Whether a source has the model on this machine already."""
+    """Whether a source already has the model on this machine."""
     return source == "torchaudio" and entry.url is not None and _torch_cache(entry.url).is_file()
 
 
@@ -158,7 +158,7 @@ def _bytes_in(directory: Path) -> int:
 
 
 def _torch_cache(url: str) -> Path:
-    """Where torch.hub keeps the file of an address. The file lies among others there, so it is copied, not used."""
+    """The path of torch.hub's copy of a file. Its directory contains other files, so the file is copied, not used."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
     return home / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]

@@ -1,13 +1,12 @@
-"""The models directory: finds models on this machine, downloads, checks and removes them.
+"""The models directory: finds, downloads, checks and removes models.
 
-Each model has a directory of its own below the models directory, with a ``manifest.json`` that names its source and
-the hash of each file. A download goes into another directory and is moved into place when it is complete, so that a
-model is never there in part.
+Each model has its own directory below the models directory, with a ``manifest.json`` that names the source and the hash
+of each file. A download goes into a temporary directory, which is renamed when the model is complete, so that the
+models directory never contains a part of a model.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -16,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from whisper_api.engine.models import first_downloads
+import msgspec
+
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
 from whisper_api.engine.models.download import (
     DownloadProgress,
@@ -28,22 +27,23 @@ from whisper_api.engine.models.download import (
     WrongContent,
     translate_disk_full,
 )
-from whisper_api.engine.models.entry import Entry, Kind
+from whisper_api.engine.models.entry import Entry
 from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
+    Manifest,
     Verification,
     check_files,
     damage,
     damaged_files,
     directory_requirements,
-    files_of,
     locate,
     model_at,
     model_facts,
     resolve,
     revision_of,
 )
+from whisper_api.engine.models.first_downloads import FileRecord, pinned, record
 from whisper_api.engine.models.hub import hub_is_offline
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
@@ -53,45 +53,15 @@ from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 __all__ = [
     "DownloadProgress",
     "LocalModel",
-    "ModelStatus",
     "ModelStore",
-    "list_models",
     "model_facts",
 ]
 
 logger = logging.getLogger(__name__)
 
-# Pause in seconds before a source that did not answer is asked again, since a job waits for the answer. The pause
-# doubles with each further failure, up to the second number.
+# Seconds without requests to a source that did not answer, because a job waits meanwhile. The pause doubles with each
+# further failure, up to the second number.
 UNREACHABLE_SECONDS, MOST_UNREACHABLE_SECONDS = 60.0, 3600.0
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """One line of a list of models.
-
-    Attributes:
-        entry: of the catalogue: name, kind, title, licence, sources, parameters, whether it is multilingual.
-        local: where the model is; None when it is not on this machine.
-        size: bytes of the model's own files, or about what a download would take; None when that is not known.
-        place: ``models directory``, ``hub cache`` or ``bundled``; ``damaged`` when files are missing or cut short; None
-            when the model is not on this machine.
-    """
-
-    entry: Entry
-    local: LocalModel | None
-    size: int | None
-    place: str | None
-
-    @property
-    def name(self) -> str:
-        """The model's usual name."""
-        return self.entry.name
-
-    @property
-    def installed(self) -> bool:
-        """Whether the model is on this machine."""
-        return self.local is not None
 
 
 @dataclass(frozen=True)
@@ -99,9 +69,9 @@ class _Unreachable:
     """A source that did not answer.
 
     Attributes:
-        until: monotonic time before which the source is not asked again.
-        seconds: how long that pause is.
-        reason: why the source did not answer.
+        until: monotonic time of the next request to the source.
+        seconds: length of the pause.
+        reason: the error of the last request.
     """
 
     until: float
@@ -113,16 +83,16 @@ _ANSWERS = _Unreachable(0.0, 0.0, "")
 
 
 class ModelStore:
-    """The models directory, and the ways to fill it. Safe to use from several threads and processes.
+    """The models directory. Several threads and processes may use it at once.
 
     Args:
-        root: the models directory; made by the first download.
-        hf_token: Hugging Face access token for gated models; None uses the one this machine is logged in with.
-        offline: True downloads nothing at all. Otherwise ``HF_HUB_OFFLINE`` keeps only the hub from being asked.
-        progress: called with a download's progress, in the thread that asked for the model.
+        root: the models directory; the first download creates it.
+        hf_token: Hugging Face access token for gated models; None uses the token of this machine's login.
+        offline: True forbids all downloads. Without it, ``HF_HUB_OFFLINE`` forbids only requests to the hub.
+        progress: called with a download's progress, in the thread that called :meth:`ensure`.
 
     Attributes:
-        offline: whether nothing is downloaded at all.
+        offline: whether all downloads are forbidden.
     """
 
     def __init__(
@@ -137,20 +107,20 @@ class ModelStore:
         self._hf_token = hf_token
         self.offline = bool(offline)
         self._progress = progress
-        # Values are only ever replaced whole, so no lock is needed.
+        # Values are immutable and single operations on a dict are atomic, so no lock is needed.
         self._unreachable: dict[str, _Unreachable] = {}
 
     def find(self, name: str) -> LocalModel | None:
-        """Look for a model on this machine: the models directory, then the caches of the libraries it comes from.
+        """Look for a model in the models directory, in its Python package and in the hub's cache.
 
-        Asks no network and hashes nothing.
+        Uses no network and hashes nothing.
 
         Args:
-            name: a catalogue name, a hub id, ``align:`` and a hub id or directory, or a directory that holds a
+            name: a catalogue name, a hub id, ``align:`` and a hub id or directory, or a directory that contains a
                 CTranslate2 Whisper model.
 
         Returns:
-            The model; None when it is not on this machine, or when the name means nothing.
+            The model; None when it is not on this machine, or when the name is unknown.
         """
         named = resolve(name)
         if isinstance(named, Path):
@@ -168,23 +138,23 @@ class ModelStore:
     ) -> LocalModel:
         """Find a model, or else download and check it.
 
-        Another thread waits for the network, for pip and for the lock that another process holds, so that the caller
-        can stop waiting at any moment.
+        A background thread waits for the network, pip and another process's lock, so that the caller can stop waiting
+        at any moment.
 
         Args:
             name: as for :meth:`find`.
-            hf_token: instead of the store's.
-            progress: instead of the store's. An error that it raises stops the download.
-            check: called ten times a second meanwhile; an error that it raises stops the download.
-            newest: download the model even when it is on this machine, and take what its source has now where the
-                catalogue fixes no content.
+            hf_token: replaces the store's token.
+            progress: replaces the store's callback. Its errors stop the download.
+            check: called ten times a second during a download; its errors stop the download.
+            newest: True downloads the model even when it is on this machine, and accepts the source's current content
+                when the catalogue fixes none.
 
         Raises:
-            UnknownModel: the name means nothing.
-            ModelUnavailable: the model is not on this machine and could not be downloaded; the message says which
-                sources were asked, why each failed, and what to do.
-            ModelCorrupt: a source has other content than the catalogue or the first download; or the directory named
-                holds no model.
+            UnknownModel: the name is unknown.
+            ModelUnavailable: the model is not on this machine and could not be downloaded; the message gives the reason
+                of each source, and says what to do.
+            ModelCorrupt: a source's content differs from the catalogue or from the first download; or the named
+                directory contains no model.
         """
         named = resolve(name)
         if named is None:
@@ -192,8 +162,8 @@ class ModelStore:
         if isinstance(named, Path):
             model = model_at(name, named)
             if model is None:
-                wanted = " and ".join(directory_requirements(name))
-                raise ModelCorrupt(f"{named} is not a model that can be used: it must hold {wanted}")
+                required = " and ".join(directory_requirements(name))
+                raise ModelCorrupt(f"{named} is not a usable model: it must contain {required}")
             return model
         found = None if newest else locate(self.root, named)[0]
         if found is not None:
@@ -201,7 +171,7 @@ class ModelStore:
         token = hf_token or self._hf_token
 
         def fetch(watch: DownloadWatch) -> LocalModel:
-            # This thread holds the lock, so that a stopped download that is still ending cannot disturb the next one.
+            # The downloading thread holds the lock, so that a stopped download that still runs cannot disturb the next.
             with self._lock(named, watch.check):
                 found = None if newest else locate(self.root, named)[0]
                 return found or self._fetch(named, token, watch, newest=newest)
@@ -209,7 +179,7 @@ class ModelStore:
         return watched(named.name, fetch, progress or self._progress, check)
 
     def is_missing(self, name: str) -> bool:
-        """Whether a model is known and not on this machine; never for directories and unknown names. Asks no network.
+        """Whether a known model is not on this machine; False for directories and unknown names. Uses no network.
 
         Args:
             name: as for :meth:`find`.
@@ -218,7 +188,7 @@ class ModelStore:
         return isinstance(named, Entry) and locate(self.root, named)[0] is None
 
     def can_download(self, name: str) -> bool:
-        """Whether a model is missing and at least one of its sources is neither switched off nor silent.
+        """Whether a model is missing and at least one of its sources may be asked now.
 
         Args:
             name: as for :meth:`find`.
@@ -230,14 +200,14 @@ class ModelStore:
         return open_sources and self.is_missing(name)
 
     def verify(self, name: str) -> Verification:
-        """Compare the hashes of a model's files with the catalogue, or else with the record of their download.
+        """Compare the hashes of a model's files with the catalogue, or else with the manifest of the download.
 
-        Files that this program made from the model are compared with the record of their making.
+        Derived files are compared with their own record.
 
         Raises:
-            UnknownModel: the name means nothing.
+            UnknownModel: the name is unknown.
             ModelUnavailable: the model is not on this machine.
-            ModelCorrupt: names each file that is missing or different.
+            ModelCorrupt: a file is missing or differs; the message names each such file.
         """
         if resolve(name) is None:
             raise _unknown(name)
@@ -248,24 +218,24 @@ class ModelStore:
         directory = self.root / entry.directory if entry else self.root
         if damaged := damaged_files(directory):
             raise ModelCorrupt(damage(name, damaged, directory))
-        raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` fetches it.")
+        raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` downloads it.")
 
     def remove(self, name: str) -> int:
-        """Delete a model from the models directory. Of a link, only the link is deleted.
+        """Delete a model from the models directory. A symbolic link is deleted without its target.
 
         Returns:
-            Bytes that were freed.
+            The number of freed bytes.
 
         Raises:
             UnknownModel: no model has this name; paths are not accepted.
-            ModelUnavailable: the model is not in the models directory; the message says where it is instead.
+            ModelUnavailable: the model is not in the models directory; the message names its actual directory.
         """
         entry = model_facts(name)
         if entry is None:
             raise _unknown(name)
         directory = self.root / entry.directory
         with self._lock(entry, lambda: None):
-            # The name is safe, but a directory above it may be a link that leads out of the models directory.
+            # The name is safe, but its parent directory may be a link out of the models directory.
             if directory.parent.resolve() != self.root.resolve() / directory.parent.relative_to(self.root):
                 raise ModelUnavailable(f"{directory.parent} leads out of the models directory; remove {name} by hand")
             if directory.is_symlink():
@@ -276,7 +246,7 @@ class ModelStore:
                 where = f"; it is in {found.path}, which is not ours to delete" if found else ""
                 raise ModelUnavailable(f"{entry.name} is not in {self.root}{where}")
             size = sum(file.lstat().st_size for file in directory.rglob("*") if not file.is_dir())
-            # Moved aside first, so that an interrupted removal leaves no part of a model in its place.
+            # Renamed first, so that an interrupted removal leaves no part of a model under its name.
             partial = self._partial(entry)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -285,7 +255,7 @@ class ModelStore:
             return size
 
     def _closed_source(self, entry: Entry, source: str) -> str | None:
-        """Why a source is not asked now; None when it may be asked."""
+        """The reason to send no request to a source now; None when requests are allowed."""
         if source == "bundled":
             return "not installed"
         if self.offline and not needs_no_network(source, entry):
@@ -296,7 +266,7 @@ class ModelStore:
         return silent.reason if silent.until > time.monotonic() else None
 
     def _fetch(self, entry: Entry, token: str | None, watch: DownloadWatch, *, newest: bool) -> LocalModel:
-        wanted = entry if newest else first_downloads.pinned(self.root, entry)
+        accepted = entry if newest else pinned(self.root, entry)
         failures: list[str] = []
         corrupt = changed = False
         partial = self._partial(entry)
@@ -305,7 +275,7 @@ class ModelStore:
             reason = self._closed_source(entry, source)
             if reason is None:
                 try:
-                    fetched = fetch_from(source, wanted, partial / source, token, watch)
+                    fetched = fetch_from(source, accepted, partial / source, token, watch)
                     self._unreachable.pop(source, None)
                     return self._install(entry, source, fetched)
                 except SourceUnreachable as error:
@@ -315,7 +285,7 @@ class ModelStore:
                     self._unreachable[source] = _Unreachable(time.monotonic() + seconds, seconds, reason)
                 except SourceFailed as error:
                     reason, corrupt = str(error), corrupt or isinstance(error, WrongContent)
-                    changed = changed or (wanted != entry and isinstance(error, SourceChanged))
+                    changed = changed or (accepted != entry and isinstance(error, SourceChanged))
                     self._unreachable.pop(source, None)
                 except OSError as error:
                     translate_disk_full(error, entry.name, self.root, entry.approximate_bytes)
@@ -328,40 +298,41 @@ class ModelStore:
         )
         if changed:
             advice = (
-                "Only what the first download gave is accepted; "
-                f"`whisper-api models pull --newest {entry.name}` takes what the source has now."
+                "Only the content of the first download is accepted; "
+                f"`whisper-api models pull --newest {entry.name}` accepts the source's present content."
             )
         message = f"{entry.name} is not in {self.root} and could not be fetched. {'; '.join(failures)}. {advice}"
         raise ModelCorrupt(message) if corrupt else ModelUnavailable(message)
 
     def _install(self, entry: Entry, source: str, fetched: Fetched) -> LocalModel:
-        """Move a complete and checked model into its place."""
+        """Move a complete and checked model into the models directory."""
         partial, directory = self._partial(entry), self.root / entry.directory
         staged = partial / source
-        sizes = {name: (staged / name).stat().st_size for name in fetched.files}
-        largest = max(sizes, key=lambda name: sizes[name])
-        manifest: dict[str, Any] = {
-            "name": entry.name,
-            "kind": entry.kind,
-            "source": source,
-            "origin": fetched.origin,
-            "revision": fetched.revision or revision_of(fetched.files, largest),
-            "fetched_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "files": {name: {"sha256": fetched.files[name], "size": sizes[name]} for name in sorted(fetched.files)},
+        files = {
+            name: FileRecord(sha256, (staged / name).stat().st_size) for name, sha256 in sorted(fetched.files.items())
         }
-        (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        largest = max(files, key=lambda name: files[name].size)
+        manifest = Manifest(
+            name=entry.name,
+            kind=entry.kind,
+            source=source,
+            origin=fetched.origin,
+            revision=fetched.revision or revision_of(fetched.files, largest),
+            fetched_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            files=files,
+        )
+        (staged / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         directory.parent.mkdir(parents=True, exist_ok=True)
         if directory.is_symlink():
             directory.unlink()
         elif directory.exists():
             directory.rename(partial / "replaced")
         staged.replace(directory)
-        files = {name: (fetched.files[name], sizes[name]) for name in fetched.files}
-        first_downloads.record(self.root, entry, fetched.revision, files)
+        record(self.root, entry, fetched.revision, files)
         shutil.rmtree(partial, ignore_errors=True)
         found = locate(self.root, entry)[0]
         if found is None:
-            raise ModelCorrupt(f"{entry.name} was fetched into {directory}, but cannot be found there")
+            raise ModelCorrupt(f"{entry.name} was downloaded into {directory}, but cannot be found there")
         return found
 
     def _partial(self, entry: Entry) -> Path:
@@ -369,7 +340,7 @@ class ModelStore:
 
     @contextmanager
     def _lock(self, entry: Entry, check: Callable[[], None]) -> Iterator[None]:
-        """Let one download or removal of a model go on at a time, among all processes that share the directory."""
+        """Allow one download or removal of a model at a time, among all processes that share the directory."""
         folder = self.root / ".locks"
         with ExitStack() as stack:
             try:
@@ -380,31 +351,6 @@ class ModelStore:
                     f"{entry.name} is not here, and {self.root} cannot be written: {error}"
                 ) from error
             yield
-
-
-def list_models(store: ModelStore) -> list[ModelStatus]:
-    """All models of the catalogue, and the other models in the models directory.
-
-    Args:
-        store: of the models directory.
-
-    Returns:
-        Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
-    """
-    entries = dict(CATALOGUE)
-    for folder, prefix in (("whisper", ""), ("align", "align:")):
-        for path in sorted((store.root / folder).glob("*--*")):
-            extra = model_facts(prefix + path.name.replace("--", "/", 1))
-            if extra is not None and locate(store.root, extra)[0] is not None:
-                entries.setdefault(extra.name, extra)
-    order: tuple[Kind, ...] = ("whisper", "diarization", "alignment")
-    return [_status(store, entry) for entry in sorted(entries.values(), key=lambda entry: order.index(entry.kind))]
-
-
-def _status(store: ModelStore, entry: Entry) -> ModelStatus:
-    local, place = locate(store.root, entry)
-    size = sum(file.stat().st_size for file in files_of(local)) if local else entry.approximate_bytes
-    return ModelStatus(entry, local, size, place)
 
 
 def _source_title(entry: Entry, source: str) -> str:
@@ -419,5 +365,5 @@ def _source_title(entry: Entry, source: str) -> str:
 
 def _unknown(name: str) -> UnknownModel:
     near = near_names(name, (*CATALOGUE, *ALIASES))
-    hint = f"Did you mean {near}?" if near else "`whisper-api models list` names those there are."
-    return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) will do too.")
+    hint = f"Did you mean {near}?" if near else "`whisper-api models list` shows the known models."
+    return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) works too.")

@@ -1,4 +1,4 @@
-"""Waits for a download and for a file lock that a canceled job can leave at any moment."""
+"""Waits for downloads and file locks. A canceled job can end such a wait at any moment."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How often a waiting thread checks whether its job was canceled.
+# Interval at which a waiting thread checks whether its job was canceled.
 POLL_SECONDS = 0.1
-# How long to wait for a stopped download to end. pip ends within this time. A thread that reads from a silent
-# connection is left behind and ends when its own timeout is over.
+# Longest wait for a stopped download. pip ends within this time. A thread that reads from a silent connection is left
+# behind and ends at its own timeout.
 STOP_SECONDS = 0.5
 
 Report = Callable[["DownloadProgress"], None]
 
 
 class DownloadWatch:
-    """Carries progress from a downloading thread to the thread that waits for it, and the request to stop back.
+    """Carries progress from a downloading thread to the waiting thread, and a stop request in the other direction.
 
-    The downloading thread calls the object with a :class:`DownloadProgress`, or calls :meth:`check`. Both raise
-    :class:`~whisper_api.errors.Canceled` after :meth:`stop`.
+    The downloading thread calls the object with a :class:`DownloadProgress`, or calls :meth:`check`. After
+    :meth:`stop`, both raise :class:`~whisper_api.errors.Canceled`.
 
     Args:
         report: called with progress in the waiting thread; None for no reports.
@@ -52,9 +52,9 @@ class DownloadWatch:
         self._newest.append(progress)
 
     def check(self) -> None:
-        """Raise :class:`~whisper_api.errors.Canceled` when the download is to stop."""
+        """Raise :class:`~whisper_api.errors.Canceled` after :meth:`stop`."""
         if self._stopped.is_set():
-            raise Canceled("nobody waits for this download any more")
+            raise Canceled("the job that waited for this download was canceled")
 
     def pass_on(self) -> None:
         """Report the newest progress since the last call; called by the waiting thread."""
@@ -65,7 +65,7 @@ class DownloadWatch:
             self._report(newest)
 
     def stop(self) -> None:
-        """Let the download end at its next step."""
+        """Request that the download ends at its next step."""
         self._stopped.set()
 
 
@@ -75,13 +75,13 @@ def watched(
     """Download in another thread, so that this thread can stop waiting at any moment.
 
     Args:
-        name: of what is downloaded.
-        fetch: called in the other thread.
-        report: called with progress in this thread; an error that it raises stops the download.
-        check: called in this thread ten times a second; an error that it raises stops the download.
+        name: the model's name, for the thread's name.
+        fetch: downloads; called in the other thread.
+        report: called with progress in this thread; its errors stop the download.
+        check: called in this thread ten times a second; its errors stop the download.
 
     Returns:
-        What ``fetch`` returns.
+        The return value of ``fetch``.
     """
     watch = DownloadWatch(report)
     fetching = BackgroundTask(f"fetch {name}", lambda: fetch(watch))
@@ -100,11 +100,11 @@ def watched(
 
 @contextmanager
 def locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock among all processes of this machine.
+    """Hold a lock that excludes all other processes of this machine.
 
     Args:
-        path: the lock's file; made when it does not exist.
-        check: called often while another process or thread holds the lock; an error that it raises ends the wait.
+        path: the lock file; created when missing.
+        check: called often while another process or thread holds the lock; its errors end the wait.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""Reads the weights of a CTranslate2 model: the format Whisper models are published in for this field's tools.
+"""Reads the weights of a CTranslate2 model, the format in which Whisper models are published for this field's tools.
 
-The layout is that of CTranslate2's binary version 6 (``python/ctranslate2/specs/model_spec.py`` writes it): a header,
-then for each variable its name, shape, type and bytes, then names that share a variable.
+The layout is CTranslate2's binary version 6, which ``python/ctranslate2/specs/model_spec.py`` writes: a header, then
+name, shape, type and bytes of each variable, then aliases of variables.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         path: the file.
 
     Returns:
-        Arrays of the shapes and types in the file, bfloat16 as float32. Matrices that were quantised are given as
-        float32, their scales taken in. Weights are of shape (outputs, inputs).
+        Arrays of the shapes and types in the file. Quantised matrices are returned dequantised, and bfloat16 arrays
+        converted, as float32. Weights have the shape (outputs, inputs).
 
     Raises:
-        ModelCorrupt: the file is not a CTranslate2 model, or is cut short.
+        ModelCorrupt: the file is not a CTranslate2 model, or is truncated.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -86,12 +86,12 @@ class _Reader:
     def _bytes(self, size: int) -> bytes:
         content = self._data[self._at : self._at + size]
         if len(content) != size:
-            raise ValueError("it is cut short")
+            raise ValueError("the file is truncated")
         self._at += size
         return content
 
 
 def _dequantized(value: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
-    # CTranslate2 multiplies by the scale to quantise: one for each output, or one for the whole matrix (int16).
+    # CTranslate2 quantises by multiplication with a scale: one for each output, or one for the whole matrix (int16).
     factor = np.asarray(scale, np.float32).reshape(-1, *(1,) * (value.ndim - 1))
     return (value.astype(np.float32) / factor).astype(np.float32)

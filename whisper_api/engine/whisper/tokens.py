@@ -1,7 +1,7 @@
-"""Which tokens of a window belong to which of the segments that its text was cut into.
+"""Assigns the tokens of a decoded window to the segments that its text was split into.
 
-Sentences, alignment and changes of speaker cut a window's text. None of them needs the tokens, so they carry those of
-the whole window along, and :func:`hand_out_tokens` divides them in the end.
+Sentences, alignment and changes of speaker split a window's text. None of these stages needs the tokens, so each
+segment carries the tokens of the whole window until :func:`hand_out_tokens` divides them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from whisper_api.schema import Segment, TokenLogprob
 __all__ = ["BytesOf", "hand_out_tokens", "token_bytes", "token_logprobs"]
 
 BytesOf = Callable[[int], bytes]
-"""A text token to its UTF-8, of which a token may hold only a part."""
+"""Returns the UTF-8 bytes of a text token; a token may be only a part of a character."""
 
-# A probability that is 0 after rounding has no logarithm.
+# Replaces the logarithm of a probability that rounding made 0.
 LEAST_LOGPROB = -100.0
 
 
 def token_bytes(spelling: str) -> bytes:
-    """The bytes that a token of a byte-level vocabulary stands for.
+    """The bytes of a token in a byte-level vocabulary.
 
     Args:
-        spelling: as the vocabulary has it: a character for each byte.
+        spelling: the token's spelling in the vocabulary, with one character for each byte.
     """
     values = _byte_values()
     if all(character in values for character in spelling):
@@ -39,7 +39,11 @@ def token_bytes(spelling: str) -> bytes:
 
 @functools.cache
 def _byte_values() -> dict[str, int]:
-    """The alphabet of GPT-2's vocabulary: bytes that can be printed are themselves, the others are above U+0100."""
+    """Character to byte in GPT-2's vocabulary: printable bytes stand for themselves, the others are above U+0100.
+
+    The mapping is ``bytes_to_unicode`` of OpenAI's GPT-2 (Radford et al., "Language Models are Unsupervised Multitask
+    Learners", 2019).
+    """
     printable = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
     others = (value for value in range(256) if value not in printable)
     return {chr(value): value for value in printable} | {chr(0x100 + n): value for n, value in enumerate(others)}
@@ -49,9 +53,9 @@ def token_logprobs(tokens: Sequence[int], logprobs: Sequence[float], bytes_of: B
     """Tokens with their texts.
 
     Args:
-        tokens: ids.
+        tokens: ids of the tokens.
         logprobs: natural logarithms of their probabilities.
-        bytes_of: what each id stands for.
+        bytes_of: returns a token's bytes.
     """
     return tuple(
         TokenLogprob(
@@ -66,44 +70,44 @@ def token_logprobs(tokens: Sequence[int], logprobs: Sequence[float], bytes_of: B
 def hand_out_tokens(segments: Sequence[Segment], bytes_of: BytesOf) -> tuple[Segment, ...]:
     """Give each segment its own tokens.
 
-    A token goes to the segment in which its first character that is not white space stands, so that the tokens of a
-    window's segments, one after the other, are the window's.
+    A token belongs to the segment that contains its first visible character. The joined tokens of a window's segments
+    are the tokens of the window.
 
     Args:
-        segments: in order; those that a window was cut into have its ``seek`` and all its tokens.
-        bytes_of: what each token stands for.
+        segments: segments in order. The segments of one window have the same ``seek``, and each has all of its tokens.
+        bytes_of: returns a token's bytes.
     """
-    handed: list[Segment] = []
+    divided: list[Segment] = []
     for _, group in groupby(segments, key=lambda segment: segment.seek):
         pieces = list(group)
-        handed.extend(pieces if len(pieces) == 1 else _divide(pieces, bytes_of))
-    return tuple(handed)
+        divided.extend(pieces if len(pieces) == 1 else _divide(pieces, bytes_of))
+    return tuple(divided)
 
 
 def _divide(pieces: Sequence[Segment], bytes_of: BytesOf) -> list[Segment]:
     tokens, logprobs = pieces[0].tokens, pieces[0].logprobs
-    places = _places(tokens, bytes_of)
+    positions = _positions(tokens, bytes_of)
     divided: list[Segment] = []
     first = before = 0
     for number, piece in enumerate(pieces):
         before += _visible(piece.text)
         after = first
-        while after < len(tokens) and (number == len(pieces) - 1 or places[after] < before):
+        while after < len(tokens) and (number == len(pieces) - 1 or positions[after] < before):
             after += 1
         divided.append(replace(piece, tokens=tokens[first:after], logprobs=logprobs[first:after]))
         first = after
     return divided
 
 
-def _places(tokens: Sequence[int], bytes_of: BytesOf) -> list[int]:
-    """How many visible characters stand before the first one of each token."""
-    # A character may be spread over tokens: those that hold its first bytes have decoded to nothing so far.
+def _positions(tokens: Sequence[int], bytes_of: BytesOf) -> list[int]:
+    """The number of visible characters before each token."""
+    # Several tokens may share a character: the decoder returns it with the token of its last byte.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    places, before = [], 0
+    positions, before = [], 0
     for token in tokens:
-        places.append(before)
+        positions.append(before)
         before += _visible(decoder.decode(bytes_of(token)))
-    return places
+    return positions
 
 
 def _visible(text: str) -> int:

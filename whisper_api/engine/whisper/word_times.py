@@ -1,9 +1,9 @@
-"""Word times from Whisper's own cross-attention, for languages without an alignment model.
+"""Word times from Whisper's cross-attention, for languages without an alignment model.
 
-Some of the decoder's attention heads look at the audio that is being written down. Dynamic time warping over their
-attention gives each token its place in time (the idea of OpenAI Whisper's word timestamps); CTranslate2 computes that
-path. Here it becomes words, and two errors that such times have are made smaller: the attention runs ahead of the voice
-or behind it by an amount that depends on the model, and a word is said to begin where the pause before it begins.
+Some of the decoder's attention heads follow the audio of the token that is decoded. Dynamic time warping (DTW) over
+their attention gives each token a time, as in OpenAI Whisper's ``timing.py``. The Whisper model computes that path, and
+this module converts the path to words. It reduces two errors of such times: the attention leads or lags the voice by an
+amount that depends on the model, and the pause before a word is counted as part of the word.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ SECONDS_PER_POSITION = 0.02
 OPENING = frozenset("\"'“¿¡([{-«‹„")
 CLOSING = frozenset("\"'.。,，!！?？:：”)]}、…»›;")
 
-# Seconds by which the attention of a model runs ahead of the voice: the median over 44 words of read English whose
-# times come from forced alignment. 0 for the models that have not been measured.
+# Seconds by which a model's attention leads the voice: the median over 44 words of read English with times from forced
+# alignment. Other models have not been measured and count as 0.
 LEAD_SECONDS = {"base": 0.02, "tiny.en": -0.11}
 
 HOP = 160
 ENERGY_WINDOW = 400
-# A pause: at least this long, below this share of the way from the quiet to the loud parts of the window (in dB), and
-# begun before the word is this old, since a later one may be a stop consonant inside the word.
+# Shortest pause.
 PAUSE_SECONDS = 0.08
+# Loudest pause, as a fraction of the range in dB from the quiet to the loud parts of the window.
 PAUSE_LEVEL = 0.35
+# A pause before a word begins at most this late after the word's start; a later one may be a stop consonant.
 PAUSE_BEGINS_WITHIN = 0.15
-# With less than this between quiet and loud, loudness says nothing about pauses.
+# In a window with a smaller range, loudness does not indicate pauses.
 MIN_DYNAMICS_DB = 10.0
 
 Floats = NDArray[np.float32]
@@ -59,15 +60,15 @@ def words_of(
     """Words with times.
 
     Args:
-        attention: the path through the window.
+        attention: the path of the tokens through the window.
         tokens: the window's text tokens.
-        tokenizer: of the language that is written, which decides where words are divided.
-        audio: float32, shape (samples,), 16 kHz: the window without its padding.
-        offset: seconds at which the window begins in the recording.
-        lead: seconds by which the model's attention runs ahead of the voice.
+        tokenizer: tokenizer of the text's language, which divides the tokens into words.
+        audio: float32, shape (samples,), 16 kHz: the window without padding.
+        offset: start of the window in the recording, in seconds.
+        lead: seconds by which the model's attention leads the voice.
 
     Returns:
-        Words in order, as :func:`~whisper_api.time_order.fitted` has it, inside the window.
+        Words inside the window, in the order of :func:`~whisper_api.time_order.fitted`.
     """
     if not tokens:
         return []
@@ -75,10 +76,10 @@ def words_of(
     ends = np.cumsum([len(piece) for piece in pieces[:-1]])
     begins = np.r_[0, ends[:-1]]
     duration = len(audio) / SAMPLE_RATE
-    token_moments = np.clip(token_times(attention, len(tokens)) + lead, 0.0, duration)
+    moments = np.clip(token_times(attention, len(tokens)) + lead, 0.0, duration)
     scores = [float(np.mean(attention.probabilities[a:b])) for a, b in zip(begins, ends, strict=True)]
     spaced = tokenizer.language_code not in LANGUAGES_WITHOUT_SPACES
-    spoken = _words(texts[:-1], token_moments[begins], token_moments[ends], scores, spaced=spaced)
+    spoken = _words(texts[:-1], moments[begins], moments[ends], scores, spaced=spaced)
     starts, stops = _without_pauses([word.start for word in spoken], [word.end for word in spoken], audio)
     times = [(round(offset + a, 3), round(offset + b, 3)) for a, b in zip(starts, stops, strict=True)]
     return [
@@ -88,7 +89,15 @@ def words_of(
 
 
 def token_times(attention: Attention, count: int) -> Times:
-    """When each token begins and when the last one ends, in seconds from the window's start, shape (count + 1,)."""
+    """The start of each token and the end of the last token.
+
+    Args:
+        attention: the path of the tokens through the window.
+        count: number of tokens.
+
+    Returns:
+        float64, shape (count + 1,): seconds from the window's start.
+    """
     first = np.searchsorted(attention.tokens, np.arange(count + 1), side="left")
     last = len(attention.frames) - 1
     return np.asarray(attention.frames[np.minimum(first, last)] * SECONDS_PER_POSITION, np.float64)
@@ -96,7 +105,7 @@ def token_times(attention: Attention, count: int) -> Times:
 
 @dataclass(slots=True)
 class _Spoken:
-    """A word while it is put together, with the space in front of it."""
+    """A word that is assembled from pieces; its text includes the space before the word."""
 
     text: str
     start: float
@@ -107,26 +116,26 @@ class _Spoken:
 def _words(
     texts: Sequence[str], starts: Times, stops: Times, scores: Sequence[float], *, spaced: bool
 ) -> list[_Spoken]:
-    """Words from the tokenizer's pieces, which end at every mark inside a word ("l'été", "est-il").
+    """Join the tokenizer's pieces to words. The tokenizer splits at every mark inside a word ("l'été", "est-il").
 
     Args:
-        texts: of the pieces.
-        starts: of the pieces, in seconds.
-        stops: of the pieces, in seconds.
-        scores: of the pieces.
+        texts: the text of each piece.
+        starts: the start of each piece, in seconds.
+        stops: the end of each piece, in seconds.
+        scores: the probability of each piece.
         spaced: whether the language writes spaces between words.
     """
     words: list[_Spoken] = []
     opening = ""
     for text, start, stop, score in zip(texts, starts.tolist(), stops.tolist(), scores, strict=True):
         mark = text.strip()
-        goes_on = bool(words) and not opening and not text.startswith(" ")
+        continues = bool(words) and not opening and not text.startswith(" ")
         if words and not opening and (not mark or CLOSING.issuperset(mark)):
-            # The pause after a word is heard as its full stop, so the mark's time is not the word's.
+            # Attention places a full stop in the pause after the word, so the mark's time does not count.
             words[-1].text += text
-        elif mark and OPENING.issuperset(mark) and not goes_on:
+        elif mark and OPENING.issuperset(mark) and not continues:
             opening += text
-        elif goes_on and spaced:
+        elif continues and spaced:
             words[-1].text += text
             words[-1].end = stop
             words[-1].scores.append(score)
@@ -139,14 +148,14 @@ def _words(
 
 
 def _without_pauses(starts: list[float], stops: list[float], audio: Floats) -> tuple[list[float], list[float]]:
-    """Move a word's start behind the pause it begins with, and the end of the word before it in front of that pause."""
+    """Move each word's start behind a pause at its beginning, and the previous word's end before that pause."""
     quiet = _quiet_runs(audio)
     if not len(quiet):
         return starts, stops
     starts, stops = list(starts), list(stops)
     for index in range(len(starts)):
         start, stop = starts[index], stops[index]
-        # Runs that end inside the word and begin no later than a little after its start.
+        # Pauses that end inside the word and begin before, or shortly after, its start.
         inside = (quiet[:, 1] > start) & (quiet[:, 1] < stop) & (quiet[:, 0] <= start + PAUSE_BEGINS_WITHIN)
         if not inside.any():
             continue
@@ -158,7 +167,7 @@ def _without_pauses(starts: list[float], stops: list[float], audio: Floats) -> t
 
 
 def _quiet_runs(audio: Floats) -> Times:
-    """Pauses by loudness: shape (pauses, 2), start and end in seconds."""
+    """Pauses, found by loudness: float64, shape (pauses, 2), start and end in seconds."""
     frames = len(audio) // HOP
     if frames < 2:
         return np.empty((0, 2))

@@ -1,4 +1,4 @@
-"""Work that goes on in a thread beside a job's own, while that decodes."""
+"""A task in a background thread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class BackgroundTask(Generic[T]):
-    """Something that is done once, from now on.
+    """Runs a function once in a new daemon thread, which starts at construction.
 
     Args:
-        name: of the thread.
-        work: what is done. What it raises is raised to whoever asks for its result.
+        name: the thread's name.
+        work: the function. :meth:`result` returns its value or raises its error.
     """
 
     def __init__(self, name: str, work: Callable[[], T]) -> None:
@@ -27,23 +27,23 @@ class BackgroundTask(Generic[T]):
         try:
             self._thread.start()
         except RuntimeError as error:
-            # The system has no thread to give: that is how this work ends, not the job that it belongs to.
+            # The system cannot start a thread. This ends the task with an error, but not the job that started it.
             self._future.set_exception(error)
 
     def failed(self) -> bool:
-        """Whether it has ended with an error."""
+        """Whether the task has ended with an error."""
         return self._future.done() and self._future.exception() is not None
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, at the latest after so many seconds."""
+        """Wait at most so many seconds, and return whether the task has ended."""
         return bool(wait((self._future,), timeout=seconds).done)
 
     def result(self) -> T:
-        """What it gave, when it has ended."""
+        """Wait for the end of the task, and return its value or raise its error."""
         return self._future.result()
 
     def join(self) -> None:
-        """Wait until it has ended."""
+        """Wait for the end of the task."""
         wait((self._future,))
 
     def _run(self, work: Callable[[], T]) -> None:
@@ -51,7 +51,7 @@ class BackgroundTask(Generic[T]):
             self._future.set_result(work())
         except BaseException as error:
             self._future.set_exception(error)
-            # The future holds the error, and the error its frames: their variables would keep the job's audio alive.
+            # The future references the error, and the error its frames, whose variables keep the job's audio alive.
             traceback.clear_frames(error.__traceback__)
         finally:
             del self, work

@@ -1,4 +1,4 @@
-"""Which batch size a device is best used with: a short measurement while the models warm up."""
+"""Measures the best batch size of a device while the models warm up."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def choose_batch_size(
     tolerance: float = 0.05,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """The smallest batch that is nearly as fast as the best one: a larger one only makes the others wait.
+    """The smallest batch size whose throughput is close to the best. A larger batch only delays other jobs.
 
-    Each size runs twice, the first time only to warm up. The sweep ends where memory does, or where more items in a
-    batch no longer make more items per second.
+    Each size runs twice, the first time as a warm-up. The sweep ends when a batch does not fit into memory, or when a
+    larger batch no longer increases the throughput.
 
     Args:
-        run: runs one batch of so many items, to its end.
-        sizes: to try, rising.
-        tolerance: how much slower than the best one it may be, as a fraction of its items per second.
-        clock: seconds.
+        run: runs one batch of so many items, and returns after its end.
+        sizes: the sizes to try, in rising order.
+        tolerance: accepted loss, as a fraction of the best number of items per second.
+        clock: returns seconds.
 
     Returns:
-        One of the sizes; the first one if not even that fits into memory.
+        One of the sizes; the first size when no batch fits into memory.
 
     Raises:
-        ValueError: there are no sizes.
-        Exception: whatever ``run`` raises, but for running out of memory.
+        ValueError: ``sizes`` is empty.
+        Exception: an error of ``run`` other than one about memory.
     """
     if not sizes:
         raise ValueError("there are no sizes to choose from")

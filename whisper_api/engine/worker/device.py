@@ -1,4 +1,4 @@
-"""The device that models run on: which there is, what it can compute, how much memory it has."""
+"""The devices of this machine: their choice by name, compute types, parallelism and free memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# What CTranslate2 falls back to, in order, when a device lacks the compute type that was asked for.
+# Replacements for a compute type that the device does not support, the best first.
 _FALLBACKS: dict[str, tuple[str, ...]] = {
     "cuda": ("float16", "bfloat16", "int8_float16", "int8", "float32"),
     "cpu": ("int8", "int8_float32", "float32"),
@@ -50,19 +50,19 @@ COMPUTE_TYPES = (
 )
 
 CPUINFO = Path("/proc/cpuinfo")
-# More lanes than this gain nothing: each holds the activations of a batch, and few jobs run at once.
+# More lanes cost memory for activations and gain nothing, since few jobs run at once.
 MAX_LANES = 4
-# One batch is encoded while another one is decoded: the first is bound by arithmetic, the second by waiting.
+# One batch is encoded, which is bound by arithmetic, while another is decoded, which is bound by latency.
 GPU_LANES = 2
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device.
+    """A CPU or GPU.
 
     Attributes:
         kind: ``cpu`` or ``cuda``.
-        index: which of several; 0 for the CPU.
+        index: number of the GPU; 0 for the CPU.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -70,15 +70,15 @@ class Device:
 
     @property
     def torch_name(self) -> str:
-        """The name torch knows it by: ``cpu``, ``cuda:0`` ..."""
+        """The device's name in torch: ``cpu``, ``cuda:0`` ..."""
         return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """What a thread that runs models stays in: its current device is this one, and torch has a stream of its own.
+        """The context of a thread that runs models: makes this the current device and gives torch its own stream.
 
-        On torch's default stream its kernels would wait for all that CTranslate2 has queued on its streams, and those
-        for them.
+        Kernels on torch's default stream would wait for all of CTranslate2's streams, and those streams for the
+        kernels.
         """
         if self.kind == "cpu":
             yield
@@ -90,7 +90,7 @@ class Device:
             yield
 
     def free_memory(self) -> int | None:
-        """Bytes of memory that can still be had on the device, where others may use it too; None if not known."""
+        """Bytes of free memory on the device, which other processes may use too; None when unknown."""
         if self.kind == "cuda":
             import torch
 
@@ -100,20 +100,22 @@ class Device:
 
 
 def visible_devices() -> tuple[Device, ...]:
-    """All devices of this machine that are worth running models on: its GPUs, or the CPU where there is none."""
+    """All GPUs of this machine, or the CPU of a machine without a GPU."""
     import ctranslate2
 
     return tuple(Device("cuda", index) for index in range(ctranslate2.get_cuda_device_count())) or (Device("cpu"),)
 
 
 def choose_device(name: str = "auto", index: int = 0) -> Device:
-    """The device for a name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+    """The device of a name.
 
-    ``cuda:all`` gives the first GPU; :func:`choose_devices` gives them all.
+    Args:
+        name: ``auto`` (a usable GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:1``; ``cuda:all`` is the first GPU.
+        index: number of the GPU for ``cuda``.
 
     Raises:
-        DeviceUnavailable: no such device on this machine.
-        InvalidOption: not a device name.
+        DeviceUnavailable: this machine has no such device, or cannot use it.
+        InvalidOption: the name is not a device name.
     """
     import ctranslate2
 
@@ -126,7 +128,7 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
     problem = cuda_problem() if count and kind in ("auto", "cuda") else None
     if kind == "auto":
         if problem:
-            log.warning("there is a GPU, but it cannot be used: %s", problem)
+            log.warning("this machine has a GPU, but %s", problem)
         kind = "cuda" if count > 0 and not problem else "cpu"
     if kind == "cpu":
         return Device("cpu")
@@ -141,11 +143,15 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
 
 
 def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
-    """The devices for a name: every GPU for ``cuda:all``, else the one that :func:`choose_device` gives.
+    """The devices of a name: every GPU for ``cuda:all``, else the one of :func:`choose_device`.
+
+    Args:
+        name: as for :func:`choose_device`.
+        index: as for :func:`choose_device`.
 
     Raises:
-        DeviceUnavailable: no such device on this machine.
-        InvalidOption: not a device name.
+        DeviceUnavailable: this machine has no such device, or cannot use it.
+        InvalidOption: the name is not a device name.
     """
     device = choose_device(name, index)
     return visible_devices() if name == "cuda:all" else (device,)
@@ -155,15 +161,15 @@ CUBLAS = "libcublas.so.12"
 
 
 def cuda_problem() -> str | None:
-    """Why models cannot run on a GPU although there is one; None when they can.
+    """The reason that models cannot run on this machine's GPU; None when they can.
 
-    Loads cuBLAS, which CTranslate2 opens by its name when it first multiplies: that of PyPI's packages lies where no
-    loader looks, but once it is loaded it is found.
+    Loads cuBLAS, which CTranslate2 opens by its name at the first matrix product. The dynamic loader does not search
+    the directory of the PyPI package's cuBLAS, but finds a library that is already loaded.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} cannot use it; install a build of torch for CUDA 12"
+        return f"torch {torch.__version__} cannot use the GPU; install a build of torch for CUDA 12"
     if sys.platform.startswith("linux") and not _opens(CUBLAS):
         package = importlib.util.find_spec("nvidia")
         folders = (package.submodule_search_locations or ()) if package else ()
@@ -180,33 +186,35 @@ def _opens(library: str) -> bool:
     return True
 
 
-def choose_compute_type(device: Device, wanted: str = "auto") -> str:
-    """The compute type CTranslate2 will use: what was asked for when the device supports it, else the best it does.
+def choose_compute_type(device: Device, requested: str = "auto") -> str:
+    """The compute type for CTranslate2: the requested type if the device supports it, else its best type.
 
-    The default is float16 on a GPU and int8 on a CPU.
+    Args:
+        device: the device.
+        requested: a compute type of CTranslate2, or ``auto``, which is float16 on most GPUs and int8 on a CPU.
 
     Raises:
-        InvalidOption: not a compute type.
+        InvalidOption: ``requested`` is not a compute type.
     """
     import ctranslate2
 
-    if wanted in ("default", ""):
-        wanted = "auto"
-    if wanted not in COMPUTE_TYPES:
-        raise InvalidOption("compute_type", f"{wanted!r} is not one of {', '.join(COMPUTE_TYPES)}")
+    if requested in ("default", ""):
+        requested = "auto"
+    if requested not in COMPUTE_TYPES:
+        raise InvalidOption("compute_type", f"{requested!r} is not one of {', '.join(COMPUTE_TYPES)}")
     supported = ctranslate2.get_supported_compute_types(device.kind, device.index)
-    if wanted in supported:
-        return wanted
+    if requested in supported:
+        return requested
     chosen = next((name for name in _FALLBACKS[device.kind] if name in supported), "float32")
-    if wanted != "auto":
-        log.warning("%s does not support compute type %s: using %s", device.torch_name, wanted, chosen)
+    if requested != "auto":
+        log.warning("%s does not support compute type %s: using %s", device.torch_name, requested, chosen)
     return chosen
 
 
 def physical_cores() -> int:
-    """Cores this process may run on, counting the two threads of one core once.
+    """The number of physical cores that this process may use.
 
-    More threads than that slow matrix products down: the two share one set of arithmetic units.
+    The two hardware threads of one core share its arithmetic units, so more threads than cores slow matrix products.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores: set[str] = set()
@@ -221,11 +229,11 @@ def physical_cores() -> int:
 
 
 class Parallelism(NamedTuple):
-    """How the work on a device is spread.
+    """The parallelism of the work on a device.
 
     Attributes:
-        lanes: how many batches run at once.
-        threads: on the CPU, for each of them.
+        lanes: number of batches that run at once.
+        threads: number of CPU threads of each batch.
     """
 
     lanes: int
@@ -233,9 +241,10 @@ class Parallelism(NamedTuple):
 
 
 def threads_and_lanes(device: Device) -> Parallelism:
-    """How many batches to run at once on a device, and on how many threads each.
+    """Choose the parallelism of a device.
 
-    On a CPU the lanes come first: batches on one thread each never wait for each other, threads of one batch do.
+    On a CPU, lanes have priority over threads: batches on one thread each never wait for each other, but the threads of
+    one batch do.
     """
     cores = physical_cores()
     lanes = min(cores, MAX_LANES) if device.kind == "cpu" else GPU_LANES
@@ -243,7 +252,7 @@ def threads_and_lanes(device: Device) -> Parallelism:
 
 
 def has_bfloat16(device: Device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32: a CPU with AVX512_BF16 or AMX, a GPU since Ampere."""
+    """Whether the device multiplies bfloat16 natively: a CPU with AVX512_BF16 or AMX, or a GPU from Ampere on."""
     if device.kind == "cuda":
         import ctranslate2
 
@@ -253,7 +262,7 @@ def has_bfloat16(device: Device) -> bool:
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """What the CPU can do, as Linux names it; nothing on other systems."""
+    """The CPU's feature flags, as Linux names them; empty on other systems."""
     try:
         text = CPUINFO.read_text()
     except OSError:
@@ -265,7 +274,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def limit_torch_threads() -> None:
-    """Keep torch to the threads of one lane: by itself it takes every core of the machine, for each lane."""
+    """Limit torch to the threads of one lane. By default, torch uses all cores in each lane."""
     import torch
 
     threads = threads_and_lanes(Device("cpu")).threads
@@ -274,7 +283,7 @@ def limit_torch_threads() -> None:
 
 
 def _cgroup_cpus() -> int | None:
-    """Whole CPUs that a container may use, None for no limit (cgroup v2 ``cpu.max``: quota and period in µs)."""
+    """Number of CPUs that the container may use (cgroup v2 ``cpu.max``: quota and period in µs); None for no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -283,7 +292,7 @@ def _cgroup_cpus() -> int | None:
 
 
 def available_ram() -> int | None:
-    """Bytes of main memory that can still be had, within the container's limit; None where that cannot be told."""
+    """Bytes of free main memory, within the container's limit; None when unknown."""
     if not sys.platform.startswith("linux"):
         return None
     limits: list[int] = []

@@ -1,4 +1,4 @@
-"""Several devices: a worker and resident models for each, and which of them a job goes to."""
+"""The pool of devices, each with a worker and resident models, and the assignment of jobs to devices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["DeviceRuntime", "WorkerPool"]
 
 @dataclass(frozen=True, eq=False)
 class DeviceRuntime:
-    """What runs models on one device.
+    """A device with its worker and its models.
 
     Attributes:
-        device: which.
-        worker: runs the items of the jobs that are placed here.
-        models: where their models are leased.
+        device: the device.
+        worker: runs the work items of the jobs on this device.
+        models: the cache of the models on this device.
     """
 
     device: Device
@@ -30,13 +30,13 @@ class DeviceRuntime:
 
 
 class WorkerPool:
-    """Places each job on the device that has the least left to do, where it stays to its end.
+    """Assigns each job to the device with the least outstanding work, for the whole job.
 
     Args:
-        runtimes: one for each device; the pool closes them.
+        runtimes: one runtime for each device; the pool closes them.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``runtimes`` is empty.
     """
 
     def __init__(self, runtimes: Sequence[DeviceRuntime]) -> None:
@@ -49,13 +49,13 @@ class WorkerPool:
 
     @contextmanager
     def assign(self, cost: float) -> Iterator[DeviceRuntime]:
-        """Place a job: all its items go to this runtime while the context is open, and its models are leased there.
+        """Assign a job to a runtime while the context is open.
 
         Args:
-            cost: how much work the job is, about, in seconds of audio; 0 where that is not known.
+            cost: approximate amount of work, in seconds of audio; 0 when unknown.
 
         Yields:
-            The runtime with the least outstanding cost, of equals the one with the fewest jobs.
+            The runtime with the least outstanding cost; among equals, the runtime with the fewest jobs.
         """
         with self._lock:
             runtime = min(self.runtimes, key=lambda runtime: (self._outstanding[runtime], self._jobs[runtime]))
@@ -66,11 +66,11 @@ class WorkerPool:
         finally:
             with self._lock:
                 self._jobs[runtime] -= 1
-                # Not what rounding leaves of the sum: it would count against the runtime for ever.
+                # An idle runtime gets exactly 0, because a rounding error would count against it for ever.
                 self._outstanding[runtime] = self._outstanding[runtime] - cost if self._jobs[runtime] else 0.0
 
     def close(self) -> None:
-        """Close every worker, then drop the models."""
+        """Close every worker, then unload the models."""
         with ExitStack() as stack:
             for runtime in self.runtimes:
                 stack.callback(runtime.models.close)

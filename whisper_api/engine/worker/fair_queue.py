@@ -1,7 +1,8 @@
-"""Which work items run next: start-time fair queueing over jobs, and batches of items that can share one.
+"""Start-time fair queueing of work items over jobs, and the choice of items that share a batch.
 
-Every item carries a start tag on a virtual clock that advances with the work its job was given, so a short job that
-arrives behind a long one rides in the next batch (Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996).
+The algorithm is that of Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996). Every item has a start tag on
+a virtual clock, and a job's tags advance by the cost of its items. So an item of a short job that arrives behind a long
+job joins the next batch.
 """
 
 from __future__ import annotations
@@ -18,46 +19,47 @@ from typing import Any, Protocol
 
 __all__ = ["Batch", "BatchOperation", "FairQueue", "WorkItem", "exclusive_key", "merged"]
 
-# While other jobs wait that could share a batch, one job gets at most this part of it.
+# A job's largest share of a batch while items of other jobs could join the batch.
 MAX_SHARE = 0.75
-# Items that cost nothing would let one job go before all others for ever.
+# A job whose items cost nothing would run before all other jobs for ever.
 MIN_COST = 1e-3
 
 
 class BatchOperation(Protocol):
-    """What a batch runs. A frozen dataclass: two items share a batch when their operations are equal.
+    """The operation of a batch. Implementations are frozen dataclasses: items with equal operations can share a batch.
 
-    It may have two more members, which :func:`merged` and :func:`exclusive_key` look for:
+    An implementation may have two more members, which :func:`merged` and :func:`exclusive_key` read:
 
-    * ``merged(self, other)``: the operation that can run items of both in one batch, for example the longer of two
-      padded lengths; None where they cannot share. It must take the inputs of both.
-    * ``exclusive: Hashable | None``: no two batches with the same key run at once.
+    * ``merged(self, other)``: the operation that runs items of both operations in one batch, for example the longer of
+      two padded lengths; None when they cannot share a batch.
+    * ``exclusive: Hashable | None``: two batches with the same key never run at once.
     """
 
     @property
     def max_items(self) -> int:
-        """The most items in one batch."""
+        """Largest number of items in a batch."""
 
     @property
     def max_cost(self) -> float:
-        """The most cost in one batch, in seconds of audio; ``math.inf`` for no bound. A single item may exceed it."""
+        """Largest cost of a batch, in seconds of audio; ``math.inf`` for no limit. A single item may exceed it."""
 
     @property
     def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
+        """Key of the batch size that the worker learns from out-of-memory errors."""
 
     def run(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        """Run the model on a batch, on one of the worker's threads.
+        """Run the model on a batch, in one of the worker's threads.
 
-        After an error it may be called again with the same inputs in smaller batches, so it must not change them.
+        After an error, the worker calls this method again with the same inputs in smaller batches, so implementations
+        must not change the inputs.
 
         Returns:
-            One result for each input, in order. A result that is an ``Again`` is not the end of its item.
+            One result for each input, in order. An ``Again`` puts the item back into the queue.
         """
 
 
 def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | None:
-    """The operation that runs items of both, None where they cannot share a batch."""
+    """The operation that runs items of both operations in one batch; None when they cannot share a batch."""
     if first == second:
         return first
     merge = getattr(first, "merged", None)
@@ -65,27 +67,27 @@ def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | No
 
 
 def exclusive_key(operation: BatchOperation) -> Hashable | None:
-    """What the operation must have to itself while it runs; None for nothing."""
+    """The key of the resource that the operation uses exclusively; None without such a resource."""
     key: Hashable | None = getattr(operation, "exclusive", None)
     return key
 
 
 @dataclass(eq=False, slots=True)
 class WorkItem:
-    """One input on its way through the worker.
+    """One input of an operation, while it waits or runs.
 
     Attributes:
-        job: whose turn it takes.
-        operation: what runs it.
-        input: what the operation takes.
-        cost: seconds of audio.
-        tag: where it stands on the virtual clock.
-        turn: who goes first of those with the same tag.
-        future: of the result.
-        started: whether it has run, so that its future cannot be cancelled any more.
-        alone: whether no other batch may run beside it, since it did not fit into memory with one.
-        dropped: whether its job was forgotten while it ran.
-        ahead: whether it goes before what else its job waits for.
+        job: the job that the item belongs to.
+        operation: the operation that runs the item.
+        input: the operation's input.
+        cost: amount of work, in seconds of audio.
+        tag: the start tag on the virtual clock.
+        turn: decides the order of items with the same tag.
+        future: future of the result.
+        started: whether the item has been in a batch; its future can then no longer be cancelled.
+        alone: whether the item needs the device without parallel batches, since it ran out of memory with them.
+        dropped: whether its job was forgotten while the item ran.
+        ahead: whether the item runs before the job's other waiting items.
     """
 
     job: Hashable
@@ -106,11 +108,11 @@ ORDER = attrgetter("tag", "turn")
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Items that run at once.
+    """Items that run together.
 
     Attributes:
-        operation: that runs them: their own, or the one that theirs were merged into.
-        items: in the order of their tags, those of the leader's operation first.
+        operation: the items' operation, or the operation that theirs were merged into.
+        items: the items in the order of their tags, items of the leader's operation first.
     """
 
     operation: BatchOperation
@@ -123,17 +125,17 @@ class _JobQueue:
     finish_tag: float = 0.0
 
     def add(self, item: WorkItem) -> None:
-        """Add an item at its tag; those that go ahead then share out the job's first tags among themselves."""
+        """Insert an item by its tag. If the job has priority items, they get the job's first tags."""
         insort(self.items, item, key=ORDER)
         if any(each.ahead for each in self.items):
-            places = [ORDER(each) for each in self.items]
+            tags = [ORDER(each) for each in self.items]
             self.items.sort(key=lambda each: not each.ahead)
-            for each, (tag, turn) in zip(self.items, places, strict=True):
+            for each, (tag, turn) in zip(self.items, tags, strict=True):
                 each.tag, each.turn = tag, turn
 
 
 class FairQueue:
-    """The items that wait. Not safe for threads: its owner locks it."""
+    """The waiting items. Not thread-safe: the owner holds a lock."""
 
     def __init__(self) -> None:
         self._jobs: dict[Hashable, _JobQueue] = {}
@@ -146,10 +148,17 @@ class FairQueue:
     def push(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
     ) -> WorkItem:
-        """Add an item at the end of its job's queue, or ahead of it.
+        """Add an item at the end of its job's queue, or before the job's ordinary items.
 
-        One that goes ahead takes the place of the first that does not, which takes that of the second, and so on: other
-        jobs wait no longer for it.
+        A priority item takes the tag of the first ordinary item, and the tags of the others move back by one, so other
+        jobs wait no longer.
+
+        Args:
+            job: the job that the item belongs to.
+            operation: the operation that runs the item.
+            input: the operation's input.
+            cost: amount of work, in seconds of audio.
+            ahead: True for a priority item.
         """
         queue = self._jobs.setdefault(job, _JobQueue())
         tag = max(self._virtual_time, queue.finish_tag)
@@ -159,31 +168,31 @@ class FairQueue:
         return item
 
     def put_back(self, item: WorkItem, done: float = 0.0) -> None:
-        """Return an item that is not finished to the head of its job's queue, behind others with the same tag.
+        """Return an unfinished item to its job's queue, behind items of other jobs with the same tag.
 
         Args:
-            item: as it was taken.
-            done: how much of its cost was done; its tag advances by so much. With more than that, later items of its
-                job go before the rest of it.
+            item: an item of a removed batch.
+            done: the part of the item's cost that was done; the item's tag advances by it. With more than the item's
+                cost, later items of the job run first.
         """
         item.tag += done
         item.turn = next(self._turns)
         self._jobs.setdefault(item.job, _JobQueue()).add(item)
 
     def forget(self, job: Hashable) -> list[WorkItem]:
-        """Drop a job and its place on the virtual clock.
+        """Remove a job with its tags.
 
         Returns:
-            Its items that waited.
+            The job's waiting items.
         """
         queue = self._jobs.pop(job, None)
         return queue.items if queue else []
 
     def clear(self) -> list[WorkItem]:
-        """Drop all jobs.
+        """Remove all jobs.
 
         Returns:
-            The items that waited.
+            The waiting items.
         """
         waiting = [item for queue in self._jobs.values() for item in queue.items]
         self._jobs.clear()
@@ -192,14 +201,14 @@ class FairQueue:
     def choose(
         self, item_limit: Callable[[BatchOperation], int], blocked: Callable[[BatchOperation], bool]
     ) -> Batch | None:
-        """The batch that is next: the item with the least tag, and those that can share its batch.
+        """The next batch: the item with the least tag, and items that can share its batch.
 
         Args:
-            item_limit: how many items of an operation one batch may hold.
-            blocked: whether an operation cannot run now.
+            item_limit: returns the largest number of items in a batch of an operation.
+            blocked: returns whether an operation cannot run now.
 
         Returns:
-            The batch, whose items still wait until they are removed; None when nothing can run now.
+            The batch, whose items stay in the queue until :meth:`remove`; None when no item can run now.
         """
         waiting = [item for queue in self._jobs.values() for item in queue.items if not blocked(item.operation)]
         if not waiting:
@@ -210,25 +219,25 @@ class FairQueue:
         sharing = sorted((item for item in waiting if not item.alone), key=ORDER)
         candidates = [item for item in sharing if item.operation == leader.operation]
         if len(candidates) < item_limit(leader.operation):
-            taken = set(map(id, candidates))
+            chosen = set(map(id, candidates))
             candidates += [
                 item
                 for item in sharing
-                if id(item) not in taken and merged(leader.operation, item.operation) is not None
+                if id(item) not in chosen and merged(leader.operation, item.operation) is not None
             ]
         return _fill(candidates, item_limit)
 
     def remove(self, batch: Batch) -> None:
-        """Take the items of a batch out of the queue, and advance the virtual clock to its leader."""
+        """Remove the items of a batch from the queue, and advance the virtual clock to the tag of the first item."""
         self._virtual_time = max(self._virtual_time, batch.items[0].tag)
-        taken = set(map(id, batch.items))
+        removed = set(map(id, batch.items))
         for job in {item.job for item in batch.items}:
             queue = self._jobs[job]
-            queue.items = [item for item in queue.items if id(item) not in taken]
+            queue.items = [item for item in queue.items if id(item) not in removed]
 
 
 def _fill(candidates: Sequence[WorkItem], item_limit: Callable[[BatchOperation], int]) -> Batch:
-    """A batch of the candidates, of which the first is always in it."""
+    """Fill a batch with candidates; the first candidate is always in it."""
     leader = candidates[0]
     limit = item_limit(leader.operation)
     shared = any(item.job != leader.job for item in candidates)
@@ -241,7 +250,7 @@ def _fill(candidates: Sequence[WorkItem], item_limit: Callable[[BatchOperation],
             held_back.append(item)
         elif filling.add(item):
             per_job[item.job] += 1
-    # The others' items did not fill the batch: what was held back for them need not stay behind.
+    # Items of other jobs did not fill the batch, so items over the job's share can join.
     for item in held_back:
         filling.add(item)
     return filling.batch
@@ -257,11 +266,7 @@ class _Filling:
         self._mixed = False
 
     def add(self, item: WorkItem) -> bool:
-        """Add an item if it fits.
-
-        Returns:
-            Whether it did.
-        """
+        """Add an item if it fits, and return whether it did."""
         batch = self.batch
         same = item.operation == batch.operation
         operation = batch.operation if same else merged(batch.operation, item.operation)

@@ -1,7 +1,7 @@
-"""Which process runs the models, and what becomes of them in a process that is forked from it.
+"""Remembers the process that runs models, and makes models harmless in its forked processes.
 
-Neither Python's threads nor the thread pools of torch, CTranslate2 and ONNX Runtime exist in a forked process: a call
-that needs them waits for ever there. So does the end of the process, when these libraries' destructors wait for them.
+Neither Python's threads nor the thread pools of torch, CTranslate2 and ONNX Runtime exist in a forked process. A call
+that needs these threads hangs there, and so does the end of the process when the libraries' destructors wait for them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from whisper_api.errors import ForkedProcess
 
 __all__ = ["check", "inherited", "keep_for_ever", "use_models"]
 
-# The process that runs models; a forked process finds its parent's number here.
+# Id of the process that runs models; a forked process inherits its parent's id.
 _user: int | None = None
 
 
 def use_models() -> None:
-    """Note that this process runs models.
+    """Record that this process runs models.
 
     Raises:
-        ForkedProcess: it was forked from a process that ran models.
+        ForkedProcess: a parent of this process ran models before the fork.
     """
     global _user
     check()
@@ -30,10 +30,10 @@ def use_models() -> None:
 
 
 def check() -> None:
-    """Refuse to go on where models cannot be run.
+    """Refuse to run models in a forked process.
 
     Raises:
-        ForkedProcess: this process was forked from one that ran models.
+        ForkedProcess: a parent of this process ran models before the fork.
     """
     if inherited():
         raise ForkedProcess(
@@ -45,26 +45,26 @@ def check() -> None:
 
 
 def inherited() -> bool:
-    """Whether this process was forked from one that ran models."""
+    """Whether a parent of this process ran models before the fork."""
     return _user is not None and _user != os.getpid()
 
 
 def keep_for_ever(model: object) -> None:
-    """Let a model's destructor never run in this process: it would wait for threads that do not exist here."""
+    """Prevent a model's destructor in this process, where it would wait for threads that do not exist."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
 
 
 def _skip_destructors() -> None:
-    """Let a forked process end without the native libraries' destructors, which hang or crash without their threads.
+    """Make a forked process skip the native libraries' destructors, which hang or crash without their threads.
 
-    Python has ended in order before: only the handlers that C and C++ code has registered in the parent are skipped.
+    Python itself still ends in order: only the exit handlers that C and C++ code registered in the parent are skipped.
     """
     if inherited() and _at_exit is not None:
         _at_exit(_exit_now, None)
 
 
 _at_exit = _exit_now = None
-# glibc calls the handler with the exit status; the last one that is registered is called first.
+# glibc calls a handler with the exit status, and calls the handler that was registered last first.
 with contextlib.suppress(OSError, TypeError, AttributeError):
     _libc = ctypes.CDLL(None)
     _at_exit, _exit_now = _libc.on_exit, _libc._exit  # noqa: SLF001 - C's name

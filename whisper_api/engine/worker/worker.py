@@ -1,7 +1,7 @@
-"""The threads that run models on a device, fairly over all active jobs.
+"""Worker threads that run models on a device and share it fairly among all active jobs.
 
-Job threads submit work items and wait for their futures. A worker has one or more lanes, each a thread that takes the
-next batch from the fair queue, runs it, and takes the next.
+Job threads submit work items and wait for their futures. A worker has one or more lanes. Each lane is a thread that
+repeatedly takes a batch from the fair queue and runs it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Again", "BatchOperation", "GpuWorker", "is_out_of_memory"]
 log = logging.getLogger(__name__)
 
 
-# In the words of CUDA and torch, CTranslate2 and ONNX Runtime, cuBLAS and cuDNN, torch on a CPU, and Windows.
+# Texts of CUDA and torch, CTranslate2 and ONNX Runtime, cuBLAS and cuDNN, torch on a CPU, and Windows.
 _MEMORY_ERRORS = (
     "out of memory",
     "failed to allocate",
@@ -37,14 +37,14 @@ _MEMORY_ERRORS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Again:
-    """What an operation gives for an item that is not finished, so that others may go before the rest of it.
+    """The result of an operation for an unfinished item. The item returns to the queue, so other items may run first.
 
     Attributes:
-        input: for next time.
-        done: how much of the item's cost this run did; its place on the virtual clock advances by so much. With 0 it
-            takes turns with items that have the same place, and goes before all that came after them; with more than
-            its cost, later items of the same job go before it.
-        operation: what runs it next time; None for the same one.
+        input: the item's input for the next run.
+        done: the part of the item's cost that this run did, in seconds of audio. The item's start tag advances by it:
+            with 0 the item alternates with items of the same tag, and with more than its cost, later items of the same
+            job run first.
+        operation: the operation of the next run; None for the same operation.
     """
 
     input: Any
@@ -53,14 +53,17 @@ class Again:
 
 
 class GpuWorker:
-    """One device, and the threads that run models on it, which are started with the first item.
+    """The lanes of one device. The first item starts their threads.
 
     Args:
-        name: of the threads, for logs.
-        on_out_of_memory: called when even a single item does not fit; frees what it can and returns whether that was
-            anything, in which case the item is tried once more. Called from any lane.
-        lanes: how many batches may run at once.
-        scope: makes what each thread stays in while it lives: :meth:`Device.scope`.
+        name: prefix of the threads' names, for logs.
+        on_out_of_memory: called from any lane when a single item does not fit into memory. Frees memory, and returns
+            whether it freed any; if so, the item is tried once more.
+        lanes: number of batches that may run at once.
+        scope: makes the context in which each thread runs: :meth:`Device.scope`.
+
+    Attributes:
+        lanes: number of batches that may run at once.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class GpuWorker:
         self._name = name
         self._on_out_of_memory = on_out_of_memory
         self._scope = scope
-        self._limits = _ItemLimits()
+        self.lanes = max(1, lanes)
+        # Batch sizes that fit into memory, learned from out-of-memory errors, by the operation's memory_key.
+        self._limits: dict[Hashable, int] = {}
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
         self._queue = FairQueue()
@@ -82,12 +87,6 @@ class GpuWorker:
         self._awaited: set[object] | None = None
         self._closed = False
         self._threads: list[threading.Thread] = []
-        self._lanes = max(1, lanes)
-
-    @property
-    def lanes(self) -> int:
-        """How many batches may run at once."""
-        return self._lanes
 
     def submit(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
@@ -95,18 +94,18 @@ class GpuWorker:
         """Queue one work item.
 
         Args:
-            job: whose turn it takes.
-            operation: what to run; must be hashable and equal to that of the items it may share a batch with.
-            input: whatever ``operation.run`` takes.
-            cost: how much work this is, in seconds of audio.
-            ahead: whether it goes before what else its job waits for.
+            job: the job that the item belongs to, for fair queueing.
+            operation: the operation; hashable. Items with equal operations can share a batch.
+            input: the input of ``operation.run``.
+            cost: amount of work, in seconds of audio.
+            ahead: whether the item runs before the job's other waiting items.
 
         Returns:
-            A future of the item's result. Cancelling it before its batch starts drops the item.
+            A future of the item's result. Cancelling the future before the batch starts drops the item.
 
         Raises:
             EngineClosed: the worker was closed.
-            ForkedProcess: this process was forked from one that ran models.
+            ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         with self._changed:
@@ -119,9 +118,9 @@ class GpuWorker:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Say that this thread is about to submit an item, while it computes its input and until it has submitted it.
+        """Announce that this thread computes the input of an item and submits the item before the context ends.
 
-        A lane that is free while another one runs then waits for the item, if what it has is far from a full batch.
+        An idle lane whose next batch is far from full waits for announced items while another lane is busy.
         """
         token = object()
         with self._changed:
@@ -135,9 +134,9 @@ class GpuWorker:
                     self._changed.notify_all()
 
     def forget(self, job: Hashable) -> None:
-        """Drop a job: its place on the virtual clock is given up, and its items that wait are cancelled.
+        """Remove a job from the queue and cancel its waiting items.
 
-        A future whose item had run in part gets a CancelledError, at once or when its item comes back from a batch.
+        The future of an item that has run in part gets a CancelledError, at once or after its current batch.
         """
         with self._changed:
             waiting = self._queue.forget(job)
@@ -148,10 +147,10 @@ class GpuWorker:
             if item.started:
                 _fail(item.future, CancelledError())
             elif item.future.cancel():
-                item.future.set_running_or_notify_cancel()  # else those in concurrent.futures.wait() go on waiting
+                item.future.set_running_or_notify_cancel()  # wakes the threads in concurrent.futures.wait()
 
     def close(self) -> None:
-        """Finish the batches that run, fail everything queued with EngineClosed, and end the threads."""
+        """Finish the running batches, fail all waiting items with EngineClosed, and end the threads."""
         if fork.inherited():
             return
         with self._changed:
@@ -167,24 +166,32 @@ class GpuWorker:
                 thread.join()
 
     def item_limit(self, operation: BatchOperation) -> int:
-        """How many items of this operation a batch may hold, with what was learned from running out of memory."""
-        return self._limits.of(operation)
+        """The largest batch of an operation: its ``max_items``, lowered after it ran out of memory."""
+        learned = self._limits.get(operation.memory_key, operation.max_items)
+        return max(1, min(operation.max_items, learned))
+
+    def _lower_limit(self, operation: BatchOperation, limit: int) -> int:
+        """Lower an operation's limit and return it. Two lanes that run out of memory at once lower it once."""
+        with self._changed:
+            limit = max(1, min(limit, self._limits.get(operation.memory_key, limit)))
+            self._limits[operation.memory_key] = limit
+        return limit
 
     def _start_threads(self) -> None:
-        """Start the lanes that do not run yet. Called with the lock held.
+        """Start the missing lanes. Called with the lock held.
 
         Raises:
-            RuntimeError: the system has no thread to give, and no lane runs.
+            RuntimeError: the system cannot start a thread, and no lane runs.
         """
-        for lane in range(len(self._threads), self._lanes):
-            name = f"{self._name}-{lane}" if self._lanes > 1 else self._name
+        for lane in range(len(self._threads), self.lanes):
+            name = f"{self._name}-{lane}" if self.lanes > 1 else self._name
             thread = threading.Thread(target=self._loop, args=(lane,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 if not self._threads:
                     raise
-                log.warning("%d of %d lanes run: %s", lane, self._lanes, error)
+                log.warning("%d of %d lanes run: %s", lane, self.lanes, error)
                 return
             self._threads.append(thread)
 
@@ -193,8 +200,9 @@ class GpuWorker:
             with self._scope():
                 self._serve(lane)
         except BaseException:
-            # Not an operation's error, which goes to its future: job threads must not wait for a thread that is gone.
-            log.critical("the worker's thread has failed", exc_info=True)
+            # An operation's error goes to its future. This is any other error: close, so that no job waits for a dead
+            # lane.
+            log.critical("a worker thread has failed", exc_info=True)
             self.close()
             raise
 
@@ -211,11 +219,11 @@ class GpuWorker:
                     del self._running[lane]
                     if self._queue:
                         self._changed.notify_all()
-            # Without this the last batch's inputs and results would stay alive until the next one.
+            # Frees the batch's inputs and results before the wait for the next batch.
             del batch
 
     def _next(self, lane: int) -> Batch | None:
-        """Wait for the next batch and begin it; None when the worker was closed."""
+        """Wait for the next batch and mark it as running; None when the worker was closed."""
         with self._changed:
             while not self._closed:
                 batch = self._take()
@@ -227,26 +235,27 @@ class GpuWorker:
             return None
 
     def _take(self) -> Batch | None:
-        """Remove the next batch from the queue; None when this lane has to wait. Called with the lock held."""
+        """Remove the next batch from the queue; None when this lane must wait. Called with the lock held."""
         running = self._running.values()
         if any(item.alone for batch in running for item in batch.items):
             return None
-        taken = {exclusive_key(batch.operation) for batch in running} - {None}
-        batch = self._queue.choose(self.item_limit, lambda operation: exclusive_key(operation) in taken)
+        in_use = {exclusive_key(batch.operation) for batch in running} - {None}
+        batch = self._queue.choose(self.item_limit, lambda operation: exclusive_key(operation) in in_use)
         if batch is None or (batch.items[0].alone and running) or self._worth_waiting(batch):
             return None
         self._awaited = None
         self._queue.remove(batch)
-        # A canceled item must not be run, and after this call its future cannot be cancelled any more.
+        # Drops canceled items; the futures of the others cannot be cancelled any more.
         batch.items = [item for item in batch.items if item.started or item.future.set_running_or_notify_cancel()]
         for item in batch.items:
             item.started = True
         return batch
 
     def _worth_waiting(self, batch: Batch) -> bool:
-        """Whether more is about to come for a batch that is far from full, while the device is not idle.
+        """Whether a lane should wait for further items instead of running a batch that is far from full.
 
-        It ends when those who were about to submit at its beginning have, or when no other lane runs: without a timer.
+        The lane waits only for items that were announced before the wait began, and only while another lane is busy,
+        so the wait needs no timer.
         """
         limit = self.item_limit(batch.operation)
         if not self._running or limit == 1 or len(batch.items) > limit // 2:
@@ -289,14 +298,14 @@ class GpuWorker:
     def _recover(self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException) -> None:
         if is_out_of_memory(error):
             if len(items) > 1:
-                limit = self._limits.lower(operation, len(items) // 2)
-                log.warning("out of memory with %d items of %s: at most %d from now on", len(items), operation, limit)
+                limit = self._lower_limit(operation, len(items) // 2)
+                log.warning("out of memory with %d items of %s: new limit %d", len(items), operation, limit)
                 _release_cached_memory()
                 self._run(operation, items)
             else:
                 self._recover_alone(operation, items[0], error)
         elif len(items) > 1 and isinstance(error, Exception):
-            # One job's input may be at fault: run each alone, so that only the guilty one fails.
+            # One input may be at fault: run each item alone, so that only that item fails.
             for item in items:
                 self._run(operation, [item])
         else:
@@ -304,7 +313,7 @@ class GpuWorker:
                 _fail(item.future, error)
 
     def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
-        """Try an item that does not fit into memory once more: with what could be freed, then without neighbours."""
+        """Retry an item that does not fit into memory: first after freeing memory, then without parallel batches."""
         if self._on_out_of_memory():
             _release_cached_memory()
             try:
@@ -325,31 +334,11 @@ class GpuWorker:
         _fail(item.future, error)
 
 
-class _ItemLimits:
-    """How many items fit into memory, as learned by running out of it. Safe for threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._learned: dict[Hashable, int] = {}
-
-    def of(self, operation: BatchOperation) -> int:
-        with self._lock:
-            learned = self._learned.get(operation.memory_key, operation.max_items)
-        return max(1, min(operation.max_items, learned))
-
-    def lower(self, operation: BatchOperation, limit: int) -> int:
-        """Lower a limit; two lanes that ran out of memory at once lower it once."""
-        with self._lock:
-            limit = max(1, min(limit, self._learned.get(operation.memory_key, limit)))
-            self._learned[operation.memory_key] = limit
-        return limit
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, from torch, CTranslate2, ONNX Runtime or Python, says that memory ran out."""
+    """Whether an error of torch, CTranslate2, ONNX Runtime or Python reports that memory ran out."""
     if isinstance(error, MemoryError):
         return True
-    # ONNX Runtime's errors are no RuntimeErrors.
+    # Errors of ONNX Runtime do not derive from RuntimeError.
     if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
         return False
     text = str(error).lower()
@@ -372,11 +361,11 @@ def _settle(future: Future[Any], result: Any) -> None:
     try:
         future.set_result(result)
     except InvalidStateError:
-        log.debug("a result came for a work item that had been settled already")
+        log.debug("a work item got a result after its future was done")
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:
     try:
         future.set_exception(error)
     except InvalidStateError:
-        log.debug("an error came for a work item that had been settled already")
+        log.debug("a work item got an error after its future was done")

@@ -47,11 +47,11 @@ def models_here(state: ServerState) -> tuple[Model, ...]:
 
     Blocks on the disk.
     """
+    from whisper_api.engine.models.files import list_models
     from whisper_api.engine.models.names import OPENAI_NAMES
-    from whisper_api.engine.models.store import ModelStore, list_models
 
-    store = ModelStore(state.config.models_dir)
-    installed = [each.name for each in list_models(store) if each.local is not None and each.name in _whisper_names()]
+    listed = list_models(state.config.models_dir)
+    installed = [each.name for each in listed if each.local is not None and each.name in _whisper_names()]
     names = dict.fromkeys((_configured_id(state), *OPENAI_NAMES, *_names(state).aliases, *installed))
     return tuple(model_named(name, state) for name in names)
 

@@ -226,7 +226,7 @@ def test_weights_of_no_whisper_model_are_named(model: Path) -> None:
     content[at] ^= 1
     (model / "model.bin").unlink()
     (model / "model.bin").write_bytes(content)
-    with pytest.raises(ModelCorrupt, match="does not hold the weights of a Whisper model"):
+    with pytest.raises(ModelCorrupt, match="does not contain the weights of a Whisper model"):
         open_sessions(model, int8=True, threads=1)
 
 

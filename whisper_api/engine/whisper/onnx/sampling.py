@@ -1,7 +1,7 @@
-"""Picks tokens from a decoder's logits: the best ones, or random ones.
+"""Picks the best tokens, or random tokens, from a decoder's logits.
 
-This runs between two steps of the decoder, on one thread, over some fifty thousand logits a row, so nothing here sorts
-or copies a whole vocabulary.
+This code runs between two steps of the decoder, on one thread, over more than fifty thousand logits a row. So it never
+sorts or copies a whole vocabulary.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 __all__ = ["TokenPicker", "language_probabilities", "log_sum_exp"]
 
-# The vocabulary is searched in so many groups of tokens. The best tokens are in the groups with the highest maxima, so
-# a partial sort sees this many maxima and the few tokens behind them, and not the vocabulary.
+# Number of token groups. The best tokens are in the groups with the highest maxima, so a partial sort reads only the
+# maxima and the tokens of a few groups.
 GROUPS = 512
 
 Floats = NDArray[np.float32]
 
 
 def log_sum_exp(row: Floats, peak: float, scratch: Floats) -> float:
-    """Logarithm of the sum of exponentials: what to take from a logit to get its log probability.
+    """The logarithm of the sum of exponentials. A logit less this value is a log probability.
 
     Args:
-        row: float32, shape (tokens,); tokens at minus infinity do not count.
+        row: float32, shape (tokens,): logits; minus infinity excludes a token.
         peak: the row's maximum.
         scratch: float32, shape (tokens,): overwritten with the exponentials of ``row - peak``.
     """
@@ -34,14 +34,14 @@ def log_sum_exp(row: Floats, peak: float, scratch: Floats) -> float:
 
 
 def language_probabilities(logits: Floats, token_ids: Sequence[int]) -> NDArray[np.float64]:
-    """How probable each language is, from the logits that follow ``<|startoftranscript|>``.
+    """The probability of each language.
 
     Args:
-        logits: float32, shape (vocabulary,).
+        logits: float32, shape (vocabulary,): logits after ``<|startoftranscript|>``.
         token_ids: the languages' tokens.
 
     Returns:
-        float64, shape (languages,), in the order of token_ids: a softmax over these tokens alone.
+        float64, shape (languages,), in the order of ``token_ids``: a softmax over these tokens alone.
     """
     chosen = logits[np.asarray(token_ids, np.int64)].astype(np.float64)
     weights = np.exp(chosen - chosen.max())
@@ -49,7 +49,7 @@ def language_probabilities(logits: Floats, token_ids: Sequence[int]) -> NDArray[
 
 
 class TokenPicker:
-    """Picks tokens from rows of logits. It keeps its work space, so it serves one decoding at a time.
+    """Picks tokens from rows of logits. It reuses its buffers, so only one decoding at a time may use it.
 
     Args:
         vocabulary: number of tokens.
@@ -57,7 +57,7 @@ class TokenPicker:
 
     def __init__(self, vocabulary: int) -> None:
         self._groups = min(GROUPS, vocabulary)
-        # Token t is in group t % groups. The last tokens fill only some of the groups.
+        # Token t belongs to group t % groups. The last tokens are in only some of the groups.
         self._full = vocabulary // self._groups * self._groups
         self._members = np.arange(0, vocabulary, self._groups)
         self._scratch = np.empty(vocabulary, np.float32)
@@ -68,12 +68,12 @@ class TokenPicker:
         """The best continuations of several hypotheses.
 
         Args:
-            logits: float32, shape (rows, vocabulary): of each hypothesis; tokens at minus infinity are not taken.
-            scores: float64, shape (rows,): each hypothesis's log probability so far.
-            count: how many to give, over all rows.
+            logits: float32, shape (rows, vocabulary): logits after each hypothesis; minus infinity excludes a token.
+            scores: float64, shape (rows,): log probability of each hypothesis.
+            count: number of continuations, over all rows.
 
         Returns:
-            Rows, tokens and scores with the token's log probability added, the best first.
+            Rows, tokens, and scores with the log probabilities of the tokens added, the best first.
         """
         vocabulary = logits.shape[1]
         maxima = self._group_maxima(logits)
@@ -96,13 +96,13 @@ class TokenPicker:
     def sample(
         self, row: Floats, temperature: float, count: int, rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Independent draws from one hypothesis's next token.
+        """Draw the next token of one hypothesis, several times independently.
 
         Args:
-            row: float32, shape (vocabulary,): logits; tokens at minus infinity are not drawn.
-            temperature: logits are divided by it; 0 takes the most probable token.
-            count: how many draws.
-            rng: for the draws.
+            row: float32, shape (vocabulary,): logits; minus infinity excludes a token.
+            temperature: divisor of the logits; 0 takes the most probable token.
+            count: number of draws.
+            rng: the random generator of the draws.
 
         Returns:
             Tokens, and their log probabilities at temperature 1.
@@ -116,7 +116,7 @@ class TokenPicker:
         np.subtract(row, np.float32(peak), out=weights)
         np.multiply(weights, np.float32(1 / temperature), out=weights)
         np.exp(weights, out=weights)
-        # First a run of tokens by its weight, then a token in it: a running sum over all tokens takes too long.
+        # Draw a run of tokens by its weight, then a token in the run: a cumulative sum over all tokens takes too long.
         runs = np.cumsum(np.add.reduceat(weights, self._members), dtype=np.float64)
         tokens = []
         for of_run, of_token in rng.random((count, 2)):
@@ -135,7 +135,7 @@ class TokenPicker:
 
 
 def _highest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
-    """Where the highest values are, in no order."""
+    """Indices of the highest values, unordered."""
     if count >= len(values):
         return np.arange(len(values))
     return np.argpartition(values, len(values) - count)[len(values) - count :]

@@ -1,8 +1,8 @@
-"""Whisper's decoding over any decoder: beam search, greedy search and sampling for one window.
+"""Whisper's search for the text of one window: beam search, greedy search and sampling, with any decoder.
 
-Beam search is CTranslate2's (``src/decoding.cc`` and ``src/models/whisper.cc`` of OpenNMT/CTranslate2), with a length
-penalty of 1, so that both give the same text: see :class:`_Beams`. The decoder's cache is only ever appended to. A
-hypothesis knows which entries it descends from and sees no others, so nothing is copied when beams change places.
+The beam search is that of CTranslate2 (``src/decoding.cc`` and ``src/models/whisper.cc`` of OpenNMT/CTranslate2) with a
+length penalty of 1, so that both give the same text; see :class:`_Beams`. The decoder's cache only grows. Each
+hypothesis has a mask of the entries of its own tokens, so no entry is copied when beams are reordered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Feed = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
 
 
 class DecoderState(Protocol):
-    """Whisper's decoder over one window, with the keys and values of all tokens that it has been fed."""
+    """Whisper's decoder over one window, with a cache of the keys and values of all fed tokens."""
 
     @property
     def length(self) -> int:
@@ -35,12 +35,12 @@ class DecoderState(Protocol):
     def feed(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Run tokens through the decoder at once; row r becomes cache entry ``length + r``.
+        """Run tokens through the decoder in one call; row ``r`` becomes cache entry ``length + r``.
 
         Args:
             tokens: int64, shape (rows,).
-            positions: int64, shape (rows,): where in the text each token stands.
-            visible: bool, shape (rows, length + rows): whether a row attends to an entry, itself included.
+            positions: int64, shape (rows,): position of each token in its text.
+            visible: bool, shape (rows, length + rows): whether a row attends to an entry. A row attends to itself.
 
         Returns:
             Raw logits: float32, shape (rows, vocabulary), contiguous. The caller may overwrite them.
@@ -49,19 +49,19 @@ class DecoderState(Protocol):
 
     @property
     def attention(self) -> NDArray[np.float32]:
-        """Of the last feed: cross-attention probabilities, float32, shape (alignment heads, rows, positions)."""
+        """Cross-attention probabilities of the last feed: float32, shape (alignment heads, rows, positions)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What a model's tokens mean for decoding.
+    """Special tokens of a model, and tokens that a text must not contain.
 
     Attributes:
         sot, eot: ``<|startoftranscript|>`` and ``<|endoftext|>``.
         no_speech: ``<|nospeech|>``, in old models ``<|nocaptions|>``.
-        suppress: tokens that are never taken.
-        blank: tokens that are not taken first: a space alone, and the end of text.
+        suppress: tokens that a text never contains.
+        blank: tokens that a text does not begin with: a single space, and the end of text.
     """
 
     sot: int
@@ -73,16 +73,15 @@ class TokenRules:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What a decoding gave.
+    """The text that a decoding found.
 
     Attributes:
-        tokens: without the end of text.
-        score: the sum of the tokens' log probabilities, the end of text's included, divided by the number of tokens,
-            the end of text not counted.
-        no_speech_prob: probability of the no-speech token where the transcript starts.
-        capped: whether it has as many tokens as were allowed.
-        logprobs: natural logarithm of each token's probability, given those before it, among the tokens that were
-            allowed there.
+        tokens: tokens without the end of text.
+        score: sum of the log probabilities of the tokens and of the end of text, divided by the number of tokens
+            without the end of text.
+        no_speech_prob: probability of the no-speech token after ``<|startoftranscript|>``.
+        capped: whether the text has the largest allowed number of tokens.
+        logprobs: natural logarithm of each token's probability, given the tokens before, among the allowed tokens.
     """
 
     tokens: tuple[int, ...]
@@ -93,7 +92,11 @@ class Hypothesis:
 
 
 def feed_sequence(state: DecoderState, tokens: Sequence[int]) -> Floats:
-    """Feed a text from its first token on, each token attending to those before it and to no older cache entry.
+    """Feed a new text. Each token attends to the text's earlier tokens, and to no older cache entry.
+
+    Args:
+        state: the decoder over the window.
+        tokens: the text, from its first token.
 
     Returns:
         Raw logits: float32, shape (tokens, vocabulary).
@@ -102,7 +105,12 @@ def feed_sequence(state: DecoderState, tokens: Sequence[int]) -> Floats:
 
 
 def sequence_feed(length: int, tokens: Sequence[int]) -> Feed:
-    """What :func:`feed_sequence` feeds to a state whose cache has so many entries."""
+    """The arguments of :meth:`DecoderState.feed` for a new text.
+
+    Args:
+        length: number of cache entries before the feed.
+        tokens: the text, from its first token.
+    """
     count = len(tokens)
     visible = np.zeros((count, length + count), np.bool_)
     visible[:, length:] = np.tri(count, dtype=np.bool_)
@@ -110,21 +118,22 @@ def sequence_feed(length: int, tokens: Sequence[int]) -> Feed:
 
 
 class Decoding:
-    """The decoding of one window, a step at a time, so that a thread can do other work in between.
+    """The decoding of one window in single steps, so that a thread can do other work between two steps.
 
     Args:
-        state: the decoder over the window. Entries that are in its cache already are not attended to.
-        prompt: tokens up to and including the last one before the text.
-        rules: which tokens may be taken.
-        beam_size: hypotheses in beam search; 1 is greedy search. Only at temperature 0.
-        patience: beam search ends when it has ``beam_size * patience`` finished hypotheses.
-        temperature: 0 searches for the most probable text; above, texts are sampled.
-        best_of: texts to sample, of which the one with the best score is kept.
-        max_new_tokens: the most tokens to give, at least 1.
-        rng: for sampling.
+        state: the decoder over the window. The decoding does not attend to earlier entries of its cache.
+        prompt: all tokens before the text.
+        rules: the special tokens and the forbidden tokens.
+        beam_size: number of beams at temperature 0; 1 is greedy search.
+        patience: beam search ends with ``beam_size * patience`` finished hypotheses (Kasai et al., "A Call for Clarity
+            in Beam Search", 2022).
+        temperature: 0 searches for the most probable text; a higher temperature samples texts.
+        best_of: number of sampled texts; the text with the best score is kept.
+        max_new_tokens: largest number of tokens in the text, at least 1.
+        rng: the random generator of sampling.
 
     Raises:
-        ValueError: the prompt does not hold ``<|startoftranscript|>``.
+        ValueError: the prompt does not contain ``<|startoftranscript|>``.
     """
 
     def __init__(
@@ -153,17 +162,18 @@ class Decoding:
         else:
             count = best_of if temperature > 0 else 1
             self._search = _Samples(rules.eot, max_new_tokens, count, temperature, rng)
-        # What is fed next: tokens, all at the same position, and for each the row of the last feed it comes after.
+        # The tokens of the next feed, all at the same position, and the row of each token's predecessor in the last
+        # feed.
         self._tokens: list[int] = []
         self._parents: list[int] = []
         self._position = len(self._prompt)
-        # Which cache entries each row of the last feed attended to; none before the prompt is fed.
+        # The cache entries that each row of the last feed attended to; None before the prompt was fed.
         self._visible: NDArray[np.bool_] | None = None
-        # The same for the feed that was given last.
+        # The same for the feed that next_feed() returned last.
         self._feeding = np.zeros((0, 0), np.bool_)
 
     def advance(self, steps: int) -> bool:
-        """Run at most so many steps of the decoder; the prompt is one.
+        """Run at most so many steps of the decoder; the prompt counts as one step.
 
         Returns:
             Whether the decoding is finished.
@@ -171,11 +181,11 @@ class Decoding:
         for _ in range(steps):
             if self.finished:
                 break
-            self.take(self._state.feed(*self.next_feed()))
+            self.accept(self._state.feed(*self.next_feed()))
         return self.finished
 
     def next_feed(self) -> Feed:
-        """What the state is to be fed next. The decoding must not be finished."""
+        """The arguments of the next :meth:`DecoderState.feed`. The decoding must not be finished."""
         if self._visible is None:
             return sequence_feed(self._state.length, self._prompt)
         rows, length = len(self._tokens), self._visible.shape[1]
@@ -185,8 +195,8 @@ class Decoding:
         self._feeding = visible
         return np.array(self._tokens, np.int64), np.full(rows, self._position, np.int64), visible
 
-    def take(self, logits: Floats) -> None:
-        """Go on from what the last feed gave.
+    def accept(self, logits: Floats) -> None:
+        """Continue the search with the logits of the last feed.
 
         Args:
             logits: float32, shape (rows, vocabulary); overwritten.
@@ -214,7 +224,7 @@ class Decoding:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to feed."""
+        """Whether the search has ended."""
         return self._visible is not None and not self._tokens
 
     def _after_prompt(self, logits: Floats) -> Floats:
@@ -228,16 +238,16 @@ class Decoding:
         return first
 
 
-# Tokens, and after each of them, the end of text included, the sum of the log probabilities up to there.
+# Tokens of a text, and the cumulative log probability after each token, including the end of text.
 _Text = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 class _Beams:
     """CTranslate2's beam search.
 
-    Each step takes twice as many candidates as there are beams. Of the best half, those that end are set aside as
-    finished, and the best of the other half that go on take their places. The search ends with
-    ``beam_size * patience`` finished texts, or at the last step, where all of the best half count as finished.
+    Each step takes twice as many candidates as beams. A candidate of the best half with an end of text is finished, and
+    the best unfinished candidate of the other half replaces it. The search ends with ``beam_size * patience`` finished
+    texts, or at the last step, where all candidates of the best half count as finished.
     """
 
     def __init__(self, eot: int, max_new_tokens: int, beam_size: int, patience: float) -> None:
@@ -251,33 +261,40 @@ class _Beams:
         self.finished: list[_Text] = []
 
     def step(self, logits: Floats) -> tuple[list[int], list[int]]:
-        """Take the logits after each beam; give rows and the tokens to feed after them, none when all is done."""
+        """Continue the beams.
+
+        Args:
+            logits: float32, shape (beams, vocabulary): logits after each beam.
+
+        Returns:
+            The parent row and the next token of each new beam; both are empty at the end of the search.
+        """
         self._picker = self._picker or TokenPicker(logits.shape[1])
         rows, tokens, scores = self._picker.best(logits, self._scores, 2 * self._beam_size)
         self._steps_left -= 1
         last = self._steps_left == 0
-        others = (place for place in range(self._beam_size, len(tokens)) if tokens[place] != self._eot)
+        replacements = (index for index in range(self._beam_size, len(tokens)) if tokens[index] != self._eot)
         kept = []
-        for place in range(min(self._beam_size, len(tokens))):
-            ends = tokens[place] == self._eot
+        for index in range(min(self._beam_size, len(tokens))):
+            ends = tokens[index] == self._eot
             if ends or last:
-                self.finished.append(self._grown(rows[place], () if ends else (tokens[place],), scores[place]))
-                kept.append(next(others, place))
+                self.finished.append(self._extended(rows[index], () if ends else (tokens[index],), scores[index]))
+                kept.append(next(replacements, index))
             else:
-                kept.append(place)
+                kept.append(index)
         if last or len(self.finished) >= self._enough:
             return [], []
-        self._texts = [self._grown(rows[place], (tokens[place],), scores[place]) for place in kept]
+        self._texts = [self._extended(rows[index], (tokens[index],), scores[index]) for index in kept]
         self._scores = scores[kept]
-        return [rows[place] for place in kept], [tokens[place] for place in kept]
+        return [rows[index] for index in kept], [tokens[index] for index in kept]
 
-    def _grown(self, row: int, tokens: tuple[int, ...], score: float) -> _Text:
+    def _extended(self, row: int, tokens: tuple[int, ...], score: float) -> _Text:
         text, totals = self._texts[row]
         return text + tokens, (*totals, float(score))
 
 
 class _Samples:
-    """Texts that grow independently of each other: several random ones, or the one of greedy search."""
+    """Independent texts: several sampled texts, or the single text of greedy search."""
 
     def __init__(self, eot: int, max_new_tokens: int, count: int, temperature: float, rng: np.random.Generator) -> None:
         self._eot = eot
@@ -285,31 +302,31 @@ class _Samples:
         self._count = count
         self._temperature = temperature
         self._rng = rng
-        self._growing: list[_Text] = [((), ())]
+        self._unfinished: list[_Text] = [((), ())]
         self._picker: TokenPicker | None = None
         self.finished: list[_Text] = []
 
     def step(self, logits: Floats) -> tuple[list[int], list[int]]:
-        """Take the logits after each text; give rows and the tokens to feed after them, none when all is done."""
+        """Continue the texts; arguments and return values are those of :meth:`_Beams.step`."""
         self._picker = self._picker or TokenPicker(logits.shape[1])
         self._steps_left -= 1
-        growing: list[_Text] = []
+        unfinished: list[_Text] = []
         parents = []
-        for row, (text, totals) in enumerate(self._growing):
+        for row, (text, totals) in enumerate(self._unfinished):
             tokens, log_probabilities = self._picker.sample(logits[row], self._temperature, self._count, self._rng)
             for token, log_probability in zip(tokens, log_probabilities, strict=True):
-                grown = (
+                extended = (
                     text if token == self._eot else (*text, token),
                     (*totals, (totals[-1] if totals else 0.0) + log_probability),
                 )
                 if token == self._eot or self._steps_left == 0:
-                    self.finished.append(grown)
+                    self.finished.append(extended)
                 else:
-                    growing.append(grown)
+                    unfinished.append(extended)
                     parents.append(row)
-        self._growing = growing
+        self._unfinished = unfinished
         self._count = 1  # only the first step branches
-        return parents, [text[-1] for text, _ in growing]
+        return parents, [text[-1] for text, _ in unfinished]
 
 
 def _score(text: _Text) -> float:

@@ -1,7 +1,7 @@
 """Whisper's graphs in ONNX Runtime: their files on the disk, and the decoder's state.
 
-CTranslate2 packs its int8 matrices at every step of the decoder, which takes several times as long as the products
-themselves. ONNX Runtime packs them once, when the model is loaded.
+CTranslate2 packs its int8 matrices at every step of the decoder, which takes several times as long as the products.
+ONNX Runtime packs the matrices once, when it loads the model.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ __all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
 
 log = logging.getLogger(__name__)
 
-# Raise this number when the graphs change: older graphs are then made again.
+# Version of the graphs. Increase it when the graphs change, so that older graphs are made again.
 FORMAT = 7
 EMBEDDINGS = "embeddings.npy"
-PLACES = "places.npy"
-# A pool of cache entries starts with this size and grows by it. Attention takes time in proportion to the size.
+# File of the position embeddings.
+POSITIONS = "places.npy"
+# A pool of cache entries starts with this size and grows by it. The time of attention is proportional to the size.
 POOL = 128
-# Stands for minus infinity in a mask. Infinity itself would give NaN in a row whose pool has no entries.
+# Replaces minus infinity in a mask. Infinity gives NaN in a row whose pool has no entries.
 MASKED = np.float32(-1e9)
 # The axis of the encoder's positions in the arrays of cross-attention.
 _POSITIONS_AXIS = {"key": 2, "key_scale": 3, "value": 2}
@@ -48,7 +49,7 @@ Pools = list[tuple[Floats, Floats]]
 
 
 class Sessions:
-    """A loaded model. Several threads may call its methods at once; each call runs on its caller's thread.
+    """The graphs of a loaded model. Several threads may call the methods at once.
 
     Args:
         directory: the directory that :func:`prepare` wrote.
@@ -58,47 +59,60 @@ class Sessions:
     def __init__(self, directory: Path, threads: int) -> None:
         record = derived_files.read_record(directory)
         if record is None:
-            raise FileNotFoundError(f"{directory} holds no graphs of a Whisper model")
+            raise FileNotFoundError(f"{directory} contains no graphs of a Whisper model")
         self.shape = Shape(**record["shape"])
         self._encoder, self._memory, self._decoder = (
             _session(directory / f"{name}.onnx", threads) for name in ("encoder", "memory", "decoder")
         )
-        # Mapped, so that only the rows of tokens that occur are read.
+        # Memory-mapped, so that only the rows of used tokens are read.
         self._embeddings = np.load(directory / EMBEDDINGS, mmap_mode="r")
-        self._places = np.load(directory / PLACES).astype(np.float32)
+        self._positions = np.load(directory / POSITIONS).astype(np.float32)
 
     def encode(self, features: Floats) -> Floats:
         """Run the encoder.
 
         Args:
-            features: shape (mels, frames); frames even, at most 3000.
+            features: float32, shape (mels, frames): log-mel features; frames even, at most 3000.
 
         Returns:
-            Shape (frames / 2, width).
+            float32, shape (frames / 2, width).
         """
         return np.asarray(self._encoder.run(None, {"features": features[None]})[0])
 
     def memorize(self, encoded: Floats) -> Arrays:
-        """The keys and values of cross-attention, by the graph's names, for an encoder output (positions, width)."""
+        """Keys and values of cross-attention, by the graph's names, for an encoder output (positions, width)."""
         names = [output.name for output in self._memory.get_outputs()]
         return dict(zip(names, self._memory.run(names, {"encoded": encoded}), strict=True))
 
     def start(self, encoded: Floats) -> State:
-        """Start to decode an encoder output of shape (positions, width)."""
+        """The decoder's state for an encoder output of shape (positions, width)."""
         return State(self, encoded)
 
     def embed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> Floats:
-        """The decoder's input for tokens at positions: shape (tokens, width)."""
-        embedded: Floats = self._embeddings[tokens].astype(np.float32) + self._places[positions]
+        """The decoder's input.
+
+        Args:
+            tokens: int64, shape (tokens,).
+            positions: int64, shape (tokens,): position of each token in its text.
+
+        Returns:
+            float32, shape (tokens, width).
+        """
+        embedded: Floats = self._embeddings[tokens].astype(np.float32) + self._positions[positions]
         return embedded
 
     def decode(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the decoder. Returns new keys and values of each layer, logits and attention."""
+        """Run the decoder. Returns the new keys and values of each layer, the logits and the attention."""
         outputs: list[NDArray[Any]] = self._decoder.run(None, inputs)
         return outputs
 
     def empty_pools(self, windows: int, capacity: int) -> Pools:
-        """Caches with room for ``capacity`` entries; zeros, since masked entries are multiplied by 0."""
+        """Empty pools of cache entries, filled with zeros, since attention multiplies masked entries by 0.
+
+        Args:
+            windows: number of windows.
+            capacity: number of entries for each window.
+        """
         heads, size = self.shape.heads, self.shape.head_width
         return [
             (
@@ -110,13 +124,13 @@ class Sessions:
 
 
 class State:
-    """The decoder's state for one window: its cross-attention input and the cache of the tokens so far.
+    """The decoder's state for one window: the input of cross-attention, and the cache of the fed tokens.
 
     Attributes:
-        memory: the keys and values of cross-attention.
+        memory: keys and values of cross-attention.
         length: number of cache entries.
-        group, row: the group whose pools hold the cache, and this window's row in them.
-        attention: shape (alignment heads, rows, positions): cross-attention probabilities of the last call of ``feed``.
+        group, row: the group whose pools contain the cache, and this window's row in the pools.
+        attention: float32, shape (alignment heads, rows, positions): cross-attention probabilities of the last feed.
     """
 
     def __init__(self, model: Sessions, encoded: Floats) -> None:
@@ -125,40 +139,31 @@ class State:
         self.positions = len(encoded)
         self.length = 0
         self.attention: Floats = np.empty((0, 0, self.positions), np.float32)
-        # A group does not reference its states: a cycle would stay in memory until the garbage collector runs.
+        # A group must not reference its states: a cycle would stay in memory until the garbage collector runs.
         self.group = _Group([self.memory], [self.positions], model.empty_pools(1, POOL), POOL)
         self.row = 0
 
     def feed(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]) -> Floats:
-        """Run tokens through the decoder in one call. The token of row ``r`` becomes cache entry ``length + r``.
-
-        Args:
-            tokens: shape (rows,).
-            positions: shape (rows,), the position of each token in its text.
-            visible: shape (rows, length + rows): whether a row attends to an entry; its own must be among them.
-
-        Returns:
-            Logits of the token after each, shape (rows, vocabulary).
-        """
+        """Run tokens through the decoder, as in :meth:`~whisper_api.engine.whisper.onnx.search.DecoderState.feed`."""
         return feed_together([self], [(tokens, positions, visible)])[0]
 
     def clear(self) -> None:
-        """Drop all cache entries."""
+        """Remove all cache entries."""
         self.length = 0
 
 
 def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats]:
-    """Feed several windows in one call. It takes little longer than one: the decoder's matrices are read once for all.
+    """Feed several windows in one call, which takes little longer than a feed of one window.
 
     Args:
-        states: states of one model, which no other thread uses meanwhile.
+        states: states of one model; no other thread uses them meanwhile.
         feeds: the arguments of :meth:`State.feed` for each state.
 
     Returns:
-        Logits for each.
+        Logits of each window: float32, shape (rows, vocabulary).
     """
     model, group = states[0].model, states[0].group
-    # At least two rows: with one, the runtime sums in another order, and results would depend on the batch.
+    # At least two rows: with one row, ONNX Runtime adds in another order, and results would depend on the batch.
     rows = max(2, *(len(tokens) for tokens, _, _ in feeds))
     if group.size != len(states) or any(
         state.group is not group or state.row != row for row, state in enumerate(states)
@@ -198,14 +203,14 @@ def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats
 
 
 class _Group:
-    """Windows that are fed together, with their cross-attention inputs and caches in common arrays.
+    """Windows that are fed together; common arrays contain their cross-attention inputs and caches.
 
     Attributes:
         size: number of windows.
-        pools: of each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
-            width + 1), the last column being ones.
-        capacity: cache entries that a pool has room for.
-        positions: positions of the encoder's output in the longest window.
+        pools: for each layer, keys (windows, heads, head width, capacity) and values (windows, heads, capacity, head
+            width + 1), whose last column is ones.
+        capacity: number of entries in a pool.
+        positions: number of encoder positions of the longest window.
         inputs: the arrays by the graph's names.
     """
 
@@ -214,14 +219,14 @@ class _Group:
         self.positions = max(positions)
         self._memory = dict(memories[0]) if self.size == 1 else _stacked(memories, self.positions)
         mask = np.zeros((self.size, 1, 1, self.positions), np.float32)
-        for row, heard in enumerate(positions):
-            mask[row, ..., heard:] = MASKED
+        for row, count in enumerate(positions):
+            mask[row, ..., count:] = MASKED
         self._memory["memory_mask"] = mask
         self._set_pools(pools, capacity)
 
     @classmethod
     def of(cls, model: Sessions, states: Sequence[State]) -> _Group:
-        """Move states from their groups into a new one."""
+        """Move states from their groups into a new group."""
         capacity = max(POOL, *(state.length for state in states))
         pools = model.empty_pools(len(states), capacity)
         for row, state in enumerate(states):
@@ -232,7 +237,7 @@ class _Group:
         return group
 
     def make_room(self, model: Sessions, entries: int) -> None:
-        """Grow the pools until they have room for ``entries``."""
+        """Enlarge the pools to at least ``entries`` entries."""
         if entries <= self.capacity:
             return
         capacity = -(-entries // POOL) * POOL
@@ -249,14 +254,14 @@ class _Group:
             self.inputs[f"pool_value_{layer}"] = values
 
 
-def _copy_pools(old: Pools, where: int, new: Pools, row: int, length: int) -> None:
+def _copy_pools(old: Pools, old_row: int, new: Pools, row: int, length: int) -> None:
     for (old_keys, old_values), (keys, values) in zip(old, new, strict=True):
-        keys[row, :, :, :length] = old_keys[where, :, :, :length]
-        values[row, :, :length] = old_values[where, :, :length]
+        keys[row, :, :, :length] = old_keys[old_row, :, :, :length]
+        values[row, :, :length] = old_values[old_row, :, :length]
 
 
 def _stacked(memories: Sequence[Arrays], positions: int) -> Arrays:
-    """The arrays of several windows as one, the shorter ones padded with zeros."""
+    """Stack the arrays of several windows, and pad shorter windows with zeros."""
     joined: Arrays = {}
     for name, first in memories[0].items():
         shape = [len(memories), *first.shape[1:]]
@@ -271,15 +276,15 @@ def _stacked(memories: Sequence[Arrays], positions: int) -> Arrays:
 
 
 def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
-    """Load a model's graphs. Damaged graphs are made again once.
+    """Load a model's graphs. Makes damaged graphs again, once.
 
     Args:
         model: a directory in CTranslate2's format.
-        int8: compute in int8, else in float32.
+        int8: True for graphs that compute in int8, False for float32.
         threads: number of threads of one call.
 
     Raises:
-        ModelCorrupt: the directory does not hold a Whisper model.
+        ModelCorrupt: the directory does not contain a Whisper model.
         ModelUnavailable: the graphs cannot be stored.
     """
     directory = prepare(model, int8=int8)
@@ -295,16 +300,16 @@ def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
 
 
 def prepare(model: Path, *, int8: bool) -> Path:
-    """The directory of a model's graphs. Missing graphs, truncated ones and graphs of other weights are made.
+    """The directory of a model's graphs. Makes the graphs when they are missing, truncated or from other weights.
 
-    It lies in the model's own directory, or in the user's cache directory if the former is not writable.
+    The directory is in the model's own directory, or in the user's cache directory if the former is not writable.
 
     Args:
         model: a directory in CTranslate2's format.
         int8: True for graphs that compute in int8, False for float32.
 
     Raises:
-        ModelCorrupt: the directory does not hold a Whisper model.
+        ModelCorrupt: the directory does not contain a Whisper model.
         ModelUnavailable: the graphs cannot be stored.
     """
     name = f"{derived_files.PREFIX}{'int8' if int8 else 'float32'}"
@@ -321,7 +326,7 @@ def prepare(model: Path, *, int8: bool) -> Path:
     for directory in directories:
         try:
             return _make_once(model, directory, made_from, int8=int8)
-        except OSError as error:  # noqa: PERF203 - each directory has its own reason
+        except OSError as error:  # noqa: PERF203 - each directory fails for its own reason
             failures.append(str(error))
     raise ModelUnavailable(
         f"{model.name}: its graphs cannot be stored ({'; '.join(failures)}). Make {model} writable or free space."
@@ -347,19 +352,19 @@ def _make(model: Path, directory: Path, made_from: dict[str, int], *, int8: bool
             shape = shape_of(weights)
             save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
             np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
-            np.save(partial / PLACES, weights["decoder/position_encodings/encodings"])
+            np.save(partial / POSITIONS, weights["decoder/position_encodings/encodings"])
         except (KeyError, ValueError) as error:
-            raise ModelCorrupt(f"{model} does not hold the weights of a Whisper model: {error}") from error
+            raise ModelCorrupt(f"{model} does not contain the weights of a Whisper model: {error}") from error
         derived_files.write_record(partial, made_from, {"shape": asdict(shape)})
         if directory.exists():
-            # Damaged graphs, graphs of other weights or of an older version.
+            # Graphs that are damaged, from other weights or of an older version.
             directory.rename(Path(folder) / "replaced")
         partial.rename(directory)
     log.info("made %s in %.1f s", directory, time.monotonic() - begun)
 
 
 def _alignment_heads(model: Path, shape: Shape) -> list[tuple[int, int]]:
-    """Layers and heads whose cross-attention follows the voice; if unknown, all heads of the later half."""
+    """Layers and heads whose cross-attention follows the voice; if unknown, all heads of the second half of layers."""
     try:
         heads = json.loads((model / "config.json").read_text(encoding="utf-8"))["alignment_heads"]
         return [(int(layer), int(head)) for layer, head in sorted(heads)]

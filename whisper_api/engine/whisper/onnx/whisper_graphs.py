@@ -1,10 +1,10 @@
 """Whisper (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022) as three ONNX graphs.
 
-``encoder``: features to the encoder's output. ``memory``: that output to the keys and values that every decoder layer
-attends to. ``decoder``: some tokens to their logits, with a cache of the tokens before them.
+``encoder`` computes the encoder's output from features. ``memory`` computes the keys and values of cross-attention from
+that output, for every decoder layer. ``decoder`` computes the logits of new tokens, with a cache of earlier tokens.
 
-The decoder's cache is a pool that only grows: all hypotheses of a window keep their entries in it, and a mask says
-which entries each row may see. So a beam search never moves the cache, and the prompt is held once.
+The decoder's cache is a pool that only grows and contains the entries of all hypotheses of a window. A mask gives the
+entries that each row attends to. So a beam search never moves cache entries, and the prompt is in the pool once.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Shape:
     """The dimensions of a Whisper model.
 
     Attributes:
-        mels: mel bands.
-        width: of its vectors.
-        heads: of attention.
-        encoder_layers, decoder_layers: how many.
-        positions: of the encoder's output for 30 s.
-        context: tokens that the decoder can hold.
-        vocabulary: tokens there are.
+        mels: number of mel bands.
+        width: length of a hidden vector.
+        heads: number of attention heads.
+        encoder_layers, decoder_layers: number of layers.
+        positions: number of encoder positions for 30 s.
+        context: largest number of tokens in the decoder.
+        vocabulary: number of tokens.
     """
 
     mels: int
@@ -54,10 +54,10 @@ class Shape:
 
 
 def shape_of(weights: Weights) -> Shape:
-    """The dimensions that weights by CTranslate2's names have.
+    """The dimensions of a model from its weights, by CTranslate2's names.
 
     Raises:
-        KeyError: they are not those of a Whisper model.
+        KeyError: the weights do not belong to a Whisper model.
     """
     width, mels, _ = weights["encoder/conv1/weight"].shape
     vocabulary, _ = weights["decoder/embeddings/weight"].shape
@@ -77,10 +77,10 @@ def save_graphs(weights: Weights, alignment_heads: Sequence[tuple[int, int]], di
     """Write ``encoder.onnx``, ``memory.onnx`` and ``decoder.onnx``.
 
     Args:
-        weights: by CTranslate2's names.
-        alignment_heads: layer and head of each cross-attention that the decoder is to give.
-        directory: where to; must be there.
-        int8: weights in int8, else in float32.
+        weights: the model's weights, by CTranslate2's names.
+        alignment_heads: layer and head of each cross-attention that the decoder outputs.
+        directory: the existing target directory.
+        int8: True for weights in int8, False for float32.
     """
     shape = shape_of(weights)
     _encoder(weights, shape, int8=int8).save(directory / "encoder.onnx")
@@ -96,8 +96,8 @@ def _encoder(weights: Weights, shape: Shape, *, int8: bool) -> Graph:
         x = graph.op("Gelu", graph.op("Conv", x, kernel, bias, pads=[1, 1], strides=[stride]))
     x = graph.reshape(graph.transpose(x, 0, 2, 1), -1, shape.width)
     count = graph.op("Shape", x, start=0, end=1)
-    places = graph.weight(_floats(weights["encoder/position_encodings/encodings"]))
-    x = graph.op("Add", x, graph.op("Slice", places, graph.constant(0), count, graph.constant(0)))
+    positions = graph.weight(_floats(weights["encoder/position_encodings/encodings"]))
+    x = graph.op("Add", x, graph.op("Slice", positions, graph.constant(0), count, graph.constant(0)))
     for layer in range(shape.encoder_layers):
         at = f"encoder/layer_{layer}"
         h = _norm(graph, weights, f"{at}/self_attention", x)
@@ -122,7 +122,7 @@ def _memory(weights: Weights, shape: Shape, *, int8: bool) -> Graph:
         k, v = (graph.reshape(_part(graph, weights, name, x, i, 2), 1, -1, heads, size) for i in range(2))
         k, v = graph.transpose(k, 0, 2, 1, 3), graph.transpose(v, 0, 2, 1, 3)
         if int8:
-            # Read at every step: a quarter of the bytes is a good part of the time.
+            # The decoder reads keys and values at every step, so a quarter of the bytes saves much of the time.
             scale = _scale(graph, k, 3)
             k = graph.op("QuantizeLinear", graph.op("Div", k, scale), graph.number(1.0), graph.zero_point(ZERO_POINT))
             graph.output(graph.transpose(scale, 0, 1, 3, 2), f"key_scale_{layer}", (1, heads, 1, "positions"))
@@ -138,28 +138,28 @@ def _memory(weights: Weights, shape: Shape, *, int8: bool) -> Graph:
 
 
 def _with_ones(graph: Graph, values: str) -> str:
-    """Values with a column of ones: what attends to them gives the sum of its weights there.
+    """Append a column of ones to the values, so that attention's product also contains the sum of its weights.
 
-    A sum taken in a product does not depend on how many zeros follow, so that a window gives the same to the last bit
-    whatever is beside it.
+    Such a sum does not depend on the number of zeros that follow, so a window's result is the same to the last bit in
+    every batch.
     """
     return graph.op("Pad", values, graph.constant(0, 0, 0, 0, 0, 0, 0, 1), graph.number(1.0))
 
 
-def _divided(graph: Graph, heard: str, size: int) -> tuple[str, str]:
-    """What was heard by the weights' sum, and the sum: the last column."""
-    heard, total = graph.split("Split", heard, graph.constant(size, 1), results=2, axis=3)
-    return graph.op("Div", heard, total), total
+def _normalized(graph: Graph, product: str, size: int) -> tuple[str, str]:
+    """Divide attention's product by the sum of the weights, its last column. Returns the quotient and the sum."""
+    product, total = graph.split("Split", product, graph.constant(size, 1), results=2, axis=3)
+    return graph.op("Div", product, total), total
 
 
 def _scale(graph: Graph, x: str, axis: int) -> str:
-    """By what to divide so that all along an axis lies between -127 and 127."""
+    """The divisor that brings the values along an axis into the range from -127 to 127."""
     peak = graph.op("ReduceMax", graph.op("Abs", x), graph.constant(axis), keepdims=1)
     return graph.op("Max", graph.op("Mul", peak, graph.number(1 / 127)), graph.number(1e-12))
 
 
 def _decoder(weights: Weights, shape: Shape, alignment_heads: Sequence[tuple[int, int]], *, int8: bool) -> Graph:
-    """Several windows beside each other, each with the same number of rows: its matrices are read once for all."""
+    """The decoder of several windows with the same number of rows each: one read of the matrices serves all windows."""
     graph = Graph("decoder", int8=int8)
     heads, size = shape.heads, shape.head_width
     x = graph.input("embedded", ("all_rows", shape.width))
@@ -169,7 +169,7 @@ def _decoder(weights: Weights, shape: Shape, alignment_heads: Sequence[tuple[int
     memory_mask = graph.input("memory_mask", ("windows", 1, 1, "positions"))
     # (windows, heads, rows, positions)
     score_shape = graph.input("score_shape", (4,), "INT64")
-    # Pool and new entries are attended to apart: putting them together would copy the pool at each step.
+    # Attention to the pool and to the new entries is computed separately: a concatenation would copy the pool.
     old_mask, new_mask = graph.split("Split", mask, graph.input("sizes", (2,), "INT64"), results=2, axis=3)
     attended = []
     for layer in range(shape.decoder_layers):
@@ -190,7 +190,7 @@ def _decoder(weights: Weights, shape: Shape, alignment_heads: Sequence[tuple[int
         highest = graph.op("Max", *peaks)
         old, new = (graph.op("Exp", graph.op("Sub", part, highest)) for part in (old, new))
         h = graph.op("Add", graph.op("MatMul", old, values), graph.op("MatMul", new, v))
-        h, _ = _divided(graph, h, size)
+        h, _ = _normalized(graph, h, size)
         x = graph.op("Add", x, _linear(graph, weights, f"{at}/self_attention/linear_1", _joined(graph, h, shape)))
 
         h = _norm(graph, weights, f"{at}/attention", x)
@@ -212,18 +212,18 @@ def _decoder(weights: Weights, shape: Shape, alignment_heads: Sequence[tuple[int
 def _attend(
     graph: Graph, q: str, memory_mask: str, score_shape: str, layer: int, shape: Shape, chosen: Sequence[int]
 ) -> tuple[str, str]:
-    """Attend to the memory: (windows, heads, rows, head width), and the weights of the chosen heads."""
+    """Cross-attention: the result (windows, heads, rows, head width), and the weights of the chosen heads."""
     keys = graph.input(f"key_{layer}", ("windows", shape.heads, "positions", shape.head_width))
     values = graph.input(f"value_{layer}", ("windows", shape.heads, "positions", shape.head_width + 1))
     scores = graph.transpose(graph.op("MatMul", keys, graph.transpose(q, 0, 1, 3, 2)), 0, 1, 3, 2)
     scores = graph.op("Add", graph.op("Reshape", scores, score_shape), memory_mask)
     weight = graph.op("Exp", graph.op("Sub", scores, graph.op("ReduceMax", scores, graph.constant(3), keepdims=1)))
-    heard, total = _divided(graph, graph.op("MatMul", weight, values), shape.head_width)
-    return heard, _kept(graph, weight, total, chosen)
+    result, total = _normalized(graph, graph.op("MatMul", weight, values), shape.head_width)
+    return result, _weights_of(graph, weight, total, chosen)
 
 
-def _kept(graph: Graph, weight: str, total: str, chosen: Sequence[int]) -> str:
-    """The weights of the chosen heads, which add up to 1."""
+def _weights_of(graph: Graph, weight: str, total: str, chosen: Sequence[int]) -> str:
+    """The weights of the chosen heads, divided by their sum."""
     if not chosen:
         return ""
     heads = graph.constant(*chosen)
@@ -233,9 +233,9 @@ def _kept(graph: Graph, weight: str, total: str, chosen: Sequence[int]) -> str:
 def _attend_int8(
     graph: Graph, q: str, memory_mask: str, score_shape: str, layer: int, shape: Shape, chosen: Sequence[int]
 ) -> tuple[str, str]:
-    """The same with a memory of integers.
+    """Cross-attention with integer keys and values.
 
-    The largest weight of each row is 1 before they are divided by their sum, so all rows share one scale.
+    Before the division by their sum, the largest weight of each row is 1, so all rows share one scale.
     """
     keys = graph.input(f"key_{layer}", ("windows", shape.heads, "positions", shape.head_width), "UINT8")
     key_scale = graph.input(f"key_scale_{layer}", ("windows", shape.heads, 1, "positions"))
@@ -243,23 +243,25 @@ def _attend_int8(
     value_scale = graph.input(f"value_scale_{layer}", ("windows", shape.heads, 1, shape.head_width))
     scale = _scale(graph, q, 3)
     columns = graph.op("Cast", graph.op("Round", graph.op("Div", q, scale)), to=3)
-    # The keys stand on the left: what is on the right is packed anew at each call.
+    # The keys are the left operand, because ONNX Runtime packs the right operand at each call.
     scores = graph.op("MatMulInteger", keys, graph.transpose(columns, 0, 1, 3, 2), graph.zero_point(ZERO_POINT))
     scores = graph.transpose(graph.op("Cast", scores, to=1), 0, 1, 3, 2)
-    # The shape is what it is already; but the runtime moves a transpose behind what follows it, which is slow there.
+    # This reshape does not change the shape. It prevents that ONNX Runtime moves the transpose behind the next
+    # operations, where it is slow.
     scores = graph.op("Reshape", scores, score_shape)
     scores = graph.op("Add", graph.op("Mul", graph.op("Mul", scores, scale), key_scale), memory_mask)
     highest = graph.op("ReduceMax", scores, graph.constant(3), keepdims=1)
     weight = graph.op("Exp", graph.op("Sub", scores, highest))
     rows = graph.op("QuantizeLinear", weight, graph.number(1 / 255), graph.zero_point(0))
-    # The sum of the integers, not of what they stand for: so what rounding takes away does not make the rest less.
-    heard, total = _divided(graph, graph.op("Cast", graph.op("MatMulInteger", rows, values), to=1), shape.head_width)
+    # The divisor is the sum of the rounded integers, so rounding does not change the sum of the weights.
+    product = graph.op("Cast", graph.op("MatMulInteger", rows, values), to=1)
+    result, total = _normalized(graph, product, shape.head_width)
     total = graph.op("Mul", total, graph.number(1 / 255))
-    return graph.op("Mul", heard, value_scale), _kept(graph, weight, total, chosen)
+    return graph.op("Mul", result, value_scale), _weights_of(graph, weight, total, chosen)
 
 
 def _scaled_query(graph: Graph, weights: Weights, name: str, x: str, shape: Shape, parts: int) -> str:
-    """A projection whose first part are queries: scaling their weights takes a pass over the scores away."""
+    """A projection whose first part is queries, with attention's scale in the weights, which saves an operation."""
     weight, bias = (_floats(weights[f"{name}/{kind}"]) for kind in ("weight", "bias"))
     factor = np.ones(parts * shape.width, np.float32)
     factor[: shape.width] = shape.head_width**-0.5
@@ -267,7 +269,7 @@ def _scaled_query(graph: Graph, weights: Weights, name: str, x: str, shape: Shap
 
 
 def _joined(graph: Graph, x: str, shape: Shape) -> str:
-    """Heads beside each other: (windows, heads, rows, head width) to (all rows, width)."""
+    """Concatenate the heads: (windows, heads, rows, head width) to (all rows, width)."""
     return graph.reshape(graph.transpose(x, 0, 2, 1, 3), -1, shape.width)
 
 
@@ -281,7 +283,7 @@ def _linear(graph: Graph, weights: Weights, name: str, x: str) -> str:
 
 
 def _part(graph: Graph, weights: Weights, name: str, x: str, part: int, parts: int) -> str:
-    """One of the projections that a matrix holds one below the other."""
+    """One of several projections whose weights one matrix contains."""
     weight, bias = (np.split(_floats(weights[f"{name}/{kind}"]), parts)[part] for kind in ("weight", "bias"))
     return graph.linear(x, weight, bias)
 
