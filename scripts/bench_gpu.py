@@ -184,7 +184,7 @@ def clients(bench: Bench) -> None:
     """Short recordings, at once and one after the other."""
     count, batch = bench.sizes.clients, max(1, bench.options.in_flight // 2)
     at_once, alone = f"{OURS}, at once", f"{OURS}, one at a time"
-    sizes = {"clients": count, "seconds": bench.sizes.clip_seconds}
+    sizes: dict[str, Any] = {"clients": count, "seconds": bench.sizes.clip_seconds}
     with contextlib.ExitStack() as stack:
         ours = bench.side(stack, "ours_clients", batch=batch, **sizes)
         sides = {alone: lambda: ours.run(at_once=False), at_once: lambda: ours.run(at_once=True)}
@@ -199,7 +199,7 @@ def clients(bench: Bench) -> None:
 def align(bench: Bench) -> None:
     """The alignment stage."""
     count, seconds = bench.sizes.windows, bench.sizes.segment_seconds
-    sizes = {"segments": count, "seconds": seconds}
+    sizes: dict[str, Any] = {"segments": count, "seconds": seconds}
     with contextlib.ExitStack() as stack:
         sides = {OURS: bench.side(stack, "ours_align", **sizes).run}
         if bench.peers:

@@ -22,8 +22,8 @@ from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
-from whisper_api.engine.whisper.recognizer import Batching
 from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool

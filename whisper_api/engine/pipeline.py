@@ -24,8 +24,9 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
-from whisper_api.engine.whisper.recognizer import Batching, Recognizer
+from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
+from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes

@@ -2,119 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
-from whisper_api.engine.vad import WINDOW_SECONDS, Span, SpeechFrames, windows
-from whisper_api.engine.whisper.model import (
-    FRAMES_PER_SECOND,
-    MAX_FRAMES,
-    DecodedTokens,
-    DecodeSettings,
-    Row,
-    Whisper,
-)
-from whisper_api.engine.whisper.tokens import token_logprobs
-from whisper_api.engine.whisper.word_times import LEAD_SECONDS, words_of
+from whisper_api.engine.vad import Span
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Whisper
+from whisper_api.engine.whisper.window_decoder import Batching, Window, WindowDecoder
+from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import SAMPLE_RATE, Segment
+from whisper_api.schema import Segment
 
 if TYPE_CHECKING:
-    from faster_whisper.tokenizer import Tokenizer
-
     from whisper_api.engine.context import JobContext
-    from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Batching", "Recognizer"]
-
-
-# A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
-# Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
-# there are as many word errors as with padding to 30 s.
-MARGIN_SECONDS = 5.0
-
-# A decoding counts as failed by the thresholds of OpenAI's Whisper, and is retried at its temperatures.
-MAX_COMPRESSION_RATIO = 2.4
-MIN_AVG_LOGPROB = -1.0
-NO_SPEECH_PROB = 0.6
-TEMPERATURE_STEP = 0.2
-FALLBACK_BEAM_SIZE = 5
+__all__ = ["Recognizer"]
 
 # The language is detected on windows spread over the recording: the first words are often a name or music.
 LANGUAGE_WINDOWS = 3
 # Warn about the requested language when another one is at least this likely and the requested one at most that.
 DOUBT_ABOVE, DOUBT_BELOW = 0.9, 0.02
 
-# A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
-MIN_SPLIT_SECONDS = 4.0
-
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Batching:
-    """The size of batches.
-
-    Attributes:
-        max_items: most windows in a batch.
-        max_cost: most seconds of padded audio in a batch.
-        bucket_seconds: padded lengths are rounded up to a multiple of this, since equal lengths batch best.
-        lanes: batches that run at once.
-    """
-
-    max_items: int
-    max_cost: float
-    bucket_seconds: float
-    lanes: int
-
-    @property
-    def window(self) -> int:
-        """How many windows of a job are in flight.
-
-        One batch more than the lanes run keeps them busy. With more, the retry of a failed window would wait longer.
-        """
-        return (self.lanes + 1) * max(1, min(self.max_items, int(min(self.max_cost, 1e6) // WINDOW_SECONDS)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """A window of speech, with the encoder's output if it was encoded already."""
-
-    span: Span
-    frames: int
-    encoded: NDArray[Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Attempt:
-    decoded: DecodedTokens
-    text: str
-    compression_ratio: float
-    temperature: float
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Reasons to doubt this text."""
-        flags = []
-        if self.compression_ratio > MAX_COMPRESSION_RATIO:
-            flags.append("repetitive")
-        if self.decoded.avg_logprob < MIN_AVG_LOGPROB:
-            flags.append("low_confidence")
-        if self.decoded.capped:
-            flags.append("truncated")
-        return tuple(flags)
-
-    @property
-    def is_silence(self) -> bool:
-        """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
-        return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
 
 
 class Recognizer:
@@ -127,9 +40,6 @@ class Recognizer:
         audio: float32, shape (samples,), mono, 16 kHz.
         spans: the windows to decode, each at most 30 s long.
         batching: the size of batches on this device.
-
-    Attributes:
-        lead: seconds by which the model's cross-attention runs ahead of the voice.
     """
 
     def __init__(
@@ -143,10 +53,10 @@ class Recognizer:
     ) -> None:
         self.ctx = ctx
         self.whisper = whisper
-        self.lead = LEAD_SECONDS.get(model_name, 0.0)
+        self._model_name = model_name
         self.audio = audio
         self.batching = batching
-        self._windows = [_Window(span, self.padded_frames(span.seconds)) for span in spans]
+        self._windows = [Window(span, batching.padded_frames(span.seconds)) for span in spans]
 
     def detect_language(self, asked: str) -> tuple[str, dict[str, float]]:
         """Detect the spoken language.
@@ -223,7 +133,8 @@ class Recognizer:
         Yields:
             One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
-        decoder = _Decoder(self, language, word_times)
+        lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
+        decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
         done, number, doubtful = 0.0, 0, 0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
@@ -248,7 +159,7 @@ class Recognizer:
         items = (
             (
                 self.whisper.encode_and_detect(window.frames, self.batching.max_items, self.batching.max_cost),
-                self.samples(window.span),
+                self.audio[window.span.start : window.span.end],
                 window.frames / FRAMES_PER_SECOND,
             )
             for window in (self._windows[index] for index in chosen)
@@ -262,162 +173,3 @@ class Recognizer:
             for code, probability in languages.items():
                 sums[code] = sums.get(code, 0.0) + probability * window.span.seconds
         return {code: value / weight for code, value in sums.items()}
-
-    def padded_frames(self, seconds: float) -> int:
-        """The number of mel frames that a window of this length is padded to."""
-        bucket = self.batching.bucket_seconds
-        padded = math.ceil((seconds + MARGIN_SECONDS) / bucket) * bucket
-        return min(MAX_FRAMES, round(padded * FRAMES_PER_SECOND))
-
-    def samples(self, span: Span) -> Floats:
-        """The samples of a span."""
-        return self.audio[span.start : span.end]
-
-
-class _Decoder:
-    """Decodes windows in one language, and retries failed ones."""
-
-    def __init__(self, job: Recognizer, language: str, word_times: bool) -> None:
-        self._job = job
-        self._ctx = job.ctx
-        self._whisper = job.whisper
-        options = self._ctx.options
-        self._tokenizer = self._whisper.tokenizer(language, options.task)
-        self._written = self._whisper.tokenizer(options.written_language(language), options.task)
-        self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
-        suppress = self._whisper.non_speech_tokens
-        if options.suppress_numerals:
-            suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
-        self._suppress = suppress
-        start = tuple(self._tokenizer.sot_sequence)
-        self._align_from = start if word_times else None
-        self._logprobs_from = start if options.logprobs else None
-        self.first_temperature = options.temperature
-        self._beam_size = options.beam_size
-
-    def items(self, pending: Sequence[_Window]) -> Iterator[tuple[BatchOperation, Row, float]]:
-        """The work items of the first attempt on each window."""
-        for number, window in enumerate(pending):
-            following = len(pending) - 1 - number
-            # The client waits for the text of the first window, so it does not wait for a batch.
-            alone = number == 0
-            yield self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
-
-    def _item(
-        self, window: _Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
-    ) -> tuple[BatchOperation, Row, float]:
-        settings = DecodeSettings(
-            window.frames,
-            prompt_length=len(self._prompt),
-            beam_size=beam_size,
-            temperature=temperature,
-            suppress=self._suppress,
-            encoded=window.encoded is not None,
-            align_from=self._align_from,
-            logprobs_from=self._logprobs_from,
-        )
-        batching = self._job.batching
-        operation = self._whisper.decode(settings, batching.max_items, batching.max_cost)
-        value = window.encoded if window.encoded is not None else self._job.samples(window.span)
-        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
-        return operation, row, window.frames / FRAMES_PER_SECOND
-
-    def attempt(self, decoded: DecodedTokens, temperature: float) -> _Attempt:
-        text = self._tokenizer.decode(list(decoded.tokens)).strip()
-        return _Attempt(decoded, text, compression_ratio(text), temperature)
-
-    def settle(self, window: _Window, first: _Attempt) -> Iterator[tuple[_Window, _Attempt]]:
-        """Retry until an attempt is good. Yields the window with its best attempt, or its halves with theirs."""
-        attempts = [first]
-        while attempts[-1].flags and not attempts[-1].is_silence:
-            step = self._next_attempt(window, len(attempts))
-            if step is None:
-                break
-            again, beam_size, temperature = step
-            (decoded,) = self._ctx.run([self._item(again, beam_size, temperature)])
-            attempts.append(self.attempt(decoded, temperature))
-        best = attempts[-1]
-        if best.flags and not best.is_silence:
-            unrepetitive = [a for a in attempts if a.compression_ratio <= MAX_COMPRESSION_RATIO]
-            best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
-        if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
-            # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
-            for half in self._halves(window):
-                (decoded,) = self._ctx.run([self._item(half, self._beam_size, self.first_temperature)])
-                yield from self.settle(half, self.attempt(decoded, self.first_temperature))
-            return
-        yield window, best
-
-    def _next_attempt(self, window: _Window, number: int) -> tuple[_Window, int, float] | None:
-        """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""
-        whole = replace(window, frames=MAX_FRAMES, encoded=None)
-        beam_size = max(self._beam_size, FALLBACK_BEAM_SIZE)
-        ladder = [(whole, beam_size, 0.0)] if self.first_temperature == 0 else []
-        if self.first_temperature == 0 and window.frames == MAX_FRAMES and self._beam_size >= FALLBACK_BEAM_SIZE:
-            ladder = []  # that was the first attempt
-        steps = round((1.0 - self.first_temperature) / TEMPERATURE_STEP)
-        ladder += [(whole, 1, round(self.first_temperature + i * TEMPERATURE_STEP, 2)) for i in range(1, steps + 1)]
-        return ladder[number - 1] if number <= len(ladder) else None
-
-    def _halves(self, window: _Window) -> list[_Window]:
-        piece = self._job.audio[window.span.start : window.span.end]
-        flat = SpeechFrames(np.ones(len(piece) // 512 + 1, np.float32), 512)
-        halves = windows([Span(0, len(piece))], flat, piece, seconds=len(piece) / SAMPLE_RATE * 0.67)
-        start = window.span.start
-        return [_Window(Span(start + h.start, start + h.end), self._job.padded_frames(h.seconds)) for h in halves]
-
-    def segment(self, number: int, window: _Window, attempt: _Attempt) -> Segment | None:
-        """The attempt as a segment; None without speech."""
-        if attempt.is_silence or not attempt.text:
-            return None
-        words: tuple[Any, ...] = ()
-        span, decoded = window.span, attempt.decoded
-        start, end = span.start / SAMPLE_RATE, span.end / SAMPLE_RATE
-        if decoded.attention is not None:
-            audio = self._job.audio[span.start : span.end]
-            words = tuple(
-                words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._job.lead)
-            )
-        return Segment(
-            id=number,
-            start=round(start, 3),
-            end=round(end, 3),
-            text=attempt.text,
-            words=words,
-            avg_logprob=round(decoded.avg_logprob, 4),
-            compression_ratio=round(attempt.compression_ratio, 3),
-            no_speech_prob=round(decoded.no_speech_prob, 4),
-            temperature=attempt.temperature,
-            flags=attempt.flags,
-            seek=round(start * FRAMES_PER_SECOND),
-            tokens=decoded.tokens,
-            logprobs=token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
-            if self._logprobs_from is not None
-            else (),
-        )
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
-    """The prompt of the decoder: hotwords, the end of the prompt, then the task.
-
-    Hotwords and prompt fill at most half of the 448 tokens of context.
-
-    Args:
-        tokenizer: the tokenizer of the language.
-        prompt: text that precedes the audio.
-        hotwords: words to expect.
-    """
-    room = 448 // 2 - 5
-    before: list[int] = []
-    if hotwords and hotwords.strip():
-        before = tokenizer.encode(" " + hotwords.strip())[: room // 2 if prompt else room]
-    if prompt and prompt.strip():
-        before += tokenizer.encode(" " + prompt.strip())[-(room - len(before)) :]
-    start = [tokenizer.sot_prev, *before] if before else []
-    return (*start, *tokenizer.sot_sequence, tokenizer.no_timestamps)

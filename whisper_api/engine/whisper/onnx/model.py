@@ -229,7 +229,7 @@ class OnnxAdvance(_OnnxOperation):
             feeds = [running.decoding.next_feed() for running in inputs]
             logits = feed_together([running.state for running in inputs], feeds)
             for running, rows in zip(inputs, logits, strict=True):
-                running.decoding.take(rows)
+                running.decoding.accept(rows)
 
     def _restart(self, running: RunningDecode) -> Again:
         """Begin anew with a window that an error, perhaps another window's, has left half way."""
