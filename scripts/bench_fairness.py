@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=8, help="sent in one run")
     parser.add_argument("--seconds", type=float, help="of the long recording; 600, with --quick 240")
     options = needs.parsed(parser, needs.MODEL)
-    clips = 2 if options.quick else options.clips
+    clips = 1 if options.quick else options.clips
     report = Report("fairness", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

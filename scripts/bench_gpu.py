@@ -199,11 +199,11 @@ def clients(bench: Bench) -> None:
 def align(bench: Bench) -> None:
     """The alignment stage."""
     count, seconds = bench.sizes.windows, bench.sizes.segment_seconds
-    sizes: dict[str, Any] = {"segments": count, "seconds": seconds}
     with contextlib.ExitStack() as stack:
-        sides = {OURS: bench.side(stack, "ours_align", **sizes).run}
+        sides = {OURS: bench.side(stack, "ours_align", segments=count, seconds=seconds).run}
         if bench.peers:
-            sides["whisperx.align"] = bench.side(stack, "whisperx_align", **sizes).run
+            theirs = bench.side(stack, "whisperx_align", segments=count, seconds=seconds)
+            sides["whisperx.align"] = theirs.run
         samples = bench.turns(sides, wav2vec2_floor(bench.best, count * seconds))
     pairs = [bench.pair("whisperx.align", 10.0)]
     title = f"alignment of {count} segments of {seconds:.0f} s, 100 words in 30 s"

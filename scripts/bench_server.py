@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=6, help="of each client, in one run")
     options = needs.parsed(parser, needs.MODEL)
-    jobs = 2 if options.quick else options.jobs
+    jobs = 1 if options.quick else options.jobs
     report = Report("server", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

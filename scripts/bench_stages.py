@@ -73,7 +73,7 @@ def main() -> int:
     print(f"{found}\n", flush=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        models = peers.with_alignment(folder / "models", models_dir())
+        models = (peers.with_alignment if of_words else peers.without_alignment)(folder / "models", models_dir())
         weights = models_dir() / "whisper" / options.model
         ours = stack.enter_context(resident("stage_sides:ours", models=str(models), model=options.model, beam=BEAM))
         theirs = None

@@ -33,25 +33,28 @@ ROOM_IN_MEMORY = 4 << 30
 # The files that take longest, longest first: the other process works through the short ones meanwhile.
 LONG_FILES = (
     "tests/test_scripts.py",
-    "tests/server/test_schemathesis.py",
-    "tests/engine/audio/test_track.py",
-    "tests/server/test_crash.py",
-    "tests/engine/test_fork.py",
-    "tests/server/test_readme.py",
-    "tests/page/test_transcribing.py",
-    "tests/page/test_away.py",
-    "tests/server/test_event_streams.py",
-    "tests/engine/test_stretches.py",
-    "tests/engine/test_alignment_beside.py",
-    "tests/server/test_slow_uploads.py",
-    "tests/server/test_stop.py",
-    "tests/page/test_behind_proxy.py",
-    "tests/page/test_correcting.py",
-    "tests/test_try_clients.py",
     "tests/engine/test_optional_stages.py",
-    "tests/server/test_fork.py",
-    "tests/jobs/test_recovery.py",
-    "tests/server/test_fuzz.py",
+    "tests/page/test_transcribing.py",
+    "tests/server/test_doc_examples.py",
+    "tests/server/test_schemathesis.py",
+    "tests/page/test_away.py",
+    "tests/engine/test_fork.py",
+    "tests/server/test_crash.py",
+    "tests/server/test_slow_uploads.py",
+    "tests/page/test_setbacks.py",
+    "tests/page/test_looks.py",
+    "tests/page/test_reading.py",
+    "tests/server/test_contract_fields.py",
+    "tests/server/test_openai_formats.py",
+    "tests/server/test_connections.py",
+    "tests/page/test_correcting.py",
+    "tests/page/test_behind_proxy.py",
+    "tests/server/test_openai_strict.py",
+    "tests/server/test_event_streams.py",
+    "tests/engine/audio/test_process.py",
+    "tests/engine/audio/test_decode.py",
+    "tests/engine/test_pipeline.py",
+    "tests/test_try_clients.py",
 )
 
 
@@ -64,6 +67,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {REPOSITORY / file: rank for rank, file in enumerate(LONG_FILES)}
+    if gone := [str(file) for file in ranks if not file.exists()]:
+        raise pytest.UsageError(f"LONG_FILES of tests/conftest.py names files that do not exist: {', '.join(gone)}")
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 

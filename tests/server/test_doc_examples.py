@@ -38,9 +38,11 @@ def by_document(language: str, words: str = "") -> list[tuple[str, list[Example]
 
 
 @pytest.fixture
-def beside_call(tmp_path: Path, sample_call: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with the call and a configuration in it."""
-    (tmp_path / "call.wav").symlink_to(sample_call)
+def beside_call(
+    tmp_path: Path, cut: Callable[[float, float], bytes], models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A working directory with the beginning of the call and a configuration in it."""
+    (tmp_path / "call.wav").write_bytes(cut(6.0, 8.5))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WHISPER_MODELS_DIR", str(models_dir))
     Path("whisper_api.conf").write_text("WHISPER_API_PORT = 0\nPRELOAD_MODELS = false\nWHISPER_DEVICE = 'cpu'\n")

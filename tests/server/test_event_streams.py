@@ -63,8 +63,8 @@ def test_who_watches_over_a_kill_goes_on_and_ends_with_the_result(start_server: 
     events: list[JobEvent] = []
     begun = threading.Event()
     with Client(server.url, server.user_key) as client, Client(server.url, server.user_key) as watcher:
-        # Two minutes: much is still to be done when the first text is there.
-        job_id = client.submit(hours[: len(hours) // 15], OPTIONS)
+        # A minute and a half: much is still to be done when the first text is there.
+        job_id = client.submit(hours[: len(hours) // 20], OPTIONS)
 
         def watch() -> None:
             for event in watcher.events(job_id):

@@ -43,7 +43,7 @@ ALIASES = [
 LEFT_OUT = ("negative_data_rejection", "positive_data_acceptance", "ignored_auth")
 # Beside the cases at the edges of each value, which are always the same.
 SETTINGS = settings(
-    max_examples=5, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 LONGEST_WAIT_SECONDS = 0.05
 # Values that are taken, of fields that take only some text; None for fields that are only taken with others, or here

@@ -260,8 +260,7 @@ def send_for_ever(connection: socket.socket, piece: bytes) -> None:
 def test_a_client_that_sends_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing stays of the requests that are refused: neither tasks nor files."""
     monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
-    waits: dict[str, Any] = {"keep_alive_seconds": 0.2, "linger_seconds": 0.2}
-    with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, **waits) as server:
+    with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, keep_alive_seconds=0.2, linger_seconds=0.2) as server:
         for path in ("/upload", "/refuse", "/crash"):
             for length in (1 << 40, None):
                 with server.connect() as connection:

@@ -292,7 +292,7 @@ def test_equals_whisperx(
     monkeypatch.setattr(stage, "spans", spans)
     noise = np.random.default_rng(0).normal(scale=0.1, size=4 * SAMPLE_RATE).astype(np.float32)
     for seed, audio in enumerate((speech, noise, speech[: 3 * SAMPLE_RATE], np.zeros(20_000, np.float32))):
-        segments = random_segments(loaded.language, len(audio) / SAMPLE_RATE, 24, seed)
+        segments = random_segments(loaded.language, len(audio) / SAMPLE_RATE, 10, seed)
         aligned = stage.align(contexts(loaded), audio, segments, loaded.language)
         assert_equal(aligned.segments, with_whisperx(loaded, audio, segments, spans))
         assert_well_formed(aligned.segments)
