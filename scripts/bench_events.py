@@ -102,7 +102,7 @@ def transcribed(url: str, path: Path, watchers: int) -> tuple[str, int]:
 
 
 def watch(url: str, watchers: int) -> list[bytes]:
-    """Follow a job over so many connections, in this one thread; all that they have received."""
+    """Follow a job over several connections in this thread, and return all that they have received."""
     parts = urlsplit(url)
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode()
     received: dict[socket.socket, bytearray] = {}

@@ -74,7 +74,7 @@ def main() -> int:
                 return latencies(url, align, pid, clients)
 
         def behind(align: bool) -> Sample:
-            # One is enough: it tells how long the recording takes.
+            # One run is enough to know how long the recording takes.
             with running(fifo.url, long), sample([fifo.pid]) as run:
                 seconds = send(fifo.url, short, align, 1)
             return judged(run, seconds)
@@ -103,7 +103,7 @@ def main() -> int:
 
 
 def send(url: str, audio: Path, align: bool, count: int) -> list[float]:
-    """Send a clip so many times, one after the other; how long each took, in seconds."""
+    """Send a clip several times in sequence, and return the seconds of each request."""
     taken = []
     with contextlib.closing(Client(url, audio, align=align)) as client:
         for _ in range(count):
@@ -114,7 +114,7 @@ def send(url: str, audio: Path, align: bool, count: int) -> list[float]:
 
 
 def judged(run: Sample, seconds: list[float]) -> Sample:
-    """Note the latencies of one run."""
+    """Add the latencies of a run to its sample."""
     run.values["s, median"] = statistics.median(seconds)
     run.values["s, longest"] = max(seconds)
     run.kept["latencies"] = seconds
@@ -123,7 +123,7 @@ def judged(run: Sample, seconds: list[float]) -> Sample:
 
 @contextlib.contextmanager
 def running(url: str, long: Path) -> Iterator[None]:
-    """While open, a server works on a long recording; the measurement counts for nothing if that has ended before."""
+    """While open, a server works on a long recording. The measurement is invalid if the recording ends before."""
     with contextlib.closing(Client(url, long, align=False)) as client:
         job_id = client.submit()
         while (status := client.status(job_id))["progress"] < WELL_UNDER_WAY:
@@ -136,7 +136,7 @@ def running(url: str, long: Path) -> Iterator[None]:
 
 
 def whole(url: str, pid: int, long: Path, short: Path, clients: int) -> Sample:
-    """The long recording from its submission to its end, while so many clients send clips without a pause."""
+    """Time the long recording from its submission to its end, while several clients send clips without a pause."""
     ended = False
 
     def pester() -> int:

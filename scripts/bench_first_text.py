@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def until(url: str, path: Path, language: str, wanted: str) -> Sample:
-    """Send a recording, and follow its job until it tells of something; what comes after that is not measured.
+    """Send a recording, and follow its job until the first event of the expected kind.
 
     Raises:
         SystemExit: the server refused it, or the job ends without that event.

@@ -97,7 +97,7 @@ class Bench:
         self.sizes = QUICK if options.quick else Sizes()
         self.best = best
         self.shape = SHAPES[options.model]
-        # What is aimed at holds for a GPU that is measured properly.
+        # The targets apply to a GPU and a complete measurement.
         self.aims = options.device != "cpu" and not options.quick
         compute_type = options.compute_type or ("int8" if options.device == "cpu" else "float16")
         self.setting = {
@@ -110,12 +110,12 @@ class Bench:
         }
 
     def side(self, stack: contextlib.ExitStack, function: str, *, batch: int = 1, **settings: Any) -> Resident:
-        """A process of one side, ready."""
+        """Start the process of a side, and wait until it is ready."""
         setting = {**self.setting, "batch": batch, **settings}
         return stack.enter_context(resident(f"gpu_sides:{function}", **setting))
 
     def turns(self, sides: Mapping[str, Callable[[], Sample]], floor: float | None = None) -> dict[str, list[Sample]]:
-        """Run them in turn, and tell the share of the floor."""
+        """Run the sides in turn, and add the share of the floor."""
         samples = take_turns(sides, self.options.runs, discard=0 if self.options.quick else 1)
         for found in samples.values():
             for run in found:
@@ -124,25 +124,25 @@ class Bench:
         return samples
 
     def floor(self, windows: float, batch: int) -> float:
-        """Least seconds for the recognition of so many windows."""
+        """Least seconds for the recognition of a number of windows."""
         return windows * whisper_floor(
             self.shape, self.best, tokens=self.options.tokens, batch=batch, beam=self.options.beam
         )
 
     def target(self, samples: dict[str, list[Sample]], wall: float, ours: str = OURS) -> list[Pair]:
-        """A row with a time that is aimed at, and the pair with it."""
+        """A row with a target time, and the comparison with it."""
         if not self.aims:
             return []
         samples[TARGET] = [Sample(wall)]
         return [Pair(ours, TARGET, "wall", 1.0)]
 
     def pair(self, peer: str, first: float, ours: str = OURS) -> Pair:
-        """A ratio of wall time, with what is aimed at on a GPU."""
+        """A ratio of wall times, with the target for a GPU."""
         return Pair(ours, peer, "wall", first if self.aims else None)
 
     @property
     def peers(self) -> bool:
-        """Whether peers are measured too."""
+        """Peers are measured too."""
         return not self.options.no_peers
 
 
@@ -289,7 +289,7 @@ def _device(name: str) -> str:
 
 
 def _gpus() -> Iterable[str]:
-    """What nvidia-smi says of each GPU; nothing where it is missing."""
+    """The report of nvidia-smi on each GPU; empty without nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -64,7 +64,7 @@ def main() -> int:
         )
         settled(server.url)
         for clients in dict.fromkeys((options.clients, 1)):
-            # As many jobs, so that both tables compare the same work.
+            # The same number of jobs, so that both tables compare the same work.
             each = jobs if clients > 1 else jobs * 2
 
             def through(way: Callable[[Client], str], clients: int = clients, each: int = each) -> Sample:
@@ -98,7 +98,7 @@ def work(url: str, audio: Path, way: Callable[[Client], str], jobs: int) -> list
 
 
 def judged(run: Sample, texts: list[str]) -> Sample:
-    """Note how many there were, and that all say the same: nothing was left out to be fast."""
+    """Record the number of texts, and check that all are equal, so that no side skips work."""
     different = len({" ".join(text.split()) for text in texts})
     if different != 1:
         raise SystemExit(f"the same clip gave {different} texts")
@@ -108,7 +108,7 @@ def judged(run: Sample, texts: list[str]) -> Sample:
 
 
 def engine_side(models: str, model: str, path: str) -> Callable[..., dict[str, Any]]:
-    """The bare engine in a process of its own; see :func:`measuring.resident`."""
+    """The bare engine in a child process; see :func:`measuring.resident`."""
     from whisper_api import Engine, TranscriptionOptions
 
     engine = Engine(device="cpu", models_dir=models, offline=True)

@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="of speech")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="NAME", help=", ".join(STAGES))
     options = needs.parsed(parser, needs.MODEL)
-    # Diarization has a peer of its own, and no words to count.
+    # Diarization has another peer, and no words to count.
     of_words = set(options.only) - {"diarization"}
     if of_words:
         needs.require(parser, options, needs.WHISPERX, needs.FFMPEG)
@@ -105,7 +105,7 @@ class _Bench:
         self._weights = models_dir() / "whisper" / options.model
         self._audio: Recording = recording(folder, 35.0 if options.quick else options.seconds, options.audio)
         first = ours.run(stage="recognition", path=str(self._audio.path))
-        # Both sides get the windows and the text of ours.
+        # Both sides get our windows and our text.
         self._segments = folder / "segments.json"
         self._segments.write_text(json.dumps(first.kept["segments"]))
         self._speech = sum(segment["end"] - segment["start"] for segment in first.kept["segments"])
@@ -116,7 +116,7 @@ class _Bench:
         self._add("decode: MP3 to samples", samples)
 
     def recognition(self) -> None:
-        """Four stages in one job: each gets a table of the CPU-seconds that it took of it."""
+        """Run four stages in one job, and make a table of the CPU-seconds of each stage."""
 
         def run(side: Resident) -> Sample:
             job = side.run(stage="recognition", path=str(self._audio.path), segments=str(self._segments))
@@ -191,7 +191,7 @@ PARTS = {
 
 
 def only(run: Sample, part: str) -> Sample | None:
-    """What one part of a job took; None where it was not told apart."""
+    """The CPU-seconds of a part of a job; None when the part was not measured separately."""
     seconds = run.kept.get("parts", {}).get(part)
     if seconds is None:
         return None
@@ -200,7 +200,7 @@ def only(run: Sample, part: str) -> Sample | None:
 
 
 def starts_apart(ours: Sample, theirs: Sample) -> str:
-    """A sentence on how far the word starts of both sides are from each other."""
+    """A sentence on the distance between the word starts of both sides."""
     mine, other = ours.kept["words"], theirs.kept["words"]
     if [word for word, _ in mine] != [word for word, _ in other]:
         return f"The words are not the same: {len(mine)} here, {len(other)} there."
@@ -215,7 +215,7 @@ def starts_apart(ours: Sample, theirs: Sample) -> str:
 
 
 def error_rate(files: list[Path], turns: dict[str, list[tuple[float, float, str]]]) -> dict[str, float]:
-    """Diarization error rate over all files, and how much audio that was."""
+    """Diarization error rate over all files, and the length of their audio."""
     import wave
 
     from pyannote.core import Annotation, Segment, Timeline
@@ -238,7 +238,7 @@ def error_rate(files: list[Path], turns: dict[str, list[tuple[float, float, str]
 
 
 def beginning(folder: Path, call: Path, seconds: float) -> Path:
-    """The first seconds of a recording, with its reference beside it.
+    """The first seconds of a recording, and the reference for them.
 
     Args:
         folder: where the copy goes.
@@ -251,7 +251,7 @@ def beginning(folder: Path, call: Path, seconds: float) -> Path:
     with wave.open(str(call)) as whole, wave.open(str(path), "wb") as copy:
         copy.setparams(whole.getparams())
         copy.writeframes(whole.readframes(int(seconds * whole.getframerate())))
-    # The error rate counts only what lies within the recording.
+    # The error rate counts only turns within the recording.
     shutil.copyfile(call.with_suffix(".rttm"), path.with_suffix(".rttm"))
     return path
 

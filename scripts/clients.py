@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.1
 
 
 class Client:
-    """One connection to a server without authorization.
+    """A connection to a server without authorization.
 
     Args:
         url: URL of the server.
@@ -76,7 +76,7 @@ class Client:
 
 
 def settled(url: str) -> None:
-    """Wait until a server loads nothing more: it is ready before all of its models are there."""
+    """Wait until a server has loaded all models; it is ready before that."""
     while True:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
         connection.request("GET", "/readyz")

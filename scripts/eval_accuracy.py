@@ -134,7 +134,7 @@ def differences(
     starts: list[float],
     ends: list[float],
 ) -> None:
-    """Add the seconds by which the words that both have are early (below 0) or late."""
+    """Add the seconds by which the common words are early (below 0) or late."""
 
     def plain(word: str) -> str:
         return re.sub(r"[^\w]", "", word.lower()).replace("mr", "mister")

@@ -104,7 +104,7 @@ def _errors(
     analyses: list[tuple[diarize.Analysis, float]],
     options: ClusteringOptions,
 ) -> Iterator[tuple[str, dict[str, float], int, int]]:
-    """Of each recording its name, error components in seconds, and the number of speakers found and there are."""
+    """The name of each recording, its error components in seconds, and the found and true numbers of speakers."""
     metric = DiarizationErrorRate(collar=0.0, skip_overlap=False)
     for (name, _, rttm), (analysis, duration) in zip(recordings, analyses, strict=True):
         reference, hypothesis = Annotation(), Annotation()

@@ -28,7 +28,7 @@ LIKELY = -0.3
 
 
 class Tally:
-    """Counts what was decoded; safe to use from several threads."""
+    """Counts decoded windows and tokens; any thread may call the methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Tally:
 
 
 def words(count: int) -> list[int]:
-    """Tokens of so many different short words."""
+    """Tokens of a number of different short words."""
     return [FIRST_WORD + 7919 * number % (SHORT_WORDS - 1) for number in range(count)]
 
 
@@ -63,7 +63,7 @@ class _Result:
 
 
 class FixedWhisper:
-    """Stands in for a peer's ``ctranslate2.models.Whisper``: all but the length of what it generates is the model's.
+    """Replaces a peer's ``ctranslate2.models.Whisper``. Only the length of the generated text is not the model's own.
 
     Args:
         model: the model.
@@ -80,7 +80,7 @@ class FixedWhisper:
 
     def generate(self, features: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[_Result]:
         options["suppress_tokens"] = [*(options.get("suppress_tokens") or []), self._end]
-        # CTranslate2 generates at most half of this, or what the prompt but for its last token leaves of it.
+        # CTranslate2 generates at most half of this number, or the rest of it after the prompt without its last token.
         options["max_length"] = max(2 * self._tokens, self._tokens + len(prompts[0]) - 1)
         found = self._model.generate(features, prompts, **options)
         self._tally.add(len(found), sum(len(result.sequences_ids[0]) for result in found))
@@ -92,7 +92,7 @@ class FixedWhisper:
 
 @dataclass(frozen=True)
 class FixedOperation:
-    """This project's decoding, its results counted and replaced.
+    """This project's decoding with counted and replaced results.
 
     Attributes:
         inner: the operation that decodes.
@@ -106,14 +106,14 @@ class FixedOperation:
         return getattr(self.inner, name)
 
     def merged(self, other: object) -> FixedOperation | None:
-        """What runs the windows of both, where the operations can be put together."""
+        """The operation for the windows of both; None when the two cannot be merged."""
         if not isinstance(other, FixedOperation) or not hasattr(self.inner, "merged"):
             return None
         inner = self.inner.merged(other.inner)
         return None if inner is None else FixedOperation(inner, self.tally)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """One result for each window; what goes on with one that is not finished is counted and replaced as well."""
+        """A result for each window. The continuation of an unfinished window is counted and replaced too."""
         results = self.inner.run(inputs)
         return [self._passed(result, value) for result, value in zip(results, inputs, strict=True)]
 
@@ -123,7 +123,7 @@ class FixedOperation:
         return self._settled(result, getattr(value, "row", value))
 
     def _settled(self, result: DecodedTokens, row: Row) -> DecodedTokens:
-        """The result with words for its tokens, and nothing that makes the engine decode it again."""
+        """The result with words for its tokens, and with figures that make no second decoding necessary."""
         self.tally.add(1, len(result.tokens))
         most = max(1, int(row.speech_frames / FRAMES_PER_SECOND * WORDS_PER_SECOND))
         said = tuple(words(min(most, len(result.tokens))))
@@ -134,7 +134,7 @@ class FixedOperation:
 
 @contextmanager
 def our_tokens_fixed(tokens: int, tally: Tally) -> Iterator[None]:
-    """While it is open, this project's models decode so many tokens for each window.
+    """While open, this project's models decode a fixed number of tokens for each window.
 
     Args:
         tokens: how many.

@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def write_seeds(folder: Path) -> None:
-    """Write a file of each kind, the same ones every time."""
+    """Write a file of each kind. The files are the same in every run."""
     time_ = np.arange(48000) / 48000
     sound = 0.3 * np.sin(2 * np.pi * 220 * time_) + 0.05 * np.random.default_rng(0).standard_normal(len(time_))
     for container, codecs in FILES.items():
@@ -103,7 +103,7 @@ def write_seeds(folder: Path) -> None:
 
 
 def encoded(sound: np.ndarray[Any, Any], container: str, codec: str) -> bytes | None:
-    """The sound, (samples,) at 48 kHz, as a file; None where this build of libav writes none of this kind."""
+    """The sound, (samples,) at 48 kHz, as a file; None when this build of libav cannot write this kind."""
     import av
     from av.error import FFmpegError
 
@@ -130,7 +130,7 @@ def encoded(sound: np.ndarray[Any, Any], container: str, codec: str) -> bytes | 
 
 
 def wav_seeds(plain: bytes) -> dict[str, bytes]:
-    """WAV files whose structure is unusual: another one behind it, a size that is too small, many chunks."""
+    """WAV files with an unusual structure: a second file at the end, a size that is too small, many chunks."""
     place = plain.index(b"data") + 4
     small = plain[:place] + (1000).to_bytes(4, "little") + plain[place + 4 :]
     return {"wav-twice": plain + plain, "wav-small": small, "wav-chunks": plain + 2000 * b"note\0\0\0\0"}
@@ -149,7 +149,7 @@ def mutant(seeds: list[tuple[str, bytes]], seed: int, number: int) -> bytes:
     _, content = chance.choice(seeds)
     data = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
-        # Headers are small, and most of what can go wrong is in them.
+        # Headers are small, and most faults are in them.
         reach = min(len(data), 512) if chance.random() < 0.5 else len(data)
         if reach < 2:
             break
@@ -196,7 +196,7 @@ MUTATIONS = (flip_bytes, flip_bytes, write_number, write_number, cut_end, cut_ou
 
 # ---- one mutant
 
-# How the message of an error begins to say that the decoder process was ended.
+# The beginnings of the error messages about the end of the decoder process.
 ENDS = ("it brings libav down", "libav has hung", "too much processor time")
 
 
@@ -230,7 +230,7 @@ def attempt(content: bytes) -> dict[str, Any]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has had; 0 where the system has no /proc."""
+    """Processor time of a process; 0 on systems without /proc."""
     if not Path("/proc/self/stat").exists():
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -238,7 +238,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a process has had; 0 where the system has no /proc."""
+    """Peak memory of a process in bytes; 0 on systems without /proc."""
     if not Path("/proc/self/status").exists():
         return 0
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024

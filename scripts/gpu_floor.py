@@ -37,7 +37,7 @@ class Ceiling:
         return f"{self.flops / 1e12:.3g} TFLOP/s, {self.read / 1e12:.3g} TB/s ({self.origin})"
 
 
-# Part of a device's name to TFLOP/s and TB/s: about what large products and copies reach, not what data sheets promise.
+# Part of a device's name to TFLOP/s and TB/s, as measured with large products and copies and not from data sheets.
 KNOWN = {
     "H200": (790.0, 4.3),
     "H100 PCIe": (480.0, 1.8),
@@ -126,5 +126,5 @@ def whisper_floor(shape: WhisperShape, best: Ceiling, *, tokens: int, batch: int
 
 
 def wav2vec2_floor(best: Ceiling, seconds: float) -> float:
-    """Least seconds of wav2vec 2.0 base (Baevski et al., 2020) over so many seconds of audio."""
+    """Least seconds of wav2vec 2.0 base (Baevski et al., 2020) for a length of audio in seconds."""
     return WAV2VEC2_BASE_FLOP * seconds / best.flops

@@ -73,7 +73,7 @@ def require_cuda(device: str) -> None:
 
 
 class Gauge:
-    """The device's memory: what this process adds to what was in use when it began.
+    """The device's memory that this process adds to the memory in use at its start.
 
     Args:
         device: as torch names it. Of a CPU nothing is told.
@@ -86,12 +86,12 @@ class Gauge:
         self._loaded = self._before
 
     def loaded(self) -> None:
-        """The models are on the device."""
+        """Note that the models are on the device."""
         self._loaded = self._used()
 
     @contextlib.contextmanager
     def run(self, seconds: float, values: dict[str, float]) -> Iterator[None]:
-        """Measure a job over so many seconds of audio, and write its figures into ``values``."""
+        """Measure a job with a length of audio in seconds, and write its figures into ``values``."""
         done = threading.Event()
         start = self._used()
         peak = [start]
@@ -125,7 +125,7 @@ class Gauge:
 
 
 def speech(seconds: float, start: float = 0.0) -> Floats:
-    """Telephone speech of so many seconds: the call that pyannote.audio brings along, over and over."""
+    """Telephone speech of a length in seconds: the sample call of pyannote.audio, repeated."""
     from faster_whisper.audio import decode_audio
 
     call: Floats = decode_audio(str(sample_call()), sampling_rate=SAMPLE_RATE)

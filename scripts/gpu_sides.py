@@ -31,7 +31,7 @@ _LASTING = contextlib.ExitStack()
 
 
 def ours(windows: int, **settings: Any) -> Job:
-    """The engine over so many windows, from features to text."""
+    """The engine with a number of windows, from features to text."""
     from whisper_api.engine import vad
 
     setting = Setting(**settings)
@@ -67,7 +67,7 @@ def _ours(setting: Setting, audio: Floats, *, align: bool = False, diarize: bool
 
 
 def whisperx(windows: int, **settings: Any) -> Job:
-    """WhisperX resident, over the same windows."""
+    """Resident WhisperX with the same windows."""
     setting = Setting(**settings)
     gauge, tally = Gauge(setting.device), Tally()
     pipeline = _whisperx(setting, tally, _given_windows())
@@ -84,7 +84,7 @@ def whisperx(windows: int, **settings: Any) -> Job:
 
 
 def whisperx_hour(seconds: float, **settings: Any) -> Job:
-    """WhisperX resident: its own voice activity, recognition and alignment. Its diarization needs an account."""
+    """Resident WhisperX with its own voice activity, recognition and alignment. Its diarization needs an account."""
     import peers
     import whisperx as peer
 
@@ -110,7 +110,7 @@ def whisperx_hour(seconds: float, **settings: Any) -> Job:
 
 
 def batched(windows: int, **settings: Any) -> Job:
-    """faster-whisper's BatchedInferencePipeline, resident, over the same windows."""
+    """faster-whisper's resident BatchedInferencePipeline with the same windows."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     setting = Setting(**settings)
@@ -138,7 +138,7 @@ def batched(windows: int, **settings: Any) -> Job:
 
 
 def ours_clients(clients: int, seconds: float, **settings: Any) -> Job:
-    """The engine, asked by so many clients at once or by one after the other."""
+    """The engine with jobs of several clients, at the same time or in sequence."""
     setting = Setting(**settings)
     gauge, tally = Gauge(setting.device), Tally()
     engine = _engine(setting, tally)
@@ -157,7 +157,7 @@ def ours_clients(clients: int, seconds: float, **settings: Any) -> Job:
 
 
 def whisperx_clients(clients: int, seconds: float, **settings: Any) -> Job:
-    """WhisperX resident behind a lock: one client after the other, which is what its shared state allows."""
+    """Resident WhisperX behind a lock: clients in sequence, because its shared state allows no more."""
     setting = Setting(**settings)
     gauge, tally = Gauge(setting.device), Tally()
     pipeline = _whisperx(setting, tally, None)
@@ -242,7 +242,7 @@ def whisperx_align(segments: int, seconds: float, **settings: Any) -> Job:
 
 
 def sweep(**settings: Any) -> Job:
-    """Batches of samples through the model, without anything around it, by one thread or by several at once."""
+    """Batches of samples through the bare model, from one thread or from several at the same time."""
     from whisper_api.engine.whisper.model import DecodeSettings, Row
 
     setting = Setting(**settings)
@@ -266,7 +266,7 @@ def sweep(**settings: Any) -> Job:
 
 
 def _to_the_end(operation: Any, rows: list[Any]) -> None:
-    """Run a batch, and again what is not finished: on a CPU a decoding gives way between steps."""
+    """Run a batch, and run its unfinished part again: on a CPU a decoding yields between steps."""
     from whisper_api.engine.worker.worker import Again
 
     while rows:
@@ -277,13 +277,13 @@ def _to_the_end(operation: Any, rows: list[Any]) -> None:
         operation = next((result.operation for result in unfinished if result.operation), operation)
 
 
-# --- what they share ------------------------------------------------------------------------------------------------
+# --- shared code ----------------------------------------------------------------------------------------------------
 
 
 def _engine(setting: Setting, tally: Tally) -> Engine:
     from whisper_api import Engine
 
-    # For as long as this process lives.
+    # Stays in force until this process ends.
     _LASTING.enter_context(our_tokens_fixed(setting.tokens, tally))
     return Engine(
         model=setting.whisper,

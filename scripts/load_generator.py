@@ -71,7 +71,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def generator(url: str, **work: Any) -> dict[str, Any]:
-    """Run :func:`generate` in a process of its own."""
+    """Run :func:`generate` in a child process."""
     command = [sys.executable, __file__, json.dumps({"url": url, **work})]
     answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return answer
@@ -87,7 +87,7 @@ async def generate(
     large: int = 0,
     audible: bool = True,
 ) -> dict[str, Any]:
-    """Poll and upload for some seconds, or send one large file; how often which answer came."""
+    """Poll and upload for some seconds, or send one large file, and return the number of each response."""
     if hasattr(os, "nice"):
         os.nice(10)
     codes: Counter[str] = Counter()
@@ -140,7 +140,7 @@ def wave_header(size: int) -> bytes:
 
 
 class Connection:
-    """As little of HTTP/1.1 as it takes: what makes the load must not be what is slow."""
+    """The least part of HTTP/1.1, so that the load generator is not the slow part."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -153,11 +153,11 @@ class Connection:
         self._close()
 
     async def request(self, method: str, path: str) -> tuple[str, bytes]:
-        """Send it; the answer's code in words, and its body."""
+        """Send a request, and return the response's code in words and its body."""
         return await self._exchange(self._head(method, path, {}), [])
 
     async def upload(self, size: int, pieces: list[bytes]) -> tuple[str, bytes]:
-        """Send audio as a client would that can try again."""
+        """Send audio as a client that can try again."""
         before, after, content_type = form()
         headers = {
             "Content-Type": content_type,
@@ -179,7 +179,7 @@ class Connection:
                 self._streams = await asyncio.open_connection(self._parts.hostname, port, ssl=secure or None)
             reader, writer = self._streams
             writer.write(head)
-            # A server that refuses may stop reading: its answer is still there to be read.
+            # A server that refuses may stop reading, but its response can still be read.
             with contextlib.suppress(ConnectionError):
                 for piece in pieces:
                     writer.write(piece)

@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All phases, one after the other."""
+    """Run all phases in sequence."""
     api = Api(url)
     figures: dict[str, Any] = {"cpus": os.cpu_count(), "load_before": os.getloadavg()[0], "latency": {}, "codes": {}}
     warm = api.submit(speech(3.0))
@@ -76,7 +76,7 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
         time.sleep(arguments.rest)
 
     with memory.phase("large upload, no job"):
-        # No audio, so that its own job does not take memory before the upload's figure is taken.
+        # Not audio, so that its job takes no memory before the memory of the upload is measured.
         figures["codes"]["large upload, no job"] = generator(url, large=arguments.megabytes, audible=False)["codes"]
 
     with memory.phase("load"), probing(figures, "load", url, warm):
@@ -112,7 +112,7 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
 
 
 def report(figures: dict[str, Any]) -> list[str]:
-    """Print the figures; what was missed."""
+    """Print the figures, and return the missed targets."""
     before, after = figures["load_before"], figures["load_after"]
     print(f"{figures['cpus']} CPUs, load average {before:.1f} before and {after:.1f} after\n")
     print("| latency in ms | p50 | p99 | longest | requests |\n|---|---|---|---|---|")
@@ -161,7 +161,7 @@ def misses(figures: dict[str, Any]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[tuple[str, int]]:
-    """A server of its own; its URL and process id. The key goes to the environment."""
+    """Start a server for this script; yields its URL and process id. The key goes to the environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -188,7 +188,7 @@ def started(folder: Path) -> Iterator[tuple[str, int]]:
         while True:
             with contextlib.suppress(OSError):
                 status, body = Api(url).get("/readyz")
-                # It is ready before all models are there, whose memory must not count as the load's.
+                # Wait for all models: the server is ready before, and their memory must not count as the load's.
                 if status == 200 and not body.get("loading"):
                     break
             if process.poll() is not None:
@@ -201,7 +201,7 @@ def started(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 class Api:
-    """A plain client, for what is not measured."""
+    """A plain client for requests that are not measured."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -236,8 +236,8 @@ class Api:
                 raise SystemExit(f"job {job_id} has failed")
 
     def cancel(self, jobs: list[str]) -> None:
-        """Cancel what still waits or runs of these jobs, and remove the results of the others."""
-        # The last first, so that none of them is begun meanwhile.
+        """Cancel those of the jobs that wait or run, and remove the results of the others."""
+        # In reverse order, so that no waiting job begins meanwhile.
         for job_id in reversed(jobs):
             self.get(f"/transcription/{job_id}?force=true", "DELETE")
 
@@ -246,11 +246,11 @@ def connect(place: str, scheme: str) -> http.client.HTTPConnection:
     return (http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection)(place, timeout=120)
 
 
-# --- what is measured ---
+# --- measurements ---
 
 
 class Memory:
-    """Resident memory of a process; nothing for a server that the script has not started."""
+    """Resident memory of a process; no figures for a server that the script has not started."""
 
     def __init__(self, pid: int | None) -> None:
         self._pid = pid
@@ -263,7 +263,7 @@ class Memory:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Watch it while open."""
+        """Watch the memory while open."""
         if self._pid is None:
             yield
             return
@@ -290,7 +290,7 @@ class Memory:
 
 @contextlib.contextmanager
 def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """While open, do some work in a thread, until its event is set; what it raises is raised at the end."""
+    """While open, work in a thread until an event is set; an error of the thread is raised at the end."""
     ended = threading.Event()
     failures: list[BaseException] = []
 
@@ -313,7 +313,7 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def probing(figures: dict[str, Any], phase: str, url: str, job_id: str) -> Iterator[None]:
-    """While open, ask for a status and for /livez in turn, and note how long it takes."""
+    """While open, request a status and /livez in turn, and record the latencies."""
     parts = urlsplit(url)
     paths = {"status": f"{parts.path}/transcription/{job_id}", "livez": f"{parts.path}/livez"}
     taken: dict[str, list[float]] = {"status": [], "livez": [], "this process": []}

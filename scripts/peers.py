@@ -92,7 +92,7 @@ def ours(models: str, **options: Any) -> Job:
 
 
 def whisperx_process(path: Path, weights: Path, folder: Path, *, align_dir: Path | None) -> Sample:
-    """One ``whisperx`` process for one job: int8, beam 5, batch 8, its own VAD.
+    """A ``whisperx`` process for each job: int8, beam 5, batch 8, its own VAD.
 
     Args:
         path: of the recording.
@@ -144,7 +144,7 @@ def spare_nltk() -> None:
 
 
 def whisperx_resident(weights: str, *, align_dir: str | None = None, defaults: bool = False) -> Job:
-    """Whisperx with its models loaded: one job at a time, which is what its shared state allows.
+    """Whisperx with its models loaded: one job at a time, because its shared state allows no more.
 
     Args:
         weights: directory of the Whisper model.

@@ -72,7 +72,7 @@ def sample_call() -> Path:
 
 
 def free_port(host: str, wanted: int) -> int:
-    """The port that is wanted, or another one when it is taken."""
+    """The preferred port, or a free one when it is in use."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,7 +109,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the server answers and has loaded its models."""
+    """The server responds and has loaded its models."""
     try:
         return bool(requests.get(f"{url}/readyz", timeout=5).ok)
     except requests.RequestException:

@@ -31,7 +31,7 @@ TEXT_TOKENS = 50257
 CONTEXT = 448
 POSITIONS = 1500
 TIMESTAMPS = 1501
-# The first words of the vocabulary have four letters, with which a window's text has the length of real text.
+# The first words of the vocabulary have four letters, so that a window's text has the length of real text.
 SHORT_WORDS = 10_000
 
 
@@ -69,7 +69,7 @@ SHAPES = {
 
 
 class _Weights:
-    """Normally distributed numbers, cut out of one pool: large models are made in seconds."""
+    """Normally distributed numbers from a shared pool, so that large models are made in seconds."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -81,12 +81,12 @@ class _Weights:
         return np.resize(pool, shape)
 
     def linear(self, outputs: int, inputs: int) -> Halves:
-        """Keeps the size of what goes through."""
+        """Keeps the size of its input."""
         return self.normal(outputs, inputs, scale=inputs**-0.5)
 
 
 def make_models(root: Path, whisper: str = "tiny", seed: int = 0) -> Path:
-    """Make a models directory with everything that a job in English needs.
+    """Make a models directory with all models for a job in English.
 
     Args:
         root: the models directory.
@@ -130,7 +130,7 @@ def make_whisper(root: Path, name: str, seed: int = 0) -> Path:
     spec.config.alignment_heads = list(itertools.product(layers, range(shape.heads)))[:10]
     spec.register_vocabulary(tokens)
     spec.validate()
-    # As the converter does it; its own search for equal matrices would compare all with all.
+    # As in the converter, whose search for equal matrices would compare all with all.
     spec.decoder.projection.weight = "decoder/embeddings/weight"
     directory = root / CATALOGUE[name].directory
     directory.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def make_alignment(root: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     weights = wav2vec2_base(aux_num_out=29).state_dict()
     for key in ("aux.weight", "aux.bias"):
-        # The published file has three labels more, which torchaudio drops when it loads it.
+        # The published file has three more labels, which torchaudio drops at loading.
         value = weights[key]
         weights[key] = torch.cat([value[:1], value[:3], value[1:]])
     entry = CATALOGUE["align-en"]
@@ -218,7 +218,7 @@ def _fill(spec: Any, shape: WhisperShape, weights: _Weights) -> None:
     spec.encoder.position_encodings.encodings = weights.normal(POSITIONS, width, scale=0.02)
     spec.decoder.position_encodings.encodings = weights.normal(CONTEXT, width, scale=0.02)
     embeddings = weights.normal(shape.vocabulary, width, scale=0.02)
-    # Special tokens never win, so that all a decoding gives is text and its tokens can be counted.
+    # Special tokens are never chosen, so that a decoding contains only text and its tokens can be counted.
     embeddings[TEXT_TOKENS:] *= np.float16(0.1)
     spec.decoder.embeddings.weight = embeddings
     spec.decoder.projection.weight = spec.decoder.embeddings.weight
@@ -250,7 +250,7 @@ def _norm(spec: Any, width: int) -> None:
 
 
 def _tokens(shape: WhisperShape) -> list[str]:
-    """The vocabulary: bytes, made-up words, then the special tokens at their published places."""
+    """The vocabulary: bytes, made-up words, then the special tokens at their published positions."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())

@@ -14,8 +14,8 @@ from typing import Any
 import peers
 from peers import Job
 
-# What is timed inside a recognition: module and function. The first runs while nothing else does; the others run on the
-# worker's lanes at once, so each is timed by its lane's clock.
+# The timed parts of a recognition: module and function. The first part runs alone; the others run at once on the
+# worker's lanes, so each is timed by its lane's clock.
 OUR_PARTS = {
     "vad": ("whisper_api.engine.vad", "detect"),
     "mel": ("whisper_api.engine.whisper.onnx.model", "log_mel"),
@@ -41,7 +41,7 @@ def ours(models: str, model: str, beam: int) -> Job:
     engine = Engine(device="cpu", models_dir=models, offline=True)
     worker = GpuWorker(lanes=engine.lanes)
     options = TranscriptionOptions(model=model, language="en", align=False, diarize=False, beam_size=beam)
-    # A lane's clock does not see what it has other threads compute: then the parts are not told.
+    # A lane's clock does not include the work of other threads, so the parts are not reported then.
     alone = engine.threads == 1
     clocks = {"vad": time.process_time, "mel": time.thread_time, "encoder": time.thread_time}
     spent = {name: _timed(*part, clocks[name]) if alone else None for name, part in OUR_PARTS.items()}
@@ -100,7 +100,7 @@ def ours(models: str, model: str, beam: int) -> Job:
 
 
 def _timed(module: str, name: str, clock: Callable[[], float]) -> list[float] | None:
-    """Have a function or method note the seconds of each call; None where there is no such function."""
+    """Record the seconds of each call of a function or method; None when the function does not exist."""
     try:
         owner: Any = importlib.import_module(module)
         *classes, last = name.split(".")
@@ -131,7 +131,7 @@ def _samples(path: str) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _kept(decode: Callable[[str], Any], path: str) -> Any:
-    """Decoding is measured by itself, so the other stages do it once."""
+    """Decode once for all other stages, because decoding is measured separately."""
     return decode(path).audio
 
 
@@ -170,7 +170,7 @@ def whisperx(weights: str, align_dir: str, beam: int) -> Job:
         speech = model.vad_model({"waveform": Pyannote.preprocess_audio(audio), "sample_rate": 16_000})
         Pyannote.merge_chunks(speech, 30, onset=0.5, offset=0.363)
         parts = {"vad": since(), "mel": 0.0, "encoder": 0.0, "decoder": 0.0}
-        # The windows are ours: what whisperx made of its own speech is only timed.
+        # The next stage gets our windows; the result of whisperx's own detection is only timed.
         windows = [
             audio[int(one["start"] * 16_000) : int(one["end"] * 16_000)]
             for one in json.loads(Path(segments).read_text())
@@ -218,7 +218,7 @@ def whisperx(weights: str, align_dir: str, beam: int) -> Job:
 
 
 def pyannote(models: str) -> Job:
-    """Stock pyannote around our two models."""
+    """Stock pyannote with our two models."""
     from whisper_api.engine.models.store import ModelStore
 
     store = ModelStore(Path(models), offline=True)

@@ -47,11 +47,11 @@ class Client:
 
     @property
     def is_node(self) -> bool:
-        """Whether it runs on Node, and comes from npm."""
+        """The client runs on Node and is installed from npm."""
         return self.file.endswith(".mjs")
 
 
-# The one place for the versions. Those for Node run on Node 20.
+# The versions of all clients. Those for Node run on Node 20.
 OPENAI = "openai==3.57.0"
 CLIENTS = (
     Client("openai-python", (OPENAI,), "openai_python.py"),
@@ -72,7 +72,7 @@ CLIENTS = (
     Client("litellm-proxy", ("litellm[proxy]==1.108.7", OPENAI), "litellm_proxy.py", proxy=True),
 )
 
-# Of the sample call: eight seconds in which two people speak, and a word that every model hears in them.
+# Eight seconds of the sample call in which two people speak, and a word that every model recognises in them.
 CLIP_BEGIN, CLIP_SECONDS = 16, 8
 WORD = "Chicago"
 CALL_SECONDS = 600.0
@@ -103,7 +103,7 @@ class CannotInstall(Exception):
 
 
 class Environment:
-    """Where clients are installed, and run from.
+    """The directory in which clients are installed and run.
 
     Args:
         directory: a virtual environment and a Node project are made in it when they are needed.
@@ -185,7 +185,7 @@ def judged(client: str, output: str, code: int, seconds: float) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows, one line each; what went wrong is given whole."""
+    """The rows, a line each; errors are printed in full."""
     cells = [("client", "call", "outcome", "s", "text")]
     for row in rows:
         text = row.text if row.outcome != "ok" or len(row.text) <= 60 else f"{row.text[:60]}..."
@@ -234,7 +234,7 @@ def _tried(client: Client, environment: Environment, served: Mapping[str, str], 
 
 @contextlib.contextmanager
 def _server(directory: Path) -> Iterator[dict[str, str]]:
-    """A server with its files in a directory; yields what its clients are told in their environment."""
+    """A server with its files in a directory; yields the environment variables of its clients."""
     from whisper_api import Config, Server
     from whisper_api.engine.models.store import ModelStore
 
@@ -268,9 +268,9 @@ def _litellm_proxy(environment: Environment, served: Mapping[str, str]) -> Itera
         "general_settings": {"master_key": PROXY_KEY},
     }
     file = Path(served["AUDIO_FILE"]).with_name("litellm.yaml")
-    # JSON is YAML, too.
+    # YAML includes JSON.
     file.write_text(json.dumps(config))
-    # What it passes through goes where these say.
+    # The proxy passes requests on to these addresses.
     env = {"OPENAI_API_BASE": served["SERVER_URL"], "OPENAI_API_KEY": served["SERVER_KEY"]}
     program = str(environment.python.with_name("litellm"))
     with (
@@ -317,13 +317,13 @@ def _clip(directory: Path) -> Path:
 
 
 def _clean_environment() -> dict[str, str]:
-    """This process's environment without what would lead a client elsewhere."""
+    """This process's environment without variables that would direct a client to another server."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OPENAI_", "AZURE_", "LITELLM_", "WHISPER_")) and name != "PYTHONPATH"
     }
-    # The first keeps LiteLLM from fetching a price list.
+    # The first variable keeps LiteLLM from fetching a price list.
     return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 

@@ -341,5 +341,5 @@ def test_progress_is_drawn_on_a_terminal(rest: Rest) -> None:
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert text == f"{TEXT}\n"
-    for shown in (b"sending a.wav", b"place 3 in the queue", b"50%  align"):
+    for shown in (b"sending a.wav", b"position 3 in the queue", b"50%  align"):
         assert shown in drawn

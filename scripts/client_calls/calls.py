@@ -12,7 +12,7 @@ ROOT_URL = os.environ["SERVER_URL"]
 BASE_URL = f"{ROOT_URL}/v1"
 KEY = os.environ["SERVER_KEY"]
 AUDIO = Path(os.environ["AUDIO_FILE"])
-# Of the proxy that only one of the clients goes through.
+# The address of the proxy, which only one of the clients uses.
 PROXY_URL = os.environ.get("PROXY_URL", "")
 PROXY_KEY = os.environ.get("PROXY_KEY", "")
 

@@ -9,7 +9,7 @@ from langchain_community.document_loaders.generic import GenericLoader
 from langchain_community.document_loaders.parsers.audio import OpenAIWhisperParser
 from pydub import AudioSegment
 
-# The parser sends MP3, which pydub has a program make.
+# The parser sends MP3, which pydub makes with an external program.
 AudioSegment.converter = imageio_ffmpeg.get_ffmpeg_exe()
 
 blobs = FileSystemBlobLoader(AUDIO.parent, glob=AUDIO.name)

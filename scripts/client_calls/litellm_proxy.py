@@ -1,4 +1,4 @@
-"""OpenAI's SDK through LiteLLM's proxy: as one answer, and as a stream.
+"""OpenAI's SDK through LiteLLM's proxy: a single response, and a stream.
 
 The proxy's own route does not stream transcriptions with any server: it puts the events into the field ``text``. Only
 its pass-through route (``/openai``) streams.

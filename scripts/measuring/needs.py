@@ -29,7 +29,7 @@ class Need:
     peers: bool = False
 
     def missing(self) -> bool:
-        """Whether this machine does not have the module or program."""
+        """The module or program does not exist on this machine."""
         if self.program:
             return shutil.which(self.name) is None
         try:

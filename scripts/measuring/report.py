@@ -54,13 +54,13 @@ class Pair:
         return f"{self.ours} against {self.peer}" if self.peer else self.ours
 
     def met(self, ratio: float, wanted: float | None) -> bool:
-        """Whether the ratio meets the target."""
+        """The ratio meets the target."""
         return wanted is None or (ratio <= wanted if self.lower else ratio >= wanted)
 
 
 @dataclass
 class Comparison:
-    """One table.
+    """A table.
 
     Attributes:
         title: title of the table.

@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Piece:
-    """One file within a recording.
+    """A file within a recording.
 
     Attributes:
         name: name of the file.
@@ -69,7 +69,7 @@ def recording(folder: Path, seconds: float, audio: Path | None = None) -> Record
     files = [(sample_call(), sample_call_text())]
     if audio is not None:
         items = json.loads((audio / "manifest.json").read_text(encoding="utf-8"))
-        # One language, since a job has one.
+        # A single language, because a job has one.
         files += [(audio / it["file"], it["text"]) for it in items if it.get("text") and it.get("language") == "en"]
     loaded = [(path.name, _samples(path), text) for path, text in files]
     total = round(seconds * SAMPLE_RATE)

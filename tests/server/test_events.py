@@ -405,9 +405,10 @@ class Waiting:
 
     def request(self) -> Request:
         """One whose client does not leave; to be made on the loop."""
-        pools: Any = {"uploads": Inline(), "reads": Inline(), "renders": Inline(), "fetches": Inline()}
+        inline: Any = Inline()
         app = Starlette()
-        app.state.server = ServerState(self.config, self.service, self.keys, **pools)
+        app.state.server = state = ServerState(self.config, self.service)
+        state.uploads = state.reads = state.renders = state.fetches = inline
         path = {"job_id": self.job_id}
         scope = {"type": "http", "method": "GET", "app": app, "state": {"key": self.key}, "path_params": path}
         gone = asyncio.Event()

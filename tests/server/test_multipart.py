@@ -16,9 +16,10 @@ from server.upload_server import BOUNDARY, field_part, file_part, form
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import IncomingForm, Limits
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
+from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.part_headers import display_name
 
-LIMITS = Limits(max_file_size=4000, timeout_seconds=1, max_fields=5, max_field_bytes=1000, max_header_bytes=2000)
+LIMITS = Limits(max_file_size=4000, pace=PaceRules(1), max_fields=5, max_field_bytes=1000, max_header_bytes=2000)
 
 
 class Read(NamedTuple):
@@ -164,7 +165,7 @@ def test_file_names_are_for_people(disposition: bytes, shown: str | None) -> Non
 
 
 def test_a_file_name_of_ten_thousand_bytes() -> None:
-    limits = Limits(max_file_size=4000, timeout_seconds=1)
+    limits = Limits(max_file_size=4000, pace=PaceRules(1))
     name = read([form(file_part(AUDIO, b'filename="' + b"../x" * 2500 + b'.wav"'))], limits=limits).file_name
     assert name == "x.wav"
 

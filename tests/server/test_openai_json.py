@@ -22,9 +22,10 @@ from whisper_api.errors import InvalidInput, InvalidOption
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import IncomingForm, Limits
 from whisper_api.server.uploads.json_reader import MAX_HEAD_BYTES, MAX_OTHER_BYTES, MAX_TOKENS, JsonReader
+from whisper_api.server.uploads.pace import PaceRules
 
 BASE64 = base64.b64encode(AUDIO).decode()
-LIMITS = Limits(max_file_size=1 << 24, timeout_seconds=60, max_field_bytes=1 << 24)
+LIMITS = Limits(max_file_size=1 << 24, pace=PaceRules(60), max_field_bytes=1 << 24)
 
 
 def read(body: bytes, sizes: Iterator[int] | None = None) -> tuple[bytes, list[tuple[str, str]]]:

@@ -42,6 +42,7 @@ from whisper_api.errors import StorageError, StorageFull
 from whisper_api.server.connections import accepting
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import IncomingFile, IncomingForm, Limits
+from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.receiving import receive as receive_form
 
 MAX_FILE_SIZE = 1_000_000
@@ -310,7 +311,7 @@ def play(directory: Path, script: Script, pool: Executor | None = None) -> Incom
 
     async def run() -> IncomingFile:
         scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type)]}
-        bounds = Limits(max_file_size=MAX_FILE_SIZE, timeout_seconds=480)
+        bounds = Limits(max_file_size=MAX_FILE_SIZE, pace=PaceRules(480))
         form = IncomingForm(bounds, lambda: directory)
         await receive_form(Request(scope, receive), form, pool or Inline())
         return form.files[0]
@@ -396,7 +397,7 @@ def test_a_request_that_is_canceled_leaves_nothing(tmp_path: Path) -> None:
                 await asyncio.Event().wait()
                 raise
 
-        limits = Limits(max_file_size=MAX_FILE_SIZE, timeout_seconds=PATIENCE_SECONDS)
+        limits = Limits(max_file_size=MAX_FILE_SIZE, pace=PaceRules(PATIENCE_SECONDS))
         form = IncomingForm(limits, lambda: directory)
         task = asyncio.create_task(receive_form(Request(scope, receive), form, pool))
         await waiting.wait()

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.plain_bodies import UNQUOTED_TOGETHER, UrlencodedReader, unquoted
 
-LIMITS = Limits(max_file_size=1, timeout_seconds=1, max_fields=3, max_field_bytes=1000)
+LIMITS = Limits(max_file_size=1, pace=PaceRules(1), max_fields=3, max_field_bytes=1000)
 
 
 def read(body: bytes, max_files: int = 1) -> IncomingForm:

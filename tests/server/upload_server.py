@@ -31,6 +31,7 @@ from whisper_api.server.connections import Bounds, Connections, settings_of
 from whisper_api.server.responses.delivery import DeliveredResponse, LingeringClose
 from whisper_api.server.responses.problems import Problem, handler, problem_response
 from whisper_api.server.uploads.incoming import IncomingForm, Limits
+from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.receiving import receive
 
 __all__ = [
@@ -248,7 +249,7 @@ def serving(
 ) -> UploadServer:
     """A server with its uploads in a directory of their own."""
     directory.mkdir(exist_ok=True)
-    limits = Limits(max_file_size, timeout_seconds)
+    limits = Limits(max_file_size, PaceRules(timeout_seconds))
     return UploadServer(directory, limits, linger or {}, keep_alive_seconds, linger_seconds)
 
 

@@ -34,7 +34,7 @@ class KeyRing:
     """The keys in a job database.
 
     Args:
-        store: of the keys.
+        store: the store of the keys.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -44,8 +44,8 @@ class KeyRing:
         """Make a key.
 
         Args:
-            name: for people: 1 to 64 printable characters, different from the names of all other valid keys.
-            role: of the key.
+            name: name for people: 1 to 64 printable characters, different from the names of all other valid keys.
+            role: role of the key.
 
         Returns:
             The key, and the token that a caller sends. The token cannot be had again.
@@ -91,7 +91,7 @@ class KeyRing:
         """Revoke a key, also for running servers.
 
         Args:
-            name_or_id: of a valid key.
+            name_or_id: name or id of a valid key.
 
         Returns:
             The revoked key.

@@ -90,12 +90,12 @@ class Client:
         Args:
             source: a path, the file's bytes, or a binary file object, which is read from its beginning. An object that
                 cannot seek is copied to a temporary file, so that it can be sent again.
-            options: of the transcription; the server's configuration gives the options that are not set.
+            options: options of the transcription; the server's configuration gives the options that are not set.
             output_format: srt, vtt, txt, tsv, json or aud; None for the server's default.
             render_options: the layout of subtitles.
             keep_result: keep the result after its delivery, until the job expires.
             metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
-            hf_token: for models that need an account; the server forgets the token when the job ends.
+            hf_token: token for models that need an account; the server forgets the token when the job ends.
             on_upload: called with the number of bytes of audio that were sent, and the number of all. A second attempt
                 begins at 0.
 

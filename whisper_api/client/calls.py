@@ -46,7 +46,7 @@ class Request(NamedTuple):
     """A request of the REST API.
 
     Attributes:
-        method, path, params, headers: of the request.
+        method, path, params, headers: parts of the request.
         body: a form with audio, bytes, or None.
         job_id: the job that errors name.
         held_seconds: how long the server may hold the request, or be silent in a stream.

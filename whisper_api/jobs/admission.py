@@ -193,8 +193,8 @@ class Reservations:
         coming = sum(each.owner == owner for each in self._open)
         if self._store.unfinished(owner) + coming >= self._per_owner + min(extra_slots, self._per_owner):
             raise CallerLimit(
-                f"This key has {self._per_owner} unfinished jobs, which is as many as one may have: "
-                "try again when one has ended",
+                f"This key has {self._per_owner} unfinished jobs, and more are not allowed: try again when a job has "
+                "ended",
                 RETRY_SECONDS,
             )
 

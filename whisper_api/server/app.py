@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -40,16 +39,13 @@ from whisper_api.server.routes import (
     status,
     transcription,
 )
-from whisper_api.server.state import RENDER_THREADS, ServerState, thread_count
+from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
 __all__ = ["create_app"]
-
-# Number of files that are fetched at a time; a thread that waits for another server costs next to nothing.
-FETCHES = 16
 
 NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
@@ -176,27 +172,13 @@ async def _lifespan(
     from whisper_api.jobs.service import JobService
 
     async with contextlib.AsyncExitStack() as stack:
-
-        def pool(threads: int, name: str) -> ThreadPoolExecutor:
-            made = ThreadPoolExecutor(threads, thread_name_prefix=name)
-            stack.callback(made.shutdown, wait=False, cancel_futures=True)
-            return made
-
         service = outer_service
         if service is None:
             service = await asyncio.to_thread(JobService.open, config, executor)
             stack.push_async_callback(asyncio.to_thread, service.close)
             await asyncio.to_thread(service.start)
-        threads = thread_count(config.http_workers)
-        state = ServerState(
-            config,
-            service,
-            service.keys,
-            uploads=pool(threads, "uploads"),
-            reads=pool(threads, "reads"),
-            renders=pool(RENDER_THREADS, "renders"),
-            fetches=pool(FETCHES, "fetches"),
-        )
+        state = ServerState(config, service)
+        stack.callback(state.close)
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:

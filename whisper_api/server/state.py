@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
@@ -21,7 +20,6 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 
 if TYPE_CHECKING:
-    from whisper_api.access.keys import KeyRing
     from whisper_api.jobs.service import JobService
 
 __all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
@@ -31,13 +29,17 @@ T = TypeVar("T")
 # A result is rendered in memory, which takes about five times its size, and rendering keeps the interpreter busy: more
 # threads would take more memory, save no time and hold up the event loop.
 RENDER_THREADS = 1
-# A quarter of the threads that fetch files.
+# Number of files that are fetched at a time; a thread that waits for another server costs next to nothing.
+FETCHES = 16
 FETCHES_PER_CALLER = 4
 
 
-@dataclass
 class ServerState:
     """The state of one application between start and end.
+
+    Args:
+        config: the configuration.
+        service: the job service.
 
     Attributes:
         config: the configuration.
@@ -45,7 +47,7 @@ class ServerState:
         keys: the keys of the callers.
         uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
         reads: threads for requests that take a few milliseconds.
-        renders: threads that read stored transcripts and render them.
+        renders: a thread that reads stored transcripts and renders them.
         fetches: threads that wait for other servers.
         draining: set when the server begins to stop; status requests that wait for a change end then.
         stopped: set when no job runs any more; all other waiting requests end then.
@@ -57,31 +59,30 @@ class ServerState:
         caller_renders: limits the results that are rendered at a time for one caller.
     """
 
-    config: Config
-    service: JobService
-    keys: KeyRing
-    uploads: ThreadPoolExecutor
-    reads: ThreadPoolExecutor
-    renders: ThreadPoolExecutor
-    fetches: ThreadPoolExecutor
-    draining: asyncio.Event = field(default_factory=asyncio.Event)
-    stopped: asyncio.Event = field(default_factory=asyncio.Event)
-    started: float = field(default_factory=time.monotonic)
-    waiters: Waiters = field(init=False)
-    key_uploads: Turns = field(init=False)
-    address_uploads: Turns = field(init=False)
-    form_bytes: Amounts = field(init=False)
-    caller_fetches: Turns = field(init=False)
-    caller_renders: Turns = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.waiters = Waiters(self.service)
-        self.key_uploads = Turns(self.config.max_uploads_per_key)
-        self.address_uploads = Turns(self.config.max_uploads_per_address)
+    def __init__(self, config: Config, service: JobService) -> None:
+        threads = thread_count(config.http_workers)
+        self.config = config
+        self.service = service
+        self.keys = service.keys
+        self.uploads = ThreadPoolExecutor(threads, thread_name_prefix="uploads")
+        self.reads = ThreadPoolExecutor(threads, thread_name_prefix="reads")
+        self.renders = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="renders")
+        self.fetches = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetches")
+        self.draining = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.started = time.monotonic()
+        self.waiters = Waiters(service)
+        self.key_uploads = Turns(config.max_uploads_per_key)
+        self.address_uploads = Turns(config.max_uploads_per_address)
         # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
-        self.form_bytes = Amounts(self.config.max_uploads_per_key * self.config.max_file_size)
+        self.form_bytes = Amounts(config.max_uploads_per_key * config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
         self.caller_renders = Turns(1)
+
+    def close(self) -> None:
+        """End the threads, without waiting for work that has begun."""
+        for pool in (self.uploads, self.reads, self.renders, self.fetches):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def state_in(scope: Scope) -> ServerState:

@@ -46,7 +46,7 @@ class Database:
     """A file with one connection that writes, and one read-only connection for each thread that reads at the moment.
 
     Args:
-        path: of the file; made with mode 0600, and its directory with mode 0700, when they do not exist.
+        path: path of the file; made with mode 0600, and its directory with mode 0700, when they do not exist.
         migrations: all migrations of all versions, in order; their number is the version of the schema.
         busy_seconds: how long to wait while another process writes.
 

@@ -18,7 +18,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs to find; a field that is None sets no condition.
 
     Attributes:
-        state: of the job.
+        state: state of the job.
         metadata_key: a key at the top of the job's metadata.
         metadata_value: its value: text, or a number, true, false or null as JSON. Needs ``metadata_key``.
         created_after: the job was submitted then or later; seconds since 1970.

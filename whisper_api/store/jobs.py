@@ -72,7 +72,7 @@ class JobStore(ResultTable, KeyTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
-        path: of the file, which is made when it does not exist.
+        path: path of the file, which is made when it does not exist.
         busy_seconds: how long to wait while another process writes.
 
     Attributes:
@@ -165,7 +165,7 @@ class JobStore(ResultTable, KeyTable):
         Args:
             owner: owner of the jobs; None for the jobs of all owners.
             filter: further conditions.
-            limit: how many jobs at most.
+            limit: most jobs to return.
             before_seq: only jobs submitted before the job with this number; None to begin with the newest.
         """
         where, values = conditions(owner, filter, before_seq)
@@ -248,8 +248,8 @@ class JobStore(ResultTable, KeyTable):
         Args:
             job_id: id of the job.
             now: seconds since 1970.
-            states: in which the job may be.
-            reason: of the server, in a sentence for people; None when the client asked for it.
+            states: states in which the job is canceled.
+            reason: the server's reason, in a sentence for people; None when the client asked for it.
 
         Returns:
             False when the job is in another state.

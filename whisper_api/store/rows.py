@@ -103,7 +103,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key_id: 8 hexadecimal digits; the public part of the key.
-        name: for people.
+        name: name of the key, for people.
         role: a user sees its own jobs, an admin sees all jobs.
         created_at, revoked_at: seconds since 1970, UTC.
     """
@@ -163,7 +163,7 @@ def job_of(row: sqlite3.Row) -> Job:
     """The job of a row.
 
     Args:
-        row: with the :data:`JOB_COLUMNS`, ``has_result``, and ``text`` from the table of texts.
+        row: a row with the :data:`JOB_COLUMNS`, ``has_result``, and ``text`` from the table of texts.
 
     Raises:
         StorageError: its content cannot be read.

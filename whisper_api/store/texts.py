@@ -55,9 +55,9 @@ def put_text(connection: sqlite3.Connection, seq: int, text: JobText) -> None:
     """Store the text of a job instead of its earlier text.
 
     Args:
-        connection: in a transaction.
+        connection: a connection in a transaction.
         seq: number of the job.
-        text: to store; an empty one only removes the earlier text.
+        text: the new text; an empty text only removes the earlier one.
     """
     content = msgspec.json.encode(text)
     if content == b"{}":
@@ -70,7 +70,7 @@ def delete_text(connection: sqlite3.Connection, seq: int, error: str | None = No
     """Remove the texts of a submission.
 
     Args:
-        connection: in a transaction.
+        connection: a connection in a transaction.
         seq: number of the job.
         error: a sentence of the server that is stored instead.
     """

@@ -33,21 +33,21 @@ class Bounds:
     """The bounds of all connections of one server. Times are in seconds.
 
     Attributes:
-        connections: open at a time.
-        connections_per_address: of these, for one client address.
+        connections: connections that may be open at a time.
+        connections_per_address: connections of one client address.
         reserved: connections above ``connections``, on which only health checks are answered.
-        reserved_seconds: how long such a connection lives.
+        reserved_seconds: longest life of such a connection.
         streams_per_connection: requests that one HTTP/2 connection may have open at a time.
         shared_streams: open requests of all HTTP/2 connections, the first one of each connection not counted.
-        shared_streams_per_address: of these, for one client address.
-        response_bytes: of response bodies that clients have not taken yet.
-        response_bytes_per_address: of these, for one client address.
-        head_seconds: from the first byte of a request's head to the last, and from the start of a connection to its
-            first request.
-        idle_seconds: without a request, after the first one.
-        take_seconds: for which a client may take nothing of its response; see
+        shared_streams_per_address: shared streams of one client address.
+        response_bytes: bytes of response bodies that clients have not taken yet.
+        response_bytes_per_address: bytes of such bodies of one client address.
+        head_seconds: time from the first byte of a request's head to the last, and from the start of a connection to
+            its first request.
+        idle_seconds: time without a request, after the first request.
+        take_seconds: time for which a client may take nothing of its response; see
             :class:`~whisper_api.server.connections.limits.ProgressDeadline`.
-        linger_seconds: for which a connection still reads after the server has ended it, so that its client receives
+        linger_seconds: time for which a connection still reads after its end, so that its client receives
             the last response (RFC 9112, section 9.6).
     """
 

@@ -52,7 +52,7 @@ class _Endpoint(NamedTuple):
     """An operation at one path.
 
     Attributes:
-        path, method: of the route.
+        path, method: path and method of the route.
         operation: the operation.
         name: the unique ``operationId``.
         first_path: the path under which the same operation is described before; empty at its first path.

@@ -29,7 +29,7 @@ async def until_gone(receive: Receive) -> None:
     """Wait until the client has gone away; drop the messages that come before.
 
     Args:
-        receive: of the request; nothing else may call it meanwhile.
+        receive: the request's function; nothing else may call it meanwhile.
     """
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -37,7 +37,7 @@ async def result_response(
     """Respond with a job's result.
 
     Args:
-        request: of a caller that may see the job.
+        request: the caller's request.
         job_id: id of the job.
         format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with the whole
             result, whose ``text`` is in the job's own format.

@@ -7,7 +7,6 @@ one file or many. With one file, the first error ends the request; with many, an
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from whisper_api.errors import Busy, CallerLimit, Draining, InvalidOption
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.fetch.urls import file_name_of
-from whisper_api.server.uploads.pace import PaceRules, pace_rules
+from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.part_headers import display_name, shown
 from whisper_api.server.uploads.storing import HeaderlessFile, StoredFile
 
@@ -52,30 +51,21 @@ class Limits:
 
     Attributes:
         max_file_size: most bytes of each file.
-        timeout_seconds: longest time without a byte.
+        pace: least pace of the whole body.
         max_fields: most text fields, without the URLs of files.
         max_field_bytes: most bytes of all text fields together.
         max_header_bytes: most bytes of the headers of all parts together.
-        min_bytes_per_second: least rate of the whole body; 0 for any rate.
-        upload_seconds: longest time for the whole body.
         file_fields: names of the fields that may contain a file.
         max_files: most files and URLs of files; with more than one, an error of one file does not refuse the others.
     """
 
     max_file_size: int
-    timeout_seconds: float
+    pace: PaceRules
     max_fields: int = 100
     max_field_bytes: int = 1 << 20
     max_header_bytes: int = 32 << 10
-    min_bytes_per_second: float = 0.0
-    upload_seconds: float = math.inf
     file_fields: tuple[str, ...] = (FILE_FIELD,)
     max_files: int = 1
-
-    @property
-    def pace(self) -> PaceRules:
-        """The least pace of the body."""
-        return pace_rules(self.timeout_seconds, self.min_bytes_per_second, self.upload_seconds)
 
     @property
     def max_other_bytes(self) -> int:

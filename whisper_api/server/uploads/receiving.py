@@ -79,8 +79,8 @@ async def upload_turn(request: Request) -> AsyncIterator[None]:
                 await unless_draining(state, stack.enter_async_context(turn))
             except asyncio.TimeoutError:
                 raise CallerLimit(
-                    f"This {whose} has {most} uploads that have not ended, which is as many as one may have: "
-                    "try again when one has ended",
+                    f"This {whose} has {most} uploads that have not ended, and more are not allowed: try again when an "
+                    "upload has ended",
                     RETRY_SECONDS,
                 ) from None
         request.scope[TURN] = True

@@ -29,6 +29,7 @@ from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetch_fi
 from whisper_api.server.uploads.forms import UploadForm
 from whisper_api.server.uploads.incoming import FILE_FIELD, MAX_FILES, IncomingFile, IncomingForm, Limits
 from whisper_api.server.uploads.known_speakers import write_recordings
+from whisper_api.server.uploads.pace import pace_rules
 from whisper_api.server.uploads.receiving import receive, upload_turn
 from whisper_api.server.uploads.reservations import Reservations, file_key, keys_of, reserved
 from whisper_api.server.uploads.storing import StoredFile
@@ -84,11 +85,9 @@ class UploadRules:
         """The limits of one upload."""
         return Limits(
             max_file_size=config.max_file_size,
-            timeout_seconds=config.timeout_seconds,
+            pace=pace_rules(config.timeout_seconds, config.min_upload_bytes_per_second, config.upload_timeout_seconds),
             max_field_bytes=MAX_FIELD_BYTES,
             max_header_bytes=MAX_HEADER_BYTES + (self.max_files * FILE_HEADER_BYTES if self.takes_many else 0),
-            min_bytes_per_second=config.min_upload_bytes_per_second,
-            upload_seconds=config.upload_timeout_seconds,
             file_fields=self.file_fields,
             max_files=self.max_files,
         )

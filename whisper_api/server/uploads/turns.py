@@ -7,19 +7,13 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from starlette.types import Scope
 
 from whisper_api.server.sockets import network_of
 
 __all__ = ["Amounts", "Turns", "client_network"]
-
-
-@dataclass
-class _Turn:
-    semaphore: asyncio.Semaphore
-    users: int = 0
 
 
 class Turns:
@@ -33,8 +27,8 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        # Callers that have requests now.
-        self._by_caller: dict[str, _Turn] = {}
+        # The requests of a caller keep its semaphore alive.
+        self._by_caller: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def taken(self, caller: str, seconds: float) -> AsyncIterator[None]:
@@ -50,18 +44,12 @@ class Turns:
         if not self._most or not caller:
             yield
             return
-        turn = self._by_caller.setdefault(caller, _Turn(asyncio.Semaphore(self._most)))
-        turn.users += 1
+        semaphore = self._by_caller.setdefault(caller, asyncio.Semaphore(self._most))
+        await asyncio.wait_for(semaphore.acquire(), seconds)
         try:
-            await asyncio.wait_for(turn.semaphore.acquire(), seconds)
-            try:
-                yield
-            finally:
-                turn.semaphore.release()
+            yield
         finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._by_caller[caller]
+            semaphore.release()
 
     def __len__(self) -> int:
         """The number of callers that have requests now."""
