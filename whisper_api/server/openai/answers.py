@@ -205,9 +205,9 @@ def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[To
 
 
 def _english_name(code: str) -> str:
-    from whisper_api.engine.languages import ENGLISH_NAMES
+    from whisper_api.engine.languages import english_names
 
-    return ENGLISH_NAMES.get(code, code)
+    return english_names().get(code, code)
 
 
 RENDERERS: dict[str, Callable[[Transcript, OpenAIRequest], Answer]] = {
