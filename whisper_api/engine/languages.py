@@ -66,9 +66,9 @@ def _language_code(name: str) -> str:
             return code
     candidates = _codes_in(name)
     for candidate in candidates:
-        code = nearest_language(candidate, names)
-        if code is not None:
-            return code
+        nearest = nearest_language(candidate, names)
+        if nearest is not None:
+            return nearest
     raise InvalidOption("language", _refusal(name, candidates))
 
 
