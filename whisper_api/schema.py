@@ -53,7 +53,6 @@ T = TypeVar("T")
 LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 """Languages that write no space between words, according to Whisper's tokenizer."""
 
-Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 

@@ -1,4 +1,4 @@
-"""The engine: resident models, and the threads that run them for all jobs."""
+"""The engine: resident models, and the worker threads that run them for all jobs."""
 
 from __future__ import annotations
 
@@ -40,52 +40,53 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
-# Windows in a batch. The lengths of windows are rounded up to a multiple of the bucket, so that more of them share a
-# batch: a coarse one on a GPU, where full batches matter more than padding.
+# Window lengths are rounded up to a multiple of the bucket, so that more windows share a batch. The bucket of a GPU is
+# coarse, because full batches matter more than padding.
 GPU_BUCKET_SECONDS = 5.0
 # Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
 GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
 # Cost of one window of that measurement, in seconds of audio.
 PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
-# Share of the device's free memory that models may take; the rest is for activations.
+# Share of the device's free memory for models; the rest is for activations.
 MODEL_SHARE = 0.7
-# Bytes of decoded audio in memory: 2.3 hours. More goes to files, whose pages the system can drop.
+# Bytes of decoded audio in memory: 2.3 hours. Further audio goes to files, whose pages the system can evict.
 AUDIO_MEMORY = 512 << 20
 
 
 class Engine:
-    """Transcribes audio. Models are loaded when first used and stay; threads share them and their batches.
+    """Transcribes audio. Each model is loaded at its first use and stays loaded; jobs share models and batches.
 
-    An engine that has not been used yet may be used in a forked process. After the first use it may not, since threads
-    do not survive a fork: in the forked process every method raises :class:`~whisper_api.errors.ForkedProcess`, and
-    the original process goes on. On a GPU, making an engine is its first use.
+    A forked process may use an engine that was never used before the fork. An engine that was used before cannot be
+    used in the forked process, since threads do not survive a fork: every method raises
+    :class:`~whisper_api.errors.ForkedProcess` there, and the original process is not affected. On a GPU, the
+    construction of an engine counts as its first use.
 
     Args:
-        model: the Whisper model of jobs that name none; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
-            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) use it too.
-        language: the language of jobs that name none; ``auto`` detects it.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, where each job goes to the GPU with the
-            fewest.
-        device_index: which GPU, for ``cuda``.
-        compute_type: as CTranslate2 names them; ``auto`` is float16 on a GPU and int8 on a CPU.
-        batch_size: windows of audio in one batch on a GPU; None to choose it by measurement.
-        models_dir: where model files are kept; None for ``models_cache`` in the user's cache directory.
-        hf_token: for models that need an account; None uses ``HF_TOKEN``.
-        keep_alive: seconds that an unused model stays loaded; -1 for ever, 0 to free it after each job.
-        memory_budget: bytes that models may take on the device; None for 70 % of what is free there.
+        model: the Whisper model of jobs that name no model; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
+            name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) also use this model.
+        language: the language of jobs that name no language; ``auto`` detects the language.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, which assigns each job to the GPU with
+            the fewest jobs.
+        device_index: number of the GPU for ``cuda``.
+        compute_type: a compute type of CTranslate2; ``auto`` is float16 on a GPU and int8 on a CPU.
+        batch_size: number of windows in a batch on a GPU; None to measure the best number.
+        models_dir: directory of the model files; None for ``models_cache`` in the user's cache directory.
+        hf_token: Hugging Face token for gated models; None uses ``HF_TOKEN``.
+        keep_alive: seconds that an unused model stays loaded; -1 for ever, 0 to unload it after each job.
+        memory_budget: bytes of device memory for models; None for 70 % of the free memory.
         offline: True to download nothing.
-        max_audio_seconds: how long a recording may be; None or 0 for any length.
-        audio_memory: bytes of decoded audio that stay in memory, over all jobs; more goes to temporary files, 230 MB
+        max_audio_seconds: greatest length of a recording; None or 0 for any length.
+        audio_memory: bytes of decoded audio in memory, over all jobs; further audio goes to temporary files, 230 MB
             for an hour.
-        temp_dir: directory of those files; None for the system's own.
-        on_download: called while a model is downloaded.
+        temp_dir: directory of the temporary files; None for the system's directory.
+        on_download: called with the progress of a model's download.
         model_aliases: alias to model name; an alias wins over every other meaning of a name.
 
     Raises:
-        DeviceUnavailable: there is no such device.
+        DeviceUnavailable: the device does not exist or cannot be used.
         InvalidOption: an argument has an unknown value.
-        ForkedProcess: this process was forked from one that ran models.
+        ForkedProcess: a parent of this process ran models before the fork.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Engine:
         fork.check()
         devices = choose_devices(device, device_index)
         if devices[0].kind == "cuda":
-            # CUDA, once it was asked for a device, cannot be used in a forked process.
+            # After a request for a device, a forked process cannot use CUDA.
             fork.use_models()
         self.device = devices[0]
         self.compute_type = choose_compute_type(self.device, compute_type)
@@ -123,7 +124,8 @@ class Engine:
         if self.device.kind == "cpu":
             self.batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
         else:
-            size = batch_size or _gpu_batch(self.device.free_memory() or 0)
+            free = self.device.free_memory() or 0
+            size = batch_size or next(size for least, size in GPU_BATCHES if free >= least)
             self.batching = Batching(size, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
         self.store = ModelStore(
             Path(models_dir) if models_dir is not None else _user_models_dir(),
@@ -146,7 +148,7 @@ class Engine:
 
     @property
     def models(self) -> ModelCache:
-        """The cache of resident models; with several GPUs that of the first."""
+        """The cache of resident models; with several GPUs, the cache of the first."""
         return self._pool.runtimes[0].models
 
     @property
@@ -155,11 +157,11 @@ class Engine:
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
-        """Make the engine that a configuration describes.
+        """Make an engine from a configuration.
 
         Args:
             config: the configuration.
-            overrides: arguments of :class:`Engine` that win over the configuration.
+            overrides: arguments of :class:`Engine` that replace values of the configuration.
         """
         arguments: dict[str, Any] = {
             "model": config.model,
@@ -184,7 +186,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Free the models. Jobs that still run end with :class:`~whisper_api.errors.EngineClosed`."""
+        """Unload the models. Running jobs end with :class:`~whisper_api.errors.EngineClosed`."""
         self._closed.set()
         if not fork.inherited():
             self._pool.close()
@@ -206,29 +208,28 @@ class Engine:
 
         Args:
             source: a path, the bytes of a file, a file object, or samples (float32, shape (samples,), mono, 16 kHz).
-            options: None for the defaults.
-            on_progress: called from this thread as the job proceeds.
-            on_partial: called from this thread with the text of each window as it is decoded, and again when its words
+            options: the options of the job; None for the defaults.
+            on_progress: called from this thread with the job's progress.
+            on_partial: called from this thread with the text of each decoded window, and again when the window's words
                 have their final times.
             known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
                 recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
-            cancel: set it from another thread to stop the job within one work item.
-            hf_token: Hugging Face token to use instead of the engine's.
-            hf_token: instead of the engine's.
+            cancel: an event that another thread sets to stop the job within one work item.
+            hf_token: Hugging Face token that replaces the engine's.
             on_missing_model: called, from any thread, with the name of a model that is not on this machine. The model
-                is not downloaded then: once the function returns, the job does without the model or ends with
-                ModelUnavailable. What the function raises ends the job. None downloads missing models.
+                is then not downloaded: after the call, the job continues without the model or ends with
+                ModelUnavailable. An error of the function ends the job. None downloads missing models.
 
         Returns:
             The transcript; without segments when nobody speaks.
 
         Raises:
-            InvalidAudio: the source is not audio that can be decoded.
+            InvalidAudio: the source cannot be decoded as audio.
             InvalidOption: an option cannot be used.
-            ModelError: a model that was asked for cannot be had.
+            ModelError: a required model is not available.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
+            ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         self._check_open()
@@ -237,7 +238,7 @@ class Engine:
             from whisper_api.engine.diarize.enrollment import check_names
 
             check_names(known_speakers)
-        # The length is not known before decoding, so the job goes to the device with the fewest jobs.
+        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
             ctx = JobContext(
                 options=resolved,
@@ -255,8 +256,8 @@ class Engine:
             try:
                 return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
             except BaseException as error:
-                # The frames of a failed job hold its audio, and one of them may hold the error. Clearing them frees the
-                # audio now and not at the next run of the garbage collector.
+                # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
+                # frames frees the audio now, without waiting for the garbage collector.
                 traceback.clear_frames(error.__traceback__)
                 raise
             finally:
@@ -266,9 +267,9 @@ class Engine:
         """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
 
         Raises:
-            ModelError: the model cannot be had.
+            ModelError: the model is not available.
             EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
+            ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         local = self.store.ensure(self.resolve(options).model, check=self._check_open)
@@ -279,12 +280,12 @@ class Engine:
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
         """Load the alignment and diarization models that jobs with these options use, if they are available.
 
-        This takes longer than the Whisper model, since it imports torch. Jobs may run meanwhile. On a GPU it also
-        measures the best batch size, if none was given.
+        These models take longer to load than the Whisper model, since they need torch. Jobs may run meanwhile. On a
+        GPU, this method also measures the best batch size, unless the engine has a fixed size.
 
         Raises:
             EngineClosed: the engine was closed.
-            ForkedProcess: this process was forked from one that ran models.
+            ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         resolved = self.resolve(options)
@@ -317,13 +318,12 @@ class Engine:
                         pass
 
     def _sweep(self, options: ResolvedOptions) -> None:
-        """Measure which batch size is fastest on this device. Jobs that run meanwhile keep their turns."""
-        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe, Ct2Whisper
+        """Measure the fastest batch size on this device. Running jobs keep their turns."""
+        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe
         from whisper_api.engine.worker.batch_size import choose_batch_size
 
         worker = self._worker
         with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
-            assert isinstance(whisper, Ct2Whisper)
             probe = Ct2Probe(whisper, options.beam_size)
 
             def run(size: int) -> None:
@@ -338,7 +338,7 @@ class Engine:
                 worker.forget(probe)
         self._batch_size = size
         self.batching = dataclasses.replace(self.batching, max_items=size)
-        log.info("batches of %d windows use %s best", size, self.device.torch_name)
+        log.info("the best batch size on %s is %d windows", self.device.torch_name, size)
 
     def _check_open(self) -> None:
         """Raise EngineClosed when the engine was closed."""
@@ -376,10 +376,6 @@ class Engine:
         """
         options = options or TranscriptionOptions()
         return resolve(options, model=self._model_named(options.model), language=self.default_language)
-
-
-def _gpu_batch(free: int) -> int:
-    return next(size for least, size in GPU_BATCHES if free >= least)
 
 
 def _user_models_dir() -> Path:

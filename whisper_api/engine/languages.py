@@ -1,6 +1,6 @@
-"""The languages that Whisper knows, and how a user may name them: every door of the product calls this module.
+"""The languages of Whisper, and the codes and names that users may use for them.
 
-The library `langcodes` understands codes and names: it has IANA's registry and the data of Unicode's CLDR.
+The library ``langcodes`` understands codes and names: it contains IANA's registry and the data of Unicode's CLDR.
 """
 
 from __future__ import annotations
@@ -12,130 +12,34 @@ from collections.abc import Iterable
 
 from whisper_api.errors import InvalidOption
 
-__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language"]
+__all__ = ["AUTO", "english_names", "language_code", "language_or_auto", "nearest_language"]
 
 AUTO = "auto"
-# Whisper's code to its English name, as OpenAI's tokenizer and its answers write them. Models before large-v3 do not
-# know the last.
-ENGLISH_NAMES = {
-    "af": "afrikaans",
-    "am": "amharic",
-    "ar": "arabic",
-    "as": "assamese",
-    "az": "azerbaijani",
-    "ba": "bashkir",
-    "be": "belarusian",
-    "bg": "bulgarian",
-    "bn": "bengali",
-    "bo": "tibetan",
-    "br": "breton",
-    "bs": "bosnian",
-    "ca": "catalan",
-    "cs": "czech",
-    "cy": "welsh",
-    "da": "danish",
-    "de": "german",
-    "el": "greek",
-    "en": "english",
-    "es": "spanish",
-    "et": "estonian",
-    "eu": "basque",
-    "fa": "persian",
-    "fi": "finnish",
-    "fo": "faroese",
-    "fr": "french",
-    "gl": "galician",
-    "gu": "gujarati",
-    "ha": "hausa",
-    "haw": "hawaiian",
-    "he": "hebrew",
-    "hi": "hindi",
-    "hr": "croatian",
-    "ht": "haitian creole",
-    "hu": "hungarian",
-    "hy": "armenian",
-    "id": "indonesian",
-    "is": "icelandic",
-    "it": "italian",
-    "ja": "japanese",
-    "jw": "javanese",
-    "ka": "georgian",
-    "kk": "kazakh",
-    "km": "khmer",
-    "kn": "kannada",
-    "ko": "korean",
-    "la": "latin",
-    "lb": "luxembourgish",
-    "ln": "lingala",
-    "lo": "lao",
-    "lt": "lithuanian",
-    "lv": "latvian",
-    "mg": "malagasy",
-    "mi": "maori",
-    "mk": "macedonian",
-    "ml": "malayalam",
-    "mn": "mongolian",
-    "mr": "marathi",
-    "ms": "malay",
-    "mt": "maltese",
-    "my": "myanmar",
-    "ne": "nepali",
-    "nl": "dutch",
-    "nn": "nynorsk",
-    "no": "norwegian",
-    "oc": "occitan",
-    "pa": "punjabi",
-    "pl": "polish",
-    "ps": "pashto",
-    "pt": "portuguese",
-    "ro": "romanian",
-    "ru": "russian",
-    "sa": "sanskrit",
-    "sd": "sindhi",
-    "si": "sinhala",
-    "sk": "slovak",
-    "sl": "slovenian",
-    "sn": "shona",
-    "so": "somali",
-    "sq": "albanian",
-    "sr": "serbian",
-    "su": "sundanese",
-    "sv": "swedish",
-    "sw": "swahili",
-    "ta": "tamil",
-    "te": "telugu",
-    "tg": "tajik",
-    "th": "thai",
-    "tk": "turkmen",
-    "tl": "tagalog",
-    "tr": "turkish",
-    "tt": "tatar",
-    "uk": "ukrainian",
-    "ur": "urdu",
-    "uz": "uzbek",
-    "vi": "vietnamese",
-    "yi": "yiddish",
-    "yo": "yoruba",
-    "zh": "chinese",
-    "yue": "cantonese",
-}
-CODES = tuple(ENGLISH_NAMES)
-_CODES_BY_NAME = {name: code for code, name in ENGLISH_NAMES.items()}
-
-# Distances of CLDR's language matching. Up to the first, two codes name one language: ``fil`` and ``tl``, ``nb`` and
-# ``no``, ``prs`` and ``fa``. Up to the second, who understands one mostly understands the other.
+# Distances of CLDR's language matching. Up to the first distance, two codes name one language: ``fil`` and ``tl``,
+# ``nb`` and ``no``, ``prs`` and ``fa``. Up to the second, speakers of one language mostly understand the other.
 SAME_LANGUAGE = 5
 RELATED_LANGUAGE = 25
-# The code of a language, which a region, a script or other subtags may follow (RFC 5646), or what POSIX puts after a
-# locale: ``fr_FR.UTF-8@euro``. The second subtag may be the code proper: ``zh-yue``.
+# Matches a language's code with optional subtags for region, script and so on (RFC 5646), or a POSIX locale:
+# ``fr_FR.UTF-8@euro``. The second subtag may be the actual code: ``zh-yue``.
 _TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3})(?![a-z0-9]))?(?:[-_][a-z0-9]{1,8})*(?:\.[a-z0-9-]+)?(?:@[a-z0-9]+)?")
-# What media files name a track whose language nobody has told (ISO 639-2).
+# Language of a media track without a known language (ISO 639-2).
 UNDETERMINED = "und"
 MAX_CHARACTERS = 255
 
 
+@functools.cache
+def english_names() -> dict[str, str]:
+    """Whisper's code to the language's English name, in lower case, as in OpenAI's tokenizer and responses.
+
+    Models before large-v3 do not know ``yue``. The table is whisperx's copy of OpenAI's table.
+    """
+    from whisperx.utils import LANGUAGES
+
+    return dict(sorted(LANGUAGES.items()))
+
+
 def language_or_auto(language: str) -> str:
-    """As :func:`language_code`; ``auto``, and ``und`` for undetermined, give ``auto``: the language is detected."""
+    """As :func:`language_code`, except that ``auto`` and ``und`` (undetermined) give ``auto``, which detects it."""
     return AUTO if language.strip().lower() in (AUTO, UNDETERMINED) else language_code(language)
 
 
@@ -153,30 +57,32 @@ def language_code(language: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _language_code(wanted: str) -> str:
-    if wanted in ENGLISH_NAMES:
-        return wanted
-    if wanted in _CODES_BY_NAME:
-        return _CODES_BY_NAME[wanted]
-    candidates = _codes_in(wanted)
-    for candidate in candidates:
-        code = nearest_language(candidate, CODES)
-        if code is not None:
+def _language_code(name: str) -> str:
+    names = english_names()
+    if name in names:
+        return name
+    for code, english in names.items():
+        if name == english:
             return code
-    raise InvalidOption("language", _refusal(wanted, candidates))
+    candidates = _codes_in(name)
+    for candidate in candidates:
+        nearest = nearest_language(candidate, names)
+        if nearest is not None:
+            return nearest
+    raise InvalidOption("language", _refusal(name, candidates))
 
 
 def nearest_language(code: str, known: Iterable[str], distance: int = SAME_LANGUAGE) -> str | None:
-    """The code among some that names the same language as a code, or a related language.
+    """The known code for the same language, or for a related language.
 
     Args:
         code: an ISO 639 code.
         known: codes to choose from.
-        distance: how far apart the two may be, as CLDR's language matching counts: :data:`SAME_LANGUAGE`,
-            :data:`RELATED_LANGUAGE`, or a number between.
+        distance: greatest distance in CLDR's language matching: :data:`SAME_LANGUAGE`, :data:`RELATED_LANGUAGE`, or a
+            number between them.
 
     Returns:
-        The nearest; None when all are farther apart.
+        The nearest code; None when all codes are farther away.
 
     See Also:
         Unicode Technical Standard 35, part 1, "Language Matching".
@@ -187,42 +93,38 @@ def nearest_language(code: str, known: Iterable[str], distance: int = SAME_LANGU
     return None if found == "und" else found
 
 
-def _codes_in(wanted: str) -> list[str]:
-    """The ISO 639 codes that a text may stand for, the likeliest first."""
+def _codes_in(name: str) -> list[str]:
+    """The ISO 639 codes that a code or name may mean, the most likely first."""
     import langcodes
 
-    tag = _TAG.fullmatch(wanted)
+    tag = _TAG.fullmatch(name)
     if tag is not None:
-        # Only these few letters are given to the library, since it keeps every tag that it has ever read.
+        # langcodes caches every tag that it has read, so it gets only these few letters.
         codes = [subtag for subtag in (tag[2], tag[1]) if subtag is not None]
         return [code for code in codes if langcodes.get(code).is_valid()]
-    if not wanted.isprintable():
-        # The library's index of names fails on a NUL.
+    if not name.isprintable():
+        # The index of names in langcodes fails on a NUL.
         return []
     try:
-        language = langcodes.find(wanted).language
+        language = langcodes.find(name).language
     except LookupError:
         return []
     return [] if language is None else [language]
 
 
-def _refusal(wanted: str, candidates: list[str]) -> str:
+def _refusal(name: str, candidates: list[str]) -> str:
     import langcodes
 
+    names = english_names()
+    choices = f"auto or one of {', '.join(names)}"
     if candidates:
         code = candidates[0]
-        unknown = f"Whisper does not know {wanted[:80]!r} ({langcodes.get(code).display_name()}, {code})"
-        nearest = nearest_language(code, CODES, RELATED_LANGUAGE)
+        unknown = f"Whisper does not know {name[:80]!r} ({langcodes.get(code).display_name()}, {code})"
+        nearest = nearest_language(code, names, RELATED_LANGUAGE)
         if nearest is not None:
-            return f"{unknown}; the nearest that it knows is {_named(nearest)}"
-        return f"{unknown}, nor a related language; use {_CHOICES}"
-    similar = difflib.get_close_matches(wanted, _CODES_BY_NAME, n=1)
-    hint = f"did you mean {_named(_CODES_BY_NAME[similar[0]])}? Otherwise use" if similar else "use"
-    return f"{wanted[:80]!r} is not a language Whisper knows; {hint} {_CHOICES}"
-
-
-def _named(code: str) -> str:
-    return f"{code} ({ENGLISH_NAMES[code]})"
-
-
-_CHOICES = f"auto or one of {', '.join(CODES)}"
+            return f"{unknown}; the nearest that it knows is {nearest} ({names[nearest]})"
+        return f"{unknown}, nor a related language; use {choices}"
+    codes = {english: code for code, english in names.items()}
+    similar = difflib.get_close_matches(name, codes, n=1)
+    hint = f"did you mean {codes[similar[0]]} ({similar[0]})? Otherwise use" if similar else "use"
+    return f"{name[:80]!r} is not a language Whisper knows; {hint} {choices}"

@@ -1,10 +1,12 @@
-"""Where sentences begin and end in recognised text, and transcripts cut there."""
+"""Finds the sentences of recognised text, and splits segments into sentences."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Sequence
+
+from msgspec.structs import replace
 
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
 from whisper_api.word_spacing import joined, word_spans
@@ -13,14 +15,13 @@ __all__ = ["spans", "split_sentences"]
 
 log = logging.getLogger(__name__)
 
-# The library takes non-ASCII white space for one byte and fails on a lone surrogate. Replacing one character by one
-# character keeps the positions.
-# Unicode has no white space above the ideographic one.
+# sentencex treats non-ASCII white space as a single byte, and fails on a lone surrogate. Replacing one character by one
+# character keeps the positions. U+3000 is the last white space of Unicode.
 _SPACE = {code: " " for code in range(0x3001) if chr(code).isspace()}
 _PLAIN = _SPACE | dict.fromkeys(range(0xD800, 0xE000), "-")
 
-# Abbreviations that stand before a name or in the middle of a sentence, which the library takes for its end. Those
-# that are words as well (no, art, max ...) are left out.
+# Abbreviations before a name or inside a sentence, where sentencex ends the sentence. Abbreviations that are also words
+# (no, art, max ...) are left out.
 _ABBREVIATIONS = {
     language: frozenset(words.split())
     for language, words in {
@@ -35,15 +36,15 @@ _ABBREVIATIONS = {
         "ru": "акад г гр д илл кв напр обл пл пр проф пос св см ср т т.е т.к ул",
     }.items()
 }
-# Abbreviations that a number follows, in any language.
+# Abbreviations before a number, in any language.
 _BEFORE_NUMBER = {"abb", "art", "ca", "cap", "ch", "chap", "fig", "no", "nr", "núm", "p", "pag", "pp", "pág", "vol"}
-# Nouns that follow an ordinal, which German writes as a number with a full stop.
+# Nouns after an ordinal, which German writes as a number with a full stop.
 _AFTER_ORDINAL = ("Jahrhundert", "Jahrtausend")
-# The answer, which the library takes for "number" even where none follows.
+# The answer "no", which sentencex reads as the abbreviation of "number" even without a number.
 _NO = re.compile(r"\bno\.\s+(?=[^\W\d_]|[¿¡«“\"])", re.IGNORECASE)
 _CLOSING = frozenset("»”’」』）)]\"'")
 _OPENING = "([{«“„‘'\"¿¡-–—’"
-# What goes on with a sentence after quoted speech in Japanese: "と言った", "って".
+# First characters of a continued sentence after quoted speech in Japanese: "と言った", "って".
 _QUOTATIVE = frozenset("とっ")
 
 
@@ -54,11 +55,11 @@ def spans(text: str, language: str) -> list[tuple[int, int]]:
 
     Args:
         text: any text.
-        language: its code (``fr``, ``en`` ...); rules for an unknown one are general ones.
+        language: code of the text's language; an unknown language has general rules.
 
     Returns:
-        (start, end) of each sentence in the text, without surrounding white space, in order. Every character that is
-        not white space is in exactly one of them.
+        (start, end) of each sentence in the text, without surrounding white space, in order. Every visible character is
+        in exactly one sentence.
     """
     sentences: list[tuple[int, int]] = []
     for end in [*_ends(text, language), len(text)]:
@@ -78,7 +79,7 @@ def _ends(text: str, language: str) -> list[int]:
     for end in sorted({*_library_ends(text, language), *(match.end() for match in _NO.finditer(text))}):
         before = text[start:end].rstrip()
         after = text[end:].lstrip()
-        if before and after and not (spaced and not _space_at(text, end)) and not _goes_on(before, after, language):
+        if before and after and not (spaced and not _space_at(text, end)) and not _continues(before, after, language):
             ends.append(end)
             start = end
     return ends
@@ -93,10 +94,10 @@ def _library_ends(text: str, language: str) -> list[int]:
         found = sentencex.get_sentence_boundaries(language, text.translate(_PLAIN))
         return [end for boundary in found if 0 < (end := int(boundary["end_index"])) < len(text)]
     except BaseException as error:
-        # A panic of the library's native code comes as a BaseException of its own.
+        # A panic of sentencex's native code is a BaseException.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        log.warning("sentences were not told apart in a text of %d characters: %s", len(text), error)
+        log.warning("a text of %d characters was not split into sentences: %s", len(text), error)
         return []
 
 
@@ -104,8 +105,8 @@ def _space_at(text: str, position: int) -> bool:
     return text[position - 1].isspace() or text[position].isspace()
 
 
-def _goes_on(before: str, after: str, language: str) -> bool:
-    """Whether a sentence that ends with ``before`` rather goes on with ``after``."""
+def _continues(before: str, after: str, language: str) -> bool:
+    """Whether ``after`` continues the sentence of ``before``."""
     if after[0] in _CLOSING and language in LANGUAGES_WITHOUT_SPACES:
         return True
     if before[-1] in _CLOSING:
@@ -117,7 +118,7 @@ def _goes_on(before: str, after: str, language: str) -> bool:
     if before[-1] == "…":
         return False
     token = before.split()[-1].lstrip(_OPENING)[:-1].lower()
-    # French and Italian put the article before the noun with an apostrophe.
+    # French and Italian join an article to its noun with an apostrophe.
     token = token.replace("’", "'").rpartition("'")[2]
     if after[0].isdigit():
         return token in _BEFORE_NUMBER
@@ -127,20 +128,18 @@ def _goes_on(before: str, after: str, language: str) -> bool:
 
 
 def split_sentences(segments: Sequence[Segment], language: str) -> tuple[Segment, ...]:
-    """Cut segments whose words have times at the ends of sentences.
+    """Split segments with word times into sentences.
 
-    A sentence starts with its first word and ends with its last one, so this gives transcripts the same shape as
+    A sentence starts with its first word and ends with its last word, so transcripts get the same shape as after
     alignment with a CTC model.
 
     Args:
-        segments: with words and text; one without words stays as it is.
-        language: code of the language they are in.
+        segments: segments with words and text; a segment without words is not split.
+        language: code of the text's language.
 
     Returns:
-        One segment for each sentence, numbered anew; what is known about the source segment is carried over.
+        One segment for each sentence, with new ids; the other fields are those of the source segment.
     """
-    from msgspec.structs import replace
-
     cut: list[Segment] = []
     for segment in segments:
         cut.extend(_split(segment, language) if segment.words else [segment])
@@ -148,8 +147,6 @@ def split_sentences(segments: Sequence[Segment], language: str) -> tuple[Segment
 
 
 def _split(segment: Segment, language: str) -> list[Segment]:
-    from msgspec.structs import replace
-
     text, starts = _locate(segment, language)
     sentences: list[Segment] = []
     borders = [end for _, end in spans(text, language)]
@@ -176,7 +173,7 @@ def _split(segment: Segment, language: str) -> list[Segment]:
 
 
 def _locate(segment: Segment, language: str) -> tuple[str, list[int]]:
-    """The segment's text and where each word begins in it; the words joined when they are not this text's words."""
+    """The segment's text and the start of each word in it. When the text lacks the words, the text is rebuilt."""
     words = [word.word for word in segment.words]
     text = segment.text
     found = word_spans(text, words)

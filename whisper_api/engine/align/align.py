@@ -20,9 +20,9 @@ from msgspec.structs import replace
 
 from whisper_api.engine.align import ctc
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
+from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.sentences import spans
 from whisper_api.engine.worker.device import has_bfloat16
-from whisper_api.errors import UnknownModel
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import joined
 
@@ -59,10 +59,7 @@ class AlignedSegments:
 
 def has_model(language: str) -> bool:
     """Whether the catalogue has an alignment model for a language."""
-    try:
-        return bool(model_id(language))
-    except UnknownModel:
-        return False
+    return language in TORCHAUDIO_ALIGNMENT or language in HUB_ALIGNMENT
 
 
 def alignment_source(ctx: JobContext, language: str) -> AlignmentSource:

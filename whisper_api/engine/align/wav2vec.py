@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
 __all__ = ["Wav2Vec", "convert"]
@@ -152,19 +150,20 @@ class _Positions:
 class _Layer:
     """Self-attention and two linear layers, each with a residual sum and a normalisation before or after it."""
 
-    def __init__(self, parts: Sequence[Any], heads: int, norm_first: bool) -> None:
+    def __init__(self, layer: Any, norm_first: bool) -> None:
         import torch
 
-        query, key, value, out, wide, narrow, norm, final_norm = parts
-        self.heads, self.norm_first = heads, norm_first
+        attention, forward = layer.attention, layer.feed_forward
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        self.heads, self.norm_first = attention.num_heads, norm_first
         # exp2 is faster than exp, and a factor in the weights costs nothing.
-        scale = (query.out_features // heads) ** -0.5 * math.log2(math.e)
+        scale = (query.out_features // self.heads) ** -0.5 * math.log2(math.e)
         weights = [query.weight * scale, key.weight, value.weight]
         self.input = _Linear(torch.cat(weights), torch.cat([query.bias * scale, key.bias, value.bias]))
-        self.output = _Linear(out.weight, out.bias)
-        self.wide = _Linear(wide.weight, wide.bias, "gelu")
-        self.narrow = _Linear(narrow.weight, narrow.bias)
-        self.norm, self.final_norm = _Norm(norm), _Norm(final_norm)
+        self.output = _Linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.wide = _Linear(forward.intermediate_dense.weight, forward.intermediate_dense.bias, "gelu")
+        self.narrow = _Linear(forward.output_dense.weight, forward.output_dense.bias)
+        self.norm, self.final_norm = _Norm(layer.layer_norm), _Norm(layer.final_layer_norm)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self.norm_first:
@@ -269,32 +268,13 @@ def convert(network: Any) -> Wav2Vec | None:
         return _from_hub(network) if hasattr(network, "config") else _from_torchaudio(network)
 
 
-def _layer(layer: Any, norm_first: bool) -> _Layer:
-    """Convert a layer of the transformer. Both libraries use the same names for its parts."""
-    attention, forward = layer.attention, layer.feed_forward
-    parts = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
-    parts += [forward.intermediate_dense, forward.output_dense, layer.layer_norm, layer.final_layer_norm]
-    return _Layer(parts, attention.num_heads, norm_first)
-
-
 def _from_torchaudio(network: Any) -> Wav2Vec | None:
     if not hasattr(network, "feature_extractor") or network.aux is None:
         return None
-    transformer = network.encoder.transformer
-    layers = [_layer(layer, layer.layer_norm_first) for layer in transformer.layers]
-    first, *further = network.feature_extractor.conv_layers
-    projection = network.encoder.feature_projection
-    return Wav2Vec(
-        _FirstConvolution(first.conv, first.layer_norm),
-        [_Convolution(layer.conv, layer.layer_norm) for layer in further],
-        _Norm(projection.layer_norm),
-        _Linear(projection.projection.weight, projection.projection.bias),
-        _Positions(transformer.pos_conv_embed.conv),
-        _Norm(transformer.layer_norm),
-        not transformer.layer_norm_first,
-        layers,
-        _Linear(network.aux.weight, network.aux.bias),
-    )
+    encoder = network.encoder.transformer
+    # torchaudio's transformer normalises before its layers exactly when the layers normalise after their parts.
+    norm_first = not encoder.layer_norm_first
+    return _assembled(network.feature_extractor, network.encoder.feature_projection, encoder, norm_first, network.aux)
 
 
 def _from_hub(network: Any) -> Wav2Vec | None:
@@ -304,10 +284,13 @@ def _from_hub(network: Any) -> Wav2Vec | None:
         return None
     if getattr(config, "adapter_attn_dim", None) is not None:
         return None
-    encoder = network.wav2vec2.encoder
-    layers = [_layer(layer, config.do_stable_layer_norm) for layer in encoder.layers]
-    first, *further = network.wav2vec2.feature_extractor.conv_layers
-    projection = network.wav2vec2.feature_projection
+    parts, norm_first = network.wav2vec2, config.do_stable_layer_norm
+    return _assembled(parts.feature_extractor, parts.feature_projection, parts.encoder, norm_first, network.lm_head)
+
+
+def _assembled(features: Any, projection: Any, encoder: Any, norm_first: bool, labels: Any) -> Wav2Vec:
+    """Assemble the network from its parts, which have the same attributes in both libraries."""
+    first, *further = features.conv_layers
     return Wav2Vec(
         _FirstConvolution(first.conv, getattr(first, "layer_norm", None)),
         [_Convolution(layer.conv, getattr(layer, "layer_norm", None)) for layer in further],
@@ -315,7 +298,7 @@ def _from_hub(network: Any) -> Wav2Vec | None:
         _Linear(projection.projection.weight, projection.projection.bias),
         _Positions(encoder.pos_conv_embed.conv),
         _Norm(encoder.layer_norm),
-        config.do_stable_layer_norm,
-        layers,
-        _Linear(network.lm_head.weight, network.lm_head.bias),
+        norm_first,
+        [_Layer(layer, norm_first) for layer in encoder.layers],
+        _Linear(labels.weight, labels.bias),
     )

@@ -266,12 +266,7 @@ class ModelCache:
                 raise
             if not self.evict_idle():
                 raise OutOfMemory(f"there is no memory for {source}") from error
-        try:
-            return source.load()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"there is no memory for {source}") from error
-            raise
+        return self._loaded(source)
 
     def _end_lease(self, source: ModelSource[Any], entry: _Entry) -> _Evicted:
         """End a lease. Returns the model when the caller must unload it. Called with the lock held."""

@@ -74,7 +74,12 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
 
 
 def needs_no_network(source: str, entry: Entry) -> bool:
-    """Whether a source already has the model on this machine."""
+    """Whether a source already has the model on this machine.
+
+    Args:
+        source: one of ``entry.sources``.
+        entry: the model.
+    """
     return source == "torchaudio" and entry.url is not None and _torch_cache(entry.url).is_file()
 
 

@@ -1,7 +1,7 @@
-"""Whisper on a GPU: CTranslate2 runs it, a batch at a time.
+"""Whisper on a GPU: CTranslate2 runs the model in batches.
 
-A batch may mix languages, tasks and prompts as long as ``<|startoftranscript|>`` stands at the same index in every
-row, so the prompt's length is part of what makes two operations equal.
+A batch may mix languages, tasks and prompts when ``<|startoftranscript|>`` has the same index in every row, so only
+operations with the same prompt length are equal.
 """
 
 from __future__ import annotations
@@ -27,29 +27,36 @@ from whisper_api.errors import ModelCorrupt
 
 __all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
 
-# A short window, so that trying all sizes takes seconds.
+# A short window, so that a measurement of all batch sizes takes seconds.
 PROBE_FRAMES = 500
-# To at most how many times its length a window is padded to share a batch.
+# To share a batch, a window is padded to at most this multiple of its length.
 MOST_PADDING = 2
 
 Floats = NDArray[np.float32]
 
-# CTranslate2's softmax counts the attention weights of a batch in 32 bits, and beyond that overwrites those of the
-# first rows: more than 95 windows of 30 s with the 20 heads of the largest models.
+# CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
+# first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
 MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
 
 
 class Ct2Whisper(Whisper):
-    """A model of CTranslate2's."""
+    """A model that CTranslate2 runs.
 
-    def __init__(self, directory: Path, model: Any, *, offline: bool = False) -> None:
-        multilingual = bool(model.is_multilingual)
-        super().__init__(directory, int(model.n_mels), multilingual=multilingual, offline=offline)
-        self.ct2 = model
+    Args:
+        directory: the directory of the model's files.
+        device: ``cpu`` or ``cuda``.
+        device_index: number of the GPU.
+        compute_type: a compute type of CTranslate2: int8, float16 ...
+        threads: number of CPU threads of one call.
+        lanes: number of simultaneous calls.
+        offline: whether downloads are forbidden.
 
-    @classmethod
-    def load(
-        cls,
+    Raises:
+        ModelCorrupt: the files do not belong to a Whisper model.
+    """
+
+    def __init__(
+        self,
         directory: Path,
         *,
         device: str,
@@ -58,30 +65,16 @@ class Ct2Whisper(Whisper):
         threads: int,
         lanes: int = 1,
         offline: bool = False,
-    ) -> Ct2Whisper:
-        """Load a model.
-
-        Args:
-            directory: its files.
-            device: ``cpu`` or ``cuda``.
-            device_index: which of several.
-            compute_type: as CTranslate2 names them: int8, float16 ...
-            threads: that one call may use, on a CPU.
-            lanes: calls at once.
-            offline: whether nothing may be fetched for it.
-
-        Raises:
-            ModelCorrupt: the files are not those of a Whisper model.
-        """
+    ) -> None:
         import ctranslate2
 
         try:
-            model = ctranslate2.models.Whisper(
+            self.ct2 = ctranslate2.models.Whisper(
                 str(directory),
                 device=device,
                 device_index=device_index,
                 compute_type=compute_type,
-                # Replicas share the weights; each has a stream of its own, so one encodes while another decodes.
+                # Replicas share the weights, and each has its own CUDA stream, so one encodes while another decodes.
                 inter_threads=lanes,
                 intra_threads=threads,
             )
@@ -89,7 +82,8 @@ class Ct2Whisper(Whisper):
             if "CUDA" in str(error) or "memory" in str(error).lower():
                 raise
             raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
-        return cls(directory, model, offline=offline)
+        multilingual = bool(self.ct2.is_multilingual)
+        super().__init__(directory, int(self.ct2.n_mels), multilingual=multilingual, offline=offline)
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
         return Ct2EncodeAndDetect(self, min(max_items, MOST_WINDOWS), max_cost, frames)
@@ -101,7 +95,15 @@ class Ct2Whisper(Whisper):
         self.ct2.unload_model()
 
     def encode(self, windows: Sequence[Floats], frames: int) -> Any:
-        """Encode windows of samples, padded to so many frames, on the device."""
+        """Encode windows on the device.
+
+        Args:
+            windows: float32, shape (samples,) each, 16 kHz.
+            frames: length of a padded window, 100 a second.
+
+        Returns:
+            A ``StorageView`` of shape (windows, positions, width).
+        """
         import ctranslate2
 
         from whisper_api.engine.audio.mel import log_mel, log_mel_on_device
@@ -113,7 +115,7 @@ class Ct2Whisper(Whisper):
         on_device = log_mel_on_device(windows, frames, self.mels, f"cuda:{index}")
         view = ctranslate2.StorageView.from_array(on_device)
         if view.device_index != index:
-            # It takes the thread's current device for that of the array.
+            # StorageView assumes that the array is on the thread's current device.
             view = ctranslate2.StorageView.from_array(on_device.cpu().numpy())
         return self.ct2.encode(view)
 
@@ -127,46 +129,46 @@ class _Ct2Operation:
 
 @dataclass(frozen=True)
 class Ct2EncodeAndDetect(_Ct2Operation):
-    """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
+    """Encodes windows of ``frames``, and detects the language of each window from the encoder's output."""
 
     frames: int
 
     @property
     def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
+        """As in :class:`BatchOperation`."""
         return ("encode_and_detect", id(self.whisper), self.frames)
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[NDArray[Any], dict[str, float]]]:
         """Samples to the encoder's output and the probability of each language."""
         encoded = self.whisper.encode(inputs, self.frames)
-        judged = self.whisper.ct2.detect_language(encoded)
+        detected = self.whisper.ct2.detect_language(encoded)
         rows = _to_numpy(encoded)
         return [
             (row, {token[2:-2]: float(probability) for token, probability in languages})
-            for row, languages in zip(rows, judged, strict=True)
+            for row, languages in zip(rows, detected, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Ct2Decode(_Ct2Operation):
-    """Decode windows into text tokens.
+    """Decodes windows into text tokens.
 
-    Rows whose words are timed must have the same start sequence, so rows in different languages share a batch only
-    without word times.
+    Word times require the same start sequence in all rows, so rows in different languages share a batch only without
+    word times.
     """
 
     settings: DecodeSettings
 
-    # Whisper's own, which faster-whisper uses as well: frames over which the attention is smoothed.
+    # Number of frames over which the attention is smoothed, as in OpenAI's code and faster-whisper.
     median_filter_width: ClassVar[int] = 7
 
     @property
     def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
+        """As in :class:`BatchOperation`."""
         return ("decode", id(self.whisper), self.settings.frames)
 
     def merged(self, other: object) -> Ct2Decode | None:
-        """The operation that decodes the windows of both: a shorter window may be padded to a longer one."""
+        """The operation that decodes the windows of both, with shorter windows padded to the longer length."""
         if not isinstance(other, Ct2Decode) or self.settings.encoded or other.settings.encoded:
             return None
         longer, shorter = sorted((self, other), key=lambda each: each.settings.frames, reverse=True)
@@ -176,10 +178,12 @@ class Ct2Decode(_Ct2Operation):
         return longer if same == longer else None
 
     def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
-        """One result for each row."""
+        """Return one result for each row."""
+        import ctranslate2
+
         settings, model = self.settings, self.whisper.ct2
         if settings.encoded:
-            encoder_output = _from_numpy(np.stack([row.input for row in inputs]))
+            encoder_output = ctranslate2.StorageView.from_array(np.stack([row.input for row in inputs]))
         else:
             encoder_output = self.whisper.encode([row.input for row in inputs], settings.frames)
         search: dict[str, Any] = (
@@ -196,7 +200,7 @@ class Ct2Decode(_Ct2Operation):
         results = model.generate(
             encoder_output,
             [list(row.prompt) for row in inputs],
-            # CTranslate2 generates at most half of max_length, or what the prompt but for its last token leaves of it.
+            # CTranslate2 generates at most half of max_length, or max_length less the prompt without its last token.
             max_length=max(2 * cap, cap + settings.prompt_length - 1),
             suppress_blank=True,
             suppress_tokens=list(settings.suppress),
@@ -210,7 +214,7 @@ class Ct2Decode(_Ct2Operation):
         decoded = []
         for result, tokens, attention in zip(results, texts, timed, strict=True):
             length = len(result.sequences_ids[0])
-            # The score is normalised by length; the end-of-text token counts in the mean but not in the length.
+            # The score is divided by the length without the end of text, but the mean includes the end of text.
             logprob = float(result.scores[0]) * length / (length + 1)
             logprobs: tuple[float, ...] = ()
             if settings.logprobs_from is not None and attention is not None:
@@ -245,14 +249,14 @@ class Ct2Decode(_Ct2Operation):
 
 @dataclass(frozen=True)
 class Ct2Probe:
-    """What measures batch sizes: decodes so many windows of noise, each to the same number of tokens.
+    """The operation that measures batch sizes: it decodes windows of noise, each to the same number of tokens.
 
     Attributes:
         whisper: the model.
-        beam_size: of the search.
+        beam_size: number of beams.
     """
 
-    whisper: Ct2Whisper
+    whisper: Whisper
     beam_size: int
 
     max_items: ClassVar[int] = 1
@@ -260,11 +264,11 @@ class Ct2Probe:
 
     @property
     def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
+        """As in :class:`BatchOperation`."""
         return ("probe", id(self.whisper))
 
     def run(self, inputs: Sequence[int]) -> list[None]:
-        """Run a batch for each of these sizes."""
+        """Run a batch of each of these sizes."""
         tokenizer = self.whisper.tokenizer("en")
         prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
         settings = DecodeSettings(
@@ -272,11 +276,11 @@ class Ct2Probe:
             prompt_length=len(prompt),
             beam_size=self.beam_size,
             temperature=0.0,
-            # Without an end of text each window runs to the token cap.
+            # Without an end of text, each window is decoded to the token cap.
             suppress=(*self.whisper.non_speech_tokens, self.whisper.end_of_text),
         )
         noise = np.random.default_rng(0).normal(0, 0.1, PROBE_FRAMES * 160).astype(np.float32)
-        operation = Ct2Decode(self.whisper, 1, float("inf"), settings)
+        operation = self.whisper.decode(settings, 1, float("inf"))
         for size in inputs:
             operation.run([Row(noise, prompt, PROBE_FRAMES)] * size)
         return [None] * len(inputs)
@@ -291,9 +295,3 @@ def _to_numpy(view: Any) -> NDArray[Any]:
         view = view.to(ctranslate2.DataType.float32)
     # A copy: the view's memory belongs to the batch.
     return np.array(view)
-
-
-def _from_numpy(array: NDArray[Any]) -> Any:
-    import ctranslate2
-
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))

@@ -1,6 +1,7 @@
-"""The resident Whisper model: what all ways to run it share.
+"""The interface of a resident Whisper model, with the values and tables that its two implementations share.
 
-There are two. On a GPU CTranslate2 runs it (``ctranslate2.py``), on a CPU our own graphs do (``onnx/``).
+CTranslate2 runs the model on a GPU (``ctranslate2.py``), and our own ONNX graphs run it on a CPU (``onnx/``). The model
+is that of Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.languages import CODES
+from whisper_api.engine.languages import english_names
 from whisper_api.engine.whisper.tokens import token_bytes
 from whisper_api.errors import ModelCorrupt
 
@@ -27,27 +28,28 @@ __all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "to
 
 FRAMES_PER_SECOND = 100
 MAX_FRAMES = 3000
-# Half of Whisper's text context: what one decoding may generate. The other half is for the prompt.
+# Most tokens that one decoding generates: half of Whisper's text context. The other half is for the prompt.
 MAX_NEW_TOKENS = 224
-# The fastest speech in the most token-hungry scripts stays below this; more means that the decoder goes in circles.
+# The fastest speech in the scripts with the most tokens stays below this rate; a higher rate means a repetition loop.
 MAX_TOKENS_PER_SECOND = 15
-SPARE_TOKENS = 30
+EXTRA_TOKENS = 30
+# Number of texts that sampling draws for a window, as in OpenAI's code.
 BEST_OF = 5
 TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Row:
-    """One window to be decoded.
+    """One window for the decoder.
 
     Attributes:
-        input: samples at 16 kHz, as many as the window has with its padding or fewer; or, where the settings say so,
-            the encoder's output (positions, width).
+        input: float32, shape (samples,), 16 kHz, at most as long as the padded window; or the encoder's output, shape
+            (positions, width), with :attr:`DecodeSettings.encoded`.
         prompt: tokens up to and including ``<|notimestamps|>``.
-        speech_frames: frames of audio before the padding begins.
-        following: windows of the same recording that come after it.
-        alone: whether to decode it at once and by itself, because its text is waited for.
-        restarted: whether it was begun before and left half way by an error.
+        speech_frames: frames of audio before the padding, 100 a second.
+        following: number of later windows of the same recording.
+        alone: whether to decode the window at once and in its own batch, because a caller waits for its text.
+        restarted: whether an earlier attempt ended with an error.
     """
 
     input: NDArray[Any]
@@ -60,11 +62,11 @@ class Row:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Attention:
-    """Which token is heard when, from dynamic time warping over the cross-attention.
+    """The times of tokens, from dynamic time warping (DTW) over the decoder's cross-attention.
 
     Attributes:
-        tokens, frames: int64, shape (path,): the path's steps; frames are 20 ms.
-        probabilities: float64, shape (tokens,): of each text token, given those before it.
+        tokens, frames: int64, shape (path,): token and frame of each step of the path; a frame lasts 20 ms.
+        probabilities: float64, shape (tokens,): probability of each text token, given the tokens before.
     """
 
     tokens: NDArray[np.int64]
@@ -74,17 +76,17 @@ class Attention:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodedTokens:
-    """What one decoding gave.
+    """The decoded text of one window.
 
     Attributes:
-        tokens: text tokens, without special ones.
-        avg_logprob: mean log probability per token, the end of text included.
-        no_speech_prob: probability that the window holds no speech.
-        capped: whether it ended at the token cap instead of by itself.
-        attention: where the tokens are heard, when the operation asks for it.
-        logprobs: natural logarithm of each token's probability, when the operation asks for it. On a CPU it is the
-            search's own, given the prompt too and among the tokens that it may take; CTranslate2 does not tell that, so
-            on a GPU it comes from feeding the text once more, without the prompt and among all text tokens.
+        tokens: text tokens, without special tokens.
+        avg_logprob: mean log probability per token, including the end of text.
+        no_speech_prob: probability that the window contains no speech.
+        capped: whether the token cap ended the text.
+        attention: times of the tokens; None unless the settings request them.
+        logprobs: natural logarithm of each token's probability; empty unless the settings request them. On a CPU, the
+            search computes them, given the prompt and among the allowed tokens. CTranslate2 does not return them, so on
+            a GPU the text is fed once more, without the prompt, and the probabilities are among all text tokens.
     """
 
     tokens: tuple[int, ...]
@@ -97,17 +99,17 @@ class DecodedTokens:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How windows are decoded: by beam search or, above temperature 0, by sampling.
+    """Settings of a decoding: beam search at temperature 0, sampling above.
 
     Attributes:
-        frames: that a window is padded to.
-        prompt_length: of every row.
-        beam_size: for temperature 0.
-        temperature: for sampling.
-        suppress: tokens that are never sampled.
-        encoded: whether the rows hold the encoder's output instead of samples.
-        align_from: the start sequence for word times from cross-attention, None for no word times.
-        logprobs_from: the start sequence for the log probabilities of tokens, None for none.
+        frames: length of a padded window, 100 a second.
+        prompt_length: number of tokens in every row's prompt.
+        beam_size: number of beams at temperature 0.
+        temperature: divisor of the logits in sampling.
+        suppress: tokens that are never generated.
+        encoded: whether the rows contain the encoder's output instead of samples.
+        align_from: the start sequence for word times from cross-attention; None for no word times.
+        logprobs_from: the start sequence for log probabilities; None for no log probabilities.
     """
 
     frames: int
@@ -121,18 +123,18 @@ class DecodeSettings:
 
 
 def token_cap(frames: int) -> int:
-    """The most tokens that a window of so many frames may give."""
-    return min(MAX_NEW_TOKENS, int(frames / FRAMES_PER_SECOND * MAX_TOKENS_PER_SECOND) + SPARE_TOKENS)
+    """The most tokens that a window of so many frames may generate."""
+    return min(MAX_NEW_TOKENS, int(frames / FRAMES_PER_SECOND * MAX_TOKENS_PER_SECOND) + EXTRA_TOKENS)
 
 
 class Whisper(ABC):
-    """A loaded model. Holds nothing of any request; its tables are computed once and never change.
+    """A loaded model. It keeps no state of any request; its tables are computed once and never change.
 
     Args:
-        directory: the model's files.
-        mels: mel bands it takes.
-        multilingual: whether it knows more than English.
-        offline: whether nothing may be fetched for it.
+        directory: the directory of the model's files.
+        mels: number of mel bands of its features.
+        multilingual: False for English-only models.
+        offline: whether downloads are forbidden.
     """
 
     def __init__(self, directory: Path, mels: int, *, multilingual: bool, offline: bool = False) -> None:
@@ -142,71 +144,88 @@ class Whisper(ABC):
 
     @abstractmethod
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> BatchOperation:
-        """The operation that encodes windows and judges their languages.
+        """The operation that encodes windows and detects their languages.
 
-        It takes samples; it gives the encoder's output of shape (positions, width), kept for decoding, and the
-        probability of each language.
+        Its input is samples, float32, shape (samples,), 16 kHz. Its result is the encoder's output, shape (positions,
+        width), and language code to probability.
+
+        Args:
+            frames: length of a padded window, 100 a second.
+            max_items: largest number of windows in a batch.
+            max_cost: largest cost of a batch, in seconds of audio.
         """
 
     @abstractmethod
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> BatchOperation:
-        """The operation that decodes windows: :class:`Row` to :class:`DecodedTokens`."""
+        """The operation that decodes windows: :class:`Row` to :class:`DecodedTokens`.
+
+        Args:
+            settings: settings of the decoding.
+            max_items: largest number of windows in a batch.
+            max_cost: largest cost of a batch, in seconds of audio.
+        """
 
     @abstractmethod
     def unload(self) -> None:
-        """Give the memory back. Nobody uses the model any more."""
+        """Free the memory. The model cannot be used any more."""
 
     @functools.cached_property
     def languages(self) -> frozenset[str]:
-        """Codes of the languages the model knows."""
+        """Codes of the languages that the model recognises."""
         return frozenset(self.language_tokens) if self.multilingual else frozenset({"en"})
 
     @functools.cached_property
     def language_tokens(self) -> dict[str, int]:
-        """Code to token of each language that the tokenizer has."""
-        tokens = {code: self._tokenizers.token_to_id(f"<|{code}|>") for code in CODES}
+        """Language code to token, for every language of the tokenizer."""
+        tokens = {code: self._tokenizers.token_to_id(f"<|{code}|>") for code in english_names()}
         return {code: token for code, token in tokens.items() if token is not None}
 
     def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
-        """A tokenizer for one language and task."""
+        """A tokenizer for one language and task.
+
+        Args:
+            language: code of the spoken language.
+            task: ``transcribe`` or ``translate``.
+        """
         from faster_whisper.tokenizer import Tokenizer
 
         return Tokenizer(self._tokenizers, self.multilingual, task=task, language=language)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 that a text token stands for; it may be a part of a character."""
+        """The UTF-8 bytes of a text token; a token may be only a part of a character."""
         return token_bytes(self._tokenizers.id_to_token(token) or "")
 
     @functools.cached_property
     def end_of_text(self) -> int:
-        """The token ``<|endoftext|>``; text tokens are below it."""
+        """The token ``<|endoftext|>``; text tokens have smaller ids."""
         return int(self._tokenizers.token_to_id("<|endoftext|>"))
 
     @functools.cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
-        """Tokens that are never sampled: symbols nobody speaks, and the task tokens."""
+        """Tokens that are never generated: symbols that nobody speaks, and the task tokens."""
         from faster_whisper.transcribe import get_suppressed_tokens
 
         return tuple(get_suppressed_tokens(self.tokenizer("en"), [-1]))
 
     @functools.cached_property
     def numeral_tokens(self) -> tuple[int, ...]:
-        """Tokens with a digit, a percent or a currency sign in them."""
+        """Tokens that contain a digit, a percent sign or a currency sign."""
         texts = self._tokenizers.decode_batch([[token] for token in range(self.end_of_text)], skip_special_tokens=False)
         signs = frozenset("0123456789%$£€")
         return tuple(token for token, text in enumerate(texts) if not signs.isdisjoint(text))
 
 
 def load_tokenizer(directory: Path, *, multilingual: bool, offline: bool = False) -> Any:
-    """The model's tokenizer; that of OpenAI's models where the directory has none.
+    """The model's tokenizer, or the tokenizer of OpenAI's models for a directory without one.
 
     Args:
-        directory: the model's files.
-        multilingual: whether the model knows more than English.
-        offline: whether the model hub must not be asked. What is in its cache on this machine is used all the same.
+        directory: the directory of the model's files.
+        multilingual: False for English-only models.
+        offline: whether requests to the model hub are forbidden. The hub's cache on this machine is still used.
 
     Raises:
-        ModelCorrupt: the file is not a tokenizer, or there is none and it cannot be fetched; says what to do.
+        ModelCorrupt: the file is not a tokenizer, or the tokenizer is missing and cannot be downloaded; the message
+            says what to do.
     """
     import tokenizers
 
@@ -221,12 +240,12 @@ def load_tokenizer(directory: Path, *, multilingual: bool, offline: bool = False
             file = cached / TOKENIZER
         elif offline or hub_is_offline():
             raise ModelCorrupt(
-                f"{directory} has no {TOKENIZER}, and downloads are switched off: copy the file there from the model "
-                f"that this one was made from, or from {repository}"
+                f"{directory} has no {TOKENIZER}, and downloads are switched off: copy the file to that directory from "
+                f"the original model or from {repository}"
             )
     try:
         if file.is_file():
             return tokenizers.Tokenizer.from_file(str(file))
         return tokenizers.Tokenizer.from_pretrained(repository)
     except Exception as error:
-        raise ModelCorrupt(f"{directory} has no tokenizer that can be read: {error}") from error
+        raise ModelCorrupt(f"the tokenizer of {directory} cannot be read: {error}") from error

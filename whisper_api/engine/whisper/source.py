@@ -1,4 +1,4 @@
-"""Which Whisper model to load, and with which of the two ways to run it."""
+"""The source of a resident Whisper model: its files, and the implementation that runs them on a device."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["WhisperSource"]
 
 @dataclass(frozen=True)
 class WhisperSource:
-    """Which Whisper model, and how it computes.
+    """Identifies a Whisper model on a device, and loads it.
 
     Attributes:
         path: a directory in CTranslate2's format.
-        device, device_index: ``cpu`` or ``cuda``, and which one.
-        compute_type: as CTranslate2 names them: int8, float16 ...
-        threads: that one call may use, on a CPU.
-        lanes: calls at once.
-        offline: whether nothing may be fetched for it.
+        device, device_index: ``cpu`` or ``cuda``, and the number of the GPU.
+        compute_type: a compute type of CTranslate2: int8, float16 ...
+        threads: number of CPU threads of one call.
+        lanes: number of simultaneous calls.
+        offline: whether downloads are forbidden.
     """
 
     path: str
@@ -33,24 +33,23 @@ class WhisperSource:
 
     def estimated_bytes(self) -> int:
         size = (Path(self.path) / "model.bin").stat().st_size
-        # Published files hold float16: weights in int8 are half of that, in float32 twice as much.
+        # Published files contain float16. In memory, int8 weights take half as much, and float32 weights twice as much.
         return size * 2 if self.compute_type == "float32" else size // 2 if "int8" in self.compute_type else size
 
     def load(self) -> Whisper:
         """Load the model.
 
         Raises:
-            ModelCorrupt: the files are not those of a Whisper model.
+            ModelCorrupt: the files do not belong to a Whisper model.
         """
         if self.device == "cpu":
             from whisper_api.engine.whisper.onnx.model import OnnxWhisper
 
-            return OnnxWhisper.load(
-                Path(self.path), int8="int8" in self.compute_type, threads=self.threads, offline=self.offline
-            )
+            int8 = "int8" in self.compute_type
+            return OnnxWhisper(Path(self.path), int8=int8, threads=self.threads, offline=self.offline)
         from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
 
-        return Ct2Whisper.load(
+        return Ct2Whisper(
             Path(self.path),
             device=self.device,
             device_index=self.device_index,

@@ -59,7 +59,12 @@ class BatchOperation(Protocol):
 
 
 def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | None:
-    """The operation that runs items of both operations in one batch; None when they cannot share a batch."""
+    """The operation that runs items of both operations in one batch; None when they cannot share a batch.
+
+    Args:
+        first: the operation whose ``merged`` decides.
+        second: any other operation.
+    """
     if first == second:
         return first
     merge = getattr(first, "merged", None)

@@ -34,17 +34,17 @@ def call(sample_call: Path) -> Floats:
 
 @pytest.fixture(scope="module")
 def exact(base_model_dir: Path) -> OnnxWhisper:
-    return OnnxWhisper.load(base_model_dir, int8=False, threads=1)
+    return OnnxWhisper(base_model_dir, int8=False, threads=1)
 
 
 @pytest.fixture(scope="module")
 def quick(base_model_dir: Path) -> OnnxWhisper:
-    return OnnxWhisper.load(base_model_dir, int8=True, threads=1)
+    return OnnxWhisper(base_model_dir, int8=True, threads=1)
 
 
 @pytest.fixture(scope="module")
 def peer(base_model_dir: Path) -> Ct2Whisper:
-    return Ct2Whisper.load(base_model_dir, device="cpu", device_index=0, compute_type="float32", threads=2)
+    return Ct2Whisper(base_model_dir, device="cpu", device_index=0, compute_type="float32", threads=2)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_window_that_fails_again_and_again_fails(
 
     operation = quick.decode(settings(quick, 700), 4, 60.0)
     audio = call[7 * RATE : 9 * RATE]
-    monkeypatch.setattr(Decoding, "take", failing)
+    monkeypatch.setattr(Decoding, "accept", failing)
     futures = [worker.submit("job", operation, row(quick, audio, 3 - number), 7.0) for number in range(4)]
     for future in futures:
         with pytest.raises(RuntimeError, match="fail"):
@@ -225,7 +225,7 @@ def test_a_window_that_fails_again_and_again_fails(
 
 
 def test_a_model_that_was_unloaded_is_not_run(base_model_dir: Path) -> None:
-    whisper = OnnxWhisper.load(base_model_dir, int8=True, threads=1)
+    whisper = OnnxWhisper(base_model_dir, int8=True, threads=1)
     whisper.unload()
     with pytest.raises(RuntimeError, match="unloaded"):
         whisper.start(np.zeros((100, 512), np.float32))

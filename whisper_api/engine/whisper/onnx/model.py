@@ -1,4 +1,4 @@
-"""Whisper on a CPU: our own graphs and search, a window at a time, giving way to other jobs between steps."""
+"""Whisper on a CPU: our own graphs and search. Other jobs get their turns between the steps of a decoding."""
 
 from __future__ import annotations
 
@@ -31,42 +31,37 @@ from whisper_api.engine.worker.worker import Again
 
 __all__ = ["OnnxDecode", "OnnxEncodeAndDetect", "OnnxWhisper"]
 
-# Windows that are decoded side by side at most: the decoder's matrices are then read once for all of them.
+# Most windows that are decoded together: one read of the decoder's matrices serves all of them.
 TOGETHER = 4
-# Steps of the decoder between two moments at which another job may have its turn: about a tenth of a second.
+# Steps of the decoder between two turns of other jobs: about a tenth of a second.
 CHUNK = 8
-# Of a window's work, what encoding is, and what a chunk of decoding is: by so much its place in the queue moves back.
+# Shares of a window's work that encoding and one chunk of decoding take. The window's start tag advances by them.
 ENCODING_SHARE, CHUNK_SHARE = 0.5, 0.05
-# The first multilingual vocabulary; those of English alone are smaller.
+# Size of the smallest multilingual vocabulary; English-only vocabularies are smaller.
 MULTILINGUAL_VOCABULARY = 51865
 
 Floats = NDArray[np.float32]
 
 
 class OnnxWhisper(Whisper):
-    """A model that ONNX Runtime runs."""
+    """A model that ONNX Runtime runs.
 
-    def __init__(self, directory: Path, sessions: Sessions, *, offline: bool = False) -> None:
-        shape = sessions.shape
+    Args:
+        directory: the directory of the model's files in CTranslate2's format.
+        int8: True to compute in int8, False for float32.
+        threads: number of threads of one call.
+        offline: whether downloads are forbidden.
+
+    Raises:
+        ModelCorrupt: the files do not belong to a Whisper model.
+    """
+
+    def __init__(self, directory: Path, *, int8: bool, threads: int, offline: bool = False) -> None:
+        self._sessions: Sessions | None = open_sessions(directory, int8=int8, threads=threads)
+        self._directory = directory
+        shape = self._sessions.shape
         multilingual = shape.vocabulary >= MULTILINGUAL_VOCABULARY
         super().__init__(directory, shape.mels, multilingual=multilingual, offline=offline)
-        self._directory = directory
-        self._sessions: Sessions | None = sessions
-
-    @classmethod
-    def load(cls, directory: Path, *, int8: bool, threads: int, offline: bool = False) -> OnnxWhisper:
-        """Load a model from its files in CTranslate2's format.
-
-        Args:
-            directory: its files.
-            int8: compute in int8, else in float32.
-            threads: that one call may use.
-            offline: whether nothing may be fetched for it.
-
-        Raises:
-            ModelCorrupt: the files are not those of a Whisper model.
-        """
-        return cls(directory, open_sessions(directory, int8=int8, threads=threads), offline=offline)
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> OnnxEncodeAndDetect:
         return OnnxEncodeAndDetect(self, frames)
@@ -78,16 +73,24 @@ class OnnxWhisper(Whisper):
         self._sessions = None
 
     def encode(self, samples: Floats, frames: int) -> Floats:
-        """Samples, padded to so many frames, to the encoder's output (positions, width)."""
+        """Encode one window.
+
+        Args:
+            samples: float32, shape (samples,), 16 kHz.
+            frames: length of the padded window, 100 a second.
+
+        Returns:
+            float32, shape (positions, width).
+        """
         return self._loaded.encode(log_mel(samples, frames, self.mels))
 
     def start(self, encoded: Floats) -> State:
-        """Begin to decode what the encoder gave."""
+        """The decoder's state for an encoder output of shape (positions, width)."""
         return self._loaded.start(encoded)
 
     @functools.cached_property
     def blank(self) -> tuple[int, ...]:
-        """Tokens that a text cannot begin with: a space alone, and the end of text."""
+        """Tokens that a text does not begin with: a single space, and the end of text."""
         try:
             config = json.loads((self._directory / "config.json").read_text(encoding="utf-8"))
             return tuple(int(token) for token in config["suppress_ids_begin"])
@@ -95,7 +98,7 @@ class OnnxWhisper(Whisper):
             return (*self.tokenizer("en").encode(" "), self.end_of_text)
 
     def rules(self, suppress: tuple[int, ...]) -> TokenRules:
-        """What may be decoded when these tokens may not."""
+        """The rules of a decoding that never generates these tokens."""
         tokenizer = self.tokenizer("en")
         return TokenRules(
             sot=tokenizer.sot,
@@ -120,17 +123,17 @@ class _OnnxOperation:
 
     @property
     def memory_key(self) -> Hashable:
-        """What a limit learned from running out of memory is remembered under."""
+        """As in :class:`BatchOperation`."""
         return (type(self).__name__, id(self.whisper))
 
 
 @dataclass(frozen=True)
 class OnnxEncodeAndDetect(_OnnxOperation):
-    """Encode windows of ``frames``, and judge each one's language from the encoder's output."""
+    """Encodes windows of ``frames``, and detects the language of each window from the encoder's output."""
 
     frames: int
 
-    # Encoding is bound by arithmetic, which a batch does not save.
+    # Encoding is bound by arithmetic, so a batch saves nothing.
     max_items: ClassVar[int] = 1
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[Floats, dict[str, float]]]:
@@ -147,12 +150,14 @@ class OnnxEncodeAndDetect(_OnnxOperation):
 
 @dataclass(eq=False, slots=True)
 class RunningDecode:
-    """A window on its way through the decoder.
+    """A window whose decoding has begun.
 
     Attributes:
-        row, settings: what is to be decoded, and how.
-        state, decoding: how far it is.
-        whole: False once a step has failed half way, so that it cannot go on from where it is.
+        row: the window.
+        settings: settings of the decoding.
+        state: the decoder's state.
+        decoding: the search.
+        whole: False after a failed step, which leaves the state inconsistent.
     """
 
     row: Row
@@ -164,14 +169,14 @@ class RunningDecode:
 
 @dataclass(frozen=True)
 class OnnxDecode(_OnnxOperation):
-    """Decode windows into text tokens: encode them here, and go on with :class:`OnnxAdvance`."""
+    """Encodes windows and feeds their prompts; :class:`OnnxAdvance` continues with the decoding."""
 
     settings: DecodeSettings
 
     max_items: ClassVar[int] = 1
 
     def run(self, inputs: Sequence[Row]) -> list[Again]:
-        """For each row, what is to go on with it."""
+        """Return an unfinished item for each row."""
         return [self._start(row) for row in inputs]
 
     def _start(self, row: Row) -> Again:
@@ -186,31 +191,31 @@ class OnnxDecode(_OnnxOperation):
             temperature=settings.temperature,
             best_of=BEST_OF,
             max_new_tokens=token_cap(settings.frames),
-            # The same audio gives the same text, also where that is sampled.
+            # A fixed seed: sampling gives the same text for the same audio.
             rng=np.random.default_rng(row.speech_frames),
         )
         decoding.advance(1)
-        # Behind the next windows of the same recording, so that they are encoded first and all decoded side by side.
+        # The tag advances past the next windows of the recording: they are encoded first, then decoded with this one.
         seconds = settings.frames / FRAMES_PER_SECOND
-        beside = 0 if row.alone else min(row.following, TOGETHER - 1)
+        neighbours = 0 if row.alone else min(row.following, TOGETHER - 1)
         return Again(
             RunningDecode(row, settings, state, decoding),
-            max(ENCODING_SHARE, beside) * seconds,
+            max(ENCODING_SHARE, neighbours) * seconds,
             OnnxAdvance(self.whisper, 1 if row.alone else TOGETHER),
         )
 
 
 @dataclass(frozen=True)
 class OnnxAdvance(_OnnxOperation):
-    """Decode windows that were encoded, of any job and with any settings, for a few steps."""
+    """Decodes encoded windows, of any job and with any settings, for a few steps."""
 
     max_items: int = TOGETHER
 
     def run(self, inputs: Sequence[RunningDecode]) -> list[DecodedTokens | Again]:
-        """For each window its text, or that it is to go on."""
+        """Return the text of each finished window, and an unfinished item for each of the others."""
         for running in inputs:
             if not running.whole and running.row.restarted:
-                raise RuntimeError("the decoder has failed twice on a window")
+                raise RuntimeError("the decoder failed twice on a window")
         if not all(running.whole for running in inputs):
             return [self._again(running) if running.whole else self._restart(running) for running in inputs]
         try:
@@ -223,7 +228,7 @@ class OnnxAdvance(_OnnxOperation):
 
     def _steps(self, inputs: Sequence[RunningDecode]) -> None:
         for _ in range(CHUNK):
-            # When one has its text, the others are put together anew.
+            # A finished window leaves the group, so the others need a new batch.
             if any(running.decoding.finished for running in inputs):
                 break
             feeds = [running.decoding.next_feed() for running in inputs]
@@ -232,7 +237,7 @@ class OnnxAdvance(_OnnxOperation):
                 running.decoding.accept(rows)
 
     def _restart(self, running: RunningDecode) -> Again:
-        """Begin anew with a window that an error, perhaps another window's, has left half way."""
+        """Decode a window from its beginning, after an error of this window or of another window in its batch."""
         return Again(replace(running.row, restarted=True), 0.0, OnnxDecode(self.whisper, running.settings))
 
     def _again(self, running: RunningDecode) -> Again:
@@ -242,7 +247,7 @@ class OnnxAdvance(_OnnxOperation):
         best = running.decoding.result()
         tokens = tuple(token for token in best.tokens if token < self.whisper.end_of_text)
         length = len(best.tokens)
-        # The score is normalised by length; the end-of-text token counts in the mean but not in the length.
+        # The score is divided by the length without the end of text, but the mean includes the end of text.
         logprob = best.score * length / (length + 1) if length else best.score
         logprobs: tuple[float, ...] = ()
         if running.settings.logprobs_from is not None:

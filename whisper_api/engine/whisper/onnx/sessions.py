@@ -126,6 +126,10 @@ class Sessions:
 class State:
     """The decoder's state for one window: the input of cross-attention, and the cache of the fed tokens.
 
+    Args:
+        model: the model's graphs.
+        encoded: float32, shape (positions, width): the encoder's output.
+
     Attributes:
         memory: keys and values of cross-attention.
         length: number of cache entries.
