@@ -142,23 +142,36 @@ def test_silero_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[n
     assert window.end / RATE > 29.5
 
 
-def test_silero_in_blocks_equals_silero_at_once(
-    call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
+def silero(audio: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return vad.silero_frames(cast(JobContext, Job(TranscriptionOptions())), audio).probabilities
+
+
+def test_silero_equals_faster_whispers_own_use_of_it_while_somebody_speaks(
+    call: np.ndarray[Any, np.dtype[np.float32]],
 ) -> None:
-    job = cast(JobContext, Job(TranscriptionOptions()))
-    whole = vad.silero_frames(job, call).probabilities
-    monkeypatch.setattr(vad, "SILERO_BLOCK", 100)
-    blocks = vad.silero_frames(job, call).probabilities
-    np.testing.assert_allclose(blocks, whole, atol=1e-4)
-
-
-def test_silero_equals_faster_whispers_own_use_of_it(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     from faster_whisper.vad import get_vad_model
 
-    padded = np.pad(call, (0, -len(call) % STEP))
-    theirs = np.asarray(get_vad_model()(padded)).reshape(-1)
-    ours = vad.silero_frames(cast(JobContext, Job(TranscriptionOptions())), call).probabilities
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    # A whole number of frames, and no pause of three seconds.
+    speech = call[round(6.4 * RATE) // STEP * STEP :]
+    speech = speech[: len(speech) // STEP * STEP].copy()
+    theirs = np.asarray(get_vad_model()(speech)).reshape(-1)
+    np.testing.assert_allclose(silero(speech), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [None, -60.0, -45.0])
+@pytest.mark.parametrize("seconds", [2.9, 3.3, 10.0, 61.0])
+def test_silero_loses_no_speech_after_a_pause(
+    call: np.ndarray[Any, np.dtype[np.float32]], seconds: float, level: float | None
+) -> None:
+    speech = call[round(6.4 * RATE) :]
+    spoken = silero(speech) >= 0.5
+    frames = round(seconds * RATE) // STEP
+    pause = np.zeros(frames * STEP, np.float32)
+    if level is not None:
+        pause = np.random.default_rng(0).normal(0, 10 ** (level / 20), len(pause)).astype(np.float32)
+    found = silero(np.concatenate([pause, speech]))
+    assert found[:frames].max(initial=0.0) < 0.5
+    assert (found[frames:][spoken] >= 0.5).mean() > 0.98
 
 
 def test_silence_and_noise_have_no_windows() -> None:
