@@ -59,7 +59,13 @@ LONG_FILES = (
 
 
 def pytest_configure() -> None:
-    """Keep temporary files in memory where there is room: hundreds of tests wait for a database's disk otherwise."""
+    """Set the environment for this process and those that the tests start.
+
+    Temporary files are kept in memory where there is room: hundreds of tests wait for a database's disk otherwise. And
+    a thread of OpenMP that waits for the others of its team sleeps: when the test processes have more threads than the
+    machine has cores, threads that spin take the time that the others need.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM_IN_MEMORY:
         os.environ["TMPDIR"] = str(IN_MEMORY)
         tempfile.tempdir = None

@@ -55,10 +55,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory, cut: Callable[[float, floa
 
 @pytest.fixture(scope="package")
 def page_server(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_model_dir: Path, ecapa_path: Path
+    browser: Browser,
+    tmp_path_factory: pytest.TempPathFactory,
+    models_dir: Path,
+    tiny_en_model_dir: Path,
+    ecapa_path: Path,
 ) -> Iterator[RunningServer]:
     """A server as it is shipped, but for the model: it asks for keys."""
-    with RunningServer(tmp_path_factory.mktemp("page"), models_dir) as server:
+    with RunningServer(tmp_path_factory.mktemp("page"), models_dir, {"WHISPER_MODEL": "tiny.en"}) as server:
         yield server
 
 

@@ -50,7 +50,7 @@ def test_the_transcript_is_what_the_server_says(reader: Visit, call: str, result
     turns = page.locator("#transcript").get_by_role("heading", level=2).all_text_contents()
     assert set(turns) == {"Speaker 1", "Speaker 2"}
     assert all(one != other for one, other in itertools.pairwise(turns))
-    expect(page.locator("#facts")).to_contain_text(re.compile("0:15 · English · base"))
+    expect(page.locator("#facts")).to_contain_text(re.compile("0:15 · English · tiny.en"))
     reader.picture("10-transcript")
 
 

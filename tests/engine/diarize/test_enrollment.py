@@ -95,6 +95,11 @@ def voices(call: Floats) -> dict[str, bytes]:
     return {name: wav(call[int(start * RATE) : int(end * RATE)]) for name, (start, end) in ALONE.items()}
 
 
+def one_speaks(call: Floats) -> Floats:
+    """The part of the call in which Sheila speaks alone."""
+    return call[int(21.7 * RATE) : int(28.0 * RATE)]
+
+
 def order(transcript: Transcript) -> list[str | None]:
     return [segment.speaker for segment in transcript.segments]
 
@@ -137,8 +142,7 @@ def test_who_is_not_known_keeps_the_number_by_appearance(
 def test_names_come_without_word_times_too(
     engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
 ) -> None:
-    piece = call[int(21.7 * RATE) : int(28.0 * RATE)]
-    transcript = engine.transcribe(piece, SPEAKERS, known_speakers=voices)
+    transcript = engine.transcribe(one_speaks(call), SPEAKERS, known_speakers=voices)
     assert transcript.words == ()
     assert order(transcript) == ["Sheila"]
 
@@ -149,7 +153,7 @@ def test_a_recording_without_speech_is_a_warning_that_names_it(
     seconds: float, engine: Engine, call: Floats, ecapa_path: Path
 ) -> None:
     silence = np.zeros(int(seconds * RATE), np.float32)
-    named = engine.transcribe(call, SPEAKERS, known_speakers={"Ada": silence})
+    named = engine.transcribe(one_speaks(call), SPEAKERS, known_speakers={"Ada": silence})
     assert named.speakers == ("SPEAKER_00",)
     (warning,) = (warning for warning in named.warnings if "Ada" in warning)
     assert "nobody can be heard" in warning
@@ -202,5 +206,5 @@ def test_of_a_long_recording_the_first_minute_is_decoded(engine: Engine, call: F
             return np.random.default_rng(self.given).integers(-3, 4, size // 2, np.int16).tobytes()
 
     endless: Any = Endless()
-    named = engine.transcribe(call, SPEAKERS, known_speakers={"Ada": endless})
+    named = engine.transcribe(one_speaks(call), SPEAKERS, known_speakers={"Ada": endless})
     assert any("known speaker 1, the first 60 s were used" in warning for warning in named.warnings)
