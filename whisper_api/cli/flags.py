@@ -46,7 +46,12 @@ def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, d
 
 
 def add_struct_flags(group: argparse._ActionsContainer, struct: type[msgspec.Struct]) -> None:
-    """Add a flag for each field of a Struct, with the field's description as the help line."""
+    """Add a flag for each field of a Struct, with the field's description as the help line.
+
+    Args:
+        group: a parser or an argument group.
+        struct: the class of the Struct.
+    """
     for field in msgspec.structs.fields(struct):
         flag = f"--{field.name.replace('_', '-')}"
         add_flag(group, flag, field.type, dest=field.name, help=help_line(field.type))

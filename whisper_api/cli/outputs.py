@@ -221,7 +221,12 @@ def renamed(stem: str, file: str) -> str | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader finds the old content or the new content, never a part."""
+    """Write a text file atomically: a reader finds the old content or the new content, never a part.
+
+    Args:
+        path: path of the file.
+        text: content of the file.
+    """
     # The temporary name does not contain the file's name, because the two together could be too long.
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

@@ -275,7 +275,16 @@ def form_fields(
     metadata: Mapping[str, Any] | None,
     hf_token: str | None,
 ) -> dict[str, str]:
-    """The fields of a form that submits a job; its arguments are those of the clients' ``submit``."""
+    """The fields of a form that submits a job.
+
+    Args:
+        options: options of the transcription.
+        output_format: format of the result's text.
+        render_options: the layout of subtitles.
+        keep_result: keep the result after its delivery.
+        metadata: values that the job keeps.
+        hf_token: Hugging Face token.
+    """
     # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
     fields |= msgspec.to_builtins(render_options or RenderOptions())
@@ -293,7 +302,15 @@ def search(
     created_after: datetime | None,
     created_before: datetime | None,
 ) -> dict[str, str]:
-    """The query of a search for jobs; its arguments are those of the clients' ``jobs``."""
+    """The query of a search for jobs.
+
+    Args:
+        status: only jobs with this status.
+        metadata_key: only jobs with this key in their metadata.
+        metadata_value: only jobs with this value under the key.
+        created_after: only jobs submitted then or later.
+        created_before: only jobs submitted earlier.
+    """
     query = {
         "status": status,
         "metadata_key": metadata_key,
@@ -305,7 +322,12 @@ def search(
 
 
 def job_path(job_id: str, rest: str = "") -> str:
-    """The path of a job, or of a resource under it."""
+    """The path of a job, or of a resource under it.
+
+    Args:
+        job_id: id of the job.
+        rest: path of the resource under the job, with a slash.
+    """
     return f"/transcription/{quote(job_id, safe='')}{rest}"
 
 

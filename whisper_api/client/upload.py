@@ -24,6 +24,9 @@ CHUNK_BYTES = 1 << 16
 class UploadFailed(Portable):
     """The file or the callback failed. The wrapper keeps requests from taking some errors for its own.
 
+    Args:
+        reason: the error.
+
     Attributes:
         reason: the error; an attribute, because httpcore clears the cause of errors that it passes on.
     """

@@ -270,7 +270,12 @@ def describe(loaded: Loaded) -> str:
 
 
 def format_value(setting: Setting, value: object) -> str:
-    """The value in the notation of the file; secrets are masked."""
+    """The value in the notation of the file; secrets are masked.
+
+    Args:
+        setting: the row of the table.
+        value: the value.
+    """
     if value is None:
         return '""'
     if setting.key in SECRETS:

@@ -89,7 +89,12 @@ class Estimates:
             self._rates = None
 
     def of_running(self, job_id: str, live: ProgressSnapshot) -> float | None:
-        """Seconds until a running job ends; None when that is unknown."""
+        """Seconds until a running job ends; None when that is unknown.
+
+        Args:
+            job_id: id of the job.
+            live: the progress of the job.
+        """
         stages = self._stages(job_id)
         return None if stages is None else _rest(stages, live)
 

@@ -118,6 +118,10 @@ class RunningJobs:
     def note(self, running: RunningJob, progress: Progress) -> bool:
         """Record the progress of a job.
 
+        Args:
+            running: the job.
+            progress: its progress.
+
         Returns:
             Whether the progress differs from the last one; False for a job that has left.
         """
@@ -132,13 +136,23 @@ class RunningJobs:
             return progress != before
 
     def note_write_error(self, running: RunningJob, error: str) -> None:
-        """Record why a job's outcome cannot be stored. The job does not count as stalled then."""
+        """Record why a job's outcome cannot be stored. The job does not count as stalled then.
+
+        Args:
+            running: the job.
+            error: the reason.
+        """
         with self._changed:
             running.write_error = error
             running.reported_at = self._clock()
 
     def ask(self, running: RunningJob, reason: Literal["stop", "cancel"]) -> None:
-        """Ask a job to stop. A cancellation by the caller takes precedence over a stop of the service."""
+        """Ask a job to stop. A cancellation by the caller takes precedence over a stop of the service.
+
+        Args:
+            running: the job.
+            reason: why the job has to stop.
+        """
         with self._changed:
             if running.reason != "cancel":
                 running.reason = reason

@@ -139,7 +139,12 @@ class JobService(Lifecycle):
         return job
 
     def has_submitted(self, owner: str, idempotency_keys: Iterable[str]) -> bool:
-        """Whether an owner has a job with any of these idempotency keys."""
+        """Whether an owner has a job with any of these idempotency keys.
+
+        Args:
+            owner: owner of the jobs.
+            idempotency_keys: idempotency keys.
+        """
         return bool(self.store.by_idempotency_keys(owner, tuple(idempotency_keys)))
 
     def find_submitted(self, owner: str, fingerprints: Mapping[str, str | None]) -> dict[str, Job]:
@@ -169,7 +174,12 @@ class JobService(Lifecycle):
         return tuple(job for job in unfinished if job.fingerprint is not None and job.idempotency_key is None)
 
     def status(self, job_id: str, owner: str | None) -> JobStatus:
-        """The status of a job."""
+        """The status of a job.
+
+        Args:
+            job_id: id of the job.
+            owner: owner whose jobs the caller may see; None for all.
+        """
         job = self._job(job_id, owner)
         position = eta = None
         running = self._running.snapshots()
@@ -213,18 +223,33 @@ class JobService(Lifecycle):
         return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
-        """A job and its transcript, with the corrections applied."""
+        """A job and its transcript, with the corrections applied.
+
+        Args:
+            job_id: id of the job.
+            owner: owner whose jobs the caller may see; None for all.
+        """
         job, transcript, corrections = self._stored_result(job_id, owner)
         # Older versions have stored words and segments without length.
         transcript = replace(transcript, segments=in_order(transcript.segments))
         return job, transcript if corrections is None else applied(transcript, corrections)
 
     def corrections(self, job_id: str, owner: str | None) -> Corrections:
-        """The corrections of a result; empty when there are none."""
+        """The corrections of a result; empty when there are none.
+
+        Args:
+            job_id: id of the job.
+            owner: owner whose jobs the caller may see; None for all.
+        """
         return self._stored_result(job_id, owner)[2] or Corrections()
 
     def correct(self, job_id: str, owner: str | None, corrections: Corrections) -> None:
         """Replace the corrections of a result.
+
+        Args:
+            job_id: id of the job.
+            owner: owner whose jobs the caller may see; None for all.
+            corrections: the new corrections.
 
         Raises:
             InvalidOption: they name a segment, word or speaker that does not exist.
@@ -282,7 +307,13 @@ class JobService(Lifecycle):
         return True
 
     def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
-        """Watch a job from an event loop, as :meth:`JobEvents.watch` does; does not touch the disk."""
+        """Watch a job from an event loop, as :meth:`JobEvents.watch` does; does not touch the disk.
+
+        Args:
+            job_id: id of the job.
+            after: id of the last event that the watcher has; 0 for none.
+            states_only: signal only changes of the job's state.
+        """
         return self.events.watch(job_id, after, states_only=states_only)
 
     def _job(self, job_id: str, owner: str | None) -> Job:

@@ -74,5 +74,10 @@ def status_path(job_id: str) -> str:
 
 
 def status_location(request: Request, job_id: str) -> str:
-    """The path of a job's status with the prefix of the application, for the header ``Location``."""
+    """The path of a job's status with the prefix of the application, for the header ``Location``.
+
+    Args:
+        request: a request to the application.
+        job_id: id of the job.
+    """
     return f"{request.scope.get('root_path', '')}{status_path(job_id)}"

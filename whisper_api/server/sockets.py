@@ -91,7 +91,12 @@ def network_of(host: str) -> str:
 
 
 def url_of(scheme: str, sock: socket.socket) -> str:
-    """The URL under which this machine reaches a server on a socket."""
+    """The URL under which this machine reaches a server on a socket.
+
+    Args:
+        scheme: http or https.
+        sock: a listening socket.
+    """
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"{scheme}://{_joined(host, port)}"

@@ -120,7 +120,13 @@ class JobStore(ResultTable, KeyTable):
         return job_of(row)
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
-        """The job that :meth:`add` would find to be joined."""
+        """The job that :meth:`add` would find to be joined.
+
+        Args:
+            job: as with :meth:`add`.
+            join_after: as with :meth:`add`.
+            not_to_join: as with :meth:`add`.
+        """
         with self.database.read() as connection:
             return _to_join(connection, job, join_after, not_to_join)
 
@@ -130,7 +136,12 @@ class JobStore(ResultTable, KeyTable):
             return _job(connection, "job_id = ?", job_id)
 
     def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
-        """The jobs of an owner with any of these idempotency keys, by key; a few hundred keys at most."""
+        """The jobs of an owner with any of these idempotency keys, by key; a few hundred keys at most.
+
+        Args:
+            owner: owner of the jobs.
+            keys: idempotency keys.
+        """
         by_digest = {digest(key): key for key in keys}
         marks = ", ".join("?" * len(by_digest))
         rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *by_digest)

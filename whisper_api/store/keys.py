@@ -53,6 +53,10 @@ class KeyTable(Tables):
     def revoke_key(self, key_id: str, now: float) -> bool:
         """Revoke a key.
 
+        Args:
+            key_id: id of the key.
+            now: seconds since 1970.
+
         Returns:
             False when there is no such key, or it was revoked before.
         """

@@ -40,6 +40,10 @@ class ResultTable(Tables):
     def set_corrections(self, job_id: str, corrections: Corrections) -> bool:
         """Store the corrections of a transcript instead of the earlier ones.
 
+        Args:
+            job_id: id of the job.
+            corrections: the new corrections.
+
         Returns:
             False when there is no transcript.
         """
@@ -50,7 +54,12 @@ class ResultTable(Tables):
         )
 
     def mark_delivered(self, job_id: str, now: float) -> None:
-        """Note when the result was sent in full; a second time is not noted."""
+        """Note when the result was sent in full; a second time is not noted.
+
+        Args:
+            job_id: id of the job.
+            now: seconds since 1970.
+        """
         with self.database.write(synced=False) as connection:
             connection.execute(
                 "UPDATE jobs SET delivered_at = ? WHERE job_id = ? AND state = 'Completed' AND delivered_at IS NULL",
@@ -70,6 +79,11 @@ class ResultTable(Tables):
 
 
 def learn(connection: sqlite3.Connection, rates: Rates) -> None:
-    """Add the speed of one job to the means, in the transaction that completes the job."""
+    """Add the speed of one job to the means, in the transaction that completes the job.
+
+    Args:
+        connection: a connection in a transaction.
+        rates: speed of the job.
+    """
     rows = [(rates.model, rates.device, stage, rate) for stage, rate in rates.seconds.items()]
     connection.executemany(_LEARN_RATE, rows)

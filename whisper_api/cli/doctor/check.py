@@ -53,7 +53,12 @@ def attempt(name: str, look: Callable[[], Check | str]) -> Check:
 
 
 def failure(name: str, error: Exception) -> Check:
-    """A failed check with the remedy for its error."""
+    """A failed check with the remedy for its error.
+
+    Args:
+        name: name of the check.
+        error: the error of the check.
+    """
     text = " ".join(str(error).split())
     remedy = next((help for words, help in REMEDIES.items() if words in text.lower()), None)
     return Check(name, "failed", f"{type(error).__name__}: {text}", remedy)

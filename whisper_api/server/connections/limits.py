@@ -46,16 +46,31 @@ class Quota:
         return True
 
     def fits(self, holder: str, amount: int = 1) -> bool:
-        """Whether a holder may take an amount."""
+        """Whether a holder may take an amount.
+
+        Args:
+            holder: the user of the amount.
+            amount: the amount.
+        """
         return not (self.exhausted(holder, amount) or (self._sum and self._sum + amount > self.total))
 
     def exhausted(self, holder: str, amount: int = 1) -> bool:
-        """Whether a further amount would exceed a holder's share."""
+        """Whether a further amount would exceed a holder's share.
+
+        Args:
+            holder: the user of the amount.
+            amount: the amount.
+        """
         used = self._used.get(holder, 0)
         return used > 0 and used + amount > self.each
 
     def give_back(self, holder: str, amount: int = 1) -> None:
-        """Give back what a holder has taken."""
+        """Give back an amount that a holder has taken.
+
+        Args:
+            holder: the user of the amount.
+            amount: the amount.
+        """
         self._sum -= amount
         self._used[holder] -= amount
         if not self._used[holder]:

@@ -44,6 +44,9 @@ class AccessLog:
 
     No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
+
+    Args:
+        app: the application.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -35,7 +35,11 @@ BASIC_PATHS = frozenset(("/asr", "/detect-language"))
 
 
 class Authentication:
-    """Passes requests with a valid key, and refuses others with 401; routes find the key in the request's state."""
+    """Passes requests with a valid key, and refuses others with 401; routes find the key in the request's state.
+
+    Args:
+        app: the application.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

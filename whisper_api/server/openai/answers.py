@@ -54,7 +54,12 @@ def rendered_body(transcript: Transcript, openai_request: OpenAIRequest) -> Body
 
 
 def done_event(transcript: Transcript, openai_request: OpenAIRequest) -> TextDone:
-    """The last event of a stream."""
+    """The last event of a stream.
+
+    Args:
+        transcript: the transcript of the job.
+        openai_request: the values of the request's form.
+    """
     return TextDone(
         text=_text(transcript),
         languages=_languages(transcript),

@@ -223,7 +223,12 @@ def handler(respond: Callable[[Request, Problem], Response]) -> ErrorHandler:
 
 
 def problem_response(request: Request, problem: Problem) -> Response:
-    """Problem details (RFC 9457) with the id of the request."""
+    """Problem details (RFC 9457) with the id of the request.
+
+    Args:
+        request: the request, which has an id.
+        problem: the error.
+    """
     return ProblemResponse(problem, str(request.scope.get("request_id", "")))
 
 

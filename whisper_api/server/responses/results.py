@@ -87,7 +87,12 @@ async def in_turn(request: Request, function: Callable[..., T], *args: object) -
 
 
 async def note_delivery(state: ServerState, job_id: str) -> None:
-    """Note that a client has received a job's whole result."""
+    """Note that a client has received a job's whole result.
+
+    Args:
+        state: the server's state.
+        job_id: id of the job.
+    """
     try:
         await blocking(None, state.service.mark_delivered, job_id)
     except StorageError as error:

@@ -44,7 +44,12 @@ class AcceptedFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def accepted_response(request: Request, job_id: str) -> Response:
-    """A 202 response with the job's id and the address of its status."""
+    """A 202 response with the job's id and the address of its status.
+
+    Args:
+        request: the submission.
+        job_id: id of the new job.
+    """
     headers = {"Location": status_location(request, job_id), "Retry-After": str(RETRY_SECONDS)}
     return JsonResponse(Accepted(job_id=job_id, status_url=status_path(job_id)), 202, headers)
 

@@ -19,7 +19,12 @@ __all__ = ["Reservations", "file_key", "keys_of", "reserved"]
 
 
 def file_key(key: str, number: int) -> str:
-    """The idempotency key of one job of several, with a separator that no client can send."""
+    """The idempotency key of one job of several, with a separator that no client can send.
+
+    Args:
+        key: the request's idempotency key.
+        number: number of the file, from 0.
+    """
     return f"{key}\x1f{number}"
 
 

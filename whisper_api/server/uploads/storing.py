@@ -84,6 +84,9 @@ class HeaderlessFile(StoredFile):
 
     Clients of whisper-asr-webservice send such samples with ``encode=false``. If the data is a WAV file, it is stored
     unchanged.
+
+    Args:
+        directory: directory of the file.
     """
 
     def __init__(self, directory: Path) -> None:
