@@ -300,7 +300,7 @@ PROMISES = (
         ),
         ("test_a_hub_that_stays_away_is_asked_more_and_more_rarely",),
     ),
-    Promise(r"docstring Engine$", r"(\d+) % of what is free", lambda: (100 * constant("engine", "MODEL_SHARE"),)),
+    Promise(r"docstring Engine$", r"(\d+) % of the free memory", lambda: (100 * constant("engine", "MODEL_SHARE"),)),
     Promise(
         r"docstring Engine$",
         r"(\d+) MB\s+for an hour",
@@ -313,7 +313,7 @@ PROMISES = (
     ),
     Promise(
         r"docstring Engine$",
-        r"-1 for ever, 0 to free it after each job|None or 0 for any length",
+        r"-1 for ever, 0 to unload it after each job|None or 0 for any length",
         tests=(
             "test_a_model_is_loaded_once_and_stays",
             "test_keep_alive_zero_frees_after_use_and_loads_again",
