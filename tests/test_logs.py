@@ -63,7 +63,7 @@ def test_a_line_of_json_has_the_same() -> None:
 
 @pytest.mark.parametrize("log_format", FORMATS)
 @given(message=ANYTHING, value=ANYTHING)
-def test_whatever_is_logged_is_one_line(log_format: Literal["text", "json"], message: str, value: str) -> None:
+def test_every_record_is_one_line(log_format: Literal["text", "json"], message: str, value: str) -> None:
     (line,) = lines(lambda log: log.info("%s", message, extra={"path": value}), log_format)
     assert line.isprintable()
     if log_format == "json":

@@ -131,7 +131,7 @@ def test_the_syntax_of_a_shell_script(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in RUNS if name.startswith(("bench_", "eval_"))))
-def test_a_script_looks_for_what_it_needs_before_it_begins(name: str) -> None:
+def test_a_script_checks_its_requirements_before_it_begins(name: str) -> None:
     tree = ast.parse((SCRIPTS / name).read_text(encoding="utf-8"))
     (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
     called = [ast.unparse(node.func) for node in ast.walk(main) if isinstance(node, ast.Call)]
@@ -149,7 +149,7 @@ def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["bench_latency.py", "bench_start.py", "bench_throughput.py", "bench_stages.py"])
-def test_a_peer_without_ffmpeg_is_told_at_once(name: str, tmp_path: Path, tiny_en_model_dir: Path) -> None:
+def test_a_missing_ffmpeg_of_a_peer_is_reported_at_once(name: str, tmp_path: Path, tiny_en_model_dir: Path) -> None:
     done = started(name, *SMALL, PATH=str(tmp_path), WHISPER_MODELS_DIR=str(tiny_en_model_dir.parents[1]))
     assert done.returncode == 2
     assert needs.FFMPEG.reason in done.stderr
@@ -159,7 +159,7 @@ def test_a_peer_without_ffmpeg_is_told_at_once(name: str, tmp_path: Path, tiny_e
 @pytest.mark.parametrize(
     ("flag", "told"), [("--plot", "--plot needs matplotlib"), ("--audio", "there is no manifest.json in")]
 )
-def test_what_an_argument_needs_is_told_at_once(
+def test_a_missing_requirement_of_an_argument_is_reported_at_once(
     flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(needs, "MATPLOTLIB", needs.Need("no_such_module", needs.MATPLOTLIB.reason))

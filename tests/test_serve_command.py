@@ -58,7 +58,7 @@ def connects(server: RunningServer) -> None:
 # --- what it prints ---
 
 
-def test_it_prints_its_address_and_at_the_first_start_a_key(make_server: MakeServer) -> None:
+def test_the_first_start_prints_the_address_and_a_key(make_server: MakeServer) -> None:
     server = make_server()
     with server:
         assert f"Listening on http://127.0.0.1:{server.port}\n" in server.log
@@ -82,7 +82,7 @@ def test_with_a_key_of_ones_own_none_is_made(make_server: MakeServer) -> None:
             assert client.get("/status").status_code == 200
 
 
-def test_the_database_is_nobody_elses(make_server: MakeServer) -> None:
+def test_only_the_user_of_the_server_can_open_its_database(make_server: MakeServer) -> None:
     with make_server() as server:
         assert stat.S_IMODE((server.data_dir / "jobs.db").stat().st_mode) == 0o600
 
@@ -138,7 +138,7 @@ def test_a_port_that_is_taken(make_server: MakeServer) -> None:
     assert not server.data_dir.exists()
 
 
-def test_others_without_authorization(make_server: MakeServer) -> None:
+def test_a_public_host_without_authorization_needs_insecure(make_server: MakeServer) -> None:
     settings = {"ENABLE_AUTHORIZATION": False, "WHISPER_API_HOST": "0.0.0.0"}
     code, said = refused(make_server(**settings))
     assert code == 2
@@ -215,7 +215,7 @@ def test_a_second_signal_ends_it_at_once_and_the_job_is_not_lost(
             assert client.get(f"/transcription/{job_id}").json()["status"] in ("Queued", "Processing")
 
 
-def test_nothing_is_read_from_what_it_does_not_know(tmp_path: Path) -> None:
+def test_an_invalid_flag_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
     """It needs no configuration, no models and no network to say what is wrong with a flag."""
     done = subprocess.run(
         [sys.executable, "-m", "whisper_api", "serve", "--port", "many"],

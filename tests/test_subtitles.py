@@ -251,7 +251,7 @@ def test_a_word_over_two_subtitles_is_in_each_for_its_part_of_the_time() -> None
         ("ja", "日本語です", [(0, 9000, "日本語です")]),
     ],
 )
-def test_without_word_times_text_is_split_by_its_length(language: str, text: str, expected: list[Cue]) -> None:
+def test_a_text_without_word_times_is_split_by_its_length(language: str, text: str, expected: list[Cue]) -> None:
     given = transcript(Segment(id=0, start=0.0, end=9.0, text=text), language=language)
     options = RenderOptions(max_line_width=9, max_line_count=2)
     found = cues(render(given, "srt", options))
@@ -262,7 +262,7 @@ def test_without_word_times_text_is_split_by_its_length(language: str, text: str
     assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "srt") == ()
 
 
-def test_what_cannot_be_laid_out_is_told() -> None:
+def test_layout_options_without_effect_are_warnings() -> None:
     given = transcript(spoken("One", ["One"]))
     assert layout_warnings(given.segments, RenderOptions(), "txt") == ()
     assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "vtt") == ()

@@ -62,13 +62,13 @@ def test_more_words_than_there_is_room_for_are_short() -> None:
     assert milliseconds(fitted([(0.0, 0.0)] * 20, 0.0, 0.01)) == [(n, n + 1) for n in range(20)]
 
 
-def test_what_is_far_away_stays() -> None:
+def test_moments_far_from_a_conflict_stay() -> None:
     given = [(0.0, 1.0), (1.5, 2.0), (2.0, 2.0), (2.0, 3.0), (4.0, 5.0)]
     found = fitted(given)
     assert (found[0], found[4]) == (given[0], given[4])
 
 
-def test_it_is_quick() -> None:
+def test_the_worst_case_takes_linear_time() -> None:
     # Each word begins before the one before it: the worst case for pooling. Quadratic work would take hours.
     found = fitted([(1000.0 - n / 1000, 1000.0 - n / 1000) for n in range(200_000)])
     assert len(found) == 200_000

@@ -64,7 +64,7 @@ def test_a_key_is_its_own_secret_and_no_others(ring: KeyRing) -> None:
 
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-def test_nothing_but_the_token_opens(ring: KeyRing, data: st.DataObject) -> None:
+def test_only_the_whole_token_is_accepted(ring: KeyRing, data: st.DataObject) -> None:
     [key] = ring.list() or [ring.create("laptop")[0]]
     secret = st.text("AZaz09_-", min_size=43, max_size=43)
     key_id = st.sampled_from([key.key_id, "00000000"])
@@ -142,7 +142,7 @@ def test_a_role_is_one_of_two(ring: KeyRing) -> None:
         ring.create("laptop", role)
 
 
-def test_what_to_revoke_must_be_clear(ring: KeyRing) -> None:
+def test_an_ambiguous_or_unknown_key_is_not_revoked(ring: KeyRing) -> None:
     with pytest.raises(InvalidOption, match="none"):
         ring.revoke("laptop")
     key, token = ring.create("laptop")

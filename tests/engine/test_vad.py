@@ -167,7 +167,7 @@ def test_silence_and_noise_have_no_windows() -> None:
     assert detect(np.zeros(1, np.float32)) == []
 
 
-def test_without_detection_everything_is_speech() -> None:
+def test_all_audio_is_speech_when_detection_is_off() -> None:
     audio = np.random.default_rng(0).normal(0, 0.1, 70 * RATE).astype(np.float32)
     found = detect(audio, vad="none")
     assert found[0].start == 0

@@ -52,7 +52,7 @@ def teach(store: JobStore, estimates: Estimates, model: str = "base", seconds: f
     estimates.learned()
 
 
-def test_nothing_is_told_before_something_was_learned(estimates: Estimates) -> None:
+def test_the_estimate_is_unknown_before_a_job_has_ended(estimates: Estimates) -> None:
     estimates.expect(job("a"))
     assert estimates.of_queued("a", ["a"], {}) is None
     assert estimates.of_running("a", live("asr")) is None
@@ -146,7 +146,7 @@ def test_a_stage_that_was_never_seen_leaves_the_whole_unknown(store: JobStore, e
     assert estimates.of_running("a", live("decode")) == pytest.approx(18.0)
 
 
-def test_what_was_learned_is_there_after_a_restart(store: JobStore) -> None:
+def test_estimates_survive_a_restart(store: JobStore) -> None:
     teach(store, new(store))
     again = new(store)
     again.expect(job("a"))
@@ -201,7 +201,7 @@ def test_behind_a_job_of_unknown_length_nothing_is_known(store: JobStore, estima
     assert estimates.of_queued("c", "abc", {}) is None
 
 
-def test_what_has_ended_is_forgotten(store: JobStore, estimates: Estimates) -> None:
+def test_an_ended_job_is_forgotten(store: JobStore, estimates: Estimates) -> None:
     teach(store, estimates)
     estimates.expect(job("a"))
     estimates.forget("a")

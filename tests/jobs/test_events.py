@@ -89,7 +89,7 @@ async def known(events: JobEvents, after: int = 0) -> tuple[NumberedEvent, ...]:
 # --- what is told ---
 
 
-def test_who_comes_late_is_given_the_newest_of_everything_in_the_order_of_its_last_change() -> None:
+def test_a_late_watcher_gets_the_newest_version_of_each_event_in_order_of_change() -> None:
     events = new_events()
 
     async def watch() -> None:
@@ -107,7 +107,7 @@ def test_who_comes_late_is_given_the_newest_of_everything_in_the_order_of_its_la
     run(watch())
 
 
-def test_who_was_away_is_given_what_it_has_missed() -> None:
+def test_a_watcher_that_returns_gets_the_events_that_it_missed() -> None:
     events = new_events()
 
     async def watch() -> None:
@@ -120,7 +120,7 @@ def test_who_was_away_is_given_what_it_has_missed() -> None:
     run(watch())
 
 
-def test_who_stays_is_given_everything_once() -> None:
+def test_a_watcher_that_stays_gets_every_event_once() -> None:
     events = new_events()
 
     async def watch() -> list[list[JobEvent]]:
@@ -181,7 +181,7 @@ def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None
     run(watch())
 
 
-def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
+def test_only_watchers_of_waiting_jobs_get_positions() -> None:
     places = {"a": 3, "b": 4}
     events = JobEvents(lambda: places, Clock())
 
@@ -202,7 +202,7 @@ def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
     run(watch())
 
 
-def test_who_was_there_before_a_restart_begins_anew() -> None:
+def test_a_watcher_from_before_a_restart_gets_all_events_again() -> None:
     clock = Clock()
 
     async def watch() -> None:
@@ -272,7 +272,7 @@ def test_events_are_encoded_once_and_read_back() -> None:
 # --- who waits ---
 
 
-def test_who_waits_is_woken_from_another_thread() -> None:
+def test_another_thread_wakes_a_waiting_watcher() -> None:
     events = new_events()
 
     async def watch() -> list[JobEvent]:
@@ -337,7 +337,7 @@ def test_progress_waits_a_moment_for_more_and_nothing_else_does() -> None:
     ]
 
 
-def test_who_does_not_read_holds_no_more_than_there_is_to_know() -> None:
+def test_a_watcher_that_does_not_read_holds_only_the_newest_events() -> None:
     events = JobEvents()
 
     async def watch() -> None:
@@ -486,7 +486,7 @@ def test_the_watchers_of_every_loop_are_signaled() -> None:
 # --- what is kept ---
 
 
-def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended() -> None:
+def test_the_log_of_a_job_is_dropped_when_its_watchers_leave_or_it_ends() -> None:
     events = new_events()
 
     async def watch() -> None:

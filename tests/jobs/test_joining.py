@@ -33,7 +33,7 @@ def test_a_job_that_waits_or_runs_is_joined(serve: Services, tmp_path: Path, own
     assert ids_in(service.store) == {first, second}
 
 
-def test_what_is_not_the_same_is_not_joined(serve: Services) -> None:
+def test_submissions_that_differ_are_not_joined(serve: Services) -> None:
     service = serve(FakeExecutor(held=True))
     wanted: dict[str, Any] = {"owner": "ada", "fingerprint": "f"}
     others: list[dict[str, Any]] = [

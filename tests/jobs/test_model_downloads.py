@@ -135,7 +135,7 @@ def test_a_job_that_waits_for_its_model_survives_a_restart(serve: Services, exec
         ("nobody", None, False),
     ],
 )
-def test_who_may_make_the_server_download_a_model(
+def test_the_configuration_decides_which_models_a_job_may_download(
     serve: Services, executor: FakeExecutor, policy: str, role: Role | None, allowed: bool
 ) -> None:
     """Without authorization there is no key, and everybody may do what administrators may."""

@@ -186,7 +186,7 @@ def test_positions_count_batches_when_several_jobs_run_at_a_time() -> None:
     assert queue.position("d") == 2
 
 
-def test_whoever_waits_gets_the_job_that_comes() -> None:
+def test_a_waiting_worker_gets_the_next_job() -> None:
     queue = JobQueue(CAPACITY)
     thread, results = in_thread(lambda: queue.take(WAIT))
     queue.put("job", reserved=False)

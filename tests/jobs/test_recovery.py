@@ -147,7 +147,7 @@ def test_attempts_are_counted_and_from_the_second_on_cost_the_place(store: JobSt
     assert failed == ["a"]
 
 
-def test_only_running_jobs_are_looked_at_and_they_keep_their_place(store: JobStore) -> None:
+def test_recovery_puts_only_running_jobs_back_and_keeps_their_order(store: JobStore) -> None:
     for job_id in "abcd":
         processing(store, job_id)
     store.requeue("b")

@@ -99,7 +99,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(reader: Visit) -> None:
     assert page.evaluate("tries") == 2
 
 
-def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_server: RunningServer) -> None:
+def test_the_page_asks_for_a_key_again_when_it_was_revoked(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.key("tests-leaving"))
     page = tab.home()
     expect(page.get_by_text("None yet.")).to_be_visible()

@@ -125,7 +125,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     expect(page.locator("#legend").get_by_role("button", name="Diane")).to_be_focused()
 
 
-def test_what_two_tabs_correct_is_both_kept(
+def test_corrections_of_two_tabs_are_both_kept(
     visit: Callable[..., Visit], page_server: RunningServer, untouched: str
 ) -> None:
     tabs = [visit(page_server, key=page_server.user_key) for _ in range(2)]

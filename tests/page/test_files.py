@@ -68,7 +68,7 @@ def texts(language: str) -> dict[str, str]:
     return {key: " ".join(sorted(set(re.findall(r"\{\w+\}", text)))) for key, text in entries}
 
 
-def test_the_page_and_its_files_need_no_key_and_may_load_nothing_else(bare: httpx.Client, index: Links) -> None:
+def test_the_page_needs_no_key_and_may_load_only_its_own_files(bare: httpx.Client, index: Links) -> None:
     for path in ("/", *(f"/assets/{name}" for name in FILES if name != "index.html")):
         answer = bare.get(path)
         assert answer.status_code == 200
@@ -84,7 +84,7 @@ def test_the_page_and_its_files_need_no_key_and_may_load_nothing_else(bare: http
     assert bare.get("/transcriptions").status_code == 401
 
 
-def test_what_has_not_changed_is_not_sent_again(bare: httpx.Client) -> None:
+def test_an_unchanged_file_is_not_sent_again(bare: httpx.Client) -> None:
     first = bare.get("/assets/app.js")
     assert first.headers["Cache-Control"] == "no-cache"
     again = bare.get("/assets/app.js", headers={"If-None-Match": first.headers["ETag"]})
@@ -102,7 +102,7 @@ def test_no_other_file_is_sent(bare: httpx.Client, path: str) -> None:
     assert bare.get(path).status_code in (401, 404)
 
 
-def test_there_is_nothing_inline_and_nothing_from_elsewhere(index: Links) -> None:
+def test_the_page_has_no_inline_scripts_and_loads_only_its_own_files(index: Links) -> None:
     assert index.inline == []
     assert all(link.startswith(("assets/", "#")) for link in index.found)
     for name, text in FILES.items():

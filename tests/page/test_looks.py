@@ -92,7 +92,7 @@ def test_another_language_reads_english(visit: Open, page_server: RunningServer)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dark: bool) -> None:
+def test_the_page_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dark: bool) -> None:
     tab = visit(page_server, key=page_server.user_key, size=PHONE, touch=True, dark=dark)
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -129,7 +129,7 @@ def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dar
     expect(page.get_by_role("complementary")).to_be_visible()
 
 
-def test_it_fits_the_smallest_phone_in_french(visit: Open, page_server: RunningServer, call: str) -> None:
+def test_the_page_fits_the_smallest_phone_in_french(visit: Open, page_server: RunningServer, call: str) -> None:
     tab = visit(page_server, key=page_server.user_key, size=(320, 568), touch=True, language="fr-FR")
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -159,7 +159,9 @@ def test_text_stands_out_from_its_ground(visit: Open, page_server: RunningServer
     tab.picture(f"24-{'dark' if dark else 'light'}")
 
 
-def test_everything_has_a_name_and_a_place(visit: Open, page_server: RunningServer, call: str) -> None:
+def test_every_control_has_a_name_and_a_place_in_the_tab_order(
+    visit: Open, page_server: RunningServer, call: str
+) -> None:
     tab = visit(page_server, key=page_server.user_key)
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -187,7 +189,7 @@ def test_everything_has_a_name_and_a_place(visit: Open, page_server: RunningServ
     assert set(headings[1:]) == {2}
 
 
-def test_the_focus_is_seen_and_motion_can_be_off(visit: Open, page_server: RunningServer) -> None:
+def test_the_focus_is_visible_and_motion_can_be_off(visit: Open, page_server: RunningServer) -> None:
     page = visit(page_server, key=page_server.user_key).home()
     page.emulate_media(reduced_motion="reduce")
     page.keyboard.press("Tab")

@@ -41,7 +41,7 @@ def result(page_server: RunningServer, call: str) -> dict[str, Any]:
         return found
 
 
-def test_the_transcript_is_what_the_server_says(reader: Visit, call: str, result: dict[str, Any]) -> None:
+def test_the_page_shows_the_transcript_of_the_server(reader: Visit, call: str, result: dict[str, Any]) -> None:
     page = reader.job(call)
     assert reader.words == [word["word"] for segment in result["segments"] for word in segment["words"]]
     lines = [" ".join(line.split()) for line in page.locator("#transcript .text").all_text_contents()]
@@ -85,7 +85,7 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     assert page.evaluate("audio.playbackRate") == 1.5
 
 
-def test_a_recording_that_the_browser_cannot_play_is_told_of(
+def test_the_page_says_when_the_browser_cannot_play_a_recording(
     reader: Visit, call: str, cut: Callable[[float, float], bytes]
 ) -> None:
     page = reader.job(call)
@@ -95,7 +95,7 @@ def test_a_recording_that_the_browser_cannot_play_is_told_of(
     hear(page, cut(6.0, 15.0))
 
 
-def test_what_stands_beside_the_words_is_shown(reader: Visit) -> None:
+def test_the_page_shows_the_characters_between_the_words(reader: Visit) -> None:
     page = reader.home()
     text = page.evaluate(
         """async () => {

@@ -73,7 +73,7 @@ def test_a_job_that_failed_says_why_and_is_removed(reader: Visit, page_server: R
     expect(page.locator("#problems")).to_be_empty()
 
 
-def test_a_transcript_that_is_there_by_then_is_not_canceled(
+def test_a_job_that_has_completed_is_not_canceled(
     reader: Visit, page_server: RunningServer, cut: Callable[[float, float], bytes], hello: bytes
 ) -> None:
     page = reader.home()
@@ -96,7 +96,7 @@ def test_a_transcript_that_is_there_by_then_is_not_canceled(
         expect(page.locator("#transcript")).to_contain_text("Hello")
 
 
-def test_what_others_write_stays_text(reader: Visit, page_server: RunningServer, untouched: str) -> None:
+def test_markup_that_others_write_is_shown_as_text(reader: Visit, page_server: RunningServer, untouched: str) -> None:
     page = reader.job(untouched)
     page.locator("#legend .speaker").first.click()
     page.keyboard.type(f"{MARKUP}1")
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_more_is_named(reader: Visit, tmp_path: Path, hello: b
     expect(row.get_by_role("alert")).to_contain_text("This browser cannot read the file")
 
 
-def test_an_upload_that_ends_takes_nobody_away(
+def test_the_end_of_an_upload_does_not_leave_the_open_view(
     reader: Visit, call: str, hello: bytes, page_server: RunningServer
 ) -> None:
     page = reader.home()
@@ -210,7 +210,7 @@ def test_a_correction_that_is_refused_is_put_back(reader: Visit, page_server: Ru
     expect(page.locator(".w.corrected")).to_have_count(0)
 
 
-def test_older_jobs_are_shown_where_reading_goes_on(visit: Open, page_server: RunningServer, hello: bytes) -> None:
+def test_older_jobs_are_appended_to_the_list(visit: Open, page_server: RunningServer, hello: bytes) -> None:
     key = page_server.key("tests-many")
     with page_server.client(key) as client:
         for number in range(32):

@@ -109,7 +109,7 @@ def test_the_audio_track_of_a_file_can_be_chosen(reader: Visit, two_tracks: byte
     expect(page.get_by_label("Audio track")).to_have_value("")
 
 
-def test_what_the_microphone_hears_becomes_a_transcript(visit: Open, page_server: RunningServer) -> None:
+def test_a_recording_of_the_microphone_is_transcribed(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.user_key)
     tab.context.add_init_script(KEEP_UPLOAD)
     page = tab.home()

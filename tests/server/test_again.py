@@ -29,7 +29,7 @@ def audio(number: int) -> bytes:
 @pytest.mark.parametrize("limit", ["max_queued_jobs", "max_jobs_per_key"])
 @pytest.mark.parametrize("path", PATHS)
 @on_a_loop
-async def test_it_needs_no_place_of_its_own(tmp_path: Path, path: str, limit: str) -> None:
+async def test_a_repeated_request_needs_no_place_of_its_own(tmp_path: Path, path: str, limit: str) -> None:
     settings: dict[str, Any] = {"enable_authorization": True, limit: 1}
     async with (
         inside(tmp_path, FakeExecutor(held=True), **settings) as app,

@@ -89,7 +89,7 @@ def test_headerless_samples_become_subtitles(provider: SubtitleProvider, convers
     assert "New Jersey" in " ".join(text for *_, text in cues)
 
 
-def test_headerless_samples_are_heard_as_those_of_a_file_are(
+def test_headerless_samples_give_the_same_text_as_a_file(
     server: RunningServer, client: httpx.Client, speech: bytes
 ) -> None:
     whole, headerless, wav_all_the_same = (
@@ -150,7 +150,7 @@ def test_every_format_is_written(client: httpx.Client, speech: bytes) -> None:
         assert answer.text.startswith(beginning)
 
 
-def test_what_cannot_be_used_is_refused_in_json(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
+def test_errors_are_json_problems(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
     def ask(params: dict[str, str], audio: bytes = hello, field: str = "audio_file") -> httpx.Response:
         return client.post("/asr", params=params, files={field: ("a.wav", audio)})
 
@@ -249,7 +249,7 @@ async def test_the_query_says_how(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_job_that_fails_is_told_of_in_json(tmp_path: Path) -> None:
+async def test_the_error_of_a_failed_job_is_a_json_problem(tmp_path: Path) -> None:
     def fail(executor: FakeExecutor, job: Any) -> None:
         raise RuntimeError("no")
 
@@ -287,7 +287,7 @@ async def test_a_key_may_stand_in_the_address(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_either_field_holds_the_file_whose_language_is_asked_for(tmp_path: Path) -> None:
+async def test_language_detection_takes_the_file_from_either_field(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         for field in ("file", "audio_file"):
             for query in ("", "?encode=true", "?encode=false"):

@@ -49,7 +49,7 @@ def test_text_that_calls_itself_wav(client: httpx.Client) -> None:
         bytes(100_000),
     ],
 )
-def test_what_only_begins_like_audio(client: httpx.Client, content: bytes) -> None:
+def test_a_file_that_only_begins_like_audio_is_refused(client: httpx.Client, content: bytes) -> None:
     problem(post(client, content, file_name="a.wav"), 415, "invalid_audio")
 
 

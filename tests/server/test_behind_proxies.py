@@ -79,7 +79,7 @@ def test_documents_and_page_stand_under_the_prefix(proxied: RunningServer, url: 
         problem(client.get("/status"), 401, "unauthorized")
 
 
-def test_the_log_knows_the_client_and_believes_nobody_else(proxied: RunningServer, url: str) -> None:
+def test_the_log_names_the_client_and_ignores_headers_of_untrusted_peers(proxied: RunningServer, url: str) -> None:
     def clients(path: str) -> list[str]:
         lines = [json.loads(line) for line in proxied.log.splitlines() if line.startswith("{")]
         return [line["client"] for line in lines if line.get("path", "").endswith(path)]

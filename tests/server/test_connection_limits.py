@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
-def test_nobody_has_more_than_a_share_and_all_not_more_than_the_total(steps: list[tuple[str, bool]]) -> None:
+def test_no_holder_exceeds_its_share_and_all_together_do_not_exceed_the_total(steps: list[tuple[str, bool]]) -> None:
     quota = Quota(total=5, each=3)
     used = dict.fromkeys("abc", 0)
     for holder, gives_back in steps:
@@ -71,7 +71,7 @@ def test_the_first_request_of_a_connection_needs_no_share_and_all_shares_come_ba
         ("somewhere", "somewhere"),
     ],
 )
-def test_what_counts_as_one_address(host: str, network: str) -> None:
+def test_addresses_of_one_client_are_one_network(host: str, network: str) -> None:
     assert network_of(host) == network
 
 
@@ -121,7 +121,7 @@ def test_a_client_that_takes_too_little_is_cut_off_soon(seconds: float, bytes_pe
     assert seconds <= half_seconds / 2 <= seconds * 1.2 + 1
 
 
-def test_nothing_runs_down_while_nothing_waits() -> None:
+def test_the_deadline_stands_still_while_no_bytes_wait() -> None:
     deadline = ProgressDeadline(10, 0.0)
     assert not deadline.is_over(9.0, 0, True)
     assert not deadline.is_over(1000.0, 0, False)
@@ -157,7 +157,7 @@ def test_the_connection_with_the_fewest_turns_is_next() -> None:
     assert [at for at, name in enumerate(after) if name == "newcomer"][-1] < 8, "it does not wait behind the flood"
 
 
-def test_one_that_gives_up_passes_its_turn_on() -> None:
+def test_a_canceled_connection_passes_its_turn_on() -> None:
     async def run() -> None:
         turns = FrameTurns()
         tasks = [asyncio.create_task(turns.wait(had)) for had in range(4)]

@@ -151,7 +151,7 @@ def test_an_http_2_connection_without_requests_is_closed_whatever_it_pings(impat
     assert closed.error_code == ErrorCodes.NO_ERROR
 
 
-def test_a_tls_handshake_that_does_not_come_is_given_up(
+def test_a_connection_without_a_tls_handshake_is_closed(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "LEAST_HEAD_SECONDS", 0.2)
@@ -235,7 +235,7 @@ def test_a_socket_that_is_not_read_is_cut_off(hasty: Server, http2: bool) -> Non
         wait_until(cut_off)
 
 
-def test_bodies_that_nobody_takes_are_not_copied(hasty: Server, make_config: MakeConfig) -> None:
+def test_bodies_that_wait_for_a_client_are_not_copied(hasty: Server, make_config: MakeConfig) -> None:
     """What the server holds for a stream is much less than the body."""
     psutil = Path("/proc/self/statm")
     if not psutil.exists():
@@ -283,7 +283,7 @@ def read_to_the_end(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("flood", [rapid_resets, pings, tiny_windows])
-def test_a_flood_ends_the_connection_and_nothing_else(
+def test_a_flood_of_frames_ends_only_its_connection(
     make_config: MakeConfig, caplog: pytest.LogCaptureFixture, flood: Callable[[Http2Client], None]
 ) -> None:
     with Server(make_config()) as url, Http2Client(url, window=0) as client, connect(url) as other:
@@ -388,7 +388,7 @@ def test_health_checks_are_answered_when_all_connections_are_busy(
     assert any("too many connections" in record.message for record in caplog.records)
 
 
-def test_accepting_goes_on_when_the_system_had_no_room(
+def test_accepting_continues_after_the_system_had_no_free_files(
     make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
@@ -461,7 +461,7 @@ def test_answers_have_a_reason_phrase(impatient: Server, target: str, line: byte
         assert read_all(connection).startswith(b"HTTP/1.1 " + line + b"\r\n")
 
 
-def test_a_request_to_change_to_http_2_is_answered_as_it_is(impatient: Server) -> None:
+def test_a_request_to_upgrade_to_http_2_is_answered_over_http_1(impatient: Server) -> None:
     with bare(impatient.url) as connection:
         connection.sendall(
             b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"

@@ -70,7 +70,7 @@ def test_a_job_that_failed_is_removed_altogether(client: httpx.Client, stranger:
     assert job_id not in _all_jobs(client)
 
 
-def test_what_belonged_to_a_canceled_job_is_gone(
+def test_the_files_of_a_canceled_job_are_removed(
     server: RunningServer, client: httpx.Client, busy: Busy, hello: bytes, hours: bytes
 ) -> None:
     with busy(client, hours):
@@ -90,7 +90,7 @@ def test_audio_goes_when_its_job_ends(server: RunningServer, client: httpx.Clien
 # --- whose jobs ---
 
 
-def test_another_ones_job_is_not_there(
+def test_a_job_of_another_key_is_not_found(
     server: RunningServer, client: httpx.Client, stranger: httpx.Client, admin: httpx.Client, hello: bytes
 ) -> None:
     job_id = submit(client, hello)
@@ -255,7 +255,7 @@ def test_a_second_format_can_be_had_within_the_grace_period(client: httpx.Client
         assert client.get(f"/transcription/{job_id}/result", params=query).status_code == 200
 
 
-def test_only_what_was_delivered_goes(strict: RunningServer, hello: bytes) -> None:
+def test_only_delivered_results_are_removed_after_the_grace(strict: RunningServer, hello: bytes) -> None:
     """The one that goes is delivered last, so that the others had more time to go."""
     with strict.client() as client:
 

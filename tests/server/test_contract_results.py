@@ -126,7 +126,7 @@ def test_a_job_keeps_the_layout_that_it_was_submitted_with(client: httpx.Client,
     )
 
 
-def test_what_a_layout_cannot_do_is_a_warning(client: httpx.Client, hello: bytes) -> None:
+def test_layout_options_without_effect_are_warnings(client: httpx.Client, hello: bytes) -> None:
     body = transcribed(client, hello, output_format="srt", max_line_count="2")
     assert "max_line_count has no effect without max_line_width" in body["warnings"]
     body = transcribed(client, hello, output_format="txt", max_line_width="20")
@@ -179,7 +179,7 @@ def test_silence_gives_a_result_without_segments(client: httpx.Client, hello: by
     assert (body["text"], body["segments"], body["speakers"]) == ("", [], [])
 
 
-def test_a_synchronous_answer_is_what_the_result_is(client: httpx.Client, speech: bytes) -> None:
+def test_a_synchronous_response_is_the_same_as_the_result(client: httpx.Client, speech: bytes) -> None:
     answer = post(client, speech, sync="true", output_format="vtt")
     assert answer.headers["Content-Type"] == "application/json"
     job_id = client.get("/transcriptions", params={"limit": 1}).json()["jobs"][0]["job_id"]

@@ -136,7 +136,7 @@ def test_metadata_is_a_json_object_of_16_kilobytes(mine: httpx.Client, hello: by
     assert "metadata" in problem(post(mine, hello, metadata=metadata), 400, "invalid_field")["detail"]
 
 
-def test_as_much_metadata_as_may_be_is_kept(client: httpx.Client, hello: bytes) -> None:
+def test_metadata_of_the_largest_size_is_kept(client: httpx.Client, hello: bytes) -> None:
     metadata = {"a": "é" * ((16_384 - 8) // 2)}
     text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
     assert len(text.encode()) == 16_384

@@ -144,7 +144,7 @@ async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_a_watcher_that_comes_back_is_sent_what_it_has_missed(tmp_path: Path) -> None:
+async def test_a_watcher_that_returns_gets_the_events_that_it_missed(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
         job_id = await reading(app, client)
         first = Watcher(job_id)
@@ -213,7 +213,7 @@ async def test_head_has_the_headers_and_no_body(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @on_a_loop
-async def test_nothing_listens_to_the_client_any_more_when_the_end_is_sent(method: str) -> None:
+async def test_no_task_listens_to_the_client_after_the_end_was_sent(method: str) -> None:
     # Over HTTP/2 the end of the request is waited for then, and must not have been taken by somebody else.
     order = []
 
@@ -239,7 +239,7 @@ async def test_nothing_listens_to_the_client_any_more_when_the_end_is_sent(metho
 
 
 @on_a_loop
-async def test_only_who_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
+async def test_only_a_key_that_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app:
         mine, other, admin = app.token("mine"), app.token("other"), app.token("admin", "admin")
         async with app.client(mine) as client:
@@ -263,7 +263,7 @@ async def test_only_who_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> None:
+async def test_a_watcher_that_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         job_id = await app.running(client)
         watcher = Watcher(job_id)
@@ -294,7 +294,7 @@ async def test_a_job_that_is_canceled_while_it_waits_ends_its_stream(tmp_path: P
 
 
 @on_a_loop
-async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_again(tmp_path: Path) -> None:
+async def test_a_stream_ends_with_a_queued_event_when_the_server_stops(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         running = await app.running(client)
         waiting = await app.submit(client)
@@ -333,7 +333,7 @@ async def test_a_hundred_watchers_hold_no_thread(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_is_out_of_date(tmp_path: Path) -> None:
+async def test_a_watcher_that_does_not_read_delays_no_other_and_skips_outdated_events(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
         job_id = await reading(app, client)
         taking = asyncio.Event()
@@ -428,7 +428,7 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
         yield waiting
 
 
-def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(waiting: Waiting) -> None:
+def test_a_silent_stream_has_heartbeats_and_still_gets_the_end(waiting: Waiting) -> None:
     async def watch() -> list[tuple[float, list[str]]]:
         told: list[tuple[float, list[str]]] = []
         async with contextlib.aclosing(watch_events(waiting.request(), waiting.job_id)) as batches:
@@ -511,7 +511,7 @@ def test_a_poll_ends_soon_after_its_key_was_revoked(waiting: Waiting) -> None:
     assert run_at_once(poll()) == (401, 15.0)
 
 
-def test_no_result_is_for_who_waits_for_it_with_a_key_that_was_revoked(waiting: Waiting) -> None:
+def test_a_client_whose_key_was_revoked_while_it_waited_gets_no_result(waiting: Waiting) -> None:
     def end() -> None:
         waiting.keys.revoke("mine")
         assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))

@@ -210,7 +210,7 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
         assert client.get(f"http://127.0.0.1:{tls.port}/livez").status_code >= 400
 
 
-def test_without_keys_the_server_listens_to_this_machine_only(server: RunningServer, tmp_path: Path) -> None:
+def test_the_server_listens_only_to_this_machine_when_there_are_no_keys(server: RunningServer, tmp_path: Path) -> None:
     config = tmp_path / "open.conf"
     config.write_text(f'WHISPER_API_HOST = "0.0.0.0"\nWHISPER_API_PORT = {free_port()}\nENABLE_AUTHORIZATION = false\n')
     done = subprocess.run(

@@ -46,7 +46,7 @@ AS_AUDIO = "Content-Type: audio/wav"
         ("PUT /transcription/none/corrections", [LARGE, "Content-Type: application/json"], None, 404),
     ],
 )
-def test_what_is_refused_is_not_asked_for(
+def test_a_refused_request_gets_no_100_continue(
     server: RunningServer, line: str, headers: list[str], key: str | None, status: int
 ) -> None:
     told, answered, body = first_answer(server, line, *headers, key=key)
@@ -62,11 +62,11 @@ def test_what_is_refused_is_not_asked_for(
         ("POST /transcriptions", [LARGE, "Content-Type: multipart/form-data; boundary=x"]),
     ],
 )
-def test_what_is_let_in_is_asked_for(server: RunningServer, line: str, headers: list[str]) -> None:
+def test_an_accepted_request_gets_100_continue(server: RunningServer, line: str, headers: list[str]) -> None:
     assert first_answer(server, line, *headers)[0] == 100
 
 
-def test_a_client_that_does_not_wait_to_be_asked_is_served(server: RunningServer, hello: bytes) -> None:
+def test_a_client_that_does_not_wait_for_100_continue_is_served(server: RunningServer, hello: bytes) -> None:
     """It says that it waits, and sends the body all the same; then again on the same connection."""
     lines = [f"POST /transcribe?language=en HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.user_key}"]
     lines += [AS_AUDIO, f"Content-Length: {len(hello)}", "Expect: 100-continue", "", ""]

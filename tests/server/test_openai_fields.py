@@ -85,7 +85,7 @@ async def test_fields_become_options(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+async def test_invalid_fields_are_refused_by_name(tmp_path: Path) -> None:
     async with inside(tmp_path) as app:
         for field, *others in (
             ("language", ("language", "klingon")),
@@ -108,7 +108,7 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
 
 
 @on_a_loop
-async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> None:
+async def test_fields_without_effect_are_warnings(tmp_path: Path) -> None:
     """As OpenAI does, whose whisper-1 answers a stream it cannot give with the whole."""
     async with inside(tmp_path) as app:
 
@@ -135,7 +135,7 @@ async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> N
 
 
 @on_a_loop
-async def test_the_model_that_tells_speakers_apart_does_so(tmp_path: Path) -> None:
+async def test_the_diarization_model_asks_for_diarization(tmp_path: Path) -> None:
     async with inside(tmp_path, model="base") as app:
 
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
@@ -226,7 +226,7 @@ def test_chunking_strategies(whole: str | None, parts: dict[str, str], options: 
         (None, {"type": "server_vad", "prefix_padding_ms": "-1"}),
     ],
 )
-def test_what_is_no_chunking_strategy(whole: str | None, parts: dict[str, str]) -> None:
+def test_invalid_chunking_strategies_are_refused(whole: str | None, parts: dict[str, str]) -> None:
     with pytest.raises(InvalidOption) as caught:
         chunking_options(whole, parts)
     assert caught.value.field.startswith("chunking_strategy")
@@ -246,7 +246,7 @@ def test_texts_are_put_together(texts: list[str], whole: str) -> None:
     assert joined(texts) == whole
 
 
-def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
+def test_speakers_get_letters_that_are_not_the_name_of_a_known_speaker() -> None:
     labels = ("SPEAKER_00", "Ann", "SPEAKER_02", "SPEAKER_27")
     assert speaker_names(labels) == {"SPEAKER_00": "A", "SPEAKER_02": "C", "SPEAKER_27": "AB"}
     assert speaker_names(("SPEAKER_00", "A", "SPEAKER_02")) == {"SPEAKER_00": "B", "SPEAKER_02": "D"}
@@ -255,7 +255,7 @@ def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
     assert speaker_names(("SPEAKER_00", "SPEAKER_9999999")) == {"SPEAKER_00": "A"}
 
 
-def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
+def test_the_response_has_defaults_for_values_that_the_transcript_lacks() -> None:
     bare = fake_transcript("Hello.")
     verbose = msgspec.json.decode(
         answer_of(bare, OpenAIRequest(options=bare.options, response_format="verbose_json")).body
@@ -305,7 +305,7 @@ def test_logprobs_are_those_of_all_segments_in_order() -> None:
     ]
 
 
-def test_deltas_come_in_order_and_each_stretch_once() -> None:
+def test_deltas_come_in_order_and_have_each_partial_segment_once() -> None:
     deltas = Deltas()
 
     def add(index: int, *texts: str, aligned: bool = False) -> list[str]:

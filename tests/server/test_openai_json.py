@@ -148,7 +148,7 @@ def test_an_address_is_the_field_of_addresses(name: str) -> None:
     ids=lambda value: str(value)[:40],
 )
 @pytest.mark.parametrize("size", [1 << 30, 5000])
-def test_what_cannot_be_used_is_refused(body: bytes, raised: type[Exception], told: str, size: int) -> None:
+def test_invalid_json_bodies_are_refused(body: bytes, raised: type[Exception], told: str, size: int) -> None:
     with pytest.raises(raised, match=told):
         read(body, iter(lambda: size, 0))
 

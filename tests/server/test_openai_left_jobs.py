@@ -22,7 +22,7 @@ FOREVER = 3600.0
 
 
 @on_a_loop
-async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: Path) -> None:
+async def test_an_upload_that_begins_later_does_not_keep_an_abandoned_job(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         app.state.waiters.grace_seconds = 0.0
         first, later = upload(whole=False), upload(whole=False)
@@ -44,7 +44,7 @@ async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: 
 
 
 @on_a_loop
-async def test_an_upload_that_came_in_already_joins_a_job_that_was_given_up(tmp_path: Path) -> None:
+async def test_an_upload_under_way_joins_an_abandoned_job(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         app.state.waiters.grace_seconds = 0.0
         with app.state.waiters.uploading("") as given_up:
@@ -168,7 +168,7 @@ async def test_jobs_whose_key_is_revoked_are_canceled(tmp_path: Path, monkeypatc
 
 
 @on_a_loop
-async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_path: Path) -> None:
+async def test_joining_a_job_does_not_fetch_its_url_again(tmp_path: Path) -> None:
     with file_server() as files:
         files.answers["/a.wav"] = AUDIO
         allowed: dict[str, Any] = {"enable_url_uploads": True, "url_private_hosts": files.host}

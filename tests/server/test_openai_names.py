@@ -117,7 +117,7 @@ def test_a_caller_reaches_no_directory_but_an_alias_may_name_one(tmp_path: Path)
 
 
 @on_a_loop
-async def test_where_an_alias_leads_is_private(tmp_path: Path) -> None:
+async def test_the_model_behind_an_alias_is_private(tmp_path: Path) -> None:
     executor = FakeExecutor()
     async with (
         inside(tmp_path, executor, model="base", model_aliases="mine=/srv/secret/own") as app,

@@ -234,7 +234,7 @@ async def test_a_key_may_come_as_azure_s_clients_send_it(tmp_path: Path) -> None
 
 
 @on_a_loop
-async def test_what_was_ignored_is_told_in_headers(tmp_path: Path) -> None:
+async def test_warning_headers_name_ignored_fields(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
 
         async def told(path: str, **fields: str) -> list[str]:

@@ -43,7 +43,7 @@ async def test_within_the_grace_the_same_upload_joins_the_job(tmp_path: Path) ->
 
 
 @on_a_loop
-async def test_a_client_that_comes_again_needs_no_place_of_its_own(tmp_path: Path) -> None:
+async def test_a_retrying_client_needs_no_place_of_its_own(tmp_path: Path) -> None:
     async with inside(
         tmp_path, FakeExecutor(held=True), max_queued_jobs=1, max_jobs_per_key=1, enable_authorization=True
     ) as app:
@@ -83,7 +83,7 @@ async def test_a_job_goes_on_while_another_request_waits_for_it(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_other_fields_or_another_route_make_another_job(tmp_path: Path) -> None:
+async def test_uploads_with_other_fields_or_another_route_are_not_joined(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         requests = [
             upload(),

@@ -60,7 +60,7 @@ STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60 << 10), st.
 
 
 @given(STEPS, st.sampled_from([0.0, 3600.0]))
-def test_the_bounds_hold_and_all_is_given_back(steps: list[tuple[str, int, bool]], seconds: float) -> None:
+def test_the_bounds_hold_and_all_memory_is_given_back(steps: list[tuple[str, int, bool]], seconds: float) -> None:
     """Whether responses are cut or refused."""
     total, share = 100 << 10, 50 << 10
     budget = ResponseBudget(total, share)
@@ -230,7 +230,7 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
     assert 1 <= most <= share // size
 
 
-def test_a_new_client_is_refused_by_name_and_served_when_others_have_had_their_time(make_config: MakeConfig) -> None:
+def test_a_new_client_is_refused_by_name_until_slow_clients_are_cut_off(make_config: MakeConfig) -> None:
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(Server(make_config(max_response_memory=1 << 19)))
         with connect(url) as client:

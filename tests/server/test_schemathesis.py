@@ -173,14 +173,14 @@ def quiet() -> bytes:
     return file.getvalue()
 
 
-def test_the_server_gives_out_the_description_that_it_is_held_to(served: Any) -> None:
+def test_the_server_serves_the_description_that_is_tested(served: Any) -> None:
     given = served.get(f"{URL}/openapi.json").json()
     assert given == json.loads(json.dumps(description(ROUTES, root_path="", authorization=True)))
 
 
 @described.parametrize()  # type: ignore[untyped-decorator]
 @SETTINGS
-def test_what_the_server_answers_is_what_it_says(
+def test_responses_match_the_api_description(
     case: Any,
     served: Any,
     job_ids: tuple[str, ...],
@@ -215,7 +215,7 @@ def asks_for_a_key(case: Any) -> bool:
     return case.method.lower() == case.operation.method and bool(operation.get("security", DOCUMENT.get("security")))
 
 
-def test_what_is_to_be_reached_is_there() -> None:
+def test_every_operation_that_must_be_reached_exists() -> None:
     operations = {f"{method.upper()} {path}" for path, methods in strictly()["paths"].items() for method in methods}
     assert operations > set(REACHED)
 

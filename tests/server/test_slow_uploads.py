@@ -160,7 +160,7 @@ async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
 
 @pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
 @on_a_loop
-async def test_without_keys_an_address_has_its_share(
+async def test_each_address_has_its_share_when_there_are_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(receiving, "TURN_SECONDS", 0.05)

@@ -34,7 +34,7 @@ def taken(thread: threading.Thread, got: list[httpx.Response | Exception]) -> ht
     return got[0]
 
 
-def test_what_runs_goes_back_and_is_done_after_the_next_start(
+def test_a_stop_puts_the_running_job_back_and_it_runs_after_the_next_start(
     start_server: Start, hello: bytes, hours: bytes, speech: bytes
 ) -> None:
     server = start_server({"WHISPER_SHUTDOWN_GRACE_SECONDS": 1})
@@ -98,7 +98,9 @@ def test_no_new_work_while_it_stops_and_a_second_signal_ends_it(
         assert client.get(f"/transcription/{waiting}").json()["status"] == "Canceled"
 
 
-def test_what_runs_may_end_within_the_grace_period(start_server: Start, cut: Callable[[float, float], bytes]) -> None:
+def test_the_running_job_may_end_within_the_grace_period(
+    start_server: Start, cut: Callable[[float, float], bytes]
+) -> None:
     server = start_server({"WHISPER_SHUTDOWN_GRACE_SECONDS": 600})
     with server.client() as client, server.client() as second:
         # So long that it still runs when the signal comes, so short that one can wait for it.

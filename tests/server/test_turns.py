@@ -50,7 +50,7 @@ def test_a_turn_that_ends_goes_to_the_next() -> None:
 
 
 @on_a_loop
-async def test_whoever_is_canceled_while_waiting_takes_no_turn() -> None:
+async def test_a_caller_that_is_canceled_while_waiting_takes_no_turn() -> None:
     turns = Turns(1)
     async with turns.taken("a", 60.0):
         waiting = asyncio.create_task(turns.taken("a", 60.0).__aenter__())
@@ -64,7 +64,7 @@ async def test_whoever_is_canceled_while_waiting_takes_no_turn() -> None:
 
 
 @on_a_loop
-async def test_nobody_and_no_bound_never_wait() -> None:
+async def test_callers_without_a_name_or_a_limit_never_wait() -> None:
     for turns, caller in ((Turns(1), ""), (Turns(0), "a")):
         async with turns.taken(caller, 0.0), turns.taken(caller, 0.0), turns.taken(caller, 0.0):
             assert len(turns) == 0

@@ -128,7 +128,7 @@ def poisoned(executor: FakeExecutor, job: Job) -> None:
         raise ValueError(f"{job.file_name} cannot be used")
 
 
-def test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes(serve: Services, tmp_path: Path) -> None:
+def test_deleted_content_is_gone_a_minute_later_in_every_way_of_deletion(serve: Services, tmp_path: Path) -> None:
     executor = FakeExecutor(held=True, behave=poisoned)
     service = serve(executor, result_grace_seconds=0.0, enable_concurrency=True, max_concurrent_jobs=2)
     plants = Plants(service)
@@ -174,7 +174,7 @@ def test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes(serve:
         assert (status.file_name, status.metadata, status.warnings) == (None, None, ())
 
 
-def test_a_delivered_result_takes_along_what_only_its_making_needed(serve: Services, tmp_path: Path) -> None:
+def test_a_delivered_result_is_removed_with_prompt_and_token(serve: Services, tmp_path: Path) -> None:
     service = serve(result_grace_seconds=0.0)
     plants = Plants(service)
     job_id = plants.submit(file_name="call.wav", metadata={"case": 1}, idempotency_key=None, warnings=())
@@ -241,7 +241,7 @@ def test_a_reader_delays_it_and_does_not_prevent_it(serve: Services, tmp_path: P
     plants.gone(tmp_path)
 
 
-def test_a_reader_that_stays_is_told_of_once(
+def test_a_reader_that_blocks_the_wipe_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retention_module, "OVERDUE_SECONDS", 0.0)
@@ -287,7 +287,7 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
 
 # With these seeds rows move between pages, and copies of them stay behind when texts are not padded.
 @pytest.mark.parametrize("seed", [8, 10])
-def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, seed: int) -> None:
+def test_no_deleted_content_is_left_between_the_rows_of_other_jobs(tmp_path: Path, seed: int) -> None:
     store = JobStore(tmp_path / "jobs.db")
     gone, alive = churn(store, seed)
     assert store.wipe()

@@ -114,7 +114,7 @@ def test_jobs_outlive_the_store(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_a_transcript_warns_of_stands_in_the_job(store: JobStore) -> None:
+def test_the_job_has_the_warnings_of_its_transcript(store: JobStore) -> None:
     store.add(new_job("job", warnings=("an unknown field", "no speakers")))
     store.claim("job", 101.0)
     store.complete("job", replace(TRANSCRIPT, warnings=("no speakers", "cut short")), 102.0)
@@ -142,7 +142,7 @@ def test_a_failed_job_says_why(store: JobStore) -> None:
     assert (job.state, job.error_name, job.error, job.finished_at) == ("Failed", "InvalidAudio", "this is a text", 103)
 
 
-def test_nothing_private_is_shown_with_a_job() -> None:
+def test_the_repr_of_a_job_hides_private_fields() -> None:
     job = new_job(
         "job", hf_token="hf_secret", file_name="me.wav", options=TranscriptionOptions(prompt="private", hotwords="mine")
     )
@@ -150,7 +150,7 @@ def test_nothing_private_is_shown_with_a_job() -> None:
     assert not [word for word in ("hf_secret", "me.wav", "private", "mine") if word in shown]
 
 
-def test_what_cannot_be_read_is_an_error(store: JobStore) -> None:
+def test_an_unreadable_row_is_an_error(store: JobStore) -> None:
     store.add(new_job("job"))
     store.claim("job", 101.0)
     store.complete("job", TRANSCRIPT, 102.0)
@@ -217,12 +217,12 @@ def test_a_job_changes_only_from_the_states_it_may(store: JobStore, change: str,
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_job_that_is_not_there_does_not_change(store: JobStore, change: str) -> None:
+def test_an_unknown_job_does_not_change(store: JobStore, change: str) -> None:
     assert not CHANGES[change][0](store)
     assert ids_in(store) == set()
 
 
-def test_one_of_many_gets_a_job(tmp_path: Path) -> None:
+def test_only_one_of_many_claims_gets_a_job(tmp_path: Path) -> None:
     stores = [JobStore(tmp_path / "jobs.db") for _ in range(2)]
     for number in range(20):
         stores[0].add(new_job(f"job-{number}"))
@@ -364,7 +364,7 @@ def test_an_idempotency_key_is_one_owners_and_for_one_job(store: JobStore) -> No
     store.add(new_job("second", idempotency_key="key"))
 
 
-def test_of_many_with_one_idempotency_key_one_is_added(tmp_path: Path) -> None:
+def test_only_one_of_many_jobs_with_one_idempotency_key_is_added(tmp_path: Path) -> None:
     stores = [JobStore(tmp_path / "jobs.db") for _ in range(2)]
     for attempt in range(20):
         adds = [
@@ -486,7 +486,7 @@ def learn(store: JobStore, rates: dict[str, float]) -> None:
     assert store.complete(job_id, TRANSCRIPT, 102.0, Rates("base", "cpu", rates))
 
 
-def test_nothing_is_learned_from_a_result_that_is_not_kept(store: JobStore) -> None:
+def test_a_result_that_is_not_kept_teaches_no_rates(store: JobStore) -> None:
     store.add(new_job("job"))
     assert not store.complete("job", TRANSCRIPT, 102.0, Rates("base", "cpu", {"asr": 0.5}))
     assert store.stage_rates() == {}

@@ -334,7 +334,7 @@ def test_japanese_sentences_have_the_characters_of_whisperx_once_each(
     assert words == [(word["word"], word["start"], word["end"], word["score"]) for word in whole["words"]]
 
 
-def test_what_is_known_of_a_segment_is_carried_over(
+def test_confidence_values_of_a_segment_are_carried_over(
     bundle: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:
     known: dict[str, Any] = {"avg_logprob": -0.3, "compression_ratio": 1.4, "no_speech_prob": 0.1}
@@ -461,7 +461,7 @@ def test_packed_weights_do_not_depend_on_what_runs_beside_them(bundle: Loaded, s
             np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_too_short_for_a_frame_has_one(bundle: Loaded, speech: Audio) -> None:
+def test_audio_shorter_than_a_frame_has_one_frame(bundle: Loaded, speech: Audio) -> None:
     source = AlignmentSource(bundle.language, bundle.root / "align" / bundle.language, dtype="bfloat16")
     assert source.estimated_bytes() == dataclasses.replace(source, dtype="float32").estimated_bytes() // 2
     found = Emissions(source.load()).run([EmissionInput(speech[:samples], np.arange(3), False) for samples in (1, 399)])

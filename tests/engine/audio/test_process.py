@@ -163,7 +163,7 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced(pool: DecoderPo
     assert pool.pids != [pid]
 
 
-def test_what_stops_a_service_does_not_stop_its_decoder(pool: DecoderPool, flac: bytes) -> None:
+def test_signals_that_stop_a_service_do_not_stop_its_decoder(pool: DecoderPool, flac: bytes) -> None:
     decode(flac)
     (pid,) = pool.pids
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -173,7 +173,7 @@ def test_what_stops_a_service_does_not_stop_its_decoder(pool: DecoderPool, flac:
 
 
 @pytest.mark.parametrize("at", ["check", "progress", "read"])
-def test_what_a_caller_raises_ends_the_decoding_and_its_process(pool: DecoderPool, flac: bytes, at: str) -> None:
+def test_an_exception_of_the_caller_ends_the_decoding_and_its_process(pool: DecoderPool, flac: bytes, at: str) -> None:
     class Stop(Exception):
         pass
 

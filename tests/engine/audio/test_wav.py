@@ -63,7 +63,7 @@ def test_a_size_that_is_too_small_hides_nothing(blocks: int, stated: int, before
         bytes(1_000_000),
     ],
 )
-def test_what_taggers_and_block_devices_leave_behind_the_samples_is_no_sound(behind: bytes) -> None:
+def test_tags_and_padding_after_the_samples_are_no_audio(behind: bytes) -> None:
     for samples in (sound(64_000), sound(64_000) + b"\x81"):
         padding = b"\0" * (len(samples) % 2) if behind else b""
         assert layout(wav(samples) + padding + behind) == WavLayout(len(samples) / RATE)

@@ -127,7 +127,7 @@ def tracks(annotation: Any) -> list[tuple[float, float, str]]:
     return [(turn.start, turn.end, label) for turn, _, label in annotation.itertracks(yield_label=True)]
 
 
-def test_it_finds_what_the_pipeline_left_as_it_is_finds(
+def test_work_items_find_the_same_speakers_as_the_unchanged_pipeline(
     pipeline: Any, speech: Floats, worker: CountingWorker, tmp_path: Path
 ) -> None:
     import torch
@@ -210,7 +210,7 @@ def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Fl
     assert embed_speaker(ctx, np.zeros(3 * 16_000, np.float32), community=True) is None
 
 
-def test_where_it_fails_the_open_models_take_over(
+def test_the_open_models_take_over_when_the_pipeline_fails(
     directory: Path, ecapa_path: Path, speech: Floats, worker: CountingWorker, tmp_path: Path
 ) -> None:
     for path in (directory, ecapa_path.parent):

@@ -260,7 +260,7 @@ def loading() -> bool:
     return any(thread.name == "load-model" for thread in threading.enumerate())
 
 
-def test_a_job_that_is_canceled_need_not_wait_for_a_load_and_spoils_it_for_nobody() -> None:
+def test_a_canceled_job_leaves_a_load_that_other_jobs_wait_for() -> None:
     record = Record()
     record.gate.clear()
     cache = ModelCache()

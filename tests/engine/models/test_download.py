@@ -185,7 +185,7 @@ def test_a_server_without_ranges_is_read_from_the_beginning(hub: Hub, store: Mod
     assert (store.ensure(REPO).path / "model.bin").read_bytes() == FILES["model.bin"]
 
 
-def test_a_part_of_something_else_is_thrown_away(hub: Hub, store: ModelStore) -> None:
+def test_a_partial_file_of_another_version_is_dropped(hub: Hub, store: ModelStore) -> None:
     part = store.root / ".partial" / "whisper--someone--whisper-mine" / "hub" / "model.bin.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"of another revision" * 1000)
@@ -277,7 +277,7 @@ def test_a_token_goes_to_the_hub_and_nowhere_else(
     assert TOKEN not in caplog.text
 
 
-def test_what_is_not_there_is_named(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_refused_by_name(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailable, match=f"there is no {hub.url}/nobody/nothing, or it is private"):
         store.ensure("nobody/nothing")
     hub.repositories["someone/else"] = {"config.json": b"{}"}
@@ -334,7 +334,9 @@ def test_a_hub_that_stays_away_is_asked_more_and_more_rarely(
     assert pauses(20_500) == [60, 120, 240]
 
 
-def test_a_hub_that_does_not_answer_is_given_up(store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_a_failed_source(
+    store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.3")
@@ -342,7 +344,7 @@ def test_a_hub_that_does_not_answer_is_given_up(store: ModelStore, hub: Hub, mon
             store.ensure(REPO)
 
 
-def test_offline_asks_nobody(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_store_sends_no_request(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailable, match="downloads are switched off"):
         ModelStore(store.root, offline=True).ensure(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -404,7 +406,7 @@ def test_a_model_in_the_hubs_own_cache_is_used_from_there(
         store.verify(REPO)
 
 
-def test_of_two_weight_formats_one_is_fetched(hub: Hub, store: ModelStore) -> None:
+def test_only_one_of_two_weight_formats_is_downloaded(hub: Hub, store: ModelStore) -> None:
     hub.repositories["someone/ctc"] = {
         "config.json": b"{}",
         "vocab.json": b"{}",
@@ -466,7 +468,7 @@ def test_an_address_that_changes_in_between_is_begun_anew(hub: Hub, tmp_path: Pa
     assert target.read_bytes() == changed
 
 
-def test_no_connection_and_a_refusal_are_told_apart(hub: Hub, tmp_path: Path) -> None:
+def test_a_refusal_has_another_error_than_a_missing_connection(hub: Hub, tmp_path: Path) -> None:
     import requests
 
     with socket.socket() as closed, requests.Session() as session:

@@ -266,7 +266,7 @@ def test_a_bundle_that_torch_has_kept_needs_no_network(store: ModelStore, tmp_pa
     assert store.verify("align-de").checked == (file,)
 
 
-def test_the_list_has_every_model_and_tells_what_is_here(store: ModelStore) -> None:
+def test_the_list_has_every_model_and_says_which_are_stored(store: ModelStore) -> None:
     put(store.root / "whisper" / "tiny")
     put(store.root / "whisper" / "org--mine")
     (store.root / "whisper" / "not--a--model").mkdir()
@@ -278,7 +278,7 @@ def test_the_list_has_every_model_and_tells_what_is_here(store: ModelStore) -> N
     assert (statuses["tiny"].place, statuses["segmentation"].place) == ("models directory", "bundled")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = ModelStore(tmp_path / "file" / "models", offline=True)
     with pytest.raises(ModelUnavailable, match="cannot be written"):

@@ -28,7 +28,7 @@ class Device:
         return choose_batch_size(self.run, clock=lambda: self.now, **arguments)  # type: ignore[arg-type]
 
 
-def test_the_smallest_of_those_that_are_nearly_the_best() -> None:
+def test_the_smallest_of_nearly_equal_sizes_is_chosen() -> None:
     # Items per second: 9, 17, 29, 44, 62, 76, 86: it is still rising.
     assert Device(lambda size: 0.1 + 0.01 * size).choose() == 64
     assert Device(lambda size: 0.1 + 0.01 * size).choose(tolerance=0.15) == 32
@@ -42,18 +42,18 @@ def test_a_device_that_gains_nothing_gets_single_items() -> None:
     assert sorted(set(device.ran)) == list(SIZES)
 
 
-def test_it_stops_where_throughput_falls() -> None:
+def test_the_sweep_stops_where_throughput_falls() -> None:
     device = Device(lambda size: 0.5 if size <= 4 else 0.2 * size)
     assert device.choose() == 4
     assert max(device.ran) == 8
 
 
-def test_it_stops_where_memory_does() -> None:
+def test_the_sweep_stops_where_memory_ends() -> None:
     device = Device(lambda size: 0.5, capacity=16)
     assert device.choose() == 16
 
 
-def test_the_first_size_where_nothing_fits() -> None:
+def test_the_first_size_is_chosen_when_nothing_fits() -> None:
     assert Device(lambda size: 0.5, capacity=0).choose() == 1
 
 
@@ -61,7 +61,7 @@ def test_a_clock_that_stands_still_is_no_error() -> None:
     assert choose_batch_size(lambda size: None, clock=lambda: 0.0) == 64
 
 
-def test_other_errors_are_told() -> None:
+def test_other_errors_are_raised() -> None:
     def run(size: int) -> None:
         raise ValueError("wrong shape")
 

@@ -101,7 +101,7 @@ CPUINFO = {
 
 
 @pytest.mark.parametrize(("text", "bfloat16"), CPUINFO.values(), ids=CPUINFO)
-def test_what_a_cpu_can_do_is_read_from_its_flags(
+def test_the_abilities_of_a_cpu_are_read_from_its_flags(
     text: str, bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"

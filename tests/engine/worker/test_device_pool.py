@@ -31,7 +31,7 @@ def pool_of() -> Iterator[MakePool]:
         yield make
 
 
-def test_a_job_goes_where_the_least_is_left_to_do(pool_of: MakePool) -> None:
+def test_a_job_goes_to_the_device_with_the_least_work(pool_of: MakePool) -> None:
     pool = pool_of(3)
     with pool.assign(100.0) as first, pool.assign(10.0) as second, pool.assign(50.0) as third:
         assert [runtime.device.index for runtime in (first, second, third)] == [0, 1, 2]

@@ -108,7 +108,7 @@ def test_the_share_counts_mergeable_items_of_others_too() -> None:
     assert Counter(item.job for item in batch.items) == {"greedy": 3, "modest": 1}
 
 
-def test_what_is_blocked_is_passed_over_and_keeps_its_place() -> None:
+def test_a_blocked_item_is_skipped_and_keeps_its_position() -> None:
     queue = FairQueue()
     queue.push("a", Padded(kind="diarize", exclusive="pipeline"), "a", 1.0)
     queue.push("b", Padded(), "b1", 1.0)
@@ -126,7 +126,7 @@ def test_a_job_may_go_past_its_own_blocked_item() -> None:
     assert queue.choose(limit_of, lambda operation: getattr(operation, "exclusive", None) == "pipeline") is None
 
 
-def test_what_goes_ahead_goes_before_the_rest_of_its_job_and_delays_no_other() -> None:
+def test_a_priority_item_goes_before_the_rest_of_its_job_and_delays_no_other_job() -> None:
     def times(ahead: bool) -> tuple[list[object], list[object]]:
         queue = FairQueue()
         for number in range(3):
@@ -143,7 +143,7 @@ def test_what_goes_ahead_goes_before_the_rest_of_its_job_and_delays_no_other() -
     assert of_others == times(ahead=False)[1]
 
 
-def test_what_goes_ahead_stays_ahead_until_it_is_finished() -> None:
+def test_a_priority_item_stays_ahead_until_it_is_finished() -> None:
     queue = FairQueue()
     for number in range(3):
         queue.push("a", ONE, number, 5.0)

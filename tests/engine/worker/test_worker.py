@@ -133,7 +133,7 @@ def test_two_long_jobs_advance_at_the_same_pace(worker: GpuWorker) -> None:
         assert abs(order[:end].count("x") - order[:end].count("y")) <= 3
 
 
-def test_one_job_takes_at_most_three_quarters_while_others_wait(worker: GpuWorker) -> None:
+def test_a_job_takes_at_most_three_quarters_of_a_batch_while_others_wait(worker: GpuWorker) -> None:
     device = Device()
     hold = held(worker, device)
     # The first job's items are all cheaper, so that their tags come first.
@@ -209,7 +209,7 @@ def test_canceled_and_forgotten_items_do_not_run(worker: GpuWorker) -> None:
     assert all("canceled" not in batch and "forgotten" not in batch for batch in device.batches)
 
 
-def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
+def test_closing_finishes_running_batches_and_fails_waiting_items() -> None:
     device = Device()
     worker = GpuWorker()
     running = held(worker, device)
@@ -237,7 +237,7 @@ def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
+def test_memory_errors_of_every_library_count_as_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
@@ -250,7 +250,7 @@ class Incomparable(Double):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_a_worker_that_has_failed() -> None:
+def test_a_worker_that_fails_ends_every_wait_for_it() -> None:
     device = Device()
     worker = GpuWorker()
     hold = held(worker, device)
@@ -307,7 +307,7 @@ class Begin(Countdown):
         return [Again(name, operation=Double(self.device)) for name, _ in inputs]
 
 
-def test_an_item_goes_on_with_another_operation_beside_other_jobs(worker: GpuWorker) -> None:
+def test_an_unfinished_item_continues_with_another_operation_between_other_jobs(worker: GpuWorker) -> None:
     device = Device()
     hold = held(worker, device)
     begun = [worker.submit(job, Begin(device), (job, 1), 1.0) for job in "xy"]

@@ -138,7 +138,7 @@ def test_jobs_share_all_lanes(machine: Machine) -> None:
         assert max(served[job] for job in "xyz") - min(served[job] for job in "xyz") <= 1 + 3
 
 
-def test_what_is_exclusive_never_runs_twice_at_once(machine: Machine, worker: GpuWorker) -> None:
+def test_exclusive_operations_never_run_at_the_same_time(machine: Machine, worker: GpuWorker) -> None:
     machine.hold("1")
     alone = Echo(machine, "diarize", max_items=1, exclusive="pipeline")
     first, second = (worker.submit("a", alone, number, 30.0) for number in ("1", "2"))
@@ -226,7 +226,7 @@ def test_an_item_that_fits_nowhere_fails_by_name(machine: Machine, worker: GpuWo
     assert worker.submit("a", Echo(machine), "small", 1.0).result(LONG) == "small"
 
 
-def test_a_free_lane_waits_for_what_is_about_to_come(machine: Machine, worker: GpuWorker) -> None:
+def test_a_free_lane_waits_for_announced_items(machine: Machine, worker: GpuWorker) -> None:
     machine.hold("busy")
     worker.submit("a", Echo(machine, "other"), "busy", 30.0)
     machine.wait_for(lambda: len(machine.running) == 1)
@@ -266,7 +266,7 @@ def test_a_lane_does_not_wait_for_an_item_that_was_announced_after_the_wait_bega
             assert first.result(LONG) == "first"
 
 
-def test_a_lane_waits_for_nobody_when_no_other_lane_runs(machine: Machine, worker: GpuWorker) -> None:
+def test_a_lane_does_not_wait_when_no_other_lane_runs(machine: Machine, worker: GpuWorker) -> None:
     with worker.expecting():
         assert worker.submit("a", Echo(machine), "now", 1.0).result(LONG) == "now"
 
@@ -319,7 +319,7 @@ class Incomparable(Echo):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_one_lane_that_fails_ends_the_others(machine: Machine) -> None:
+def test_a_lane_that_fails_ends_the_others(machine: Machine) -> None:
     machine.hold("1", "2")
     worker = GpuWorker(lanes=2)
     running = [worker.submit("job", Echo(machine, max_items=1), name, 1.0) for name in ("1", "2")]
@@ -436,7 +436,7 @@ def outcome(task: Task, future: Future[object], forgotten: bool) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_closing_a_crowd_leaves_nobody_waiting(seed: int) -> None:
+def test_closing_ends_the_wait_of_every_job(seed: int) -> None:
     worker = GpuWorker(lanes=3)
     dice = random.Random(seed)
     futures: list[Future[object]] = []
