@@ -59,7 +59,7 @@ Fault = Reset | Refuse | Lose | Hold
 
 @dataclass(frozen=True)
 class Request:
-    """What came in: the body and its size, and of a form its fields and the file."""
+    """A request: its body and size, and the fields and the file of a form."""
 
     method: str
     path: str
@@ -156,7 +156,7 @@ class Rest:
 
 
 def result(job_id: str) -> dict[str, Any]:
-    """What a job gives."""
+    """The result of a job."""
     return {
         "text": TEXT,
         "language": "en",

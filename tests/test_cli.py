@@ -480,7 +480,7 @@ def test_ctrl_c_ends_a_transcription_cleanly(
 
 
 def read_all(descriptor: int) -> bytes:
-    """What is left to read from a terminal whose other side has been closed, which Linux tells by an error."""
+    """Read the rest from a terminal whose other side was closed; Linux reports the end as an error."""
     found = b""
     try:
         while more := os.read(descriptor, 4096):

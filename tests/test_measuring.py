@@ -1,4 +1,4 @@
-"""What the measuring scripts count and write; what they measure is nobody's test."""
+"""The counts and reports of the measuring scripts. No test checks what they measure."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _help() -> str:
 
 @functools.cache
 def texts() -> Mapping[str, str]:
-    """Where a text stands, and the text without code and without the parts that other tests hold."""
+    """The place of each text, and the text without code and without the parts that other tests check."""
     found = {"help": _help()}
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")

@@ -72,7 +72,7 @@ QUICKLY = settings(max_examples=60, deadline=None, derandomize=True, suppress_he
 
 
 def transcript(*speakers: str | None) -> Transcript:
-    """One segment with a word for each speaker; without any, nobody speaks."""
+    """A transcript of one segment with a word for each speaker; no segment without speakers."""
     words = tuple(
         Word(word=f"mot{index}", start=index, end=index + 0.5, score=0.5, speaker=speaker)
         for index, speaker in enumerate(speakers)

@@ -38,7 +38,7 @@ RUNS: dict[str, list[str]] = {
     "quickstart.py": ["{folder}/hello.wav", "--once"],
     "random_models.py": ["{folder}/models", "--whisper", "tiny"],
 }
-# What a script needs that the tests' environment may lack: it must say so at once instead.
+# Requirements that the environment of the tests may lack: the script must report them at once.
 EXTRAS = {
     "bench_latency.py": [needs.NORMALIZER],
     "bench_start.py": [needs.NORMALIZER],

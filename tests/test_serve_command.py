@@ -216,7 +216,7 @@ def test_a_second_signal_ends_it_at_once_and_the_job_is_not_lost(
 
 
 def test_an_invalid_flag_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
-    """It needs no configuration, no models and no network to say what is wrong with a flag."""
+    """The error of a flag needs no configuration, no models and no network."""
     done = subprocess.run(
         [sys.executable, "-m", "whisper_api", "serve", "--port", "many"],
         cwd=tmp_path,

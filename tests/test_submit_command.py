@@ -68,7 +68,7 @@ def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         processes.append(process)
         return process
 
-    # Where the tests themselves were started to ignore it, what they start would, too.
+    # A process that was started to ignore the signal passes this on to its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What holds of subtitles and of every other format: text, width, lines and times."""
+"""Properties of subtitles and of every other format: text, width, lines and times."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_word_at_the_end_of_the_audio_stays_inside() -> None:
 def test_more_words_than_there_is_room_for_are_short() -> None:
     found = fitted([(0.05, 0.05)] * 20, 0.0, 0.1)
     assert milliseconds(found) == [(5 * n, 5 * n + 5) for n in range(20)]
-    # And more than there are milliseconds: order is worth more than the end.
+    # There are more moments than milliseconds: the order is kept, and the end is exceeded.
     assert milliseconds(fitted([(0.0, 0.0)] * 20, 0.0, 0.01)) == [(n, n + 1) for n in range(20)]
 
 

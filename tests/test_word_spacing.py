@@ -1,4 +1,4 @@
-"""Where words stand in a text, and the spaces between them."""
+"""The positions of words in a text, and the spaces between them."""
 
 from __future__ import annotations
 

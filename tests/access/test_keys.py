@@ -39,7 +39,7 @@ def test_a_token_has_256_random_bits(ring: KeyRing) -> None:
         secret = base64.urlsafe_b64decode(f"{match[2]}=")
         assert len(secret) == 32
         numbers.append(int.from_bytes(secret, "big"))
-    # Of 64 coins, chance lets all fall alike once in 2**63 times.
+    # The chance that 64 coins all fall alike is 1 in 2**63.
     assert all(len({number >> bit & 1 for number in numbers}) == 2 for bit in range(256))
 
 

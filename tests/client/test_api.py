@@ -365,7 +365,7 @@ def test_the_filters_of_a_search_are_sent(client: Client, rest: Rest) -> None:
         "created_after": "",
     }
     assert datetime.fromisoformat(query["created_after"]) == when
-    # What names no zone is local time.
+    # A time without a zone is local time.
     list(client.jobs(created_before=datetime(2030, 1, 31, 9, 30)))
     assert datetime.fromisoformat(rest.seen[-1].query["created_before"]) == datetime(2030, 1, 31, 9, 30).astimezone()
 

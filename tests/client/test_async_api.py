@@ -1,4 +1,4 @@
-"""What only the asynchronous client does; what both clients do, test_api.py and test_events.py test for both."""
+"""Properties of the asynchronous client alone; test_api.py and test_events.py test what both clients do."""
 
 from __future__ import annotations
 

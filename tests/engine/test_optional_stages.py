@@ -1,4 +1,4 @@
-"""What is optional costs what it would have given, never the text: whatever fails in it, and wherever.
+"""An optional stage that fails costs its own result and never the text, no matter where it fails.
 
 And none of it keeps the text waiting, or goes to the network when that is forbidden.
 """
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.models
 RATE = 16_000
 EVERYTHING = TranscriptionOptions(language="en", diarize=True, align=True)
 
-# What fails, and which of the transcript's parts that costs.
+# The part that fails, and the fields of the transcript that are missing then.
 PLACES = {
     "whisper_api.engine.align.models.AlignmentSource.load": "times",
     "whisper_api.engine.align.models.AlignmentSource.estimated_bytes": "times",
@@ -270,7 +270,7 @@ def short_call(call: npt.NDArray[np.float32], tmp_path: Path) -> Path:
 
 
 def transcribe_offline(root: Path, audio: Path, model: str, vad: str = "silero") -> list[str]:
-    """What the script says; the environment is that of a user with a token, who has not set HF_HUB_OFFLINE."""
+    """The output of a script, run in the environment of a user with a token and without HF_HUB_OFFLINE."""
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_TOKEN": "hf_aTokenOfNobody", "HF_HOME": str(root / "hf")}
     command = [sys.executable, "-c", OFFLINE, str(root), str(audio), model, vad]

@@ -114,7 +114,7 @@ def test_a_long_silence_is_not_part_of_a_window() -> None:
 
 
 class Job:
-    """What Silero needs of a job."""
+    """The part of a job's context that Silero uses."""
 
     def __init__(self, options: TranscriptionOptions) -> None:
         self.options = resolve(options, model="base", language="auto")

@@ -1,4 +1,4 @@
-"""What people correct in a transcript: what may be corrected, and where it is seen."""
+"""Corrections of a transcript: which are accepted, and which outputs show them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_word_is_replaced_in_words_and_text_and_keeps_its_time() -> None:
     assert after.score is None
     assert found.segments[0].words[:3] == TALK.segments[0].words[:3]
     assert found.segments[1:] == TALK.segments[1:]
-    # What was decoded is another thing.
+    # The tokens of the model stay as decoded.
     assert (found.segments[0].tokens, found.segments[0].logprobs) == ((1, 2), TALK.segments[0].logprobs)
 
 

@@ -81,12 +81,12 @@ def events_in(news: tuple[NumberedEvent, ...]) -> list[JobEvent]:
 
 
 async def known(events: JobEvents, after: int = 0) -> tuple[NumberedEvent, ...]:
-    """What a watcher is given that comes now."""
+    """The events that a new watcher gets at once."""
     async with events.watch("a", after) as watch:
         return await watch.next(0)
 
 
-# --- what is told ---
+# --- the events of a watcher ---
 
 
 def test_a_late_watcher_gets_the_newest_version_of_each_event_in_order_of_change() -> None:
@@ -153,7 +153,7 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
             events.publish(queued(4))
             assert events_in(await known(events)) == [queued(4)]
             events.publish(progress(0.1), partial(0, "again"))
-            # A client that has the old text is told that it is void; a new client sees only a job that runs.
+            # The queued event tells an old client that its text is void; a new client gets only the running job.
             again = [queued(4), progress(0.1), partial(0, "again")]
             assert events_in(await stays.next(0)) == again
             assert events_in(await known(events, before[-1].id)) == again
@@ -163,7 +163,7 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
 
 
 def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None:
-    # As if somebody else's job had left the queue just when this one began to run, or was canceled.
+    # Another job leaves the queue at the moment when this one begins to run or is canceled.
     events = new_events()
 
     async def watch() -> None:
@@ -213,7 +213,7 @@ def test_a_watcher_from_before_a_restart_gets_all_events_again() -> None:
         after = new_events(clock)
         after.publish(progress(0.0), partial(0, "again"))
         assert events_in(await known(after, last)) == [queued(1), progress(0.0), partial(0, "again")]
-        # As if the clock had been set back meanwhile: what was had before tells nothing.
+        # The clock was set back meanwhile, so the last id of the client means nothing.
         assert events_in(await known(after, last + 10**9)) == [queued(1), progress(0.0), partial(0, "again")]
 
     run(watch())
@@ -269,7 +269,7 @@ def test_events_are_encoded_once_and_read_back() -> None:
     run(watch())
 
 
-# --- who waits ---
+# --- waiting for events ---
 
 
 def test_another_thread_wakes_a_waiting_watcher() -> None:

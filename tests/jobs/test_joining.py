@@ -1,4 +1,4 @@
-"""The same submission from the same owner, while the first one runs or has just ended, is one job."""
+"""An equal submission of the same owner joins the job of the first one, while it runs or soon after its end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_job_with_an_idempotency_key_joins_none_and_is_joined_by_none(serve: S
 
 
 def joins(store: JobStore, after: float = 100.0) -> bool:
-    """Whether an equal submission becomes the first job, and not a second one."""
+    """Whether an equal submission joins the first job."""
     try:
         added = store.add(new_job("second", fingerprint="f"), join_after=after)
     except AlreadyThere as there:

@@ -75,7 +75,7 @@ def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, ex
 
 
 def test_a_running_job_gives_its_slot_back_while_a_model_is_downloaded(serve: Services, executor: FakeExecutor) -> None:
-    """As a job does whose language has to be detected before its alignment model is known."""
+    """The job finds its alignment model only after it has detected the language."""
     executor.missing = {"nl"}
     service = serve(executor)
     first = submit(service, language="nl")

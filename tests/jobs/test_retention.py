@@ -1,4 +1,4 @@
-"""What has expired goes, all else stays."""
+"""Retention removes what has expired, and keeps everything else."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_uploads_on_their_way_take_no_place_in_the_queue(serve: Services, tmp_pa
     with ExitStack() as stack:
         coming = [stack.enter_context(service.reserve(f"key {number}")) for number in range(20)]
         submit(service, owner="another")
-        # One place is left. Of the uploads that come whole now, the first gets it, and the next is told.
+        # One position is left: the first upload that completes gets it, and the next one is refused.
         service.submit(submission(coming[0]), coming[0])
         with pytest.raises(QueueFull):
             service.submit(submission(coming[1]), coming[1])
@@ -367,7 +367,7 @@ def test_the_same_submission_many_times_at_once_is_one_job(serve: Services, tmp_
 
 def test_a_place_serves_one_job_and_is_not_given_back_while_it_is_submitted(serve: Services, tmp_path: Path) -> None:
     class Leaving(FakeExecutor):
-        """Its client goes while the job is submitted, so that the request's place is given back."""
+        """Release the reservation during the submission, as when the client leaves."""
 
         def check(self, options: Any, hf_token: str | None) -> None:
             place.release()

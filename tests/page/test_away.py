@@ -32,7 +32,7 @@ def test_a_page_that_watches_resumes_when_the_server_was_killed(
 ) -> None:
     tab = visit(open_server)
     page = tab.home()
-    # Nobody asks for a key here.
+    # The page asks for no key.
     expect(page.get_by_text("None yet.")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_label("Language").select_option("en")
@@ -72,7 +72,7 @@ def test_a_transcript_is_waited_for_while_the_server_is_away(reader: Visit, call
     link.click()
     expect(page.locator("#trouble")).to_contain_text("The server cannot be reached.")
     expect(page.get_by_role("status").filter(has_text="The server cannot be reached.")).to_have_count(1)
-    # What has ended can neither be canceled nor stands anywhere.
+    # An ended job has no cancel button and no position.
     expect(page.locator("#progress")).to_be_hidden()
     page.unroute("**/transcription/*")
     reader.finished()

@@ -49,7 +49,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     expect(page.get_by_text("Word removed")).to_be_visible()
     # The next one is where the keyboard goes on.
     expect(words.nth(5)).to_be_focused()
-    # One that is looked at, and left as it is.
+    # A word that is opened and not changed.
     page.keyboard.press("Enter")
     page.keyboard.type("nothing")
     page.keyboard.press("Escape")
@@ -60,7 +60,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     reader.finished()
     assert reader.words == now
     expect(page.locator(".w.corrected")).to_have_text(["Aloha,", "Sheila!"])
-    # What comes after the word that was taken out is still corrected in its own place.
+    # The words after the removed one can still be corrected at their own positions.
     words.nth(5).dblclick()
     page.keyboard.type("Later")
     page.keyboard.press("Enter")

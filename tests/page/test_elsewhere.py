@@ -1,4 +1,4 @@
-"""What a page of another origin can do with a key: all that its programs need, by a browser's own rules."""
+"""A page of another origin can use the API with a key, by the rules of a real browser."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_page_of_another_origin_calls_the_server(
     assert "Hello" in answers["openai"][2]
 
 
-# What a page is told: the status and the text, or that the browser let it read nothing.
+# The status and the text that a page can read, or the error when the browser lets it read nothing.
 ASK = """async ([url, headers]) => {
     try {
         const answer = await fetch(url, { headers });

@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[2]
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(page.DIRECTORY.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 
-# What the engine may remark, and the same in French, as notes.js has it.
+# The warnings of the engine and their French translations in notes.js.
 FRENCH_REMARKS: dict[str, str] = dict(
     re.findall(r'^ +\[?"(.*?)",\s+"(.*?)"(?:\],|,$)', FILES["notes.js"], re.M | re.S),
 )
 
 
 class Links(HTMLParser):
-    """What a document loads, and what stands in it that a strict policy forbids."""
+    """The files that a document loads, and the inline parts that a strict policy forbids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ REASONS = ("the memory ran out", "of an error, which is in the log")
 
 
 def remarks() -> set[str]:
-    """What the engine may remark on a transcript, ``{}`` for what varies."""
+    """The warnings of the engine, with ``{}`` for the parts that vary."""
 
     def of(call: ast.Call) -> str | None:
         told = call.args[0] if call.args else None

@@ -56,7 +56,7 @@ COLOURS = "[...document.querySelectorAll('.turn .speaker')].map((each) => getCom
 
 
 def stops(page: Page, count: int) -> list[str]:
-    """What the tab key comes to, from the beginning of the page."""
+    """The elements that the tab key reaches, from the beginning of the page."""
     found = []
     page.evaluate("document.activeElement.blur()")
     for _ in range(count):

@@ -158,7 +158,7 @@ def test_words_are_reached_with_the_keyboard(
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     first = page.locator("#transcript .text").nth(0).locator(".w").count()
     assert page.evaluate("audio.currentTime") >= word_at(result, first)["start"] - 0.05
-    # One word of all is a stop of the tab key, and says that it is a button.
+    # Only one word is in the tab order, and its role is a button.
     expect(page.locator("#transcript [tabindex='0']")).to_have_count(1)
     expect(page.locator("#transcript .w[role=button]")).to_have_count(1)
     page.keyboard.press("Tab")
@@ -213,7 +213,7 @@ def test_three_hours_stay_usable(reader: Visit, call: str) -> None:
     )
     print(f"30 000 words shown in {shown['built']:.0f} ms")
     assert shown["words"] == 30_000
-    # What is not near is not laid out.
+    # Segments far from the window are not laid out.
     assert shown["paragraphs"] > 300
     page.wait_for_function(
         """() => [...document.querySelectorAll("#transcript p")]

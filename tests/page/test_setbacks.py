@@ -1,4 +1,4 @@
-"""What fails, what comes at the wrong moment, and what somebody else may have written: nothing is lost by it."""
+"""Errors, events at the wrong moment, and text of other people: the page loses nothing."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_several_files_are_sent_and_a_bad_one_is_named(reader: Visit, hello: byt
     jobs = page.get_by_role("complementary")
     for name in ("one.wav", "two.wav"):
         expect(jobs.get_by_role("link", name=re.compile(rf"^{name}.*0:01")).first).to_be_visible()
-    # Who sends several stays with the list.
+    # After several uploads the page stays on the list.
     expect(page.get_by_role("heading", name="Transcribe a recording")).to_be_visible()
 
 

@@ -146,11 +146,11 @@ def busy() -> Busy:
 
 @pytest.fixture
 def unharmed(server: RunningServer) -> Iterator[None]:
-    """Whatever the test sends, the shared server is ready for the next file, and has nothing left over."""
+    """Check after each file that the shared server is ready and has no unfinished jobs."""
     yield
     with server.client(server.admin_key) as client:
         assert client.get("/readyz").status_code == 200
-        # What its client has left is canceled a while later.
+        # The server cancels abandoned jobs after a while.
         until(lambda: client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0})
     assert "Traceback" not in server.log
 
@@ -160,7 +160,7 @@ def unharmed(server: RunningServer) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def hello(cut: Callable[[float, float], bytes]) -> bytes:
-    """One second: a greeting."""
+    """One second of speech: a greeting."""
     return cut(6.0, 1.0)
 
 
@@ -184,7 +184,7 @@ def hello_mp3(cut: Callable[[float, float], bytes]) -> bytes:
 
 @pytest.fixture(scope="session")
 def hours(cut: Callable[[float, float], bytes]) -> bytes:
-    """So much speech that its job outlasts any test: half an hour as an MP3 file of less than 4 MB."""
+    """Half an hour of speech, as an MP3 file of less than 4 MB: its job outlasts every test."""
     return _mp3(cut(0.0, 30.0)) * 60
 
 

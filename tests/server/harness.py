@@ -22,7 +22,7 @@ from whisper_api.config import settings
 __all__ = ["RunningServer", "finish", "free_port", "job_of", "post", "problem", "submit", "transcribed", "until"]
 
 ROOT = Path(__file__).parents[2]
-# What a test that is about something else asks of a transcription: nothing but the text.
+# Options of tests that need only the text.
 PLAIN_FIELDS = {"language": "en", "align": "false", "diarize": "false"}
 TERMINAL = ("Completed", "Failed", "Canceled")
 # Long enough for a machine that is busy with something else; no test waits for it to pass.
@@ -96,7 +96,7 @@ class RunningServer:
 
     @property
     def log(self) -> str:
-        """What it has printed and logged since it was first started."""
+        """Everything that the server has printed and logged since its first start."""
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
 
     @property
@@ -112,12 +112,12 @@ class RunningServer:
 
     @property
     def admin_key(self) -> str:
-        """Of a key that sees all jobs."""
+        """The token of an administrator."""
         return self.key("tests-admin", "admin")
 
     @property
     def user_key(self) -> str:
-        """Of a key that sees its own jobs."""
+        """The token of a user, who sees only its own jobs."""
         return self.key("tests-user")
 
     def key(self, name: str, role: Literal["user", "admin"] = "user") -> str:
@@ -313,7 +313,7 @@ def job_of(response: httpx.Response) -> str:
 
 
 def submit(client: httpx.Client, audio: bytes, **arguments: Any) -> str:
-    """As :func:`post`, for an upload that must be accepted: the job's id."""
+    """Upload audio, as :func:`post` does; the upload must be accepted. Returns the id of the job."""
     return job_of(post(client, audio, **arguments))
 
 
@@ -334,7 +334,7 @@ def finish(client: httpx.Client, job_id: str, *states: str) -> dict[str, Any]:
 
 
 def transcribed(client: httpx.Client, audio: bytes, **arguments: Any) -> dict[str, Any]:
-    """As :func:`post`, in one request that waits for the result."""
+    """Upload audio, as :func:`post` does, in a request that waits for the result."""
     response = post(client, audio, sync="true", **arguments)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()

@@ -133,16 +133,16 @@ class RawRequest:
 
     @property
     def status(self) -> int:
-        """Of the answer."""
+        """The status of the response."""
         return int(self.sent[0]["status"])
 
     @property
     def answer(self) -> bytes:
-        """Its body."""
+        """The body of the response."""
         return b"".join(message.get("body", b"") for message in self.sent)
 
     async def to(self, app: ASGIApp) -> None:
-        """Have the application answer it."""
+        """Send the request to an application and record the response."""
         path, _, query = self.path.partition("?")
         headers = {"host": "127.0.0.1", **{name.lower(): value for name, value in self.headers.items()}}
         scope: Scope = {

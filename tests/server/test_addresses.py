@@ -1,4 +1,4 @@
-"""Which addresses a server may fetch from for strangers."""
+"""The network addresses from which a server may fetch files for its callers."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ async def test_a_repeated_request_needs_no_place_of_its_own(tmp_path: Path, path
         for _ in range(2):
             assert (await post(ada, path, AUDIO)).json() == first.json()
         problem(await post(ada, path, audio(1)), 422, "idempotency_conflict")
-        # Nobody else has a place by it, and none was lost.
+        # No place was lost, and no other caller got an additional one.
         if limit == "max_queued_jobs":
             problem(await post(bob, path, AUDIO), *refusal)
         problem(await post(ada, path, AUDIO, key="another"), *refusal)

@@ -69,7 +69,7 @@ class SubtitleProvider:
 
 @pytest.fixture
 def provider(server: RunningServer) -> SubtitleProvider:
-    """Its address has the key, since there is no other place for a key."""
+    """The URL contains the key, since this client has no other place for a key."""
     scheme, _, rest = server.url.partition("://")
     return SubtitleProvider(f"{scheme}://bazarr:{server.user_key}@{rest}/")
 

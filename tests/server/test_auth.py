@@ -1,4 +1,4 @@
-"""Who is let in, and what each may see."""
+"""Authorization: the callers that are let in, and the jobs that each may see."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_the_status_shows_a_user_only_its_own_numbers(tmp_path: Path) -> N
             told = [(await client.get("/status")).json() for client in (root, busy, idle)]
     queues = [tuple(status["queue_state"].values()) for status in told]
     assert queues == [(2, 1), (2, 1), (0, 0)]
-    # What a user is told does not change with what others do.
+    # The status of a user does not depend on the jobs of others.
     for status in (before, told[2]):
         del status["server"]["uptime_seconds"]
     assert told[2] == before
@@ -154,7 +154,7 @@ async def test_with_keys_pages_of_any_origin_may_call(tmp_path: Path) -> None:
             refused = await nobody.get("/status")
             assert refused.status_code == 401
             assert refused.headers["Access-Control-Allow-Origin"] == "*"
-            # What OpenAI's client looks at before it tries again must not be hidden from it.
+            # OpenAI's client reads these headers before it retries, so they must be exposed.
             permanent = await nobody.get("/v1/models")
             exposed = permanent.headers["Access-Control-Expose-Headers"].lower().split(", ")
             assert {"retry-after", "warning", "x-should-retry"} <= set(exposed)

@@ -54,7 +54,7 @@ def test_a_file_that_only_begins_like_audio_is_refused(client: httpx.Client, con
 
 
 def test_an_mp3_that_is_cut_short(client: httpx.Client, hello_mp3: bytes) -> None:
-    """What is there is transcribed."""
+    """The part that exists is transcribed."""
     result = transcribed(client, hello_mp3[: len(hello_mp3) // 2 + 77], file_name="cut.mp3")
     assert "hello" in result["text"].lower()
     assert 1.0 < result["duration"] < 2.0

@@ -31,7 +31,7 @@ def proxied(
 
 @pytest.fixture(params=PROXIES)
 def url(request: pytest.FixtureRequest, proxied: RunningServer, tmp_path: Path) -> Iterator[str]:
-    """Of the server, through a proxy."""
+    """The URL of the server through a proxy."""
     with reverse_proxy(request.param, proxied.port, tmp_path) as url:
         yield url
 

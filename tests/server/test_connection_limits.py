@@ -102,7 +102,7 @@ def test_open_files_are_raised_to_the_hard_limit() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(1, 100)), min_size=1, max_size=50))
 def test_a_client_that_takes_enough_is_never_cut_off(steps: list[tuple[float, float]]) -> None:
-    """However large the answer is and however long that lasts."""
+    """This holds for responses of any size and duration."""
     deadline, now, taken = ProgressDeadline(10, 0.0), 0.0, 0
     for seconds, times in steps:
         now += seconds
@@ -112,7 +112,7 @@ def test_a_client_that_takes_enough_is_never_cut_off(steps: list[tuple[float, fl
 
 @given(st.floats(1, 100), st.integers(0, LEAST_BYTES_PER_SECOND // 8))
 def test_a_client_that_takes_too_little_is_cut_off_soon(seconds: float, bytes_per_second: int) -> None:
-    """Whatever it took before: a fast beginning earns nothing."""
+    """A fast beginning gains no time."""
     deadline = ProgressDeadline(seconds, 0.0)
     assert not deadline.is_over(1.0, 1 << 30, True)
     half_seconds = 0

@@ -164,7 +164,7 @@ def test_a_connection_without_a_tls_handshake_is_closed(
 
 
 def test_a_request_that_takes_long_is_not_silent(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is an upload: its times are those of uploads."""
+    """The deadlines of uploads apply to an upload, not those of connections."""
     monkeypatch.setattr(settings, "LEAST_HEAD_SECONDS", 0.2)
     with Server(make_config(keepalive_seconds=0.2)) as url, bare(url) as connection, bare(url) as other:
         connection.sendall(UNFINISHED)
@@ -187,7 +187,7 @@ def hasty(make_config: MakeConfig) -> Iterator[Server]:
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/", "/livez"])
 def test_a_stream_whose_client_takes_nothing_is_reset(hasty: Server, path: str) -> None:
-    """However small the answer; and the connection goes on."""
+    """This holds for small responses too, and the connection goes on."""
     with Http2Client(hasty.url, window=0) as client:
         asked = {client.ask(path) for _ in range(20)}
         reset: set[int | None] = set()
@@ -236,7 +236,7 @@ def test_a_socket_that_is_not_read_is_cut_off(hasty: Server, http2: bool) -> Non
 
 
 def test_bodies_that_wait_for_a_client_are_not_copied(hasty: Server, make_config: MakeConfig) -> None:
-    """What the server holds for a stream is much less than the body."""
+    """The server holds much less than the body for each stream."""
     psutil = Path("/proc/self/statm")
     if not psutil.exists():
         pytest.skip("this system does not tell the memory of a process")
@@ -377,7 +377,7 @@ def test_health_checks_are_answered_when_all_connections_are_busy(
             upload = client.post("/v1/audio/transcriptions", content=bytes(1_000_000))
             assert upload.status_code == 503
             assert upload.json()["error"]["code"] == "too_many_connections", "as OpenAI's clients read it"
-        # Those above the bound are closed soon, and silent ones take the place of nobody.
+        # Connections above the bound are closed soon, and silent ones keep out no other.
         for _ in range(3 * Bounds.reserved):
             stack.enter_context(bare(server.url))
         with connect(server.url) as client:
@@ -416,7 +416,7 @@ def test_accepting_continues_after_the_system_had_no_free_files(
 
 @pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)])
 def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tuple[str, ...]) -> None:
-    """So it may have more than the share of one address, and not more than all."""
+    """A trusted proxy may have more connections than one address may, but not more than the server has."""
     begun = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -298,7 +298,7 @@ def test_a_token_is_taken_and_never_shown(server: RunningServer, client: httpx.C
 
 
 def test_a_token_is_kept_only_as_long_as_its_job(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
-    """Neither the row nor the database's log of changes, and that without waiting for a sweep."""
+    """The token is in neither the row nor the write-ahead log, before any sweep."""
     token = b"hf_" + b"Hidden" * 5
     finish(client, submit(client, hello, hf_token=token.decode()))
     until(lambda: not any(token in file.read_bytes() for file in server.data_dir.rglob("*") if file.is_file()))

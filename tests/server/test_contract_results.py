@@ -115,7 +115,7 @@ def test_a_job_keeps_the_layout_that_it_was_submitted_with(client: httpx.Client,
     lines = [line for lines in lines_of(body["text"]) for line in lines]
     assert max(map(len, lines)) <= 24
     assert body["text"] == client.get(f"{address}?format=srt").text
-    # What the query says holds in its place.
+    # The query wins over the stored options.
     assert (
         max(
             len(line)

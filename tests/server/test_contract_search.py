@@ -1,4 +1,4 @@
-"""What clients keep with their jobs, and how they find them again."""
+"""Metadata that clients store with their jobs, and the search for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing that was accepted is lost or done twice, whenever the server is killed."""
+"""No accepted job is lost or runs twice, no matter when the server is killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JOBS = 30
 CLIENTS = 8
 KILLS = 10
 OPTIONS = TranscriptionOptions(model="tiny.en", language="en", align=False, diarize=False)
-# Of the kills, those that hit the start itself; the others come when the server listens, and hit uploads and jobs.
+# The share of the kills during the start. The others come while the server listens, during uploads and jobs.
 EARLY = 0.25
 EARLY_SECONDS = 2.0
 LIFE_SECONDS = 4.0

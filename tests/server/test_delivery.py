@@ -93,7 +93,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 class Client:
-    """What a server would give and take: messages at their times, in seconds."""
+    """A server's side of a request: receives messages at given times, in seconds, and records the response."""
 
     def __init__(self, *script: tuple[float, Message]) -> None:
         self.sent: list[Message] = []

@@ -146,7 +146,7 @@ def test_the_examples_work(server: RunningServer, hello: bytes, tmp_path: Path) 
         finish(client, job_id, "Completed")
         examples = [text for text in Elements(client.get("/docs").text).texts["code"] if text.startswith("curl ")]
     assert len(examples) > 15
-    # What removes the job, last; what makes a job that nobody waits for, not at all.
+    # Run the example that removes the job last, and skip examples that leave an unfinished job.
     examples = [line for line in examples if not re.search(r'URL/(transcribe|transcription|transcriptions)"', line)]
     for line in sorted(examples, key=lambda line: "DELETE" in line):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is read out of docstrings."""
+"""The texts of the API description, read from docstrings."""
 
 from __future__ import annotations
 

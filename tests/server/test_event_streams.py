@@ -81,7 +81,7 @@ def test_a_watcher_survives_a_kill_of_the_server_and_ends_with_the_result(start_
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
         names = [str(event.__struct_config__.tag) for event in events]
-        # What was told before is void, and all of it is told again.
+        # The earlier text is void, and the server sends all of it again.
         assert "completed" not in names[:before]
         assert names[before] == "queued"
         assert names[-1] == "completed"

@@ -63,7 +63,7 @@ class Watcher(RawRequest):
 
     @property
     def events(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """What was sent: id, name and data of each event."""
+        """Id, name and data of each event that was sent."""
         found = []
         for frame in self.answer.decode().split("\n\n"):
             lines = dict(line.split(": ", 1) for line in frame.split("\n") if line and not line.startswith(":"))
@@ -131,7 +131,7 @@ async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) 
         assert not watcher.sent[-1].get("more_body")
         ids = [number for number, _, _ in watcher.events]
         assert ids == sorted(set(ids))
-        # Where places and stages pass quickly, some are not told.
+        # A watcher may miss positions and stages that pass quickly.
         assert [*dict.fromkeys(watcher.names)] == ["queued", "progress", "segment", "completed"]
         for _, name, data in watcher.events:
             assert (data["event"], data["job_id"]) == (name, job_id)
@@ -303,7 +303,7 @@ async def test_a_stream_ends_with_a_queued_event_when_the_server_stops(tmp_path:
             await app.until(lambda: all(watcher.events for watcher in watchers))
             app.state.draining.set()
             await asyncio.to_thread(app.service.drain)
-            # What runs may still come to its end.
+            # The running job may still end.
             assert not first.done()
             await asyncio.to_thread(app.service.stop, 0.0)
             app.state.stopped.set()
@@ -311,7 +311,7 @@ async def test_a_stream_ends_with_a_queued_event_when_the_server_stops(tmp_path:
         assert watchers[0].names[-1] == "queued"
         assert set(watchers[1].names) == {"queued"}
         assert not any(watcher.sent[-1].get("more_body") for watcher in watchers)
-        # Who comes now is not told to stay away.
+        # A client that comes now is not refused.
         late = await watched(app, running)
         assert (late.status, late.names) == (200, ["queued"])
 
@@ -373,7 +373,7 @@ async def test_a_long_text_is_sent_in_pieces_that_a_slow_client_can_take_in_time
             await app.until(lambda: len(late.names) == 201)
         assert len(late.answer) > 1_000_000
         assert max(len(message.get("body", b"")) for message in late.sent) < 100_000
-        # Nor one by one: each sending costs.
+        # The events are not sent one by one either, since each send costs time.
         assert len(late.sent) < 40
 
 
@@ -403,7 +403,7 @@ class Waiting:
         self.config = config_in(directory)
 
     def request(self) -> Request:
-        """One whose client does not leave; to be made on the loop."""
+        """A request whose client does not leave. Call this on the loop."""
         pools: Any = {"uploads": Inline(), "reads": Inline(), "renders": Inline(), "fetches": Inline()}
         app = Starlette()
         app.state.server = ServerState(self.config, self.service, self.keys, **pools)

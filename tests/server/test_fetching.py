@@ -25,7 +25,7 @@ from whisper_api.server.uploads.storing import StoredFile
 
 LIMIT = 100_000
 CONTENT = bytes(range(256)) * 300
-# What a public host answers is the business of nobody's test: this is where nothing ever answers.
+# Tests must not depend on a public host. No host answers at these addresses.
 PUBLIC = ipaddress.ip_address("93.184.215.14")
 
 
@@ -199,7 +199,7 @@ def test_a_host_that_is_named_may_be_an_ipv6_address(files: FileServer, fetch: C
     url = files.url("/call.wav", "[fd00::5]")
     private = [ipaddress.ip_address("fd00::5")]
     for name in ("[fd00::5]", f"[fd00::5]:{files.port}", "fd00::5"):
-        # One that is allowed is spoken to; what it answers is the test's.
+        # The fetch connects to the allowed address, where the test answers.
         found = iter([[LOOPBACK]])
         assert fetch(url, private_hosts=frozenset([name]), resolve=lambda *_, found=found: next(found)) == CONTENT
     for name in ("[fd00::5]:1", "[fd00::6]", "fd00"):

@@ -234,7 +234,7 @@ def test_known_speakers_come_with_their_recordings() -> None:
     for ending in ("", "[]"):
         given = [(f"known_speaker_names{ending}", name) for name in ("Ada", " Grace ")]
         given += [(f"known_speaker_references{ending}", silent)] * 2
-        # What a browser sends of fields that were left alone.
+        # A browser sends untouched fields like this.
         given += [(f"known_speaker_names{ending}", ""), (f"known_speaker_references{ending}", " ")]
         known = read(*given)
         assert [speaker.name for speaker in known.known_speakers] == ["Ada", "Grace"]
@@ -351,13 +351,13 @@ def test_no_text_makes_anything_but_a_form_or_a_refusal(fields: list[tuple[str, 
         assert problem.detail.isprintable()
         assert len(problem.detail) < 2000
         return
-    # What was taken is what the types allow, and can be stored.
+    # The accepted options fit their types and can be stored.
     assert msgspec.json.decode(msgspec.json.encode(read), type=UploadForm, strict=True) == read
     assert read.output_format in FORMATS
 
 
 def test_reading_a_form_loads_no_model_library() -> None:
-    """Neither the module nor, for a form that names no language, its reading loads what runs models."""
+    """Importing the module, and reading a form without a language, imports no library that runs models."""
     program = (
         "import sys; from whisper_api.config import Config; from whisper_api.server.uploads import forms;"
         "assert not {'numpy', 'faster_whisper', 'torch'} & set(sys.modules), 'imported with the module';"

@@ -1,4 +1,4 @@
-"""Whatever comes in: no answer is a 500, every refusal is a problem in JSON, and the server goes on."""
+"""Random requests: no response is a 500, every refusal is a JSON problem, and the server goes on."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _the_server_goes_on(server: RunningServer, hello: bytes) -> Iterator[None]:
 
 
 def check(response: httpx.Response) -> None:
-    """What holds for every answer; a job that was made is stopped."""
+    """Check the properties of every response, and cancel the job if the request made one."""
     assert response.status_code != 500, response.text
     if response.status_code < 400:
         assert response.status_code < 300 or response.status_code in (301, 304, 307, 308)
@@ -158,7 +158,7 @@ def test_any_request(
             request = client.build_request(method, httpx.URL(path=path), params=query, headers=lines, content=content)
         except (httpx.InvalidURL, ValueError):
             return
-        # What the client itself refuses to send, or an answer that it was told not to expect, is not the server's.
+        # The server is not at fault when the client refuses to send a request or does not expect a response.
         with contextlib.suppress(httpx.LocalProtocolError, httpx.RemoteProtocolError):
             response = client.send(request)
             if response.status_code != 400 or response.content:

@@ -1,4 +1,4 @@
-"""What HTTP allows but few clients do: connections used again, broken off, HTTP/2, TLS."""
+"""Rare uses of HTTP: connections that are reused or broken off, HTTP/2, TLS."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_http2_by_prior_knowledge(server: RunningServer, hello: bytes) -> None:
 
 
 def test_http2_connections_that_break_leave_nothing(server: RunningServer) -> None:
-    """Those who ask and do not take the answer."""
+    """Clients that send a request and do not read the response."""
     before = open_files(server)
     for _ in range(20):
         client = h2.connection.H2Connection()

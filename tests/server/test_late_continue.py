@@ -67,7 +67,7 @@ def test_an_accepted_request_gets_100_continue(server: RunningServer, line: str,
 
 
 def test_a_client_that_does_not_wait_for_100_continue_is_served(server: RunningServer, hello: bytes) -> None:
-    """It says that it waits, and sends the body all the same; then again on the same connection."""
+    """The client sends ``Expect: 100-continue`` and the body without a wait, twice on one connection."""
     lines = [f"POST /transcribe?language=en HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.user_key}"]
     lines += [AS_AUDIO, f"Content-Length: {len(hello)}", "Expect: 100-continue", "", ""]
     with server.connect() as connection, server.client() as client:

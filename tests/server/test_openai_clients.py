@@ -28,7 +28,7 @@ def ai(server: RunningServer) -> Iterator[openai.OpenAI]:
 def test_errors(server: RunningServer, hello: bytes) -> None:
     asked: list[str] = []
     http = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: asked.append(request.url.path)]})
-    # What cannot be put right by asking again is asked for once, however patient the client is.
+    # A client does not retry a permanent error, however many retries it allows.
     with sdk(server, http_client=http, max_retries=2) as ai:
 
         def ask(**fields: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What OpenAI's clients send, as values; and how text and speakers are written in answers."""
+"""Fields of OpenAI's clients as options, and texts and speakers in the responses."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_invalid_fields_are_refused_by_name(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_fields_without_effect_are_warnings(tmp_path: Path) -> None:
-    """As OpenAI does, whose whisper-1 answers a stream it cannot give with the whole."""
+    """OpenAI's whisper-1 does the same: it ignores ``stream`` and sends the whole result."""
     async with inside(tmp_path) as app:
 
         def read(*fields: tuple[str, str]) -> OpenAIRequest:

@@ -135,7 +135,7 @@ def test_diarized_json_with_known_speakers(ai: openai.OpenAI, sample_call: Path,
     def reference(begin: float, seconds: float) -> str:
         return f"data:audio/wav;base64,{base64.b64encode(cut(begin, seconds)).decode()}"
 
-    # Where each of the two speaks alone, as the file beside the recording says.
+    # The seconds in which each person speaks alone, by the .rttm of the recording.
     references = [reference(22.0, 5.0), reference(11.2, 3.2)]
     answer = ai.audio.transcriptions.create(
         file=named(sample_call.read_bytes()),
@@ -155,7 +155,7 @@ def test_diarized_json_with_known_speakers(ai: openai.OpenAI, sample_call: Path,
         known_speaker_names=["Ann"],
         known_speaker_references=references[:1],
     )
-    # Who is not known keeps the letter of the number that the speaker has among all.
+    # An unknown speaker keeps the letter of its number among all speakers.
     assert {segment.speaker for segment in one.segments} in ({"Ann", "A"}, {"Ann", "B"})
 
 

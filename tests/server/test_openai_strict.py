@@ -29,7 +29,7 @@ from server.openai_client import MODEL, PATIENCE_SECONDS, named, sdk
 from server.openai_inside import PATH
 
 TRANSLATIONS = "/v1/audio/translations"
-# What OpenAI answers beside what its types have.
+# Fields of OpenAI's responses that its published types lack.
 UNPUBLISHED = {"task"}
 API_VERSION = "2024-10-21"
 
@@ -221,7 +221,7 @@ async def test_a_key_may_come_as_azure_s_clients_send_it(tmp_path: Path) -> None
         for headers, status in (
             ({"api-key": key}, 200),
             ({"Authorization": f"Bearer {key}"}, 200),
-            # What is said in the usual way counts.
+            # The usual header wins.
             ({"Authorization": f"Bearer {key}", "api-key": "wk_nobody"}, 200),
             ({"Authorization": "Bearer wk_nobody", "api-key": key}, 401),
             ({"Authorization": "Basic eDp5", "api-key": key}, 401),
@@ -248,7 +248,7 @@ async def test_warning_headers_name_ignored_fields(tmp_path: Path) -> None:
         (stream,) = await told(PATH, stream="true", response_format="srt")
         assert "stream was ignored: srt" in stream
         assert "include" in (await told(PATH, stream="true", response_format="text", include="logprobs"))[0]
-        # Whatever a client's words are, a header is one line of ASCII.
+        # A header is one line of ASCII for any text of a client.
         for name in ('x"\\y', "é你", "a\r\nSet-Cookie: b=c", "a\0b", "x" * 5000):
             (unknown,) = await told(PATH, **{name: "1"})
             assert unknown.isascii()

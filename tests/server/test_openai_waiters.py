@@ -116,7 +116,7 @@ async def test_no_job_is_canceled_while_its_owner_uploads(tmp_path: Path) -> Non
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
         app.state.waiters.grace_seconds = 0.0
         ann, bob = ({"authorization": f"Bearer {app.token(name)}"} for name in ("ann", "bob"))
-        # What comes may be the same upload again, and may take longer than the grace.
+        # The upload under way may be the same again, and may take longer than the grace.
         async with sent(app, upload(whole=False, headers=ann)):
             await app.until(lambda: app.state.waiters.uploads)
             async with sent(app, upload(headers=ann), upload(headers=bob)):

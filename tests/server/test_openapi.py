@@ -36,7 +36,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
 
 
 def described(authorization: bool = True, root_path: str = "") -> dict[str, Any]:
-    """As a reader of the document has it."""
+    """The description as a client reads it from JSON."""
     api = description(ROUTES, root_path=root_path, authorization=authorization)
     read: dict[str, Any] = json.loads(json.dumps(api))
     return read

@@ -122,7 +122,7 @@ def test_headers_of_untrusted_peers_are_ignored(headers: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("told", "client"),
     [
-        # What stands before the nearest stranger may be invented.
+        # Entries before the nearest untrusted address may be invented.
         (f"1.1.1.1, {CLIENT}", CLIENT),
         (f"1.1.1.1, {CLIENT}, 10.1.2.3, ::1", CLIENT),
         (f"{CLIENT}:1234", CLIENT),

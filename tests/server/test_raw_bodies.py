@@ -104,7 +104,7 @@ async def test_errors_of_raw_bodies_are_named(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_the_error_of_a_recording_without_a_media_type_says_what_to_send(tmp_path: Path) -> None:
-    """As ``curl --data-binary`` sends it."""
+    """``curl --data-binary`` sends this media type."""
     async with inside(tmp_path) as app, app.client() as client:
         form = kind("application/x-www-form-urlencoded")
         for content, status, code in (
@@ -115,7 +115,7 @@ async def test_the_error_of_a_recording_without_a_media_type_says_what_to_send(t
         ):
             body = problem(await client.post("/transcribe", content=content, headers=form), status, code)
             assert "Content-Type: audio/wav" in body["detail"]
-        # Where several files are taken, a body is not one of them.
+        # The route for several files takes no raw body.
         answer = await client.post("/transcriptions", content=AUDIO, headers=kind("audio/wav"))
         assert "--data-binary" not in problem(answer, 400, "not_multipart")["detail"]
         assert app.service.counts() == (0, 0)

@@ -94,7 +94,7 @@ def test_the_bounds_hold_and_all_memory_is_given_back(steps: list[tuple[str, int
 
 
 def test_the_response_that_stalled_first_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the address whose share is used up, and not of another one."""
+    """Only clients of the address whose share is used up are refused."""
     monkeypatch.setattr(response_budget, "STALLED_SECONDS", 0.0)
     budget = ResponseBudget(100_000, 40_000)
 
@@ -144,7 +144,7 @@ def test_a_body_is_counted_until_it_was_taken_and_sent_by_pieces() -> None:
         await response.send({"type": "http.response.start", "status": 200, "headers": []})
         await response.send(body(50_000, more=True))
         assert budget.held == 0
-        # What only tells the size of a body holds nothing.
+        # The response to HEAD holds no memory.
         await client.response(budget, scope={**GET, "method": "HEAD"}).send(start(100_000))
         assert budget.held == 0
 

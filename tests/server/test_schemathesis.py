@@ -1,4 +1,4 @@
-"""What the description of the API says holds for the application, whatever is sent to it (Schemathesis)."""
+"""The application behaves as the description of the API says, for generated requests (Schemathesis)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SENSIBLE = {
     **dict.fromkeys(("url", "device_index", "languages[]")),
     **dict.fromkeys(f"known_speaker_{what}{end}" for what in ("names", "references") for end in ("", "[]")),
 }
-# What must have been answered at least once: else the cases no longer reach what they are to look at.
+# Responses that must occur at least once, so that the generated cases still reach these operations.
 REACHED = {
     "POST /transcribe": {200, 202, 400, 401, 415},
     "GET /transcription/{job_id}": {200, 401, 404},
@@ -97,7 +97,7 @@ described = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.config.
 
 
 class Speaking(FakeExecutor):
-    """Its transcripts have something in every field."""
+    """An executor whose transcripts have a value in every field."""
 
     def transcript(self, job: Job, audio: Path) -> Transcript:
         if job.options.prompt == UNUSABLE:

@@ -247,7 +247,7 @@ def test_http_2_survives_an_upload_that_is_refused(running: Server) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list what is open")
 def test_connections_end_with_their_clients(running: Server) -> None:
-    """However they leave: after an answer, within a request, before one, or in the middle of what is sent to them."""
+    """Clients leave after a response, within a request, before a request, or while they read a response."""
 
     def sockets() -> int:
         return sum("socket:" in target for target in map(target_of, Path("/proc/self/fd").iterdir()))

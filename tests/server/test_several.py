@@ -94,7 +94,7 @@ async def test_fields_hold_for_all_wherever_they_stand(tmp_path: Path) -> None:
 async def test_a_single_file_gives_a_list_with_one_job(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         assert len(accepted(await post(client, ("a.wav", AUDIO)))) == 1
-        # What a browser sends of a field that was left alone is no file.
+        # A browser sends an untouched file field like this; it counts as no file.
         alone = file_part(b"", b'filename=""')
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         body = form(alone, file_part(AUDIO), alone)
@@ -142,7 +142,7 @@ async def test_a_bad_file_is_named_and_the_others_are_accepted(tmp_path: Path) -
         assert len(good) == 2
         for job_id in good:
             assert (await app.finish(client, job_id))["status"] == "Completed"
-        # Neither files are left of it, nor is a place in the queue lost by it.
+        # The request leaves no files and holds no place in the queue.
         await app.until(lambda: not list((tmp_path / "uploads").iterdir()) and app.service.counts() == (0, 0))
 
 

@@ -255,7 +255,7 @@ def send_for_ever(connection: socket.socket, piece: bytes) -> None:
 
 
 def test_a_client_that_sends_without_end_is_disconnected(tmp_path: Path) -> None:
-    """And of those that are refused, nothing stays: neither tasks nor files."""
+    """Refused requests leave neither tasks nor files."""
     with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, keep_alive_seconds=0.5) as server:
         for path in ("/upload", "/refuse", "/crash"):
             for length in (1 << 40, None):

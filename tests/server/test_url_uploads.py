@@ -289,7 +289,7 @@ async def test_a_name_that_is_looked_up_for_ever_does_not_hold_the_answer(
         url = files.url("/a.wav", "slow.example")
         problem(await client.post("/transcribe", data={"url": url}), 422, "url_unreachable")
         assert nothing_left(tmp_path, app)
-        # What comes of it later is dropped.
+        # The result that comes later is dropped.
         answers.set()
         await asyncio.to_thread(app.state.fetches.shutdown)
         assert len(files.asked) == count
@@ -315,7 +315,7 @@ async def test_a_fetch_that_waits_for_other_fetches_is_not_called_unreachable(
 
 @on_a_loop
 async def test_slow_origins_of_a_caller_leave_room_for_others(tmp_path: Path, files: FileServer) -> None:
-    """However many it names: some fetch threads are always left."""
+    """A caller cannot use all fetch threads."""
     asked = threading.Semaphore(0)
 
     def silent(handler: Handler) -> None:

@@ -201,7 +201,7 @@ async def test_waits_end_when_the_server_stops(tmp_path: Path) -> None:
             problem(await client.get("/readyz"), 503, "draining")
             begun = time.monotonic()
             assert (await client.get(f"/transcription/{job_id}?wait=60")).json()["status"] == "Processing"
-            # Whoever waits again and again is not answered again and again without a pause.
+            # A client that waits again and again gets no response without a pause.
             assert time.monotonic() - begun >= 0.5
         assert (await client.get(f"/transcription/{job_id}?wait=60")).json()["status"] == "Queued"
 

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 WAIT = 60.0
 ORDER = ("Queued", "Processing", "Completed")
 
-# What every process of these tests begins with.
+# The beginning of the script of every process of these tests.
 PREAMBLE = """
 import itertools, os, resource, signal, sys
 from pathlib import Path
@@ -435,7 +435,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     assert (job.metadata, job.known_speakers) == (metadata, ())
     assert job.render_options == RenderOptions()
     assert store.result("done") == (new_transcript("spoken"), None)
-    # What is new works with what was there, and with what comes.
+    # New operations work with old rows and with new ones.
     corrections = Corrections(words=(Correction(segment=0, text="written"),))
     assert store.set_corrections("done", corrections)
     assert store.result("done") == (new_transcript("spoken"), corrections)

@@ -64,7 +64,7 @@ def _wipe_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_disk(directory: Path, words: list[str]) -> set[str]:
-    """Those words that stand anywhere in a directory: in a file, whatever it is, or in a name."""
+    """The words that occur anywhere in a directory: in the content or the name of a file."""
     looked = subprocess.run(
         [sys.executable, "-c", LOOK, str(directory), *words], capture_output=True, text=True, check=True
     )
@@ -235,7 +235,7 @@ def test_a_reader_delays_it_and_does_not_prevent_it(serve: Services, tmp_path: P
     with held_open(tmp_path / "data" / "jobs.db"):
         service.cancel(job_id, None)
         assert not service.store.wipe()
-        # Nobody waits for that reader: neither those who write nor those who read.
+        # Neither writers nor readers wait for that reader.
         assert ended(service, submit(service)).status == "Completed"
         assert on_disk(tmp_path / "data", plants.words)
     plants.gone(tmp_path)
@@ -302,7 +302,7 @@ def test_no_row_has_text_outside_its_overflow_pages(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     with store.database.read() as connection:
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-    # Of a row, no more than a page stands outside: https://www.sqlite.org/fileformat2.html#b_tree_pages
+    # At most one page of a row is outside of overflow pages: https://www.sqlite.org/fileformat2.html#b_tree_pages
     assert page_bytes == texts.PAGE_BYTES
     assert texts.padded(b"{}")[:page_bytes].isspace()
     store.close()

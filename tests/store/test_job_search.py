@@ -95,7 +95,7 @@ def test_a_search_finds_what_reading_all_jobs_would(
         if len(page) < limit:
             break
         cursor = page[-1].seq
-        # What comes meanwhile is not on a page that follows.
+        # Jobs that are added meanwhile are on no later page.
         store.add(new_job(f"new-{cursor}", owner="ada", created_at=2.0, metadata={"a": 1}))
     assert seen == expected
     store.close()

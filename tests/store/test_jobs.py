@@ -1,4 +1,4 @@
-"""What the job database promises about jobs, results and what was learned."""
+"""The job database: jobs, results and the learned speeds."""
 
 from __future__ import annotations
 

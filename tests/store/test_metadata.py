@@ -1,4 +1,4 @@
-"""What clients keep with a job: what may be kept, and how jobs are found by it."""
+"""Metadata of jobs: which values are accepted, and the search for them."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def dutch(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 @pytest.fixture(scope="module")
 def portuguese(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """A model with no label for the space, and none for "|": that has in WhisperX no time but its neighbour's."""
+    """A model without labels for the space and for "|"; in WhisperX both have the times of their neighbours."""
     return hub_model(tmp_path_factory.mktemp("portuguese"), "pt", LATIN, "group", "<space>")
 
 
@@ -187,12 +187,12 @@ def context_of(loaded: Loaded, worker: GpuWorker, models: ModelCache) -> JobCont
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everywhere the dtype in which the times are WhisperX's to the last digit."""
+    """Use the dtype in which the times are exactly those of WhisperX."""
     monkeypatch.setattr(stage, "has_bfloat16", lambda device: False)
 
 
 def with_whisperx(loaded: Loaded, audio: Audio, segments: list[Segment], spans: Spans) -> list[dict[str, Any]]:
-    """What whisperx.align gives, its sentence splitter aside, whose data would have to be downloaded."""
+    """The result of whisperx.align, with another sentence splitter, since the data of its own must be downloaded."""
     import whisperx.alignment
 
     class Splitter:
@@ -435,7 +435,7 @@ def test_packed_weights_give_what_the_network_gives(name: str, request: pytest.F
     network = source.load().network
     packed = wav2vec.convert(network)
     assert packed is not None
-    # One frame, one more, the border of a stretch, and more than one block of rows in the attention.
+    # One frame, two frames, the border of a block, and more than one block of rows in the attention.
     for samples in (400, 719, 720, 320 * 50 + 80, 320 * 51 + 80, 200_000):
         waveform = torch.from_numpy(speech[:samples]) + 0.05
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Whatever the container, sound comes out as it went in, at its time; what is not sound is refused by name."""
+"""Decoding gives the same sound at the same times from every container, and refuses other files by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the samples of a WAV file are, whatever its header says."""
+"""The position of the samples in a WAV file, also when the header is wrong."""
 
 from __future__ import annotations
 

@@ -163,12 +163,12 @@ def test_a_closed_cache_refuses_and_frees_when_the_last_lease_ends() -> None:
 
 
 class Fault(Exception):
-    """What a model's loader or unloader raises."""
+    """The exception of a loader or unloader."""
 
 
 @dataclass
 class Faults:
-    """Which loads and unloads fail, by chance, and what is resident according to them."""
+    """Decides at random which loads and unloads fail, and counts the resident models."""
 
     dice: random.Random
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -154,7 +154,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(hub: Hub, store: ModelStore) -
     assert (model.path / "model.bin").read_bytes() == FILES["model.bin"]
     first, second, third = (headers.get("Range", "bytes=0-") for headers in hub.transfers("model.bin"))
     starts = [int(value.removeprefix("bytes=").rstrip("-")) for value in (first, second, third)]
-    # What was on its way when the connection broke may be lost, what had arrived is not.
+    # Bytes in flight may be lost when the connection breaks; bytes that had arrived are kept.
     assert starts[0] == 0
     assert 900_000 <= starts[1] <= 1_000_000
     assert starts[1] + 400_000 <= starts[2] <= starts[1] + 500_000

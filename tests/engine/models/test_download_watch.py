@@ -1,4 +1,4 @@
-"""Whatever a download waits for, a canceled job and Ctrl-C end the wait, and leave nothing running behind."""
+"""A canceled job and Ctrl-C end every wait of a download, and leave no thread or process behind."""
 
 from __future__ import annotations
 

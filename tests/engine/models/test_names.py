@@ -1,4 +1,4 @@
-"""What names of models mean: aliases, OpenAI's names, repositories."""
+"""The meaning of model names: aliases, OpenAI's names, repositories."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_every_entry_is_pinned_placed_and_licensed() -> None:
             assert re.fullmatch(r"[0-9a-f]{40}", entry.hub.revision or ""), entry.name
             assert entry.parameters
             assert entry.multilingual != (entry.name.endswith(".en") or entry.name.startswith("distil"))
-        # What an index may deliver must be fixed to the last file.
+        # The catalogue must pin every file that an index may deliver.
         targets = {member.target for package in entry.index for member in package.members}
         assert targets <= {file.name for file in entry.files}, entry.name
 

@@ -151,7 +151,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Window:
-    """One encoded window; `encoded` is CTranslate2's, `speech_frames` is what is not padding."""
+    """One encoded window; ``encoded`` is CTranslate2's, ``speech_frames`` counts the frames before the padding."""
 
     pair: Pair
     encoded: Any

@@ -62,7 +62,7 @@ def test_a_published_model_is_read(base_model_dir: Path) -> None:
     weights = read_weights(base_model_dir / "model.bin")
     assert weights["encoder/conv1/weight"].shape == (512, 80, 3)
     assert weights["decoder/layer_5/ffn/linear_1/weight"].shape == (512, 2048)
-    # One matrix under two names.
+    # The file has this matrix under two names.
     assert weights["decoder/projection/weight"] is weights["decoder/embeddings/weight"]
 
 

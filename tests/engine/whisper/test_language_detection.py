@@ -23,7 +23,7 @@ def test_detection_gives_the_language_without_a_text(
 
     monkeypatch.setattr(OnnxDecode, "run", refuse)
     seen: list[Progress] = []
-    # Whatever language is named, the one that is spoken is told.
+    # The spoken language is detected, whichever language the options name.
     options = TranscriptionOptions(task="detect_language", language="fr")
     transcript = engine.transcribe(sample_call, options, on_progress=seen.append)
     assert transcript.language == "en"

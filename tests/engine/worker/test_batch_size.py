@@ -1,4 +1,4 @@
-"""The choice of a batch size, with a clock that does what it is told."""
+"""The choice of a batch size, on a virtual clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a job is placed on."""
+"""The choice of the device of a job."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
 
     with ThreadPoolExecutor(8) as jobs:
         list(jobs.map(job, range(8)))
-    # Work that was not taken off a device would send these jobs past it.
+    # If a device still had outstanding work, these jobs would not use it.
     with pool.assign(1e-9) as first, pool.assign(1e-9) as second, pool.assign(1e-9) as third:
         assert {first, second, third} == set(pool.runtimes)
 

@@ -84,7 +84,7 @@ def test_a_merged_batch_is_paid_for_at_its_longest() -> None:
     queue = FairQueue()
     for job, seconds in (("a", 10.0), ("b", 30.0), ("c", 10.0)):
         queue.push(job, Padded(round(seconds * 100), max_cost=60.0), job, seconds)
-    # Two of 10 s and one of 30 s would be three of 30 s.
+    # In one batch, two items of 10 s would be padded to 30 s as well.
     assert inputs_of(take(queue)) == ["a", "c"]
     assert inputs_of(take(queue)) == ["b"]
 
@@ -139,7 +139,7 @@ def test_a_priority_item_goes_before_the_rest_of_its_job_and_delays_no_other_job
 
     order, of_others = times(ahead=True)
     assert order == ["first 0", "b0", "first 1", "b1", "a0", "b2", "a1", "a2"]
-    # Which turns the other job has does not depend on it.
+    # The turns of the other job do not depend on the priority items.
     assert of_others == times(ahead=False)[1]
 
 
@@ -153,7 +153,7 @@ def test_a_priority_item_stays_ahead_until_it_is_finished() -> None:
     (item,) = take(queue).items
     assert item.input == "first"
     queue.put_back(item, 15.0)
-    # Neither an item that comes back nor a new one gets in between.
+    # Neither a returned item nor a new one goes before the unfinished priority item.
     queue.put_back(first, 1.0)
     queue.push("a", ONE, 3, 5.0)
     assert [input for _ in range(5) for input in inputs_of(take(queue))] == ["first", 0, 1, 2, 3]

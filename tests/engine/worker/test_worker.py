@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from whisper_api.engine.worker.worker import Again, GpuWorker, is_out_of_memory
 from whisper_api.errors import EngineClosed, OutOfMemory
@@ -16,7 +17,7 @@ from whisper_api.errors import EngineClosed, OutOfMemory
 
 @dataclass
 class Device:
-    """Stands for a device: holds so many items at once, and records every batch."""
+    """A fake device that holds so many items at once and records every batch."""
 
     capacity: int = 1_000
     gate: threading.Event = field(default_factory=threading.Event)
@@ -59,7 +60,7 @@ def worker() -> Iterator[GpuWorker]:
 
 
 def held(worker: GpuWorker, device: Device) -> Future[object]:
-    """Keep the worker busy, so that what is submitted next is all there when it chooses."""
+    """Keep the worker busy, so that it chooses among all items that are submitted next."""
     device.gate.clear()
     device.entered.clear()
     future = worker.submit("holder", Double(device, key="holder"), "h", 1.0)
@@ -234,6 +235,12 @@ def test_closing_finishes_running_batches_and_fails_waiting_items() -> None:
         (RuntimeError("CUDA failed with error out of memory"), True),
         (RuntimeError("shape mismatch"), False),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 80 bytes."), True),
+        (onnx_errors.RuntimeException("Failed to allocate memory for requested buffer of size 80"), True),
+        (onnx_errors.InvalidArgument("Got invalid dimensions for input"), False),
         (ValueError("out of memory"), False),
     ],
 )
@@ -262,13 +269,13 @@ def test_a_worker_that_fails_ends_every_wait_for_it() -> None:
             future.result(10)
     with pytest.raises(EngineClosed):
         worker.submit("job", Double(device), "x", 1.0)
-    # The thread ends in this test, so that no other test is told of its exception.
+    # The thread ends within this test, so that pytest does not report its exception in another test.
     worker.close()
 
 
 @dataclass(frozen=True)
 class Countdown:
-    """Runs an input (name, steps) step by step, and says every step."""
+    """Runs an input (name, steps) step by step, and records every step."""
 
     device: Device = field(hash=False, compare=False)
     done: float = 0.0
@@ -293,7 +300,7 @@ def test_a_short_job_overtakes_a_long_item_between_its_steps(worker: GpuWorker) 
     device.gate.set()
     assert [future.result(10) for future in (long, later, short)] == ["long", "later", "short"]
     steps = [str(batch[0][0]) for batch in device.batches]  # type: ignore[index]
-    # They take turns; the long item's job goes on with it before its next one.
+    # The jobs take turns; the long job finishes its unfinished item before its next one.
     assert steps == ["long", "short", "long", "short", "long", "long", "long", "long", "later"]
 
 
@@ -314,7 +321,7 @@ def test_an_unfinished_item_continues_with_another_operation_between_other_jobs(
     other = worker.submit("z", Double(device), "z", 30.0)
     device.gate.set()
     assert [future.result(10) for future in (hold, *begun, other)] == ["hh", "xx", "yy", "zz"]
-    # What was begun shares the batch of those that came with that operation.
+    # The continued items share a batch with the item that was submitted with that operation.
     assert device.batches[1:] == [["z", "x", "y"]]
 
 

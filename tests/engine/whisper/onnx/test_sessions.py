@@ -203,7 +203,7 @@ def test_damaged_graphs_are_made_again(model: Path, quick: Sessions, features: F
 def test_an_error_while_intact_graphs_are_loaded_is_raised(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(model, int8=True)
 
-    def fail(*ignored: object) -> None:
+    def fail(*ignored: object, **options: object) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", fail)
@@ -221,7 +221,7 @@ def test_a_damaged_model_is_named(model: Path, base_model_dir: Path, kind: str) 
 
 def test_weights_of_no_whisper_model_are_named(model: Path) -> None:
     content = bytearray((model / "model.bin").read_bytes())
-    # One letter of a variable's name: the file can be read, and holds no Whisper model.
+    # Change a letter of a variable's name: the file can be read, but it holds no Whisper model.
     at = content.index(b"encoder/layer_3/ffn/linear_1/weight")
     content[at] ^= 1
     (model / "model.bin").unlink()
