@@ -42,14 +42,14 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Lose:
-    """All is done as asked, and the connection breaks after so many bytes of the answer's body; None: before it."""
+    """Handle the request, and break the connection after so many bytes of the body; None: before the response."""
 
     after: int | None = None
 
 
 @dataclass(frozen=True)
 class Hold:
-    """All is done as asked, and the answer waits for the event."""
+    """Handle the request, and hold the response until the event is set."""
 
     until: threading.Event
 

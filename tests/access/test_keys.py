@@ -1,4 +1,4 @@
-"""Keys let in whom they should, and nobody else."""
+"""Keys: making, verifying and revoking them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path:
     key, token = ring.create("laptop")
     _, other = ring.create("desk")
     assert ring.still_good(key)
-    # Somebody else revokes it, as the command does while the server runs.
+    # Another process revokes the key, as the command does while the server runs.
     store = JobStore(tmp_path / "jobs.db")
     revoked = KeyRing(store).revoke("laptop")
     store.close()

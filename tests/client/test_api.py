@@ -1,4 +1,4 @@
-"""The client, against a server that fails when it is told to. How it does with the real one, tests/server shows."""
+"""The client with a server that fails on demand; tests/server uses it with the real one."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_attempts_are_counted(make_client: MakeClient, rest: Rest, monkeypatch: 
 @pytest.mark.parametrize("written", ["2", "date"])
 def test_retry_after_is_waited_for(written: str, client: Client, rest: Rest) -> None:
     begun = time.monotonic()
-    # A date has whole seconds: this one is between two and three from now.
+    # An HTTP date has whole seconds, so this one is two to three seconds from now.
     after = formatdate(time.time() + 3, usegmt=True) if written == "date" else written
     rest.faults["POST"] = [Refuse(503, "draining", retry_after=after)]
     client.submit(AUDIO)
@@ -294,7 +294,7 @@ def test_a_file_of_text_is_refused(client: Client, rest: Rest) -> None:
 
 
 class Failing(io.BytesIO):
-    """Cannot be read beyond its first half."""
+    """A file that raises an error after its first half."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() > len(AUDIO) // 2:
@@ -303,7 +303,7 @@ class Failing(io.BytesIO):
 
 
 class Shrinking(io.BytesIO):
-    """Ends earlier than it said."""
+    """A file that ends before its stated size."""
 
     def read(self, size: int | None = -1) -> bytes:
         return b"" if self.tell() > len(AUDIO) // 2 else super().read(size)
@@ -326,7 +326,7 @@ def test_an_error_of_the_callback_is_raised_as_it_is(error: BaseException, clien
     with pytest.raises(type(error)):
         client.submit(AUDIO, on_upload=fail)
     assert not rest.jobs
-    # The connection that was left in the middle of a body is not used for the next request.
+    # The next request does not use the connection whose body was broken off.
     assert client.submit(AUDIO) in rest.jobs
 
 

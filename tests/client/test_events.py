@@ -1,4 +1,4 @@
-"""A job's events, as the client reads them from a server that fails when it is told to."""
+"""The events of a job, read from a server that fails on demand."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def frame(number: int, event: JobEvent) -> str:
 
 
 def streams(client: Client, rest: Rest, *bodies: str) -> str:
-    """A job whose events are sent like this, body by body."""
+    """Submit a job whose event streams have these bodies, one after the other."""
     job_id = client.submit(b"RIFF")
     rest.streams[job_id] = list(bodies)
     return job_id
 
 
 def asked(rest: Rest) -> list[str | None]:
-    """With which ``Last-Event-ID`` the events were asked for."""
+    """The ``Last-Event-ID`` of each request for events."""
     return [each.headers.get("last-event-id") for each in rest.of("GET") if each.path.endswith("/events")]
 
 
@@ -66,7 +66,7 @@ def test_comments_line_ends_and_events_of_a_later_version_are_no_trouble(client:
 def test_a_broken_stream_goes_on_where_it_broke(client: Client, rest: Rest) -> None:
     begin = RETRY + frame(7, PROGRESS)
     rest.faults["GET"] = [
-        # In the middle of an event, after some events, without any, and with a server that is away for a while.
+        # The stream breaks within an event, after events, before any event, and while the server is away.
         Lose(len(begin) + 20),
         Lose(len(begin)),
         Lose(),
@@ -110,7 +110,7 @@ def test_a_server_that_stays_away_is_not_waited_for_for_ever(
 
 
 class Clock:
-    """Goes on only when somebody sleeps, or does something that takes long."""
+    """A clock that moves only by sleeps and by the steps of a test."""
 
     now = 0.0
 

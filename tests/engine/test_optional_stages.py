@@ -55,7 +55,7 @@ ERRORS = {
     "disk": OSError(5, "Input/output error", "/a/path/of/the/machine"),
     "thread": RuntimeError("can't start new thread"),
 }
-# Every place with a lack of memory and with a fault, and every other error at one of the places.
+# Each place fails once from lack of memory and once from a fault; every other error occurs at one of the places.
 CASES = [
     *((place, error) for place in PLACES for error in ("memory", "fault")),
     ("whisper_api.engine.align.models.AlignmentSource.load", "disk"),
@@ -176,7 +176,7 @@ class SlowSource:
     def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any) -> Any:
         self.asked.set()
         if not self.waited:
-            # Until this is stopped, or the text is there.
+            # Wait until the stage is stopped or the text is complete.
             until(lambda: watch.check() or self.gate.is_set(), "the first text is told")
             self.waited.append(self.gate.is_set())
         raise SourceFailed("it is not there any more")
@@ -229,14 +229,14 @@ OFFLINE = """
 import socket, sys
 asked = []
 def hear(event, arguments):
-    # The decoder process is spoken to by a socket of this machine.
+    # The decoder process uses a socket of this machine.
     if isinstance(arguments[0] if arguments else None, socket.socket) and arguments[0].family == socket.AF_UNIX:
         return
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
         asked.append((event, arguments[1:]))
 sys.addaudithook(hear)
 import tokenizers
-# Its requests are made in Rust, where no audit hook hears them.
+# Its requests are made in Rust, where Python's audit hooks do not see them.
 class Recorded:
     from_file = tokenizers.Tokenizer.from_file
     @staticmethod
@@ -299,7 +299,7 @@ def test_an_offline_engine_asks_no_network(
     *results, asked = transcribe_offline(root, short_call, "base", vad)
     assert asked == "asked []"
     assert results.count("text True") == (3 if alignment else 2)
-    # To tell speakers apart was asked for, and cannot be done.
+    # The job asks for diarization, which is not possible.
     assert (
         [line.split()[1] for line in results if line.startswith("error")] == [] if alignment else ["ModelUnavailable"]
     )

@@ -137,7 +137,7 @@ def call(sample_call: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_silero_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     (window,) = detect(call)
-    # By its reference, the first word begins at 6.68 s and the last one ends at 29.99 s.
+    # By the reference of the call, the first word begins at 6.68 s and the last one ends at 29.99 s.
     assert 6.0 < window.start / RATE < 6.9
     assert window.end / RATE > 29.5
 

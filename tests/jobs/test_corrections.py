@@ -138,7 +138,7 @@ def test_the_last_of_two_corrections_counts_and_one_that_changes_nothing_is_none
         ("ja", ["今日", "は", "雨", "です。"], "今日は雨です。", {2: "晴れ"}, "今日は晴れです。"),
         ("ja", ["今日", "は", "雨", "です。"], "今日は雨です。", {1: ""}, "今日雨です。"),
         ("zh", ["你", "好"], "你好", {0: "您"}, "您好"),
-        # Words that do not stand in the text are put together as the language does it.
+        # Words that are not in the text are joined by the rules of the language.
         ("zh", ["你", "好"], "", {0: "您"}, "您好"),
         ("fr", ["l'été", "vient"], "other", {1: "finit"}, "l'été finit"),
         # The same word twice.

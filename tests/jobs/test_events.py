@@ -1,4 +1,4 @@
-"""A watcher of a job receives the events that it has missed, nothing that was replaced since, and always the end."""
+"""A watcher of a job receives the events that it missed, except for replaced ones, and always the end."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_only_watchers_of_waiting_jobs_get_positions() -> None:
             places["a"] = 2
             events.update_positions()
             assert events_in(await watch.next(0)) == [queued(2)]
-            # Taken, and about to start.
+            # A worker has taken the job and is about to start it.
             del places["a"]
             events.update_positions()
             assert await watch.next(0) == ()
@@ -445,7 +445,7 @@ def test_many_watchers_wake_their_loop_once(monkeypatch: pytest.MonkeyPatch) -> 
             for each in (one, two, three):
                 await each.next(0)
             monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-            # The loop does not run meanwhile, so it needs no second call.
+            # The loop does not run meanwhile, so one call wakes it for all events.
             for number in range(100):
                 events.publish(partial(number), JobProgressEvent(job_id="b", progress=0.0, stage="asr"))
             monkeypatch.undo()
@@ -495,7 +495,7 @@ def test_the_log_of_a_job_is_dropped_when_its_watchers_leave_or_it_ends() -> Non
             async with events.watch("a"):
                 pass
             assert events.logs
-        # It waits, and its place is asked for when somebody watches again.
+        # The job waits: the next watcher looks its position up.
         assert not events.logs
         events.publish(progress(0.0), partial(0))
         await known(events)
@@ -512,7 +512,7 @@ def test_the_log_of_a_job_is_dropped_when_its_watchers_leave_or_it_ends() -> Non
 
 
 class Reader(FakeExecutor):
-    """A fake that gives stretches, as an engine does.
+    """A fake that reports partial segments, as an engine does.
 
     Args:
         read: gives them.
@@ -528,7 +528,7 @@ class Reader(FakeExecutor):
 
 
 def read_two(tell: OnPartial) -> None:
-    """A stretch, the same aligned, and another."""
+    """Report partial segments, the same segments with word times, and further ones."""
     word = Word(word="Hello", start=0.0, end=1.0, score=0.5, interpolated=True)
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello", avg_logprob=-0.1, tokens=(1, 2), seek=0)
     tell(PartialSegments(index=0, aligned=False, segments=(segment,)))
@@ -537,7 +537,7 @@ def read_two(tell: OnPartial) -> None:
 
 
 def read_one(tell: OnPartial) -> None:
-    """A stretch of two segments."""
+    """Partial segments: two segments of one window."""
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello")
     tell(PartialSegments(index=0, aligned=False, segments=(segment, segment)))
 
@@ -561,7 +561,7 @@ def test_a_service_tells_of_a_job_from_the_queue_to_its_end(serve: Services) -> 
         return events
 
     events = run(watch())
-    # The last place may pass too quickly to be told.
+    # The last position may pass too quickly for an event.
     places = [event.queue_position for event in events if isinstance(event, JobQueuedEvent)]
     assert places in ([3, 2, 1], [3, 2])
     stages = [event.stage for event in events if isinstance(event, JobProgressEvent)]
@@ -631,7 +631,7 @@ def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Serv
 
 
 class Hung(FakeExecutor):
-    """Its jobs heed no cancel. Each waits for a gate, reports progress, and waits for another gate."""
+    """Its jobs ignore cancellation. Each waits for a gate, reports progress, and waits for another gate."""
 
     def __init__(self) -> None:
         super().__init__()

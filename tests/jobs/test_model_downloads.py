@@ -1,4 +1,4 @@
-"""A job whose model has to be downloaded keeps no other job waiting, and only those who may begin such a download."""
+"""A job whose model is downloaded does not delay other jobs, and only some keys may start a download."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_job_runs_without_a_model_that_it_can_do_without(serve: Services, exec
     service = serve(executor)
     jobs = [submit(service, language="nl") for _ in range(2)]
     wait_for(service, jobs)
-    # Each job asks once, however long it then waits for its turn.
+    # Each job asks once, and then waits for its turn for any time.
     assert len(executor.downloads) <= len(jobs)
     assert sorted(executor.started) == sorted(jobs * 2)
 
@@ -138,7 +138,7 @@ def test_a_job_that_waits_for_its_model_survives_a_restart(serve: Services, exec
 def test_the_configuration_decides_which_models_a_job_may_download(
     serve: Services, executor: FakeExecutor, policy: str, role: Role | None, allowed: bool
 ) -> None:
-    """Without authorization there is no key, and everybody may do what administrators may."""
+    """Without authorization there are no keys, and every caller has the rights of an administrator."""
     service = serve(executor, model_downloads=policy)
     owner = "" if role is None else KeyRing(service.store).create("ada", role)[0].key_id
     if allowed:
@@ -146,9 +146,9 @@ def test_the_configuration_decides_which_models_a_job_may_download(
     else:
         with pytest.raises(ModelUnavailable, match=r"WHISPER_MODEL_DOWNLOADS .* models pull large"):
             submit(service, owner, model="large")
-    # So are models that the administrator has named in the configuration, as the target of an alias.
+    # Models that the configuration names as the target of an alias are allowed as well.
     executor.trusted = {"huge"}
     submit(service, owner, model="huge")
-    # Models on this machine are for all keys.
+    # Every key may use the models on this machine.
     submit(service, owner, model="other")
     submit(service, owner)

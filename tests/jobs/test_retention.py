@@ -131,7 +131,7 @@ def test_uploads_under_way_stay(uploads: Path, retention: Retention) -> None:
 
 
 def test_directories_that_are_no_uploads_stay(tmp_path: Path, uploads: Path, retention: Retention) -> None:
-    # The directory of uploads may be one that others use too.
+    # Other programs may use the directory of uploads as well.
     elsewhere = tmp_path / "elsewhere"
     upload(tmp_path, "elsewhere")
     upload(uploads, "mail")

@@ -1,4 +1,4 @@
-"""The one door to durable jobs: what is accepted, told and refused, and to whom."""
+"""The job service: submissions, statuses, results and limits, for each owner."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_uploads_on_their_way_take_no_place_in_the_queue(serve: Services, tmp_pa
         assert service.counts() == (2, 1)
     executor.release()
     idle(service)
-    # No place was lost on the way.
+    # No position was lost.
     for _ in range(2):
         ended(service, submit(service))
     assert uploads(tmp_path) == []

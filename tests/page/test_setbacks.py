@@ -38,7 +38,7 @@ def held(page: Page, address: str, method: str) -> list[Route]:
 
 
 def came(page: Page, waiting: list[Route]) -> Route:
-    """It, as soon as it has come."""
+    """Wait for the held request, and return it."""
     while not waiting:
         page.wait_for_timeout(20)
     return waiting[0]

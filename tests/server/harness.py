@@ -75,7 +75,7 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        """Without a slash at the end."""
+        """The URL of the server, without a slash at the end."""
         return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port}"
 
     @property

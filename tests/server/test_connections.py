@@ -1,4 +1,4 @@
-"""Connections within bounds: what is silent or takes nothing is closed, and whoever watches the server is answered."""
+"""Connections within bounds: silent and stalled ones are closed, and probes of the server get a response."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_a_flood_of_frames_ends_only_its_connection(
 
 
 def test_requests_beyond_the_share_are_refused_without_the_application(make_config: MakeConfig) -> None:
-    """Each connection has its first request all the same."""
+    """Each connection may still have its first request."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(Server(make_config()))
         clients = [stack.enter_context(Http2Client(url, window=0)) for _ in range(12)]

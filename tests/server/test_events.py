@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}/events``: what a watcher is sent, and what becomes of it when things go wrong."""
+"""``/transcription/{job_id}/events``: the events of a watcher, and errors of streams."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Watcher(RawRequest):
 
     @contextlib.asynccontextmanager
     async def on(self, app: Inside) -> AsyncIterator[asyncio.Task[None]]:
-        """While open, it is answered; it leaves at the end."""
+        """While open, the watcher receives events; at the end its client leaves."""
         task = asyncio.create_task(self.to(app.app))
         try:
             yield task

@@ -329,7 +329,7 @@ def drip(files: FileServer, head: bytes) -> Callable[[Handler], None]:
     ids=["nothing", "headers", "body", "body without a length"],
 )
 def test_a_slow_transfer_ends_at_the_deadline(files: FileServer, fetch: Callable[..., bytes], head: bytes) -> None:
-    """Each byte comes in time, and all of them do not."""
+    """Each byte comes in time, but the whole file does not."""
     files.answers["/drip"] = drip(files, head)
     assert "0.3 seconds" in refused(fetch, 422, "url_unreachable", "/drip", seconds=0.3)
 
@@ -445,7 +445,7 @@ def for_ever(host: str, port: int) -> list[Address]:
 def test_a_forbidden_host_has_the_same_error_as_an_unknown_host(
     files: FileServer, fetch: Callable[..., bytes], way: str
 ) -> None:
-    """In the same words, and not before the time that a lookup may take: what is quick to find would tell of itself."""
+    """The words of the error are the same, and it comes after the time of a slow lookup: neither reveals a name."""
     lookup_seconds = 0.3
     files.answers["/leads"] = lambda handler: handler.send(302, Location="http://inner.example/")
     told = set()

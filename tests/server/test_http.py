@@ -38,7 +38,7 @@ def test_a_second_upload_on_the_same_connection(server: RunningServer, hello: by
 
 
 def test_an_upload_after_one_that_was_refused(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
-    """On the same connection where the server keeps it, on another where it says that it closes it."""
+    """The next request uses the same connection, unless the server said that it closes it."""
     for content in (form(b"no audio at all " * 1000), form(hello, {"beam_size": "0"}), form(hello, {"model": "none"})):
         with server.connect() as connection:
             connection.sendall(head(server.user_key, f"Content-Length: {len(content)}") + content)
@@ -109,7 +109,7 @@ def test_expect_100_continue_from_one_without_a_key(server: RunningServer, hello
 
 
 def test_chunks_without_a_length(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
-    """In pieces of odd sizes, the boundary broken between them."""
+    """The body comes in pieces of odd sizes, some of which break the boundary."""
     content = form(hello)
     cuts = [0, 1, 2, 17, 60, 61, 300, 5000, len(content) - 31, len(content) - 5, len(content)]
     job_id = job_of(streamed(client, (content[a:b] for a, b in pairwise(cuts))))

@@ -1,4 +1,4 @@
-"""Uploads that drip hold nothing that another key needs, over real sockets."""
+"""Slow uploads over real sockets do not hold places that another key needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from whisper_api.server.uploads import receiving
 from whisper_api.testing import FakeExecutor
 
 DRIPPING = 20
-# So many places has the queue, and so long the window of the least rate is.
+# The queue has as many places as uploads drip, and the window of the least rate is short.
 SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANGUAGE": "en"}
 
 
@@ -107,7 +107,7 @@ def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
 
 
 def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
-    """Without a least rate, a sender that is never silent for long goes on, until the whole deadline."""
+    """When no least rate is set, a sender without long silences may send until the deadline of the whole body."""
     settings = {"WHISPER_API_TIMEOUT": 4, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 9}
     server = start_server({**SETTINGS, **settings})
     content = form(AUDIO)
@@ -180,7 +180,7 @@ async def test_each_address_has_its_share_when_there_are_no_keys(
 
 @on_a_loop
 async def test_unfinished_forms_of_a_key_take_a_bounded_part_of_the_disk(tmp_path: Path) -> None:
-    """Each of the files is small enough; all of them, in two requests at once, are too much."""
+    """Each file is small enough, but all files of two simultaneous requests together are too large."""
     settings: dict[str, Any] = {"enable_authorization": True, "max_uploads_per_key": 3, "max_file_size": 1000}
     async with inside(tmp_path, FakeExecutor(held=True), **settings) as app:
         key, other = app.token("one"), app.token("two")

@@ -343,7 +343,7 @@ class Slow(Executor):
 
 @pytest.mark.parametrize("cut", [100, len(BODY) // 2, len(BODY) - 1])
 def test_the_end_may_come_while_the_disk_is_slow(tmp_path: Path, cut: int) -> None:
-    """It is not taken for the end of what was looked at."""
+    """The end of the body is not mistaken for the end of the piece that is being parsed."""
     for end in ([(0.1, piece(BODY[cut:], more=False))], [(0.1, piece(BODY[cut:])), (0.1, piece(b"", more=False))]):
         upload = play(tmp_path / str(len(end)), [(0.0, piece(BODY[:cut])), *end], Slow())
         assert upload.size == len(AUDIO)

@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_while_waiting_is_forgotten_and_its_job_goes_
 
 @contextlib.asynccontextmanager
 async def stopping(app: Inside) -> AsyncIterator[None]:
-    """While open the server stops, and what runs may go on; afterwards nothing runs any more."""
+    """While open, the server drains and running jobs go on; at the end it stops them."""
     app.state.draining.set()
     await asyncio.to_thread(app.service.drain)
     yield

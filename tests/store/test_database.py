@@ -1,4 +1,4 @@
-"""The job database holds through kills, full disks, locks, damage and updates."""
+"""The job database survives kills, full disks, locks, damage and updates."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def new_transcript(text: str) -> Transcript:
 
 @contextmanager
 def process(code: str, path: Path, argument: str = "") -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Another process that uses the database, and what it prints. It has ended when the context ends."""
+    """Run another process that uses the database, and yield its output. The process ends with the context."""
     child = subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + code, str(path), argument],
         stdout=subprocess.PIPE,
@@ -131,7 +131,7 @@ for number in itertools.count():
                 told[job_id] = state
             child.kill()
             for line in lines:
-                # The last one may be cut short: it was killed while it wrote.
+                # The last line may be cut short, since the process was killed while it wrote.
                 if len(words := line.split()) == 2 and words[1] in ORDER:
                     told[words[0]] = words[1]
     assert len(told) >= 4
@@ -182,7 +182,7 @@ def limit_pages(store: JobStore, pages: int) -> None:
 
 
 def fill(store: JobStore) -> set[str]:
-    """Add jobs until there is no more room; the ids of those that were added."""
+    """Add jobs until the disk is full. Returns the ids of the added jobs."""
     added: set[str] = set()
     while len(added) < 10_000:
         job_id = f"job-{len(added)}"
@@ -271,12 +271,12 @@ def test_a_reader_cannot_write(store: JobStore) -> None:
 
 def test_only_one_server_works_on_a_directory(store: JobStore, path: Path) -> None:
     store.exclusive()
-    # A command beside it may use the database all the same.
+    # A command may use the database beside the server.
     other = JobStore(path)
     other.add(new_job("job"))
     with pytest.raises(StorageLocked, match="WHISPER_DATA_DIR"):
         other.exclusive()
-    # Not always the thread that took the lock gives it back.
+    # Another thread may give the lock back than the one that took it.
     closing = threading.Thread(target=store.close)
     closing.start()
     closing.join(WAIT)
@@ -415,7 +415,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     content = msgspec.json.encode(new_transcript("spoken"))
     earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
     if version >= 5:
-        # Text stands in a table of its own, and indexes hold digests.
+        # Texts are in their own table, and indexes hold digests.
         put_text(earlier, 1, JobText(warnings=("one",), metadata=metadata))
     elif metadata:
         earlier.execute("UPDATE jobs SET metadata = ? WHERE seq = 1", (msgspec.json.encode(metadata).decode(),))
@@ -579,7 +579,7 @@ def test_deleted_content_is_not_on_the_disk(store: JobStore, path: Path) -> None
     found = bytes_of(path.parent)
     assert b"spoken" not in found
     assert not [number for number in range(10, 20) if f"prompt-{number}-".encode() in found]
-    # With its result goes what a job needed only to make it.
+    # The data that a job needed only for its result is removed with the result.
     assert b"prompt-0-" not in found
 
 

@@ -134,7 +134,7 @@ def test_a_search_by_metadata_reads_only_what_it_finds(store: JobStore, state: J
     page = effort(10)
     every = effort(10, metadata_key="from", metadata_value="page")
     assert few < page
-    # Their numbers are gathered; the jobs themselves are read no further than the page goes.
+    # The search reads the row numbers of all matches, but only the jobs of the page.
     assert every < page + 12 * MANY
 
 

@@ -59,7 +59,7 @@ def state_of(store: JobStore, job_id: str) -> JobState | None:
 
 
 def at_once(actions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run all in threads that begin together; what each returned or raised."""
+    """Run all functions in threads that begin together. Returns the result or the exception of each."""
     begin = threading.Barrier(len(actions))
     results: list[Any] = [None] * len(actions)
 
@@ -172,7 +172,7 @@ WAYS: dict[JobState, Callable[[JobStore], object]] = {
     "Failed": lambda store: store.fail("job", "Error", "why", 102.0),
     "Canceled": lambda store: store.cancel("job", 102.0),
 }
-# Each change: how it is asked for, the states it starts from, and where it leads.
+# Each change: its call, the states that it starts from, and the state that it leads to.
 CHANGES: dict[str, tuple[Callable[[JobStore], object], set[JobState], JobState]] = {
     "claim": (lambda store: store.claim("job", 103.0), {"Queued"}, "Processing"),
     "complete": (lambda store: store.complete("job", TRANSCRIPT, 103.0), {"Processing"}, "Completed"),
@@ -245,7 +245,7 @@ def test_the_attempts_at_a_job_add_up(store: JobStore) -> None:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The store beside plain lists: states, the order of the queue, results, owners."""
+    """Compares the store with plain lists: states, the order of the queue, results, owners."""
 
     ids = st.integers(0, 5).map(lambda number: f"job-{number}")
 
@@ -407,7 +407,7 @@ def test_pages_show_each_job_once_while_others_come_and_go(
             case "insert":
                 store.add(new_job(f"new-{before}"))
             case "delete":
-                # The cursor's own row: the place it marks must stay.
+                # The row of the cursor is deleted; the cursor must keep its position.
                 store.delete(page[-1].job_id)
     assert seen == expected
     store.close()

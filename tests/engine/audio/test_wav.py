@@ -22,7 +22,7 @@ def wav(samples: bytes, stated: int | None = None, before: bytes = b"", fmt: byt
 
 
 def sound(size: int) -> bytes:
-    """No byte of it is 0 or a letter."""
+    """Samples without a byte that is 0 or a letter."""
     return b"\x81\x02\xf3\x04" * (size // 4)
 
 

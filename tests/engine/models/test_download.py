@@ -450,7 +450,7 @@ def test_a_bundle_is_fetched_by_address_and_trusted_on_first_use(
 
 
 def test_an_address_that_changes_in_between_is_begun_anew(hub: Hub, tmp_path: Path) -> None:
-    """Without a checksum, only the server can tell that the file is another one by now."""
+    """When there is no checksum, only the server can say that the file has changed."""
     import requests
 
     content = hub.repositories[REPO]["model.bin"]

@@ -1,4 +1,4 @@
-"""The task that only says which language is spoken."""
+"""The task that only detects the language."""
 
 from __future__ import annotations
 

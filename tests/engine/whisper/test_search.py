@@ -69,7 +69,7 @@ def decoded(window: Window, **options: Any) -> Hypothesis:
 
 
 def agree(window: Window, cap: int = CAP, **options: Any) -> Hypothesis:
-    """Decode with both, and see that they agree."""
+    """Decode with both and check that they agree."""
     prompt = options.get("prompt", window.pair.prompt)
     rules = options.get("rules", window.pair.rules)
     search = {"beam_size": options.get("beam_size", 5), "patience": options.get("patience", 1.0)}

@@ -10,7 +10,7 @@ from whisper_api.engine.worker.batch_size import SIZES, choose_batch_size
 
 
 class Device:
-    """Takes so many seconds for a batch, and holds so many items; the first run of a size takes longer."""
+    """A fake device: ``seconds`` gives the time of a batch by its size; the first run of each size takes longer."""
 
     def __init__(self, seconds: Callable[[int], float], capacity: int = 1_000) -> None:
         self.now = 0.0
@@ -29,10 +29,10 @@ class Device:
 
 
 def test_the_smallest_of_nearly_equal_sizes_is_chosen() -> None:
-    # Items per second: 9, 17, 29, 44, 62, 76, 86: it is still rising.
+    # Throughput still rises at the last size: 9, 17, 29, 44, 62, 76, 86 items per second.
     assert Device(lambda size: 0.1 + 0.01 * size).choose() == 64
     assert Device(lambda size: 0.1 + 0.01 * size).choose(tolerance=0.15) == 32
-    # From 8 on a batch is full.
+    # Throughput is constant from 8 items on.
     assert Device(lambda size: max(8, size) * 0.1).choose() == 8
 
 

@@ -66,7 +66,7 @@ def test_a_batch_that_is_not_full_takes_items_of_other_lengths() -> None:
         queue.push(job, Padded(frames), (job, frames), frames / 100)
     batch = take(queue)
     assert batch.operation == Padded(300)
-    # Equal ones first, then by their tags.
+    # Items of an equal operation come first, then the others by their tags.
     assert inputs_of(batch) == [("a", 100), ("d", 100), ("b", 300), ("c", 200)]
 
 
@@ -227,7 +227,7 @@ def test_a_forgotten_job_leaves_nothing() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0.1, 30.0)), min_size=20, max_size=120))
 def test_jobs_that_wait_get_the_same_amount_of_work(pushed: list[tuple[str, float]]) -> None:
-    """The bound of the paper: over any time in which two jobs both wait, what they got differs by two items' cost."""
+    """The bound of start-time fair queueing: while two jobs wait, their work differs by at most two items' cost."""
     queue = FairQueue()
     left: Counter[str] = Counter()
     largest = max(cost for _, cost in pushed)

@@ -21,7 +21,7 @@ LONG = 20.0
 
 @dataclass
 class Machine:
-    """Records which batches run at once; a batch with a name for which there is a gate waits for it."""
+    """Records the batches and which of them run at once. A batch waits for the gates of its items."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     changed: threading.Condition = field(init=False)
