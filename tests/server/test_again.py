@@ -22,7 +22,7 @@ async def post(client: httpx.AsyncClient, path: str, *audios: bytes, key: str = 
 
 
 def audio(number: int) -> bytes:
-    """A recording like no other."""
+    """A unique recording."""
     return AUDIO[:-1] + bytes([number])
 
 

@@ -110,7 +110,7 @@ async def test_each_route_names_its_methods(tmp_path: Path, path: str) -> None:
 @on_a_loop
 async def test_other_paths_are_not_found(tmp_path: Path, path: str) -> None:
     async with inside(tmp_path) as app, app.client() as client:
-        # Whole, since a path that begins with two slashes would be taken for the name of another host.
+        # An absolute URL, since a path that begins with two slashes would be read as a host.
         address = f"{ORIGIN}{path}"
         answer = await client.post(address) if path == "/transcribe/" else await client.get(address)
         assert answer.status_code == 404
@@ -282,7 +282,7 @@ async def test_a_refused_upload_leaves_no_files(tmp_path: Path) -> None:
         problem(await client.post("/transcribe", data={"language": "en"}, files={"x": b""}), 400, "no_file")
         assert not list((tmp_path / "uploads").iterdir())
         assert (await client.get("/transcriptions")).json() == {"jobs": [], "next": None}
-        # No place in the queue is lost by it.
+        # No place in the queue is lost.
         assert app.service.counts() == (0, 0)
         await app.submit(client)
 

@@ -33,7 +33,7 @@ def pcm_of(wav: bytes) -> bytes:
 
 
 class SubtitleProvider:
-    """What Bazarr does with a film whose language it does not know: detects the language, then asks for subtitles.
+    """The requests of Bazarr for a film of unknown language: it detects the language, then asks for subtitles.
 
     Args:
         endpoint: as its user types it.
@@ -55,7 +55,7 @@ class SubtitleProvider:
         return answer["language_code"], answer["detected_language"]
 
     def subtitles(self, samples: bytes, language: str, task: str = "transcribe") -> requests.Response:
-        """The answer whose body is kept as a file of subtitles, unread."""
+        """The response whose body Bazarr stores as a subtitle file."""
         return self.session.post(
             f"{self.endpoint}/asr",
             params={"task": task, "language": language, "output": "srt", "encode": "false", "video_file": "/tv/a.mkv"},
@@ -275,11 +275,11 @@ async def test_a_key_may_stand_in_the_address(tmp_path: Path) -> None:
             assert [await status(path, credentials) for path in paths] == [200, 200, 401]
         for credentials in ("", ":", "ann:no-such-key", f"{token}:other", "\0"):
             assert [await status(path, credentials) for path in paths] == [401, 401, 401]
-        # A page of another site may have a browser send a password that it has kept.
+        # A page of another origin may make a browser send a stored password.
         assert await status("/asr", f"ann:{token}", **{"Sec-Fetch-Site": "cross-site"}) == 401
         async with app.client(Authorization="Basic !!!") as client:
             inside_problem(await client.post("/asr"), 401, "unauthorized")
-        # Never in a query, which logs keep.
+        # A key is never accepted in the query, since logs contain the query.
         async with app.client() as client:
             for name in ("key", "api_key", "api-key", "token", "access_token"):
                 answer = await client.post("/asr", params={name: token}, files={"audio_file": ("a.wav", AUDIO)})

@@ -261,7 +261,7 @@ async def test_the_error_of_a_refused_origin_says_what_helps(tmp_path: Path, cap
                 assert answer.status_code == 403
                 assert "forbidden_origin" in answer.text
                 assert "ALLOWED_ORIGINS" in answer.text
-                # The page may read that, and may send nothing.
+                # The page may read this response, and may send nothing.
                 assert answer.headers["Access-Control-Allow-Origin"] == "*"
                 assert "Access-Control-Allow-Methods" not in answer.headers
             for number in range(100):

@@ -61,7 +61,7 @@ def test_an_mp3_that_is_cut_short(client: httpx.Client, hello_mp3: bytes) -> Non
 
 
 def test_a_file_of_600_megabytes_with_its_length(server: RunningServer, client: httpx.Client) -> None:
-    """The length says it all: the answer is there before the file is, and those who send it all the same get it too."""
+    """The stated length suffices: the response comes before the file, also to clients that send the file anyway."""
 
     def pieces() -> Iterator[bytes]:
         yield file_head()
@@ -97,7 +97,7 @@ def test_a_file_of_600_megabytes_without_its_length(server: RunningServer, clien
 
     body = problem(streamed(client, pieces()), 413, "file_too_large")
     assert "exceeds limit of 536870912 bytes" in body["error"]
-    # Far less than the file; what it is exactly depends on what the allocator had left over.
+    # Far less than the file. The exact amount depends on the allocator.
     assert most - before < 100 * MEGABYTE
     assert not list(server.uploads_dir.glob("*/*"))
 

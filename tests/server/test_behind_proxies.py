@@ -52,7 +52,7 @@ def test_events_come_while_the_job_runs(proxied: RunningServer, url: str, hours:
         job = client.post("/transcribe", files={"file": ("a.mp3", hours)}).json()
         with client.stream("GET", f"{url}{job['status_url']}/events") as events:
             lines = (line for line in events.iter_lines() if line.startswith("event:"))
-            # The job outlasts every test: a proxy that gathered its events would not let this one through.
+            # The job outlasts every test, so a proxy that buffered its events would not pass this one on.
             assert next(lines) in ("event: queued", "event: progress")
             assert client.delete(f"{url}{job['status_url']}?force=true").status_code == 200
             assert list(lines)[-1] == "event: canceled"

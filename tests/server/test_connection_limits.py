@@ -164,7 +164,7 @@ def test_a_canceled_connection_passes_its_turn_on() -> None:
         await asyncio.sleep(0)
         assert [task.done() for task in tasks] == [True, False, False, False], "one turn in each round"
         tasks[1].cancel()
-        # By now the third has its turn, and does not know it yet.
+        # The third task has been given the turn by now, but has not run yet.
         await asyncio.sleep(0)
         tasks[2].cancel()
         await tasks[3]
@@ -199,7 +199,7 @@ def test_a_body_is_not_copied_and_its_application_waits_until_it_is_sent() -> No
         assert buffers[0].taken == len(body)
         buffers[0].set_complete()
         assert buffers[0].complete
-        # A stream that ends otherwise lets go of the body and of the application.
+        # A stream that ends otherwise releases the body and the application.
         buffers[1].close()
         await pushes[1]
         with pytest.raises(BufferCompleteError):

@@ -34,7 +34,7 @@ from whisper_api.server.sockets import listen, url_of
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-# A request that stays open: its body does not come.
+# A request that stays open, since its body does not come.
 UNFINISHED = b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx"
 UPGRADE = {
     "Upgrade": "websocket",
@@ -45,7 +45,7 @@ UPGRADE = {
 
 
 class Http2Client:
-    """Speaks HTTP/2 by hand, on a connection of its own.
+    """An HTTP/2 client whose frames the test controls.
 
     Args:
         url: of the server.
@@ -80,7 +80,7 @@ class Http2Client:
         self.socket.sendall(self.state.data_to_send())
 
     def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
-        """Read on to the next event of a kind."""
+        """Read until the next event of a kind."""
         return next(event for event in self.events if isinstance(event, kind))
 
     def _events(self) -> Iterator[h2.events.Event]:
@@ -180,7 +180,7 @@ def test_a_request_that_takes_long_is_not_silent(make_config: MakeConfig, monkey
 
 @pytest.fixture
 def hasty(make_config: MakeConfig) -> Iterator[Server]:
-    """A server that waits a second for clients that take nothing."""
+    """A server that cuts off clients that read nothing for a second."""
     with (server := Server(make_config(timeout_seconds=1))):
         yield server
 
@@ -205,7 +205,7 @@ def test_a_stream_whose_client_takes_nothing_is_reset(hasty: Server, path: str) 
 def test_a_connection_whose_window_stays_closed_is_ended(hasty: Server) -> None:
     with Http2Client(hasty.url, window=1 << 20) as client:
         client.ask("/openapi.json")
-        # More than the 65,535 bytes that the window of the connection lets through, which is not opened again.
+        # The body is larger than the 65,535 bytes of the connection's window, which is not opened again.
         ended = client.until(h2.events.ConnectionTerminated)
         assert isinstance(ended, h2.events.ConnectionTerminated)
         assert ended.error_code == ErrorCodes.ENHANCE_YOUR_CALM
@@ -323,7 +323,7 @@ def test_requests_beyond_the_share_are_refused_without_the_application(make_conf
 
 @pytest.fixture
 def small(make_config: MakeConfig) -> Iterator[Server]:
-    """A server of which one address may have four connections."""
+    """A server that allows four connections for each address."""
     with (server := Server(make_config(max_connections=8))):
         yield server
 

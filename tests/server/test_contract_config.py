@@ -21,7 +21,7 @@ from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, job_of, post, problem, submit, until
 from whisper_api.config import settings
 
-# Key to the test that shows what it does; the key's name stands in that test or in the server's settings.
+# The test that shows the effect of each key; the key occurs in that test or in the settings of its server.
 SHOWN_BY = {
     "WHISPER_API_HOST": "test_host_and_port",
     "WHISPER_API_PORT": "test_host_and_port",
@@ -198,7 +198,7 @@ def test_the_other_settings(start_server: Start, hello: bytes, hours: bytes) -> 
         assert " INFO " not in server.log
         job_id = submit(client, hours, sync="false")
         finish(client, job_id, "Processing")
-        # A thousandth of a second is less than any work item takes.
+        # Every work item takes longer than a millisecond.
         answers: list[httpx.Response] = []
 
         def is_stalled() -> bool:

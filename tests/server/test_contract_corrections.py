@@ -16,7 +16,7 @@ from whisper_api.formats import FORMATS
 
 @pytest.fixture(scope="module")
 def job(server: RunningServer, conversation: bytes) -> str:
-    """A conversation of two, with words and speakers; its result is kept."""
+    """A completed job with words and two speakers, whose result is kept."""
     with server.client() as client:
         job_id = submit(
             client,
@@ -34,7 +34,7 @@ def job(server: RunningServer, conversation: bytes) -> str:
 
 @pytest.fixture
 def original(client: httpx.Client, job: str) -> Iterator[dict[str, Any]]:
-    """The result as it was recognised, which it is again after the test."""
+    """The result without corrections. The fixture removes the corrections of the test at its end."""
     response = client.get(f"/transcription/{job}/result")
     assert response.status_code == 200
     yield response.json()

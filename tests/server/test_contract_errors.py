@@ -14,7 +14,7 @@ from silence import hours_of_silence, without_length
 from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, post, problem, submit
 
-# Known by name, but nowhere to be had in these tests.
+# A model of the catalogue that these tests cannot download.
 ABSENT_MODEL = "large-v1"
 NO_JOB = "0b5f0d3e-6a43-4c52-9d5e-2f6f6b1f8a11"
 
@@ -229,7 +229,7 @@ def test_a_file_of_the_largest_size_is_accepted(strict: RunningServer, hello: by
 def test_413_for_a_small_file_that_lasts_a_hundred_hours(
     strict: RunningServer, hello: bytes, hours: bytes, busy: Busy
 ) -> None:
-    """Refused wherever audio is taken, at no cost, while somebody else's job goes on."""
+    """Every route refuses the file at no cost, while the job of another key goes on."""
 
     def resident() -> int:
         status = Path(f"/proc/{strict.pid}/status").read_text()
@@ -305,7 +305,7 @@ def test_422_when_a_synchronous_job_has_no_model(client: httpx.Client, hello: by
 
 
 def test_429_for_one_caller_and_503_for_a_full_queue(strict: RunningServer, hello: bytes, hours: bytes) -> None:
-    """Two run, three wait; one caller may have three that have not ended."""
+    """The server runs two jobs and queues three; each key may have three unfinished jobs."""
     jobs: list[tuple[httpx.Client, str]] = []
     second_key = strict.key("second")
     with strict.client() as first, strict.client(second_key) as second, strict.client(strict.admin_key) as third:

@@ -138,7 +138,7 @@ def _all_jobs(client: httpx.Client, **query: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def lister(server: RunningServer, hello: bytes) -> tuple[str, list[str]]:
-    """A key of its own, and its five jobs in the order they came: one Failed, the others Completed."""
+    """A new key and its five jobs, oldest first: one Failed, the others Completed."""
     key = server.key(f"lister-{uuid.uuid4().hex[:8]}")
     with server.client(key) as client:
         jobs = [submit(client, hello, **({"model": "large-v1"} if number == 2 else {})) for number in range(5)]
@@ -244,7 +244,7 @@ def test_a_repeated_synchronous_request_gets_the_same_result(client: httpx.Clien
 
 
 def _gone(client: httpx.Client, job_id: str) -> bool:
-    """Whether a result has gone. Looked at with HEAD, which is no delivery."""
+    """Whether a result is gone. Uses HEAD, which does not count as a delivery."""
     return client.head(f"/transcription/{job_id}/result").status_code == 410
 
 
@@ -256,7 +256,7 @@ def test_a_second_format_can_be_had_within_the_grace_period(client: httpx.Client
 
 
 def test_only_delivered_results_are_removed_after_the_grace(strict: RunningServer, hello: bytes) -> None:
-    """The one that goes is delivered last, so that the others had more time to go."""
+    """The delivered result is the last one, so the others had more time to disappear."""
     with strict.client() as client:
 
         def made(**fields: Any) -> str:
@@ -282,7 +282,7 @@ def test_only_delivered_results_are_removed_after_the_grace(strict: RunningServe
 
 
 def _break_off(connection: socket.socket, path: str, key: str) -> None:
-    """Ask for something, and be gone before it can have come."""
+    """Send a request and leave before the response."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
     with contextlib.suppress(OSError):
@@ -294,7 +294,7 @@ def test_a_synchronous_answer_is_a_delivery(strict: RunningServer, hello: bytes)
         response = post(client, hello, sync="true")
         job_id = client.get("/transcriptions", params={"limit": 1}).json()["jobs"][0]["job_id"]
         if response.status_code == 202:
-            # The machine was too slow for this server's limit; then nothing was delivered yet.
+            # The machine was too slow for the limit of this server, so nothing was delivered.
             assert job_of(response) == job_id
             finish(client, job_id)
             assert client.get(f"/transcription/{job_id}/result").status_code == 200

@@ -25,7 +25,7 @@ MEDIA_TYPES = {
 
 @pytest.fixture(scope="module")
 def finished(server: RunningServer, conversation: bytes) -> Iterator[tuple[httpx.Client, str]]:
-    """A client, and a job of its that has ended, with all stages."""
+    """A client and a completed job of all stages."""
     with server.client() as client:
         job_id = submit(client, conversation, align=None, diarize=None)
         assert finish(client, job_id)["status"] == "Completed"

@@ -112,7 +112,7 @@ def test_waiting_ends_when_the_status_changes(client: httpx.Client, busy: Busy, 
     answers: list[dict[str, Any]] = []
     with busy(client, hours):
         waiting = submit(client, hello)
-        # The client's own patience is shorter than what it asks the server for.
+        # The timeout of the client is shorter than the wait that it asks for.
         waiter = threading.Thread(
             target=lambda: answers.append(
                 client.get(f"/transcription/{waiting}", params={"wait": 60}, timeout=45).json()
@@ -289,7 +289,7 @@ def test_another_path_is_404(client: httpx.Client) -> None:
 def test_a_request_keeps_its_id(client: httpx.Client, server: RunningServer) -> None:
     mine = f"my-request.{uuid.uuid4().hex}"
     assert client.get("/status", headers={"X-Request-ID": mine}).headers["X-Request-ID"] == mine
-    # A request's line is written when its answer is on its way.
+    # The log line of a request is written while its response is sent.
     until(lambda: mine in server.log)
     body = problem(client.get("/nothing", headers={"X-Request-ID": mine}), 404)
     assert body["request_id"] == mine

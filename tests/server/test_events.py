@@ -214,7 +214,7 @@ async def test_head_has_the_headers_and_no_body(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @on_a_loop
 async def test_no_task_listens_to_the_client_after_the_end_was_sent(method: str) -> None:
-    # Over HTTP/2 the end of the request is waited for then, and must not have been taken by somebody else.
+    # Over HTTP/2 the server then waits for the end of the request, which no other task may have received.
     order = []
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -271,7 +271,7 @@ async def test_a_watcher_that_leaves_is_forgotten_and_the_job_goes_on(tmp_path: 
             await app.until(lambda: watcher.events)
             assert watched_jobs(app.service) == {job_id}
         assert not watched_jobs(app.service)
-        # Without an end: that is for streams that have told everything.
+        # The stream has no end marker, which only complete streams have.
         assert watcher.sent[-1]["more_body"]
         app.executor.release()
         assert (await app.finish(client, job_id))["status"] == "Completed"
@@ -385,7 +385,7 @@ def has_segments(watcher: Watcher, number: int) -> bool:
 
 
 class Waiting:
-    """A service with one running job that has told some text, and requests for it on a loop whose clock does not tick.
+    """A service with one running job that has reported text, and requests for it on a virtual clock.
 
     Args:
         directory: of the service.
@@ -437,7 +437,7 @@ def test_a_silent_stream_has_heartbeats_and_still_gets_the_end(waiting: Waiting)
                 if len(told) == 3:
                     waiting.tell(1)
                 if len(told) == 5:
-                    # As if the event that tells of it had been lost.
+                    # The event is lost.
                     assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))
         return told
 
@@ -476,7 +476,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
 
     ended, sent = run_at_once(watch())
     assert ended == 15.0
-    # In good order, so that the client asks again, and is refused.
+    # The stream ends normally, so the client connects again and is refused.
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
     told = [time for time in range(1, 15) if any(b'"index":%d,' % time in each.get("body", b"") for each in sent)]
     assert told == [time for time in times if time < 15]

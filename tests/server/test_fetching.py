@@ -38,7 +38,7 @@ def files() -> Iterator[FileServer]:
 
 @pytest.fixture
 def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
-    """Fetch a path of the server, or a URL; what is at the file's path then."""
+    """Fetch a path of the server, or a URL. Returns the content of the stored file."""
     numbers = itertools.count()
 
     def run(where: str, *, allowed: bool = True, seconds: float = 60.0, **rules: object) -> bytes:
@@ -58,7 +58,7 @@ def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
 
 def refused(fetch: Callable[..., bytes], status: int, code: str, where: str, **arguments: object) -> str:
     if code == "url_unreachable":
-        # A lookup that takes longer has the same answer.
+        # A slow lookup has the same result.
         arguments.setdefault("lookup_seconds", 0.2)
     with pytest.raises(Problem) as raised:
         fetch(where, **arguments)
@@ -159,7 +159,7 @@ def test_a_name_is_refused_when_any_of_its_addresses_is(
 
 
 def test_a_name_is_looked_up_once_and_the_connection_goes_there(files: FileServer, fetch: Callable[..., bytes]) -> None:
-    """A name that means another address when it is asked for again is of no use."""
+    """A name that resolves to another address the second time does not help an attacker."""
     asked: list[tuple[str, int]] = []
 
     def resolve(host: str, port: int) -> list[Address]:
@@ -308,7 +308,7 @@ def test_a_file_that_becomes_too_large_is_not_read_further(files: FileServer, fe
 
 
 def drip(files: FileServer, head: bytes) -> Callable[[Handler], None]:
-    """Send a head, and then a byte now and then, for ever."""
+    """Send a head, then single bytes without end."""
 
     def answer(handler: Handler) -> None:
         handler.wfile.write(head)

@@ -248,7 +248,7 @@ def test_known_speakers_come_with_their_recordings() -> None:
     ):
         with pytest.raises(InvalidOption, match="known_speaker"):
             read(*fields)
-    # Not every form may name speakers.
+    # Only some routes accept known speakers.
     (warning,) = form(known_speaker_names="Ada").warnings
     assert "known_speaker_names" in warning
 

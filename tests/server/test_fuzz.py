@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from server.harness import RunningServer, problem, transcribed
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-# An upload takes longer than a request that is refused.
+# There are fewer examples of uploads, since an upload takes longer than a refused request.
 UPLOADS = settings(max_examples=50, suppress_health_check=CHECKS)
 REQUESTS = settings(max_examples=150, suppress_health_check=CHECKS)
 BOUNDARY = "fuzzy"
@@ -28,7 +28,7 @@ FIELDS = (
     *("keep_result", "hf_token", "device", "device_index", "metadata", "url", "file"),
     *("known_speaker_names[]", "known_speaker_references[]", "known_speaker_references"),
 )
-# Values that stand near the edge of what some field takes.
+# Values near the bounds of some field.
 EDGES = (
     *("", " ", "0", "1", "-1", "true", "off", "null", "None", "nan", "-inf", "1e400", "0x10", "1_000", "٣", "９"),
     *("en", "auto", "fr-FR", "base", "tiny.en", "large-v1", "../../base", "translate", "srt", "json", "cpu", "cuda:1"),
@@ -213,7 +213,7 @@ def test_any_bytes(server: RunningServer, sent: bytes) -> None:
     received = b""
     with server.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(sent)
-        # When the server has closed it already, there is nothing to shut down.
+        # The server may have closed the connection already.
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
         while piece := connection.recv(65536):

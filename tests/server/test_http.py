@@ -162,7 +162,7 @@ def test_http2_connections_that_break_leave_nothing(server: RunningServer) -> No
         with server.connect() as connection:
             connection.sendall(client.data_to_send())
             connection.shutdown(socket.SHUT_WR)
-            # Ends when the server closes the connection too.
+            # The loop also ends when the server closes the connection.
             while connection.recv(65536):
                 pass
     until(lambda: open_files(server) <= before + 5)
@@ -197,7 +197,7 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
             assert client.get("/status").json()["security"] == {"authorization_enabled": False}
     with tls.client() as client:
         assert len(client.get("/transcriptions").json()["jobs"]) == 2
-        # A page that somebody happens to open must not reach the server behind their back.
+        # A web page that the user opens must not reach the server.
         for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
             problem(post(client, hello, headers=headers), 403, "forbidden_origin")
             problem(client.get("/transcriptions", headers=headers), 403, "forbidden_origin")
@@ -205,7 +205,7 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
         assert client.get("/status", headers={"Origin": tls.url}).status_code == 200
     with tls.client(verify=True) as client, pytest.raises(httpx.ConnectError):
         client.get("/livez")
-    # Without TLS there is no answer at all, or a refusal.
+    # A request without TLS gets no response or a refusal.
     with contextlib.suppress(httpx.TransportError), httpx.Client(trust_env=False) as client:
         assert client.get(f"http://127.0.0.1:{tls.port}/livez").status_code >= 400
 

@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path, cut: Cut, monkeypatch: pyt
 
 
 def test_a_name_that_is_too_long_is_not_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Normalizing takes the square of the length of combining characters, and no other thread runs meanwhile."""
+    """Unicode normalization takes quadratic time on combining characters and blocks all threads."""
     normalize = unicodedata.normalize
 
     def bounded(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:

@@ -17,7 +17,7 @@ from whisper_api.engine.engine import Engine
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.schema import TranscriptionOptions
 
-# A path, in which field the file is, and whether the language stands in the query.
+# The path, the field of the file, and whether the language is in the query.
 DOORS = (
     ("/transcribe", "file", False),
     ("/transcriptions", "file", False),

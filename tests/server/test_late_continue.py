@@ -19,7 +19,7 @@ from server.upload_server import PATIENCE_SECONDS
 def first_answer(
     server: RunningServer, line: str, *headers: str, key: str | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """The first answer to a request that waits to be told to go on: 100, or the last one."""
+    """The first response to a request with ``Expect: 100-continue``: 100, or the final one."""
     lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {key or server.user_key}", *headers]
     with server.connect() as connection:
         connection.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
@@ -86,7 +86,7 @@ def test_curl_sends_nothing_to_a_server_that_refuses(server: RunningServer, tmp_
     path.write_bytes(bytes(3 << 20))
     command = ["curl", "-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code} %{size_upload}"]
     command += ["-F", f"file=@{path}", "-H", "Authorization: Bearer wrong", "-H", "Expect: 100-continue"]
-    # How long curl waits before it sends without being asked.
+    # Seconds that curl waits for 100 Continue before it sends the body.
     command += ["--expect100-timeout", "60", f"{server.url}/transcribe"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     assert done.stdout == "401 0", done.stderr

@@ -273,7 +273,7 @@ FRAGMENTS = st.sampled_from(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Forms, whole and broken, with what looks like their own boundaries everywhere."""
+    """Whole and broken forms, with pieces of their own boundary in all places."""
     contents = st.lists(FRAGMENTS, max_size=8).map(b"".join)
     if draw(st.booleans()):
         return draw(contents) + draw(contents)

@@ -12,7 +12,7 @@ import pytest
 
 from server.harness import RunningServer, finish, problem
 
-# Every key it had, with numbers and switches written as strings, as its documents show them.
+# Every key of the old server, with numbers and switches as strings, as in its documentation.
 OLD_CONFIG = {
     "WHISPER_API_HOST": "127.0.0.1",
     "WHISPER_API_TIMEOUT": "480",

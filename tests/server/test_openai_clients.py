@@ -99,7 +99,7 @@ def test_clients_that_give_up_leave_one_job_and_it_is_canceled(
         impatient = ai.with_options(timeout=1.0, max_retries=1)
         with pytest.raises(openai.APITimeoutError):
             impatient.audio.transcriptions.create(file=named(hours, "long.mp3"), model=MODEL, language="en")
-        # An upload that its client did not wait for may be looked into still.
+        # The server may still check an upload whose client has left.
         until(lambda: len(jobs(client)) > before)
         stream = ai.audio.transcriptions.create(file=named(hours, "long.mp3"), model=MODEL, language="en", stream=True)
         assert len(jobs(client)) == before + 2

@@ -29,7 +29,7 @@ async def test_a_job_that_somebody_cancels_is_an_error(tmp_path: Path) -> None:
         assert stream.status == 200
         *events, end = stream.answer.decode().split("\n\n")
         assert end == ""
-        # A comment is no event, and to some clients one without data if an empty line follows.
+        # A comment is no event, but with an empty line after it some clients take it for an event without data.
         assert all("data: " in event for event in events)
         assert events[0].startswith(": ")
         *_, name, data = events[-1].splitlines()

@@ -25,7 +25,7 @@ async def test_fields_become_options(tmp_path: Path) -> None:
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
             return read_fields(fields, app.state, "translate" if translate else "transcribe")
 
-        # Absent means detected, whatever the server's own default is.
+        # Without the field the language is detected, whatever the default of the server is.
         options = read().options
         assert (options.language, options.model, options.align, options.diarize) == ("auto", "base", False, False)
         assert options == read(("language", " "), ("model", "")).options
@@ -251,7 +251,7 @@ def test_speakers_get_letters_that_are_not_the_name_of_a_known_speaker() -> None
     assert speaker_names(labels) == {"SPEAKER_00": "A", "SPEAKER_02": "C", "SPEAKER_27": "AB"}
     assert speaker_names(("SPEAKER_00", "A", "SPEAKER_02")) == {"SPEAKER_00": "B", "SPEAKER_02": "D"}
     assert speaker_names(()) == {}
-    # Somebody's correction of a name, and not the ten-millionth speaker.
+    # The label is a correction by a person, and not the ten-millionth speaker.
     assert speaker_names(("SPEAKER_00", "SPEAKER_9999999")) == {"SPEAKER_00": "A"}
 
 
@@ -317,7 +317,7 @@ def test_deltas_come_in_order_and_have_each_partial_segment_once() -> None:
     assert add(0, "One two.", "Three", aligned=True) == []
     assert add(2, "six.") == []
     assert add(1, "four") == [" four", " six."]
-    # A job that was put back begins anew.
+    # A job that was put back starts from the beginning.
     assert add(0, "One two.") == []
     assert [delta.delta for delta in deltas.end("One two. Three. four six. Seven.")] == [" Seven."]
     assert list(deltas.end(deltas.text)) == []

@@ -21,7 +21,7 @@ from whisper_api.errors import UnknownModel
 from whisper_api.jobs.local_executor import LocalExecutor
 from whisper_api.testing import FakeExecutor
 
-# With this configuration: what a name means on every door.
+# The meaning of each name with this configuration, on every route.
 SETTINGS: dict[str, object] = {"WHISPER_MODEL": "base", "MODEL_ALIASES": "my-asr=tiny.en, scribe=whisper-1"}
 MEANINGS = {
     **dict.fromkeys((*OPENAI_NAMES, "gpt-4o-mini-transcribe-2025-12-15", "openai/whisper-1", "scribe", "auto"), "base"),

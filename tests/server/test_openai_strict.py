@@ -41,9 +41,9 @@ def ai(server: RunningServer) -> Iterator[openai.OpenAI]:
 
 
 def check(kind: Any, body: Any) -> None:
-    """A body is of a published type: in pydantic's strict mode, by its JSON schema, and without other members."""
+    """Check that a body has a published type: in strict mode, by the JSON schema, and without other members."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    # As JSON: in this strict mode a whole number is a number, and nothing else is taken for another type.
+    # In the strict mode for JSON an integer counts as a number, and no other type is converted.
     value = adapter.validate_json(json.dumps(body), strict=True)
     assert set(unpublished(value)) <= UNPUBLISHED
     jsonschema = pytest.importorskip("jsonschema_rs", reason="comes with Schemathesis, for Python 3.11 and later")
@@ -51,7 +51,7 @@ def check(kind: Any, body: Any) -> None:
 
 
 def unpublished(value: object) -> Iterator[str]:
-    """Members that are in a value and not in its type."""
+    """The members of a value that its type lacks."""
     if isinstance(value, BaseModel):
         yield from value.model_extra or {}
         for name in type(value).model_fields:
@@ -156,7 +156,7 @@ def azure(server: RunningServer, **options: Any) -> dict[str, Any]:
 
 def test_the_client_for_azure(server: RunningServer, conversation: bytes) -> None:
     with openai.AzureOpenAI(**azure(server)) as ai:
-        # The name of the deployment is in the address.
+        # The name of the deployment is in the path.
         for deployment in ("whisper", "whisper-1", "gpt-4o-transcribe", "base"):
             assert "Chicago" in ai.audio.transcriptions.create(file=named(conversation), model=deployment).text
         stream = ai.audio.transcriptions.create(file=named(conversation), model="gpt-4o-transcribe", stream=True)
@@ -201,7 +201,7 @@ async def test_the_deployment_in_the_address_is_the_model(tmp_path: Path) -> Non
             job = app.service.store.get(answer.headers["X-Job-ID"])
             assert job is not None
             assert job.options.model == model
-        # The same key of idempotency for another deployment is another request.
+        # An idempotency key means another request on another deployment.
         headers = {"Idempotency-Key": "one"}
         answers = [
             await client.post(

@@ -72,7 +72,7 @@ async def test_a_job_goes_on_while_another_request_waits_for_it(tmp_path: Path) 
         async with sent(app, stays) as [answered]:
             async with sent(app, leaves):
                 await app.until(lambda: app.state.waiters.requests.total() == 2)
-            # Another job is canceled meanwhile, so there was time for this one to be.
+            # Another job was canceled meanwhile, so there was time to cancel this one.
             async with sent(app, upload(prompt="another")):
                 await app.until(lambda: len(states(app)) == 2)
             await app.until(lambda: states(app) == ["Processing", "Canceled"])
@@ -138,7 +138,7 @@ async def test_a_job_that_has_ended_keeps_its_result_for_the_client_that_comes_a
         await again.to(app.app)
         assert again.status == 200
         assert headers(again)["x-job-id"] == app.executor.started[0]
-        # Now it has been delivered: whoever asks once more wants it done once more.
+        # The result was delivered, so the next request makes a new job.
         once_more = upload()
         await once_more.to(app.app)
         assert states(app) == ["Completed", "Completed"]

@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 async def under_prefix(
     directory: Path, *, strips: bool, **settings: Any
 ) -> AsyncIterator[tuple[Inside, httpx.AsyncClient]]:
-    """An application at ``/a/whisper`` of a proxy that removes the prefix from paths, or does not."""
+    """An application behind a proxy at ``/a/whisper``, which may remove the prefix from paths."""
     async with inside(directory, FakeExecutor(), root_path="/a/whisper", **settings) as app:
 
         async def proxy(scope: Scope, receive: Any, send: Any) -> None:
@@ -278,7 +278,7 @@ async def test_the_log_names_the_client_of_a_trusted_proxy(tmp_path: Path, caplo
 
 @on_a_loop
 async def test_a_forwarded_host_lets_no_page_in(tmp_path: Path) -> None:
-    """Without keys, a name that was rebound to this machine must not pass for it, whatever its page adds."""
+    """A DNS name that was rebound to this machine does not count as this machine, whatever headers its page adds."""
     async with inside(tmp_path, trusted_proxies="127.0.0.1") as app, app.client() as client:
         headers = {"Host": "rebound.example", "X-Forwarded-Host": "127.0.0.1", "X-Forwarded-Proto": "http"}
         assert (await client.get("/status", headers=headers)).status_code == 403

@@ -327,7 +327,7 @@ def test_a_client_that_reads_nothing_cannot_keep_it_from_closing(
         connection = bare(url, receive_buffer=4096)
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
-            # Until the server reads no more, because nobody reads what it writes.
+            # The server reads no more, because its client reads no responses.
             while True:
                 connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
         closing = threading.Thread(target=server.close)

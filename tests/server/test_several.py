@@ -27,7 +27,7 @@ TEXT = b"Dear all,\nhow are you?\n"
 
 @pytest.fixture(scope="module")
 def speaker() -> str:
-    """Three seconds of a tone as a data URL: what is said does not matter here."""
+    """Three seconds of a tone as a data URL."""
     rate = 8000
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -37,7 +37,7 @@ def speaker() -> str:
 
 
 def audio(number: int) -> bytes:
-    """A recording like no other."""
+    """A unique recording."""
     return AUDIO[:-1] + bytes([number])
 
 
@@ -153,7 +153,7 @@ async def test_files_that_find_no_place_in_the_queue_have_an_error(tmp_path: Pat
         jobs = accepted(await post(client, *((f"{number}.wav", audio(number)) for number in range(4))))
         assert ["error" in job for job in jobs] == [False, False, True, True]
         assert {(job["error"]["status"], job["error"]["code"]) for job in jobs[2:]} == {(503, "queue_full")}
-        # Before anything is read, it is an answer to all.
+        # The queue is full before the request is read, so the whole request is refused.
         problem(await post(client, ("a.wav", AUDIO)), 503, "queue_full")
 
 

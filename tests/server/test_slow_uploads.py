@@ -32,7 +32,7 @@ SETTINGS = {"MAX_QUEUED_JOBS": DRIPPING, "WHISPER_API_TIMEOUT": 8, "WHISPER_LANG
 
 @contextlib.contextmanager
 def dripping(server: RunningServer, starts: Iterable[bytes]) -> Iterator[list[socket.socket]]:
-    """Connections that send the beginnings of requests, and then three bytes a second."""
+    """Open connections that send the beginnings of requests, then three bytes a second."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         connections = []
@@ -64,7 +64,7 @@ def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: 
     ]
     with server.client(server.key("another")) as another:
         corrections = f"PUT /transcription/{submit(another, hello)}/corrections"
-        # With a key of their own: the files take all the uploads that a key may have.
+        # These requests use another key, since the files take all uploads of the first one.
         key = server.key("a third")
         others = [
             request(key, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
@@ -73,7 +73,7 @@ def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: 
         ]
         starts = [*others * 2, *itertools.islice(itertools.cycle(files), DRIPPING)]
         with dripping(server, starts) as connections:
-            # As many as one key may have are being received.
+            # The server receives as many uploads as one key may have.
             until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == 16)
             for _ in range(3):
                 submit(another, hello)
@@ -92,7 +92,7 @@ def request(key: str, line: str, *headers: str) -> bytes:
 
 
 def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
-    """Slower than any line, and longer than the window; the rate that is asked for is half of it."""
+    """The upload is slow and longer than the window, but twice as fast as the least rate."""
     server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
     content = form(AUDIO + bytes(10_000))
     with server.connect() as connection:
@@ -185,7 +185,7 @@ async def test_unfinished_forms_of_a_key_take_a_bounded_part_of_the_disk(tmp_pat
     async with inside(tmp_path, FakeExecutor(held=True), **settings) as app:
         key, other = app.token("one"), app.token("two")
         parts = [file_head() + AUDIO.ljust(900, b"\x7f") + b"\r\n"] * 2
-        # With the boundary that ends the second file.
+        # The piece has the boundary that ends the second file.
         begun = raw_form(key, b"".join(parts) + f"--{BOUNDARY}\r\n".encode(), whole=False)
         sending = asyncio.create_task(begun.to(app.app))
         await app.until(lambda: len(list(tmp_path.glob("uploads/*/audio"))) == 2)

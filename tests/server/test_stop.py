@@ -14,7 +14,7 @@ from server.harness import PATIENCE_SECONDS, finish, job_of, post, problem, subm
 
 
 def in_background(call: Any) -> tuple[threading.Thread, list[httpx.Response | Exception]]:
-    """Run a request in a thread; what it got stands in the list."""
+    """Run a request in a thread. The response is appended to the list."""
     got: list[httpx.Response | Exception] = []
 
     def run() -> None:
@@ -103,7 +103,7 @@ def test_the_running_job_may_end_within_the_grace_period(
 ) -> None:
     server = start_server({"WHISPER_SHUTDOWN_GRACE_SECONDS": 600})
     with server.client() as client, server.client() as second:
-        # So long that it still runs when the signal comes, so short that one can wait for it.
+        # The audio is long enough to run when the signal comes, and short enough for the test to wait.
         sync = in_background(lambda: post(second, cut(0.0, 30.0), sync="true"))
         until(lambda: client.get("/status").json()["queue_state"]["processing_jobs"] == 1)
         server.send(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_amounts_are_counted_over_all_requests_of_a_caller() -> None:
         assert nobody(1_000)
     with Amounts(0).using("a") as unbounded:
         assert unbounded(1_000)
+
+
+class Caller(str):
+    """A name that can be weakly referenced."""
+
+
+def test_callers_without_requests_are_forgotten() -> None:
+    amounts = Amounts(10)
+    caller = Caller("a")
+    remembered = weakref.ref(caller)
+    with amounts.using(caller) as take:
+        assert take(5)
+    del caller, take
+    assert remembered() is None
 
 
 @pytest.mark.parametrize(
