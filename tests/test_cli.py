@@ -1,4 +1,4 @@
-"""The command line, run as it is: real files, real models, real exit codes."""
+"""The command line with real files, real models and real exit codes."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_no_file_is_written_over_an_input() -> None:
     inputs = ["talk.json", "talk-2.json", "other.wav", str(Path("link.mp3").absolute())]
     assert output_stems(inputs, Path(), ["json"]) == ["talk-3", "talk-2-2", "other", "link"]
     assert output_stems(inputs, Path(), ["srt"]) == ["talk", "talk-2", "other", "link-2"]
-    # Standard output overwrites nothing, and neither does another directory.
+    # Output to standard output or to another directory overwrites nothing.
     assert output_stems(inputs, None, ["json"]) == output_stems(inputs, Path("out"), ["json"])[:4]
     assert output_stems(["talk.json"], Path("out"), ["json"]) == ["talk"]
 
@@ -249,14 +249,14 @@ def test_a_transcript_that_cannot_be_written_at_its_path_goes_to_another_file(
     out = Outputs(["srt"], tmp_path / "out")
     (tmp_path / "out").mkdir()
     assert out.write("srt", "a", "one") is None
-    # Somebody makes a directory of that name while the transcription runs.
+    # Another program makes a directory of that name while the transcription runs.
     (tmp_path / "out" / "b.srt").mkdir()
     told = out.write("srt", "b", "two")
     assert told
     beside = Path(told.rpartition(" is in ")[2])
     assert (beside.parent, beside.suffix, beside.read_text()) == (tmp_path / "out", ".srt", "two")
     assert f"{tmp_path / 'out' / 'b.srt'} could not be written" in told
-    # Or removes the directory.
+    # Another program removes the directory.
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told = out.write("srt", "c", "three")

@@ -1,4 +1,4 @@
-"""The configuration: its sources and their order, what each refuses, and the documents that list it."""
+"""The configuration: its sources, their order and their errors, and the documents that list its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = {setting.key: setting for setting in settings()}
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory and a user's directories in which no configuration is."""
+    """A working directory and directories of the user without a configuration."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -1,4 +1,4 @@
-"""Values: what they refuse, and that they survive being written down."""
+"""Values: invalid fields are refused, and encoding and decoding gives an equal value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every script runs, on the smallest shapes; what it measures is nobody's test."""
+"""Every script runs with the smallest shapes. No test checks what it measures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
 SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
-# Script to its arguments; targets may be missed here, which is status 1.
+# The arguments of each script. A script may miss its targets here and exit with status 1.
 RUNS: dict[str, list[str]] = {
     "bench_events.py": [*SMALL, "--watchers", "2"],
     "bench_fairness.py": [*SMALL, "--no-peers", "--clips", "1", "--seconds", "40"],
@@ -45,7 +45,7 @@ EXTRAS = {
     "bench_throughput.py": [needs.NORMALIZER],
     "eval_accuracy.py": [needs.NORMALIZER, needs.JIWER],
 }
-# Part of a script to a script that imports or starts it, and so runs it here.
+# For each part of a script, a script that imports or starts it, and so runs it in these tests.
 PARTS = {
     "client_calls": "try_clients.py",
     "clients.py": "bench_events.py",

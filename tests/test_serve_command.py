@@ -1,4 +1,4 @@
-"""``whisper-api serve`` as a process: what it prints, what it refuses, how it ends."""
+"""``whisper-api serve`` as a process: its output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeServer = Callable[..., RunningServer]
 
 @pytest.fixture
 def make_server(tmp_path: Path, models_dir: Path) -> Iterator[MakeServer]:
-    """Servers in one directory, which load no models before they need them; not started yet."""
+    """Makes servers in one directory that load models only when needed. They are not started."""
     with contextlib.ExitStack() as stack:
 
         def make(*arguments: str, **settings: object) -> RunningServer:
@@ -41,14 +41,14 @@ def make_server(tmp_path: Path, models_dir: Path) -> Iterator[MakeServer]:
 
 
 def refused(server: RunningServer) -> tuple[int, str]:
-    """Start a server that must not come up: its exit code and what it says."""
+    """Start a server that must fail to start. Returns its exit code and its output."""
     server.start(wait=False)
     code = server.wait_stopped()
     return code, server.log
 
 
 def connects(server: RunningServer) -> None:
-    """Wait until the port is open, which is long before anything is answered there."""
+    """Wait until the port is open, which is long before the server can respond."""
     while True:
         assert server.running, server.log
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS):
@@ -232,7 +232,7 @@ def test_an_invalid_flag_is_reported_before_anything_is_loaded(tmp_path: Path) -
 
 
 def test_a_model_that_does_not_come_to_an_end_does_not_crash_the_process(tmp_path: Path, models_dir: Path) -> None:
-    """Native code that still runs is not survived by the interpreter's own end, so that must not be reached."""
+    """The interpreter crashes at its end while native code still runs, so the process must exit before."""
     script = """
 import atexit, os, sys, threading
 from whisper_api.cli.main import main

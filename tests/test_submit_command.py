@@ -1,4 +1,4 @@
-"""``whisper-api submit``, run as it is, against a server that transcribes nothing."""
+"""``whisper-api submit`` with a server that transcribes nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def submit(rest: Rest) -> Submit:
 
 @pytest.fixture
 def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command as a process of its own."""
+    """Starts the command in another process."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -74,7 +74,7 @@ def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     signal.signal(signal.SIGINT, before)
     for process in processes:
         if process.poll() is None:
-            # It should have ended: where it is instead is shown with the test that failed.
+            # The process should have ended: the failed test shows where it hangs.
             process.send_signal(signal.SIGABRT)
         print(*process.communicate())
 
@@ -96,7 +96,7 @@ def test_a_file_goes_there_and_its_text_comes_back(
     (post,) = rest.of("POST")
     assert (post.file, post.file_name) == (b"first", "a.wav")
     asked = {"sync": "false", "language": "en", "align": "false", "output_format": "txt"}
-    # The result goes when it has been written here, not when it was sent.
+    # The result is removed after it was written to the file, not when it was sent.
     assert post.fields == {**asked, "keep_result": "true"}
     assert rest.canceled == [(next(iter(rest.jobs)), {})]
 
@@ -307,7 +307,7 @@ def test_an_interrupt_between_an_upload_and_its_answer_cancels_that_job_too(
     process = started("a.wav")
     wait_until(lambda: rest.jobs)
     process.send_signal(signal.SIGINT)
-    # Only noted: the process is still there when the answer is sent.
+    # The handler only notes the signal, since the process still runs when the response is sent.
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     held.set()
@@ -334,7 +334,7 @@ def test_progress_is_drawn_on_a_terminal(rest: Rest) -> None:
         try:
             piece = os.read(ours, 4096)
         except OSError:
-            # Linux says so when nobody holds the other end any more.
+            # Linux raises this error when the other end is closed.
             break
         if not piece:
             break

@@ -42,7 +42,7 @@ def test_spans_in_order_stay_to_the_last_digit(steps: list[float]) -> None:
 
 
 def test_a_word_without_length_takes_its_room_from_both_neighbours() -> None:
-    # As recognition gave "He could rise" in a recording.
+    # These are the times of "He could rise" in a recording.
     assert fitted([(0.3, 0.48), (0.48, 0.48), (0.48, 0.76)]) == [(0.3, 0.47), (0.47, 0.49), (0.49, 0.76)]
 
 

@@ -107,9 +107,9 @@ def test_the_page_asks_for_a_key_again_when_it_was_revoked(visit: Open, page_ser
     page.set_input_files("#files", FilePayload(name="a.wav", mimeType="audio/wav", buffer=b"no audio"))
     dialog = page.get_by_role("dialog", name="A key, please")
     expect(dialog.get_by_role("alert")).to_have_text("This key is not known here, or was revoked.")
-    # It is forgotten, and so is not sent again by whoever loads the page anew.
+    # The page forgets the revoked key, so a reload does not send it again.
     assert page.evaluate("sessionStorage.getItem('whisper-api-key')") is None
-    # With another one, what was begun goes on.
+    # The page goes on with another key.
     dialog.get_by_label("Key").fill(page_server.user_key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert").filter(has_text="This is not audio or video")).to_be_visible()

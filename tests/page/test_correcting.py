@@ -1,4 +1,4 @@
-"""Words that are corrected and speakers who are named: kept by the server, and in every format."""
+"""Corrected words and named speakers: the server stores them, and every format has them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     reader.picture("15-corrected")
     assert "Aloha," in srt(page_server, untouched)
 
-    # With the keyboard, and a word that is taken out.
+    # Correct with the keyboard, and remove a word.
     page.keyboard.press("ArrowRight")
     page.keyboard.press("F2")
     page.keyboard.type("Sheila!")
@@ -47,7 +47,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     page.keyboard.press("Delete")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Word removed")).to_be_visible()
-    # The next one is where the keyboard goes on.
+    # The focus is on the next word.
     expect(words.nth(5)).to_be_focused()
     # A word that is opened and not changed.
     page.keyboard.press("Enter")
@@ -101,7 +101,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     page.keyboard.press("Enter")
     expect(page.locator("#transcript").get_by_role("button", name="Diane").first).to_be_visible()
     expect(page.locator("#transcript").get_by_role("button", name="Speaker 1")).to_have_count(0)
-    # The other one by the list of speakers, with the keyboard.
+    # Name the other speaker in the list of speakers, with the keyboard.
     page.locator("#legend").get_by_role("button", name="Speaker 2").focus()
     page.keyboard.press("Enter")
     page.keyboard.type("Sheila")
@@ -116,7 +116,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     assert "[Diane]" in text
     assert "[Sheila]" in text
     assert "SPEAKER" not in text
-    # A name is changed again, and two of one name are one.
+    # Change a name again, so that two speakers have one name.
     page.locator("#transcript").get_by_role("button", name="Sheila").first.click()
     page.keyboard.type("Diane")
     page.keyboard.press("Enter")
@@ -163,6 +163,6 @@ def test_a_transcript_is_deleted(
     expect(page.get_by_role("heading", name="Your transcripts")).to_be_visible()
     page.locator("#jobs a, #no-jobs:not([hidden])").first.wait_for()
     expect(page.get_by_role("link", name="away.wav")).to_have_count(0)
-    # Whoever still has the address is told.
+    # The page of the removed job says so.
     page.goto(f"{reader.url}/#{job_id}")
     expect(page.get_by_role("alert").filter(has_text="This transcript has been removed.")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The files that the page is made of: how they are sent, and that they agree with one another and with the server."""
+"""The files of the page: their headers, and their agreement with each other and with the server."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def index() -> Links:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[httpx.Client]:
-    """Speaks to a server that asks for keys, without one."""
+    """A client without a key, of a server that asks for keys."""
     directory = tmp_path_factory.mktemp("bare")
     with RunningServer(directory, models_dir, {"PRELOAD_MODELS": False}) as server, server.client(key="") as client:
         yield client
 
 
 def texts(language: str) -> dict[str, str]:
-    """Keys of one language's texts, and the places in each that are filled in."""
+    """The keys of the texts of a language, and the placeholders of each text."""
     (body,) = re.findall(rf"^const {language} = {{\n(.*?)^}};", FILES["messages.js"], re.M | re.S)
     entries = re.findall(r"^  (\w+):(.*?)(?=^  \w+:|\Z)", body, re.M | re.S)
     return {key: " ".join(sorted(set(re.findall(r"\{\w+\}", text)))) for key, text in entries}
@@ -106,7 +106,7 @@ def test_the_page_has_no_inline_scripts_and_loads_only_its_own_files(index: Link
     assert index.inline == []
     assert all(link.startswith(("assets/", "#")) for link in index.found)
     for name, text in FILES.items():
-        # The name of a vocabulary is no address that anything is loaded from.
+        # The URL of a vocabulary is only a name; nothing is loaded from it.
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text), name
     for name, text in SCRIPTS.items():
         assert not re.search(r"(inner|outer|Adjacent)HTML|document\.write|\beval\(|new Function", text), name
@@ -125,7 +125,7 @@ def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links
     assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
 
 
-# Why a stage was done without, as JobContext.do_without says it.
+# The reasons of a missing stage, in the words of JobContext.continue_without.
 REASONS = ("the memory ran out", "of an error, which is in the log")
 
 

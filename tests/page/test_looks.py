@@ -1,4 +1,4 @@
-"""For whom the page is: readers of French, of small screens, in the dark, with a screen reader, without a mouse."""
+"""The page in French, on small screens, in the dark, with a screen reader and without a mouse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.harness import RunningServer
 from page.visits import PHONE, Visit
 
 Open = Callable[..., Visit]
-# WCAG 2.2: text on its ground, everywhere it is shown.
+# The contrast that WCAG 2.2 demands of text on its background.
 CONTRASTS = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
@@ -102,7 +102,7 @@ def test_the_page_fits_a_phone(visit: Open, page_server: RunningServer, call: st
     tab.finished()
     assert tab.overflow == 0
     expect(page.get_by_role("complementary")).to_be_hidden()
-    # Fingers need room.
+    # Targets must be large enough for fingers.
     small = page.evaluate(
         """() => [...document.querySelectorAll("button, select, summary, input")]
              .filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 24)
@@ -173,7 +173,7 @@ def test_every_control_has_a_name_and_a_place_in_the_tab_order(
     assert UNNAMED.findall(tree) == []
     for landmark in ("banner", "main", "complementary", "search", 'region "Transcript"', 'region "Player"'):
         assert f"- {landmark}" in tree
-    # A job that is opened is where reading goes on.
+    # A screen reader continues in the job that was opened.
     page.get_by_role("link", name="New").click()
     page.get_by_role("link", name=re.compile("^call.wav")).first.click()
     expect(page.get_by_role("heading", level=1)).to_be_focused()

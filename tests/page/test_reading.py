@@ -1,4 +1,4 @@
-"""Reading a transcript: words that are heard, found, moved along; what is taken away from the page."""
+"""Reading a transcript: playing words, finding them, moving along them, and downloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAYING = "({ time: audio.currentTime, paused: audio.paused, word: document.quer
 
 
 def hear(page: Page, call: bytes) -> None:
-    """Choose the recording again, as one does after the page was loaded anew."""
+    """Choose the recording again, as a user does after a reload of the page."""
     expect(page.get_by_text("The server does not keep the recording")).to_be_visible()
     page.set_input_files("#audio-file", FilePayload(name="call.wav", mimeType="audio/wav", buffer=call))
     expect(page.locator("#total")).to_have_text("0:15")
@@ -68,7 +68,7 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     page.get_by_role("button", name="Pause").click()
     seen = page.evaluate(PLAYING)
     assert seen["time"] >= word["start"] - 0.05
-    # As it goes on, another word is marked: always the one that is being said.
+    # The mark moves to the word that is being played.
     page.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function(
         "number => [...document.querySelectorAll('.w')].findIndex(each => each.matches('.now')) > number", arg=number
@@ -78,7 +78,7 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     words = [word for segment in result["segments"] for word in segment["words"]]
     said = [each["word"] for each in words if each["start"] <= seen["time"] + 0.05]
     assert seen["word"] == said[-1]
-    # Putting the player elsewhere moves the mark, without a sound.
+    # Moving the player moves the mark, also while it is paused.
     page.get_by_role("slider", name="Position").fill(str(word_at(result, 0)["start"]))
     expect(page.locator(".w.now")).to_have_text(word_at(result, 0)["word"])
     page.get_by_label("Speed").select_option("1.5")

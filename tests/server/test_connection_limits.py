@@ -46,6 +46,18 @@ def test_no_holder_exceeds_its_share_and_all_together_do_not_exceed_the_total(st
         assert quota.used == sum(used.values())
 
 
+def test_an_amount_above_a_bound_is_allowed_while_nothing_else_is_in_use() -> None:
+    quota = Quota(total=5, each=3)
+    assert quota.take("a", 4), "more than a share"
+    assert not quota.take("a")
+    assert quota.take("b")
+    quota.give_back("a", 4)
+    assert not quota.take("c", 6), "more than the total, beside another holder"
+    quota.give_back("b")
+    assert quota.take("c", 6)
+    assert quota.used == 6
+
+
 def test_the_first_request_of_a_connection_needs_no_share_and_all_shares_come_back() -> None:
     quota = Quota(total=3, each=3)
     slots = [StreamSlots(quota, "a", most=3) for _ in range(5)]

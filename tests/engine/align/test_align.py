@@ -61,7 +61,7 @@ class Loaded:
 
 
 def sharpened(weight: Any) -> Any:
-    """Random weights give flat probabilities; a trained model's are peaked."""
+    """Scale weights up, since random weights give flat probabilities and those of a trained model are peaked."""
     return weight * 40.0
 
 
@@ -302,7 +302,7 @@ def test_segments_are_told_as_they_get_their_times_those_that_cannot_be_aligned_
     dutch: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:
     segments = random_segments("nl", len(speech) / SAMPLE_RATE, 12, 7)
-    # Too much text for so little audio.
+    # The text is too long for the audio.
     segments.append(Segment(id=12, start=1.0, end=1.1, text="veel te veel tekst " * 20, avg_logprob=-0.1))
     told: dict[int, list[Segment]] = {}
 
@@ -489,7 +489,7 @@ def test_segments_are_aligned_in_the_order_of_their_length_so_that_batches_need_
     segments = [Segment(id=i, start=0.0, end=n / SAMPLE_RATE, text="oui") for i, n in enumerate(samples)]
     with contextlib.closing(RecordingWorker()) as worker, contextlib.closing(ModelCache()) as models:
         stage.align(context_of(bundle, worker, models), speech, segments, bundle.language)
-    # A long recording is not sorted as a whole: its beginning is aligned before its end is recognised.
+    # A long recording is not sorted as a whole, so that its beginning gets its times first.
     windows = [samples[: stage.LOOK_AHEAD], samples[stage.LOOK_AHEAD :]]
     expected = [count for window in windows for count in sorted(window)]
     assert [cost * SAMPLE_RATE for cost in worker.costs] == pytest.approx(expected, abs=1)

@@ -31,7 +31,7 @@ from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, Storag
 pytestmark = pytest.mark.skipif(not decoding.ISOLATED, reason="libav runs in this process here")
 
 DEADLINE = 60.0
-# What a decoder process does when it reads a file that begins with one of these words.
+# The fault that a decoder process has when it reads a file that begins with one of these words.
 HARMS = """
 import os, signal, time
 from whisper_api.engine.audio import decoder
@@ -59,7 +59,7 @@ os.pread = pread
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderPool]:
-    """The processes of this test, whose decoders do harm on demand."""
+    """A pool of decoder processes with faults on demand."""
     start, _, rest = process.COMMAND.partition(";")
     monkeypatch.setattr(process, "COMMAND", f"{start}\nsys.path[:] = sys.argv[3:]\n{HARMS}\n{rest.strip()}")
     pool = DecoderPool(limit=2)

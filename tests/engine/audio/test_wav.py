@@ -91,7 +91,7 @@ def test_another_format_behind_is_left_out_with_a_warning() -> None:
 
 
 def sparse(head: bytes, size: int, tail: bytes = b"") -> Callable[[int, int], bytes]:
-    """A file that is full of sound between its two ends, which nobody has to store."""
+    """A virtual file that is full of sound between its two ends."""
 
     def read(place: int, length: int) -> bytes:
         length = max(0, min(length, size - place))

@@ -97,7 +97,7 @@ def speech(sample_call: Path) -> Floats:
 
 
 class CountingWorker(GpuWorker):
-    """A worker that says what it was given."""
+    """A worker that records the operation of each work item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Fl
     assert voice.shape == (256,)
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-5)
     assert "CommunityEmbedding" in worker.operations
-    # It is the same voice in a recording in which it is alone.
+    # The embedding is the same as that of a recording of this voice alone.
     (alone,) = diarize(
         job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 1}),
         speech[: 3 * 16_000],
@@ -215,7 +215,7 @@ def test_the_open_models_take_over_when_the_pipeline_fails(
 ) -> None:
     for path in (directory, ecapa_path.parent):
         shutil.copytree(path, tmp_path / "diarization" / path.name)
-    # More speakers than it has windows to cluster.
+    # The number of speakers is larger than the number of windows to cluster.
     ctx = job(worker, ModelStore(tmp_path, offline=True), options={"num_speakers": 60})
     found = diarize(ctx, speech)
     assert found.turns

@@ -116,7 +116,7 @@ def test_speakers_who_are_known_have_their_names_everywhere(
     said = {name: " ".join(s.text for s in named.segments if s.speaker == name) for name in names.values()}
     assert "This is Diane" in said["Diane"]
     assert "I'm Sheila" in said["Sheila"]
-    # Swapped, the names follow the voices.
+    # When the recordings are swapped, the names follow the voices.
     swapped = engine.transcribe(call, options, known_speakers={"Sheila": voices["Diane"], "Diane": voices["Sheila"]})
     other = {"Diane": "Sheila", "Sheila": "Diane"}
     assert [other[str(speaker)] for speaker in order(named)] == order(swapped)

@@ -205,7 +205,7 @@ class FaultySource:
 @pytest.mark.parametrize("keep_alive", [-1.0, 0.0, 0.001])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_lease_hangs_and_no_model_is_lost_whatever_fails(keep_alive: float, seed: int) -> None:
-    """Loads, unloads and jobs fail by chance, jobs are canceled while they wait, idle models are evicted."""
+    """Loads, unloads and jobs fail at random, jobs are canceled while they wait, and idle models are evicted."""
     faults = Faults(random.Random(seed))
     cache = ModelCache(keep_alive=keep_alive, budget=200)
     sources = [FaultySource(name, faults) for name in "abcd"]

@@ -1,4 +1,4 @@
-"""Models come from the hub whole and right, or not at all; spoken to over HTTP, at a small hub on this machine."""
+"""Models come from the hub complete and correct, or not at all, with a small hub on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        # An index with nothing on it.
+        # An empty package index.
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
         yield hub
@@ -83,7 +83,7 @@ def test_a_source_that_changes_after_the_first_download_is_refused_unless_asked_
     with pytest.raises(ModelCorrupt, match=rf"model\.bin .* models pull --newest {REPO}"):
         store.ensure(REPO)
     assert store.find(REPO) is None
-    # A small file too, of which the hub states no SHA-256.
+    # A small file is checked as well, although the hub states no SHA-256 for it.
     hub.repositories[REPO] |= {"model.bin": FILES["model.bin"], "config.json": b'{"model_type": "other"}'}
     with pytest.raises(ModelCorrupt, match=r"config\.json"):
         store.ensure(REPO)
