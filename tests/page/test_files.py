@@ -144,7 +144,7 @@ def remarks() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("ctx.warn", *lists)):
                 found.add(of(node))
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ctx.do_without"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ctx.continue_without"):
                 loss = of(node)
                 found |= {f"{loss}, because {reason}" for reason in REASONS if loss}
     return {text for text in found if text}
@@ -153,6 +153,7 @@ def remarks() -> set[str]:
 def test_every_remark_of_the_engine_is_there_in_french() -> None:
     assert remarks() <= set(FRENCH_REMARKS)
     assert len(remarks()) > 15
+    assert all(any(reason in remark for remark in remarks()) for reason in REASONS)
     for english, translated in FRENCH_REMARKS.items():
         places = [str(place + 1) for place in range(english.count("{}"))]
         assert sorted(re.findall(r"\{(\d)\}", translated)) == places
