@@ -166,18 +166,18 @@ async def test_the_log_has_a_line_for_each_request_and_nothing_private(
         token = app.token("one")
         _, key_id, secret = token.split("_", 2)  # the secret may have underscores of its own
         async with app.client(token) as client:
-            files = {"file": ("private-name.wav", AUDIO)}
-            fields = {"prompt": "private-prompt", "hotwords": "private-words", "hf_token": "private-token"}
+            files = {"file": ("unlogged-name.wav", AUDIO)}
+            fields = {"prompt": "unlogged-prompt", "hotwords": "unlogged-words", "hf_token": "unlogged-token"}
             answer = await client.post("/transcribe", data=fields, files=files, headers={"X-Request-ID": "mine"})
             job_id = answer.json()["job_id"]
-            await client.get(f"/transcription/{job_id}?note=private-query")
+            await client.get(f"/transcription/{job_id}?note=unlogged-query")
             await app.until(lambda: app.service.store.in_state("Completed"))
             await client.get(f"/transcription/{job_id}/result")
             await client.get("/nowhere" + "x" * 500)
             await client.get("/livez")
             await client.get("/readyz")
         everything = " ".join(str(vars(record)) for record in caplog.records)
-        assert "private" not in everything
+        assert "unlogged" not in everything
         assert token not in everything
         assert secret not in everything
         lines = lines_of(caplog)
