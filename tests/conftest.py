@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """What a command sets up for a process of its own is not found by the tests after it."""
+    """Undo the logging set-up of a command, so that later tests do not see it."""
     loggers = [logging.getLogger(name) for name in ("", "whisper_api")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     hook = threading.excepthook
@@ -157,7 +157,7 @@ def short_call(cut: Callable[[float, float], bytes], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="session")
 def engine(models_dir: Path, base_model_dir: Path) -> Iterator[Engine]:
-    """One engine on the CPU for all tests that need no settings of their own."""
+    """An engine on the CPU for all tests that need no special settings."""
     from whisper_api import Engine
 
     with Engine(device="cpu", model="base", models_dir=models_dir) as engine:

@@ -27,7 +27,7 @@ DEADLINE = 60.0
 
 
 def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for something that is bound to happen."""
+    """Wait until a condition holds that must come true."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"it has not happened: {what}"
@@ -35,7 +35,7 @@ def until(condition: Callable[[], object], what: str = "") -> None:
 
 
 async def eventually(condition: Callable[[], object], what: str = "") -> None:
-    """Wait on an event loop for something that is bound to happen, often in a thread, which cannot set its events."""
+    """Wait on an event loop until a condition holds that must come true, often through another thread."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"it has not happened: {what}"
@@ -69,7 +69,7 @@ def new_service(
 
 
 class Services:
-    """Starts services on one directory. Only the last one lives; a context manager, which closes it in the end."""
+    """A context manager that starts services on one directory. Each start closes the service before."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -93,7 +93,7 @@ class Services:
 
 
 def holding(event: threading.Event) -> Callable[[FakeExecutor, Job], None]:
-    """A behaviour that heeds no cancel: the job goes on until the event is set."""
+    """A behaviour that ignores cancellation: the job runs until the event is set."""
 
     def behave(executor: FakeExecutor, job: Job) -> None:
         assert event.wait(DEADLINE)
@@ -160,7 +160,7 @@ def queued_in(store: JobStore) -> list[str]:
 
 
 def transcript_in(store: JobStore, job_id: str) -> Transcript | None:
-    """The transcript of a job as it was recognised."""
+    """The transcript of a job without corrections."""
     result = store.result(job_id)
     return None if result is None else result[0]
 
@@ -226,7 +226,7 @@ def uploads(directory: Path) -> list[str]:
 
 
 def by_prompt(executor: FakeExecutor, job: Job) -> None:
-    """Do what a job's prompt says: bring the process down in one of several ways."""
+    """Crash the process in the way that the prompt of the job names."""
     words = (job.options.prompt or "").split()
     if "together" in words and not job.attempts:
         until(lambda: executor.active == 3, "three jobs at a time")
@@ -248,7 +248,7 @@ def by_prompt(executor: FakeExecutor, job: Job) -> None:
 
 
 def work(directory: Path, slots: int, attempts: int) -> int:
-    """Work on the jobs in a directory until all are done, in a process that a job may bring down."""
+    """Run the jobs of a directory until all have ended. The main function of processes that crash."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""A model hub on this machine, over HTTP, with faults to order."""
+"""A model hub on this machine, over HTTP, with faults on demand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = {
 
 @dataclass
 class Hub:
-    """The parts of the hub's interface that a download meets, with faults to order."""
+    """The parts of the hub's interface that a download uses, with faults on demand."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=lambda: {REPO: dict(FILES)})
     gated: dict[str, int] = field(default_factory=dict)  # repository -> status for those without access
@@ -47,7 +47,7 @@ class Hub:
         return f"http://127.0.0.1:{self.port}"
 
     def transfers(self, file: str) -> list[dict[str, str]]:
-        """Headers of the requests that got, or should have got, bytes of a file."""
+        """The headers of the requests for the content of a file."""
         return [headers for method, path, headers in self.seen if method == "GET" and path == f"/cdn/{REPO}/{file}"]
 
 
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         if not _is_large(name):
             return self.reply(200, content, headers)
         headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-        # Another host, as far as a client can tell: no credentials may follow there.
+        # To a client this is another host, so it must not send its credentials there.
         headers["Location"] = f"http://localhost:{self.hub.port}/cdn/{repo}/{name}"
         return self.reply(302, b"", headers)
 
@@ -159,12 +159,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the tests."""
+        """Ignore clients that close their connection, since tests do so on purpose."""
 
 
 @contextmanager
 def serving() -> Iterator[Hub]:
-    """A hub that answers on a free port until the block ends."""
+    """Serve a hub on a free port until the block ends."""
     hub = Hub()
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     with Server(("127.0.0.1", 0), handler) as server:

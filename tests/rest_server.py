@@ -1,4 +1,4 @@
-"""The parts of the REST API that a client meets, on this machine, with faults to order. Transcribes nothing."""
+"""A server with the parts of the REST API that a client uses, with faults on demand. It transcribes nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 TEXT = "So it goes."
-# Longer bodies are counted, not kept.
+# The server counts longer bodies and does not keep them.
 KEPT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection is reset when so many bytes of the body have come."""
+    """Reset the connection after so many bytes of the body."""
 
     after: int
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """A problem instead of what was asked for."""
+    """Respond with a problem."""
 
     status: int
     code: str = ""
@@ -42,14 +42,14 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Lose:
-    """All is done as asked, and the connection breaks after so many bytes of the answer's body; None: before it."""
+    """Handle the request, and break the connection after so many bytes of the body; None: before the response."""
 
     after: int | None = None
 
 
 @dataclass(frozen=True)
 class Hold:
-    """All is done as asked, and the answer waits for the event."""
+    """Handle the request, and hold the response until the event is set."""
 
     until: threading.Event
 
@@ -59,7 +59,7 @@ Fault = Reset | Refuse | Lose | Hold
 
 @dataclass(frozen=True)
 class Request:
-    """What came in: the body and its size, and of a form its fields and the file."""
+    """A request: its body and size, and the fields and the file of a form."""
 
     method: str
     path: str
@@ -108,7 +108,7 @@ class Rest:
             return waiting.pop(0) if waiting else None
 
     def answer(self, request: Request) -> tuple[int, Any]:
-        """Do what is asked; the status and the body."""
+        """Handle a request. Returns the status and the body."""
         with self.lock:
             parts = request.path.strip("/").split("/")
             match (request.method, parts):
@@ -156,7 +156,7 @@ class Rest:
 
 
 def result(job_id: str) -> dict[str, Any]:
-    """What a job gives."""
+    """The result of a job."""
     return {
         "text": TEXT,
         "language": "en",
@@ -260,17 +260,17 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *ignored: object) -> None:
-        # Connections that break are what this server is for.
+        # Tests break connections on purpose.
         pass
 
     def shutdown_request(self, request: Any) -> None:
-        # Without a farewell before it, so that a reset stays one.
+        # No shutdown comes first, which would end the connection normally and not by a reset.
         self.close_request(request)
 
 
 @contextlib.contextmanager
 def serving(rest: Rest, port: int = 0) -> Iterator[Rest]:
-    """Answer at ``rest.url`` while open."""
+    """Serve at ``rest.url`` while open."""
     server = _Server(("127.0.0.1", port), type("BoundHandler", (Handler,), {"rest": rest}))
     rest.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

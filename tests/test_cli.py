@@ -1,4 +1,4 @@
-"""The command line, run as it is: real files, real models, real exit codes."""
+"""The command line with real files, real models and real exit codes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_no_flag_takes_a_token_and_help_says_where_tokens_come_from(capsys: pyte
     assert all(f"    {name} " in text for name in COMMANDS)
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_flag_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     from whisper_api import __version__
 
     assert main(["--version"]) == 0
@@ -161,9 +161,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_the_configuration_is_read_and_what_is_wrong_with_it_is_told(
-    order: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_configuration_is_read_and_its_errors_are_reported(order: str, capsys: pytest.CaptureFixture[str]) -> None:
     def listing(config: str) -> int:
         Path("my.conf").write_text(config)
         flag, command = ["--config", "my.conf"], ["models", "list", "--installed"]
@@ -230,7 +228,7 @@ def test_no_file_is_written_over_an_input() -> None:
     inputs = ["talk.json", "talk-2.json", "other.wav", str(Path("link.mp3").absolute())]
     assert output_stems(inputs, Path(), ["json"]) == ["talk-3", "talk-2-2", "other", "link"]
     assert output_stems(inputs, Path(), ["srt"]) == ["talk", "talk-2", "other", "link-2"]
-    # Standard output overwrites nothing, and neither does another directory.
+    # Output to standard output or to another directory overwrites nothing.
     assert output_stems(inputs, None, ["json"]) == output_stems(inputs, Path("out"), ["json"])[:4]
     assert output_stems(["talk.json"], Path("out"), ["json"]) == ["talk"]
 
@@ -245,20 +243,20 @@ def test_odd_names_make_names(name: str, stem: str, tmp_path: Path) -> None:
     assert found == stem
 
 
-def test_a_transcript_that_cannot_be_written_where_it_should_is_beside(
+def test_a_transcript_that_cannot_be_written_at_its_path_goes_to_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Outputs(["srt"], tmp_path / "out")
     (tmp_path / "out").mkdir()
     assert out.write("srt", "a", "one") is None
-    # Somebody makes a directory of that name while the transcription runs.
+    # Another program makes a directory of that name while the transcription runs.
     (tmp_path / "out" / "b.srt").mkdir()
     told = out.write("srt", "b", "two")
     assert told
     beside = Path(told.rpartition(" is in ")[2])
     assert (beside.parent, beside.suffix, beside.read_text()) == (tmp_path / "out", ".srt", "two")
     assert f"{tmp_path / 'out' / 'b.srt'} could not be written" in told
-    # Or removes the directory.
+    # Another program removes the directory.
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told = out.write("srt", "c", "three")
@@ -393,7 +391,9 @@ def test_a_name_as_long_as_it_may_be_is_kept_and_a_longer_one_is_cut(
     assert capfd.readouterr().err.count("written as") == 1
 
 
-def test_a_name_that_cannot_be_written_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("out/a.srt").mkdir(parents=True)
     Path("a.wav").touch()
     assert main(["transcribe", "a.wav", "-f", "srt", "-o", "out"]) == 1
@@ -422,7 +422,7 @@ def test_standard_input_and_the_module_are_the_same_program(
 
 
 @pytest.mark.models
-def test_what_is_wrong_for_every_file_is_said_once(
+def test_an_error_that_holds_for_every_file_is_reported_once(
     transcribe: Run, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert transcribe(clip, clip, "--model", "tinny") == 2
@@ -480,7 +480,7 @@ def test_ctrl_c_ends_a_transcription_cleanly(
 
 
 def read_all(descriptor: int) -> bytes:
-    """What is left to read from a terminal whose other side has been closed, which Linux tells by an error."""
+    """Read the rest from a terminal whose other side was closed; Linux reports the end as an error."""
     found = b""
     try:
         while more := os.read(descriptor, 4096):
@@ -527,7 +527,9 @@ def own_models(tiny_en_model_dir: Path, models_dir: Path, tmp_path: Path) -> Pat
 
 
 @pytest.mark.models
-def test_models_are_listed_with_what_is_here(own_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_models_says_which_are_on_this_machine(
+    own_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert models("list", "--json", "--models-dir", own_models) == 0
     found = records(capsys)
     assert {"tiny", "base", "large-v3", "large-v3-turbo", "ecapa", "align-fr"} <= set(found)

@@ -1,4 +1,4 @@
-"""The configuration: its sources and their order, what each refuses, and the documents that list it."""
+"""The configuration: its sources, their order and their errors, and the documents that list its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = {setting.key: setting for setting in settings()}
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory and a user's directories in which no configuration is."""
+    """A working directory and directories of the user without a configuration."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -107,7 +107,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.hf_token_file == file.parent / "hf_token.txt"
 
 
-def test_without_a_file_models_and_data_go_to_the_users_directories(tmp_path: Path) -> None:
+def test_models_and_data_go_to_the_directories_of_the_user_when_there_is_no_file(tmp_path: Path) -> None:
     config = load().config
     assert config.models_dir == tmp_path / "cache" / "whisper-api" / "models_cache"
     assert config.data_dir == tmp_path / "data" / "whisper-api"
@@ -299,7 +299,7 @@ def test_the_shipped_file_gives_the_defaults() -> None:
     assert loaded.warnings == ()
 
 
-def test_the_documents_have_every_key_its_default_and_what_it_is() -> None:
+def test_the_documents_have_every_key_with_its_default_and_meaning() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- configuration -->\n(.*)\n<!-- /configuration -->", text, re.DOTALL)
     assert found is not None
@@ -314,7 +314,7 @@ def test_the_documents_have_every_key_its_default_and_what_it_is() -> None:
     ]
 
 
-def test_settings_are_what_they_say() -> None:
+def test_every_setting_has_a_help_text_and_a_valid_default() -> None:
     for setting in settings():
         assert setting.help, setting.key
         assert "|" not in setting.help

@@ -85,7 +85,7 @@ def test_speakers_are_told_apart_by_the_open_models(
     assert "speaker" in check.detail
 
 
-def test_without_models_transcription_cannot_run_and_nothing_is_fetched(
+def test_transcription_fails_without_models_and_downloads_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = tmp_path / "none"
@@ -101,7 +101,7 @@ def test_without_models_transcription_cannot_run_and_nothing_is_fetched(
 
 
 @pytest.mark.models
-def test_what_is_broken_is_named(own_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_names_the_broken_stage(own_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = next(own_models.rglob("model.bin"))
     for manifest in own_models.rglob("manifest.json"):
         manifest.unlink()

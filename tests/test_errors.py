@@ -169,7 +169,7 @@ def test_a_process_pool_hands_over_the_error_that_was_raised() -> None:
 
 
 def values() -> Iterator[object]:
-    """One value of every public kind, with something in every field."""
+    """A value of every public type, with every field set."""
     word = schema.Word(word="hello", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00")
     segment = schema.Segment(id=0, start=0.0, end=1.0, text="hello", words=(word,), speaker="SPEAKER_00")
     options = schema.TranscriptionOptions(language="de", model="base", diarize=True, hotwords="Whisper")

@@ -16,7 +16,7 @@ ATTRIBUTE = re.compile(r"\bwhisper_api\.([A-Z]\w+|create_app|render)\b")
 
 
 def documents() -> Iterator[tuple[str, str]]:
-    """Where a text stands, and the text: every Markdown file and every docstring."""
+    """The place and the text of every Markdown file and every docstring."""
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
     for folder in ("whisper_api", "scripts"):
@@ -27,7 +27,7 @@ def documents() -> Iterator[tuple[str, str]]:
 
 
 def imports() -> Iterator[tuple[str, str, str]]:
-    """Where, from which module, and which name."""
+    """Place, module and name of each import."""
     for place, text in documents():
         for module, names in IMPORT.findall(text):
             for name in re.sub(r"[()\s]+", " ", names).split(","):

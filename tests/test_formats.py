@@ -91,7 +91,7 @@ def by_whisperx(result: dict[str, Any], name: str, options: RenderOptions, folde
 
 @st.composite
 def transcripts(draw: st.DrawFn) -> Transcript:
-    """What the pipeline can give: with word times every segment has words, without them none has."""
+    """Transcripts as the pipeline makes them: every segment has words, or none has."""
     has_words, has_speakers, word_speakers = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
     language = draw(st.sampled_from(("en", "ja", "zh", "fr")))
     space = "" if language in LANGUAGES_WITHOUT_SPACES else " "

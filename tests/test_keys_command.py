@@ -92,14 +92,14 @@ def test_a_revoked_key_no_longer_opens_a_store_that_is_in_use(
     [("revoke", "nobody"), ("create", ""), ("create", "a\nb"), ("create", "x", "--role", "root"), ("create",), ()],
     ids=["unknown key", "empty name", "line end in the name", "unknown role", "no name", "no command"],
 )
-def test_wrong_usage_is_told(keys: Run, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_an_error(keys: Run, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "error:" in err
 
 
-def test_a_name_that_is_taken_is_told(keys: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_name_is_an_error(keys: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys("create", "laptop") == 0
     capsys.readouterr()
     assert keys("create", "laptop") == 2
@@ -108,7 +108,7 @@ def test_a_name_that_is_taken_is_told(keys: Run, capsys: pytest.CaptureFixture[s
     assert "already" in err
 
 
-def test_a_database_that_cannot_be_used_is_told(keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_database_is_an_error(keys: Run, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys("list")
     with closing(sqlite3.connect(data_dir / "jobs.db")) as connection:
         connection.execute("PRAGMA user_version=1000")

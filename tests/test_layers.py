@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     # The package itself only says where its names are.
     "whisper_api": JOBS | {"client", "server"},
 }
-# What takes long to import: only inside functions, so that a stage that is not used costs nothing.
+# Slow imports: allowed only inside functions, so that an unused stage costs nothing.
 HEAVY = {
     "faster_whisper",
     "lightning",
@@ -135,7 +135,7 @@ SERVICE_PARTS = {"store", "executor", "events", "feed"}
 
 
 def parts_of_services(source: str) -> list[str]:
-    """Where a module reaches through a service to one of its parts: ``service.store``, ``state.service.events`` ..."""
+    """The places where a module uses a part of a service: ``service.store``, ``state.service.events`` ..."""
     return [
         ast.unparse(node)
         for node in ast.walk(ast.parse(source))

@@ -1,4 +1,4 @@
-"""Log lines: one for each record, whatever stands in it."""
+"""Log lines: each record is one line, for any content."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANYTHING = st.text(st.characters(codec=None, categories=None), max_size=40)
 def lines(
     log: Callable[[logging.Logger], None], log_format: Literal["text", "json"] = "text", level: Any = "info"
 ) -> list[str]:
-    """What is written for what a function logs."""
+    """The lines that are written while a function logs."""
     stream = io.StringIO()
     set_up(Config(log_format=log_format, log_level=level), stream)
     log(logging.getLogger("whisper_api.jobs"))
@@ -63,7 +63,7 @@ def test_a_line_of_json_has_the_same() -> None:
 
 @pytest.mark.parametrize("log_format", FORMATS)
 @given(message=ANYTHING, value=ANYTHING)
-def test_whatever_is_logged_is_one_line(log_format: Literal["text", "json"], message: str, value: str) -> None:
+def test_every_record_is_one_line(log_format: Literal["text", "json"], message: str, value: str) -> None:
     (line,) = lines(lambda log: log.info("%s", message, extra={"path": value}), log_format)
     assert line.isprintable()
     if log_format == "json":

@@ -1,4 +1,4 @@
-"""What the measuring scripts count and write; what they measure is nobody's test."""
+"""The counts and reports of the measuring scripts. No test checks what they measure."""
 
 from __future__ import annotations
 
@@ -133,14 +133,14 @@ def test_a_side_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monk
         side.run()
 
 
-def test_one_process_is_measured_to_its_end() -> None:
+def test_a_process_is_measured_to_its_end() -> None:
     run = one_process([sys.executable, "-c", "print('first'); print('second')"])
     assert run.text == "first\nsecond\n"
     assert run.wall >= run.kept["first"] > 0
     assert run.peak_mb > 1
 
 
-def test_one_process_that_fails_tells_why() -> None:
+def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(SystemExit, match=r"(?s)no such thing.*status 1"):
         one_process([sys.executable, "-c", "raise ValueError('no such thing')"])
 
@@ -301,7 +301,7 @@ def test_speed_bought_with_wrong_speakers_is_a_miss() -> None:
     assert line == "work: ours against peer: DER % 18.6, the peer's 18.0: 0.5 points more are allowed"
 
 
-def test_busy_neighbours_are_told() -> None:
+def test_busy_neighbours_are_reported() -> None:
     runs = samples(1)
     runs[0].others = 0.3
     assert "WARNING: other processes used up to 30% of the CPUs" in str(Comparison("work", {"ours": runs}))

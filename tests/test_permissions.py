@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 @pytest.mark.parametrize(
     ("mode", "exposed"), [(0o700, False), (0o600, False), (0o500, False), (0o750, True), (0o701, True), (0o755, True)]
 )
-def test_what_group_or_others_can_open_is_named(tmp_path: Path, mode: int, exposed: bool) -> None:
+def test_a_directory_that_group_or_others_can_open_is_named(tmp_path: Path, mode: int, exposed: bool) -> None:
     place = tmp_path / "data"
     place.mkdir()
     place.chmod(mode)
@@ -62,7 +62,7 @@ def test_the_start_warns_of_open_directories_and_closes_files(tmp_path: Path, ca
     assert stat.S_IMODE((config.data_dir / "jobs.db").stat().st_mode) == 0o600
 
 
-def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_user_of_the_server_can_open_its_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     previous = os.umask(0)
     try:
         service = new_service(tmp_path)
@@ -78,7 +78,7 @@ def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path, caplog: pyt
 
 
 @pytest.mark.parametrize("exposed", [False, True])
-def test_the_check_says_it_and_shows_the_settings_all_the_same(
+def test_the_check_command_shows_the_warning_and_the_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], exposed: bool
 ) -> None:
     data = tmp_path / "data"

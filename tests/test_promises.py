@@ -123,7 +123,7 @@ def _help() -> str:
 
 @functools.cache
 def texts() -> Mapping[str, str]:
-    """Where a text stands, and the text without code and without the parts that other tests hold."""
+    """The place of each text, and the text without code and without the parts that other tests check."""
     found = {"help": _help()}
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
@@ -207,13 +207,13 @@ PROMISES = (
         r"429, 502, 503 or 504",
         tests=("test_a_second_attempt_has_the_same_key_and_the_whole_body_and_makes_no_second_job",),
     ),
-    Promise(CLIENT, r"413: too large", tests=("test_a_file_that_is_too_large_is_413_for_whoever_sends_all_of_it",)),
+    Promise(CLIENT, r"413: too large", tests=("test_a_client_that_sends_all_of_a_too_large_file_gets_413",)),
     # The API
     Promise(
         r"docs/api",
         r"takes up to (\d+) ``",
         lambda: (constant("server/uploads", "MAX_FILES"),),
-        ("test_as_many_addresses_as_files_may_be_named",),
+        ("test_a_request_may_name_as_many_urls_as_files",),
     ),
     Promise(
         r"docs/api|docstring (Client|AsyncClient)\.status",
@@ -225,13 +225,13 @@ PROMISES = (
         r"docs/api",
         r"up to (\d+) voices",
         lambda: (constant("server/uploads", "MAX_KNOWN_SPEAKERS"),),
-        ("test_what_cannot_be_used_is_refused_and_leaves_nothing",),
+        ("test_invalid_known_speakers_are_refused_and_leave_no_files",),
     ),
     Promise(
         r"docs/api",
         r"with (\d+) to (\d+) seconds of sound",
         lambda: (constant("server/uploads", "MIN_SECONDS"), constant("server/uploads", "MAX_SECONDS")),
-        ("test_what_cannot_be_used_is_refused_and_leaves_nothing",),
+        ("test_invalid_known_speakers_are_refused_and_leave_no_files",),
     ),
     Promise(
         rf"docs/api|{CLIENT}\.submit",
@@ -243,13 +243,13 @@ PROMISES = (
         r"docs/api",
         r"after the same (\d+) seconds",
         lambda: (constant("server/uploads/fetch", "LOOKUP_SECONDS"),),
-        ("test_a_name_that_may_not_be_asked_is_told_as_one_that_does_not_exist",),
+        ("test_a_forbidden_host_has_the_same_error_as_an_unknown_host",),
     ),
     Promise(
         r"docs/api",
         r"fetches (\d+) files at a time",
         lambda: (constant("server", "FETCHES_PER_CALLER"),),
-        ("test_one_caller_s_slow_origins_leave_room_for_others",),
+        ("test_slow_origins_of_a_caller_leave_room_for_others",),
     ),
     Promise(
         r"docs/api",
@@ -380,18 +380,18 @@ PROMISES = (
         lambda: (constant("server/realtime", "HEARTBEAT_SECONDS"),),
         ("test_a_stream_ends_soon_after_its_key_was_revoked",),
     ),
-    Promise(r"docs/operations", r"mode 0700", tests=("test_what_the_server_makes_is_for_its_user_alone",)),
+    Promise(r"docs/operations", r"mode 0700", tests=("test_only_the_user_of_the_server_can_open_its_files",)),
     Promise(
         r"docs/operations",
         r"its log within (\d+) minute",
         lambda: (constant("jobs", "OVERDUE_SECONDS") / 60,),
-        ("test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes",),
+        ("test_deleted_content_is_gone_a_minute_later_in_every_way_of_deletion",),
     ),
     Promise(
         r"docs/operations",
         r"IPv6 /(\d+) network",
         lambda: (constant("server", "IPV6_PREFIX"),),
-        ("test_the_network_of_a_client", "test_what_counts_as_one_address"),
+        ("test_the_network_of_a_client", "test_addresses_of_one_client_are_one_network"),
     ),
     Promise(
         r"docs/operations",
@@ -408,7 +408,7 @@ PROMISES = (
     Promise(
         r"docs/operations|setting MAX_(CONNECTIONS|RESPONSE_MEMORY)",
         r"one address may have half",
-        tests=("test_one_address_may_have_half_of_the_connections",),
+        tests=("test_an_address_may_have_half_of_the_connections",),
     ),
     Promise(
         r"docs/operations",
@@ -447,7 +447,7 @@ PROMISES = (
     Promise(
         r"setting (MAX|MIN)_",
         r"0 = (?:any length|any rate|no limit of its own)",
-        tests=(SENTINELS, "test_without_a_least_rate_any_byte_ends_a_silence"),
+        tests=(SENTINELS, "test_any_byte_ends_a_silence_when_no_least_rate_is_set"),
     ),
     Promise(r"setting SYNC", r"0 = until it ends", tests=("test_a_wait_without_a_limit_lasts_until_the_job_ends",)),
 )
@@ -556,7 +556,7 @@ async def test_a_wait_without_a_limit_lasts_until_the_job_ends(tmp_path: Path) -
         assert (await waiting).status_code == 200
 
 
-def test_one_address_may_have_half_of_the_connections() -> None:
+def test_an_address_may_have_half_of_the_connections() -> None:
     from whisper_api.server.connections.settings import bounds_of
 
     bounds = bounds_of(Config(max_connections=200), None)

@@ -72,7 +72,7 @@ QUICKLY = settings(max_examples=60, deadline=None, derandomize=True, suppress_he
 
 
 def transcript(*speakers: str | None) -> Transcript:
-    """One segment with a word for each speaker; without any, nobody speaks."""
+    """A transcript of one segment with a word for each speaker; no segment without speakers."""
     words = tuple(
         Word(word=f"mot{index}", start=index, end=index + 0.5, score=0.5, speaker=speaker)
         for index, speaker in enumerate(speakers)
@@ -110,7 +110,7 @@ def test_members_of_a_later_version_are_ignored() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
 @pytest.mark.parametrize("value", [None, 7, "text", [], [{}]])
-def test_what_is_no_dictionary_is_refused_by_name(kind: type[Record], value: Any) -> None:
+def test_a_value_that_is_no_dictionary_is_refused_by_name(kind: type[Record], value: Any) -> None:
     with pytest.raises(InvalidInput, match=rf"this is no {kind.__name__}: Expected `object`"):
         kind.from_dict(value)
     with pytest.raises(InvalidInput, match=rf"this is no {kind.__name__}: Expected `object`"):
@@ -118,7 +118,7 @@ def test_what_is_no_dictionary_is_refused_by_name(kind: type[Record], value: Any
 
 
 @pytest.mark.parametrize("text", ["", "{", "nul", b"\xff\xfe{}", '{"language": "\udc80"}'])
-def test_what_is_no_json_is_refused_by_name(text: str | bytes) -> None:
+def test_invalid_json_is_refused_by_name(text: str | bytes) -> None:
     with pytest.raises(InvalidInput, match="this is no Transcript"):
         Transcript.from_json(text)
 

@@ -1,4 +1,4 @@
-"""Values: what they refuse, and that they survive being written down."""
+"""Values: invalid fields are refused, and encoding and decoding gives an equal value."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_result_has_every_key_of_its_segments_and_words() -> None:
     assert msgspec.json.decode(msgspec.json.encode(embedded))["speaker_embeddings"] == {"SPEAKER_00": [0.5, -0.5]}
 
 
-def test_a_status_leaves_out_what_is_not_so() -> None:
+def test_a_status_leaves_out_default_values() -> None:
     status = JobStatus(job_id="j", status="Queued", queue_position=1, created_at="2026-01-01T00:00:00Z")
     assert msgspec.json.decode(msgspec.json.encode(status)) == {
         "job_id": "j",

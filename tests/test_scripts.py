@@ -1,4 +1,4 @@
-"""Every script runs, on the smallest shapes; what it measures is nobody's test."""
+"""Every script runs with the smallest shapes. No test checks what it measures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCRIPTS = ROOT / "scripts"
 # What the peers import takes longer than most of what they do.
 PEERS = ("pyannote.audio", "whisperx.alignment", "whisperx.asr")
 SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
-# Script to its arguments; targets may be missed here, which is status 1.
+# The arguments of each script. A script may miss its targets here and exit with status 1.
 RUNS: dict[str, list[str]] = {
     "bench_events.py": [*SMALL, "--watchers", "2"],
     "bench_fairness.py": [*SMALL, "--no-peers", "--seconds", "40"],
@@ -44,14 +44,14 @@ RUNS: dict[str, list[str]] = {
     "quickstart.py": ["{folder}/hello.wav", "--once"],
     "random_models.py": ["{folder}/models", "--whisper", "tiny"],
 }
-# What a script needs that the tests' environment may lack: it must say so at once instead.
+# Requirements that the environment of the tests may lack: the script must report them at once.
 EXTRAS = {
     "bench_latency.py": [needs.NORMALIZER],
     "bench_start.py": [needs.NORMALIZER],
     "bench_throughput.py": [needs.NORMALIZER],
     "eval_accuracy.py": [needs.NORMALIZER, needs.JIWER],
 }
-# Part of a script to a script that imports or starts it, and so runs it here.
+# For each part of a script, a script that imports or starts it, and so runs it in these tests.
 PARTS = {
     "client_calls": "try_clients.py",
     "clients.py": "bench_events.py",
@@ -144,7 +144,7 @@ def test_the_syntax_of_a_shell_script(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in RUNS if name.startswith(("bench_", "eval_"))))
-def test_a_script_looks_for_what_it_needs_before_it_begins(name: str) -> None:
+def test_a_script_checks_its_requirements_before_it_begins(name: str) -> None:
     tree = ast.parse((SCRIPTS / name).read_text(encoding="utf-8"))
     (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
     called = [ast.unparse(node.func) for node in ast.walk(main) if isinstance(node, ast.Call)]
@@ -162,7 +162,7 @@ def test_a_model_that_is_not_here_is_named_at_once(name: str, tmp_path: Path, st
 
 
 @pytest.mark.parametrize("name", ["bench_latency.py", "bench_start.py", "bench_throughput.py", "bench_stages.py"])
-def test_a_peer_without_ffmpeg_is_told_at_once(
+def test_a_missing_ffmpeg_of_a_peer_is_reported_at_once(
     name: str, tmp_path: Path, tiny_en_model_dir: Path, started: Started
 ) -> None:
     done = started(name, *SMALL, PATH=str(tmp_path), WHISPER_MODELS_DIR=str(tiny_en_model_dir.parents[1]))
@@ -174,7 +174,7 @@ def test_a_peer_without_ffmpeg_is_told_at_once(
 @pytest.mark.parametrize(
     ("flag", "told"), [("--plot", "--plot needs matplotlib"), ("--audio", "there is no manifest.json in")]
 )
-def test_what_an_argument_needs_is_told_at_once(
+def test_a_missing_requirement_of_an_argument_is_reported_at_once(
     flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(needs, "MATPLOTLIB", needs.Need("no_such_module", needs.MATPLOTLIB.reason))

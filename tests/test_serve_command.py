@@ -1,4 +1,4 @@
-"""``whisper-api serve`` as a process: what it prints, what it refuses, how it ends."""
+"""``whisper-api serve`` as a process: its output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Interpreter(RunningServer):
 
 @pytest.fixture
 def make_server(tmp_path: Path, models_dir: Path) -> Iterator[MakeServer]:
-    """Servers in one directory, which load no models before they need them; not started yet."""
+    """Makes servers in one directory that load models only when needed. They are not started."""
     with contextlib.ExitStack() as stack:
 
         def make(*arguments: str, kind: type[RunningServer] = RunningServer, **settings: object) -> RunningServer:
@@ -60,14 +60,14 @@ def make_server(tmp_path: Path, models_dir: Path) -> Iterator[MakeServer]:
 
 
 def refused(server: RunningServer) -> tuple[int, str]:
-    """Start a server that must not come up: its exit code and what it says."""
+    """Start a server that must fail to start. Returns its exit code and its output."""
     server.start(wait=False)
     code = server.wait_stopped()
     return code, server.log
 
 
 def connects(server: RunningServer) -> None:
-    """Wait until the port is open, which is long before anything is answered there."""
+    """Wait until the port is open, which is long before the server can respond."""
     while True:
         assert server.running, server.log
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS):
@@ -77,7 +77,7 @@ def connects(server: RunningServer) -> None:
 # --- what it prints ---
 
 
-def test_it_prints_its_address_and_at_the_first_start_a_key(make_server: MakeServer) -> None:
+def test_the_first_start_prints_the_address_and_a_key(make_server: MakeServer) -> None:
     server = make_server(kind=Interpreter)
     with server:
         assert f"Listening on http://127.0.0.1:{server.port}\n" in server.log
@@ -101,7 +101,7 @@ def test_with_a_key_of_ones_own_none_is_made(make_server: MakeServer) -> None:
             assert client.get("/status").status_code == 200
 
 
-def test_the_database_is_nobody_elses(make_server: MakeServer) -> None:
+def test_only_the_user_of_the_server_can_open_its_database(make_server: MakeServer) -> None:
     with make_server() as server:
         assert stat.S_IMODE((server.data_dir / "jobs.db").stat().st_mode) == 0o600
 
@@ -157,7 +157,7 @@ def test_a_port_that_is_taken(make_server: MakeServer) -> None:
     assert not server.data_dir.exists()
 
 
-def test_others_without_authorization(make_server: MakeServer) -> None:
+def test_a_public_host_without_authorization_needs_insecure(make_server: MakeServer) -> None:
     settings = {"ENABLE_AUTHORIZATION": False, "WHISPER_API_HOST": "0.0.0.0"}
     code, said = refused(make_server(**settings))
     assert code == 2
@@ -234,8 +234,8 @@ def test_a_second_signal_ends_it_at_once_and_the_job_is_not_lost(
             assert client.get(f"/transcription/{job_id}").json()["status"] in ("Queued", "Processing")
 
 
-def test_nothing_is_read_from_what_it_does_not_know(tmp_path: Path) -> None:
-    """It needs no configuration, no models and no network to say what is wrong with a flag."""
+def test_an_invalid_flag_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The error of a flag needs no configuration, no models and no network."""
     done = subprocess.run(
         [sys.executable, "-m", "whisper_api", "serve", "--port", "many"],
         cwd=tmp_path,
@@ -251,7 +251,7 @@ def test_nothing_is_read_from_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_come_to_an_end_does_not_crash_the_process(tmp_path: Path, models_dir: Path) -> None:
-    """Native code that still runs is not survived by the interpreter's own end, so that must not be reached."""
+    """The interpreter crashes at its end while native code still runs, so the process must exit before."""
     script = """
 import atexit, os, sys, threading
 from whisper_api.cli.main import main

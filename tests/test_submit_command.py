@@ -1,4 +1,4 @@
-"""``whisper-api submit``, run as it is, against a server that transcribes nothing."""
+"""``whisper-api submit`` with a server that transcribes nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def submit(rest: Rest) -> Submit:
 
 @pytest.fixture
 def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command as a process of its own."""
+    """Starts the command in another process."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -68,13 +68,13 @@ def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         processes.append(process)
         return process
 
-    # Where the tests themselves were started to ignore it, what they start would, too.
+    # A process that was started to ignore the signal passes this on to its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
     signal.signal(signal.SIGINT, before)
     for process in processes:
         if process.poll() is None:
-            # It should have ended: where it is instead is shown with the test that failed.
+            # The process should have ended: the failed test shows where it hangs.
             process.send_signal(signal.SIGABRT)
         print(*process.communicate())
 
@@ -96,7 +96,7 @@ def test_a_file_goes_there_and_its_text_comes_back(
     (post,) = rest.of("POST")
     assert (post.file, post.file_name) == (b"first", "a.wav")
     asked = {"sync": "false", "language": "en", "align": "false", "output_format": "txt"}
-    # The result goes when it has been written here, not when it was sent.
+    # The result is removed after it was written to the file, not when it was sent.
     assert post.fields == {**asked, "keep_result": "true"}
     assert rest.canceled == [(next(iter(rest.jobs)), {})]
 
@@ -130,7 +130,9 @@ def test_the_layout_of_subtitles_is_sent(submit: Submit, rest: Rest) -> None:
     assert "max_line_count" not in post.fields
 
 
-def test_a_name_that_is_as_long_as_it_may_be(submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_name_of_the_largest_length_is_accepted(
+    submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ["会" * 82 + ".wav", "é" * 125 + ".wav"]
     for name in names:
         Path(name).write_bytes(b"long")
@@ -156,7 +158,7 @@ def test_a_result_that_cannot_be_written_is_kept(
     assert rest.of("POST")[0].fields["keep_result"] == "true"
 
 
-def test_a_name_that_cannot_be_written_is_told_before_anything_is_sent(
+def test_a_name_that_cannot_be_written_is_refused_before_the_upload(
     submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("out/a.srt").mkdir(parents=True)
@@ -171,7 +173,7 @@ def test_standard_input_is_a_file_too(submit: Submit, rest: Rest, monkeypatch: p
     assert rest.of("POST")[0].file == b"piped"
 
 
-def test_detached_jobs_are_told_by_their_ids(submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_detached_jobs_are_printed_by_id(submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]) -> None:
     rest.script = [{"status": "Processing"}]
     assert submit("a.wav", "b.wav", "--detach") == 0
     assert capsys.readouterr().out.split() == [*rest.jobs]
@@ -207,7 +209,7 @@ def test_the_key_comes_from_the_environment_or_a_file_and_there_is_no_flag_for_i
     ],
     ids=lambda value: value.code if isinstance(value, Refuse) else "",
 )
-def test_what_holds_for_all_files_ends_the_command(
+def test_an_error_that_holds_for_all_files_ends_the_command(
     refusal: Refuse, code: int, says: str, submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest.faults["POST"] = [refusal]
@@ -237,7 +239,7 @@ def test_jobs_that_were_sent_before_the_command_ends_are_canceled(submit: Submit
     ],
     ids=["415", "413"],
 )
-def test_what_is_wrong_with_one_file_does_not_stop_the_others(
+def test_an_error_of_one_file_does_not_stop_the_others(
     refusal: Refuse, says: str, submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest.faults["POST"] = [refusal]
@@ -257,7 +259,7 @@ def test_what_is_wrong_with_one_file_does_not_stop_the_others(
     ],
     ids=["failed", "canceled", "canceled by the server"],
 )
-def test_a_job_without_a_result_is_told(
+def test_a_job_without_a_result_is_an_error(
     status: dict[str, str], says: str, submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest.script = [status]
@@ -275,7 +277,7 @@ def test_many_files_are_not_all_sent_before_the_first_is_fetched(submit: Submit,
     assert most == 4
 
 
-def test_a_server_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_server_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Rest()) as rest:
         pass
     assert main(["submit", "a.wav", "--url", rest.url]) == 1
@@ -284,7 +286,7 @@ def test_a_server_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "http://HOST:PORT" in capsys.readouterr().err
 
 
-def test_an_interrupt_cancels_what_was_sent(rest: Rest, started: Callable[..., subprocess.Popen[str]]) -> None:
+def test_an_interrupt_cancels_the_submitted_jobs(rest: Rest, started: Callable[..., subprocess.Popen[str]]) -> None:
     rest.script = [{"status": "Processing", "progress": 0.3, "stage": "asr"}]
     process = started("a.wav", "b.wav")
     wait_until(lambda: len(rest.of("GET")) >= 2)
@@ -305,7 +307,7 @@ def test_an_interrupt_between_an_upload_and_its_answer_cancels_that_job_too(
     process = started("a.wav")
     wait_until(lambda: rest.jobs)
     process.send_signal(signal.SIGINT)
-    # Only noted: the process is still there when the answer is sent.
+    # The handler only notes the signal, since the process still runs when the response is sent.
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     held.set()
@@ -332,7 +334,7 @@ def test_progress_is_drawn_on_a_terminal(rest: Rest) -> None:
         try:
             piece = os.read(ours, 4096)
         except OSError:
-            # Linux says so when nobody holds the other end any more.
+            # Linux raises this error when the other end is closed.
             break
         if not piece:
             break

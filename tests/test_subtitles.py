@@ -1,4 +1,4 @@
-"""What holds of subtitles and of every other format: text, width, lines and times."""
+"""Properties of subtitles and of every other format: text, width, lines and times."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_no_line_is_wider_than_asked_nor_are_there_more_of_them(given: Transcrip
         for line in lines:
             assert line == line.strip() != ""
             if display_width(line) > width:
-                # Only what cannot be broken is wider than asked: a label, or a word, or the two in the only line.
+                # Only unbreakable text is too wide: a label, a word, or both in the only line.
                 label = next((label for label in ("[SPEAKER_00]:", "[Ada]:") if line.startswith(label)), "")
                 rest = line.removeprefix(label).strip()
                 assert " " not in rest
@@ -185,18 +185,18 @@ def test_no_line_is_wider_than_asked_nor_are_there_more_of_them(given: Transcrip
 @pytest.mark.parametrize(
     ("language", "text", "words", "options", "expected"),
     [
-        # A space at the end of a line is none, and the spaces count.
+        # Spaces count, except at the end of a line.
         ("en", "one two three", ["one", "two", "three"], {"max_line_width": 7}, ["one two\nthree"]),
         ("en", "one two three", ["one", "two", "three"], {"max_line_width": 6}, ["one\ntwo\nthree"]),
         ("en", "one two three", ["one", "two", "three"], {"max_line_width": 3, "max_line_count": 1},
          ["one", "two", "three"]),
-        # A word of letters stays whole, in one piece or in several.
+        # A word of letters is never broken.
         ("ja", "検査Google結果", ["検査", "Go", "ogle", "結果"], {"max_line_width": 6}, ["検査\nGoogle\n結果"]),
         ("ja", "検査Google結果", [*"検査Google結果"], {"max_line_width": 6}, ["検査\nGoogle\n結果"]),
         # A long word of Japanese may be cut, and no line begins with a mark.
         ("ja", "ニュースタブです。", ["ニュースタブ", "です。"], {"max_line_width": 4}, ["ニュース\nタブで\nす。"]),
         ("zh", "他说（好）。", [*"他说（好）。"], {"max_line_width": 3}, ["他说\n（好）。"]),
-        # An accent of its own is no character that is printed, an emoji of three code points is two.
+        # A combining accent has no width, and an emoji of three code points has the width two.
         ("en", "e\u0301e\u0301 e\u0301e\u0301", ["e\u0301e\u0301"] * 2, {"max_line_width": 5},
          ["e\u0301e\u0301 e\u0301e\u0301"]),
         ("fr", "Est-il là ? Oui !", ["Est-il", "là ?", "Oui !"], {"max_line_width": 8}, ["Est-il\nlà ?\nOui !"]),
@@ -214,7 +214,7 @@ def test_the_speaker_s_label_counts() -> None:
     given = transcript(spoken("One two three", ["One", "two", "three"], speaker="Ada"))
     assert cues(render(given, "srt", RenderOptions(max_line_width=14))) == [(0, 1500, "[Ada]: One two\nthree")]
     assert cues(render(given, "srt", RenderOptions(max_line_width=8))) == [(0, 1500, "[Ada]:\nOne two\nthree")]
-    # There is no other line for the word.
+    # The word fits on no other line.
     narrow = RenderOptions(max_line_width=8, max_line_count=1)
     assert [text for _, _, text in cues(render(given, "srt", narrow))] == [
         "[Ada]: One",
@@ -251,7 +251,7 @@ def test_a_word_over_two_subtitles_is_in_each_for_its_part_of_the_time() -> None
         ("ja", "日本語です", [(0, 9000, "日本語です")]),
     ],
 )
-def test_without_word_times_text_is_split_by_its_length(language: str, text: str, expected: list[Cue]) -> None:
+def test_a_text_without_word_times_is_split_by_its_length(language: str, text: str, expected: list[Cue]) -> None:
     given = transcript(Segment(id=0, start=0.0, end=9.0, text=text), language=language)
     options = RenderOptions(max_line_width=9, max_line_count=2)
     found = cues(render(given, "srt", options))
@@ -262,7 +262,7 @@ def test_without_word_times_text_is_split_by_its_length(language: str, text: str
     assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "srt") == ()
 
 
-def test_what_cannot_be_laid_out_is_told() -> None:
+def test_layout_options_without_effect_are_warnings() -> None:
     given = transcript(spoken("One", ["One"]))
     assert layout_warnings(given.segments, RenderOptions(), "txt") == ()
     assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "vtt") == ()

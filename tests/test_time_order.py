@@ -42,7 +42,7 @@ def test_spans_in_order_stay_to_the_last_digit(steps: list[float]) -> None:
 
 
 def test_a_word_without_length_takes_its_room_from_both_neighbours() -> None:
-    # As recognition gave "He could rise" in a recording.
+    # These are the times of "He could rise" in a recording.
     assert fitted([(0.3, 0.48), (0.48, 0.48), (0.48, 0.76)]) == [(0.3, 0.47), (0.47, 0.49), (0.49, 0.76)]
 
 
@@ -58,17 +58,17 @@ def test_a_word_at_the_end_of_the_audio_stays_inside() -> None:
 def test_more_words_than_there_is_room_for_are_short() -> None:
     found = fitted([(0.05, 0.05)] * 20, 0.0, 0.1)
     assert milliseconds(found) == [(5 * n, 5 * n + 5) for n in range(20)]
-    # And more than there are milliseconds: order is worth more than the end.
+    # There are more moments than milliseconds: the order is kept, and the end is exceeded.
     assert milliseconds(fitted([(0.0, 0.0)] * 20, 0.0, 0.01)) == [(n, n + 1) for n in range(20)]
 
 
-def test_what_is_far_away_stays() -> None:
+def test_moments_far_from_a_conflict_stay() -> None:
     given = [(0.0, 1.0), (1.5, 2.0), (2.0, 2.0), (2.0, 3.0), (4.0, 5.0)]
     found = fitted(given)
     assert (found[0], found[4]) == (given[0], given[4])
 
 
-def test_it_is_quick() -> None:
+def test_the_worst_case_takes_linear_time() -> None:
     # Each word begins before the one before it: the worst case for pooling. Quadratic work would take hours.
     found = fitted([(1000.0 - n / 1000, 1000.0 - n / 1000) for n in range(200_000)])
     assert len(found) == 200_000

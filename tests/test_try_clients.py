@@ -32,7 +32,7 @@ def test_a_call_must_give_the_transcript() -> None:
     assert [row.outcome for row in judged("a", "", 0, 1.0)] == ["FAILED"]
 
 
-def test_what_goes_wrong_is_shown_whole() -> None:
+def test_a_failure_is_shown_in_full() -> None:
     shown = table([Row("a", "one", "FAILED", 1.0, "x" * 500), Row("b", "two", "ok", 1.0, "y" * 500)])
     assert "x" * 500 in shown
     assert "y" * 100 not in shown
@@ -45,7 +45,7 @@ def test_every_client_is_pinned_and_has_its_calls() -> None:
         assert all(mark in package[1:] for package in client.packages)
 
 
-def test_what_cannot_be_installed_fails_unless_that_was_allowed(
+def test_a_client_that_cannot_be_installed_fails_unless_it_is_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], models_dir: Path, base_model_dir: Path
 ) -> None:
     monkeypatch.setenv("WHISPER_MODELS_DIR", str(models_dir))

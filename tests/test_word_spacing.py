@@ -1,4 +1,4 @@
-"""Where words stand in a text, and the spaces between them."""
+"""The positions of words in a text, and the spaces between them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def segment(text: str, *words: str) -> Segment:
         # An alignment model of Chinese or Japanese has a word for each character.
         ("ja", "Go on。", [*"Goon。"], ["G", "o", " o", "n", "。"]),
         ("en", " Hello,  world.", ["Hello,", "world."], ["Hello,", " world."]),
-        # The word has one white space where the text has two, or another one.
+        # The word has one space where the text has two, or another kind of space.
         ("fr", "Oui\u00a0 ! Non.", ["Oui !", "Non."], ["Oui !", " Non."]),
-        # Marks that belong to no word.
+        # Marks outside of every word.
         ("en", "- yes – no!", ["yes", "no"], ["- yes –", " no!"]),
         ("en", '"yes" no', ["yes", "no"], ['"yes"', " no"]),
-        # Words that are not the text's.
+        # Words that are not in the text.
         ("en", "other", ["a", "b"], ["a", " b"]),
         ("ja", "other", ["今", "日"], ["今", "日"]),
         ("en", "a a a", ["a", "a", "a"], ["a", " a", " a"]),

@@ -1,4 +1,4 @@
-"""What tests of keys begin with."""
+"""Fixtures of the tests of keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys let in whom they should, and nobody else."""
+"""Keys: making, verifying and revoking them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_token_has_256_random_bits(ring: KeyRing) -> None:
         secret = base64.urlsafe_b64decode(f"{match[2]}=")
         assert len(secret) == 32
         numbers.append(int.from_bytes(secret, "big"))
-    # Of 64 coins, chance lets all fall alike once in 2**63 times.
+    # The chance that 64 coins all fall alike is 1 in 2**63.
     assert all(len({number >> bit & 1 for number in numbers}) == 2 for bit in range(256))
 
 
@@ -64,7 +64,7 @@ def test_a_key_is_its_own_secret_and_no_others(ring: KeyRing) -> None:
 
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-def test_nothing_but_the_token_opens(ring: KeyRing, data: st.DataObject) -> None:
+def test_only_the_whole_token_is_accepted(ring: KeyRing, data: st.DataObject) -> None:
     [key] = ring.list() or [ring.create("laptop")[0]]
     secret = st.text("AZaz09_-", min_size=43, max_size=43)
     key_id = st.sampled_from([key.key_id, "00000000"])
@@ -96,7 +96,7 @@ def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path:
     key, token = ring.create("laptop")
     _, other = ring.create("desk")
     assert ring.still_good(key)
-    # Somebody else revokes it, as the command does while the server runs.
+    # Another process revokes the key, as the command does while the server runs.
     store = JobStore(tmp_path / "jobs.db")
     revoked = KeyRing(store).revoke("laptop")
     store.close()
@@ -142,7 +142,7 @@ def test_a_role_is_one_of_two(ring: KeyRing) -> None:
         ring.create("laptop", role)
 
 
-def test_what_to_revoke_must_be_clear(ring: KeyRing) -> None:
+def test_an_ambiguous_or_unknown_key_is_not_revoked(ring: KeyRing) -> None:
     with pytest.raises(InvalidOption, match="none"):
         ring.revoke("laptop")
     key, token = ring.create("laptop")

@@ -1,1 +1,1 @@
-"""The client, against a server that fails when it is told to."""
+"""Tests of the client with a server that fails on demand."""

@@ -23,7 +23,7 @@ class Blocking:
 
     @functools.cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        # Made when it is needed: a client that is only looked at is not closed.
+        # Made at the first use, since tests do not close a client that they only inspect.
         return asyncio.new_event_loop()
 
     def __enter__(self) -> Blocking:

@@ -18,7 +18,7 @@ def rest() -> Iterator[Rest]:
 
 @pytest.fixture(params=[Client, Blocking], ids=["Client", "AsyncClient"])
 def make_client(request: pytest.FixtureRequest) -> MakeClient:
-    """Both clients: each test that takes it, or a client, holds for both."""
+    """The class of each client: a test with this fixture, or with a client, runs for both."""
     make: MakeClient = request.param
     return make
 

@@ -1,4 +1,4 @@
-"""The client, against a server that fails when it is told to. How it does with the real one, tests/server shows."""
+"""The client with a server that fails on demand; tests/server uses it with the real one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_file_its_bytes_and_file_objects_arrive_as_they_are(client: Client, re
     assert [post.file_name for post in posts(rest)] == ["call.wav", "call.wav", "audio", "audio", "call.wav"]
 
 
-def test_what_cannot_seek_is_sent_whole_and_can_be_sent_again(client: Client, rest: Rest) -> None:
+def test_a_stream_that_cannot_seek_is_sent_whole_and_can_be_sent_again(client: Client, rest: Rest) -> None:
     rest.faults["POST"] = [Reset(100_000)]
     reading, writing = os.pipe()
 
@@ -107,7 +107,7 @@ def test_options_that_were_set_are_fields_and_the_others_are_left_to_the_server(
     assert posts(rest)[1].fields == {"sync": "false"}
 
 
-def test_the_key_goes_with_every_request_and_nowhere_else(
+def test_the_key_is_sent_only_to_its_server_and_with_every_request(
     client: Client, make_client: MakeClient, rest: Rest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -221,7 +221,7 @@ def test_attempts_are_counted(make_client: MakeClient, rest: Rest, monkeypatch: 
 @pytest.mark.parametrize("written", ["1", "date"])
 def test_retry_after_is_waited_for(written: str, client: Client, rest: Rest) -> None:
     begun = time.monotonic()
-    # A date has whole seconds: this one is between one and two from now.
+    # An HTTP date has whole seconds, so this one is one to two seconds from now.
     after = formatdate(time.time() + 2, usegmt=True) if written == "date" else written
     rest.faults["POST"] = [Refuse(503, "draining", retry_after=after)]
     client.submit(AUDIO)
@@ -258,7 +258,7 @@ def test_pauses_grow_and_are_not_all_the_same(
         assert longest / 2 <= pause <= longest
 
 
-def test_a_server_that_is_not_there_is_named_with_the_reason(
+def test_an_unreachable_server_is_named_with_the_reason(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(responses, "FIRST_PAUSE", 0.01)
@@ -270,7 +270,7 @@ def test_a_server_that_is_not_there_is_named_with_the_reason(
     assert str(raised.value) == f"{rest.url} cannot be reached: Connection refused"
 
 
-def test_a_server_that_does_not_answer_is_given_up(make_client: MakeClient, rest: Rest) -> None:
+def test_a_server_that_does_not_answer_is_an_error(make_client: MakeClient, rest: Rest) -> None:
     ended = threading.Event()
     rest.faults["POST"] = [Hold(ended)]
     with make_client(rest.url, timeout=0.3, retries=0) as client, pytest.raises(errors.RequestError, match="in time"):
@@ -281,7 +281,7 @@ def test_a_server_that_does_not_answer_is_given_up(make_client: MakeClient, rest
 # --- what is wrong on this side ---
 
 
-def test_a_file_that_is_not_there_is_told_before_anything_is_sent(client: Client, rest: Rest, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_before_any_request(client: Client, rest: Rest, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         client.submit(tmp_path / "none.wav")
     assert not rest.seen
@@ -294,7 +294,7 @@ def test_a_file_of_text_is_refused(client: Client, rest: Rest) -> None:
 
 
 class Failing(io.BytesIO):
-    """Cannot be read beyond its first half."""
+    """A file that raises an error after its first half."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() > len(AUDIO) // 2:
@@ -303,7 +303,7 @@ class Failing(io.BytesIO):
 
 
 class Shrinking(io.BytesIO):
-    """Ends earlier than it said."""
+    """A file that ends before its stated size."""
 
     def read(self, size: int | None = -1) -> bytes:
         return b"" if self.tell() > len(AUDIO) // 2 else super().read(size)
@@ -326,7 +326,7 @@ def test_an_error_of_the_callback_is_raised_as_it_is(error: BaseException, clien
     with pytest.raises(type(error)):
         client.submit(AUDIO, on_upload=fail)
     assert not rest.jobs
-    # The connection that was left in the middle of a body is not used for the next request.
+    # The next request does not use the connection whose body was broken off.
     assert client.submit(AUDIO) in rest.jobs
 
 
@@ -354,7 +354,7 @@ def test_metadata_is_sent_as_json(client: Client, rest: Rest) -> None:
     assert [json.loads(post.fields["metadata"]) for post in posts(rest)] == [metadata, metadata, {}]
 
 
-def test_a_search_is_sent_as_it_is_meant(client: Client, rest: Rest) -> None:
+def test_the_filters_of_a_search_are_sent(client: Client, rest: Rest) -> None:
     when = datetime(2030, 1, 31, 9, 30, tzinfo=timezone(timedelta(hours=2)))
     list(client.jobs("Failed", metadata_key="case", metadata_value="17", created_after=when))
     query = rest.seen[-1].query
@@ -365,7 +365,7 @@ def test_a_search_is_sent_as_it_is_meant(client: Client, rest: Rest) -> None:
         "created_after": "",
     }
     assert datetime.fromisoformat(query["created_after"]) == when
-    # What names no zone is local time.
+    # A time without a zone is local time.
     list(client.jobs(created_before=datetime(2030, 1, 31, 9, 30)))
     assert datetime.fromisoformat(rest.seen[-1].query["created_before"]) == datetime(2030, 1, 31, 9, 30).astimezone()
 
@@ -422,7 +422,7 @@ def test_every_error_of_the_server_comes_out_under_its_name(
         assert raised.value.field == "language"
 
 
-def test_a_field_that_is_wrong_as_a_whole_is_told_in_the_servers_words(client: Client, rest: Rest) -> None:
+def test_the_error_of_a_field_has_the_words_of_the_server(client: Client, rest: Rest) -> None:
     rest.faults["POST"] = [Refuse(400, "invalid_field", "The field prompt is not UTF-8: send it as such")]
     with pytest.raises(errors.InvalidInput, match="The field prompt is not UTF-8: send it as such"):
         client.submit(AUDIO)
@@ -447,7 +447,7 @@ def test_another_server_is_not_taken_for_this_one(client: Client, rest: Rest) ->
 # --- jobs ---
 
 
-def test_waiting_tells_each_status_once_and_returns_the_last(client: Client, rest: Rest) -> None:
+def test_waiting_reports_each_status_once_and_returns_the_last(client: Client, rest: Rest) -> None:
     rest.script = [
         {"status": "Queued", "queue_position": 2},
         {"status": "Queued", "queue_position": 2},
@@ -466,7 +466,7 @@ def test_every_end_of_a_job_ends_the_wait(state: str, client: Client, rest: Rest
     assert client.wait(client.submit(AUDIO)).status == state
 
 
-def test_after_the_timeout_the_status_is_what_it_is(client: Client, rest: Rest) -> None:
+def test_waiting_returns_the_current_status_after_the_timeout(client: Client, rest: Rest) -> None:
     rest.script = [{"status": "Processing"}]
     job_id = client.submit(AUDIO)
     assert client.wait(job_id, timeout=0.5).status == "Processing"
@@ -546,7 +546,7 @@ def test_all_pages_of_jobs_are_read(client: Client, rest: Rest) -> None:
     assert rest.seen[-1].query["status"] == "Failed"
 
 
-def test_transcribing_gives_the_result_and_tells_how_it_ends_otherwise(client: Client, rest: Rest) -> None:
+def test_transcribing_returns_the_result_or_raises_the_error_of_the_job(client: Client, rest: Rest) -> None:
     assert client.transcribe(AUDIO, output_format="srt").text == TEXT
     assert posts(rest)[0].fields["output_format"] == "srt"
     rest.script = [{"status": "Failed", "error": "there is nobody in it"}]

@@ -1,4 +1,4 @@
-"""What only the asynchronous client does; what both clients do, test_api.py and test_events.py test for both."""
+"""Properties of the asynchronous client alone; test_api.py and test_events.py test what both clients do."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 
 def test_calls_run_at_the_same_time(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The server's queue of connections is short.
+    # The test server has a short queue of connections, so some requests are retried.
     monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
 
     async def test() -> None:
         released = threading.Event()
         rest.faults["POST"] = [Hold(released)] * 120
         async with AsyncClient(rest.url, retries=1000) as client:
-            # More than httpx opens connections by default.
+            # These are more requests than httpx opens connections by default.
             tasks = [asyncio.create_task(client.transcribe(AUDIO[:100])) for _ in range(120)]
             await eventually(lambda: len(rest.jobs) == 120)
             released.set()
@@ -80,7 +80,7 @@ def test_a_canceled_coroutine_cancels_its_job(times: int, rest: Rest) -> None:
 
 
 class Waiting(io.BytesIO):
-    """Gives its first half, then waits until it is released."""
+    """A file that gives its first half, then waits until it is released."""
 
     def __init__(self) -> None:
         super().__init__(AUDIO)

@@ -1,4 +1,4 @@
-"""A job's events, as the client reads them from a server that fails when it is told to."""
+"""The events of a job, read from a server that fails on demand."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def frame(number: int, event: JobEvent) -> str:
 
 
 def streams(client: Client, rest: Rest, *bodies: str) -> str:
-    """A job whose events are sent like this, body by body."""
+    """Submit a job whose event streams have these bodies, one after the other."""
     job_id = client.submit(b"RIFF")
     rest.streams[job_id] = list(bodies)
     return job_id
 
 
 def asked(rest: Rest) -> list[str | None]:
-    """With which ``Last-Event-ID`` the events were asked for."""
+    """The ``Last-Event-ID`` of each request for events."""
     return [each.headers.get("last-event-id") for each in rest.of("GET") if each.path.endswith("/events")]
 
 
@@ -63,10 +63,10 @@ def test_comments_line_ends_and_events_of_a_later_version_are_no_trouble(client:
     assert list(client.events(streams(client, rest, body))) == [PROGRESS, COMPLETED]
 
 
-def test_what_breaks_off_is_taken_up_where_it_broke(client: Client, rest: Rest) -> None:
+def test_a_broken_stream_goes_on_where_it_broke(client: Client, rest: Rest) -> None:
     begin = RETRY + frame(7, PROGRESS)
     rest.faults["GET"] = [
-        # In the middle of an event, after some events, without any, and with a server that is away for a while.
+        # The stream breaks within an event, after events, before any event, and while the server is away.
         Lose(len(begin) + 20),
         Lose(len(begin)),
         Lose(),
@@ -87,7 +87,7 @@ def test_a_stream_that_ends_in_good_order_before_the_job_does_is_asked_for_again
     assert asked(rest) == [None, "1", "1"]
 
 
-def test_what_the_server_refuses_is_raised(client: Client, rest: Rest) -> None:
+def test_errors_of_the_server_are_raised(client: Client, rest: Rest) -> None:
     with pytest.raises(errors.JobNotFound, match="nothing-here"):
         next(client.events("nothing-here"))
     rest.faults["GET"] = [Refuse(401, "unauthorized", "This key is not known here")]
@@ -110,7 +110,7 @@ def test_a_server_that_stays_away_is_not_waited_for_for_ever(
 
 
 class Clock:
-    """Goes on only when somebody sleeps, or does something that takes long."""
+    """A clock that moves only by sleeps and by the steps of a test."""
 
     now = 0.0
 
@@ -133,7 +133,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_what_the_caller_does_with_an_event_is_no_time_that_the_server_was_away(
+def test_time_that_the_caller_takes_does_not_count_as_absence_of_the_server(
     client: Client, rest: Rest, clock: Clock
 ) -> None:
     job_id = streams(client, rest, frame(1, PROGRESS), frame(2, COMPLETED))
@@ -157,7 +157,7 @@ def test_another_server_is_not_asked_again(client: Client, rest: Rest) -> None:
         next(client.events(streams(client, rest)))
 
 
-def test_who_looks_no_further_closes_the_connection(client: Client, rest: Rest) -> None:
+def test_closing_the_iterator_closes_the_connection(client: Client, rest: Rest) -> None:
     job_id = streams(client, rest, frame(1, PROGRESS) + frame(2, COMPLETED))
     events = client.events(job_id)
     assert next(events) == PROGRESS

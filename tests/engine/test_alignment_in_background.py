@@ -1,4 +1,4 @@
-"""An alignment model that is here but not loaded: no text waits for it, and nothing is lost without it."""
+"""An alignment model that is stored but not loaded: no text waits for it, and its absence loses no text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def engine_with(models_dir: Path, root: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def aligning(models_dir: Path, tiny_en_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """With an alignment model of the true shape, which has to be loaded anew for every job."""
+    """An engine with an alignment model of the true shape, which is loaded again for every job."""
     root = tmp_path_factory.mktemp("models")
     assert random_models.make_alignment(root).name == CHECKPOINT
     with engine_with(models_dir, root) as engine:

@@ -1,4 +1,4 @@
-"""A job's audio is freed when the job ends, however it ends, without waiting for Python to look for cycles."""
+"""The audio of a job is freed as soon as the job ends in any way, without a run of the garbage collector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEADLINE = 60.0
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]]:
-    """References to the audio of every job, while Python looks for no cycles."""
+    """References to the audio of every job, while the garbage collector is off."""
     found: list[weakref.ref[Any]] = []
 
     def decode_and_note(*arguments: Any, **options: Any) -> Any:
@@ -53,7 +53,7 @@ def freed(references: list[weakref.ref[Any]]) -> bool:
 def test_the_audio_of_a_completed_job_is_freed(
     engine: Engine, short_call: Path, ecapa_path: Path, decoded: list[weakref.ref[Any]], options: dict[str, Any]
 ) -> None:
-    """With ``align``: no alignment model is here, and the error that says so is kept by a future."""
+    """With ``align`` there is no alignment model, and a future keeps the error that says so."""
     engine.transcribe(short_call, TranscriptionOptions(language="en", **options))
     assert len(decoded) == 1
     assert freed(decoded)

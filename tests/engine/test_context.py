@@ -118,7 +118,7 @@ def test_progress_is_that_of_the_whole_and_never_falls(worker: GpuWorker, tmp_pa
     ctx.progress(1.0)
     plan = StagePlan.of(TranscriptionOptions())
     assert seen == [plan.progress("decode", done) for done in (0.0, 0.5, 1.0)] + [
-        # Stages that are left out cost the progress nothing: it never falls.
+        # Progress never falls when stages are left out.
         plan.progress("asr", done)
         for done in (0.0, 1.0)
     ]

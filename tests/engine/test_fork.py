@@ -108,7 +108,7 @@ child("nothing_too", lambda: "nothing", os._exit)
 child("drop", drop, sys.exit)
 child("drop_too", drop, os._exit)
 
-# While the parent's threads are at work, and hold whatever locks they hold.
+# The fork happens while threads of the parent work and hold locks.
 busy = threading.Thread(target=lambda: engine.transcribe(audio, speakers))
 busy.start()
 for number, end in enumerate((sys.exit, os._exit) * 2):

@@ -71,7 +71,7 @@ def test_a_window_has_the_same_text_alone_and_in_a_batch(whisper: Any, beam: int
     together = decode(whisper, audio, beam)
     alone = [decode(whisper, [one], beam)[0] for one in audio]
     same = np.mean([np.mean(np.array(a) == np.array(b)) for a, b in zip(together, alone, strict=True)])
-    # Half precision may decide a tie the other way, and what follows is then another text.
+    # Half precision may decide a tie differently, and then the rest of the text differs.
     assert same > 0.6
 
 
@@ -151,7 +151,7 @@ def test_a_batch_that_does_not_fit_is_halved(engine: Engine) -> None:
         engine.transcribe(speech(30.0), options)
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
-        # A window of 30 s takes some 100 MB on its way through base.
+        # A window of 30 s takes about 100 MB in the base model.
         taken = torch.empty(max(0, free - (700 << 20)), dtype=torch.uint8, device="cuda")
         try:
             transcript = engine.transcribe(speech(16 * 30.0), options)

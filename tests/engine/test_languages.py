@@ -53,7 +53,7 @@ def test_codes_regions_and_names(written: str, code: str) -> None:
 @pytest.mark.parametrize(
     "written", ["klingon", "", "xx", "../etc", "x-private", "\0", "fr;en", "a" * 100_000, "ﬁ" * 300]
 )
-def test_what_whisper_does_not_know_is_refused(written: str) -> None:
+def test_languages_that_whisper_does_not_know_are_refused(written: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         language_code(written)
     assert caught.value.field == "language"

@@ -1,4 +1,4 @@
-"""What is optional costs what it would have given, never the text: whatever fails in it, and wherever.
+"""An optional stage that fails costs its own result and never the text, no matter where it fails.
 
 And none of it keeps the text waiting, or goes to the network when that is forbidden.
 """
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.models
 RATE = 16_000
 EVERYTHING = TranscriptionOptions(language="en", diarize=True, align=True)
 
-# What fails, and which of the transcript's parts that costs.
+# The part that fails, and the fields of the transcript that are missing then.
 PLACES = {
     "whisper_api.engine.align.models.AlignmentSource.load": "times",
     "whisper_api.engine.align.models.AlignmentSource.estimated_bytes": "times",
@@ -55,7 +55,7 @@ ERRORS = {
     "disk": OSError(5, "Input/output error", "/a/path/of/the/machine"),
     "thread": RuntimeError("can't start new thread"),
 }
-# Every place with a lack of memory and with a fault, and every other error at one of the places.
+# Each place fails once from lack of memory and once from a fault; every other error occurs at one of the places.
 CASES = [
     *((place, error) for place in PLACES for error in ("memory", "fault")),
     ("whisper_api.engine.align.models.AlignmentSource.load", "disk"),
@@ -176,7 +176,7 @@ class SlowSource:
     def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any) -> Any:
         self.asked.set()
         if not self.waited:
-            # Until this is stopped, or the text is there.
+            # Wait until the stage is stopped or the text is complete.
             until(lambda: watch.check() or self.gate.is_set(), "the first text is told")
             self.waited.append(self.gate.is_set())
         raise SourceFailed("it is not there any more")
@@ -230,14 +230,14 @@ import socket, sys
 from itertools import product
 asked = []
 def hear(event, arguments):
-    # The decoder process is spoken to by a socket of this machine.
+    # The decoder process uses a socket of this machine.
     if isinstance(arguments[0] if arguments else None, socket.socket) and arguments[0].family == socket.AF_UNIX:
         return
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
         asked.append((event, arguments[1:]))
 sys.addaudithook(hear)
 import tokenizers
-# Its requests are made in Rust, where no audit hook hears them.
+# Its requests are made in Rust, where Python's audit hooks do not see them.
 class Recorded:
     from_file = tokenizers.Tokenizer.from_file
     @staticmethod
@@ -271,7 +271,7 @@ def short_call(call: npt.NDArray[np.float32], tmp_path: Path) -> Path:
 
 
 def transcribe_offline(root: Path, audio: Path, model: str, *vads: str) -> list[str]:
-    """What the script says; the environment is that of a user with a token, who has not set HF_HUB_OFFLINE."""
+    """The output of a script, run in the environment of a user with a token and without HF_HUB_OFFLINE."""
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_TOKEN": "hf_aTokenOfNobody", "HF_HOME": str(root / "hf")}
     command = [sys.executable, "-c", OFFLINE, str(root), str(audio), model, *vads]
@@ -298,7 +298,7 @@ def test_an_offline_engine_asks_no_network(
     *results, asked = transcribe_offline(root, short_call, "base", "silero", "pyannote")
     assert asked == "asked []"
     assert results.count("text True") == (6 if alignment else 4)
-    # To tell speakers apart was asked for, and cannot be done.
+    # The job asks for diarization, which is not possible.
     errors = [line.split()[1] for line in results if line.startswith("error")]
     assert errors == ([] if alignment else ["ModelUnavailable"] * 2)
 

@@ -33,7 +33,7 @@ def test_options_that_contradict_each_other_cannot_be_made(options: dict[str, An
 
 
 @pytest.mark.parametrize("method", get_args(VadMethod))
-def test_nothing_is_left_open(method: VadMethod) -> None:
+def test_resolved_options_have_no_missing_values(method: VadMethod) -> None:
     options = resolved(vad=method)
     assert (options.model, options.language, options.beam_size) == ("base", "auto", 5)
     assert None not in (options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)

@@ -90,7 +90,7 @@ def test_every_word_has_a_place_and_a_speaker(transcript: Transcript) -> None:
     assert [segment.id for segment in transcript.segments] == list(range(len(transcript.segments)))
 
 
-def test_who_says_what_is_right(transcript: Transcript) -> None:
+def test_the_sentences_have_the_right_speakers(transcript: Transcript) -> None:
     def speaker(*said: str) -> str | None:
         (found,) = {s.speaker for s in transcript.segments if all(text in s.text for text in said)}
         return found
@@ -170,7 +170,7 @@ def test_silence_is_an_empty_transcript_and_no_error(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "empty"), (b"just some words\n" * 50, "text")], ids=["empty", "text"]
 )
-def test_what_is_no_audio_is_refused_by_name(engine: Engine, content: bytes, message: str) -> None:
+def test_a_source_that_is_no_audio_is_refused_by_name(engine: Engine, content: bytes, message: str) -> None:
     with pytest.raises(InvalidAudio, match=message):
         engine.transcribe(content, QUICK)
 

@@ -40,7 +40,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("language", SENTENCES)
-def test_sentences_are_told_apart(language: str) -> None:
+def test_text_is_split_into_sentences(language: str) -> None:
     text = ("" if language in LANGUAGES_WITHOUT_SPACES else " ").join(SENTENCES[language])
     assert [text[start:end] for start, end in spans(text, language)] == SENTENCES[language]
 

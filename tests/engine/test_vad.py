@@ -114,7 +114,7 @@ def test_a_long_silence_is_not_part_of_a_window() -> None:
 
 
 class Job:
-    """What Silero needs of a job."""
+    """The part of a job's context that Silero uses."""
 
     def __init__(self, options: TranscriptionOptions) -> None:
         self.options = resolve(options, model="base", language="auto")
@@ -137,7 +137,7 @@ def call(sample_call: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_silero_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     (window,) = detect(call)
-    # By its reference, the first word begins at 6.68 s and the last one ends at 29.99 s.
+    # By the reference of the call, the first word begins at 6.68 s and the last one ends at 29.99 s.
     assert 6.0 < window.start / RATE < 6.9
     assert window.end / RATE > 29.5
 
@@ -180,7 +180,7 @@ def test_silence_and_noise_have_no_windows() -> None:
     assert detect(np.zeros(1, np.float32)) == []
 
 
-def test_without_detection_everything_is_speech() -> None:
+def test_all_audio_is_speech_when_detection_is_off() -> None:
     audio = np.random.default_rng(0).normal(0, 0.1, 70 * RATE).astype(np.float32)
     found = detect(audio, vad="none")
     assert found[0].start == 0

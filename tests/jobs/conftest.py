@@ -1,4 +1,4 @@
-"""What most tests of durable work begin with."""
+"""Fixtures of the tests of durable jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people correct in a transcript: what may be corrected, and where it is seen."""
+"""Corrections of a transcript: which are accepted, and which outputs show them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_word_is_replaced_in_words_and_text_and_keeps_its_time() -> None:
     assert after.score is None
     assert found.segments[0].words[:3] == TALK.segments[0].words[:3]
     assert found.segments[1:] == TALK.segments[1:]
-    # What was decoded is another thing.
+    # The tokens of the model stay as decoded.
     assert (found.segments[0].tokens, found.segments[0].logprobs) == ((1, 2), TALK.segments[0].logprobs)
 
 
@@ -138,7 +138,7 @@ def test_the_last_of_two_corrections_counts_and_one_that_changes_nothing_is_none
         ("ja", ["今日", "は", "雨", "です。"], "今日は雨です。", {2: "晴れ"}, "今日は晴れです。"),
         ("ja", ["今日", "は", "雨", "です。"], "今日は雨です。", {1: ""}, "今日雨です。"),
         ("zh", ["你", "好"], "你好", {0: "您"}, "您好"),
-        # Words that do not stand in the text are put together as the language does it.
+        # Words that are not in the text are joined by the rules of the language.
         ("zh", ["你", "好"], "", {0: "您"}, "您好"),
         ("fr", ["l'été", "vient"], "other", {1: "finit"}, "l'été finit"),
         # The same word twice.
@@ -169,7 +169,7 @@ def test_a_segment_without_words_has_its_text_replaced() -> None:
 
 
 @pytest.mark.parametrize("arrow", ["-->", "--->", "------>", "-->-->"])
-def test_what_is_written_cannot_break_subtitles(arrow: str) -> None:
+def test_corrections_cannot_break_subtitles(arrow: str) -> None:
     found = corrected(TALK, word(0, 0, f"1\n\n2\n00:01 {arrow} 00:02"), SPEAKER_00=f"A\n\n1\n00:00 {arrow} 00:01")
     for format in ("srt", "vtt"):
         assert render(found, format).count("-->") == len(TALK.segments)
@@ -238,7 +238,9 @@ def test_words_and_names_change_together() -> None:
         ([], {"SPEAKER_00": " \n"}, r"speakers: the name of SPEAKER_00 is empty"),
     ],
 )
-def test_what_is_not_there_cannot_be_corrected(words: list[Correction], speakers: dict[str, str], message: str) -> None:
+def test_corrections_of_missing_words_and_speakers_are_refused(
+    words: list[Correction], speakers: dict[str, str], message: str
+) -> None:
     with pytest.raises(InvalidOption, match=message):
         checked(TALK, Corrections(words=tuple(words), speakers=speakers))
 
@@ -292,7 +294,7 @@ def test_times_that_an_older_version_stored_are_mended(tmp_path: Path) -> None:
     assert first.start <= a.start < a.end <= b.start < b.end <= first.end <= second.start < second.end
 
 
-def test_only_a_result_that_is_there_can_be_corrected(serve: Services) -> None:
+def test_corrections_need_a_stored_result(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor)
     job_id, canceled = submit(service, "what was sad"), submit(service)

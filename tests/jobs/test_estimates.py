@@ -1,4 +1,4 @@
-"""How long jobs will take: learned per model, device and stage, told only when every number is there."""
+"""Estimates of the time of jobs, learned per model, device and stage; unknown while one of the numbers is missing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def teach(store: JobStore, estimates: Estimates, model: str = "base", seconds: f
     estimates.learned()
 
 
-def test_nothing_is_told_before_something_was_learned(estimates: Estimates) -> None:
+def test_the_estimate_is_unknown_before_a_job_has_ended(estimates: Estimates) -> None:
     estimates.expect(job("a"))
     assert estimates.of_queued("a", ["a"], {}) is None
     assert estimates.of_running("a", live("asr")) is None
@@ -71,11 +71,11 @@ def test_time_is_in_proportion_to_the_audio(store: JobStore, estimates: Estimate
 @pytest.mark.parametrize(
     ("others", "took"),
     [
-        # The model hears a few windows of an hour, and takes no longer than for a minute.
+        # Detection reads only a few windows of an hour, so it takes no longer than for a minute.
         (TranscriptionOptions(task="detect_language", align=False, diarize=False), {"asr": 0.3}),
         (TranscriptionOptions(task="translate", align=False, diarize=False), {"asr": 900.0}),
         (TranscriptionOptions(task="translate", diarize=False), {"asr": 900.0, "align": 0.0}),
-        # An hour in which nobody speaks.
+        # An hour of silence.
         (PLAIN, {"asr": 0.0}),
     ],
     ids=["detect_language", "translate", "translate with word times", "silence"],
@@ -146,7 +146,7 @@ def test_a_stage_that_was_never_seen_leaves_the_whole_unknown(store: JobStore, e
     assert estimates.of_running("a", live("decode")) == pytest.approx(18.0)
 
 
-def test_what_was_learned_is_there_after_a_restart(store: JobStore) -> None:
+def test_estimates_survive_a_restart(store: JobStore) -> None:
     teach(store, new(store))
     again = new(store)
     again.expect(job("a"))
@@ -156,7 +156,7 @@ def test_what_was_learned_is_there_after_a_restart(store: JobStore) -> None:
 def test_a_running_job_needs_the_rest_of_its_stage_and_those_after_it(store: JobStore, estimates: Estimates) -> None:
     teach(store, estimates)
     estimates.expect(job("a"))
-    # Of the weights of decode, load, vad and asr, the first is 0.02 of 0.6, and asr begins after 0.08.
+    # Decode is 0.02 of the weights of decode, load, vad and asr, which are 0.6 together; asr begins after 0.08.
     assert estimates.of_running("a", live("decode", 0.0, 0.4)) == pytest.approx(12.6)
     assert estimates.of_running("a", live("load", 0.0, 5.0)) == pytest.approx(12.0)
     assert estimates.of_running("a", live("asr", 0.0, 2.0)) == pytest.approx(8.0)
@@ -171,7 +171,7 @@ def test_a_job_that_is_slower_than_expected_shows(store: JobStore, estimates: Es
     assert on_time is not None
     assert late is not None
     assert late > on_time
-    # Nothing is less than no time, however late it is.
+    # The time left is never negative.
     assert estimates.of_running("a", live("asr", 0.0, 1000.0)) == 0.0
 
 
@@ -201,7 +201,7 @@ def test_behind_a_job_of_unknown_length_nothing_is_known(store: JobStore, estima
     assert estimates.of_queued("c", "abc", {}) is None
 
 
-def test_what_has_ended_is_forgotten(store: JobStore, estimates: Estimates) -> None:
+def test_an_ended_job_is_forgotten(store: JobStore, estimates: Estimates) -> None:
     teach(store, estimates)
     estimates.expect(job("a"))
     estimates.forget("a")

@@ -1,4 +1,4 @@
-"""A watcher of a job receives the events that it has missed, nothing that was replaced since, and always the end."""
+"""A watcher of a job receives the events that it missed, except for replaced ones, and always the end."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def events_in(news: tuple[NumberedEvent, ...]) -> list[JobEvent]:
 
 
 async def known(events: JobEvents, after: int = 0) -> tuple[NumberedEvent, ...]:
-    """What a watcher is given that comes now."""
+    """The events that a new watcher gets at once."""
     async with events.watch("a", after) as watch:
         return await watch.next(0)
 
 
-# --- what is told ---
+# --- the events of a watcher ---
 
 
-def test_who_comes_late_is_given_the_newest_of_everything_in_the_order_of_its_last_change() -> None:
+def test_a_late_watcher_gets_the_newest_version_of_each_event_in_order_of_change() -> None:
     events = new_events()
 
     async def watch() -> None:
@@ -107,7 +107,7 @@ def test_who_comes_late_is_given_the_newest_of_everything_in_the_order_of_its_la
     run(watch())
 
 
-def test_who_was_away_is_given_what_it_has_missed() -> None:
+def test_a_watcher_that_returns_gets_the_events_that_it_missed() -> None:
     events = new_events()
 
     async def watch() -> None:
@@ -120,7 +120,7 @@ def test_who_was_away_is_given_what_it_has_missed() -> None:
     run(watch())
 
 
-def test_who_stays_is_given_everything_once() -> None:
+def test_a_watcher_that_stays_gets_every_event_once() -> None:
     events = new_events()
 
     async def watch() -> list[list[JobEvent]]:
@@ -153,7 +153,7 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
             events.publish(queued(4))
             assert events_in(await known(events)) == [queued(4)]
             events.publish(progress(0.1), partial(0, "again"))
-            # A client that has the old text is told that it is void; a new client sees only a job that runs.
+            # The queued event tells an old client that its text is void; a new client gets only the running job.
             again = [queued(4), progress(0.1), partial(0, "again")]
             assert events_in(await stays.next(0)) == again
             assert events_in(await known(events, before[-1].id)) == again
@@ -163,7 +163,7 @@ def test_a_job_that_is_put_back_begins_anew() -> None:
 
 
 def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None:
-    # As if somebody else's job had left the queue just when this one began to run, or was canceled.
+    # Another job leaves the queue at the moment when this one begins to run or is canceled.
     events = new_events()
 
     async def watch() -> None:
@@ -181,7 +181,7 @@ def test_a_place_in_the_queue_that_was_looked_up_too_early_is_not_told() -> None
     run(watch())
 
 
-def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
+def test_only_watchers_of_waiting_jobs_get_positions() -> None:
     places = {"a": 3, "b": 4}
     events = JobEvents(lambda: places, Clock())
 
@@ -193,7 +193,7 @@ def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
             places["a"] = 2
             events.update_positions()
             assert events_in(await watch.next(0)) == [queued(2)]
-            # Taken, and about to start.
+            # A worker has taken the job and is about to start it.
             del places["a"]
             events.update_positions()
             assert await watch.next(0) == ()
@@ -202,7 +202,7 @@ def test_only_watchers_of_waiting_jobs_are_told_of_places() -> None:
     run(watch())
 
 
-def test_who_was_there_before_a_restart_begins_anew() -> None:
+def test_a_watcher_from_before_a_restart_gets_all_events_again() -> None:
     clock = Clock()
 
     async def watch() -> None:
@@ -213,7 +213,7 @@ def test_who_was_there_before_a_restart_begins_anew() -> None:
         after = new_events(clock)
         after.publish(progress(0.0), partial(0, "again"))
         assert events_in(await known(after, last)) == [queued(1), progress(0.0), partial(0, "again")]
-        # As if the clock had been set back meanwhile: what was had before tells nothing.
+        # The clock was set back meanwhile, so the last id of the client means nothing.
         assert events_in(await known(after, last + 10**9)) == [queued(1), progress(0.0), partial(0, "again")]
 
     run(watch())
@@ -269,10 +269,10 @@ def test_events_are_encoded_once_and_read_back() -> None:
     run(watch())
 
 
-# --- who waits ---
+# --- waiting for events ---
 
 
-def test_who_waits_is_woken_from_another_thread() -> None:
+def test_another_thread_wakes_a_waiting_watcher() -> None:
     events = new_events()
 
     async def watch() -> list[JobEvent]:
@@ -337,7 +337,7 @@ def test_progress_waits_a_moment_for_more_and_nothing_else_does() -> None:
     ]
 
 
-def test_who_does_not_read_holds_no_more_than_there_is_to_know() -> None:
+def test_a_watcher_that_does_not_read_holds_only_the_newest_events() -> None:
     events = JobEvents()
 
     async def watch() -> None:
@@ -445,7 +445,7 @@ def test_many_watchers_wake_their_loop_once(monkeypatch: pytest.MonkeyPatch) -> 
             for each in (one, two, three):
                 await each.next(0)
             monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-            # The loop does not run meanwhile, so it needs no second call.
+            # The loop does not run meanwhile, so one call wakes it for all events.
             for number in range(100):
                 events.publish(partial(number), JobProgressEvent(job_id="b", progress=0.0, stage="asr"))
             monkeypatch.undo()
@@ -486,7 +486,7 @@ def test_the_watchers_of_every_loop_are_signaled() -> None:
 # --- what is kept ---
 
 
-def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended() -> None:
+def test_the_log_of_a_job_is_dropped_when_its_watchers_leave_or_it_ends() -> None:
     events = new_events()
 
     async def watch() -> None:
@@ -495,7 +495,7 @@ def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended
             async with events.watch("a"):
                 pass
             assert events.logs
-        # It waits, and its place is asked for when somebody watches again.
+        # The job waits: the next watcher looks its position up.
         assert not events.logs
         events.publish(progress(0.0), partial(0))
         await known(events)
@@ -512,7 +512,7 @@ def test_nothing_is_kept_of_a_job_that_nobody_watches_any_more_or_that_has_ended
 
 
 class Reader(FakeExecutor):
-    """A fake that gives stretches, as an engine does.
+    """A fake that reports partial segments, as an engine does.
 
     Args:
         read: gives them.
@@ -528,7 +528,7 @@ class Reader(FakeExecutor):
 
 
 def read_two(tell: OnPartial) -> None:
-    """A stretch, the same aligned, and another."""
+    """Report partial segments, the same segments with word times, and further ones."""
     word = Word(word="Hello", start=0.0, end=1.0, score=0.5, interpolated=True)
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello", avg_logprob=-0.1, tokens=(1, 2), seek=0)
     tell(PartialSegments(index=0, aligned=False, segments=(segment,)))
@@ -537,7 +537,7 @@ def read_two(tell: OnPartial) -> None:
 
 
 def read_one(tell: OnPartial) -> None:
-    """A stretch of two segments."""
+    """Partial segments: two segments of one window."""
     segment = Segment(id=7, start=0.0, end=1.0, text="Hello")
     tell(PartialSegments(index=0, aligned=False, segments=(segment, segment)))
 
@@ -561,7 +561,7 @@ def test_a_service_tells_of_a_job_from_the_queue_to_its_end(serve: Services) -> 
         return events
 
     events = run(watch())
-    # The last place may pass too quickly to be told.
+    # The last position may pass too quickly for an event.
     places = [event.queue_position for event in events if isinstance(event, JobQueuedEvent)]
     assert places in ([3, 2, 1], [3, 2])
     stages = [event.stage for event in events if isinstance(event, JobProgressEvent)]
@@ -631,7 +631,7 @@ def test_a_job_that_is_put_back_is_told_to_wait_and_its_text_is_void(serve: Serv
 
 
 class Hung(FakeExecutor):
-    """Its jobs heed no cancel. Each waits for a gate, reports progress, and waits for another gate."""
+    """Its jobs ignore cancellation. Each waits for a gate, reports progress, and waits for another gate."""
 
     def __init__(self) -> None:
         super().__init__()

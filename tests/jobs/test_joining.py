@@ -1,4 +1,4 @@
-"""The same submission from the same owner, while the first one runs or has just ended, is one job."""
+"""An equal submission of the same owner joins the job of the first one, while it runs or soon after its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_job_that_waits_or_runs_is_joined(serve: Services, tmp_path: Path, own
     assert ids_in(service.store) == {first, second}
 
 
-def test_what_is_not_the_same_is_not_joined(serve: Services) -> None:
+def test_submissions_that_differ_are_not_joined(serve: Services) -> None:
     service = serve(FakeExecutor(held=True))
     wanted: dict[str, Any] = {"owner": "ada", "fingerprint": "f"}
     others: list[dict[str, Any]] = [
@@ -65,7 +65,7 @@ def test_a_job_with_an_idempotency_key_joins_none_and_is_joined_by_none(serve: S
 
 
 def joins(store: JobStore, after: float = 100.0) -> bool:
-    """Whether an equal submission becomes the first job, and not a second one."""
+    """Whether an equal submission joins the first job."""
     try:
         added = store.add(new_job("second", fingerprint="f"), join_after=after)
     except AlreadyThere as there:

@@ -1,4 +1,4 @@
-"""Services that start, load their models, drain, stop and start again."""
+"""Services that start, load their models, drain, stop and start again, and their health."""
 
 from __future__ import annotations
 
@@ -84,6 +84,19 @@ def test_stopping_puts_the_running_job_back_and_counts_no_attempt(serve: Service
     assert executor.started == [first, second]
 
 
+def test_a_running_job_may_end_within_the_grace_of_a_stop(serve: Services) -> None:
+    executor = FakeExecutor(held=True)
+    service = serve(executor)
+    job_id = submit(service)
+    running(service, job_id)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(service.stop, DEADLINE)
+        until(lambda: service.health().state == "draining")
+        executor.release()
+        stopping.result(DEADLINE)
+    assert service.status(job_id, None).status == "Completed"
+
+
 @pytest.mark.parametrize("first", ["stop", "cancel"])
 def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None:
     hang = threading.Event()
@@ -107,7 +120,7 @@ def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None
 
 
 def test_stopping_meets_submitting_and_completing(serve: Services, tmp_path: Path) -> None:
-    """What was accepted is done in the end, once, and what was refused has left nothing."""
+    """Every accepted job completes exactly once, and refused submissions leave no files."""
     accepted: dict[str, str] = {}
     numbers = itertools.count()
     completed: set[str] = set()

@@ -1,4 +1,4 @@
-"""A job whose model has to be downloaded keeps no other job waiting, and only those who may begin such a download."""
+"""A job whose model is downloaded does not delay other jobs, and only some keys may start a download."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, ex
 
 
 def test_a_running_job_gives_its_slot_back_while_a_model_is_downloaded(serve: Services, executor: FakeExecutor) -> None:
-    """As a job does whose language has to be detected before its alignment model is known."""
+    """The job finds its alignment model only after it has detected the language."""
     executor.missing = {"nl"}
     service = serve(executor)
     first = submit(service, language="nl")
@@ -97,7 +97,7 @@ def test_a_job_runs_without_a_model_that_it_can_do_without(serve: Services, exec
     service = serve(executor)
     jobs = [submit(service, language="nl") for _ in range(2)]
     wait_for(service, jobs)
-    # Each job asks once, however long it then waits for its turn.
+    # Each job asks once, and then waits for its turn for any time.
     assert len(executor.downloads) <= len(jobs)
     assert sorted(executor.started) == sorted(jobs * 2)
 
@@ -135,10 +135,10 @@ def test_a_job_that_waits_for_its_model_survives_a_restart(serve: Services, exec
         ("nobody", None, False),
     ],
 )
-def test_who_may_make_the_server_download_a_model(
+def test_the_configuration_decides_which_models_a_job_may_download(
     serve: Services, executor: FakeExecutor, policy: str, role: Role | None, allowed: bool
 ) -> None:
-    """Without authorization there is no key, and everybody may do what administrators may."""
+    """Without authorization there are no keys, and every caller has the rights of an administrator."""
     service = serve(executor, model_downloads=policy)
     owner = "" if role is None else KeyRing(service.store).create("ada", role)[0].key_id
     if allowed:
@@ -146,9 +146,9 @@ def test_who_may_make_the_server_download_a_model(
     else:
         with pytest.raises(ModelUnavailable, match=r"WHISPER_MODEL_DOWNLOADS .* models pull large"):
             submit(service, owner, model="large")
-    # So are models that the administrator has named in the configuration, as the target of an alias.
+    # Models that the configuration names as the target of an alias are allowed as well.
     executor.trusted = {"huge"}
     submit(service, owner, model="huge")
-    # Models on this machine are for all keys.
+    # Every key may use the models on this machine.
     submit(service, owner, model="other")
     submit(service, owner)

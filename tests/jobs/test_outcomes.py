@@ -1,4 +1,4 @@
-"""How errors and ends are told to clients."""
+"""The errors and outcomes of jobs that clients see."""
 
 from __future__ import annotations
 

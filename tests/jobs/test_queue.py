@@ -1,4 +1,4 @@
-"""The queue keeps its order and its bounds, whatever is done to it and by however many."""
+"""The queue keeps its order and its bounds under any operations of any number of threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT = 60.0
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The queue beside a list that is handled with care."""
+    """Compares the queue with a plain list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
     @rule()
     def take_and_fail_to_start(self) -> None:
-        """A job that has not started after all counts as waiting again, and can be put back."""
+        """A job that was taken and not started counts as waiting again, and can be put back."""
         job_id = next(job_id for job_id in self.waiting if job_id not in self.held)
         assert self.queue.take(timeout=0) == job_id
         self.queue.started(job_id)
@@ -118,7 +118,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed and not set(self.waiting) <= self.held)
     @rule()
     def take_and_put_back(self) -> None:
-        """A job that is put back stands behind the others, however it came before."""
+        """A job that is put back goes behind the others, no matter how it first came."""
         job_id = self.queue.take(timeout=0)
         assert job_id is not None
         self.queue.put(job_id, reserved=False)
@@ -177,7 +177,7 @@ def test_positions_count_batches_when_several_jobs_run_at_a_time() -> None:
     for job_id in "abcde":
         queue.put(job_id, reserved=False)
     assert queue.positions() == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
-    # The job that starts still counts, in front of the others.
+    # A job that is about to start still counts, before the others.
     assert queue.take(0) == "a"
     assert queue.positions() == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
     queue.started("a")
@@ -185,7 +185,7 @@ def test_positions_count_batches_when_several_jobs_run_at_a_time() -> None:
     assert queue.position("d") == 2
 
 
-def test_whoever_waits_gets_the_job_that_comes() -> None:
+def test_a_waiting_worker_gets_the_next_job() -> None:
     queue = JobQueue(CAPACITY)
     thread, results = in_thread(lambda: queue.take(WAIT))
     queue.put("job", reserved=False)

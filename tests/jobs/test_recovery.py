@@ -1,4 +1,4 @@
-"""Processes that go down while jobs run: none is lost, and one that brings the process down is not tried for ever."""
+"""Processes that crash while jobs run: no job is lost, and a job that causes the crash is not tried for ever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXITED = 7
 
 
 def run(directory: Path, slots: int = 1, attempts: int = Config().max_job_attempts) -> int:
-    """Run a service in a process of its own until all is done, or the process ends; its exit code."""
+    """Run a service in another process until all jobs have ended or the process has crashed. Returns the exit code."""
     program = functools.partial(work, directory, slots, attempts)
     output = directory / "output"
     code = Forked(program, ["work"], directory, os.environ, output, output).wait(120)
@@ -31,7 +31,7 @@ def run(directory: Path, slots: int = 1, attempts: int = Config().max_job_attemp
 
 
 def submit_all(directory: Path, **prompts: str) -> dict[str, str]:
-    """Submit a job for each name, which is also its text; name to id."""
+    """Submit a job for each name, with the name as its text. Returns the ids by name."""
     service = new_service(directory)
     job_ids = {name: submit(service, name, prompt=prompt) for name, prompt in prompts.items()}
     service.close()
@@ -39,7 +39,7 @@ def submit_all(directory: Path, **prompts: str) -> dict[str, str]:
 
 
 def states(directory: Path, job_ids: dict[str, str]) -> dict[str, str]:
-    """Name to state; a Completed job must have the right text."""
+    """The states by name. A Completed job must have the right text."""
     service = new_service(directory)
     found: dict[str, str] = {}
     for name, job_id in job_ids.items():
@@ -83,7 +83,7 @@ def test_jobs_that_ran_beside_a_crash_are_not_taken_for_it(tmp_path: Path) -> No
 
 def test_a_job_that_ends_the_process_without_a_trace_holds_up_nobody_and_fails_in_the_end(tmp_path: Path) -> None:
     job_ids = submit_all(tmp_path, poison="exit", other="")
-    # From the second time on it waits behind the others.
+    # From its second attempt on, the job waits behind the others.
     ends = [run(tmp_path) for _ in range(3)]
     assert states(tmp_path, job_ids) == {"poison": "Processing", "other": "Completed"}
     ends += [run(tmp_path) for _ in range(Config().max_job_attempts - 2)]
@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_once_loses_nothing(tmp_path: Path) -> None:
 def test_a_job_is_not_given_up_because_the_process_was_killed_ten_times(tmp_path: Path) -> None:
     job_ids = submit_all(tmp_path, victim="kill")
     assert [run(tmp_path) for _ in range(10)] == [KILLED] * 10
-    # Ten times it was taken up again.
+    # The job was started again ten times.
     assert states(tmp_path, job_ids) == {"victim": "Processing"}
 
 
@@ -110,7 +110,7 @@ def test_a_job_is_not_given_up_because_the_process_was_killed_ten_times(tmp_path
 
 
 def processing(store: JobStore, job_id: str) -> None:
-    """Add a job and have it run."""
+    """Add a job in the state Processing."""
     store.add(
         Job(
             job_id=job_id,
@@ -144,7 +144,7 @@ def test_attempts_are_counted_and_from_the_second_on_cost_the_place(store: JobSt
     assert failed == ["a"]
 
 
-def test_only_running_jobs_are_looked_at_and_they_keep_their_place(store: JobStore) -> None:
+def test_recovery_puts_only_running_jobs_back_and_keeps_their_order(store: JobStore) -> None:
     for job_id in "abcd":
         processing(store, job_id)
     store.requeue("b")

@@ -1,4 +1,4 @@
-"""What has expired goes, all else stays."""
+"""Retention removes what has expired, and keeps everything else."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_uploads_under_way_stay(uploads: Path, retention: Retention) -> None:
     assert not directory.exists()
 
 
-def test_what_is_not_ours_stays(tmp_path: Path, uploads: Path, retention: Retention) -> None:
-    # The directory of uploads may be one that others use too.
+def test_directories_that_are_no_uploads_stay(tmp_path: Path, uploads: Path, retention: Retention) -> None:
+    # Other programs may use the directory of uploads as well.
     elsewhere = tmp_path / "elsewhere"
     upload(tmp_path, "elsewhere")
     upload(uploads, "mail")
@@ -254,7 +254,7 @@ def test_uploads_go_when_the_database_cannot_be_written(
     other.close()
 
 
-def test_nothing_of_a_job_but_its_id_is_logged(
+def test_the_log_has_only_the_id_of_a_removed_job(
     store: JobStore, uploads: Path, retention: Retention, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = add(store, finished_at=NOW - HOUR, file_name="private.wav", options=TranscriptionOptions(prompt="private"))

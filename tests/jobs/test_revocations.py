@@ -1,4 +1,4 @@
-"""A revoked key's jobs end, with a reason: while the server runs, and while it was down."""
+"""The jobs of a revoked key end with a reason, whether or not the server runs at the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def revoke_elsewhere(directory: Path, name: str) -> None:
-    """Revoke a key as the command line does, which knows nothing of a server."""
+    """Revoke a key with the command line, which does not know the running server."""
     assert main(["keys", "revoke", name, "--data-dir", str(directory / "data")]) == 0
 
 
@@ -50,7 +50,7 @@ def test_waiting_and_running_jobs_of_a_revoked_key_end_within_seconds(serve: Ser
 def test_a_job_that_was_submitted_while_its_key_was_revoked_ends_too(serve: Services, tmp_path: Path) -> None:
     service = serve(FakeExecutor(held=True))
     key = KeyRing(service.store).create("leaving")[0].key_id
-    # The request was let in before.
+    # The request was accepted before the key was revoked.
     revoke_elsewhere(tmp_path, "leaving")
     assert ended(service, submit(service, owner=key)).error == REASON
 

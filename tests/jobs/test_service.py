@@ -1,4 +1,4 @@
-"""The one door to durable jobs: what is accepted, told and refused, and to whom."""
+"""The job service: submissions, statuses, results and limits, for each owner."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_job_is_run_and_its_audio_goes(serve: Services, tmp_path: Path) -> Non
     assert row.hf_token is None
 
 
-def test_a_running_job_tells_how_far_it_is(serve: Services) -> None:
+def test_the_status_of_a_running_job_has_its_progress(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor)
     job_id = submit(service)
@@ -112,7 +112,7 @@ def test_a_job_whose_audio_has_gone_fails_and_the_next_one_runs(serve: Services,
     assert ended(service, first).status == ended(service, third).status == "Completed"
 
 
-def test_what_is_not_an_exception_fails_only_its_job(serve: Services) -> None:
+def test_a_base_exception_fails_only_its_job(serve: Services) -> None:
     def behave(executor: FakeExecutor, job: Job) -> None:
         if job.options.prompt:
             raise BaseException("a panic in a native library")
@@ -164,7 +164,7 @@ def test_lists_go_page_by_page_from_the_newest(serve: Services) -> None:
     assert service.list_jobs("nobody") == ([], None)
 
 
-def test_lists_show_places_in_the_queue(serve: Services) -> None:
+def test_lists_have_the_positions_of_waiting_jobs(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor)
     job_ids = [submit(service) for _ in range(4)]
@@ -200,7 +200,7 @@ def test_places_count_from_one(serve: Services) -> None:
     assert [service.status(each, None).queue_position for each in job_ids[2:]] == [1, 2]
 
 
-def test_with_concurrency_places_are_batches(serve: Services) -> None:
+def test_positions_count_batches_when_jobs_run_concurrently(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor, enable_concurrency=True, max_concurrent_jobs=2)
     job_ids = [submit(service) for _ in range(7)]
@@ -242,7 +242,7 @@ def test_uploads_on_their_way_take_no_place_in_the_queue(serve: Services, tmp_pa
     with ExitStack() as stack:
         coming = [stack.enter_context(service.reserve(f"key {number}")) for number in range(20)]
         submit(service, owner="another")
-        # One place is left. Of the uploads that come whole now, the first gets it, and the next is told.
+        # One position is left: the first upload that completes gets it, and the next one is refused.
         service.submit(submission(coming[0]), coming[0])
         with pytest.raises(QueueFull):
             service.submit(submission(coming[1]), coming[1])
@@ -250,13 +250,13 @@ def test_uploads_on_their_way_take_no_place_in_the_queue(serve: Services, tmp_pa
         assert service.counts() == (2, 1)
     executor.release()
     idle(service)
-    # No place was lost on the way.
+    # No position was lost.
     for _ in range(2):
         ended(service, submit(service))
     assert uploads(tmp_path) == []
 
 
-def test_one_key_may_have_so_many_unfinished_jobs(serve: Services) -> None:
+def test_a_key_may_have_a_limited_number_of_unfinished_jobs(serve: Services) -> None:
     executor = FakeExecutor(held=True)
     service = serve(executor, max_jobs_per_key=2)
     first = submit(service, owner="alice")
@@ -274,7 +274,7 @@ def test_one_key_may_have_so_many_unfinished_jobs(serve: Services) -> None:
     executor.release()
 
 
-def test_of_many_who_ask_at_once_no_more_get_a_place_than_may(serve: Services) -> None:
+def test_concurrent_submissions_do_not_exceed_the_limit_of_a_key(serve: Services) -> None:
     service = serve(FakeExecutor(held=True), max_jobs_per_key=3)
 
     def attempt(_: int) -> bool:
@@ -288,7 +288,7 @@ def test_of_many_who_ask_at_once_no_more_get_a_place_than_may(serve: Services) -
         assert sum(pool.map(attempt, range(24))) == 3
 
 
-def test_what_was_reserved_and_not_submitted_leaves_nothing(serve: Services, tmp_path: Path) -> None:
+def test_a_reservation_without_a_submission_leaves_no_files(serve: Services, tmp_path: Path) -> None:
     service = serve(max_queued_jobs=1)
     with service.reserve("") as place:
         place.directory.mkdir()
@@ -313,7 +313,7 @@ def test_a_sweep_keeps_an_unfinished_upload(serve: Services, tmp_path: Path, mon
 # --- submission -------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_served_is_not_stored(serve: Services, tmp_path: Path) -> None:
+def test_a_refused_submission_is_not_stored(serve: Services, tmp_path: Path) -> None:
     executor = FakeExecutor()
     service = serve(executor, max_queued_jobs=1)
     for refusal in (UnknownModel("no such model"), ModelUnavailable("no diarization")):
@@ -367,7 +367,7 @@ def test_the_same_submission_many_times_at_once_is_one_job(serve: Services, tmp_
 
 def test_a_place_serves_one_job_and_is_not_given_back_while_it_is_submitted(serve: Services, tmp_path: Path) -> None:
     class Leaving(FakeExecutor):
-        """Its client goes while the job is submitted, so that the request's place is given back."""
+        """Release the reservation during the submission, as when the client leaves."""
 
         def check(self, options: Any, hf_token: str | None) -> None:
             place.release()
@@ -385,7 +385,7 @@ def test_a_place_serves_one_job_and_is_not_given_back_while_it_is_submitted(serv
 # --- time that is left --------------------------------------------------------------------------------------------
 
 
-def test_time_left_is_told_once_it_was_learned(serve: Services) -> None:
+def test_the_time_left_is_known_once_a_job_has_ended(serve: Services) -> None:
     executor = FakeExecutor()
     executor.timings = {"decode": 1.0, "load": 9.0, "vad": 1.0, "asr": 6.0, "align": 1.0, "diarize": 1.0}
     service = serve(executor)
@@ -402,7 +402,7 @@ def test_time_left_is_told_once_it_was_learned(serve: Services) -> None:
     assert service.status(behind, None).eta_seconds is None
 
 
-def test_time_left_is_not_told_before(serve: Services) -> None:
+def test_the_time_left_is_unknown_before_a_job_has_ended(serve: Services) -> None:
     service = serve(FakeExecutor(held=True))
     first, second = submit(service), submit(service)
     running(service, first)

@@ -1,4 +1,4 @@
-"""What workers do with jobs that are canceled, fail, cannot be written down, or bring the engine down."""
+"""Workers and jobs that are canceled, that fail, that cannot be stored, or that crash the engine."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_hung_job_is_canceled_though_it_does_not_stop(serve: Services, monkeyp
 
 @pytest.mark.parametrize("seed", range(3))
 def test_cancelling_meets_claiming_and_completing(serve: Services, tmp_path: Path, seed: int) -> None:
-    """Whenever it comes, a job ends once, either way, and nothing of it is left."""
+    """A job that is canceled at any moment ends exactly once and leaves no files."""
     executor = FakeExecutor()
     service = serve(executor, enable_concurrency=True, max_concurrent_jobs=3)
     chance = random.Random(seed)
@@ -240,7 +240,7 @@ def test_a_suspect_runs_alone(serve: Services) -> None:
     until(lambda: executor.started.count(bad) == 1 and service.counts() == (1, 2), "the suspect waits again")
     late = submit(service)
     threading.Event().wait(0.05)
-    # It waits for those that run, and whoever comes later waits for it.
+    # The suspect waits for the running jobs, and later jobs wait for the suspect.
     assert service.status(bad, None).queue_position == 1
     assert service.status(late, None).status == "Queued"
     executor.release(*others)

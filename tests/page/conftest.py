@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = ["hello", "two_tracks"]
 
-# How much of the sample call the fake microphone hears, in seconds.
+# Seconds of the sample call that the fake microphone plays.
 HEARD_FROM, HEARD_SECONDS = 6.0, 5.0
 
 
 @pytest.fixture(scope="package")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures of the page are kept: WHISPER_API_SCREENSHOTS, else with the other files of this run."""
+    """The directory of screenshots: WHISPER_API_SCREENSHOTS, or one among the files of this run."""
     named = os.environ.get("WHISPER_API_SCREENSHOTS")
     directory = Path(named) if named else tmp_path_factory.mktemp("screenshots")
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
-# Playwright keeps a loop running in this thread, which tests elsewhere could not run theirs beside.
+# Playwright keeps an event loop running in this thread, beside which other tests could not run theirs.
 @pytest.fixture(scope="package")
 def browser(tmp_path_factory: pytest.TempPathFactory, cut: Callable[[float, float], bytes]) -> Iterator[Browser]:
-    """Chromium without a window, whose microphone hears the beginning of the call, once for each recording."""
+    """Chromium without a window. Its microphone plays the beginning of the call, once for each recording."""
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
     program = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if program is None:
@@ -61,14 +61,14 @@ def page_server(
     tiny_en_model_dir: Path,
     ecapa_path: Path,
 ) -> Iterator[RunningServer]:
-    """A server as it is shipped, but for the model: it asks for keys."""
+    """A server with shipped settings but for the model; it asks for keys."""
     with RunningServer(tmp_path_factory.mktemp("page"), models_dir, {"WHISPER_MODEL": "tiny.en"}) as server:
         yield server
 
 
 @pytest.fixture(scope="package")
 def call(page_server: RunningServer, cut: Callable[[float, float], bytes]) -> str:
-    """The job that has transcribed fifteen seconds in which two people speak."""
+    """The id of a completed job: fifteen seconds in which two people speak."""
     with page_server.client() as client:
         job_id = submit(
             client,
@@ -85,7 +85,7 @@ def call(page_server: RunningServer, cut: Callable[[float, float], bytes]) -> st
 
 @pytest.fixture
 def untouched(page_server: RunningServer, call: str) -> Iterator[str]:
-    """The same job; what the test corrects in it is taken back."""
+    """The same job. The fixture removes the corrections of the test at its end."""
     yield call
     with page_server.client() as client:
         empty: dict[str, Any] = {"words": [], "speakers": {}}
@@ -94,7 +94,7 @@ def untouched(page_server: RunningServer, call: str) -> Iterator[str]:
 
 @pytest.fixture
 def visit(browser: Browser, screenshots: Path) -> Iterator[Callable[..., Visit]]:
-    """Opens tabs; none of them may have complained when the test ends."""
+    """Opens tabs. At the end of the test, no tab may have logged an error."""
     from page.visits import Visit
 
     visits: list[Visit] = []
@@ -111,5 +111,5 @@ def visit(browser: Browser, screenshots: Path) -> Iterator[Callable[..., Visit]]
 
 @pytest.fixture
 def reader(visit: Callable[..., Visit], page_server: RunningServer) -> Visit:
-    """A tab of somebody whose key is known."""
+    """A tab whose user has entered a key."""
     return visit(page_server, key=page_server.user_key)

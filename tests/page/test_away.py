@@ -32,7 +32,7 @@ def test_a_page_that_watches_resumes_when_the_server_was_killed(
 ) -> None:
     tab = visit(open_server)
     page = tab.home()
-    # Nobody asks for a key here.
+    # The page asks for no key.
     expect(page.get_by_text("None yet.")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_label("Language").select_option("en")
@@ -72,7 +72,7 @@ def test_a_transcript_is_waited_for_while_the_server_is_away(reader: Visit, call
     link.click()
     expect(page.locator("#trouble")).to_contain_text("The server cannot be reached.")
     expect(page.get_by_role("status").filter(has_text="The server cannot be reached.")).to_have_count(1)
-    # What has ended can neither be canceled nor stands anywhere.
+    # An ended job has no cancel button and no position.
     expect(page.locator("#progress")).to_be_hidden()
     page.unroute("**/transcription/*")
     reader.finished()
@@ -99,7 +99,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(reader: Visit) -> None:
     assert page.evaluate("tries") == 2
 
 
-def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_server: RunningServer) -> None:
+def test_the_page_asks_for_a_key_again_when_it_was_revoked(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.key("tests-leaving"))
     page = tab.home()
     expect(page.get_by_text("None yet.")).to_be_visible()
@@ -107,9 +107,9 @@ def test_a_key_that_was_revoked_meanwhile_is_asked_for_again(visit: Open, page_s
     page.set_input_files("#files", FilePayload(name="a.wav", mimeType="audio/wav", buffer=b"no audio"))
     dialog = page.get_by_role("dialog", name="A key, please")
     expect(dialog.get_by_role("alert")).to_have_text("This key is not known here, or was revoked.")
-    # It is forgotten, and so is not sent again by whoever loads the page anew.
+    # The page forgets the revoked key, so a reload does not send it again.
     assert page.evaluate("sessionStorage.getItem('whisper-api-key')") is None
-    # With another one, what was begun goes on.
+    # The page goes on with another key.
     dialog.get_by_label("Key").fill(page_server.user_key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert").filter(has_text="This is not audio or video")).to_be_visible()

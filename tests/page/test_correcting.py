@@ -1,4 +1,4 @@
-"""Words that are corrected and speakers who are named: kept by the server, and in every format."""
+"""Corrected words and named speakers: the server stores them, and every format has them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     reader.picture("15-corrected")
     assert "Aloha," in srt(page_server, untouched)
 
-    # With the keyboard, and a word that is taken out.
+    # Correct with the keyboard, and remove a word.
     page.keyboard.press("ArrowRight")
     page.keyboard.press("F2")
     page.keyboard.type("Sheila!")
@@ -47,9 +47,9 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     page.keyboard.press("Delete")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Word removed")).to_be_visible()
-    # The next one is where the keyboard goes on.
+    # The focus is on the next word.
     expect(words.nth(5)).to_be_focused()
-    # One that is looked at, and left as it is.
+    # A word that is opened and not changed.
     page.keyboard.press("Enter")
     page.keyboard.type("nothing")
     page.keyboard.press("Escape")
@@ -60,7 +60,7 @@ def test_a_corrected_word_is_kept_and_stands_in_the_srt(
     reader.finished()
     assert reader.words == now
     expect(page.locator(".w.corrected")).to_have_text(["Aloha,", "Sheila!"])
-    # What comes after the word that was taken out is still corrected in its own place.
+    # The words after the removed one can still be corrected at their own positions.
     words.nth(5).dblclick()
     page.keyboard.type("Later")
     page.keyboard.press("Enter")
@@ -101,7 +101,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     page.keyboard.press("Enter")
     expect(page.locator("#transcript").get_by_role("button", name="Diane").first).to_be_visible()
     expect(page.locator("#transcript").get_by_role("button", name="Speaker 1")).to_have_count(0)
-    # The other one by the list of speakers, with the keyboard.
+    # Name the other speaker in the list of speakers, with the keyboard.
     page.locator("#legend").get_by_role("button", name="Speaker 2").focus()
     page.keyboard.press("Enter")
     page.keyboard.type("Sheila")
@@ -116,7 +116,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     assert "[Diane]" in text
     assert "[Sheila]" in text
     assert "SPEAKER" not in text
-    # A name is changed again, and two of one name are one.
+    # Change a name again, so that two speakers have one name.
     page.locator("#transcript").get_by_role("button", name="Sheila").first.click()
     page.keyboard.type("Diane")
     page.keyboard.press("Enter")
@@ -125,7 +125,7 @@ def test_a_speaker_is_renamed_by_a_click(reader: Visit, page_server: RunningServ
     expect(page.locator("#legend").get_by_role("button", name="Diane")).to_be_focused()
 
 
-def test_what_two_tabs_correct_is_both_kept(
+def test_corrections_of_two_tabs_are_both_kept(
     visit: Callable[..., Visit], page_server: RunningServer, untouched: str
 ) -> None:
     tabs = [visit(page_server, key=page_server.user_key) for _ in range(2)]
@@ -163,6 +163,6 @@ def test_a_transcript_is_deleted(
     expect(page.get_by_role("heading", name="Your transcripts")).to_be_visible()
     page.locator("#jobs a, #no-jobs:not([hidden])").first.wait_for()
     expect(page.get_by_role("link", name="away.wav")).to_have_count(0)
-    # Whoever still has the address is told.
+    # The page of the removed job says so.
     page.goto(f"{reader.url}/#{job_id}")
     expect(page.get_by_role("alert").filter(has_text="This transcript has been removed.")).to_be_visible()

@@ -19,7 +19,7 @@ UNFOLD = "for (const each of document.querySelectorAll('details')) each.open = t
 
 
 @pytest.mark.parametrize(("size", "dark"), [(DESK, False), (DESK, True), (PHONE, False), (PHONE, True)])
-def test_it_fits_and_can_be_read(
+def test_the_documentation_page_fits_every_screen_in_light_and_dark(
     visit: Callable[..., Visit], page_server: RunningServer, size: tuple[int, int], dark: bool
 ) -> None:
     tab = visit(page_server, size=size, dark=dark)
@@ -33,7 +33,7 @@ def test_it_fits_and_can_be_read(
     assert tab.page.evaluate(CONTRASTS) == []
 
 
-def test_a_link_unfolds_what_it_leads_to(visit: Callable[..., Visit], page_server: RunningServer) -> None:
+def test_a_link_unfolds_its_target(visit: Callable[..., Visit], page_server: RunningServer) -> None:
     page = visit(page_server).page
     page.goto(f"{page_server.url}/docs")
     example = page.get_by_text('-F file=@call.wav "$URL/transcribe"')

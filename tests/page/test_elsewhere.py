@@ -1,4 +1,4 @@
-"""What a page of another origin can do with a key: all that its programs need, by a browser's own rules."""
+"""A page of another origin can use the API with a key, by the rules of a real browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.harness import RunningServer
 
 from page.visits import Visit
 
-# As programs of their users call: with the headers that they send, and of the answers those that they read.
+# Requests with the headers that such programs send, and the response headers that they read.
 CALLS = """async ([server, key, audio]) => {
     const sound = new Blob([Uint8Array.from(atob(audio), (each) => each.charCodeAt(0))]);
     const form = (fields) => {
@@ -56,7 +56,7 @@ def test_a_page_of_another_origin_calls_the_server(
     visit: Callable[..., Visit], page_server: RunningServer, hello: bytes
 ) -> None:
     page = visit(page_server).page
-    # By its other name it is another origin to a browser; what is shown there has no policy of its own.
+    # The other name of this machine is another origin to a browser, and its page has no policy of its own.
     page.goto(f"http://localhost:{page_server.port}/livez")
     assert page.evaluate("origin") != page_server.url
     audio = base64.b64encode(hello).decode()
@@ -76,7 +76,7 @@ def test_a_page_of_another_origin_calls_the_server(
     assert "Hello" in answers["openai"][2]
 
 
-# What a page is told: the status and the text, or that the browser let it read nothing.
+# The status and the text that a page can read, or the error when the browser lets it read nothing.
 ASK = """async ([url, headers]) => {
     try {
         const answer = await fetch(url, { headers });
@@ -97,7 +97,7 @@ def test_a_server_without_keys_answers_the_pages_that_it_is_to_answer(
         changes = {"ENABLE_AUTHORIZATION": False, "ALLOWED_ORIGINS": allowed, "PRELOAD_MODELS": False}
         directory = tmp_path / str(len(allowed))
         with RunningServer(directory, models_dir, changes, arguments=("--insecure",)) as server:
-            # The second request is one that a browser asks about before.
+            # A browser sends a preflight before the second request.
             answers = [
                 page.evaluate(ASK, [f"{server.url}/status", headers]) for headers in ({}, {"Idempotency-Key": "once"})
             ]
@@ -105,7 +105,7 @@ def test_a_server_without_keys_answers_the_pages_that_it_is_to_answer(
         if not allowed:
             assert "ALLOWED_ORIGINS" in answers[0][1]
             assert "ALLOWED_ORIGINS" in server.log
-            # What the browser itself says of the request that it asked about in vain.
+            # The browser's own error after a refused preflight.
             (complaint,) = tab.complaints
             assert "blocked by CORS policy" in complaint
             tab.complaints.clear()

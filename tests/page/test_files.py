@@ -1,4 +1,4 @@
-"""The files that the page is made of: how they are sent, and that they agree with one another and with the server."""
+"""The files of the page: their headers, and their agreement with each other and with the server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[2]
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(page.DIRECTORY.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 
-# What the engine may remark, and the same in French, as notes.js has it.
+# The warnings of the engine and their French translations in notes.js.
 FRENCH_REMARKS: dict[str, str] = dict(
     re.findall(r'^ +\[?"(.*?)",\s+"(.*?)"(?:\],|,$)', FILES["notes.js"], re.M | re.S),
 )
 
 
 class Links(HTMLParser):
-    """What a document loads, and what stands in it that a strict policy forbids."""
+    """The files that a document loads, and the inline parts that a strict policy forbids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,20 +55,20 @@ def index() -> Links:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[httpx.Client]:
-    """Speaks to a server that asks for keys, without one."""
+    """A client without a key, of a server that asks for keys."""
     directory = tmp_path_factory.mktemp("bare")
     with RunningServer(directory, models_dir, {"PRELOAD_MODELS": False}) as server, server.client(key="") as client:
         yield client
 
 
 def texts(language: str) -> dict[str, str]:
-    """Keys of one language's texts, and the places in each that are filled in."""
+    """The keys of the texts of a language, and the placeholders of each text."""
     (body,) = re.findall(rf"^const {language} = {{\n(.*?)^}};", FILES["messages.js"], re.M | re.S)
     entries = re.findall(r"^  (\w+):(.*?)(?=^  \w+:|\Z)", body, re.M | re.S)
     return {key: " ".join(sorted(set(re.findall(r"\{\w+\}", text)))) for key, text in entries}
 
 
-def test_the_page_and_its_files_need_no_key_and_may_load_nothing_else(bare: httpx.Client, index: Links) -> None:
+def test_the_page_needs_no_key_and_may_load_only_its_own_files(bare: httpx.Client, index: Links) -> None:
     for path in ("/", *(f"/assets/{name}" for name in FILES if name != "index.html")):
         answer = bare.get(path)
         assert answer.status_code == 200
@@ -84,7 +84,7 @@ def test_the_page_and_its_files_need_no_key_and_may_load_nothing_else(bare: http
     assert bare.get("/transcriptions").status_code == 401
 
 
-def test_what_has_not_changed_is_not_sent_again(bare: httpx.Client) -> None:
+def test_an_unchanged_file_is_not_sent_again(bare: httpx.Client) -> None:
     first = bare.get("/assets/app.js")
     assert first.headers["Cache-Control"] == "no-cache"
     again = bare.get("/assets/app.js", headers={"If-None-Match": first.headers["ETag"]})
@@ -102,11 +102,11 @@ def test_no_other_file_is_sent(bare: httpx.Client, path: str) -> None:
     assert bare.get(path).status_code in (401, 404)
 
 
-def test_there_is_nothing_inline_and_nothing_from_elsewhere(index: Links) -> None:
+def test_the_page_has_no_inline_scripts_and_loads_only_its_own_files(index: Links) -> None:
     assert index.inline == []
     assert all(link.startswith(("assets/", "#")) for link in index.found)
     for name, text in FILES.items():
-        # The name of a vocabulary is no address that anything is loaded from.
+        # The URL of a vocabulary is only a name; nothing is loaded from it.
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text), name
     for name, text in SCRIPTS.items():
         assert not re.search(r"(inner|outer|Adjacent)HTML|document\.write|\beval\(|new Function", text), name
@@ -125,12 +125,12 @@ def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links
     assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
 
 
-# Why a stage was done without, as JobContext.do_without says it.
+# The reasons of a missing stage, in the words of JobContext.continue_without.
 REASONS = ("the memory ran out", "of an error, which is in the log")
 
 
 def remarks() -> set[str]:
-    """What the engine may remark on a transcript, ``{}`` for what varies."""
+    """The warnings of the engine, with ``{}`` for the parts that vary."""
 
     def of(call: ast.Call) -> str | None:
         told = call.args[0] if call.args else None
@@ -144,7 +144,7 @@ def remarks() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("ctx.warn", *lists)):
                 found.add(of(node))
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ctx.do_without"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ctx.continue_without"):
                 loss = of(node)
                 found |= {f"{loss}, because {reason}" for reason in REASONS if loss}
     return {text for text in found if text}
@@ -153,6 +153,7 @@ def remarks() -> set[str]:
 def test_every_remark_of_the_engine_is_there_in_french() -> None:
     assert remarks() <= set(FRENCH_REMARKS)
     assert len(remarks()) > 15
+    assert all(any(reason in remark for remark in remarks()) for reason in REASONS)
     for english, translated in FRENCH_REMARKS.items():
         places = [str(place + 1) for place in range(english.count("{}"))]
         assert sorted(re.findall(r"\{(\d)\}", translated)) == places

@@ -1,4 +1,4 @@
-"""For whom the page is: readers of French, of small screens, in the dark, with a screen reader, without a mouse."""
+"""The page in French, on small screens, in the dark, with a screen reader and without a mouse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.harness import RunningServer
 from page.visits import PHONE, Visit
 
 Open = Callable[..., Visit]
-# WCAG 2.2: text on its ground, everywhere it is shown.
+# The contrast that WCAG 2.2 demands of text on its background.
 CONTRASTS = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
@@ -56,7 +56,7 @@ COLOURS = "[...document.querySelectorAll('.turn .speaker')].map((each) => getCom
 
 
 def stops(page: Page, count: int) -> list[str]:
-    """What the tab key comes to, from the beginning of the page."""
+    """The elements that the tab key reaches, from the beginning of the page."""
     found = []
     page.evaluate("document.activeElement.blur()")
     for _ in range(count):
@@ -92,7 +92,7 @@ def test_another_language_reads_english(visit: Open, page_server: RunningServer)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dark: bool) -> None:
+def test_the_page_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dark: bool) -> None:
     tab = visit(page_server, key=page_server.user_key, size=PHONE, touch=True, dark=dark)
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -102,7 +102,7 @@ def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dar
     tab.finished()
     assert tab.overflow == 0
     expect(page.get_by_role("complementary")).to_be_hidden()
-    # Fingers need room.
+    # Targets must be large enough for fingers.
     small = page.evaluate(
         """() => [...document.querySelectorAll("button, select, summary, input")]
              .filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 24)
@@ -129,7 +129,7 @@ def test_it_fits_a_phone(visit: Open, page_server: RunningServer, call: str, dar
     expect(page.get_by_role("complementary")).to_be_visible()
 
 
-def test_it_fits_the_smallest_phone_in_french(visit: Open, page_server: RunningServer, call: str) -> None:
+def test_the_page_fits_the_smallest_phone_in_french(visit: Open, page_server: RunningServer, call: str) -> None:
     tab = visit(page_server, key=page_server.user_key, size=(320, 568), touch=True, language="fr-FR")
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -159,7 +159,9 @@ def test_text_stands_out_from_its_ground(visit: Open, page_server: RunningServer
     tab.picture(f"24-{'dark' if dark else 'light'}")
 
 
-def test_everything_has_a_name_and_a_place(visit: Open, page_server: RunningServer, call: str) -> None:
+def test_every_control_has_a_name_and_a_place_in_the_tab_order(
+    visit: Open, page_server: RunningServer, call: str
+) -> None:
     tab = visit(page_server, key=page_server.user_key)
     page = tab.home()
     expect(page.get_by_role("link", name=re.compile("^call.wav")).first).to_be_visible()
@@ -171,7 +173,7 @@ def test_everything_has_a_name_and_a_place(visit: Open, page_server: RunningServ
     assert UNNAMED.findall(tree) == []
     for landmark in ("banner", "main", "complementary", "search", 'region "Transcript"', 'region "Player"'):
         assert f"- {landmark}" in tree
-    # A job that is opened is where reading goes on.
+    # A screen reader continues in the job that was opened.
     page.get_by_role("link", name="New").click()
     page.get_by_role("link", name=re.compile("^call.wav")).first.click()
     expect(page.get_by_role("heading", level=1)).to_be_focused()
@@ -187,7 +189,7 @@ def test_everything_has_a_name_and_a_place(visit: Open, page_server: RunningServ
     assert set(headings[1:]) == {2}
 
 
-def test_the_focus_is_seen_and_motion_can_be_off(visit: Open, page_server: RunningServer) -> None:
+def test_the_focus_is_visible_and_motion_can_be_off(visit: Open, page_server: RunningServer) -> None:
     page = visit(page_server, key=page_server.user_key).home()
     page.emulate_media(reduced_motion="reduce")
     page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""Reading a transcript: words that are heard, found, moved along; what is taken away from the page."""
+"""Reading a transcript: playing words, finding them, moving along them, and downloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAYING = "({ time: audio.currentTime, paused: audio.paused, word: document.quer
 
 
 def hear(page: Page, call: bytes) -> None:
-    """Choose the recording again, as one does after the page was loaded anew."""
+    """Choose the recording again, as a user does after a reload of the page."""
     expect(page.get_by_text("The server does not keep the recording")).to_be_visible()
     page.set_input_files("#audio-file", FilePayload(name="call.wav", mimeType="audio/wav", buffer=call))
     expect(page.locator("#total")).to_have_text("0:15")
@@ -41,7 +41,7 @@ def result(page_server: RunningServer, call: str) -> dict[str, Any]:
         return found
 
 
-def test_the_transcript_is_what_the_server_says(reader: Visit, call: str, result: dict[str, Any]) -> None:
+def test_the_page_shows_the_transcript_of_the_server(reader: Visit, call: str, result: dict[str, Any]) -> None:
     page = reader.job(call)
     assert reader.words == [word["word"] for segment in result["segments"] for word in segment["words"]]
     lines = [" ".join(line.split()) for line in page.locator("#transcript .text").all_text_contents()]
@@ -68,7 +68,7 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     page.get_by_role("button", name="Pause").click()
     seen = page.evaluate(PLAYING)
     assert seen["time"] >= word["start"] - 0.05
-    # As it goes on, another word is marked: always the one that is being said.
+    # The mark moves to the word that is being played.
     page.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function(
         "number => [...document.querySelectorAll('.w')].findIndex(each => each.matches('.now')) > number", arg=number
@@ -78,14 +78,14 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     words = [word for segment in result["segments"] for word in segment["words"]]
     said = [each["word"] for each in words if each["start"] <= seen["time"] + 0.05]
     assert seen["word"] == said[-1]
-    # Putting the player elsewhere moves the mark, without a sound.
+    # Moving the player moves the mark, also while it is paused.
     page.get_by_role("slider", name="Position").fill(str(word_at(result, 0)["start"]))
     expect(page.locator(".w.now")).to_have_text(word_at(result, 0)["word"])
     page.get_by_label("Speed").select_option("1.5")
     assert page.evaluate("audio.playbackRate") == 1.5
 
 
-def test_a_recording_that_the_browser_cannot_play_is_told_of(
+def test_the_page_says_when_the_browser_cannot_play_a_recording(
     reader: Visit, call: str, cut: Callable[[float, float], bytes]
 ) -> None:
     page = reader.job(call)
@@ -95,7 +95,7 @@ def test_a_recording_that_the_browser_cannot_play_is_told_of(
     hear(page, cut(6.0, 15.0))
 
 
-def test_what_stands_beside_the_words_is_shown(reader: Visit) -> None:
+def test_the_page_shows_the_characters_between_the_words(reader: Visit) -> None:
     page = reader.home()
     text = page.evaluate(
         """async () => {
@@ -158,7 +158,7 @@ def test_words_are_reached_with_the_keyboard(
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     first = page.locator("#transcript .text").nth(0).locator(".w").count()
     assert page.evaluate("audio.currentTime") >= word_at(result, first)["start"] - 0.05
-    # One word of all is a stop of the tab key, and says that it is a button.
+    # Only one word is in the tab order, and its role is a button.
     expect(page.locator("#transcript [tabindex='0']")).to_have_count(1)
     expect(page.locator("#transcript .w[role=button]")).to_have_count(1)
     page.keyboard.press("Tab")
@@ -213,7 +213,7 @@ def test_three_hours_stay_usable(reader: Visit, call: str) -> None:
     )
     print(f"30 000 words shown in {shown['built']:.0f} ms")
     assert shown["words"] == 30_000
-    # What is not near is not laid out.
+    # Segments far from the window are not laid out.
     assert shown["paragraphs"] > 300
     page.wait_for_function(
         """() => [...document.querySelectorAll("#transcript p")]

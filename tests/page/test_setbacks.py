@@ -1,4 +1,4 @@
-"""What fails, what comes at the wrong moment, and what somebody else may have written: nothing is lost by it."""
+"""Errors, events at the wrong moment, and text of other people: the page loses nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MARKUP = "<img src=x onerror=alert(1)>"
 
 
 def held(page: Page, address: str, method: str) -> list[Route]:
-    """Hold the next such request back; when it has come it is in the list, to be let go."""
+    """Hold the next such request. The returned list contains it once it has come, and the test lets it go."""
     waiting: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -38,7 +38,7 @@ def held(page: Page, address: str, method: str) -> list[Route]:
 
 
 def came(page: Page, waiting: list[Route]) -> Route:
-    """It, as soon as it has come."""
+    """Wait for the held request, and return it."""
     while not waiting:
         page.wait_for_timeout(20)
     return waiting[0]
@@ -46,7 +46,7 @@ def came(page: Page, waiting: list[Route]) -> Route:
 
 def test_a_job_that_failed_says_why_and_is_removed(reader: Visit, page_server: RunningServer, hello: bytes) -> None:
     page = reader.home()
-    # A model that the page was told of, and that has been removed since.
+    # The page lists a model that was removed since.
     expect(page.locator("#model option")).not_to_have_count(1)
     page.evaluate("document.getElementById('model').add(new Option('large-v1', 'large-v1', true, true))")
     choose(page, (f"{MARKUP}.wav", hello))
@@ -67,13 +67,13 @@ def test_a_job_that_failed_says_why_and_is_removed(reader: Visit, page_server: R
     expect(row).to_have_count(0)
     with page_server.client() as client:
         problem(client.get(f"/transcription/{job_id}"), 404, "job_not_found")
-    # The way back does not lead to what is no more.
+    # The back button does not lead to the removed job.
     page.go_back()
     expect(page.get_by_role("heading", name="Transcribe a recording")).to_be_visible()
     expect(page.locator("#problems")).to_be_empty()
 
 
-def test_a_transcript_that_is_there_by_then_is_not_canceled(
+def test_a_job_that_has_completed_is_not_canceled(
     reader: Visit, page_server: RunningServer, cut: Callable[[float, float], bytes], hello: bytes
 ) -> None:
     page = reader.home()
@@ -90,13 +90,13 @@ def test_a_transcript_that_is_there_by_then_is_not_canceled(
         page.on("request", lambda request: asked.append(request.method))
         question.get_by_role("button", name="Cancel").click()
         expect(question).to_be_hidden()
-        # Whatever the click led to has been asked for before this has.
+        # Requests that the click caused come before this one.
         page.evaluate("fetch('livez')")
         assert asked == ["GET"]
         expect(page.locator("#transcript")).to_contain_text("Hello")
 
 
-def test_what_others_write_stays_text(reader: Visit, page_server: RunningServer, untouched: str) -> None:
+def test_markup_that_others_write_is_shown_as_text(reader: Visit, page_server: RunningServer, untouched: str) -> None:
     page = reader.job(untouched)
     page.locator("#legend .speaker").first.click()
     page.keyboard.type(f"{MARKUP}1")
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_more_is_named(reader: Visit, tmp_path: Path, hello: b
     expect(row.get_by_role("alert")).to_contain_text("This browser cannot read the file")
 
 
-def test_an_upload_that_ends_takes_nobody_away(
+def test_the_end_of_an_upload_does_not_leave_the_open_view(
     reader: Visit, call: str, hello: bytes, page_server: RunningServer
 ) -> None:
     page = reader.home()
@@ -146,7 +146,7 @@ def test_an_upload_that_ends_takes_nobody_away(
     expect(page.get_by_role("textbox", name=re.compile("^Correction of"))).to_be_focused()
     page.keyboard.press("Escape")
 
-    # Nor does it hide a recording that runs by then.
+    # The message does not hide a recording that runs by then either.
     page.get_by_role("link", name="New").click()
     waiting = held(page, "**/transcribe", "POST")
     choose(page, ("before.wav", hello))
@@ -182,7 +182,7 @@ def test_a_correction_waits_for_a_server_that_is_away(visit: Open, page_server: 
     page.locator("#transcript .w").last.dblclick()
     page.keyboard.type("Nothing")
     page.keyboard.press("Enter")
-    # However far down the page one is, one sees it.
+    # The message is visible at every scroll position.
     assert page.evaluate("scrollY") > 0
     away = page.get_by_role("alert").filter(has_text="The server cannot be reached. Trying again; nothing is lost.")
     expect(away).to_be_in_viewport()
@@ -210,7 +210,7 @@ def test_a_correction_that_is_refused_is_put_back(reader: Visit, page_server: Ru
     expect(page.locator(".w.corrected")).to_have_count(0)
 
 
-def test_older_jobs_are_shown_where_reading_goes_on(visit: Open, page_server: RunningServer, hello: bytes) -> None:
+def test_older_jobs_are_appended_to_the_list(visit: Open, page_server: RunningServer, hello: bytes) -> None:
     key = page_server.key("tests-many")
     with page_server.client(key) as client:
         for number in range(32):

@@ -1,4 +1,4 @@
-"""From a recording to a transcript: files, the microphone, several at a time, and what cannot be transcribed."""
+"""From a recording to a transcript: files, the microphone, several files, and files that are no audio."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_key_is_asked_for_once_and_a_file_becomes_a_transcript(
     expect(dialog).to_be_hidden()
     expect(page.get_by_text(re.compile("Any usual format, up to 512"))).to_be_visible()
     tab.picture("02-home")
-    # It is kept in this session, and nowhere else.
+    # The key is stored in the session of the tab only.
     assert page.evaluate("Object.values(sessionStorage)") == [page_server.user_key]
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
@@ -109,7 +109,7 @@ def test_the_audio_track_of_a_file_can_be_chosen(reader: Visit, two_tracks: byte
     expect(page.get_by_label("Audio track")).to_have_value("")
 
 
-def test_what_the_microphone_hears_becomes_a_transcript(visit: Open, page_server: RunningServer) -> None:
+def test_a_recording_of_the_microphone_is_transcribed(visit: Open, page_server: RunningServer) -> None:
     tab = visit(page_server, key=page_server.user_key)
     tab.context.add_init_script(KEEP_UPLOAD)
     page = tab.home()
@@ -126,7 +126,7 @@ def test_what_the_microphone_hears_becomes_a_transcript(visit: Open, page_server
     tab.finished()
     assert "hello" in " ".join(tab.words).lower()
     tab.picture("06-recorded")
-    # It can be heard at once, and its length is known all the same.
+    # The recording can be played at once, and its length is known.
     expect(page.locator("#total")).to_have_text(re.compile("^0:0[5-7]$"))
     page.get_by_role("button", name="Play", exact=True).click()
     expect(page.locator(".w.now")).to_have_count(1)
@@ -146,7 +146,7 @@ def test_a_recording_can_be_discarded_and_a_refused_microphone_is_explained(read
 
 def test_a_microphone_is_asked_for_once(reader: Visit) -> None:
     page = reader.home()
-    # A browser whose user has not answered yet.
+    # The user has not answered the browser's question yet.
     page.evaluate(
         """() => {
           const devices = navigator.mediaDevices;
@@ -182,7 +182,7 @@ def test_several_files_are_sent_and_a_bad_one_is_named(reader: Visit, hello: byt
     jobs = page.get_by_role("complementary")
     for name in ("one.wav", "two.wav"):
         expect(jobs.get_by_role("link", name=re.compile(rf"^{name}.*0:01")).first).to_be_visible()
-    # Who sends several stays with the list.
+    # After several uploads the page stays on the list.
     expect(page.get_by_role("heading", name="Transcribe a recording")).to_be_visible()
 
 
@@ -232,7 +232,7 @@ def test_a_job_that_waits_and_one_that_runs_are_canceled(
 
 
 def repeated(wav: bytes, times: int) -> bytes:
-    """A WAV file that says the same several times."""
+    """A WAV file that repeats a recording several times."""
     import wave
 
     out = io.BytesIO()

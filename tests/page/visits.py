@@ -12,7 +12,7 @@ __all__ = ["Visit"]
 PATIENCE = 90_000
 DESK = (1200, 860)
 PHONE = (390, 844)
-# What Chromium says of an answer that is an error, or of a server that is away; both are expected in some tests.
+# Chromium's messages about an error response and about an unreachable server; some tests expect both.
 NOT_LOADED = "Failed to load resource"
 
 
@@ -108,6 +108,6 @@ class Visit:
 
     @property
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """Number of pixels that the page is wider than the window."""
         wider: int = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         return max(0, wider)

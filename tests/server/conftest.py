@@ -26,7 +26,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture
 def make_config(tmp_path: Path, models_dir: Path) -> MakeConfig:
-    """A configuration in a directory of its own, on any free port, which loads no model."""
+    """A configuration with its own directory, on any free port, that loads no model."""
 
     def make(**changes: Any) -> Config:
         return Config(
@@ -53,14 +53,14 @@ def server(
     tiny_en_model_dir: Path,
     ecapa_path: Path,
 ) -> Iterator[RunningServer]:
-    """A server as it is shipped, but for the model. Leave it as it was found: nothing queued, nothing running."""
+    """The shared server, with shipped settings but for the model. A test must leave no waiting or running job."""
     with RunningServer(tmp_path_factory.mktemp("server"), models_dir) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_model_dir: Path) -> Iterator[RunningServer]:
-    """A server with other settings than the shipped ones: tight limits, two jobs at a time, no model of speakers."""
+    """A shared server with tight limits, two jobs at a time and no diarization model."""
     directory = tmp_path_factory.mktemp("strict")
     models = directory / "models"
     models.mkdir()
@@ -94,7 +94,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, base_mode
 
 @pytest.fixture
 def start_server(tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iterator[Start]:
-    """Starts servers with settings of their own, which end with the test. Models are loaded when they are used."""
+    """Starts servers with given settings, which end with the test. They load models at the first use."""
     with contextlib.ExitStack() as stack:
 
         def start(changes: Mapping[str, object] | None = None, *, wait: bool = True, **given: Any) -> RunningServer:
@@ -108,28 +108,28 @@ def start_server(tmp_path: Path, models_dir: Path, base_model_dir: Path) -> Iter
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """Speaks to the shared server as a user."""
+    """A client of the shared server with the key of a user."""
     with server.client() as client:
         yield client
 
 
 @pytest.fixture
 def admin(server: RunningServer) -> Iterator[httpx.Client]:
-    """Speaks to the shared server as an admin."""
+    """A client of the shared server with the key of an administrator."""
     with server.client(server.admin_key) as client:
         yield client
 
 
 @pytest.fixture
 def stranger(server: RunningServer) -> Iterator[httpx.Client]:
-    """Speaks to the shared server as another user."""
+    """A client of the shared server with the key of another user."""
     with server.client(server.key("tests-stranger")) as client:
         yield client
 
 
 @pytest.fixture
 def busy() -> Busy:
-    """A context in which a job runs; gives its id, and stops the job at the end."""
+    """A context in which a job runs: yields the id of the job, and stops the job at the end."""
 
     @contextlib.contextmanager
     def run(client: httpx.Client, audio: bytes) -> Iterator[str]:
@@ -146,11 +146,11 @@ def busy() -> Busy:
 
 @pytest.fixture
 def unharmed(server: RunningServer) -> Iterator[None]:
-    """Whatever the test sends, the shared server is ready for the next file, and has nothing left over."""
+    """Check after each file that the shared server is ready and has no unfinished jobs."""
     yield
     with server.client(server.admin_key) as client:
         assert client.get("/readyz").status_code == 200
-        # What its client has left is canceled a while later.
+        # The server cancels abandoned jobs after a while.
         until(lambda: client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0})
     assert "Traceback" not in server.log
 
@@ -160,7 +160,7 @@ def unharmed(server: RunningServer) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def hello(cut: Callable[[float, float], bytes]) -> bytes:
-    """One second: a greeting."""
+    """One second of speech: a greeting."""
     return cut(6.0, 1.0)
 
 
@@ -184,12 +184,12 @@ def hello_mp3(cut: Callable[[float, float], bytes]) -> bytes:
 
 @pytest.fixture(scope="session")
 def hours(cut: Callable[[float, float], bytes]) -> bytes:
-    """So much speech that its job outlasts any test: half an hour as an MP3 file of less than 4 MB."""
+    """Half an hour of speech, as an MP3 file of less than 4 MB: its job outlasts every test."""
     return _mp3(cut(0.0, 30.0)) * 60
 
 
 def _mp3(wav: bytes) -> bytes:
-    """Frames that do not lean on one another, and nothing before them: such files can be put end to end."""
+    """An MP3 file of independent frames without a header, so that copies of it can be concatenated."""
     with wave.open(io.BytesIO(wav)) as source:
         rate = source.getframerate()
         samples = np.frombuffer(source.readframes(source.getnframes()), np.int16)[None]

@@ -14,7 +14,7 @@ __all__ = ["FileServer", "Handler", "file_server"]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET with what the server's ``answers`` have for the path."""
+    """Handles GET with the entry of the server's ``answers`` for the path."""
 
     protocol_version = "HTTP/1.1"
 
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quietly."""
+        """Log nothing."""
 
 
 @dataclass

@@ -26,10 +26,10 @@ from whisper_api.store.jobs import DATABASE_NAME, JobStore
 __all__ = ["RunningServer", "finish", "free_port", "job_of", "post", "problem", "submit", "transcribed", "until"]
 
 ROOT = Path(__file__).parents[2]
-# What a test that is about something else asks of a transcription: nothing but the text.
+# Options of tests that need only the text.
 PLAIN_FIELDS = {"language": "en", "align": "false", "diarize": "false"}
 TERMINAL = ("Completed", "Failed", "Canceled")
-# Long enough for a machine that is busy with something else; no test waits for it to pass.
+# A limit for busy machines. No test waits for the whole time.
 PATIENCE_SECONDS = 180.0
 
 
@@ -65,13 +65,13 @@ class RunningServer:
         self._keys: dict[str, str] = {}
 
     def defaults(self, models_dir: Path) -> dict[str, object]:
-        """The settings that differ from the shipped ones: what is needed to run here at all."""
+        """The settings that a server needs to run in a test."""
         return {
             "WHISPER_API_PORT": self.port,
             "WHISPER_MODELS_DIR": models_dir,
             "WHISPER_MODEL": "base",
             "WHISPER_DEVICE": "cpu",
-            # A model that is not here makes a job that fails, for tests of such jobs.
+            # Jobs with a missing model fail; some tests need such jobs.
             "WHISPER_MODEL_DOWNLOADS": "anyone",
         }
 
@@ -79,7 +79,7 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        """Without a slash at the end."""
+        """The URL of the server, without a slash at the end."""
         return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port}"
 
     @property
@@ -100,7 +100,7 @@ class RunningServer:
 
     @property
     def log(self) -> str:
-        """What it has printed and logged since it was first started."""
+        """Everything that the server has printed and logged since its first start."""
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
 
     @property
@@ -116,16 +116,16 @@ class RunningServer:
 
     @property
     def admin_key(self) -> str:
-        """Of a key that sees all jobs."""
+        """The token of an administrator."""
         return self.key("tests-admin", "admin")
 
     @property
     def user_key(self) -> str:
-        """Of a key that sees its own jobs."""
+        """The token of a user, who sees only its own jobs."""
         return self.key("tests-user")
 
     def key(self, name: str, role: Literal["user", "admin"] = "user") -> str:
-        """The key of this name, made when it is first asked for, as ``whisper-api keys create`` makes it."""
+        """The token of a key by its name; the first call makes the key as ``whisper-api keys create`` does."""
         if name not in self._keys:
             with contextlib.closing(JobStore(self.data_dir / DATABASE_NAME)) as store:
                 self._keys[name] = KeyRing(store).create(name, role)[1]
@@ -150,7 +150,7 @@ class RunningServer:
         self.close()
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it; with ``wait``, until it is ready."""
+        """Start the server; with ``wait``, return when it is ready."""
         assert not self.running, "the server runs already"
         self._write_config()
         arguments = ["serve", "--config", str(self.config_file), *self._arguments]
@@ -180,7 +180,7 @@ class RunningServer:
                 time.sleep(0.05)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal and wait for nothing."""
+        """Send a signal to the server, and do not wait."""
         os.kill(self.pid, number)
 
     def wait_stopped(self) -> int:
@@ -193,26 +193,26 @@ class RunningServer:
         return self._process.wait(PATIENCE_SECONDS)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to stop, and wait until it has; its exit code."""
+        """Stop the server and wait for its end. Returns the exit code."""
         if self.running:
             self.send(number)
         return self.wait_stopped()
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server."""
         if self.running:
             self.send(signal.SIGKILL)
         self.wait_stopped()
 
     def restart(self, changes: Mapping[str, object] | None = None, *, wait: bool = True) -> None:
-        """Start it again, on the same port and directories, with these settings changed; stop it first if it runs."""
+        """Stop the server if it runs, and start it with changed settings on the same port and directories."""
         if self.running:
             self.stop()
         self.settings.update(changes or {})
         self.start(wait=wait)
 
     def close(self) -> None:
-        """End it, however it stands."""
+        """End the server in any state."""
         if self._process is not None:
             self.kill()
 
@@ -227,14 +227,14 @@ class RunningServer:
             "base_url": self.url,
             "timeout": PATIENCE_SECONDS,
             "trust_env": False,
-            # Reading the certificates of this machine takes longer than most requests.
+            # Loading the certificates of this machine takes longer than most requests.
             "verify": self.authority or False,
             **arguments,
         }
         return httpx.Client(**{**options, "headers": {**headers, **arguments.get("headers", {})}})
 
     def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
-        """A bare connection, for what no client library would send."""
+        """A plain socket, for bytes that no client library would send."""
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -257,7 +257,7 @@ class RunningServer:
         ours = {setting.key for setting in settings()} | {"RUST_LOG", "WHISPER_API_CONFIG", "WHISPER_API_KEY"}
         env = {name: value for name, value in os.environ.items() if name not in ours}
         path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
-        # Nothing listens there: what a test finds does not depend on what could be downloaded.
+        # Nothing listens there, so no test depends on a download.
         nowhere = "http://127.0.0.1:9"
         return {
             **env,
@@ -278,7 +278,7 @@ class RunningServer:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -299,22 +299,22 @@ def post(
 
 
 def job_of(response: httpx.Response) -> str:
-    """The id of the job that an upload has made."""
+    """Upload audio and return the id of its job."""
     assert response.status_code == 202, response.text
     return str(response.json()["job_id"])
 
 
 def submit(client: httpx.Client, audio: bytes, **arguments: Any) -> str:
-    """As :func:`post`, for an upload that must be accepted: the job's id."""
+    """Upload audio, as :func:`post` does; the upload must be accepted. Returns the id of the job."""
     return job_of(post(client, audio, **arguments))
 
 
 def finish(client: httpx.Client, job_id: str, *states: str) -> dict[str, Any]:
-    """Wait until a job is in one of these states, or has ended when none is named; its status then."""
+    """Wait until a job is in one of these states, by default an end state. Returns its status."""
     wanted = states or TERMINAL
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        # The server can be told to wait for the next change, but not for which.
+        # The server waits for any change of the job, so ask again until the state is the right one.
         response = client.get(f"/transcription/{job_id}", params={} if states else {"wait": 10})
         assert response.status_code == 200, response.text
         status: dict[str, Any] = response.json()
@@ -326,7 +326,7 @@ def finish(client: httpx.Client, job_id: str, *states: str) -> dict[str, Any]:
 
 
 def transcribed(client: httpx.Client, audio: bytes, **arguments: Any) -> dict[str, Any]:
-    """As :func:`post`, in one request that waits for the result."""
+    """Upload audio, as :func:`post` does, in a request that waits for the result."""
     response = post(client, audio, sync="true", **arguments)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()
@@ -334,7 +334,7 @@ def transcribed(client: httpx.Client, audio: bytes, **arguments: Any) -> dict[st
 
 
 def problem(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The body of an answer that must be a problem (RFC 9457) of this status, in every respect."""
+    """The body of a response, which must be a valid problem (RFC 9457) of this status."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json", response.headers
     body: dict[str, Any] = response.json()
@@ -351,7 +351,7 @@ def problem(response: httpx.Response, status: int, code: str | None = None) -> d
 
 
 def until(happens: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not happens():
         assert time.monotonic() < deadline, "it does not happen"

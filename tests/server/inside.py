@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 ORIGIN = "http://127.0.0.1:8181"
 PATIENCE_SECONDS = 60.0
-# A WAV file all of whose bytes are ASCII: 80 samples of 8 bits at 8 kHz. The fake executor reads its upload as text.
+# A WAV file of ASCII bytes (80 samples of 8 bits at 8 kHz), since the fake executor reads its upload as text.
 AUDIO = b"RIFF\x74\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\x50\0\0\0" + b"\x7f" * 80
 
 
@@ -60,11 +60,11 @@ class Inside:
         return state
 
     def token(self, name: str, role: Role = "user") -> str:
-        """A new key."""
+        """Make a key and return its token."""
         return KeyRing(self.service.store).create(name, role)[1]
 
     def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
-        """A client with this key, or without one. Errors of the application are not hidden from the test."""
+        """A client with this token, or without one. It raises the errors of the application."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=ORIGIN, headers=headers)
@@ -74,7 +74,7 @@ class Inside:
         return await client.post("/transcribe", data=fields, files={"file": ("a.wav", AUDIO)}, headers=headers)
 
     async def submit(self, client: httpx.AsyncClient, **fields: str) -> str:
-        """Upload audio that must be accepted: the job's id."""
+        """Upload audio, which must be accepted. Returns the id of the job."""
         answer = await self.post(client, None, **fields)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
@@ -82,14 +82,14 @@ class Inside:
     until = staticmethod(eventually)
 
     async def finish(self, client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
-        """The status of a job once it has ended."""
+        """Wait until a job has ended. Returns its status."""
         while True:
             status: dict[str, Any] = (await client.get(f"/transcription/{job_id}?wait=60")).json()
             if status["status"] not in ("Queued", "Processing"):
                 return status
 
     async def running(self, client: httpx.AsyncClient, **fields: str) -> str:
-        """A job that has begun to run."""
+        """Upload audio and wait until its job runs. Returns the id of the job."""
         job_id = await self.submit(client, **fields)
         await self.until(lambda: job_id in self.executor.started)
         return job_id
@@ -113,7 +113,7 @@ async def inside(
 
 @dataclass
 class RawRequest:
-    """A request of which every message is in the test's hands.
+    """An ASGI request whose messages the test controls.
 
     Attributes:
         method, path, headers: of the request.
@@ -133,16 +133,16 @@ class RawRequest:
 
     @property
     def status(self) -> int:
-        """Of the answer."""
+        """The status of the response."""
         return int(self.sent[0]["status"])
 
     @property
     def answer(self) -> bytes:
-        """Its body."""
+        """The body of the response."""
         return b"".join(message.get("body", b"") for message in self.sent)
 
     async def to(self, app: ASGIApp) -> None:
-        """Have the application answer it."""
+        """Send the request to an application and record the response."""
         path, _, query = self.path.partition("?")
         headers = {"host": "127.0.0.1", **{name.lower(): value for name, value in self.headers.items()}}
         scope: Scope = {
@@ -175,7 +175,7 @@ class RawRequest:
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The body of an answer that must be this problem."""
+    """The body of a response, which must be this problem."""
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["status"], body["code"]) == (status, status, code), body

@@ -16,7 +16,7 @@ MODEL = "whisper-1"
 
 
 def sdk(server: RunningServer, *, key: str | None = None, port: int | None = None, **options: Any) -> openai.OpenAI:
-    """The client that a user makes, but that it asks once."""
+    """OpenAI's client as users make it, but without retries."""
     return openai.OpenAI(
         base_url=f"http://127.0.0.1:{port or server.port}/v1",
         api_key=key or server.user_key,

@@ -27,7 +27,7 @@ def upload(*, path: str = PATH, headers: dict[str, str] | None = None, whole: bo
 
 @contextlib.asynccontextmanager
 async def sent(app: Inside, *requests: RawRequest) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Requests that are being answered."""
+    """While open, these requests are under way."""
     tasks = [asyncio.create_task(request.to(app.app)) for request in requests]
     try:
         yield tasks
@@ -38,7 +38,7 @@ async def sent(app: Inside, *requests: RawRequest) -> AsyncIterator[list[asyncio
 
 
 def states(app: Inside) -> list[str]:
-    """The states of all jobs, the first one first."""
+    """The states of all jobs, oldest first."""
     return [status.status for status in reversed(app.service.list_jobs(None)[0])]
 
 

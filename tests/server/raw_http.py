@@ -45,7 +45,7 @@ def head(key: str, *lines: str, target: str = "/transcribe") -> bytes:
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer."""
+    """Read one response."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}

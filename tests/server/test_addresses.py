@@ -1,4 +1,4 @@
-"""Which addresses a server may fetch from for strangers."""
+"""The network addresses from which a server may fetch files for its callers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_the_open_internet_is_public(address: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "address"), [(kind, address) for kind, addresses in PRIVATE.items() for address in addresses]
 )
-def test_nothing_else_is(kind: str, address: str) -> None:
+def test_other_addresses_are_not_public(kind: str, address: str) -> None:
     assert not is_public(ipaddress.ip_address(address)), kind
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8"])
-def test_a_public_address_that_is_translated_is_as_public_as_it_is(address: str) -> None:
+def test_a_translated_public_address_is_public(address: str) -> None:
     number = int(ipaddress.IPv4Address(address))
     assert is_public(ipaddress.IPv6Address((0x64FF9B << 96) | number))
     assert is_public(ipaddress.IPv6Address((0xFFFF << 32) | number))
@@ -52,6 +52,6 @@ def test_however_this_machine_is_written_it_is_not_public(host: str) -> None:
     assert not any(map(is_public, found))
 
 
-def test_addresses_of_this_machine_are_told_from_others() -> None:
+def test_addresses_of_this_machine_are_recognised() -> None:
     assert all(is_own(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::ffff:127.0.0.1"))
     assert not any(is_own(ipaddress.ip_address(address)) for address in PUBLIC)

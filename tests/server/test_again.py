@@ -22,14 +22,14 @@ async def post(client: httpx.AsyncClient, path: str, *audios: bytes, key: str = 
 
 
 def audio(number: int) -> bytes:
-    """A recording like no other."""
+    """A unique recording."""
     return AUDIO[:-1] + bytes([number])
 
 
 @pytest.mark.parametrize("limit", ["max_queued_jobs", "max_jobs_per_key"])
 @pytest.mark.parametrize("path", PATHS)
 @on_a_loop
-async def test_it_needs_no_place_of_its_own(tmp_path: Path, path: str, limit: str) -> None:
+async def test_a_repeated_request_needs_no_place_of_its_own(tmp_path: Path, path: str, limit: str) -> None:
     settings: dict[str, Any] = {"enable_authorization": True, limit: 1}
     async with (
         inside(tmp_path, FakeExecutor(held=True), **settings) as app,
@@ -45,7 +45,7 @@ async def test_it_needs_no_place_of_its_own(tmp_path: Path, path: str, limit: st
         for _ in range(2):
             assert (await post(ada, path, AUDIO)).json() == first.json()
         problem(await post(ada, path, audio(1)), 422, "idempotency_conflict")
-        # Nobody else has a place by it, and none was lost.
+        # No place was lost, and no other caller got an additional one.
         if limit == "max_queued_jobs":
             problem(await post(bob, path, AUDIO), *refusal)
         problem(await post(ada, path, AUDIO, key="another"), *refusal)

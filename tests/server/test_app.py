@@ -40,7 +40,7 @@ async def test_an_application_that_was_not_started_says_so(tmp_path: Path) -> No
 
 
 @on_a_loop
-async def test_it_works_under_a_prefix_of_another_application(tmp_path: Path) -> None:
+async def test_the_application_works_when_it_is_mounted_under_a_prefix(tmp_path: Path) -> None:
     async with inside(tmp_path) as app:
         outer = Starlette(routes=[Mount("/speech/v1", app.app)])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://127.0.0.1") as client:
@@ -73,7 +73,7 @@ async def test_its_lifespan_opens_and_closes_a_service_of_its_own(tmp_path: Path
 
 
 @on_a_loop
-async def test_a_service_that_was_given_is_left_open(tmp_path: Path) -> None:
+async def test_a_service_of_the_caller_is_left_open(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         job_id = await app.submit(client)
         again = create_app(config_in(tmp_path, enable_authorization=False), service=app.service)
@@ -87,7 +87,7 @@ async def test_a_service_that_was_given_is_left_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 @on_a_loop
-async def test_each_address_knows_its_methods(tmp_path: Path, path: str) -> None:
+async def test_each_route_names_its_methods(tmp_path: Path, path: str) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         path = path.replace("{job_id}", str(uuid.uuid4()))
         answer = await client.options(path)
@@ -108,9 +108,9 @@ async def test_each_address_knows_its_methods(tmp_path: Path, path: str) -> None
 
 @pytest.mark.parametrize("path", ["/assets/", "/transcription/", "/transcribe/", "/status/x", "/é", "/%00"])
 @on_a_loop
-async def test_there_is_nothing_elsewhere(tmp_path: Path, path: str) -> None:
+async def test_other_paths_are_not_found(tmp_path: Path, path: str) -> None:
     async with inside(tmp_path) as app, app.client() as client:
-        # Whole, since a path that begins with two slashes would be taken for the name of another host.
+        # An absolute URL, since a path that begins with two slashes would be read as a host.
         address = f"{ORIGIN}{path}"
         answer = await client.post(address) if path == "/transcribe/" else await client.get(address)
         assert answer.status_code == 404
@@ -119,7 +119,7 @@ async def test_there_is_nothing_elsewhere(tmp_path: Path, path: str) -> None:
 
 @pytest.mark.parametrize("given", ["1", "x" * 300, "{0}x", "{{{0}}}", "urn:uuid:{0}", "{1}"])
 @on_a_loop
-async def test_only_the_id_of_a_job_finds_it(tmp_path: Path, given: str) -> None:
+async def test_a_job_is_found_only_by_its_canonical_id(tmp_path: Path, given: str) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         job_id = await app.submit(client)
         wrong = given.format(job_id, job_id.replace("-", ""))
@@ -132,7 +132,7 @@ async def test_only_the_id_of_a_job_finds_it(tmp_path: Path, given: str) -> None
 
 
 @on_a_loop
-async def test_what_nobody_thought_of_is_told_to_the_log_and_not_to_the_client(
+async def test_an_unexpected_error_is_logged_and_not_shown_to_the_client(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "whisper_api")
@@ -166,18 +166,18 @@ async def test_the_log_has_a_line_for_each_request_and_nothing_private(
         token = app.token("one")
         _, key_id, secret = token.split("_", 2)  # the secret may have underscores of its own
         async with app.client(token) as client:
-            files = {"file": ("private-name.wav", AUDIO)}
-            fields = {"prompt": "private-prompt", "hotwords": "private-words", "hf_token": "private-token"}
+            files = {"file": ("unlogged-name.wav", AUDIO)}
+            fields = {"prompt": "unlogged-prompt", "hotwords": "unlogged-words", "hf_token": "unlogged-token"}
             answer = await client.post("/transcribe", data=fields, files=files, headers={"X-Request-ID": "mine"})
             job_id = answer.json()["job_id"]
-            await client.get(f"/transcription/{job_id}?note=private-query")
+            await client.get(f"/transcription/{job_id}?note=unlogged-query")
             await app.until(lambda: app.service.store.in_state("Completed"))
             await client.get(f"/transcription/{job_id}/result")
             await client.get("/nowhere" + "x" * 500)
             await client.get("/livez")
             await client.get("/readyz")
         everything = " ".join(str(vars(record)) for record in caplog.records)
-        assert "private" not in everything
+        assert "unlogged" not in everything
         assert token not in everything
         assert secret not in everything
         lines = lines_of(caplog)
@@ -197,7 +197,9 @@ async def test_the_log_has_a_line_for_each_request_and_nothing_private(
 
 
 @on_a_loop
-async def test_what_a_request_logs_in_a_thread_has_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_lines_of_a_thread_have_the_id_of_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from whisper_api.logs import current_request
 
     async with inside(tmp_path) as app, app.client() as client:
@@ -265,7 +267,7 @@ async def test_the_same_idempotency_key_makes_one_job(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_refused_upload_leaves_no_files(tmp_path: Path) -> None:
     executor = FakeExecutor()
     async with inside(tmp_path, executor, max_file_size=1000) as app, app.client() as client:
         executor.refusal = UnknownModel("model: no such model")
@@ -280,7 +282,7 @@ async def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
         problem(await client.post("/transcribe", data={"language": "en"}, files={"x": b""}), 400, "no_file")
         assert not list((tmp_path / "uploads").iterdir())
         assert (await client.get("/transcriptions")).json() == {"jobs": [], "next": None}
-        # No place in the queue is lost by it.
+        # No place in the queue is lost.
         assert app.service.counts() == (0, 0)
         await app.submit(client)
 
@@ -372,7 +374,7 @@ async def test_the_state_of_the_server_has_the_old_objects_and_ours(tmp_path: Pa
 
 
 @on_a_loop
-async def test_it_is_ready_when_its_models_are(tmp_path: Path) -> None:
+async def test_the_server_is_ready_once_its_models_are(tmp_path: Path) -> None:
     executor = FakeExecutor()
     executor.preload_gate.clear()
     executor.warm_up_gate.clear()

@@ -33,7 +33,7 @@ def pcm_of(wav: bytes) -> bytes:
 
 
 class SubtitleProvider:
-    """What Bazarr does with a film whose language it does not know: detects the language, then asks for subtitles.
+    """The requests of Bazarr for a film of unknown language: it detects the language, then asks for subtitles.
 
     Args:
         endpoint: as its user types it.
@@ -55,7 +55,7 @@ class SubtitleProvider:
         return answer["language_code"], answer["detected_language"]
 
     def subtitles(self, samples: bytes, language: str, task: str = "transcribe") -> requests.Response:
-        """The answer whose body is kept as a file of subtitles, unread."""
+        """The response whose body Bazarr stores as a subtitle file."""
         return self.session.post(
             f"{self.endpoint}/asr",
             params={"task": task, "language": language, "output": "srt", "encode": "false", "video_file": "/tv/a.mkv"},
@@ -69,7 +69,7 @@ class SubtitleProvider:
 
 @pytest.fixture
 def provider(server: RunningServer) -> SubtitleProvider:
-    """Its address has the key, since there is no other place for a key."""
+    """The URL contains the key, since this client has no other place for a key."""
     scheme, _, rest = server.url.partition("://")
     return SubtitleProvider(f"{scheme}://bazarr:{server.user_key}@{rest}/")
 
@@ -89,7 +89,7 @@ def test_headerless_samples_become_subtitles(provider: SubtitleProvider, convers
     assert "New Jersey" in " ".join(text for *_, text in cues)
 
 
-def test_headerless_samples_are_heard_as_those_of_a_file_are(
+def test_headerless_samples_give_the_same_text_as_a_file(
     server: RunningServer, client: httpx.Client, speech: bytes
 ) -> None:
     whole, headerless, wav_all_the_same = (
@@ -150,7 +150,7 @@ def test_every_format_is_written(client: httpx.Client, speech: bytes) -> None:
         assert answer.text.startswith(beginning)
 
 
-def test_what_cannot_be_used_is_refused_in_json(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
+def test_errors_are_json_problems(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
     def ask(params: dict[str, str], audio: bytes = hello, field: str = "audio_file") -> httpx.Response:
         return client.post("/asr", params=params, files={field: ("a.wav", audio)})
 
@@ -249,7 +249,7 @@ async def test_the_query_says_how(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_job_that_fails_is_told_of_in_json(tmp_path: Path) -> None:
+async def test_the_error_of_a_failed_job_is_a_json_problem(tmp_path: Path) -> None:
     def fail(executor: FakeExecutor, job: Any) -> None:
         raise RuntimeError("no")
 
@@ -275,11 +275,11 @@ async def test_a_key_may_stand_in_the_address(tmp_path: Path) -> None:
             assert [await status(path, credentials) for path in paths] == [200, 200, 401]
         for credentials in ("", ":", "ann:no-such-key", f"{token}:other", "\0"):
             assert [await status(path, credentials) for path in paths] == [401, 401, 401]
-        # A page of another site may have a browser send a password that it has kept.
+        # A page of another origin may make a browser send a stored password.
         assert await status("/asr", f"ann:{token}", **{"Sec-Fetch-Site": "cross-site"}) == 401
         async with app.client(Authorization="Basic !!!") as client:
             inside_problem(await client.post("/asr"), 401, "unauthorized")
-        # Never in a query, which logs keep.
+        # A key is never accepted in the query, since logs contain the query.
         async with app.client() as client:
             for name in ("key", "api_key", "api-key", "token", "access_token"):
                 answer = await client.post("/asr", params={name: token}, files={"audio_file": ("a.wav", AUDIO)})
@@ -287,7 +287,7 @@ async def test_a_key_may_stand_in_the_address(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_either_field_holds_the_file_whose_language_is_asked_for(tmp_path: Path) -> None:
+async def test_language_detection_takes_the_file_from_either_field(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         for field in ("file", "audio_file"):
             for query in ("", "?encode=true", "?encode=false"):

@@ -1,4 +1,4 @@
-"""Who is let in, and what each may see."""
+"""Authorization: the callers that are let in, and the jobs that each may see."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_key_lets_in(tmp_path: Path) -> None:
     ["", "Bearer", "Bearer  ", "Bearer wk_00000000_" + "A" * 43, "Bearer \u00e9", "Basic YTpi", "wk_1_2", "Token x y"],
 )
 @on_a_loop
-async def test_anything_else_does_not(tmp_path: Path, given: str) -> None:
+async def test_any_other_authorization_header_is_refused(tmp_path: Path, given: str) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
         app.token("one")
         answer = await client.get("/status", headers=httpx.Headers({"Authorization": given}, "latin-1"))
@@ -63,7 +63,7 @@ async def test_a_key_that_was_revoked_does_not(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_nobody_learns_what_addresses_there_are(tmp_path: Path) -> None:
+async def test_unknown_routes_are_401_without_a_key(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
         assert (await client.get("/nowhere")).status_code == 401
         assert (await client.put("/status")).status_code == 401
@@ -104,7 +104,7 @@ async def test_users_see_their_own_jobs_and_admins_see_all(tmp_path: Path) -> No
 
 
 @on_a_loop
-async def test_the_status_tells_a_user_its_own_numbers_only(tmp_path: Path) -> None:
+async def test_the_status_shows_a_user_only_its_own_numbers(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
         tokens = app.token("root", "admin"), app.token("busy"), app.token("idle")
         async with app.client(tokens[0]) as root, app.client(tokens[1]) as busy, app.client(tokens[2]) as idle:
@@ -115,7 +115,7 @@ async def test_the_status_tells_a_user_its_own_numbers_only(tmp_path: Path) -> N
             told = [(await client.get("/status")).json() for client in (root, busy, idle)]
     queues = [tuple(status["queue_state"].values()) for status in told]
     assert queues == [(2, 1), (2, 1), (0, 0)]
-    # What a user is told does not change with what others do.
+    # The status of a user does not depend on the jobs of others.
     for status in (before, told[2]):
         del status["server"]["uptime_seconds"]
     assert told[2] == before
@@ -128,7 +128,7 @@ async def test_the_status_tells_a_user_its_own_numbers_only(tmp_path: Path) -> N
 
 
 @on_a_loop
-async def test_the_status_needs_a_key_and_without_authorization_tells_all(tmp_path: Path) -> None:
+async def test_the_status_needs_a_key_and_shows_all_numbers_when_authorization_is_off(tmp_path: Path) -> None:
     async with inside(tmp_path / "closed", enable_authorization=True) as app, app.client() as nobody:
         assert (await nobody.get("/status")).status_code == 401
     async with inside(tmp_path / "open", FakeExecutor(held=True)) as app, app.client() as anybody:
@@ -154,7 +154,7 @@ async def test_with_keys_pages_of_any_origin_may_call(tmp_path: Path) -> None:
             refused = await nobody.get("/status")
             assert refused.status_code == 401
             assert refused.headers["Access-Control-Allow-Origin"] == "*"
-            # What OpenAI's client looks at before it tries again must not be hidden from it.
+            # OpenAI's client reads these headers before it retries, so they must be exposed.
             permanent = await nobody.get("/v1/models")
             exposed = permanent.headers["Access-Control-Expose-Headers"].lower().split(", ")
             assert {"retry-after", "warning", "x-should-retry"} <= set(exposed)
@@ -187,7 +187,9 @@ async def test_with_keys_pages_of_any_origin_may_call(tmp_path: Path) -> None:
     ],
 )
 @on_a_loop
-async def test_without_keys_they_may_not(tmp_path: Path, headers: dict[str, str]) -> None:
+async def test_requests_of_other_origins_are_refused_when_there_are_no_keys(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         for answer in (
             await client.get("/status", headers=headers),
@@ -213,13 +215,15 @@ async def test_without_keys_they_may_not(tmp_path: Path, headers: dict[str, str]
     ],
 )
 @on_a_loop
-async def test_without_keys_this_machine_may(tmp_path: Path, headers: dict[str, str]) -> None:
+async def test_requests_of_this_machine_are_allowed_when_there_are_no_keys(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         assert (await client.get("/status", headers=headers)).status_code == 200
 
 
 @on_a_loop
-async def test_without_keys_the_configured_host_is_a_name_of_this_machine(tmp_path: Path) -> None:
+async def test_the_configured_host_counts_as_this_machine_when_there_are_no_keys(tmp_path: Path) -> None:
     async with inside(tmp_path, host="whisper.example") as app, app.client() as client:
         assert (await client.get("/status", headers={"Host": "Whisper.example:8181"})).status_code == 200
         assert (await client.get("/status", headers={"Host": "other.example"})).status_code == 403
@@ -242,7 +246,7 @@ async def test_an_insecure_server_has_any_name_and_is_not_for_pages_of_others(tm
 
 
 @on_a_loop
-async def test_a_refused_page_is_told_what_helps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_error_of_a_refused_origin_says_what_helps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     preflight = {"Origin": SOMEWHERE, "Access-Control-Request-Method": "POST"}
     for insecure in (True, False):
         caplog.clear()
@@ -257,7 +261,7 @@ async def test_a_refused_page_is_told_what_helps(tmp_path: Path, caplog: pytest.
                 assert answer.status_code == 403
                 assert "forbidden_origin" in answer.text
                 assert "ALLOWED_ORIGINS" in answer.text
-                # The page may read that, and may send nothing.
+                # The page may read this response, and may send nothing.
                 assert answer.headers["Access-Control-Allow-Origin"] == "*"
                 assert "Access-Control-Allow-Methods" not in answer.headers
             for number in range(100):
@@ -292,14 +296,14 @@ async def test_a_page_that_is_allowed_may_do_all(tmp_path: Path) -> None:
             assert other.status_code == (200 if named == "*" else 403)
 
 
-def test_what_is_no_origin_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_origin_is_refused(tmp_path: Path) -> None:
     for text in ("page.example", "https://page.example/path", "null", "https://*.example", "https://a b"):
         with pytest.raises(ConfigError, match="ALLOWED_ORIGINS"):
             create_app(config_in(tmp_path, enable_authorization=False, allowed_origins=text))
 
 
 @on_a_loop
-async def test_without_keys_everybody_sees_all(tmp_path: Path) -> None:
+async def test_every_caller_sees_all_jobs_when_there_are_no_keys(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("one")) as client:
         job_id = await app.submit(client)
     async with inside(tmp_path) as app, app.client() as client:

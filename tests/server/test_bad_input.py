@@ -49,19 +49,19 @@ def test_text_that_calls_itself_wav(client: httpx.Client) -> None:
         bytes(100_000),
     ],
 )
-def test_what_only_begins_like_audio(client: httpx.Client, content: bytes) -> None:
+def test_a_file_that_only_begins_like_audio_is_refused(client: httpx.Client, content: bytes) -> None:
     problem(post(client, content, file_name="a.wav"), 415, "invalid_audio")
 
 
 def test_an_mp3_that_is_cut_short(client: httpx.Client, hello_mp3: bytes) -> None:
-    """What is there is transcribed."""
+    """The part that exists is transcribed."""
     result = transcribed(client, hello_mp3[: len(hello_mp3) // 2 + 77], file_name="cut.mp3")
     assert "hello" in result["text"].lower()
     assert 1.0 < result["duration"] < 2.0
 
 
 def test_a_file_of_600_megabytes_with_its_length(server: RunningServer, client: httpx.Client) -> None:
-    """The length says it all: the answer is there before the file is, and those who send it all the same get it too."""
+    """The stated length suffices: the response comes before the file, also to clients that send the file anyway."""
 
     def pieces() -> Iterator[bytes]:
         yield file_head()
@@ -97,7 +97,7 @@ def test_a_file_of_600_megabytes_without_its_length(server: RunningServer, clien
 
     body = problem(streamed(client, pieces()), 413, "file_too_large")
     assert "exceeds limit of 536870912 bytes" in body["error"]
-    # Far less than the file; what it is exactly depends on what the allocator had left over.
+    # Far less than the file. The exact amount depends on the allocator.
     assert most - before < 100 * MEGABYTE
     assert not list(server.uploads_dir.glob("*/*"))
 

@@ -31,7 +31,7 @@ def proxied(
 
 @pytest.fixture(params=PROXIES)
 def url(request: pytest.FixtureRequest, proxied: RunningServer, tmp_path: Path) -> Iterator[str]:
-    """Of the server, through a proxy."""
+    """The URL of the server through a proxy."""
     with reverse_proxy(request.param, proxied.port, tmp_path) as url:
         yield url
 
@@ -52,7 +52,7 @@ def test_events_come_while_the_job_runs(proxied: RunningServer, url: str, hours:
         job = client.post("/transcribe", files={"file": ("a.mp3", hours)}).json()
         with client.stream("GET", f"{url}{job['status_url']}/events") as events:
             lines = (line for line in events.iter_lines() if line.startswith("event:"))
-            # The job outlasts every test: a proxy that gathered its events would not let this one through.
+            # The job outlasts every test, so a proxy that buffered its events would not pass this one on.
             assert next(lines) in ("event: queued", "event: progress")
             assert client.delete(f"{url}{job['status_url']}?force=true").status_code == 200
             assert list(lines)[-1] == "event: canceled"
@@ -79,7 +79,7 @@ def test_documents_and_page_stand_under_the_prefix(proxied: RunningServer, url: 
         problem(client.get("/status"), 401, "unauthorized")
 
 
-def test_the_log_knows_the_client_and_believes_nobody_else(proxied: RunningServer, url: str) -> None:
+def test_the_log_names_the_client_and_ignores_headers_of_untrusted_peers(proxied: RunningServer, url: str) -> None:
     def clients(path: str) -> list[str]:
         lines = [json.loads(line) for line in proxied.log.splitlines() if line.startswith("{")]
         return [line["client"] for line in lines if line.get("path", "").endswith(path)]

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
-def test_nobody_has_more_than_a_share_and_all_not_more_than_the_total(steps: list[tuple[str, bool]]) -> None:
+def test_no_holder_exceeds_its_share_and_all_together_do_not_exceed_the_total(steps: list[tuple[str, bool]]) -> None:
     quota = Quota(total=5, each=3)
     used = dict.fromkeys("abc", 0)
     for holder, gives_back in steps:
@@ -44,6 +44,18 @@ def test_nobody_has_more_than_a_share_and_all_not_more_than_the_total(steps: lis
             assert quota.take(holder) == allowed
             used[holder] += allowed
         assert quota.used == sum(used.values())
+
+
+def test_an_amount_above_a_bound_is_allowed_while_nothing_else_is_in_use() -> None:
+    quota = Quota(total=5, each=3)
+    assert quota.take("a", 4), "more than a share"
+    assert not quota.take("a")
+    assert quota.take("b")
+    quota.give_back("a", 4)
+    assert not quota.take("c", 6), "more than the total, beside another holder"
+    quota.give_back("b")
+    assert quota.take("c", 6)
+    assert quota.used == 6
 
 
 def test_the_first_request_of_a_connection_needs_no_share_and_all_shares_come_back() -> None:
@@ -71,7 +83,7 @@ def test_the_first_request_of_a_connection_needs_no_share_and_all_shares_come_ba
         ("somewhere", "somewhere"),
     ],
 )
-def test_what_counts_as_one_address(host: str, network: str) -> None:
+def test_addresses_of_one_client_are_one_network(host: str, network: str) -> None:
     assert network_of(host) == network
 
 
@@ -102,7 +114,7 @@ def test_open_files_are_raised_to_the_hard_limit() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(1, 100)), min_size=1, max_size=50))
 def test_a_client_that_takes_enough_is_never_cut_off(steps: list[tuple[float, float]]) -> None:
-    """However large the answer is and however long that lasts."""
+    """This holds for responses of any size and duration."""
     deadline, now, taken = ProgressDeadline(10, 0.0), 0.0, 0
     for seconds, times in steps:
         now += seconds
@@ -112,7 +124,7 @@ def test_a_client_that_takes_enough_is_never_cut_off(steps: list[tuple[float, fl
 
 @given(st.floats(1, 100), st.integers(0, LEAST_BYTES_PER_SECOND // 8))
 def test_a_client_that_takes_too_little_is_cut_off_soon(seconds: float, bytes_per_second: int) -> None:
-    """Whatever it took before: a fast beginning earns nothing."""
+    """A fast beginning gains no time."""
     deadline = ProgressDeadline(seconds, 0.0)
     assert not deadline.is_over(1.0, 1 << 30, True)
     half_seconds = 0
@@ -121,7 +133,7 @@ def test_a_client_that_takes_too_little_is_cut_off_soon(seconds: float, bytes_pe
     assert seconds <= half_seconds / 2 <= seconds * 1.2 + 1
 
 
-def test_nothing_runs_down_while_nothing_waits() -> None:
+def test_the_deadline_stands_still_while_no_bytes_wait() -> None:
     deadline = ProgressDeadline(10, 0.0)
     assert not deadline.is_over(9.0, 0, True)
     assert not deadline.is_over(1000.0, 0, False)
@@ -157,14 +169,14 @@ def test_the_connection_with_the_fewest_turns_is_next() -> None:
     assert [at for at, name in enumerate(after) if name == "newcomer"][-1] < 8, "it does not wait behind the flood"
 
 
-def test_one_that_gives_up_passes_its_turn_on() -> None:
+def test_a_canceled_connection_passes_its_turn_on() -> None:
     async def run() -> None:
         turns = FrameTurns()
         tasks = [asyncio.create_task(turns.wait(had)) for had in range(4)]
         await asyncio.sleep(0)
         assert [task.done() for task in tasks] == [True, False, False, False], "one turn in each round"
         tasks[1].cancel()
-        # By now the third has its turn, and does not know it yet.
+        # The third task has been given the turn by now, but has not run yet.
         await asyncio.sleep(0)
         tasks[2].cancel()
         await tasks[3]
@@ -199,7 +211,7 @@ def test_a_body_is_not_copied_and_its_application_waits_until_it_is_sent() -> No
         assert buffers[0].taken == len(body)
         buffers[0].set_complete()
         assert buffers[0].complete
-        # A stream that ends otherwise lets go of the body and of the application.
+        # A stream that ends otherwise releases the body and the application.
         buffers[1].close()
         await pushes[1]
         with pytest.raises(BufferCompleteError):

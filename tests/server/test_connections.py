@@ -1,4 +1,4 @@
-"""Connections within bounds: what is silent or takes nothing is closed, and whoever watches the server is answered."""
+"""Connections within bounds: silent and stalled ones are closed, and probes of the server get a response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from whisper_api.server.sockets import listen, url_of
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-# A request that stays open: its body does not come.
+# A request that stays open, since its body does not come.
 UNFINISHED = b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx"
 UPGRADE = {
     "Upgrade": "websocket",
@@ -45,7 +45,7 @@ UPGRADE = {
 
 
 class Http2Client:
-    """Speaks HTTP/2 by hand, on a connection of its own.
+    """An HTTP/2 client whose frames the test controls.
 
     Args:
         url: of the server.
@@ -80,7 +80,7 @@ class Http2Client:
         self.socket.sendall(self.state.data_to_send())
 
     def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
-        """Read on to the next event of a kind."""
+        """Read until the next event of a kind."""
         return next(event for event in self.events if isinstance(event, kind))
 
     def _events(self) -> Iterator[h2.events.Event]:
@@ -152,7 +152,7 @@ def test_an_http_2_connection_without_requests_is_closed_whatever_it_pings(impat
     assert closed.error_code == ErrorCodes.NO_ERROR
 
 
-def test_a_tls_handshake_that_does_not_come_is_given_up(
+def test_a_connection_without_a_tls_handshake_is_closed(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "LEAST_HEAD_SECONDS", 0.2)
@@ -165,7 +165,7 @@ def test_a_tls_handshake_that_does_not_come_is_given_up(
 
 
 def test_a_request_that_takes_long_is_not_silent(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is an upload: its times are those of uploads."""
+    """The deadlines of uploads apply to an upload, not those of connections."""
     monkeypatch.setattr(settings, "LEAST_HEAD_SECONDS", 0.2)
     with Server(make_config(keepalive_seconds=0.2)) as url, bare(url) as connection, bare(url) as other:
         connection.sendall(UNFINISHED)
@@ -181,7 +181,7 @@ def test_a_request_that_takes_long_is_not_silent(make_config: MakeConfig, monkey
 
 @pytest.fixture
 def hasty(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that waits half a second for clients that take nothing."""
+    """A server that cuts off clients that read nothing for half a second."""
     monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
     with (server := Server(make_config(timeout_seconds=0.5))):
         yield server
@@ -189,7 +189,7 @@ def hasty(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/", "/livez"])
 def test_a_stream_whose_client_takes_nothing_is_reset(hasty: Server, path: str) -> None:
-    """However small the answer; and the connection goes on."""
+    """This holds for small responses too, and the connection goes on."""
     with Http2Client(hasty.url, window=0) as client:
         asked = {client.ask(path) for _ in range(20)}
         reset: set[int | None] = set()
@@ -207,7 +207,7 @@ def test_a_stream_whose_client_takes_nothing_is_reset(hasty: Server, path: str) 
 def test_a_connection_whose_window_stays_closed_is_ended(hasty: Server) -> None:
     with Http2Client(hasty.url, window=1 << 20) as client:
         client.ask("/openapi.json")
-        # More than the 65,535 bytes that the window of the connection lets through, which is not opened again.
+        # The body is larger than the 65,535 bytes of the connection's window, which is not opened again.
         ended = client.until(h2.events.ConnectionTerminated)
         assert isinstance(ended, h2.events.ConnectionTerminated)
         assert ended.error_code == ErrorCodes.ENHANCE_YOUR_CALM
@@ -237,8 +237,8 @@ def test_a_socket_that_is_not_read_is_cut_off(hasty: Server, http2: bool) -> Non
         wait_until(cut_off)
 
 
-def test_bodies_that_nobody_takes_are_not_copied(hasty: Server, make_config: MakeConfig) -> None:
-    """What the server holds for a stream is much less than the body."""
+def test_bodies_that_wait_for_a_client_are_not_copied(hasty: Server, make_config: MakeConfig) -> None:
+    """The server holds much less than the body for each stream."""
     psutil = Path("/proc/self/statm")
     if not psutil.exists():
         pytest.skip("this system does not tell the memory of a process")
@@ -285,7 +285,7 @@ def read_to_the_end(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("flood", [rapid_resets, pings, tiny_windows])
-def test_a_flood_ends_the_connection_and_nothing_else(
+def test_a_flood_of_frames_ends_only_its_connection(
     make_config: MakeConfig, caplog: pytest.LogCaptureFixture, flood: Callable[[Http2Client], None]
 ) -> None:
     with Server(make_config()) as url, Http2Client(url, window=0) as client, connect(url) as other:
@@ -305,7 +305,7 @@ def test_a_flood_ends_the_connection_and_nothing_else(
 
 
 def test_requests_beyond_the_share_are_refused_without_the_application(make_config: MakeConfig) -> None:
-    """Each connection has its first request all the same."""
+    """Each connection may still have its first request."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(Server(make_config()))
         clients = [stack.enter_context(Http2Client(url, window=0)) for _ in range(12)]
@@ -325,7 +325,7 @@ def test_requests_beyond_the_share_are_refused_without_the_application(make_conf
 
 @pytest.fixture
 def small(make_config: MakeConfig) -> Iterator[Server]:
-    """A server of which one address may have four connections."""
+    """A server that allows four connections for each address."""
     with (server := Server(make_config(max_connections=8))):
         yield server
 
@@ -379,7 +379,7 @@ def test_health_checks_are_answered_when_all_connections_are_busy(
             upload = client.post("/v1/audio/transcriptions", content=bytes(1_000_000))
             assert upload.status_code == 503
             assert upload.json()["error"]["code"] == "too_many_connections", "as OpenAI's clients read it"
-        # Those above the bound are closed soon, and silent ones take the place of nobody.
+        # Connections above the bound are closed soon, and silent ones keep out no other.
         for _ in range(3 * Bounds.reserved):
             stack.enter_context(bare(server.url))
         with connect(server.url) as client:
@@ -390,7 +390,7 @@ def test_health_checks_are_answered_when_all_connections_are_busy(
     assert any("too many connections" in record.message for record in caplog.records)
 
 
-def test_accepting_goes_on_when_the_system_had_no_room(
+def test_accepting_continues_after_the_system_had_no_free_files(
     make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
@@ -418,7 +418,7 @@ def test_accepting_goes_on_when_the_system_had_no_room(
 
 @pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)])
 def test_a_proxy_connects_for_many_clients(make_config: MakeConfig, proxies: tuple[str, ...]) -> None:
-    """So it may have more than the share of one address, and not more than all."""
+    """A trusted proxy may have more connections than one address may, but not more than the server has."""
     begun = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -463,7 +463,7 @@ def test_answers_have_a_reason_phrase(impatient: Server, target: str, line: byte
         assert read_all(connection).startswith(b"HTTP/1.1 " + line + b"\r\n")
 
 
-def test_a_request_to_change_to_http_2_is_answered_as_it_is(impatient: Server) -> None:
+def test_a_request_to_upgrade_to_http_2_is_answered_over_http_1(impatient: Server) -> None:
     with bare(impatient.url) as connection:
         connection.sendall(
             b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"

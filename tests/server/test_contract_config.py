@@ -21,24 +21,24 @@ from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, job_of, post, problem, submit, until
 from whisper_api.config import settings
 
-# Key to the test that shows what it does; the key's name stands in that test or in the server's settings.
+# The test that shows the effect of each key; the key occurs in that test or in the settings of its server.
 SHOWN_BY = {
     "WHISPER_API_HOST": "test_host_and_port",
     "WHISPER_API_PORT": "test_host_and_port",
     "WHISPER_API_TIMEOUT": "test_contract_errors.py: 408",
     "WHISPER_API_KEEPALIVE": "test_an_idle_connection_is_closed",
-    "HTTP_WORKER_NUMBER": "test_what_the_status_says",
+    "HTTP_WORKER_NUMBER": "test_the_status_reports_the_configuration",
     "MAX_CONNECTIONS": "test_connections.py",
     "MAX_RESPONSE_MEMORY": "test_response_budget.py",
     "WHISPER_MODELS_DIR": "test_contract_errors.py: 422",
-    "WHISPER_TMP_FILES": "test_where_things_are_kept",
-    "WHISPER_DATA_DIR": "test_where_things_are_kept",
+    "WHISPER_TMP_FILES": "test_data_and_uploads_are_kept_in_the_configured_directories",
+    "WHISPER_DATA_DIR": "test_data_and_uploads_are_kept_in_the_configured_directories",
     "WHISPER_OUTPUT_FORMAT": "test_defaults_of_the_form",
-    "WHISPER_MODEL": "test_what_the_status_says",
+    "WHISPER_MODEL": "test_the_status_reports_the_configuration",
     "MODEL_ALIASES": "test_openai_names.py",
     "WHISPER_LANGUAGE": "test_defaults_of_the_form",
-    "WHISPER_DEVICE": "test_a_device_that_is_not_there",
-    "WHISPER_DEVICE_INDEX": "test_what_the_status_says",
+    "WHISPER_DEVICE": "test_a_server_whose_device_is_missing_is_not_ready",
+    "WHISPER_DEVICE_INDEX": "test_the_status_reports_the_configuration",
     "WHISPER_COMPUTE_TYPE": "test_the_other_settings",
     "WHISPER_BATCH_SIZE": "test_the_other_settings",
     "MODEL_KEEP_ALIVE_SECONDS": "test_the_other_settings",
@@ -109,7 +109,7 @@ def test_two_servers_do_not_share_a_database(server: RunningServer) -> None:
     assert "Traceback" not in second.log
 
 
-def test_what_the_status_says(strict: RunningServer) -> None:
+def test_the_status_reports_the_configuration(strict: RunningServer) -> None:
     with strict.client() as client:
         body = client.get("/status").json()
     assert body["server"]["worker_number"] == 3
@@ -133,7 +133,7 @@ def test_an_idle_connection_is_closed(strict: RunningServer) -> None:
     assert received.startswith(b"HTTP/1.1 200")
 
 
-def test_where_things_are_kept(strict: RunningServer, hello: bytes) -> None:
+def test_data_and_uploads_are_kept_in_the_configured_directories(strict: RunningServer, hello: bytes) -> None:
     with strict.client() as client:
         finish(client, submit(client, hello))
     assert (strict.directory / "uploads").is_dir()
@@ -198,7 +198,7 @@ def test_the_other_settings(start_server: Start, hello: bytes, hours: bytes) -> 
         assert " INFO " not in server.log
         job_id = submit(client, hours, sync="false")
         finish(client, job_id, "Processing")
-        # A thousandth of a second is less than any work item takes.
+        # Every work item takes longer than a millisecond.
         answers: list[httpx.Response] = []
 
         def is_stalled() -> bool:
@@ -250,7 +250,7 @@ def test_tokens_are_masked(server: RunningServer) -> None:
         assert secret not in done.stdout + done.stderr
 
 
-def test_a_device_that_is_not_there(start_server: Start) -> None:
+def test_a_server_whose_device_is_missing_is_not_ready(start_server: Start) -> None:
     wrong = start_server({"WHISPER_DEVICE": "cuda:99", "PRELOAD_MODELS": True}, wait=False)
     with wrong.client(key="") as nobody:
 

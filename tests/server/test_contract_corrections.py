@@ -16,7 +16,7 @@ from whisper_api.formats import FORMATS
 
 @pytest.fixture(scope="module")
 def job(server: RunningServer, conversation: bytes) -> str:
-    """A conversation of two, with words and speakers; its result is kept."""
+    """A completed job with words and two speakers, whose result is kept."""
     with server.client() as client:
         job_id = submit(
             client,
@@ -34,7 +34,7 @@ def job(server: RunningServer, conversation: bytes) -> str:
 
 @pytest.fixture
 def original(client: httpx.Client, job: str) -> Iterator[dict[str, Any]]:
-    """The result as it was recognised, which it is again after the test."""
+    """The result without corrections. The fixture removes the corrections of the test at its end."""
     response = client.get(f"/transcription/{job}/result")
     assert response.status_code == 200
     yield response.json()
@@ -49,7 +49,7 @@ def put(client: httpx.Client, job_id: str, corrections: Any) -> dict[str, Any]:
     return body
 
 
-def test_what_is_corrected_is_in_every_result(client: httpx.Client, job: str, original: dict[str, Any]) -> None:
+def test_corrections_are_in_every_format(client: httpx.Client, job: str, original: dict[str, Any]) -> None:
     segment = next(each for each in original["segments"] if len(each["words"]) > 1)
     last = len(segment["words"]) - 1
     label = segment["speaker"]
@@ -85,7 +85,7 @@ def test_the_last_corrections_count(client: httpx.Client, job: str, original: di
     assert found["segments"][0]["words"][0]["word"] == "Ahem,"
 
 
-def test_corrections_are_for_who_may_see_the_job(
+def test_corrections_need_a_key_that_may_see_the_job(
     client: httpx.Client, stranger: httpx.Client, admin: httpx.Client, job: str, original: dict[str, Any]
 ) -> None:
     path = f"/transcription/{job}/corrections"
@@ -116,7 +116,7 @@ def test_corrections_are_for_who_may_see_the_job(
         (b'{"more": ' + b"[" * 100_000, "invalid_input", "deep"),
     ],
 )
-def test_what_cannot_be_corrected_is_refused_and_changes_nothing(
+def test_invalid_corrections_are_refused_and_change_nothing(
     client: httpx.Client, job: str, original: dict[str, Any], body: Any, code: str, says: str
 ) -> None:
     kept = put(client, job, {"speakers": {original["speakers"][0]: "Ada"}})
@@ -133,7 +133,7 @@ def test_more_than_a_megabyte_is_refused(client: httpx.Client, job: str, stated:
     problem(client.put(f"/transcription/{job}/corrections", content=content), 413, "body_too_large")
 
 
-def test_nothing_is_corrected_that_is_not_there(client: httpx.Client, busy: Busy, hello: bytes, hours: bytes) -> None:
+def test_corrections_need_a_result(client: httpx.Client, busy: Busy, hello: bytes, hours: bytes) -> None:
     with busy(client, hours) as running:
         for method in ("GET", "PUT"):
             path = f"/transcription/{running}/corrections"
@@ -152,7 +152,7 @@ def test_nothing_is_corrected_that_is_not_there(client: httpx.Client, busy: Busy
     assert "PUT" in response.headers["Allow"]
 
 
-def test_what_people_write_is_not_in_the_log(
+def test_the_log_has_no_text_of_corrections(
     server: RunningServer, client: httpx.Client, job: str, original: dict[str, Any]
 ) -> None:
     put(client, job, {"speakers": {original["speakers"][0]: "Ermintrude"}})

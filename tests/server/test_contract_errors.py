@@ -14,7 +14,7 @@ from silence import hours_of_silence, without_length
 from server.conftest import Busy, Start
 from server.harness import RunningServer, finish, post, problem, submit
 
-# Known by name, but nowhere to be had in these tests.
+# A model of the catalogue that these tests cannot download.
 ABSENT_MODEL = "large-v1"
 NO_JOB = "0b5f0d3e-6a43-4c52-9d5e-2f6f6b1f8a11"
 
@@ -83,7 +83,7 @@ def test_400_for_two_files(client: httpx.Client, hello: bytes) -> None:
     problem(client.post("/transcribe", files=files), 400, "invalid_form")
 
 
-def test_400_for_a_list_of_jobs_that_cannot_be_told(client: httpx.Client) -> None:
+def test_400_for_an_invalid_query_of_the_job_list(client: httpx.Client) -> None:
     for query in ({"status": "Sleeping"}, {"limit": "0"}, {"limit": "many"}, {"limit": "-1"}, {"after": "nowhere"}):
         problem(client.get("/transcriptions", params=query), 400)
 
@@ -110,7 +110,7 @@ def test_400_for_a_force_that_is_neither_true_nor_false(client: httpx.Client, he
         "Bearer " + "x" * 5000,
     ],
 )
-def test_401_without_a_key_that_is_known(server: RunningServer, authorization: str | None) -> None:
+def test_401_without_a_known_key(server: RunningServer, authorization: str | None) -> None:
     headers = httpx.Headers({} if authorization is None else {"Authorization": authorization}, "latin-1")
     with server.client(key="") as nobody:
         for method, path in protected(str(uuid.uuid4())):
@@ -161,7 +161,7 @@ def test_no_key_is_ever_logged(server: RunningServer, client: httpx.Client) -> N
 
 
 @pytest.mark.parametrize("job_id", [NO_JOB, "1", "x" * 300, "%00", "..%2f..%2fetc%2fpasswd", "caf%C3%A9"])
-def test_404_for_a_job_that_is_not_there(client: httpx.Client, job_id: str) -> None:
+def test_404_for_an_unknown_job(client: httpx.Client, job_id: str) -> None:
     for method, path in protected(job_id)[2:5]:
         body = problem(client.request(method, path), 404)
         assert body["code"] in ("job_not_found", "not_found")
@@ -172,7 +172,9 @@ def test_404_for_a_job_that_is_not_there(client: httpx.Client, job_id: str) -> N
 # --- 409 ---
 
 
-def test_409_for_a_result_that_is_not_there_yet(client: httpx.Client, busy: Busy, hello: bytes, hours: bytes) -> None:
+def test_409_for_a_result_before_the_job_has_ended(
+    client: httpx.Client, busy: Busy, hello: bytes, hours: bytes
+) -> None:
     with busy(client, hours) as running:
         waiting = submit(client, hello)
         for job_id in (running, waiting):
@@ -216,7 +218,7 @@ def test_413_for_a_file_that_is_too_large(strict: RunningServer, hello: bytes) -
         assert strict.running
 
 
-def test_a_file_just_as_large_as_may_be_is_taken(strict: RunningServer, hello: bytes) -> None:
+def test_a_file_of_the_largest_size_is_accepted(strict: RunningServer, hello: bytes) -> None:
     with strict.client() as client:
         exact = hello + bytes(4_000_000 - len(hello))
         assert finish(client, submit(client, exact))["status"] == "Completed"
@@ -227,7 +229,7 @@ def test_a_file_just_as_large_as_may_be_is_taken(strict: RunningServer, hello: b
 def test_413_for_a_small_file_that_lasts_a_hundred_hours(
     strict: RunningServer, hello: bytes, hours: bytes, busy: Busy
 ) -> None:
-    """Refused wherever audio is taken, at no cost, while somebody else's job goes on."""
+    """Every route refuses the file at no cost, while the job of another key goes on."""
 
     def resident() -> int:
         status = Path(f"/proc/{strict.pid}/status").read_text()
@@ -267,7 +269,7 @@ def test_413_for_a_file_whose_header_hides_how_long_it_is(start_server: Start) -
 # --- 415 ---
 
 
-def test_415_for_what_is_not_audio(client: httpx.Client) -> None:
+def test_415_for_a_file_that_is_no_audio(client: httpx.Client) -> None:
     body = problem(post(client, b"Dear all,\n\nplease find attached no audio.\n" * 50), 415, "invalid_audio")
     assert "text" in body["detail"]
 
@@ -275,9 +277,7 @@ def test_415_for_what_is_not_audio(client: httpx.Client) -> None:
 # --- 422 ---
 
 
-def test_422_for_speakers_asked_for_by_name_where_no_model_tells_them_apart(
-    strict: RunningServer, hello: bytes
-) -> None:
+def test_422_for_diarization_without_a_model(strict: RunningServer, hello: bytes) -> None:
     with strict.client() as client:
         problem(post(client, hello, diarize="true"), 422, "model_unavailable")
         job_id = submit(client, hello, diarize=None)
@@ -305,7 +305,7 @@ def test_422_when_a_synchronous_job_has_no_model(client: httpx.Client, hello: by
 
 
 def test_429_for_one_caller_and_503_for_a_full_queue(strict: RunningServer, hello: bytes, hours: bytes) -> None:
-    """Two run, three wait; one caller may have three that have not ended."""
+    """The server runs two jobs and queues three; each key may have three unfinished jobs."""
     jobs: list[tuple[httpx.Client, str]] = []
     second_key = strict.key("second")
     with strict.client() as first, strict.client(second_key) as second, strict.client(strict.admin_key) as third:

@@ -41,7 +41,7 @@ def test_a_field_named_file_is_no_file(client: httpx.Client) -> None:
     problem(client.post("/transcribe", files={"file": (None, "en")}), 400, "no_file")
 
 
-def test_the_file_needs_no_name_that_tells_what_it_is(client: httpx.Client, hello: bytes) -> None:
+def test_the_file_needs_no_name_with_its_type(client: httpx.Client, hello: bytes) -> None:
     assert "hello" in transcribed(client, hello, file_name="no-name")["text"].lower()
 
 
@@ -57,7 +57,7 @@ def test_audio_track(client: httpx.Client, two_tracks: bytes) -> None:
     assert not any("audio tracks" in warning for warning in result["warnings"])
 
 
-def test_an_audio_track_that_is_not_there(client: httpx.Client, two_tracks: bytes, hello: bytes) -> None:
+def test_a_missing_audio_track_is_refused(client: httpx.Client, two_tracks: bytes, hello: bytes) -> None:
     for path in ("/transcribe", "/detect-language"):
         body = problem(post(client, two_tracks, path=path, audio_track="3"), 400, "invalid_field")
         assert "there is no number 3" in body["detail"]
@@ -97,7 +97,7 @@ def test_language_is_detected_when_asked_for(client: httpx.Client, speech: bytes
     assert 0.5 < result["language_probability"] <= 1.0
 
 
-def test_language_that_is_not_known(client: httpx.Client, hello: bytes) -> None:
+def test_an_unknown_language_is_refused(client: httpx.Client, hello: bytes) -> None:
     body = problem(post(client, hello, language="klingon"), 400, "invalid_field")
     assert "language" in body["detail"]
     assert "klingon" in body["detail"]
@@ -142,14 +142,14 @@ def test_task(client: httpx.Client, hello: bytes) -> None:
 
 
 @pytest.mark.parametrize("word", [None, "", "true", "1", "yes", "ON"])
-def test_speakers_are_told_apart(client: httpx.Client, hello: bytes, word: str | None) -> None:
+def test_speakers_are_diarized_on_demand(client: httpx.Client, hello: bytes, word: str | None) -> None:
     result = transcribed(client, hello, diarize=word)
     assert result["speakers"] == ["SPEAKER_00"]
     assert [segment["speaker"] for segment in result["segments"]] == ["SPEAKER_00"]
 
 
 @pytest.mark.parametrize("word", ["false", "0", "no", "off", "False", "NO"])
-def test_speakers_are_not_told_apart(client: httpx.Client, hello: bytes, word: str) -> None:
+def test_speakers_are_not_diarized_when_the_field_is_false(client: httpx.Client, hello: bytes, word: str) -> None:
     result = transcribed(client, hello, diarize=word)
     assert result["speakers"] == []
     assert [segment["speaker"] for segment in result["segments"]] == [None]
@@ -186,7 +186,7 @@ def test_prompt_and_hotwords_change_the_text(client: httpx.Client, speech: bytes
 
 
 @pytest.mark.parametrize("field", ["prompt", "hotwords"])
-def test_what_no_prompt_can_be(client: httpx.Client, hello: bytes, field: str) -> None:
+def test_invalid_prompts_are_refused(client: httpx.Client, hello: bytes, field: str) -> None:
     for value in ("a\0b", "a\x1bb", "word " * 100_000):
         body = problem(post(client, hello, **{field: value}), 400)
         assert value not in body["detail"]
@@ -269,7 +269,7 @@ def test_sync(client: httpx.Client, hello: bytes, word: str) -> None:
 
 
 @pytest.mark.parametrize("word", [None, "", "false", "0", "no", "off"])
-def test_not_sync(client: httpx.Client, hello: bytes, word: str | None) -> None:
+def test_a_false_sync_field_makes_a_job(client: httpx.Client, hello: bytes, word: str | None) -> None:
     assert finish(client, submit(client, hello, sync=word))["status"] == "Completed"
 
 
@@ -298,9 +298,9 @@ def test_a_token_is_taken_and_never_shown(server: RunningServer, client: httpx.C
     assert token not in server.log
 
 
-def test_nothing_keeps_a_token_longer_than_its_job(start_server: Start, hello: bytes) -> None:
-    """Neither the row nor the database's log of changes, and that without waiting for a sweep."""
-    # The log of changes is emptied as often as the grace ends.
+def test_a_token_is_kept_only_as_long_as_its_job(start_server: Start, hello: bytes) -> None:
+    """The token is in neither the row nor the write-ahead log, before any sweep."""
+    # The write-ahead log is emptied as often as the grace ends.
     server = start_server({"WHISPER_RESULT_GRACE_SECONDS": 1})
     token = b"hf_" + b"Hidden" * 5
     with server.client() as client:
@@ -308,7 +308,9 @@ def test_nothing_keeps_a_token_longer_than_its_job(start_server: Start, hello: b
     until(lambda: not any(token in file.read_bytes() for file in server.data_dir.rglob("*") if file.is_file()))
 
 
-def test_what_is_said_stays_out_of_the_log(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
+def test_the_log_has_no_text_of_transcripts_and_prompts(
+    server: RunningServer, client: httpx.Client, hello: bytes
+) -> None:
     job_id = submit(client, hello, prompt="Mistletoe and wine", hotwords="Rumpelstiltskin")
     finish(client, job_id)
     assert "Hello" in client.get(f"/transcription/{job_id}/result").json()["text"]
@@ -380,7 +382,7 @@ def test_unknown_fields_are_ignored_and_named(client: httpx.Client, hello: bytes
         assert "blue" not in text
 
 
-def test_of_a_field_that_comes_twice_the_last_counts(client: httpx.Client, hello: bytes) -> None:
+def test_the_last_value_of_a_repeated_field_counts(client: httpx.Client, hello: bytes) -> None:
     parts: list[tuple[str, tuple[str | None, bytes]]] = [
         (name, (None, value))
         for name, value in [

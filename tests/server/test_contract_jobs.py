@@ -70,7 +70,7 @@ def test_a_job_that_failed_is_removed_altogether(client: httpx.Client, stranger:
     assert job_id not in _all_jobs(client)
 
 
-def test_what_belonged_to_a_canceled_job_is_gone(
+def test_the_files_of_a_canceled_job_are_removed(
     server: RunningServer, client: httpx.Client, busy: Busy, hello: bytes, hours: bytes
 ) -> None:
     with busy(client, hours):
@@ -90,7 +90,7 @@ def test_audio_goes_when_its_job_ends(server: RunningServer, client: httpx.Clien
 # --- whose jobs ---
 
 
-def test_another_ones_job_is_not_there(
+def test_a_job_of_another_key_is_not_found(
     server: RunningServer, client: httpx.Client, stranger: httpx.Client, admin: httpx.Client, hello: bytes
 ) -> None:
     job_id = submit(client, hello)
@@ -138,7 +138,7 @@ def _all_jobs(client: httpx.Client, **query: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def lister(server: RunningServer, hello: bytes) -> tuple[str, list[str]]:
-    """A key of its own, and its five jobs in the order they came: one Failed, the others Completed."""
+    """A new key and its five jobs, oldest first: one Failed, the others Completed."""
     key = server.key(f"lister-{uuid.uuid4().hex[:8]}")
     with server.client(key) as client:
         jobs = [submit(client, hello, **({"model": "large-v1"} if number == 2 else {})) for number in range(5)]
@@ -244,7 +244,7 @@ def test_a_repeated_synchronous_request_gets_the_same_result(client: httpx.Clien
 
 
 def _gone(client: httpx.Client, job_id: str) -> bool:
-    """Whether a result has gone. Looked at with HEAD, which is no delivery."""
+    """Whether a result is gone. Uses HEAD, which does not count as a delivery."""
     return client.head(f"/transcription/{job_id}/result").status_code == 410
 
 
@@ -255,8 +255,8 @@ def test_a_second_format_can_be_had_within_the_grace_period(client: httpx.Client
         assert client.get(f"/transcription/{job_id}/result", params=query).status_code == 200
 
 
-def test_only_what_was_delivered_goes(strict: RunningServer, hello: bytes) -> None:
-    """The one that goes is delivered last, so that the others had more time to go."""
+def test_only_delivered_results_are_removed_after_the_grace(strict: RunningServer, hello: bytes) -> None:
+    """The delivered result is the last one, so the others had more time to disappear."""
     with strict.client() as client:
 
         def made(**fields: Any) -> str:
@@ -282,7 +282,7 @@ def test_only_what_was_delivered_goes(strict: RunningServer, hello: bytes) -> No
 
 
 def _break_off(connection: socket.socket, path: str, key: str) -> None:
-    """Ask for something, and be gone before it can have come."""
+    """Send a request and leave before the response."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
     with contextlib.suppress(OSError):
@@ -294,7 +294,7 @@ def test_a_synchronous_answer_is_a_delivery(strict: RunningServer, hello: bytes)
         response = post(client, hello, sync="true")
         job_id = client.get("/transcriptions", params={"limit": 1}).json()["jobs"][0]["job_id"]
         if response.status_code == 202:
-            # The machine was too slow for this server's limit; then nothing was delivered yet.
+            # The machine was too slow for the limit of this server, so nothing was delivered.
             assert job_of(response) == job_id
             finish(client, job_id)
             assert client.get(f"/transcription/{job_id}/result").status_code == 200

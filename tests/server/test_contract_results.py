@@ -25,7 +25,7 @@ MEDIA_TYPES = {
 
 @pytest.fixture(scope="module")
 def finished(server: RunningServer, conversation: bytes) -> Iterator[tuple[httpx.Client, str]]:
-    """A client, and a job of its that has ended, with all stages."""
+    """A client and a completed job of all stages."""
     with server.client() as client:
         job_id = submit(client, conversation, align=None, diarize=None)
         assert finish(client, job_id)["status"] == "Completed"
@@ -115,7 +115,7 @@ def test_a_job_keeps_the_layout_that_it_was_submitted_with(client: httpx.Client,
     lines = [line for lines in lines_of(body["text"]) for line in lines]
     assert max(map(len, lines)) <= 24
     assert body["text"] == client.get(f"{address}?format=srt").text
-    # What the query says holds in its place.
+    # The query wins over the stored options.
     assert (
         max(
             len(line)
@@ -126,7 +126,7 @@ def test_a_job_keeps_the_layout_that_it_was_submitted_with(client: httpx.Client,
     )
 
 
-def test_what_a_layout_cannot_do_is_a_warning(client: httpx.Client, hello: bytes) -> None:
+def test_layout_options_without_effect_are_warnings(client: httpx.Client, hello: bytes) -> None:
     body = transcribed(client, hello, output_format="srt", max_line_count="2")
     assert "max_line_count has no effect without max_line_width" in body["warnings"]
     body = transcribed(client, hello, output_format="txt", max_line_width="20")
@@ -179,7 +179,7 @@ def test_silence_gives_a_result_without_segments(client: httpx.Client, hello: by
     assert (body["text"], body["segments"], body["speakers"]) == ("", [], [])
 
 
-def test_a_synchronous_answer_is_what_the_result_is(client: httpx.Client, speech: bytes) -> None:
+def test_a_synchronous_response_is_the_same_as_the_result(client: httpx.Client, speech: bytes) -> None:
     answer = post(client, speech, sync="true", output_format="vtt")
     assert answer.headers["Content-Type"] == "application/json"
     job_id = client.get("/transcriptions", params={"limit": 1}).json()["jobs"][0]["job_id"]

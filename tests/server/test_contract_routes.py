@@ -100,7 +100,7 @@ def test_the_progress_of_a_job_rises(client: httpx.Client, busy: Busy, hours: by
     assert seen == sorted(seen)
 
 
-def test_the_time_left_is_told_once_jobs_have_been_seen(
+def test_the_time_left_is_known_once_a_job_has_ended(
     client: httpx.Client, busy: Busy, speech: bytes, hours: bytes
 ) -> None:
     assert finish(client, submit(client, speech))["status"] == "Completed"
@@ -112,7 +112,7 @@ def test_waiting_ends_when_the_status_changes(client: httpx.Client, busy: Busy, 
     answers: list[dict[str, Any]] = []
     with busy(client, hours):
         waiting = submit(client, hello)
-        # The client's own patience is shorter than what it asks the server for.
+        # The timeout of the client is shorter than the wait that it asks for.
         waiter = threading.Thread(
             target=lambda: answers.append(
                 client.get(f"/transcription/{waiting}", params={"wait": 60}, timeout=45).json()
@@ -140,7 +140,7 @@ def test_waiting_ends_when_the_time_is_over(client: httpx.Client, busy: Busy, ho
 
 
 @pytest.mark.parametrize("seconds", ["-1", "61", "soon", "nan", "inf", "1e9"])
-def test_one_waits_from_0_to_60_seconds(client: httpx.Client, hello: bytes, seconds: str) -> None:
+def test_a_wait_is_from_0_to_60_seconds(client: httpx.Client, hello: bytes, seconds: str) -> None:
     job_id = submit(client, hello)
     body = problem(client.get(f"/transcription/{job_id}", params={"wait": seconds}), 400)
     assert "wait" in body["detail"]
@@ -232,7 +232,7 @@ def test_options_need_no_key(server: RunningServer, path: str) -> None:
     assert "content-type" in allowed
 
 
-def test_pages_of_other_sites_may_read_answers_to_those_who_have_a_key(client: httpx.Client) -> None:
+def test_pages_of_other_origins_may_read_responses_when_keys_are_needed(client: httpx.Client) -> None:
     response = client.get("/status", headers={"Origin": "https://somewhere.example"})
     assert response.headers["Access-Control-Allow-Origin"] == "*"
 
@@ -289,7 +289,7 @@ def test_another_path_is_404(client: httpx.Client) -> None:
 def test_a_request_keeps_its_id(client: httpx.Client, server: RunningServer) -> None:
     mine = f"my-request.{uuid.uuid4().hex}"
     assert client.get("/status", headers={"X-Request-ID": mine}).headers["X-Request-ID"] == mine
-    # A request's line is written when its answer is on its way.
+    # The log line of a request is written while its response is sent.
     until(lambda: mine in server.log)
     body = problem(client.get("/nothing", headers={"X-Request-ID": mine}), 404)
     assert body["request_id"] == mine

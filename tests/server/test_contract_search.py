@@ -1,4 +1,4 @@
-"""What clients keep with their jobs, and how they find them again."""
+"""Metadata that clients store with their jobs, and the search for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METADATA: list[dict[str, Any] | None] = [
 
 @pytest.fixture(scope="module")
 def owner(server: RunningServer, hello: bytes) -> tuple[str, list[str]]:
-    """A key of its own, and its jobs in the order they came; the third one Failed."""
+    """A new key and its jobs, oldest first; the third one Failed."""
     key = server.key(f"searcher-{uuid.uuid4().hex[:8]}")
     with server.client(key) as client:
         jobs = []
@@ -45,7 +45,7 @@ def mine(server: RunningServer, owner: tuple[str, list[str]]) -> Any:
 
 
 def found(client: httpx.Client, jobs: list[str], **query: Any) -> list[int]:
-    """The numbers of the jobs that a search finds, in the order they came, asked for one by one."""
+    """The numbers of the jobs that a search finds, oldest first, with pages of one job."""
     seen: list[str] = []
     after: dict[str, str] = {}
     while True:
@@ -96,7 +96,7 @@ def test_jobs_are_found_by_time(mine: httpx.Client, owner: tuple[str, list[str]]
     jobs = owner[1]
     times = [mine.get(f"/transcription/{job_id}").json()["created_at"] for job_id in jobs]
     for number, when in enumerate(times):
-        # A time as the server gives it is at most that of the job, and less than a millisecond before it.
+        # The server rounds times down to milliseconds.
         assert found(mine, jobs, created_after=when) == list(range(number, 4))
         assert found(mine, jobs, created_before=when) == list(range(number))
     zone = timezone(timedelta(hours=-5, minutes=-30))
@@ -136,7 +136,7 @@ def test_metadata_is_a_json_object_of_16_kilobytes(mine: httpx.Client, hello: by
     assert "metadata" in problem(post(mine, hello, metadata=metadata), 400, "invalid_field")["detail"]
 
 
-def test_as_much_metadata_as_may_be_is_kept(client: httpx.Client, hello: bytes) -> None:
+def test_metadata_of_the_largest_size_is_kept(client: httpx.Client, hello: bytes) -> None:
     metadata = {"a": "é" * ((16_384 - 8) // 2)}
     text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
     assert len(text.encode()) == 16_384

@@ -1,4 +1,4 @@
-"""Nothing that was accepted is lost or done twice, whenever the server is killed."""
+"""No accepted job is lost or runs twice, no matter when the server is killed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ JOBS = 30
 CLIENTS = 8
 KILLS = 10
 OPTIONS = TranscriptionOptions(model="tiny.en", language="en", align=False, diarize=False)
-# Of the kills, those that hit the start itself; the others come when the server listens, and hit uploads and jobs.
+# The share of the kills during the start. The others come while the server listens, during uploads and jobs.
 EARLY = 0.25
 EARLY_SECONDS = 0.6
 LIFE_SECONDS = 2.5
-# The first jobs come at once, so that the queue is not short from the beginning.
+# Number of jobs that are submitted at once, so that the queue is long from the beginning.
 AT_ONCE = CLIENTS
 PAUSE_SECONDS = 2.5
 DATABASE = {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
@@ -35,14 +35,14 @@ DATABASE = {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 @pytest.fixture
 def server(tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path) -> Iterator[RunningServer]:
-    # Not started: its first life is as short as the others.
+    # The fixture does not start the server, since its first life is as short as the others.
     server = RunningServer(tmp_path / "server", models_dir, {"PRELOAD_MODELS": False})
     yield server
     server.close()
 
 
 class Slow(io.BytesIO):
-    """Audio that takes its time, so that some uploads are under way when the server is killed."""
+    """Audio that is sent slowly, so that some uploads are under way when the server is killed."""
 
     def read(self, size: int | None = -1) -> bytes:
         time.sleep(0.2)
@@ -63,7 +63,7 @@ def wait_for_port(server: RunningServer) -> None:
 def test_no_accepted_job_is_lost_or_done_twice_when_the_server_is_killed(
     server: RunningServer, engine: Engine, cut: Callable[[float, float], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where others run it, the same every time, as far as a killed process can be.
+    # In continuous integration the seed is fixed.
     drawn = 0 if os.environ.get("CI") else random.SystemRandom().randrange(1_000_000)
     seed = int(os.environ.get("CRASH_SEED") or drawn)
     print(f"CRASH_SEED={seed}")

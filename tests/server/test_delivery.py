@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UploadServer]:
 
 
 @pytest.mark.parametrize("size", [0, 2, 1000, 65536, 65538, 131074, 5_000_000])
-def test_what_was_read_to_the_end_was_delivered(server: UploadServer, size: int) -> None:
+def test_a_response_that_was_read_to_the_end_counts_as_delivered(server: UploadServer, size: int) -> None:
     before = server.delivered
     response = requests.get(f"{server.url}/text/{size}", timeout=PATIENCE_SECONDS)
     assert response.content == "é".encode() * (size // 2)
@@ -42,7 +42,7 @@ def test_what_was_read_to_the_end_was_delivered(server: UploadServer, size: int)
     until(lambda: server.delivered == before + 2)
 
 
-def test_a_client_that_closes_at_once_after_the_last_byte_has_had_all(server: UploadServer) -> None:
+def test_a_client_that_closes_after_the_last_byte_counts_as_delivered(server: UploadServer) -> None:
     before = server.delivered
     for _ in range(20):
         with server.connect() as connection:
@@ -63,7 +63,9 @@ def test_headers_alone_are_no_delivery(server: UploadServer) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_client_that_breaks_off_has_not_had_it(tmp_path_factory: pytest.TempPathFactory, reset: bool) -> None:
+def test_a_client_that_breaks_off_does_not_count_as_delivered(
+    tmp_path_factory: pytest.TempPathFactory, reset: bool
+) -> None:
     with serving(tmp_path_factory.mktemp("broken"), keep_alive_seconds=0.5) as server:
         for size in (0, 1, 100_000):
             with server.connect() as connection:
@@ -91,7 +93,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 class Client:
-    """What a server would give and take: messages at their times, in seconds."""
+    """A server's side of a request: receives messages at given times, in seconds, and records the response."""
 
     def __init__(self, *script: tuple[float, Message]) -> None:
         self.sent: list[Message] = []
@@ -156,7 +158,7 @@ def test_the_last_byte_is_held_back_until_the_client_was_looked_for() -> None:
         assert not gone.complete
 
 
-def test_a_client_that_goes_after_the_last_byte_has_had_it() -> None:
+def test_a_client_that_leaves_after_the_last_byte_counts_as_delivered() -> None:
     assert deliver(Client((0.0, END), (1.0, GONE)), b"text") == 1
 
 
@@ -228,7 +230,7 @@ def test_how_long_it_waits_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"0")]])
-def test_nothing_is_waited_for_when_there_is_no_body(headers: list[tuple[bytes, bytes]]) -> None:
+def test_an_early_response_waits_for_no_body_when_there_is_none(headers: list[tuple[bytes, bytes]]) -> None:
     client = Client()
     assert client.run(LingeringClose(Response("no", 401)), {**POST, "headers": headers}) == 0.0
     assert client.body == b"no"
@@ -252,7 +254,7 @@ def test_an_answer_to_the_whole_request_waits_for_nothing() -> None:
     assert len(client.sent) == 2
 
 
-def test_one_response_knows_what_was_read_before_it() -> None:
+def test_an_early_response_knows_how_much_of_the_body_was_read() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = BodyReceive(scope, receive)
         while not body.ended:
@@ -276,7 +278,7 @@ def test_an_error_is_passed_on_when_the_request_has_ended() -> None:
     assert client.received == 2
 
 
-def test_what_is_not_http_passes() -> None:
+def test_other_scopes_than_http_are_passed_on() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": scope["type"]})
 

@@ -55,7 +55,7 @@ def shown(authorization: bool = True) -> Elements:
     return Elements(page(description(ROUTES, root_path="", authorization=authorization)))
 
 
-def test_nothing_is_run_and_nothing_comes_from_elsewhere() -> None:
+def test_the_page_has_no_scripts_and_loads_only_its_own_stylesheet() -> None:
     found = shown()
     assert not found.attributes.keys() & {"script", "style", "img", "iframe", "object", "form", "base"}
     assert [given["href"] for given in found.attributes["link"]] == ["assets/docs.css"]
@@ -72,7 +72,7 @@ def test_every_link_leads_somewhere() -> None:
     assert {target[1:] for target in targets if target.startswith("#")} <= set(found.ids)
 
 
-def test_it_shows_every_operation_field_and_status() -> None:
+def test_the_page_shows_every_operation_field_and_status() -> None:
     api = description(ROUTES, root_path="", authorization=True)
     found = shown()
     words = set(found.texts["code"])
@@ -89,7 +89,7 @@ def test_it_shows_every_operation_field_and_status() -> None:
         assert set(schema["properties"]) <= words
 
 
-def test_whoever_cannot_see_it_finds_the_way() -> None:
+def test_screen_readers_find_landmarks_headings_and_labels() -> None:
     found = shown()
     assert found.attributes["html"] == [{"lang": "en"}]
     assert len(found.attributes["h1"]) == len(found.attributes["main"]) == 1
@@ -98,7 +98,7 @@ def test_whoever_cannot_see_it_finds_the_way() -> None:
     assert all("scope" in given for given in found.attributes["th"])
 
 
-def test_what_is_said_cannot_become_markup() -> None:
+def test_texts_of_the_description_cannot_become_markup() -> None:
     evil = '<b onclick="x">&amp;'
     api = description(ROUTES, root_path="", authorization=True)
     api["info"]["description"] = f"`{evil}` {evil}"
@@ -111,7 +111,7 @@ def test_what_is_said_cannot_become_markup() -> None:
 
 
 @on_a_loop
-async def test_it_is_served_to_everybody_under_a_strict_policy(tmp_path: Path) -> None:
+async def test_the_page_is_served_without_a_key_under_a_strict_policy(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
         answer = await client.get("/docs", headers={"Host": "it's<b>:1"})
         assert answer.status_code == 200
@@ -129,7 +129,7 @@ async def test_it_is_served_to_everybody_under_a_strict_policy(tmp_path: Path) -
 
 
 @on_a_loop
-async def test_without_authorization_no_key_is_spoken_of(tmp_path: Path) -> None:
+async def test_the_page_mentions_no_key_when_authorization_is_off(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         text = (await client.get("/docs")).text
         assert "$KEY" not in text
@@ -146,7 +146,7 @@ def test_the_examples_work(server: RunningServer, hello: bytes, tmp_path: Path) 
         finish(client, job_id, "Completed")
         examples = [text for text in Elements(client.get("/docs").text).texts["code"] if text.startswith("curl ")]
     assert len(examples) > 15
-    # What removes the job, last; what makes a job that nobody waits for, not at all.
+    # Run the example that removes the job last, and skip examples that leave an unfinished job.
     examples = [line for line in examples if not re.search(r'URL/(transcribe|transcription|transcriptions)"', line)]
     for line in sorted(examples, key=lambda line: "DELETE" in line):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is read out of docstrings."""
+"""The texts of the API description, read from docstrings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_docstring_is_taken_apart() -> None:
     assert told.whole.startswith("Do a thing with `Word`, as `this`.\n\nA paragraph")
 
 
-def test_where_nothing_is_said_nothing_is_read() -> None:
+def test_a_function_without_a_docstring_has_an_empty_description() -> None:
     def silent() -> None: ...
 
     told = described(silent)

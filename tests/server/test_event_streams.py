@@ -31,7 +31,7 @@ def told(response: httpx.Response) -> Iterator[tuple[int, str, dict[str, Any]]]:
             fields = {}
 
 
-def test_text_is_told_before_the_result_is_there(client: httpx.Client, cut: Callable[[float, float], bytes]) -> None:
+def test_text_is_sent_before_the_result_exists(client: httpx.Client, cut: Callable[[float, float], bytes]) -> None:
     job_id = submit(client, cut(0.0, 30.0), align="true")
     with client.stream("GET", f"/transcription/{job_id}/events") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -58,7 +58,7 @@ def test_text_is_told_before_the_result_is_there(client: httpx.Client, cut: Call
     assert again.status_code == 204
 
 
-def test_who_watches_over_a_kill_goes_on_and_ends_with_the_result(start_server: Start, hours: bytes) -> None:
+def test_a_watcher_survives_a_kill_of_the_server_and_ends_with_the_result(start_server: Start, hours: bytes) -> None:
     server = start_server()
     events: list[JobEvent] = []
     begun = threading.Event()
@@ -81,7 +81,7 @@ def test_who_watches_over_a_kill_goes_on_and_ends_with_the_result(start_server: 
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
         names = [str(event.__struct_config__.tag) for event in events]
-        # What was told before is void, and all of it is told again.
+        # The earlier text is void, and the server sends all of it again.
         assert "completed" not in names[:before]
         assert names[before] == "queued"
         assert names[-1] == "completed"

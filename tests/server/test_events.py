@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}/events``: what a watcher is sent, and what becomes of it when things go wrong."""
+"""``/transcription/{job_id}/events``: the events of a watcher, and errors of streams."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Watcher(RawRequest):
 
     @property
     def events(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """What was sent: id, name and data of each event."""
+        """Id, name and data of each event that was sent."""
         found = []
         for frame in self.answer.decode().split("\n\n"):
             lines = dict(line.split(": ", 1) for line in frame.split("\n") if line and not line.startswith(":"))
@@ -78,7 +78,7 @@ class Watcher(RawRequest):
 
     @contextlib.asynccontextmanager
     async def on(self, app: Inside) -> AsyncIterator[asyncio.Task[None]]:
-        """While open, it is answered; it leaves at the end."""
+        """While open, the watcher receives events; at the end its client leaves."""
         task = asyncio.create_task(self.to(app.app))
         try:
             yield task
@@ -132,7 +132,7 @@ async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) 
         assert not watcher.sent[-1].get("more_body")
         ids = [number for number, _, _ in watcher.events]
         assert ids == sorted(set(ids))
-        # Where places and stages pass quickly, some are not told.
+        # A watcher may miss positions and stages that pass quickly.
         assert [*dict.fromkeys(watcher.names)] == ["queued", "progress", "segment", "completed"]
         for _, name, data in watcher.events:
             assert (data["event"], data["job_id"]) == (name, job_id)
@@ -145,7 +145,7 @@ async def test_a_watcher_sees_its_job_from_the_queue_to_the_end(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_a_watcher_that_comes_back_is_sent_what_it_has_missed(tmp_path: Path) -> None:
+async def test_a_watcher_that_returns_gets_the_events_that_it_missed(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
         job_id = await reading(app, client)
         first = Watcher(job_id)
@@ -214,8 +214,8 @@ async def test_head_has_the_headers_and_no_body(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @on_a_loop
-async def test_nothing_listens_to_the_client_any_more_when_the_end_is_sent(method: str) -> None:
-    # Over HTTP/2 the end of the request is waited for then, and must not have been taken by somebody else.
+async def test_no_task_listens_to_the_client_after_the_end_was_sent(method: str) -> None:
+    # Over HTTP/2 the server then waits for the end of the request, which no other task may have received.
     order = []
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -240,7 +240,7 @@ async def test_nothing_listens_to_the_client_any_more_when_the_end_is_sent(metho
 
 
 @on_a_loop
-async def test_only_who_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
+async def test_only_a_key_that_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app:
         mine, other, admin = app.token("mine"), app.token("other"), app.token("admin", "admin")
         async with app.client(mine) as client:
@@ -264,7 +264,7 @@ async def test_only_who_may_see_a_job_may_watch_it(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> None:
+async def test_a_watcher_that_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         job_id = await app.running(client)
         watcher = Watcher(job_id)
@@ -272,7 +272,7 @@ async def test_who_leaves_is_forgotten_and_the_job_goes_on(tmp_path: Path) -> No
             await app.until(lambda: watcher.events)
             assert watched_jobs(app.service) == {job_id}
         assert not watched_jobs(app.service)
-        # Without an end: that is for streams that have told everything.
+        # The stream has no end marker, which only complete streams have.
         assert watcher.sent[-1]["more_body"]
         app.executor.release()
         assert (await app.finish(client, job_id))["status"] == "Completed"
@@ -295,7 +295,7 @@ async def test_a_job_that_is_canceled_while_it_waits_ends_its_stream(tmp_path: P
 
 
 @on_a_loop
-async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_again(tmp_path: Path) -> None:
+async def test_a_stream_ends_with_a_queued_event_when_the_server_stops(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         running = await app.running(client)
         waiting = await app.submit(client)
@@ -304,7 +304,7 @@ async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_
             await app.until(lambda: all(watcher.events for watcher in watchers))
             app.state.draining.set()
             await asyncio.to_thread(app.service.drain)
-            # What runs may still come to its end.
+            # The running job may still end.
             assert not first.done()
             await asyncio.to_thread(app.service.stop, 0.0)
             app.state.stopped.set()
@@ -312,7 +312,7 @@ async def test_a_stream_ends_when_the_server_stops_and_tells_that_the_job_waits_
         assert watchers[0].names[-1] == "queued"
         assert set(watchers[1].names) == {"queued"}
         assert not any(watcher.sent[-1].get("more_body") for watcher in watchers)
-        # Who comes now is not told to stay away.
+        # A client that comes now is not refused.
         late = await watched(app, running)
         assert (late.status, late.names) == (200, ["queued"])
 
@@ -334,7 +334,7 @@ async def test_a_hundred_watchers_hold_no_thread(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_watcher_that_takes_nothing_holds_nobody_up_and_is_spared_what_is_out_of_date(tmp_path: Path) -> None:
+async def test_a_watcher_that_does_not_read_delays_no_other_and_skips_outdated_events(tmp_path: Path) -> None:
     async with inside(tmp_path, Reader()) as app, app.client() as client:
         job_id = await reading(app, client)
         taking = asyncio.Event()
@@ -374,7 +374,7 @@ async def test_a_long_text_is_sent_in_pieces_that_a_slow_client_can_take_in_time
             await app.until(lambda: len(late.names) == 201)
         assert len(late.answer) > 1_000_000
         assert max(len(message.get("body", b"")) for message in late.sent) < 100_000
-        # Nor one by one: each sending costs.
+        # The events are not sent one by one either, since each send costs time.
         assert len(late.sent) < 40
 
 
@@ -386,7 +386,7 @@ def has_segments(watcher: Watcher, number: int) -> bool:
 
 
 class Waiting:
-    """A service with one running job that has told some text, and requests for it on a loop whose clock does not tick.
+    """A service with one running job that has reported text, and requests for it on a virtual clock.
 
     Args:
         directory: of the service.
@@ -404,7 +404,7 @@ class Waiting:
         self.config = config_in(directory)
 
     def request(self) -> Request:
-        """One whose client does not leave; to be made on the loop."""
+        """A request whose client does not leave. Call this on the loop."""
         inline: Any = Inline()
         app = Starlette()
         app.state.server = state = ServerState(self.config, self.service)
@@ -430,7 +430,7 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
         yield waiting
 
 
-def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(waiting: Waiting) -> None:
+def test_a_silent_stream_has_heartbeats_and_still_gets_the_end(waiting: Waiting) -> None:
     async def watch() -> list[tuple[float, list[str]]]:
         told: list[tuple[float, list[str]]] = []
         async with contextlib.aclosing(watch_events(waiting.request(), waiting.job_id)) as batches:
@@ -439,7 +439,7 @@ def test_there_is_a_sign_of_life_when_nothing_else_comes_and_no_end_is_missed(wa
                 if len(told) == 3:
                     waiting.tell(1)
                 if len(told) == 5:
-                    # As if the event that tells of it had been lost.
+                    # The event is lost.
                     assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))
         return told
 
@@ -478,7 +478,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
 
     ended, sent = run_at_once(watch())
     assert ended == 15.0
-    # In good order, so that the client asks again, and is refused.
+    # The stream ends normally, so the client connects again and is refused.
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
     told = [time for time in range(1, 15) if any(b'"index":%d,' % time in each.get("body", b"") for each in sent)]
     assert told == [time for time in times if time < 15]
@@ -513,7 +513,7 @@ def test_a_poll_ends_soon_after_its_key_was_revoked(waiting: Waiting) -> None:
     assert run_at_once(poll()) == (401, 15.0)
 
 
-def test_no_result_is_for_who_waits_for_it_with_a_key_that_was_revoked(waiting: Waiting) -> None:
+def test_a_client_whose_key_was_revoked_while_it_waited_gets_no_result(waiting: Waiting) -> None:
     def end() -> None:
         waiting.keys.revoke("mine")
         assert waiting.service.store.cancel(waiting.job_id, 1.0, states=("Processing",))

@@ -25,7 +25,7 @@ from whisper_api.server.uploads.storing import StoredFile
 
 LIMIT = 100_000
 CONTENT = bytes(range(256)) * 300
-# What a public host answers is the business of nobody's test: this is where nothing ever answers.
+# Tests must not depend on a public host. No host answers at these addresses.
 PUBLIC = ipaddress.ip_address("93.184.215.14")
 
 
@@ -38,7 +38,7 @@ def files() -> Iterator[FileServer]:
 
 @pytest.fixture
 def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
-    """Fetch a path of the server, or a URL; what is at the file's path then."""
+    """Fetch a path of the server, or a URL. Returns the content of the stored file."""
     numbers = itertools.count()
 
     def run(where: str, *, allowed: bool = True, seconds: float = 60.0, **rules: object) -> bytes:
@@ -58,7 +58,7 @@ def fetch(files: FileServer, tmp_path: Path) -> Callable[..., bytes]:
 
 def refused(fetch: Callable[..., bytes], status: int, code: str, where: str, **arguments: object) -> str:
     if code == "url_unreachable":
-        # A lookup that takes longer has the same answer.
+        # A slow lookup has the same result.
         arguments.setdefault("lookup_seconds", 0.2)
     with pytest.raises(Problem) as raised:
         fetch(where, **arguments)
@@ -69,7 +69,7 @@ def refused(fetch: Callable[..., bytes], status: int, code: str, where: str, **a
 # --- what works ---
 
 
-def test_a_file_is_fetched_as_it_is(files: FileServer, fetch: Callable[..., bytes]) -> None:
+def test_a_file_is_fetched_unchanged(files: FileServer, fetch: Callable[..., bytes]) -> None:
     assert fetch("/call.wav?token=a%20b&x#there") == CONTENT
     path, headers = files.asked[-1]
     assert path == "/call.wav?token=a%20b&x"
@@ -78,9 +78,7 @@ def test_a_file_is_fetched_as_it_is(files: FileServer, fetch: Callable[..., byte
     assert not {"authorization", "cookie", "referer"} & headers.keys()
 
 
-def test_the_proxies_of_the_environment_are_not_asked(
-    fetch: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxies_of_the_environment_are_not_used(fetch: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert fetch("/call.wav") == CONTENT
@@ -161,7 +159,7 @@ def test_a_name_is_refused_when_any_of_its_addresses_is(
 
 
 def test_a_name_is_looked_up_once_and_the_connection_goes_there(files: FileServer, fetch: Callable[..., bytes]) -> None:
-    """A name that means another address when it is asked for again is of no use."""
+    """A name that resolves to another address the second time does not help an attacker."""
     asked: list[tuple[str, int]] = []
 
     def resolve(host: str, port: int) -> list[Address]:
@@ -201,7 +199,7 @@ def test_a_host_that_is_named_may_be_an_ipv6_address(files: FileServer, fetch: C
     url = files.url("/call.wav", "[fd00::5]")
     private = [ipaddress.ip_address("fd00::5")]
     for name in ("[fd00::5]", f"[fd00::5]:{files.port}", "fd00::5"):
-        # One that is allowed is spoken to; what it answers is the test's.
+        # The fetch connects to the allowed address, where the test answers.
         found = iter([[LOOPBACK]])
         assert fetch(url, private_hosts=frozenset([name]), resolve=lambda *_, found=found: next(found)) == CONTENT
     for name in ("[fd00::5]:1", "[fd00::6]", "fd00"):
@@ -218,7 +216,7 @@ def test_this_machine_is_refused_by_a_public_address_too(
     assert fetch("/call.wav") == CONTENT
 
 
-def test_another_port_of_such_a_host_may_not(files: FileServer, fetch: Callable[..., bytes]) -> None:
+def test_another_port_of_a_named_host_may_not_be_private(files: FileServer, fetch: Callable[..., bytes]) -> None:
     refused(fetch, 422, "url_unreachable", files.url("/call.wav"), private_hosts=frozenset(["127.0.0.1:1"]))
 
 
@@ -280,7 +278,7 @@ def test_https_does_not_lead_to_http(files: FileServer, fetch: Callable[..., byt
         "http://example.com/" + "a" * 9000,
     ],
 )
-def test_what_is_no_plain_address_is_refused(url: str) -> None:
+def test_a_url_that_is_no_plain_address_is_refused(url: str) -> None:
     def never(host: str, port: int) -> list[Address]:
         raise AssertionError("it was looked up")
 
@@ -310,7 +308,7 @@ def test_a_file_that_becomes_too_large_is_not_read_further(files: FileServer, fe
 
 
 def drip(files: FileServer, head: bytes) -> Callable[[Handler], None]:
-    """Send a head, and then a byte now and then, for ever."""
+    """Send a head, then single bytes without end."""
 
     def answer(handler: Handler) -> None:
         handler.wfile.write(head)
@@ -330,8 +328,8 @@ def drip(files: FileServer, head: bytes) -> Callable[[Handler], None]:
     ],
     ids=["nothing", "headers", "body", "body without a length"],
 )
-def test_what_drips_is_ended(files: FileServer, fetch: Callable[..., bytes], head: bytes) -> None:
-    """Each byte comes in time, and all of them do not."""
+def test_a_slow_transfer_ends_at_the_deadline(files: FileServer, fetch: Callable[..., bytes], head: bytes) -> None:
+    """Each byte comes in time, but the whole file does not."""
     files.answers["/drip"] = drip(files, head)
     assert "0.3 seconds" in refused(fetch, 422, "url_unreachable", "/drip", seconds=0.3)
 
@@ -346,7 +344,7 @@ def test_what_drips_is_ended(files: FileServer, fetch: Callable[..., bytes], hea
     ],
     ids=["status", "headers", "chunk", "body"],
 )
-def test_what_drips_is_ended_long_before_the_whole_deadline(
+def test_a_slow_transfer_ends_by_the_least_rate_before_the_deadline(
     files: FileServer, fetch: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(fetching, "SILENCE_SECONDS", 0.5)
@@ -355,7 +353,7 @@ def test_what_drips_is_ended_long_before_the_whole_deadline(
     assert fetch("/call.wav", min_bytes_per_second=1000.0) == CONTENT
 
 
-def test_it_can_be_ended_from_elsewhere(files: FileServer, tmp_path: Path) -> None:
+def test_another_thread_can_abort_a_fetch(files: FileServer, tmp_path: Path) -> None:
     files.answers["/slow"] = drip(files, b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n")
     fetch = Fetch(files.url("/slow"), StoredFile(tmp_path), FetchRules(LIMIT, 600.0, frozenset([files.host])))
     ended: list[str] = []
@@ -375,7 +373,7 @@ def test_it_can_be_ended_from_elsewhere(files: FileServer, tmp_path: Path) -> No
     assert not (tmp_path / "audio").exists()
 
 
-def test_one_that_was_ended_before_it_began_asks_nobody(files: FileServer, tmp_path: Path) -> None:
+def test_a_fetch_that_was_aborted_before_it_began_sends_no_request(files: FileServer, tmp_path: Path) -> None:
     fetch = Fetch(files.url("/call.wav?never"), StoredFile(tmp_path), FetchRules(LIMIT, 60.0, frozenset([files.host])))
     fetch.abort()
     with pytest.raises(Problem):
@@ -405,7 +403,7 @@ def no_http(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def test_all_that_gives_no_file_is_told_in_the_same_words(files: FileServer, fetch: Callable[..., bytes]) -> None:
+def test_every_failed_fetch_has_the_same_error(files: FileServer, fetch: Callable[..., bytes]) -> None:
     files.answers |= {
         "/500": lambda handler: handler.send(500, b"private"),
         "/204": lambda handler: handler.send(204),
@@ -444,10 +442,10 @@ def for_ever(host: str, port: int) -> list[Address]:
 
 
 @pytest.mark.parametrize("way", ["named", "led to"])
-def test_a_name_that_may_not_be_asked_is_told_as_one_that_does_not_exist(
+def test_a_forbidden_host_has_the_same_error_as_an_unknown_host(
     files: FileServer, fetch: Callable[..., bytes], way: str
 ) -> None:
-    """In the same words, and not before the time that a lookup may take: what is quick to find would tell of itself."""
+    """The words of the error are the same, and it comes after the time of a slow lookup: neither reveals a name."""
     lookup_seconds = 0.05
     files.answers["/leads"] = lambda handler: handler.send(302, Location="http://inner.example/")
     told = set()

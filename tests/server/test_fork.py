@@ -21,7 +21,7 @@ config = Config(
 end = sys.exit
 """
 
-# A server that gives the port of the client's connection as the job's id.
+# A server that returns the port of the client's connection as the id of the job.
 PORTS = """
 import http.server, json
 

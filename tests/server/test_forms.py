@@ -88,7 +88,7 @@ def test_an_empty_value_means_the_default(empty: str) -> None:
     assert form(*((name, empty) for name in FIELDS), config=config) == form(config=config)
 
 
-def test_what_is_given_wins_over_the_configuration() -> None:
+def test_fields_of_the_form_win_over_the_configuration() -> None:
     config = Config(model="small", language="de", output_format="srt", default_sync=True)
     read = form(model="tiny", language="en", output_format="vtt", sync="no", config=config)
     assert (read.options.model, read.options.language) == ("tiny", "en")
@@ -111,7 +111,7 @@ def test_yes_and_no(name: str) -> None:
         assert "true or false" in refused(name, word)
 
 
-def test_speakers_are_told_apart_where_it_can_be_done_unless_asked_for_by_name() -> None:
+def test_diarization_is_optional_unless_a_field_asks_for_it() -> None:
     assert form().options.diarize is None
     assert form(diarize="true").options.diarize is True
     assert form(diarize="false").options.diarize is False
@@ -129,7 +129,7 @@ def test_languages_that_whisper_does_not_know(word: str) -> None:
     assert len(refused("language", word)) < 1500
 
 
-def test_models_are_taken_as_they_are_named() -> None:
+def test_model_names_are_kept_as_sent() -> None:
     assert option("model", " large-v3 ") == "large-v3"
     assert option("model", "AUTO") is None
     for name in ("a\0b", "a\nb", "x" * 256):
@@ -199,13 +199,13 @@ def test_both_names_of_the_format() -> None:
     assert form(output_format="", response_format="vtt").output_format == "vtt"
 
 
-def test_the_token_is_what_can_stand_in_a_header() -> None:
+def test_a_token_may_have_only_characters_of_a_header() -> None:
     assert form(hf_token=" hf_Abc-1 ").hf_token == "hf_Abc-1"
     for token in ("hf_é", "hf\0", "hf\r\nX: y", "x" * 300):
         assert token not in refused("hf_token", token)
 
 
-def test_nothing_private_is_shown() -> None:
+def test_the_repr_of_a_form_hides_private_fields() -> None:
     private = form(hf_token="hf_token_of_mine", prompt="prompt of mine", hotwords="hotwords of mine")
     assert "of_mine" not in f"{private!r} {private}"
     assert "of mine" not in f"{private!r} {private}"
@@ -234,7 +234,7 @@ def test_known_speakers_come_with_their_recordings() -> None:
     for ending in ("", "[]"):
         given = [(f"known_speaker_names{ending}", name) for name in ("Ada", " Grace ")]
         given += [(f"known_speaker_references{ending}", silent)] * 2
-        # What a browser sends of fields that were left alone.
+        # A browser sends untouched fields like this.
         given += [(f"known_speaker_names{ending}", ""), (f"known_speaker_references{ending}", " ")]
         known = read(*given)
         assert [speaker.name for speaker in known.known_speakers] == ["Ada", "Grace"]
@@ -248,7 +248,7 @@ def test_known_speakers_come_with_their_recordings() -> None:
     ):
         with pytest.raises(InvalidOption, match="known_speaker"):
             read(*fields)
-    # Not every form may name speakers.
+    # Only some routes accept known speakers.
     (warning,) = form(known_speaker_names="Ada").warnings
     assert "known_speaker_names" in warning
 
@@ -351,13 +351,13 @@ def test_no_text_makes_anything_but_a_form_or_a_refusal(fields: list[tuple[str, 
         assert problem.detail.isprintable()
         assert len(problem.detail) < 2000
         return
-    # What was taken is what the types allow, and can be stored.
+    # The accepted options fit their types and can be stored.
     assert msgspec.json.decode(msgspec.json.encode(read), type=UploadForm, strict=True) == read
     assert read.output_format in FORMATS
 
 
 def test_reading_a_form_loads_no_model_library() -> None:
-    """Neither the module nor, for a form that names no language, its reading loads what runs models."""
+    """Importing the module, and reading a form without a language, imports no library that runs models."""
     program = (
         "import sys; from whisper_api.config import Config; from whisper_api.server.uploads import forms;"
         "assert not {'numpy', 'faster_whisper', 'torch'} & set(sys.modules), 'imported with the module';"

@@ -59,7 +59,7 @@ def priorities() -> Iterator[bytes]:
 
 
 def resets() -> Iterator[bytes]:
-    """Rapid reset: each request is withdrawn as soon as it was sent."""
+    """Rapid reset: the client resets each request as soon as it was sent."""
     client = h2.connection.H2Connection(H2Configuration(client_side=True))
     for number in range(1, 1 << 30, 2):
         client.send_headers(number, GET, end_stream=True)

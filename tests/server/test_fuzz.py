@@ -1,4 +1,4 @@
-"""Whatever comes in: no answer is a 500, every refusal is a problem in JSON, and the server goes on."""
+"""Random requests: no response is a 500, every refusal is a JSON problem, and the server goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from server.harness import RunningServer, problem, transcribed
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-# An upload takes longer than a request that is refused.
+# There are fewer examples of uploads, since an upload takes longer than a refused request.
 UPLOADS = settings(max_examples=50, suppress_health_check=CHECKS)
 REQUESTS = settings(max_examples=150, suppress_health_check=CHECKS)
 BOUNDARY = "fuzzy"
@@ -28,7 +28,7 @@ FIELDS = (
     *("keep_result", "hf_token", "device", "device_index", "metadata", "url", "file"),
     *("known_speaker_names[]", "known_speaker_references[]", "known_speaker_references"),
 )
-# Values that stand near the edge of what some field takes.
+# Values near the bounds of some field.
 EDGES = (
     *("", " ", "0", "1", "-1", "true", "off", "null", "None", "nan", "-inf", "1e400", "0x10", "1_000", "٣", "９"),
     *("en", "auto", "fr-FR", "base", "tiny.en", "large-v1", "../../base", "translate", "srt", "json", "cpu", "cuda:1"),
@@ -95,7 +95,7 @@ def _the_server_goes_on(server: RunningServer, hello: bytes) -> Iterator[None]:
 
 
 def check(response: httpx.Response) -> None:
-    """What holds for every answer; a job that was made is stopped."""
+    """Check the properties of every response, and cancel the job if the request made one."""
     assert response.status_code != 500, response.text
     if response.status_code < 400:
         assert response.status_code < 300 or response.status_code in (301, 304, 307, 308)
@@ -158,7 +158,7 @@ def test_any_request(
             request = client.build_request(method, httpx.URL(path=path), params=query, headers=lines, content=content)
         except (httpx.InvalidURL, ValueError):
             return
-        # What the client itself refuses to send, or an answer that it was told not to expect, is not the server's.
+        # The server is not at fault when the client refuses to send a request or does not expect a response.
         with contextlib.suppress(httpx.LocalProtocolError, httpx.RemoteProtocolError):
             response = client.send(request)
             if response.status_code != 400 or response.content:
@@ -213,7 +213,7 @@ def test_any_bytes(server: RunningServer, sent: bytes) -> None:
     received = b""
     with server.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(sent)
-        # When the server has closed it already, there is nothing to shut down.
+        # The server may have closed the connection already.
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
         while piece := connection.recv(65536):

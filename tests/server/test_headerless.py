@@ -24,9 +24,7 @@ def stored(directory: Path, pieces: list[bytes]) -> bytes:
 
 
 @given(pieces=st.lists(st.binary(max_size=40), max_size=6))
-def test_samples_stand_behind_a_header_that_tells_their_length(
-    pieces: list[bytes], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_samples_get_a_header_with_their_length(pieces: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     samples = b"".join(pieces)
     whole = stored(tmp_path_factory.mktemp("headerless") / "a", pieces)
     assert whole[HEADER_BYTES:] == samples
@@ -36,7 +34,7 @@ def test_samples_stand_behind_a_header_that_tells_their_length(
 
 
 @pytest.mark.parametrize("cut", [1, 4, 11, 12, 44, 60])
-def test_a_wav_file_stays_as_it_is(tmp_path: Path, cut: int) -> None:
+def test_a_wav_file_is_kept_unchanged(tmp_path: Path, cut: int) -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(2)
@@ -47,7 +45,7 @@ def test_a_wav_file_stays_as_it_is(tmp_path: Path, cut: int) -> None:
     assert stored(tmp_path / "a", [wav[:cut], wav[cut:]]) == wav
 
 
-def test_a_length_that_the_format_cannot_tell_is_left_open() -> None:
+def test_a_length_beyond_the_format_is_left_unknown() -> None:
     header = wav_header(5 << 30)
     assert len(header) == HEADER_BYTES
     assert struct.unpack("<I", header[-4:]) == (0xFFFFFFFF,)

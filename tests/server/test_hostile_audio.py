@@ -16,7 +16,7 @@ from server.harness import finish, job_of, post, problem, submit
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 WORD = b"ABORT THE DECODER PROCESS"
-# Every Python process of the server imports this at its start; the decoder process alone reads files with pread.
+# Every Python process of the server imports this at its start. Only the decoder process reads files with pread.
 INJECTED = f"""
 import os
 real = os.pread
@@ -40,7 +40,7 @@ def wav(seconds: float, *, stated: int | None = None, word_at: int | None = None
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a process has had."""
+    """The peak memory of a process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -59,17 +59,17 @@ def test_hostile_files_harm_neither_the_server_nor_another_job(
         pid, before = server.pid, peak_memory(server.pid)
         other = submit(client, good)
 
-        # At the probe: the upload is refused.
+        # The decoder aborts at the probe, so the upload is refused.
         answer = problem(post(client, wav(1.0, word_at=100)), 415, "invalid_audio")
         assert "SIGABRT" in answer["detail"]
-        # While decoding: its job fails.
+        # The decoder aborts while it decodes, so the job fails.
         status = finish(client, submit(client, wav(60.0, word_at=1_800_000), sync="false"))
         assert status["status"] == "Failed"
         assert "SIGABRT" in status["error"]
-        # A file of one second that promises 4 GB is what it holds.
+        # A file of one second whose header states 4 GB lasts one second.
         status = finish(client, submit(client, wav(1.0, stated=2**32 - 40)))
         assert status["status"] == "Completed"
-        # A hundred hours in 94 kB are refused by their header, and by their length when the header does not tell.
+        # A hundred hours in 94 kB are refused by the header, or by their length when the header states none.
         hundred = hours_of_silence(100)
         problem(post(client, hundred, file_name="a.flac"), 413, "audio_too_long")
         status = finish(client, job_of(post(client, without_length(hundred), file_name="b.flac")))

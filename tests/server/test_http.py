@@ -1,4 +1,4 @@
-"""What HTTP allows but few clients do: connections used again, broken off, HTTP/2, TLS."""
+"""Rare uses of HTTP: connections that are reused or broken off, HTTP/2, TLS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_second_upload_on_the_same_connection(server: RunningServer, hello: by
 
 
 def test_an_upload_after_one_that_was_refused(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
-    """On the same connection where the server keeps it, on another where it says that it closes it."""
+    """The next request uses the same connection, unless the server said that it closes it."""
     for content in (form(b"no audio at all " * 1000), form(hello, {"beam_size": "0"}), form(hello, {"model": "none"})):
         with server.connect() as connection:
             connection.sendall(head(server.user_key, f"Content-Length: {len(content)}") + content)
@@ -109,7 +109,7 @@ def test_expect_100_continue_from_one_without_a_key(server: RunningServer, hello
 
 
 def test_chunks_without_a_length(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
-    """In pieces of odd sizes, the boundary broken between them."""
+    """The body comes in pieces of odd sizes, some of which break the boundary."""
     content = form(hello)
     cuts = [0, 1, 2, 17, 60, 61, 300, 5000, len(content) - 31, len(content) - 5, len(content)]
     job_id = job_of(streamed(client, (content[a:b] for a, b in pairwise(cuts))))
@@ -152,7 +152,7 @@ def test_http2_by_prior_knowledge(server: RunningServer, hello: bytes) -> None:
 
 
 def test_http2_connections_that_break_leave_nothing(server: RunningServer) -> None:
-    """Those who ask and do not take the answer."""
+    """Clients that send a request and do not read the response."""
     before = open_files(server)
     for _ in range(20):
         client = h2.connection.H2Connection()
@@ -162,7 +162,7 @@ def test_http2_connections_that_break_leave_nothing(server: RunningServer) -> No
         with server.connect() as connection:
             connection.sendall(client.data_to_send())
             connection.shutdown(socket.SHUT_WR)
-            # Ends when the server closes the connection too.
+            # The loop also ends when the server closes the connection.
             while connection.recv(65536):
                 pass
     until(lambda: open_files(server) <= before + 5)
@@ -197,7 +197,7 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
             assert client.get("/status").json()["security"] == {"authorization_enabled": False}
     with tls.client() as client:
         assert len(client.get("/transcriptions").json()["jobs"]) == 2
-        # A page that somebody happens to open must not reach the server behind their back.
+        # A web page that the user opens must not reach the server.
         for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
             problem(post(client, hello, headers=headers), 403, "forbidden_origin")
             problem(client.get("/transcriptions", headers=headers), 403, "forbidden_origin")
@@ -205,12 +205,12 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
         assert client.get("/status", headers={"Origin": tls.url}).status_code == 200
     with tls.client(verify=True) as client, pytest.raises(httpx.ConnectError):
         client.get("/livez")
-    # Without TLS there is no answer at all, or a refusal.
+    # A request without TLS gets no response or a refusal.
     with contextlib.suppress(httpx.TransportError), httpx.Client(trust_env=False) as client:
         assert client.get(f"http://127.0.0.1:{tls.port}/livez").status_code >= 400
 
 
-def test_without_keys_the_server_listens_to_this_machine_only(server: RunningServer, tmp_path: Path) -> None:
+def test_the_server_listens_only_to_this_machine_when_there_are_no_keys(server: RunningServer, tmp_path: Path) -> None:
     config = tmp_path / "open.conf"
     config.write_text(f'WHISPER_API_HOST = "0.0.0.0"\nWHISPER_API_PORT = {free_port()}\nENABLE_AUTHORIZATION = false\n')
     done = subprocess.run(

@@ -30,7 +30,7 @@ def data_url(recording: bytes) -> str:
     return f"data:audio/wav;base64,{base64.b64encode(recording).decode()}"
 
 
-def test_recordings_are_put_beside_the_upload(tmp_path: Path, cut: Cut) -> None:
+def test_recordings_are_stored_in_the_directory_of_the_upload(tmp_path: Path, cut: Cut) -> None:
     two, ten = cut(10.0, 2.0), cut(10.0, 10.0)
     loose = f"data:audio/wav;base64,{base64.encodebytes(ten).decode().rstrip().rstrip('=')}"
     assert write_known_speakers([" Ann ", "Ärzte"], [data_url(two), loose], tmp_path) == ("Ann", "Ärzte")
@@ -38,7 +38,7 @@ def test_recordings_are_put_beside_the_upload(tmp_path: Path, cut: Cut) -> None:
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_data_without_base64_is_taken_as_it_is(tmp_path: Path, cut: Cut) -> None:
+def test_data_without_base64_is_kept_unchanged(tmp_path: Path, cut: Cut) -> None:
     recording = cut(10.0, 2.0)
     write_known_speakers(["Ann"], [f"DATA:audio/wav,{quote(recording)}"], tmp_path)
     assert (tmp_path / "speaker-0").read_bytes() == recording
@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path, cut: Cut, monkeypatch: pyt
 
 
 def test_a_name_that_is_too_long_is_not_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Normalizing takes the square of the length of combining characters, and no other thread runs meanwhile."""
+    """Unicode normalization takes quadratic time on combining characters and blocks all threads."""
     normalize = unicodedata.normalize
 
     def bounded(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
@@ -66,12 +66,12 @@ def test_a_name_that_is_too_long_is_not_worked_on(tmp_path: Path, monkeypatch: p
         write_known_speakers(["a" + "\u0301\u0323" * 1000], ["data:,"], tmp_path)
 
 
-def test_nothing_is_nothing(tmp_path: Path) -> None:
+def test_no_names_and_no_recordings_are_no_known_speakers(tmp_path: Path) -> None:
     assert write_known_speakers([], [], tmp_path) == ()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_used_is_refused_and_leaves_nothing(tmp_path: Path, cut: Cut) -> None:
+def test_invalid_known_speakers_are_refused_and_leave_no_files(tmp_path: Path, cut: Cut) -> None:
     good = data_url(cut(10.0, 3.0))
     for names, references, field, reason in (
         (["Ann"], [], "references", "1 names and 0 recordings"),

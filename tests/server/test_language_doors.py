@@ -17,7 +17,7 @@ from whisper_api.engine.engine import Engine
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.schema import TranscriptionOptions
 
-# A path, in which field the file is, and whether the language stands in the query.
+# The path, the field of the file, and whether the language is in the query.
 DOORS = (
     ("/transcribe", "file", False),
     ("/transcriptions", "file", False),
@@ -70,20 +70,20 @@ async def test_every_door_refuses_the_same_with_the_nearest(tmp_path: Path) -> N
                 assert told in answer.text, (door, written)
 
 
-def test_the_configuration_is_such_a_door(tmp_path: Path) -> None:
+def test_the_configuration_accepts_the_same_languages(tmp_path: Path) -> None:
     assert create_app(config_in(tmp_path, language="nb-NO")) is not None
     with pytest.raises(ConfigError, match=r"WHISPER_LANGUAGE: .*Swiss German.*de \(german\)"):
         create_app(config_in(tmp_path, language="gsw"))
 
 
-def test_the_library_is_such_a_door(engine: Engine) -> None:
+def test_the_library_accepts_the_same_languages(engine: Engine) -> None:
     for written, code in WRITTEN.items():
         assert engine.resolve(TranscriptionOptions(language=written)).language == code
     with pytest.raises(InvalidOption, match=r"de \(german\)"):
         engine.transcribe(AUDIO, TranscriptionOptions(language="gsw"))
 
 
-def test_the_command_line_is_such_a_door(tmp_path: Path) -> None:
+def test_the_command_line_accepts_the_same_languages(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(AUDIO)
     command = [sys.executable, "-m", "whisper_api", "transcribe", "--offline", "--language", "gsw", "a.wav"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

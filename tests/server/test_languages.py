@@ -22,7 +22,7 @@ def detect(client: httpx.Client, audio: bytes, *, key: str = "", **fields: str) 
 # --- with a model ---
 
 
-def test_it_answers_language_and_probabilities(client: httpx.Client, speech: bytes) -> None:
+def test_the_response_has_the_language_and_the_probabilities(client: httpx.Client, speech: bytes) -> None:
     answer = detect(client, speech)
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -43,7 +43,7 @@ def test_it_answers_language_and_probabilities(client: httpx.Client, speech: byt
     assert len(values) > 50
 
 
-def test_it_can_be_asked_for_later(client: httpx.Client, speech: bytes) -> None:
+def test_the_result_of_an_asynchronous_detection_can_be_read_later(client: httpx.Client, speech: bytes) -> None:
     answer = detect(client, speech, sync="false", metadata='{"a": 1}')
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["job_id"]
@@ -70,7 +70,7 @@ def test_silence_has_no_language(client: httpx.Client, hello: bytes) -> None:
     assert answer.json()["warnings"]
 
 
-def test_what_cannot_be_used_is_refused(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
+def test_invalid_requests_are_refused_by_name(server: RunningServer, client: httpx.Client, hello: bytes) -> None:
     assert detect(client, b"Dear all,\n").json()["code"] == "invalid_audio"
     problem(detect(client, hello, model="no-such-model"), 422, "unknown_model")
     problem(detect(client, hello, metadata="[1]"), 400, "invalid_field")
@@ -92,7 +92,7 @@ def test_the_same_key_gives_the_same_answer(client: httpx.Client, hello: bytes, 
 
 
 @on_a_loop
-async def test_what_takes_too_long_is_a_job(tmp_path: Path) -> None:
+async def test_a_detection_that_outlasts_the_wait_stays_a_job(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), sync_timeout_seconds=0.05) as app, app.client() as client:
         answer = await client.post("/detect-language", files={"file": ("a.wav", AUDIO)})
         assert answer.status_code == 202
@@ -111,7 +111,7 @@ async def test_metadata_is_given_back(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_known_speakers_mean_nothing_here(tmp_path: Path) -> None:
+async def test_language_detection_ignores_known_speakers(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         fields: dict[str, Any] = {"known_speaker_names[]": "Ada", "unknown": "x"}
         answer = await client.post("/detect-language", files={"file": ("a.wav", AUDIO)}, data=fields)

@@ -19,7 +19,7 @@ from server.upload_server import PATIENCE_SECONDS
 def first_answer(
     server: RunningServer, line: str, *headers: str, key: str | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """The first answer to a request that waits to be told to go on: 100, or the last one."""
+    """The first response to a request with ``Expect: 100-continue``: 100, or the final one."""
     lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {key or server.user_key}", *headers]
     with server.connect() as connection:
         connection.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
@@ -46,7 +46,7 @@ AS_AUDIO = "Content-Type: audio/wav"
         ("PUT /transcription/none/corrections", [LARGE, "Content-Type: application/json"], None, 404),
     ],
 )
-def test_what_is_refused_is_not_asked_for(
+def test_a_refused_request_gets_no_100_continue(
     server: RunningServer, line: str, headers: list[str], key: str | None, status: int
 ) -> None:
     told, answered, body = first_answer(server, line, *headers, key=key)
@@ -62,12 +62,12 @@ def test_what_is_refused_is_not_asked_for(
         ("POST /transcriptions", [LARGE, "Content-Type: multipart/form-data; boundary=x"]),
     ],
 )
-def test_what_is_let_in_is_asked_for(server: RunningServer, line: str, headers: list[str]) -> None:
+def test_an_accepted_request_gets_100_continue(server: RunningServer, line: str, headers: list[str]) -> None:
     assert first_answer(server, line, *headers)[0] == 100
 
 
-def test_a_client_that_does_not_wait_to_be_asked_is_served(server: RunningServer, hello: bytes) -> None:
-    """It says that it waits, and sends the body all the same; then again on the same connection."""
+def test_a_client_that_does_not_wait_for_100_continue_is_served(server: RunningServer, hello: bytes) -> None:
+    """The client sends ``Expect: 100-continue`` and the body without a wait, twice on one connection."""
     lines = [f"POST /transcribe?language=en HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.user_key}"]
     lines += [AS_AUDIO, f"Content-Length: {len(hello)}", "Expect: 100-continue", "", ""]
     with server.connect() as connection, server.client() as client:
@@ -86,7 +86,7 @@ def test_curl_sends_nothing_to_a_server_that_refuses(server: RunningServer, tmp_
     path.write_bytes(bytes(3 << 20))
     command = ["curl", "-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code} %{size_upload}"]
     command += ["-F", f"file=@{path}", "-H", "Authorization: Bearer wrong", "-H", "Expect: 100-continue"]
-    # How long curl waits before it sends without being asked.
+    # Seconds that curl waits for 100 Continue before it sends the body.
     command += ["--expect100-timeout", "60", f"{server.url}/transcribe"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     assert done.stdout == "401 0", done.stderr

@@ -95,13 +95,13 @@ def test_file_and_fields_in_any_order() -> None:
         b"\r" * 50 + b"\n",
     ],
 )
-def test_what_only_looks_like_a_boundary_is_audio(audio: bytes) -> None:
+def test_bytes_that_only_resemble_a_boundary_are_audio(audio: bytes) -> None:
     body = form(file_part(audio + b"!"), field_part("sync", "yes"))
     assert read([body]).audio == audio + b"!"
     assert read(every_byte(body)).audio == audio + b"!"
 
 
-def test_what_stands_after_the_last_boundary_is_dropped() -> None:
+def test_bytes_after_the_last_boundary_are_dropped() -> None:
     assert read([form(file_part(AUDIO)) + b"\r\n" + form(file_part(b"other"))]).audio == AUDIO
 
 
@@ -274,7 +274,7 @@ FRAGMENTS = st.sampled_from(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Forms, whole and broken, with what looks like their own boundaries everywhere."""
+    """Whole and broken forms, with pieces of their own boundary in all places."""
     contents = st.lists(FRAGMENTS, max_size=8).map(b"".join)
     if draw(st.booleans()):
         return draw(contents) + draw(contents)
@@ -286,7 +286,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 @given(bodies(), st.data())
 @example(b"\r\nabc" + form(file_part(b"x")), None)
-def test_what_a_form_holds_does_not_depend_on_how_it_is_cut(body: bytes, data: st.DataObject | None) -> None:
+def test_the_parsed_form_does_not_depend_on_how_its_bytes_are_cut(body: bytes, data: st.DataObject | None) -> None:
     whole = outcome([body])
     assert outcome(every_byte(body)) == whole
     if data is not None:

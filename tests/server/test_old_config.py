@@ -12,7 +12,7 @@ import pytest
 
 from server.harness import RunningServer, finish, problem
 
-# Every key it had, with numbers and switches written as strings, as its documents show them.
+# Every key of the old server, with numbers and switches as strings, as in its documentation.
 OLD_CONFIG = {
     "WHISPER_API_HOST": "127.0.0.1",
     "WHISPER_API_TIMEOUT": "480",
@@ -61,7 +61,7 @@ def key(old: RunningServer) -> str:
     return str(found)
 
 
-def test_these_are_the_keys_it_had(old: RunningServer) -> None:
+def test_the_file_has_every_key_of_the_old_server(old: RunningServer) -> None:
     assert len(OLD_CONFIG) == 23
     assert set(old.settings) == set(OLD_CONFIG)
     written = old.config_file.read_text()
@@ -69,7 +69,7 @@ def test_these_are_the_keys_it_had(old: RunningServer) -> None:
     assert 'ENABLE_CONCURRENCY = "false"' in written
 
 
-def test_what_has_no_effect_any_more_is_said(old: RunningServer) -> None:
+def test_the_log_names_keys_without_effect(old: RunningServer) -> None:
     for name in ("WHISPER_CMD", "WHISPER_OUTPUT_DIR"):
         assert f"{name} has no effect" in old.log
     assert "unknown key" not in old.log

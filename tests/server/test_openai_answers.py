@@ -22,7 +22,7 @@ from whisper_api.time_order import in_order
 @settings(max_examples=100, deadline=None)
 @given(given=transcripts())
 def test_times_are_in_order(format: Literal["verbose_json", "diarized_json"], given: Transcript) -> None:
-    # As every result is before it is shown.
+    # Every result is prepared like this before it is rendered.
     given = replace(given, segments=in_order(given.segments))
     openai_request = OpenAIRequest(
         options=TranscriptionOptions(), response_format=format, granularities=frozenset(("word", "segment"))

@@ -32,7 +32,7 @@ def ai(server: RunningServer) -> Iterator[openai.OpenAI]:
 def test_errors(server: RunningServer, hello: bytes) -> None:
     asked: list[str] = []
     http = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: asked.append(request.url.path)]})
-    # What cannot be put right by asking again is asked for once, however patient the client is.
+    # A client does not retry a permanent error, however many retries it allows.
     with sdk(server, http_client=http, max_retries=2) as ai:
 
         def ask(**fields: Any) -> Any:
@@ -107,7 +107,7 @@ def test_clients_that_give_up_leave_one_job_and_it_is_canceled(
         impatient = ai.with_options(timeout=1.0, max_retries=1)
         with pytest.raises(openai.APITimeoutError):
             impatient.audio.transcriptions.create(file=named(hours, "long.mp3"), model=MODEL, language="en")
-        # An upload that its client did not wait for may be looked into still.
+        # The server may still check an upload whose client has left.
         until(lambda: len(jobs(client)) > 0)
         stream = ai.audio.transcriptions.create(file=named(hours, "long.mp3"), model=MODEL, language="en", stream=True)
         assert len(jobs(client)) == 2

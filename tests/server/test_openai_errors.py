@@ -29,7 +29,7 @@ async def test_a_job_that_somebody_cancels_is_an_error(tmp_path: Path) -> None:
         assert stream.status == 200
         *events, end = stream.answer.decode().split("\n\n")
         assert end == ""
-        # A comment is no event, and to some clients one without data if an empty line follows.
+        # A comment is no event, but with an empty line after it some clients take it for an event without data.
         assert all("data: " in event for event in events)
         assert events[0].startswith(": ")
         *_, name, data = events[-1].splitlines()
@@ -38,7 +38,7 @@ async def test_a_job_that_somebody_cancels_is_an_error(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_errors_are_of_openai_s_shape_only_where_its_clients_are(tmp_path: Path) -> None:
+async def test_only_the_routes_of_openai_have_its_error_shape(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app:
         async with app.client() as stranger:
             answer = await stranger.post(PATH)
@@ -66,7 +66,7 @@ async def test_errors_are_of_openai_s_shape_only_where_its_clients_are(tmp_path:
 
 
 @on_a_loop
-async def test_what_may_pass_is_to_be_tried_again(tmp_path: Path) -> None:
+async def test_temporary_errors_tell_the_client_to_retry(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), max_queued_jobs=1) as app:
         async with sent(app, upload(prompt="one")):
             await running(app)

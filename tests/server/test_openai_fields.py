@@ -1,4 +1,4 @@
-"""What OpenAI's clients send, as values; and how text and speakers are written in answers."""
+"""Fields of OpenAI's clients as options, and texts and speakers in the responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_fields_become_options(tmp_path: Path) -> None:
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
             return read_fields(fields, app.state, "translate" if translate else "transcribe")
 
-        # Absent means detected, whatever the server's own default is.
+        # Without the field the language is detected, whatever the default of the server is.
         options = read().options
         assert (options.language, options.model, options.align, options.diarize) == ("auto", "base", False, False)
         assert options == read(("language", " "), ("model", "")).options
@@ -85,7 +85,7 @@ async def test_fields_become_options(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+async def test_invalid_fields_are_refused_by_name(tmp_path: Path) -> None:
     async with inside(tmp_path) as app:
         for field, *others in (
             ("language", ("language", "klingon")),
@@ -108,8 +108,8 @@ async def test_what_cannot_be_is_refused_by_the_name_of_its_field(tmp_path: Path
 
 
 @on_a_loop
-async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> None:
-    """As OpenAI does, whose whisper-1 answers a stream it cannot give with the whole."""
+async def test_fields_without_effect_are_warnings(tmp_path: Path) -> None:
+    """OpenAI's whisper-1 does the same: it ignores ``stream`` and sends the whole result."""
     async with inside(tmp_path) as app:
 
         def read(*fields: tuple[str, str]) -> OpenAIRequest:
@@ -135,7 +135,7 @@ async def test_what_means_nothing_is_ignored_with_a_warning(tmp_path: Path) -> N
 
 
 @on_a_loop
-async def test_the_model_that_tells_speakers_apart_does_so(tmp_path: Path) -> None:
+async def test_the_diarization_model_asks_for_diarization(tmp_path: Path) -> None:
     async with inside(tmp_path, model="base") as app:
 
         def read(*fields: tuple[str, str], translate: bool = False) -> OpenAIRequest:
@@ -226,7 +226,7 @@ def test_chunking_strategies(whole: str | None, parts: dict[str, str], options: 
         (None, {"type": "server_vad", "prefix_padding_ms": "-1"}),
     ],
 )
-def test_what_is_no_chunking_strategy(whole: str | None, parts: dict[str, str]) -> None:
+def test_invalid_chunking_strategies_are_refused(whole: str | None, parts: dict[str, str]) -> None:
     with pytest.raises(InvalidOption) as caught:
         chunking_options(whole, parts)
     assert caught.value.field.startswith("chunking_strategy")
@@ -246,16 +246,16 @@ def test_texts_are_put_together(texts: list[str], whole: str) -> None:
     assert joined(texts) == whole
 
 
-def test_speakers_are_called_by_letters_that_are_nobody_s_name() -> None:
+def test_speakers_get_letters_that_are_not_the_name_of_a_known_speaker() -> None:
     labels = ("SPEAKER_00", "Ann", "SPEAKER_02", "SPEAKER_27")
     assert speaker_names(labels) == {"SPEAKER_00": "A", "SPEAKER_02": "C", "SPEAKER_27": "AB"}
     assert speaker_names(("SPEAKER_00", "A", "SPEAKER_02")) == {"SPEAKER_00": "B", "SPEAKER_02": "D"}
     assert speaker_names(()) == {}
-    # Somebody's correction of a name, and not the ten-millionth speaker.
+    # The label is a correction by a person, and not the ten-millionth speaker.
     assert speaker_names(("SPEAKER_00", "SPEAKER_9999999")) == {"SPEAKER_00": "A"}
 
 
-def test_what_a_transcript_lacks_has_a_place_in_the_answer() -> None:
+def test_the_response_has_defaults_for_values_that_the_transcript_lacks() -> None:
     bare = fake_transcript("Hello.")
     verbose = msgspec.json.decode(
         rendered_body(bare, OpenAIRequest(options=bare.options, response_format="verbose_json")).content
@@ -305,7 +305,7 @@ def test_logprobs_are_those_of_all_segments_in_order() -> None:
     ]
 
 
-def test_deltas_come_in_order_and_each_stretch_once() -> None:
+def test_deltas_come_in_order_and_have_each_partial_segment_once() -> None:
     deltas = Deltas()
 
     def add(index: int, *texts: str, aligned: bool = False) -> list[str]:
@@ -317,7 +317,7 @@ def test_deltas_come_in_order_and_each_stretch_once() -> None:
     assert add(0, "One two.", "Three", aligned=True) == []
     assert add(2, "six.") == []
     assert add(1, "four") == [" four", " six."]
-    # A job that was put back begins anew.
+    # A job that was put back starts from the beginning.
     assert add(0, "One two.") == []
     assert [delta.delta for delta in deltas.end("One two. Three. four six. Seven.")] == [" Seven."]
     assert list(deltas.end(deltas.text)) == []

@@ -55,7 +55,7 @@ def test_json_with_logprobs(ai: openai.OpenAI, speech: bytes) -> None:
 
 
 def test_text_and_subtitles(ai: openai.OpenAI, conversation: bytes) -> None:
-    # The package has no type for these: it gives the text as it is.
+    # The package has no type for these formats, and returns the text.
     answers = {
         name: str(ai.audio.transcriptions.create(file=named(conversation), model=MODEL, response_format=name))
         for name in ("text", "srt", "vtt")
@@ -135,7 +135,7 @@ def test_diarized_json_with_known_speakers(ai: openai.OpenAI, sample_call: Path,
     def reference(begin: float, seconds: float) -> str:
         return f"data:audio/wav;base64,{base64.b64encode(cut(begin, seconds)).decode()}"
 
-    # Where each of the two speaks alone, as the file beside the recording says.
+    # The seconds in which each person speaks alone, by the .rttm of the recording.
     references = [reference(22.0, 5.0), reference(11.2, 3.2)]
     answer = ai.audio.transcriptions.create(
         file=named(sample_call.read_bytes()),
@@ -155,13 +155,13 @@ def test_diarized_json_with_known_speakers(ai: openai.OpenAI, sample_call: Path,
         known_speaker_names=["Ann"],
         known_speaker_references=references[:1],
     )
-    # Who is not known keeps the letter of the number that the speaker has among all.
+    # An unknown speaker keeps the letter of its number among all speakers.
     assert {segment.speaker for segment in one.segments} in ({"Ann", "A"}, {"Ann", "B"})
 
 
 def test_translations(ai: openai.OpenAI, speech: bytes) -> None:
     with warnings.catch_warnings():
-        # The package calls it deprecated, but its users still call it.
+        # The package marks this call as deprecated, but clients still use it.
         warnings.simplefilter("ignore", DeprecationWarning)
         plain = ai.audio.translations.create(file=named(speech), model=MODEL)
         verbose = ai.audio.translations.create(file=named(speech), model=MODEL, response_format="verbose_json")
@@ -186,7 +186,7 @@ def test_stream(ai: openai.OpenAI, sample_call: Path) -> None:
     assert "".join(getattr(event, "delta", "") for event in deltas) == done.text
     assert "New Jersey" in done.text
     assert done.logprobs
-    # OpenAI's type counts tokens, and what counts seconds would be none of it.
+    # OpenAI's type for this field counts tokens; a usage in seconds would not fit it.
     assert done.usage is None
 
 
@@ -204,7 +204,7 @@ def test_stream_of_diarized_json(ai: openai.OpenAI, conversation: bytes) -> None
 
 
 def test_an_error_in_mid_stream_is_raised(ai: openai.OpenAI, hello: bytes) -> None:
-    # A model that the server knows, but does not have and cannot get.
+    # A model of the catalogue that the server does not have and cannot download.
     stream = ai.audio.transcriptions.create(file=named(hello), model="medium", stream=True)
     with pytest.raises(openai.APIError, match="medium") as caught:
         list(stream)

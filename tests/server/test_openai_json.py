@@ -29,7 +29,7 @@ LIMITS = Limits(max_file_size=1 << 24, pace=PaceRules(60), max_field_bytes=1 << 
 
 
 def read(body: bytes, sizes: Iterator[int] | None = None) -> tuple[bytes, list[tuple[str, str]]]:
-    """The file and the fields of a body, given to the reader in pieces of these sizes."""
+    """Read the file and the fields of a body that comes in pieces of these sizes."""
     with tempfile.TemporaryDirectory() as directory:
         form = IncomingForm(LIMITS, lambda: Path(directory))
         reader = JsonReader(form)
@@ -149,7 +149,7 @@ def test_an_address_is_the_field_of_addresses(name: str) -> None:
     ids=lambda value: str(value)[:40],
 )
 @pytest.mark.parametrize("size", [1 << 30, 5000])
-def test_what_cannot_be_used_is_refused(body: bytes, raised: type[Exception], told: str, size: int) -> None:
+def test_invalid_json_bodies_are_refused(body: bytes, raised: type[Exception], told: str, size: int) -> None:
     with pytest.raises(raised, match=told):
         read(body, iter(lambda: size, 0))
 
@@ -169,7 +169,7 @@ async def test_a_json_body_is_answered_as_the_form_is(tmp_path: Path) -> None:
         assert "language was ignored" in translated.headers["Warning"]
         streamed = await client.post(PATH, json={"file": BASE64, "stream": True})
         assert b"transcript.text.done" in streamed.content
-        # The routes of our own take no JSON.
+        # Only the routes of OpenAI accept JSON.
         assert (await client.post("/transcribe", json={"file": BASE64})).status_code == 400
 
 
@@ -190,7 +190,7 @@ async def test_the_same_upload_again_joins_the_job_however_it_is_written(tmp_pat
 
 @on_a_loop
 async def test_the_bounds_of_uploads_hold(tmp_path: Path) -> None:
-    """A file that is too large is refused while it comes, and nothing of it is left."""
+    """A too large file is refused while it arrives, and leaves no files."""
     limit = 100_000
     async with inside(tmp_path, max_file_size=limit) as app:
         half = b'{"file": "' + base64.b64encode(bytes(limit // 2 // 3 * 3))

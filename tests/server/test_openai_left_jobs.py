@@ -22,7 +22,7 @@ FOREVER = 3600.0
 
 
 @on_a_loop
-async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: Path) -> None:
+async def test_an_upload_that_begins_later_does_not_keep_an_abandoned_job(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         app.state.waiters.grace_seconds = 0.0
         first, later = upload(whole=False), upload(whole=False)
@@ -34,7 +34,7 @@ async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: 
             answering = asyncio.create_task(later.to(app.app))
             await app.until(lambda: len(app.state.waiters.uploads[""]) == 2)
             assert states(app) == ["Processing"]
-        # The later one still comes in.
+        # The later upload is still under way.
         await app.until(functools.partial(all_canceled, app))
         assert len(app.state.waiters.uploads[""]) == 1
         later.gone.set()
@@ -44,7 +44,7 @@ async def test_uploads_that_begin_later_keep_no_job_that_was_given_up(tmp_path: 
 
 
 @on_a_loop
-async def test_an_upload_that_came_in_already_joins_a_job_that_was_given_up(tmp_path: Path) -> None:
+async def test_an_upload_under_way_joins_an_abandoned_job(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         app.state.waiters.grace_seconds = 0.0
         with app.state.waiters.uploading("") as given_up:
@@ -68,7 +68,7 @@ async def test_no_upload_joins_a_job_that_is_being_canceled(tmp_path: Path) -> N
         app.state.waiters.grace_seconds = 0.0
         async with sent(app, upload()):
             await running(app)
-        # The device does not heed it yet.
+        # The job has not stopped yet.
         await app.until(lambda: app.state.waiters.canceling)
         again = upload()
         async with sent(app, again) as [answered]:
@@ -151,7 +151,7 @@ async def test_clients_that_always_leave_do_not_exceed_every_bound(tmp_path: Pat
 
 @on_a_loop
 async def test_jobs_whose_key_is_revoked_are_canceled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Between two looks at the key.
+    # Seconds between two checks of the key.
     monkeypatch.setattr(waiting, "READ_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(waiting.watch_events, "__kwdefaults__", {"after": 0, "heartbeat": 0.01})
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
@@ -168,7 +168,7 @@ async def test_jobs_whose_key_is_revoked_are_canceled(tmp_path: Path, monkeypatc
 
 
 @on_a_loop
-async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_path: Path) -> None:
+async def test_joining_a_job_does_not_fetch_its_url_again(tmp_path: Path) -> None:
     with file_server() as files:
         files.answers["/a.wav"] = AUDIO
         allowed: dict[str, Any] = {"enable_url_uploads": True, "url_private_hosts": files.host}
@@ -176,7 +176,7 @@ async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_pa
             app.state.waiters.grace_seconds = FOREVER
             async with sent(app, named(files.url("/a.wav"))):
                 await running(app)
-            # As an address that can be used once.
+            # The URL works only once.
             del files.answers["/a.wav"]
             again = named(files.url("/a.wav"))
             async with sent(app, again) as [answered]:
@@ -189,7 +189,7 @@ async def test_what_was_fetched_for_a_job_is_not_fetched_again_to_join_it(tmp_pa
 
 
 def named(url: str) -> RawRequest:
-    """A request that names an address in place of a file."""
+    """A request with a URL in place of a file."""
     request = httpx.Request("POST", "http://a", data={"url": url})
     body = request.read()
     given = {"content-type": request.headers["content-type"], "content-length": str(len(body))}

@@ -20,7 +20,7 @@ from whisper_api.errors import UnknownModel
 from whisper_api.jobs.local_executor import LocalExecutor
 from whisper_api.testing import FakeExecutor
 
-# With this configuration: what a name means on every door.
+# The meaning of each name with this configuration, on every route.
 SETTINGS: dict[str, object] = {"WHISPER_MODEL": "base", "MODEL_ALIASES": "my-asr=tiny.en, scribe=whisper-1"}
 MEANINGS = {
     **dict.fromkeys((*OPENAI_NAMES, "gpt-4o-mini-transcribe-2025-12-15", "openai/whisper-1", "scribe", "auto"), "base"),
@@ -114,7 +114,7 @@ def test_a_caller_reaches_no_directory_but_an_alias_may_name_one(tmp_path: Path)
 
 
 @on_a_loop
-async def test_where_an_alias_leads_is_private(tmp_path: Path) -> None:
+async def test_the_model_behind_an_alias_is_private(tmp_path: Path) -> None:
     executor = FakeExecutor()
     async with (
         inside(tmp_path, executor, model="base", model_aliases="mine=/srv/secret/own") as app,

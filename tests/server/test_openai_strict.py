@@ -29,7 +29,7 @@ from server.openai_client import MODEL, PATIENCE_SECONDS, named, sdk
 from server.openai_inside import PATH
 
 TRANSLATIONS = "/v1/audio/translations"
-# What OpenAI answers beside what its types have.
+# Fields of OpenAI's responses that its published types lack.
 UNPUBLISHED = {"task"}
 API_VERSION = "2024-10-21"
 
@@ -41,9 +41,9 @@ def ai(server: RunningServer) -> Iterator[openai.OpenAI]:
 
 
 def check(kind: Any, body: Any) -> None:
-    """A body is of a published type: in pydantic's strict mode, by its JSON schema, and without other members."""
+    """Check that a body has a published type: in strict mode, by the JSON schema, and without other members."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    # As JSON: in this strict mode a whole number is a number, and nothing else is taken for another type.
+    # In the strict mode for JSON an integer counts as a number, and no other type is converted.
     value = adapter.validate_json(json.dumps(body), strict=True)
     assert set(unpublished(value)) <= UNPUBLISHED
     jsonschema = pytest.importorskip("jsonschema_rs", reason="comes with Schemathesis, for Python 3.11 and later")
@@ -51,7 +51,7 @@ def check(kind: Any, body: Any) -> None:
 
 
 def unpublished(value: object) -> Iterator[str]:
-    """Members that are in a value and not in its type."""
+    """The members of a value that its type lacks."""
     if isinstance(value, BaseModel):
         yield from value.model_extra or {}
         for name in type(value).model_fields:
@@ -156,7 +156,7 @@ def azure(server: RunningServer, **options: Any) -> dict[str, Any]:
 
 def test_the_client_for_azure(server: RunningServer, conversation: bytes) -> None:
     with openai.AzureOpenAI(**azure(server)) as ai:
-        # The name of the deployment is in the address.
+        # The name of the deployment is in the path.
         for deployment in ("whisper", "whisper-1", "gpt-4o-transcribe", "base"):
             assert "Chicago" in ai.audio.transcriptions.create(file=named(conversation), model=deployment).text
         stream = ai.audio.transcriptions.create(file=named(conversation), model="gpt-4o-transcribe", stream=True)
@@ -201,7 +201,7 @@ async def test_the_deployment_in_the_address_is_the_model(tmp_path: Path) -> Non
             job = app.service.store.get(answer.headers["X-Job-ID"])
             assert job is not None
             assert job.options.model == model
-        # The same key of idempotency for another deployment is another request.
+        # An idempotency key means another request on another deployment.
         headers = {"Idempotency-Key": "one"}
         answers = [
             await client.post(
@@ -221,7 +221,7 @@ async def test_a_key_may_come_as_azure_s_clients_send_it(tmp_path: Path) -> None
         for headers, status in (
             ({"api-key": key}, 200),
             ({"Authorization": f"Bearer {key}"}, 200),
-            # What is said in the usual way counts.
+            # The usual header wins.
             ({"Authorization": f"Bearer {key}", "api-key": "wk_nobody"}, 200),
             ({"Authorization": "Bearer wk_nobody", "api-key": key}, 401),
             ({"Authorization": "Basic eDp5", "api-key": key}, 401),
@@ -234,7 +234,7 @@ async def test_a_key_may_come_as_azure_s_clients_send_it(tmp_path: Path) -> None
 
 
 @on_a_loop
-async def test_what_was_ignored_is_told_in_headers(tmp_path: Path) -> None:
+async def test_warning_headers_name_ignored_fields(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
 
         async def told(path: str, **fields: str) -> list[str]:
@@ -248,7 +248,7 @@ async def test_what_was_ignored_is_told_in_headers(tmp_path: Path) -> None:
         (stream,) = await told(PATH, stream="true", response_format="srt")
         assert "stream was ignored: srt" in stream
         assert "include" in (await told(PATH, stream="true", response_format="text", include="logprobs"))[0]
-        # Whatever a client's words are, a header is one line of ASCII.
+        # A header is one line of ASCII for any text of a client.
         for name in ('x"\\y', "é你", "a\r\nSet-Cookie: b=c", "a\0b", "x" * 5000):
             (unknown,) = await told(PATH, **{name: "1"})
             assert unknown.isascii()

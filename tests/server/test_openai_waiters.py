@@ -43,7 +43,7 @@ async def test_within_the_grace_the_same_upload_joins_the_job(tmp_path: Path) ->
 
 
 @on_a_loop
-async def test_a_client_that_comes_again_needs_no_place_of_its_own(tmp_path: Path) -> None:
+async def test_a_retrying_client_needs_no_place_of_its_own(tmp_path: Path) -> None:
     async with inside(
         tmp_path, FakeExecutor(held=True), max_queued_jobs=1, max_jobs_per_key=1, enable_authorization=True
     ) as app:
@@ -72,7 +72,7 @@ async def test_a_job_goes_on_while_another_request_waits_for_it(tmp_path: Path) 
         async with sent(app, stays) as [answered]:
             async with sent(app, leaves):
                 await app.until(lambda: app.state.waiters.requests.total() == 2)
-            # Another job is canceled meanwhile, so there was time for this one to be.
+            # Another job was canceled meanwhile, so there was time to cancel this one.
             async with sent(app, upload(prompt="another")):
                 await app.until(lambda: len(states(app)) == 2)
             await app.until(lambda: states(app) == ["Processing", "Canceled"])
@@ -83,7 +83,7 @@ async def test_a_job_goes_on_while_another_request_waits_for_it(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_other_fields_or_another_route_make_another_job(tmp_path: Path) -> None:
+async def test_uploads_with_other_fields_or_another_route_are_not_joined(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app:
         requests = [
             upload(),
@@ -116,7 +116,7 @@ async def test_no_job_is_canceled_while_its_owner_uploads(tmp_path: Path) -> Non
     async with inside(tmp_path, FakeExecutor(held=True), enable_authorization=True) as app:
         app.state.waiters.grace_seconds = 0.0
         ann, bob = ({"authorization": f"Bearer {app.token(name)}"} for name in ("ann", "bob"))
-        # What comes may be the same upload again, and may take longer than the grace.
+        # The upload under way may be the same again, and may take longer than the grace.
         async with sent(app, upload(whole=False, headers=ann)):
             await app.until(lambda: app.state.waiters.uploads)
             async with sent(app, upload(headers=ann), upload(headers=bob)):
@@ -138,7 +138,7 @@ async def test_a_job_that_has_ended_keeps_its_result_for_the_client_that_comes_a
         await again.to(app.app)
         assert again.status == 200
         assert headers(again)["x-job-id"] == app.executor.started[0]
-        # Now it has been delivered: whoever asks once more wants it done once more.
+        # The result was delivered, so the next request makes a new job.
         once_more = upload()
         await once_more.to(app.app)
         assert states(app) == ["Completed", "Completed"]

@@ -36,7 +36,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
 
 
 def described(authorization: bool = True, root_path: str = "") -> dict[str, Any]:
-    """As a reader of the document has it."""
+    """The description as a client reads it from JSON."""
     api = description(ROUTES, root_path=root_path, authorization=authorization)
     read: dict[str, Any] = json.loads(json.dumps(api))
     return read
@@ -63,7 +63,7 @@ def references(value: object) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("authorization", [True, False])
-def test_it_is_openapi(authorization: bool) -> None:
+def test_the_description_is_valid_openapi(authorization: bool) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="Schemathesis, which has the schema, needs Python 3.11")
     api = described(authorization)
     assert api["openapi"].startswith("3.1.")
@@ -103,7 +103,7 @@ def test_another_address_says_of_which() -> None:
 # --- that it says everything ---
 
 
-def test_it_has_every_route_and_method() -> None:
+def test_the_description_has_every_route_and_method() -> None:
     served = {
         f"{method} {re.sub(':[a-z]+}', '}', path)}"
         for path, resource in ROUTES.items()
@@ -137,7 +137,7 @@ def test_everything_has_words() -> None:
         assert not missing, f"{name}: {missing}"
 
 
-def test_nothing_in_it_is_python() -> None:
+def test_the_description_has_no_python_markup() -> None:
     text = json.dumps(described())
     assert "``" not in text
     assert ":class:" not in text
@@ -145,7 +145,7 @@ def test_nothing_in_it_is_python() -> None:
     assert "Raises:" not in text
 
 
-def test_it_has_every_field_of_the_form() -> None:
+def test_the_description_has_every_field_of_the_form() -> None:
     body = described()["paths"]["/transcribe"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = {name.removesuffix("[]") for name in body["properties"]}
     assert names == {*KNOWN, "file", "known_speaker_names", "known_speaker_references"}
@@ -162,7 +162,7 @@ def test_it_has_every_field_of_the_form() -> None:
 # --- that it says what is so ---
 
 
-def test_a_key_is_only_spoken_of_where_one_is_asked_for() -> None:
+def test_only_operations_with_authorization_mention_a_key() -> None:
     with_keys, without = described(), described(authorization=False)
     assert {name: scheme["scheme"] for name, scheme in with_keys["components"]["securitySchemes"].items()} == {
         "bearer": "bearer",
@@ -180,7 +180,7 @@ def test_a_key_is_only_spoken_of_where_one_is_asked_for() -> None:
         assert "401" not in operation["responses"], name
 
 
-def test_errors_have_the_shape_of_those_who_read_them() -> None:
+def test_errors_of_openai_routes_have_the_shape_of_openai() -> None:
     for name, operation in operations(described()):
         for status, response in operation["responses"].items():
             if status < "400":
@@ -195,14 +195,14 @@ def test_errors_have_the_shape_of_those_who_read_them() -> None:
             assert ("Retry-After" in response["headers"]) is later
 
 
-def test_it_says_in_which_states_the_server_is_not_ready() -> None:
+def test_the_description_lists_the_states_in_which_the_server_is_not_ready() -> None:
     refused = described()["paths"]["/readyz"]["get"]["responses"]["503"]["description"]
     states = {state for state in get_args(get_type_hints(Health)["state"]) if state != "ready"}
     assert len(states) == 5
     assert states <= set(re.findall(r"`(\w+)`: ", refused))
 
 
-def test_what_is_open_is_described_as_open() -> None:
+def test_operations_without_authorization_are_described_as_such() -> None:
     is_open = {
         path for path, resource in ROUTES.items() if any(operation.open for operation in resource.operations.values())
     }
@@ -257,7 +257,7 @@ def described_as(operation: Operation, path: str = "/x/{name}", authorization: b
     return api
 
 
-def test_an_operation_says_what_its_declaration_says() -> None:
+def test_an_operation_has_the_texts_of_its_declaration() -> None:
     operation = Operation(
         handler,
         "Things",
@@ -339,7 +339,7 @@ def test_a_body_that_may_be_the_file_itself_has_its_fields_in_the_query() -> Non
     assert set(given["schema"]["properties"]) == {"beam_size"}
 
 
-def test_events_are_described_by_what_stands_in_one() -> None:
+def test_events_are_described_by_their_data() -> None:
     operation = Operation(handler, "Things", (Answer(200, "Events", {"text/event-stream": FormFields | Outer}),))
     told = described_as(operation)["paths"]["/x/{name}"]["post"]["responses"]["200"]
     event = told["content"]["text/event-stream"]["schema"]
@@ -367,7 +367,7 @@ def test_null_is_nothing_that_a_form_can_hold() -> None:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_what_is_sent_is_as_described_and_has_all_that_is_always_there(kind: type, value: msgspec.Struct) -> None:
+def test_every_response_matches_its_schema_and_needs_all_required_fields(kind: type, value: msgspec.Struct) -> None:
     jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="comes with Schemathesis, which needs Python 3.11")
     [schema], _, components = schemas_of([kind], [])
     whole = json.loads(json.dumps({**schema, "components": {"schemas": components}}))
@@ -392,7 +392,7 @@ def test_the_format_json_is_as_described() -> None:
 
 
 @on_a_loop
-async def test_it_is_served_to_everybody(tmp_path: Path) -> None:
+async def test_the_description_is_served_without_a_key(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client() as client:
         answer = await client.get("/openapi.json")
         assert answer.status_code == 200
@@ -404,7 +404,7 @@ async def test_it_is_served_to_everybody(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_it_says_under_which_prefix_it_stands(tmp_path: Path) -> None:
+async def test_the_description_names_the_prefix_of_the_application(tmp_path: Path) -> None:
     async with inside(tmp_path) as app:
         outer = Starlette(routes=[Mount("/speech", app.app)])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://127.0.0.1") as client:

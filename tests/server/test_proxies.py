@@ -111,7 +111,7 @@ def test_a_trusted_proxy_is_believed() -> None:
         st.sampled_from((CLIENT, "https", "evil.example", "/evil", "for=1.2.3.4;proto=https;host=evil.example")),
     )
 )
-def test_nobody_else_is_believed(headers: dict[str, str]) -> None:
+def test_headers_of_untrusted_peers_are_ignored(headers: dict[str, str]) -> None:
     for settings in ({"peer": STRANGER}, {"trusted_proxies": None}, {"trusted_proxies": ""}):
         request = seen(headers, **settings)
         assert client_address(request.scope) == settings.get("peer", PROXY)
@@ -122,7 +122,7 @@ def test_nobody_else_is_believed(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("told", "client"),
     [
-        # What stands before the nearest stranger may be invented.
+        # Entries before the nearest untrusted address may be invented.
         (f"1.1.1.1, {CLIENT}", CLIENT),
         (f"1.1.1.1, {CLIENT}, 10.1.2.3, ::1", CLIENT),
         (f"{CLIENT}:1234", CLIENT),
@@ -143,7 +143,7 @@ def test_an_ipv4_address_in_an_ipv6_socket_is_the_same() -> None:
     assert client_of({"x-forwarded-for": CLIENT}, peer=f"::ffff:{PROXY}") == CLIENT
 
 
-def test_forwarded_counts_where_nothing_else_does() -> None:
+def test_the_forwarded_header_counts_when_no_other_header_does() -> None:
     told = {"forwarded": 'for=1.1.1.1, for="[2001:db8::5]:80";proto=HTTPS;host="speech.example"'}
     request = seen(told)
     assert client_address(request.scope) == "2001:db8::5"
@@ -167,7 +167,7 @@ def test_forwarded_counts_where_nothing_else_does() -> None:
         {"forwarded": ';;;=,=",for=_hidden'},
     ],
 )
-def test_what_cannot_be_is_left_out(headers: dict[str, str]) -> None:
+def test_invalid_proxy_headers_are_ignored(headers: dict[str, str]) -> None:
     request = seen(headers)
     assert public_url(request) == "http://127.0.0.1:8181"
     assert client_address(request.scope) == PROXY
@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 async def under_prefix(
     directory: Path, *, strips: bool, **settings: Any
 ) -> AsyncIterator[tuple[Inside, httpx.AsyncClient]]:
-    """An application at ``/a/whisper`` of a proxy that removes the prefix from paths, or does not."""
+    """An application behind a proxy at ``/a/whisper``, which may remove the prefix from paths."""
     async with inside(directory, FakeExecutor(), root_path="/a/whisper", **settings) as app:
 
         async def proxy(scope: Scope, receive: Any, send: Any) -> None:
@@ -266,9 +266,7 @@ async def test_a_prefix_in_front_of_a_mounted_application(tmp_path: Path) -> Non
 
 
 @on_a_loop
-async def test_the_log_names_the_client_that_a_trusted_proxy_tells_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_log_names_the_client_of_a_trusted_proxy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="whisper_api.access")
     for trusted, address in (("127.0.0.1", CLIENT), (None, "127.0.0.1")):
         async with inside(tmp_path / str(trusted), trusted_proxies=trusted) as app, app.client() as client:
@@ -280,7 +278,7 @@ async def test_the_log_names_the_client_that_a_trusted_proxy_tells_of(
 
 @on_a_loop
 async def test_a_forwarded_host_lets_no_page_in(tmp_path: Path) -> None:
-    """Without keys, a name that was rebound to this machine must not pass for it, whatever its page adds."""
+    """A DNS name that was rebound to this machine does not count as this machine, whatever headers its page adds."""
     async with inside(tmp_path, trusted_proxies="127.0.0.1") as app, app.client() as client:
         headers = {"Host": "rebound.example", "X-Forwarded-Host": "127.0.0.1", "X-Forwarded-Proto": "http"}
         assert (await client.get("/status", headers=headers)).status_code == 403

@@ -81,7 +81,7 @@ async def test_the_name_of_the_file(
 
 
 @on_a_loop
-async def test_what_is_wrong_with_such_a_body_is_said(tmp_path: Path) -> None:
+async def test_errors_of_raw_bodies_are_named(tmp_path: Path) -> None:
     async with inside(tmp_path, max_file_size=1000) as app, app.client() as client:
 
         async def post(content: Any, **query: str) -> httpx.Response:
@@ -103,8 +103,8 @@ async def test_what_is_wrong_with_such_a_body_is_said(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_recording_without_its_media_type_is_told_what_to_send(tmp_path: Path) -> None:
-    """As ``curl --data-binary`` sends it."""
+async def test_the_error_of_a_recording_without_a_media_type_says_what_to_send(tmp_path: Path) -> None:
+    """``curl --data-binary`` sends this media type."""
     async with inside(tmp_path) as app, app.client() as client:
         form = kind("application/x-www-form-urlencoded")
         for content, status, code in (
@@ -115,7 +115,7 @@ async def test_a_recording_without_its_media_type_is_told_what_to_send(tmp_path:
         ):
             body = problem(await client.post("/transcribe", content=content, headers=form), status, code)
             assert "Content-Type: audio/wav" in body["detail"]
-        # Where several files are taken, a body is not one of them.
+        # The route for several files takes no raw body.
         answer = await client.post("/transcriptions", content=AUDIO, headers=kind("audio/wav"))
         assert "--data-binary" not in problem(answer, 400, "not_multipart")["detail"]
         assert app.service.counts() == (0, 0)

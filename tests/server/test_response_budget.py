@@ -39,7 +39,7 @@ def body(size: int, *, more: bool = False) -> Message:
 
 
 class Taken:
-    """A connection whose client takes everything."""
+    """A connection whose client reads everything."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -59,8 +59,8 @@ STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60 << 10), st.
 
 
 @given(STEPS, st.sampled_from([0.0, 3600.0]))
-def test_the_bounds_hold_and_all_is_given_back(steps: list[tuple[str, int, bool]], seconds: float) -> None:
-    """Whether responses are cut or refused."""
+def test_the_bounds_hold_and_all_memory_is_given_back(steps: list[tuple[str, int, bool]], seconds: float) -> None:
+    """This holds whether stalled responses are cut off or new ones refused."""
     total, share = 100 << 10, 50 << 10
     budget = ResponseBudget(total, share)
     held: list[tuple[str, int, Taken, BudgetedResponse]] = []
@@ -93,7 +93,7 @@ def test_the_bounds_hold_and_all_is_given_back(steps: list[tuple[str, int, bool]
 
 
 def test_the_response_that_stalled_first_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the address whose share is used up, and not of another one."""
+    """Only clients of the address whose share is used up are refused."""
     monkeypatch.setattr(response_budget, "STALLED_SECONDS", 0.0)
     budget = ResponseBudget(100_000, 40_000)
 
@@ -110,7 +110,7 @@ def test_the_response_that_stalled_first_is_cut(monkeypatch: pytest.MonkeyPatch)
         assert [client.cuts for client in clients] == [0, 0, 1, 0]
         with pytest.raises(ClientDisconnect):
             await slow.send(body(20_000))
-        # While nobody stalls, the newest is refused.
+        # The newest response is refused while no client stalls.
         monkeypatch.setattr(response_budget, "STALLED_SECONDS", 3600.0)
         with pytest.raises(Problem):
             await Taken().response(budget).send(start(20_000))
@@ -138,12 +138,12 @@ def test_a_body_is_counted_until_it_was_taken_and_sent_by_pieces() -> None:
         assert max(len(message.get("body", b"")) for message in client.messages) <= response_budget.PIECE_BYTES
         response.close()
         assert budget.held == 0
-        # A body without a length counts piece by piece.
+        # Each piece of a body without a length counts when it is sent.
         response = client.response(budget)
         await response.send({"type": "http.response.start", "status": 200, "headers": []})
         await response.send(body(50_000, more=True))
         assert budget.held == 0
-        # What only tells the size of a body holds nothing.
+        # The response to HEAD holds no memory.
         await client.response(budget, scope={**GET, "method": "HEAD"}).send(start(100_000))
         assert budget.held == 0
 
@@ -172,7 +172,7 @@ def test_a_streamed_response_that_does_not_fit_is_cut() -> None:
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: MakeConfig, http2: bool) -> None:
-    """Small answers reach everybody meanwhile, and large ones again when those clients have gone."""
+    """Small responses reach every client meanwhile, and large ones do after the slow clients have left."""
     size, share, clients = 4 << 20, 16 << 20, 30
     at_work = most = 0
     bodies: WeakSet[Any] = WeakSet()
@@ -182,7 +182,7 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
         if scope["path"] == "/small":
             await Response("small")(scope, receive, send)
             return
-        # Stands for a body that the application has rendered.
+        # A stand-in for a body that the application has rendered.
         rendered = Taken()
         bodies.add(rendered)
         await send(start(size))
@@ -213,7 +213,7 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
                     client.ask("/large")
                 answers = [status_of(client.until(h2.events.ResponseReceived)) for _ in range(clients)]
                 assert Counter(answers) == {"200": share // size, "503": clients - share // size}
-                # A refused body is dropped before the client has taken the refusal.
+                # A refused body is dropped before the client has read the refusal.
                 wait_until(lambda: len(bodies) == share // size)
             else:
                 for _ in range(clients):
@@ -229,7 +229,7 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
     assert 1 <= most <= share // size
 
 
-def test_a_new_client_is_refused_by_name_and_served_when_others_have_had_their_time(make_config: MakeConfig) -> None:
+def test_a_new_client_is_refused_by_name_until_slow_clients_are_cut_off(make_config: MakeConfig) -> None:
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(Server(make_config(max_response_memory=1 << 19)))
         with connect(url) as client:

@@ -1,4 +1,4 @@
-"""What the description of the API says holds for the application, whatever is sent to it (Schemathesis)."""
+"""The application behaves as the description of the API says, for generated requests (Schemathesis)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ asgi = pytest.importorskip("schemathesis.python.asgi")
 
 UNUSABLE = "a prompt whose job fails"
 URL = "http://127.0.0.1:8181"
-# Other names of what is looked at.
+# Routes that are other names of a tested route.
 ALIASES = [
     "/transcription",
     "/health",
@@ -41,7 +41,7 @@ ALIASES = [
 # Not looked at: what is not known is ignored, and a value that is empty was not given, as with the old server; whether
 # there is such a model or a language is no matter of schemas. That a key is asked for is looked at by the test itself.
 LEFT_OUT = ("negative_data_rejection", "positive_data_acceptance", "ignored_auth")
-# Beside the cases at the edges of each value, which are always the same.
+# Number of random cases, in addition to the fixed cases at the bounds of each value.
 SETTINGS = settings(
     max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -58,7 +58,7 @@ SENSIBLE = {
     **dict.fromkeys(("url", "device_index", "languages[]")),
     **dict.fromkeys(f"known_speaker_{what}{end}" for what in ("names", "references") for end in ("", "[]")),
 }
-# What must have been answered at least once: else the cases no longer reach what they are to look at.
+# Responses that must occur at least once, so that the generated cases still reach these operations.
 REACHED = {
     "POST /transcribe": {200, 202, 400, 401, 415},
     "GET /transcription/{job_id}": {200, 401, 404},
@@ -77,7 +77,7 @@ REACHED = {
 
 
 def strictly() -> dict[str, Any]:
-    """The description, more strictly than it is given out: what is answered has no field that is not described."""
+    """The description, made stricter: responses may have no undescribed field."""
     document = description(ROUTES, root_path="", authorization=True)
     for component in document["components"]["schemas"].values():
         if "properties" in component:
@@ -85,7 +85,7 @@ def strictly() -> dict[str, Any]:
     for path, methods in document["paths"].items():
         content = methods.get("post", {}).get("requestBody", {}).get("content", {})
         if path != "/detect-language":
-            # It is read by the same code everywhere.
+            # The same code reads this field on every route.
             content.pop(URLENCODED_FORM, None)
     return document
 
@@ -97,7 +97,7 @@ described = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.config.
 
 
 class Speaking(FakeExecutor):
-    """Its transcripts have something in every field."""
+    """An executor whose transcripts have a value in every field."""
 
     def transcript(self, job: Job, audio: Path) -> Transcript:
         if job.options.prompt == UNUSABLE:
@@ -118,7 +118,7 @@ class Speaking(FakeExecutor):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A session that speaks to the application in this process with a key; no model is loaded."""
+    """A session with a key for the application in this process, which loads no model."""
     directory = tmp_path_factory.mktemp("schemathesis")
     # Schemathesis ends the application's lifespan after each test, so the service must outlive that.
     service = new_service(directory, Speaking("Hello"), language="en")
@@ -133,7 +133,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def strangers(served: Any) -> list[Any]:
-    """A session without a key, and one whose key is not known."""
+    """A session without a key, and one with an unknown key."""
     sessions = [asgi.get_client(served.app) for _ in range(2)]
     sessions[1].headers["Authorization"] = "Bearer wk_unknown"
     return sessions
@@ -141,7 +141,7 @@ def strangers(served: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def answered() -> Iterator[dict[str, set[int]]]:
-    """Statuses by operation. Those that were looked at must have answered with what they are to be looked at for."""
+    """The statuses that occurred, by operation. At the end, all statuses of ``REACHED`` must have occurred."""
     found: dict[str, set[int]] = collections.defaultdict(set)
     yield found
     missed = {label: REACHED[label] - found[label] for label in REACHED if label in found}
@@ -150,7 +150,7 @@ def answered() -> Iterator[dict[str, set[int]]]:
 
 @pytest.fixture(scope="module")
 def job_ids(served: Any, hello: bytes) -> tuple[str, ...]:
-    """A job that has a result, and one that has failed."""
+    """The ids of a completed and of a failed job."""
     ids = []
     for prompt, state in (("", "Completed"), (UNUSABLE, "Failed")):
         fields = {"keep_result": "true", "prompt": prompt}
@@ -163,7 +163,7 @@ def job_ids(served: Any, hello: bytes) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def quiet() -> bytes:
-    """A quarter of a second in which nobody speaks: its job takes next to no time."""
+    """A quarter of a second of silence, whose job takes almost no time."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
@@ -173,14 +173,14 @@ def quiet() -> bytes:
     return file.getvalue()
 
 
-def test_the_server_gives_out_the_description_that_it_is_held_to(served: Any) -> None:
+def test_the_server_serves_the_description_that_is_tested(served: Any) -> None:
     given = served.get(f"{URL}/openapi.json").json()
     assert given == json.loads(json.dumps(description(ROUTES, root_path="", authorization=True)))
 
 
 @described.parametrize()  # type: ignore[untyped-decorator]
 @SETTINGS
-def test_what_the_server_answers_is_what_it_says(
+def test_responses_match_the_api_description(
     case: Any,
     served: Any,
     job_ids: tuple[str, ...],
@@ -189,7 +189,7 @@ def test_what_the_server_answers_is_what_it_says(
     strangers: list[Any],
     answered: dict[str, set[int]],
 ) -> None:
-    # From the case alone, so that the same one is sent when it is tried again.
+    # Derived from the case alone, so that a retry sends the same request.
     sent = repr((case.path_parameters, case.query, case.headers, case.body))
     number = zlib.crc32(sent.encode(errors="replace"))
     _bound_wait(case)
@@ -197,7 +197,7 @@ def test_what_the_server_answers_is_what_it_says(
         _make_sensible(case, number // 2, job_ids, hello, quiet)
     left_out = [schemathesis.checks.CHECKS.get_one(name) for name in LEFT_OUT]
     response = case.call_and_validate(base_url=URL, session=served, excluded_checks=left_out)
-    # Two more requests for each case would be most of all requests.
+    # Two more requests for each case would triple the time.
     if number % 16 < 2 and asks_for_a_key(case):
         answers = [case.call(base_url=URL, session=each) for each in strangers]
         assert [each.status_code for each in answers] == [401, 401]
@@ -215,7 +215,7 @@ def asks_for_a_key(case: Any) -> bool:
     return case.method.lower() == case.operation.method and bool(operation.get("security", DOCUMENT.get("security")))
 
 
-def test_what_is_to_be_reached_is_there() -> None:
+def test_every_operation_that_must_be_reached_exists() -> None:
     operations = {f"{method.upper()} {path}" for path, methods in strictly()["paths"].items() for method in methods}
     assert operations > set(REACHED)
 
@@ -227,7 +227,7 @@ def _bound_wait(case: Any) -> None:
 
 
 def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: bytes, quiet: bytes) -> None:
-    """Put in what no generator finds: the id of a job that is there, a file that is audio, the name of a model."""
+    """Insert values that no generator finds: the id of an existing job, an audio file, the name of a model."""
     path = case.path_parameters or {}
     if "job_id" in path and case.method != "DELETE":
         path["job_id"] = job_ids[number % len(job_ids)]
@@ -242,7 +242,7 @@ def _make_sensible(case: Any, number: int, job_ids: tuple[str, ...], speech: byt
         several = isinstance(case.body.get("file"), list)
         sensible = {**SENSIBLE, "file": [audio, b"not audio"] if several else audio, "sync": number % 8 < 2}
         if not case.path.startswith(("/v1/", "/openai/")):
-            # Here, output_format says the same.
+            # On this route, output_format has the same meaning.
             sensible["response_format"] = None
         file_field = "audio_file" if case.path == "/asr" else "file"
         sensible["audio_file"] = audio if case.path == "/asr" else None

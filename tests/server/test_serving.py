@@ -56,7 +56,7 @@ def test_the_first_start_makes_a_key_and_the_next_does_not(make_config: MakeConf
             assert client.get("/status").status_code == 200
 
 
-def test_without_authorization_no_key_is_made(make_config: MakeConfig) -> None:
+def test_no_key_is_made_when_authorization_is_off(make_config: MakeConfig) -> None:
     server = Server(make_config(enable_authorization=False))
     with server as url:
         assert server.api_key is None
@@ -64,11 +64,11 @@ def test_without_authorization_no_key_is_made(make_config: MakeConfig) -> None:
             assert client.get("/status").json()["security"] == {"authorization_enabled": False}
 
 
-def test_the_status_tells_the_port_it_listens_on(running: Server, client: httpx.Client) -> None:
+def test_the_status_has_the_port_of_the_server(running: Server, client: httpx.Client) -> None:
     assert client.get("/status").json()["server"]["port"] == str(urlsplit(running.url).port) != "0"
 
 
-def test_without_authorization_others_must_not_reach_it(make_config: MakeConfig) -> None:
+def test_a_server_without_authorization_that_others_can_reach_needs_insecure(make_config: MakeConfig) -> None:
     config = make_config(enable_authorization=False, host="0.0.0.0")
     with pytest.raises(ConfigError, match=r"ENABLE_AUTHORIZATION.*--insecure"):
         Server(config).start()
@@ -77,7 +77,7 @@ def test_without_authorization_others_must_not_reach_it(make_config: MakeConfig)
         assert client.get("/status", headers={"Host": "elsewhere.example"}).status_code == 200
 
 
-def test_what_is_wrong_is_raised_by_start(make_config: MakeConfig) -> None:
+def test_start_raises_configuration_errors(make_config: MakeConfig) -> None:
     with bare_listener() as taken:
         config = make_config(port=taken.getsockname()[1])
         with pytest.raises(ConfigError, match="another program listens"):
@@ -98,7 +98,7 @@ def test_two_servers_do_not_share_a_database(running: Server, make_config: MakeC
         assert client.get("/livez").status_code == 200
 
 
-def test_a_server_is_asked_for_its_url_when_it_runs(make_config: MakeConfig) -> None:
+def test_a_server_has_a_url_only_while_it_runs(make_config: MakeConfig) -> None:
     server = Server(make_config())
     with pytest.raises(RuntimeError, match="not started"):
         _ = server.url
@@ -144,7 +144,7 @@ def test_half_of_tls_is_refused_by_name(make_config: MakeConfig, tls: dict[str, 
             Server(make_config(**{**tls, missing: None})).start()
 
 
-def test_what_is_no_certificate_is_refused_by_name(
+def test_a_file_that_is_no_certificate_is_refused_by_name(
     make_config: MakeConfig, tls: dict[str, Path], tmp_path: Path
 ) -> None:
     text = tmp_path / "text"
@@ -196,7 +196,7 @@ def test_pipelined_requests_are_answered_in_order(running: Server) -> None:
     ],
     ids=["bytes", "no version", "no host", "header", "long header", "length", "HTTP/2"],
 )
-def test_what_is_no_request_ends_the_connection_and_nothing_else(
+def test_bytes_that_are_no_request_end_only_their_connection(
     running: Server, client: httpx.Client, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     with bare(running.url) as connection:
@@ -247,7 +247,7 @@ def test_http_2_survives_an_upload_that_is_refused(running: Server) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list what is open")
 def test_connections_end_with_their_clients(running: Server) -> None:
-    """However they leave: after an answer, within a request, before one, or in the middle of what is sent to them."""
+    """Clients leave after a response, within a request, before a request, or while they read a response."""
 
     def sockets() -> int:
         return sum("socket:" in target for target in map(target_of, Path("/proc/self/fd").iterdir()))
@@ -327,7 +327,7 @@ def test_a_client_that_reads_nothing_cannot_keep_it_from_closing(
         connection = bare(url, receive_buffer=4096)
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
-            # Until the server reads no more, because nobody reads what it writes.
+            # The server reads no more, because its client reads no responses.
             while True:
                 connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
         closing = threading.Thread(target=server.close)

@@ -27,7 +27,7 @@ TEXT = b"Dear all,\nhow are you?\n"
 
 @pytest.fixture(scope="module")
 def speaker() -> str:
-    """Three seconds of a tone as a data URL: what is said does not matter here."""
+    """Three seconds of a tone as a data URL."""
     rate = 8000
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -37,7 +37,7 @@ def speaker() -> str:
 
 
 def audio(number: int) -> bytes:
-    """A recording like no other."""
+    """A unique recording."""
     return AUDIO[:-1] + bytes([number])
 
 
@@ -91,10 +91,10 @@ async def test_fields_hold_for_all_wherever_they_stand(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_one_file_is_a_list_of_one(tmp_path: Path) -> None:
+async def test_a_single_file_gives_a_list_with_one_job(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         assert len(accepted(await post(client, ("a.wav", AUDIO)))) == 1
-        # What a browser sends of a field that was left alone is no file.
+        # A browser sends an untouched file field like this; it counts as no file.
         alone = file_part(b"", b'filename=""')
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         body = form(alone, file_part(AUDIO), alone)
@@ -142,23 +142,23 @@ async def test_a_bad_file_is_named_and_the_others_are_accepted(tmp_path: Path) -
         assert len(good) == 2
         for job_id in good:
             assert (await app.finish(client, job_id))["status"] == "Completed"
-        # Neither files are left of it, nor is a place in the queue lost by it.
+        # The request leaves no files and holds no place in the queue.
         await app.until(lambda: not list((tmp_path / "uploads").iterdir()) and app.service.counts() == (0, 0))
 
 
 @on_a_loop
-async def test_what_finds_no_place_is_named(tmp_path: Path) -> None:
+async def test_files_that_find_no_place_in_the_queue_have_an_error(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), max_queued_jobs=2) as app, app.client() as client:
         await app.running(client)
         jobs = accepted(await post(client, *((f"{number}.wav", audio(number)) for number in range(4))))
         assert ["error" in job for job in jobs] == [False, False, True, True]
         assert {(job["error"]["status"], job["error"]["code"]) for job in jobs[2:]} == {(503, "queue_full")}
-        # Before anything is read, it is an answer to all.
+        # The queue is full before the request is read, so the whole request is refused.
         problem(await post(client, ("a.wav", AUDIO)), 503, "queue_full")
 
 
 @on_a_loop
-async def test_when_none_is_accepted_that_is_an_error_with_the_same_list(tmp_path: Path) -> None:
+async def test_a_request_whose_files_are_all_refused_is_an_error_with_the_list_of_files(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         for named in ([("a.txt", TEXT), ("b.txt", TEXT)], [("a.txt", TEXT)]):
             body = problem(await post(client, *named), 400, "no_file_accepted")
@@ -187,7 +187,7 @@ async def test_a_default_of_waiting_is_for_single_files(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_model_that_is_not_there_is_wrong_for_all(tmp_path: Path) -> None:
+async def test_an_unknown_model_is_an_error_of_the_whole_request(tmp_path: Path) -> None:
     executor = FakeExecutor()
     async with inside(tmp_path, executor) as app, app.client() as client:
         executor.refusal = UnknownModel("model: no such model")
@@ -196,7 +196,7 @@ async def test_a_model_that_is_not_there_is_wrong_for_all(tmp_path: Path) -> Non
 
 
 @on_a_loop
-async def test_what_was_accepted_before_the_disk_was_full_is_told(
+async def test_the_response_names_the_jobs_that_were_accepted_before_the_disk_was_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
@@ -214,7 +214,7 @@ async def test_what_was_accepted_before_the_disk_was_full_is_told(
 
 
 @on_a_loop
-async def test_as_many_files_as_may_be_may_have_long_names(tmp_path: Path) -> None:
+async def test_the_largest_number_of_files_may_have_long_names(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         names = [f"{'東' * 248}{number:03}.wav" for number in range(incoming.MAX_FILES)]
         jobs = accepted(await post(client, *((name, audio(number)) for number, name in enumerate(names))))
@@ -320,14 +320,14 @@ async def test_another_payload_is_a_conflict(tmp_path: Path, sent: list[tuple[st
 
 
 @on_a_loop
-async def test_a_conflict_is_seen_where_the_first_file_was_refused(tmp_path: Path) -> None:
+async def test_an_idempotency_conflict_is_found_when_the_first_file_was_refused(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         accepted(await post(client, ("notes.txt", TEXT), ("a.wav", audio(1)), key="once"))
         problem(await post(client, ("b.wav", audio(2)), key="once"), 422, "idempotency_conflict")
 
 
 @on_a_loop
-async def test_one_key_is_for_one_address(tmp_path: Path) -> None:
+async def test_an_idempotency_key_belongs_to_one_route(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         paths = ("/transcribe", "/transcriptions", "/detect-language")
         for first in paths:
@@ -340,7 +340,7 @@ async def test_one_key_is_for_one_address(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_what_found_no_place_is_tried_again(tmp_path: Path) -> None:
+async def test_files_that_found_no_place_can_be_sent_again_with_the_same_key(tmp_path: Path) -> None:
     executor = FakeExecutor(held=True)
     async with inside(tmp_path, executor, max_queued_jobs=3) as app, app.client() as client:
         await app.running(client)

@@ -1,4 +1,4 @@
-"""Uploads that drip hold nothing that another key needs, over real sockets."""
+"""Slow uploads over real sockets do not hold places that another key needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whisper_api.testing import FakeExecutor
 
 DRIPPING = 8
 AT_ONCE = 6
-# The queue has as many places, and the window of the least rate is this long.
+# As many jobs fit into the queue, and the window of the least rate is short.
 SETTINGS = {
     "MAX_QUEUED_JOBS": DRIPPING,
     "MAX_UPLOADS_PER_KEY": AT_ONCE,
@@ -38,7 +38,7 @@ SETTINGS = {
 
 @contextlib.contextmanager
 def dripping(server: RunningServer, starts: Iterable[bytes]) -> Iterator[list[socket.socket]]:
-    """Connections that send the beginnings of requests, and then three bytes a second."""
+    """Open connections that send the beginnings of requests, then three bytes a second."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         connections = []
@@ -70,7 +70,7 @@ def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: 
     ]
     with server.client(server.key("another")) as another:
         corrections = f"PUT /transcription/{submit(another, hello)}/corrections"
-        # With a key of their own: the files take all the uploads that a key may have.
+        # These requests use another key, since the files take all uploads of the first one.
         key = server.key("a third")
         others = [
             request(key, "POST /transcribe", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 9999"),
@@ -79,7 +79,7 @@ def test_another_key_is_accepted_while_uploads_drip(start_server: Start, hello: 
         ]
         starts = [*others * 2, *itertools.islice(itertools.cycle(files), DRIPPING)]
         with dripping(server, starts) as connections:
-            # As many as one key may have are being received.
+            # The server receives as many uploads as one key may have.
             until(lambda: len(list(server.uploads_dir.glob("*/audio.part"))) == AT_ONCE)
             for _ in range(3):
                 submit(another, hello)
@@ -98,7 +98,7 @@ def request(key: str, line: str, *headers: str) -> bytes:
 
 
 def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
-    """Slower than any line, and longer than the window; the rate that is asked for is half of it."""
+    """The upload is slow and longer than the window, but twice as fast as the least rate."""
     server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
     content = form(AUDIO + bytes(5_000))
     with server.connect() as connection:
@@ -113,7 +113,7 @@ def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
 
 
 def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
-    """Without a least rate, a sender that is never silent for long goes on, until the whole deadline."""
+    """When no least rate is set, a sender without long silences may send until the deadline of the whole body."""
     settings = {"WHISPER_API_TIMEOUT": 2, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 5}
     server = start_server({**SETTINGS, **settings})
     content = form(AUDIO)
@@ -166,7 +166,7 @@ async def test_a_key_with_all_its_uploads_under_way_is_told_to_wait(
 
 @pytest.mark.parametrize("path", ["/transcribe", "/transcriptions", "/detect-language", "/v1/audio/transcriptions"])
 @on_a_loop
-async def test_without_keys_an_address_has_its_share(
+async def test_each_address_has_its_share_when_there_are_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(receiving, "TURN_SECONDS", 0.05)
@@ -186,12 +186,12 @@ async def test_without_keys_an_address_has_its_share(
 
 @on_a_loop
 async def test_unfinished_forms_of_a_key_take_a_bounded_part_of_the_disk(tmp_path: Path) -> None:
-    """Each of the files is small enough; all of them, in two requests at once, are too much."""
+    """Each file is small enough, but all files of two simultaneous requests together are too large."""
     settings: dict[str, Any] = {"enable_authorization": True, "max_uploads_per_key": 3, "max_file_size": 1000}
     async with inside(tmp_path, FakeExecutor(held=True), **settings) as app:
         key, other = app.token("one"), app.token("two")
         parts = [file_head() + AUDIO.ljust(900, b"\x7f") + b"\r\n"] * 2
-        # With the boundary that ends the second file.
+        # The piece has the boundary that ends the second file.
         begun = raw_form(key, b"".join(parts) + f"--{BOUNDARY}\r\n".encode(), whole=False)
         sending = asyncio.create_task(begun.to(app.app))
         await app.until(lambda: len(list(tmp_path.glob("uploads/*/audio"))) == 2)

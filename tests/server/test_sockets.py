@@ -75,12 +75,12 @@ def test_a_host_that_is_not_this_machine(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost"])
-def test_what_others_cannot_reach(host: str) -> None:
+def test_loopback_hosts_are_local(host: str) -> None:
     assert only_local(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_what_others_can_reach(host: str) -> None:
+def test_other_hosts_are_not_local(host: str) -> None:
     assert not only_local(host)
 
 
@@ -90,5 +90,5 @@ def test_names_of_this_machine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "0.0.0.0", "::", "10.0.0.1", "localhost.example", "127.1", "example"])
-def test_names_that_may_be_anybodys(name: str) -> None:
+def test_names_of_other_machines_are_not_local(name: str) -> None:
     assert not is_loopback(name)

@@ -14,7 +14,7 @@ from server.harness import PATIENCE_SECONDS, finish, job_of, post, problem, subm
 
 
 def in_background(call: Any) -> tuple[threading.Thread, list[httpx.Response | Exception]]:
-    """Run a request in a thread; what it got stands in the list."""
+    """Run a request in a thread. The response is appended to the list."""
     got: list[httpx.Response | Exception] = []
 
     def run() -> None:
@@ -34,7 +34,7 @@ def taken(thread: threading.Thread, got: list[httpx.Response | Exception]) -> ht
     return got[0]
 
 
-def test_what_runs_goes_back_and_is_done_after_the_next_start(
+def test_a_stop_puts_the_running_job_back_and_it_runs_after_the_next_start(
     start_server: Start, hello: bytes, hours: bytes, speech: bytes
 ) -> None:
     server = start_server({"WHISPER_SHUTDOWN_GRACE_SECONDS": 1})
@@ -98,10 +98,12 @@ def test_no_new_work_while_it_stops_and_a_second_signal_ends_it(
         assert client.get(f"/transcription/{waiting}").json()["status"] == "Canceled"
 
 
-def test_what_runs_may_end_within_the_grace_period(start_server: Start, cut: Callable[[float, float], bytes]) -> None:
+def test_the_running_job_may_end_within_the_grace_period(
+    start_server: Start, cut: Callable[[float, float], bytes]
+) -> None:
     server = start_server({"WHISPER_SHUTDOWN_GRACE_SECONDS": 600})
     with server.client() as client, server.client() as second:
-        # So long that it still runs when the signal comes, so short that one can wait for it.
+        # The audio is long enough to run when the signal comes, and short enough for the test to wait.
         sync = in_background(lambda: post(second, cut(0.0, 30.0), sync="true"))
         until(lambda: client.get("/status").json()["queue_state"]["processing_jobs"] == 1)
         server.send(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_a_turn_that_ends_goes_to_the_next() -> None:
 
 
 @on_a_loop
-async def test_whoever_is_canceled_while_waiting_takes_no_turn() -> None:
+async def test_a_caller_that_is_canceled_while_waiting_takes_no_turn() -> None:
     turns = Turns(1)
     async with turns.taken("a", 60.0):
         waiting = asyncio.create_task(turns.taken("a", 60.0).__aenter__())
@@ -64,7 +65,7 @@ async def test_whoever_is_canceled_while_waiting_takes_no_turn() -> None:
 
 
 @on_a_loop
-async def test_nobody_and_no_bound_never_wait() -> None:
+async def test_callers_without_a_name_or_a_limit_never_wait() -> None:
     for turns, caller in ((Turns(1), ""), (Turns(0), "a")):
         async with turns.taken(caller, 0.0), turns.taken(caller, 0.0), turns.taken(caller, 0.0):
             assert len(turns) == 0
@@ -86,6 +87,20 @@ def test_amounts_are_counted_over_all_requests_of_a_caller() -> None:
         assert nobody(1_000)
     with Amounts(0).using("a") as unbounded:
         assert unbounded(1_000)
+
+
+class Caller(str):
+    """A name that can be weakly referenced."""
+
+
+def test_callers_without_requests_are_forgotten() -> None:
+    amounts = Amounts(10)
+    caller = Caller("a")
+    remembered = weakref.ref(caller)
+    with amounts.using(caller) as take:
+        assert take(5)
+    del caller, take
+    assert remembered() is None
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_uploads_of_several_clients_do_not_mix(server: UploadServer) -> None:
     assert len({answer["path"] for answer in answers}) == 6
 
 
-def test_a_client_that_waits_to_be_told_to_go_on_is_told(server: UploadServer) -> None:
+def test_a_client_that_expects_100_continue_gets_it(server: UploadServer) -> None:
     with server.connect() as connection:
         connection.sendall(head(len(BODY), "Expect: 100-continue"))
         told = b""
@@ -215,16 +215,14 @@ def test_five_thousand_fields_are_refused(server: UploadServer) -> None:
     assert "100 fields" in check_problem(response, 400, "invalid_form")
 
 
-def test_what_is_no_form_is_refused(server: UploadServer) -> None:
+def test_a_body_that_is_no_form_is_refused(server: UploadServer) -> None:
     for kind in ("application/json", "multipart/form-data", "text/plain"):
         check_problem(post(server, b"{}", **{"Content-Type": kind}), 400, "not_multipart")
 
 
 @pytest.mark.parametrize("size", [MAX_FILE_SIZE + 1, 2 * MAX_FILE_SIZE, 30_000_000])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_file_that_is_too_large_is_413_for_whoever_sends_all_of_it(
-    server: UploadServer, size: int, chunked: bool
-) -> None:
+def test_a_client_that_sends_all_of_a_too_large_file_gets_413(server: UploadServer, size: int, chunked: bool) -> None:
     body = form(file_part(bytes(size)))
     response = post(server, iter([body[:100_000], body[100_000:]]) if chunked else body)
     detail = check_problem(response, 413, "file_too_large")
@@ -237,7 +235,7 @@ def test_a_file_of_just_the_size_is_taken(server: UploadServer) -> None:
     check(post(server, form(file_part(bytes(MAX_FILE_SIZE)))).json(), bytes(MAX_FILE_SIZE))
 
 
-def test_a_refusal_does_not_wait_for_what_will_not_be_read(server: UploadServer) -> None:
+def test_a_refusal_does_not_wait_for_the_rest_of_the_body(server: UploadServer) -> None:
     """The length alone, then the file's beginning: the answer is there, whole, before the rest was sent."""
     start = b"--%s\r\n%s" % (BOUNDARY.encode(), file_part(bytes(2 * MAX_FILE_SIZE)))
     for request in (
@@ -258,8 +256,8 @@ def send_for_ever(connection: socket.socket, piece: bytes) -> None:
         connection.sendall(piece)
 
 
-def test_a_client_that_sends_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing stays of the requests that are refused: neither tasks nor files."""
+def test_a_client_that_sends_without_end_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused requests leave neither tasks nor files."""
     monkeypatch.setattr(accepting, "CHECK_SECONDS", 0.02)
     with serving(tmp_path / "x", linger={"max_bytes": 1 << 20}, keep_alive_seconds=0.2, linger_seconds=0.2) as server:
         for path in ("/upload", "/refuse", "/crash"):
@@ -348,7 +346,7 @@ class Slow(Executor):
 
 @pytest.mark.parametrize("cut", [100, len(BODY) // 2, len(BODY) - 1])
 def test_the_end_may_come_while_the_disk_is_slow(tmp_path: Path, cut: int) -> None:
-    """It is not taken for the end of what was looked at."""
+    """The end of the body is not mistaken for the end of the piece that is being parsed."""
     for end in ([(0.1, piece(BODY[cut:], more=False))], [(0.1, piece(BODY[cut:])), (0.1, piece(b"", more=False))]):
         upload = play(tmp_path / str(len(end)), [(0.0, piece(BODY[:cut])), *end], Slow())
         assert upload.size == len(AUDIO)

@@ -55,7 +55,7 @@ def nothing_left(directory: Path, app: Inside) -> bool:
 
 
 @on_a_loop
-async def test_what_is_fetched_becomes_a_job(tmp_path: Path, files: FileServer) -> None:
+async def test_a_fetched_file_becomes_a_job(tmp_path: Path, files: FileServer) -> None:
     async with fetching(tmp_path, files) as (app, client):
         fields = {"url": files.url("/a.wav?token=secret"), "language": "en", "metadata": '{"a": 1}'}
         answer = await client.post("/transcribe", data=fields)
@@ -141,7 +141,7 @@ async def test_several_addresses_need_no_parts(tmp_path: Path, files: FileServer
 
 
 @on_a_loop
-async def test_as_many_addresses_as_files_may_be_named(tmp_path: Path, files: FileServer) -> None:
+async def test_a_request_may_name_as_many_urls_as_files(tmp_path: Path, files: FileServer) -> None:
     async with fetching(tmp_path, files, FakeExecutor(held=True)) as (app, client):
         fields = {"url": [files.url("/a.wav")] * MAX_FILES, "language": "en"}
         answer = await client.post("/transcriptions", data=fields)
@@ -159,7 +159,7 @@ async def test_as_many_addresses_as_files_may_be_named(tmp_path: Path, files: Fi
 
 @pytest.mark.parametrize("path", PATHS)
 @on_a_loop
-async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, files: FileServer, path: str) -> None:
+async def test_fetching_urls_is_off_by_default(tmp_path: Path, files: FileServer, path: str) -> None:
     async with fetching(tmp_path, files, enable_url_uploads=False) as (app, client):
         count = len(files.asked)
         sent: Any
@@ -207,7 +207,7 @@ async def test_a_name_of_this_network_is_not_fetched_from(
 
 
 @on_a_loop
-async def test_what_is_said_of_files_that_cannot_be_had(tmp_path: Path, files: FileServer) -> None:
+async def test_errors_of_fetches_are_named(tmp_path: Path, files: FileServer) -> None:
     async with fetching(tmp_path, files, max_file_size=1000) as (app, client):
 
         async def post(**fields: Any) -> httpx.Response:
@@ -288,7 +288,7 @@ async def test_a_name_that_is_looked_up_for_ever_does_not_hold_the_answer(
         url = files.url("/a.wav", "slow.example")
         problem(await client.post("/transcribe", data={"url": url}), 422, "url_unreachable")
         assert nothing_left(tmp_path, app)
-        # What comes of it later is dropped.
+        # The result that comes later is dropped.
         answers.set()
         await asyncio.to_thread(app.state.fetches.shutdown)
         assert len(files.asked) == count
@@ -296,7 +296,9 @@ async def test_a_name_that_is_looked_up_for_ever_does_not_hold_the_answer(
 
 
 @on_a_loop
-async def test_what_waits_for_other_fetches_is_not_called_unreachable(tmp_path: Path, files: FileServer) -> None:
+async def test_a_fetch_that_waits_for_other_fetches_is_not_called_unreachable(
+    tmp_path: Path, files: FileServer
+) -> None:
     over = threading.Event()
     async with fetching(tmp_path, files, url_fetch_timeout_seconds=0.2) as (app, client):
         for _ in range(FETCHES):
@@ -311,8 +313,8 @@ async def test_what_waits_for_other_fetches_is_not_called_unreachable(tmp_path: 
 
 
 @on_a_loop
-async def test_one_caller_s_slow_origins_leave_room_for_others(tmp_path: Path, files: FileServer) -> None:
-    """However many it names: some fetch threads are always left."""
+async def test_slow_origins_of_a_caller_leave_room_for_others(tmp_path: Path, files: FileServer) -> None:
+    """A caller cannot use all fetch threads."""
     asked = threading.Semaphore(0)
 
     def silent(handler: Handler) -> None:
@@ -337,7 +339,7 @@ async def test_one_caller_s_slow_origins_leave_room_for_others(tmp_path: Path, f
 
 
 @on_a_loop
-async def test_a_slow_disk_holds_up_nobody_else_when_a_fetch_is_ended(
+async def test_a_slow_disk_does_not_delay_other_requests_when_a_fetch_is_aborted(
     tmp_path: Path, files: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, ending, written = threading.Event(), threading.Event(), threading.Event()
@@ -390,7 +392,7 @@ async def test_a_server_that_stops_waits_for_no_other(tmp_path: Path, files: Fil
 
 @pytest.mark.parametrize("path", ["/transcribe", "/transcriptions"])
 @on_a_loop
-async def test_a_key_that_is_known_is_answered_before_anything_is_fetched(
+async def test_a_known_idempotency_key_is_answered_without_a_fetch(
     tmp_path: Path, files: FileServer, path: str
 ) -> None:
     async with fetching(tmp_path, files) as (_, client):

@@ -37,7 +37,7 @@ def test_fields_are_those_that_were_sent(fields: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     "body", [b"url=a&&b=1", b"url=a%20+b&c", b"url=%e9%zz&a=b=c", b"=x&url=%25", b"url=\xc3\xa9", b"url=%C3%a9&%61=%"]
 )
-def test_what_is_odd_is_read_as_the_library_does(body: bytes) -> None:
+def test_odd_bodies_are_read_as_urllib_reads_them(body: bytes) -> None:
     try:
         expected = parse_qsl(body.decode(), True, errors="strict")
     except UnicodeDecodeError:

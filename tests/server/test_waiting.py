@@ -61,7 +61,9 @@ async def test_sync_that_takes_too_long_is_answered_as_if_it_were_not(tmp_path: 
     ],
 )
 @on_a_loop
-async def test_sync_tells_why_the_job_failed(tmp_path: Path, error: Exception, status: int, code: str) -> None:
+async def test_a_synchronous_response_says_why_the_job_failed(
+    tmp_path: Path, error: Exception, status: int, code: str
+) -> None:
     def fail(executor: FakeExecutor, job: Job) -> None:
         raise error
 
@@ -72,7 +74,7 @@ async def test_sync_tells_why_the_job_failed(tmp_path: Path, error: Exception, s
 
 
 @on_a_loop
-async def test_sync_tells_that_the_job_was_canceled(tmp_path: Path) -> None:
+async def test_a_synchronous_response_says_that_the_job_was_canceled(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         waiting = asyncio.create_task(app.post(client, sync="true"))
         await app.until(lambda: app.executor.started)
@@ -111,7 +113,7 @@ async def test_progress_does_not_end_a_wait(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_waiting_for_a_job_that_is_not_there(tmp_path: Path) -> None:
+async def test_waiting_for_an_unknown_job_is_404(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         problem(await client.get(f"/transcription/{uuid.uuid4()}?wait=60"), 404, "job_not_found")
 
@@ -130,7 +132,7 @@ async def test_hundreds_wait_without_a_thread(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_uploads_that_block_their_threads_hold_nobody_else_up(tmp_path: Path) -> None:
+async def test_uploads_that_block_their_threads_do_not_delay_other_requests(tmp_path: Path) -> None:
     async with inside(tmp_path, FakeExecutor(held=True), http_workers=1, enable_authorization=True) as app:
         release = threading.Event()
         async with app.client(app.token("one")) as client:
@@ -150,7 +152,7 @@ async def test_uploads_that_block_their_threads_hold_nobody_else_up(tmp_path: Pa
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @on_a_loop
-async def test_who_leaves_while_waiting_is_forgotten_and_the_job_goes_on(
+async def test_a_client_that_leaves_while_waiting_is_forgotten_and_its_job_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     caplog.set_level(logging.INFO, "whisper_api")
@@ -180,7 +182,7 @@ async def test_who_leaves_while_waiting_is_forgotten_and_the_job_goes_on(
 
 @contextlib.asynccontextmanager
 async def stopping(app: Inside) -> AsyncIterator[None]:
-    """While open the server stops, and what runs may go on; afterwards nothing runs any more."""
+    """While open, the server drains and running jobs go on; at the end it stops them."""
     app.state.draining.set()
     await asyncio.to_thread(app.service.drain)
     yield
@@ -199,7 +201,7 @@ async def test_waits_end_when_the_server_stops(tmp_path: Path) -> None:
             problem(await client.get("/readyz"), 503, "draining")
             begun = time.monotonic()
             assert (await client.get(f"/transcription/{job_id}?wait=60")).json()["status"] == "Processing"
-            # Whoever waits again and again is not answered again and again without a pause.
+            # A client that waits again and again gets no response without a pause.
             assert time.monotonic() - begun >= 0.5
         assert (await client.get(f"/transcription/{job_id}?wait=60")).json()["status"] == "Queued"
 
@@ -244,7 +246,9 @@ async def test_sync_of_a_job_that_began_before_the_server_stopped_gets_its_resul
 
 @pytest.mark.parametrize("running", [True, False])
 @on_a_loop
-async def test_sync_is_told_where_to_ask_when_its_job_is_put_off(tmp_path: Path, running: bool) -> None:
+async def test_a_synchronous_request_gets_the_url_of_its_job_when_the_server_stops(
+    tmp_path: Path, running: bool
+) -> None:
     async with inside(tmp_path, FakeExecutor(held=True)) as app, app.client() as client:
         if not running:
             await app.running(client)

@@ -182,7 +182,7 @@ class UploadServer:
 
     @property
     def files(self) -> list[str]:
-        """All that lies in the directory."""
+        """All files in the directory."""
         return sorted(path.relative_to(self.directory).as_posix() for path in self.directory.rglob("*"))
 
     def connect(self) -> socket.socket:

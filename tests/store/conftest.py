@@ -1,4 +1,4 @@
-"""What tests of the database begin with."""
+"""Fixtures of the tests of the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job database holds through kills, full disks, locks, damage and updates."""
+"""The job database survives kills, full disks, locks, damage and updates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 WAIT = 60.0
 ORDER = ("Queued", "Processing", "Completed")
 
-# What every process of these tests begins with.
+# The beginning of the script of every process of these tests.
 PREAMBLE = """
 import itertools, os, resource, signal, sys
 from pathlib import Path
@@ -67,7 +67,7 @@ def new_transcript(text: str) -> Transcript:
 
 @contextmanager
 def process(code: str, path: Path, argument: str = "") -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Another process that uses the database, and what it prints. It has ended when the context ends."""
+    """Run another process that uses the database, and yield its output. The process ends with the context."""
     child = subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + code, str(path), argument],
         stdout=subprocess.PIPE,
@@ -94,7 +94,7 @@ def store(path: Path) -> Iterator[JobStore]:
     store.close()
 
 
-def test_what_need_not_outlive_a_loss_of_power_waits_for_no_disk(tmp_path: Path) -> None:
+def test_a_write_that_need_not_survive_a_loss_of_power_does_not_sync(tmp_path: Path) -> None:
     def durability(*, synced: bool) -> str:
         with database.write(synced=synced) as connection:
             return {1: "NORMAL", 2: "FULL"}[connection.execute("PRAGMA synchronous").fetchone()[0]]
@@ -131,7 +131,7 @@ for number in itertools.count():
                 told[job_id] = state
             child.kill()
             for line in lines:
-                # The last one may be cut short: it was killed while it wrote.
+                # The last line may be cut short, since the process was killed while it wrote.
                 if len(words := line.split()) == 2 and words[1] in ORDER:
                     told[words[0]] = words[1]
     assert len(told) >= 4
@@ -182,7 +182,7 @@ def limit_pages(store: JobStore, pages: int) -> None:
 
 
 def fill(store: JobStore) -> set[str]:
-    """Add jobs until there is no more room; the ids of those that were added."""
+    """Add jobs until the disk is full. Returns the ids of the added jobs."""
     added: set[str] = set()
     while len(added) < 10_000:
         job_id = f"job-{len(added)}"
@@ -194,7 +194,7 @@ def fill(store: JobStore) -> set[str]:
     raise AssertionError("the disk is never full")
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays(store: JobStore) -> None:
+def test_a_full_disk_is_a_named_error_and_stored_jobs_stay(store: JobStore) -> None:
     store.add(new_job("first"))
     store.claim("first", 2.0)
     limit_pages(store, 60)
@@ -243,7 +243,7 @@ store.add(new_job("last"))
 # --- locks ---
 
 
-def test_a_locked_database_is_told_and_can_be_read(store: JobStore, path: Path) -> None:
+def test_a_locked_database_is_a_named_error_and_can_be_read(store: JobStore, path: Path) -> None:
     store.add(new_job("job"))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -264,19 +264,19 @@ def test_readers_do_not_wait_for_the_writer(store: JobStore) -> None:
     assert job.state == "Queued"
 
 
-def test_what_a_reader_takes_hold_of_cannot_be_written(store: JobStore) -> None:
+def test_a_reader_cannot_write(store: JobStore) -> None:
     with pytest.raises(StorageError), store.database.read() as connection:
         connection.execute("DELETE FROM jobs")
 
 
-def test_one_server_works_on_a_directory(store: JobStore, path: Path) -> None:
+def test_only_one_server_works_on_a_directory(store: JobStore, path: Path) -> None:
     store.exclusive()
-    # A command beside it may use the database all the same.
+    # A command may use the database beside the server.
     other = JobStore(path)
     other.add(new_job("job"))
     with pytest.raises(StorageLocked, match="WHISPER_DATA_DIR"):
         other.exclusive()
-    # Not always the thread that took the lock gives it back.
+    # Another thread may give the lock back than the one that took it.
     closing = threading.Thread(target=store.close)
     closing.start()
     closing.join(WAIT)
@@ -284,7 +284,7 @@ def test_one_server_works_on_a_directory(store: JobStore, path: Path) -> None:
     other.close()
 
 
-def test_one_server_works_on_a_directory_of_uploads(store: JobStore, tmp_path: Path) -> None:
+def test_only_one_server_works_on_a_directory_of_uploads(store: JobStore, tmp_path: Path) -> None:
     uploads = tmp_path / "uploads"
     store.exclusive(uploads)
     other = JobStore(tmp_path / "other" / "jobs.db")
@@ -364,7 +364,7 @@ def test_threads_share_a_store(store: JobStore) -> None:
     assert len(store.in_state("Completed")) == 8 * each
 
 
-def test_a_closed_store_is_an_error_and_nothing_else(store: JobStore) -> None:
+def test_a_closed_store_raises_storage_errors_only(store: JobStore) -> None:
     store.add(new_job("job"))
     stopped: list[BaseException] = []
     reading = threading.Barrier(5)
@@ -415,7 +415,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     content = msgspec.json.encode(new_transcript("spoken"))
     earlier.execute("INSERT INTO transcripts (seq, content) VALUES (2, ?)", (content,))
     if version >= 5:
-        # Text stands in a table of its own, and indexes hold digests.
+        # Texts are in their own table, and indexes hold digests.
         put_text(earlier, 1, JobText(warnings=("one",), metadata=metadata))
     elif metadata:
         earlier.execute("UPDATE jobs SET metadata = ? WHERE seq = 1", (msgspec.json.encode(metadata).decode(),))
@@ -435,7 +435,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     assert (job.metadata, job.known_speakers) == (metadata, ())
     assert job.render_options == RenderOptions()
     assert store.result("done") == (new_transcript("spoken"), None)
-    # What is new works with what was there, and with what comes.
+    # New operations work with old rows and with new ones.
     corrections = Corrections(words=(Correction(segment=0, text="written"),))
     assert store.set_corrections("done", corrections)
     assert store.result("done") == (new_transcript("spoken"), corrections)
@@ -492,7 +492,7 @@ def test_an_update_that_fails_changes_nothing(path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no database" * 500], ids=["empty", "text"])
-def test_what_is_no_database_is_told(path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     if content:
@@ -503,7 +503,7 @@ def test_what_is_no_database_is_told(path: Path, content: bytes) -> None:
         JobStore(path).close()
 
 
-def test_damage_is_told(path: Path) -> None:
+def test_a_damaged_database_is_a_named_error(path: Path) -> None:
     store = JobStore(path)
     for number in range(50):
         store.add(new_job(f"job-{number}", file_name="x" * 1000))
@@ -517,7 +517,7 @@ def test_damage_is_told(path: Path) -> None:
     store.close()
 
 
-def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
         JobStore(tmp_path / "file" / "jobs.db")
@@ -525,7 +525,7 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         JobStore(tmp_path)
 
 
-def test_nobody_else_can_read_the_files(path: Path) -> None:
+def test_other_users_cannot_read_the_files(path: Path) -> None:
     previous = os.umask(0)
     try:
         store = JobStore(path)
@@ -557,7 +557,7 @@ def bytes_of(directory: Path) -> bytes:
     return b"".join(file.read_bytes() for file in sorted(directory.iterdir()))
 
 
-def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Path) -> None:
+def test_deleted_content_is_not_on_the_disk(store: JobStore, path: Path) -> None:
     prompts = [f"prompt-{number}-" * 60 for number in range(20)]
     for number, prompt in enumerate(prompts):
         options = TranscriptionOptions(prompt=prompt)
@@ -579,7 +579,7 @@ def test_what_was_deleted_is_not_on_the_disk_any_more(store: JobStore, path: Pat
     found = bytes_of(path.parent)
     assert b"spoken" not in found
     assert not [number for number in range(10, 20) if f"prompt-{number}-".encode() in found]
-    # With its result goes what a job needed only to make it.
+    # The data that a job needed only for its result is removed with the result.
     assert b"prompt-0-" not in found
 
 

@@ -1,4 +1,4 @@
-"""Deleted text leaves every byte of the data directory within the deadline, however the deletion comes about."""
+"""Deleted text is gone from every file of the data directory within the deadline, for every kind of deletion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whisper_api.store import texts
 from whisper_api.store.jobs import Job, JobStore
 from whisper_api.testing import FakeExecutor
 
-# From a deletion to the last byte of what was deleted.
+# Seconds until the last byte of deleted content must be gone.
 MINUTE = 60.0
 
 # The files are read by another process: closing one of them in this process would drop SQLite's locks on it.
@@ -44,7 +44,7 @@ for path in sorted(pathlib.Path(directory).rglob("*")):
             pass
 print(*(word for word in words if word.encode() in found))
 """
-# Another process that reads the database, and keeps on reading what was there when it began.
+# Another process that keeps reading the state of the database at its beginning.
 HOLD = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -57,14 +57,14 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def _wipe_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped interval, only shorter: these tests wait for the wipe."""
+    """Shorten the interval of the wipe, since these tests wait for it."""
     assert retention_module.WIPE_SECONDS < MINUTE
     monkeypatch.setattr(retention_module, "WIPE_SECONDS", 0.2)
     monkeypatch.setattr(retention_module, "MIN_TICK_SECONDS", 0.1)
 
 
 def on_disk(directory: Path, words: list[str]) -> set[str]:
-    """Those words that stand anywhere in a directory: in a file, whatever it is, or in a name."""
+    """The words that occur anywhere in a directory: in the content or the name of a file."""
     looked = subprocess.run(
         [sys.executable, "-c", LOOK, str(directory), *words], capture_output=True, text=True, check=True
     )
@@ -73,7 +73,7 @@ def on_disk(directory: Path, words: list[str]) -> set[str]:
 
 @contextmanager
 def held_open(database: Path) -> Iterator[None]:
-    """Meanwhile another process reads the database as it is now."""
+    """While open, another process reads the current state of the database."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as reader:
@@ -87,7 +87,7 @@ def held_open(database: Path) -> Iterator[None]:
 
 
 class Plants:
-    """Words that stand nowhere else, planted in everything that a client may write."""
+    """Unique words in every field that a client may write."""
 
     def __init__(self, service: JobService) -> None:
         self.service = service
@@ -116,7 +116,7 @@ class Plants:
             return self.service.submit(coming, place).job_id
 
     def gone(self, directory: Path) -> None:
-        """Wait until not one of the words is on the disk."""
+        """Wait until none of the words is on the disk."""
         deadline = time.monotonic() + MINUTE
         while left := on_disk(directory, self.words):
             assert time.monotonic() < deadline, f"{len(left)} of {len(self.words)} are still there"
@@ -128,7 +128,7 @@ def poisoned(executor: FakeExecutor, job: Job) -> None:
         raise ValueError(f"{job.file_name} cannot be used")
 
 
-def test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes(serve: Services, tmp_path: Path) -> None:
+def test_deleted_content_is_gone_a_minute_later_in_every_way_of_deletion(serve: Services, tmp_path: Path) -> None:
     executor = FakeExecutor(held=True, behave=poisoned)
     service = serve(executor, result_grace_seconds=0.0, enable_concurrency=True, max_concurrent_jobs=2)
     plants = Plants(service)
@@ -159,7 +159,7 @@ def test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes(serve:
     service.cancel(failed, None)
     with pytest.raises(JobNotFound):
         service.status(failed, None)
-    # Its file name and metadata stay with the job that its owner still finds in the list.
+    # The file name and the metadata stay with the job, which its owner still finds in the list.
     service.mark_delivered(delivered)
     until(lambda: service.status(delivered, None).result_gone, "the grace is over")
     assert service.status(delivered, None).metadata is not None
@@ -168,13 +168,13 @@ def test_nothing_of_what_goes_is_left_a_minute_later_whatever_way_it_goes(serve:
     assert text_of(service, corrected) == "another"
     service.cancel(corrected, None)
     plants.gone(tmp_path)
-    # The jobs whose rows stay are still told of, without a word of their clients.
+    # The rows that stay are still listed, without any text of their clients.
     for job_id in (waiting, forced, revoked, delivered, deleted, corrected):
         status = service.status(job_id, None)
         assert (status.file_name, status.metadata, status.warnings) == (None, None, ())
 
 
-def test_a_delivered_result_takes_along_what_only_its_making_needed(serve: Services, tmp_path: Path) -> None:
+def test_a_delivered_result_is_removed_with_prompt_and_token(serve: Services, tmp_path: Path) -> None:
     service = serve(result_grace_seconds=0.0)
     plants = Plants(service)
     job_id = plants.submit(file_name="call.wav", metadata={"case": 1}, idempotency_key=None, warnings=())
@@ -235,13 +235,13 @@ def test_a_reader_delays_it_and_does_not_prevent_it(serve: Services, tmp_path: P
     with held_open(tmp_path / "data" / "jobs.db"):
         service.cancel(job_id, None)
         assert not service.store.database.wipe()
-        # Nobody waits for that reader: neither those who write nor those who read.
+        # Neither writers nor readers wait for that reader.
         assert ended(service, submit(service)).status == "Completed"
         assert on_disk(tmp_path / "data", plants.words)
     plants.gone(tmp_path)
 
 
-def test_a_reader_that_stays_is_told_of_once(
+def test_a_reader_that_blocks_the_wipe_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retention_module, "OVERDUE_SECONDS", 0.0)
@@ -260,7 +260,7 @@ def test_a_reader_that_stays_is_told_of_once(
 
 
 def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
-    """Add, change and delete jobs in any order: the words of those that are gone, and of those that are not."""
+    """Add, change and delete jobs in random order. Returns the words of deleted jobs and those of the others."""
     chance = random.Random(seed)
     alive: dict[str, str] = {}
     gone: list[str] = []
@@ -285,9 +285,9 @@ def churn(store: JobStore, seed: int) -> tuple[list[str], list[str]]:
     return gone, list(alive.values())
 
 
-# With these seeds rows move between pages, and copies of them stay behind when texts are not padded.
+# With these seeds rows move between pages, which leaves copies behind unless texts are padded.
 @pytest.mark.parametrize("seed", [8, 10])
-def test_no_copy_is_left_between_the_rows_of_those_that_stay(tmp_path: Path, seed: int) -> None:
+def test_no_deleted_content_is_left_between_the_rows_of_other_jobs(tmp_path: Path, seed: int) -> None:
     store = JobStore(tmp_path / "jobs.db")
     gone, alive = churn(store, seed)
     assert store.database.wipe()
@@ -302,7 +302,7 @@ def test_no_row_has_text_outside_its_overflow_pages(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     with store.database.read() as connection:
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-    # Of a row, no more than a page stands outside: https://www.sqlite.org/fileformat2.html#b_tree_pages
+    # At most one page of a row is outside of overflow pages: https://www.sqlite.org/fileformat2.html#b_tree_pages
     assert page_bytes == texts.PAGE_BYTES
     assert texts.padded(b"{}")[:page_bytes].isspace()
     store.close()
@@ -332,7 +332,7 @@ def test_the_start_removes_what_a_killed_server_has_left(tmp_path: Path) -> None
     plants = Plants(service)
     job_id = plants.submit()
     service.cancel(job_id, None)
-    # As after a kill: the log is as it was, since the database was not closed.
+    # The database was not closed, so the log is as after a kill.
     with held_open(tmp_path / "data" / "jobs.db"):
         service.close()
         assert on_disk(tmp_path, plants.words)

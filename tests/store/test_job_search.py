@@ -95,7 +95,7 @@ def test_a_search_finds_what_reading_all_jobs_would(
         if len(page) < limit:
             break
         cursor = page[-1].seq
-        # What comes meanwhile is not on a page that follows.
+        # Jobs that are added meanwhile are on no later page.
         store.add(new_job(f"new-{cursor}", owner="ada", created_at=2.0, metadata={"a": 1}))
     assert seen == expected
     store.close()
@@ -134,7 +134,7 @@ def test_a_search_by_metadata_reads_only_what_it_finds(store: JobStore, state: J
     page = effort(10)
     every = effort(10, metadata_key="from", metadata_value="page")
     assert few < page
-    # Their numbers are gathered; the jobs themselves are read no further than the page goes.
+    # The search reads the row numbers of all matches, but only the jobs of the page.
     assert every < page + 12 * MANY
 
 

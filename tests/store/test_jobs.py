@@ -1,4 +1,4 @@
-"""What the job database promises about jobs, results and what was learned."""
+"""The job database: jobs, results and the learned speeds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def state_of(store: JobStore, job_id: str) -> JobState | None:
 
 
 def at_once(actions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run all in threads that begin together; what each returned or raised."""
+    """Run all functions in threads that begin together. Returns the result or the exception of each."""
     begin = threading.Barrier(len(actions))
     results: list[Any] = [None] * len(actions)
 
@@ -114,7 +114,7 @@ def test_jobs_outlive_the_store(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_a_transcript_warns_of_stands_in_the_job(store: JobStore) -> None:
+def test_the_job_has_the_warnings_of_its_transcript(store: JobStore) -> None:
     store.add(new_job("job", warnings=("an unknown field", "no speakers")))
     store.claim("job", 101.0)
     store.complete("job", replace(TRANSCRIPT, warnings=("no speakers", "cut short")), 102.0)
@@ -142,7 +142,7 @@ def test_a_failed_job_says_why(store: JobStore) -> None:
     assert (job.state, job.error_name, job.error, job.finished_at) == ("Failed", "InvalidAudio", "this is a text", 103)
 
 
-def test_nothing_private_is_shown_with_a_job() -> None:
+def test_the_repr_of_a_job_hides_private_fields() -> None:
     job = new_job(
         "job", hf_token="hf_secret", file_name="me.wav", options=TranscriptionOptions(prompt="private", hotwords="mine")
     )
@@ -150,7 +150,7 @@ def test_nothing_private_is_shown_with_a_job() -> None:
     assert not [word for word in ("hf_secret", "me.wav", "private", "mine") if word in shown]
 
 
-def test_what_cannot_be_read_is_an_error(store: JobStore) -> None:
+def test_an_unreadable_row_is_an_error(store: JobStore) -> None:
     store.add(new_job("job"))
     store.claim("job", 101.0)
     store.complete("job", TRANSCRIPT, 102.0)
@@ -172,7 +172,7 @@ WAYS: dict[JobState, Callable[[JobStore], object]] = {
     "Failed": lambda store: store.fail("job", "Error", "why", 102.0),
     "Canceled": lambda store: store.cancel("job", 102.0),
 }
-# Each change: how it is asked for, the states it starts from, and where it leads.
+# Each change: its call, the states that it starts from, and the state that it leads to.
 CHANGES: dict[str, tuple[Callable[[JobStore], object], set[JobState], JobState]] = {
     "claim": (lambda store: store.claim("job", 103.0), {"Queued"}, "Processing"),
     "complete": (lambda store: store.complete("job", TRANSCRIPT, 103.0), {"Processing"}, "Completed"),
@@ -217,12 +217,12 @@ def test_a_job_changes_only_from_the_states_it_may(store: JobStore, change: str,
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_job_that_is_not_there_does_not_change(store: JobStore, change: str) -> None:
+def test_an_unknown_job_does_not_change(store: JobStore, change: str) -> None:
     assert not CHANGES[change][0](store)
     assert ids_in(store) == set()
 
 
-def test_one_of_many_gets_a_job(tmp_path: Path) -> None:
+def test_only_one_of_many_claims_gets_a_job(tmp_path: Path) -> None:
     stores = [JobStore(tmp_path / "jobs.db") for _ in range(2)]
     for number in range(20):
         stores[0].add(new_job(f"job-{number}"))
@@ -245,7 +245,7 @@ def test_the_attempts_at_a_job_add_up(store: JobStore) -> None:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The store beside plain lists: states, the order of the queue, results, owners."""
+    """Compares the store with plain lists: states, the order of the queue, results, owners."""
 
     ids = st.integers(0, 5).map(lambda number: f"job-{number}")
 
@@ -364,7 +364,7 @@ def test_an_idempotency_key_is_one_owners_and_for_one_job(store: JobStore) -> No
     store.add(new_job("second", idempotency_key="key"))
 
 
-def test_of_many_with_one_idempotency_key_one_is_added(tmp_path: Path) -> None:
+def test_only_one_of_many_jobs_with_one_idempotency_key_is_added(tmp_path: Path) -> None:
     stores = [JobStore(tmp_path / "jobs.db") for _ in range(2)]
     for attempt in range(20):
         adds = [
@@ -407,7 +407,7 @@ def test_pages_show_each_job_once_while_others_come_and_go(
             case "insert":
                 store.add(new_job(f"new-{before}"))
             case "delete":
-                # The cursor's own row: the place it marks must stay.
+                # The row of the cursor is deleted; the cursor must keep its position.
                 store.delete(page[-1].job_id)
     assert seen == expected
     store.close()
@@ -486,7 +486,7 @@ def learn(store: JobStore, rates: dict[str, float]) -> None:
     assert store.complete(job_id, TRANSCRIPT, 102.0, Rates("base", "cpu", rates))
 
 
-def test_nothing_is_learned_from_a_result_that_is_not_kept(store: JobStore) -> None:
+def test_a_result_that_is_not_kept_teaches_no_rates(store: JobStore) -> None:
     store.add(new_job("job"))
     assert not store.complete("job", TRANSCRIPT, 102.0, Rates("base", "cpu", {"asr": 0.5}))
     assert store.stage_rates() == {}

@@ -1,4 +1,4 @@
-"""What clients keep with a job: what may be kept, and how jobs are found by it."""
+"""Metadata of jobs: which values are accepted, and the search for them."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_its_size_is_that_of_its_bytes() -> None:
         '{"a":' * 70 + "1" + "}" * 70,
     ],
 )
-def test_what_is_no_object_is_refused(text: str) -> None:
+def test_metadata_that_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(InvalidOption, match=r"metadata: "):
         metadata_of(text)
 
 
-def test_as_much_nesting_as_people_use_is_taken() -> None:
+def test_usual_nesting_is_accepted() -> None:
     text = '{"a":' * 64 + "1" + "}" * 64
     assert json.dumps(metadata_of(text), separators=(",", ":")) == text
 

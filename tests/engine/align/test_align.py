@@ -61,7 +61,7 @@ class Loaded:
 
 
 def sharpened(weight: Any) -> Any:
-    """Random weights give flat probabilities; a trained model's are peaked."""
+    """Scale weights up, since random weights give flat probabilities and those of a trained model are peaked."""
     return weight * 40.0
 
 
@@ -154,7 +154,7 @@ def dutch(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 @pytest.fixture(scope="module")
 def portuguese(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """A model with no label for the space, and none for "|": that has in WhisperX no time but its neighbour's."""
+    """A model without labels for the space and for "|"; in WhisperX both have the times of their neighbours."""
     return hub_model(tmp_path_factory.mktemp("portuguese"), "pt", LATIN, "group", "<space>")
 
 
@@ -187,12 +187,12 @@ def context_of(loaded: Loaded, worker: GpuWorker, models: ModelCache) -> JobCont
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everywhere the dtype in which the times are WhisperX's to the last digit."""
+    """Use the dtype in which the times are exactly those of WhisperX."""
     monkeypatch.setattr(stage, "has_bfloat16", lambda device: False)
 
 
 def with_whisperx(loaded: Loaded, audio: Audio, segments: list[Segment], spans: Spans) -> list[dict[str, Any]]:
-    """What whisperx.align gives, its sentence splitter aside, whose data would have to be downloaded."""
+    """The result of whisperx.align, with another sentence splitter, since the data of its own must be downloaded."""
     import whisperx.alignment
 
     class Splitter:
@@ -302,7 +302,7 @@ def test_segments_are_told_as_they_get_their_times_those_that_cannot_be_aligned_
     dutch: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:
     segments = random_segments("nl", len(speech) / SAMPLE_RATE, 12, 7)
-    # Too much text for so little audio.
+    # The text is too long for the audio.
     segments.append(Segment(id=12, start=1.0, end=1.1, text="veel te veel tekst " * 20, avg_logprob=-0.1))
     told: dict[int, list[Segment]] = {}
 
@@ -334,7 +334,7 @@ def test_japanese_sentences_have_the_characters_of_whisperx_once_each(
     assert words == [(word["word"], word["start"], word["end"], word["score"]) for word in whole["words"]]
 
 
-def test_what_is_known_of_a_segment_is_carried_over(
+def test_confidence_values_of_a_segment_are_carried_over(
     bundle: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:
     known: dict[str, Any] = {"avg_logprob": -0.3, "compression_ratio": 1.4, "no_speech_prob": 0.1}
@@ -435,7 +435,7 @@ def test_packed_weights_give_what_the_network_gives(name: str, request: pytest.F
     network = source.load().network
     packed = wav2vec.convert(network)
     assert packed is not None
-    # One frame, one more, the border of a stretch, and more than one block of rows in the attention.
+    # One frame, two frames, the border of a block, and more than one block of rows in the attention.
     for samples in (400, 719, 720, 320 * 50 + 80, 320 * 51 + 80, 200_000):
         waveform = torch.from_numpy(speech[:samples]) + 0.05
         with torch.inference_mode():
@@ -461,7 +461,7 @@ def test_packed_weights_do_not_depend_on_what_runs_beside_them(bundle: Loaded, s
             np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_too_short_for_a_frame_has_one(bundle: Loaded, speech: Audio) -> None:
+def test_audio_shorter_than_a_frame_has_one_frame(bundle: Loaded, speech: Audio) -> None:
     source = AlignmentSource(bundle.language, bundle.root / "align" / bundle.language, dtype="bfloat16")
     assert source.estimated_bytes() == dataclasses.replace(source, dtype="float32").estimated_bytes() // 2
     found = Emissions(source.load()).run([EmissionInput(speech[:samples], np.arange(3), False) for samples in (1, 399)])
@@ -489,7 +489,7 @@ def test_segments_are_aligned_in_the_order_of_their_length_so_that_batches_need_
     segments = [Segment(id=i, start=0.0, end=n / SAMPLE_RATE, text="oui") for i, n in enumerate(samples)]
     with contextlib.closing(RecordingWorker()) as worker, contextlib.closing(ModelCache()) as models:
         stage.align(context_of(bundle, worker, models), speech, segments, bundle.language)
-    # A long recording is not sorted as a whole: its beginning is aligned before its end is recognised.
+    # A long recording is not sorted as a whole, so that its beginning gets its times first.
     windows = [samples[: stage.LOOK_AHEAD], samples[stage.LOOK_AHEAD :]]
     expected = [count for window in windows for count in sorted(window)]
     assert [cost * SAMPLE_RATE for cost in worker.costs] == pytest.approx(expected, abs=1)

@@ -1,4 +1,4 @@
-"""Whatever the container, sound comes out as it went in, at its time; what is not sound is refused by name."""
+"""Decoding gives the same sound at the same times from every container, and refuses other files by name."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_the_sound_of_a_video_is_decoded() -> None:
         assert decoded.warnings == ()
 
 
-def test_of_several_audio_streams_the_first_is_taken_and_named() -> None:
+def test_the_first_of_several_audio_streams_is_decoded_with_a_warning() -> None:
     decoded = decode(encode(sine(16000, 1.0), 16000, "matroska", "flac", tracks=3))
     assert error_to_sine(decoded.audio) < 1e-3
     (warning,) = decoded.warnings
@@ -429,7 +429,7 @@ def test_an_intact_file_has_no_warning(container: str, codec: str, rate: int, se
         ("adts", "aac"),
     ],
 )
-def test_of_two_files_in_one_nothing_is_lost_without_a_word(container: str, codec: str) -> None:
+def test_two_concatenated_files_are_decoded_whole_or_with_a_warning(container: str, codec: str) -> None:
     rate = 48000 if codec == "libopus" else 44100
     one = decode(encode(sine(rate, 2.0), rate, container, codec)).duration
     decoded = decode(2 * encode(sine(rate, 2.0), rate, container, codec))
@@ -478,7 +478,7 @@ def test_a_file_that_states_more_than_it_may_last_is_refused_before_it_is_decode
     assert probe(content).duration == 360_000
 
 
-def test_a_file_whose_header_lies_is_left_where_it_passes_the_bound() -> None:
+def test_a_file_with_a_false_length_is_refused_where_it_passes_the_bound() -> None:
     content = without_length(hours_of_silence(20))
     assert probe(content, max_seconds=3600).duration is None
     calls: list[float] = []
@@ -579,7 +579,7 @@ def test_an_mp4_without_its_index_says_so() -> None:
 
 
 @pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("mp3", "libmp3lame"), ("flac", "flac")])
-def test_damage_in_the_middle_leaves_the_rest_in_place(container: str, codec: str) -> None:
+def test_damage_in_the_middle_does_not_move_the_rest(container: str, codec: str) -> None:
     content = bytearray(encode(click(16000, 6.0, at=5.0), 16000, container, codec))
     middle = len(content) // 2
     content[middle : middle + 300] = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
@@ -655,7 +655,7 @@ def test_numbers_that_are_not_finite_become_zero() -> None:
         (b"\x01\x02\x03\x04" * 500, "unknown data"),
     ],
 )
-def test_what_is_not_sound_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_audio_is_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "upload.bin"
     path.write_bytes(content)
     for attempt in (decode, probe):
@@ -735,7 +735,7 @@ def test_probe_tells_the_header_and_leaves_the_file_as_it_was() -> None:
     assert file.tell() == 0
 
 
-def test_an_array_is_taken_as_it_is() -> None:
+def test_an_array_is_used_unchanged() -> None:
     audio = sine(16000, 1.0)
     decoded = decode(audio)
     assert decoded.audio is audio or np.shares_memory(decoded.audio, audio)

@@ -66,7 +66,7 @@ def test_speech_has_the_features_of_faster_whisper(speech: Floats, mels: int) ->
 
 
 @pytest.mark.parametrize("samples", [1, 159, 199, 200, 201, 319, 320])
-def test_what_is_reflected_at_both_ends_is_right(samples: int) -> None:
+def test_audio_shorter_than_a_window_is_reflected_at_both_ends(samples: int) -> None:
     audio = noise(1.0)[:samples]
     for frames in (2, 3, 4):
         np.testing.assert_allclose(log_mel(audio, frames), expected(audio, frames, 80), atol=1e-4)
@@ -79,7 +79,7 @@ def test_silence_is_the_same_everywhere() -> None:
     assert np.array_equal(features, expected(silence, 200, 80))
 
 
-def test_it_starts_no_threads_and_keeps_its_input(speech: Floats) -> None:
+def test_log_mel_starts_no_threads_and_keeps_its_input(speech: Floats) -> None:
     before = threading.active_count()
     audio = speech.copy()
     first = log_mel(audio, 3000)

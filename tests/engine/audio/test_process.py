@@ -31,7 +31,7 @@ from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, Storag
 pytestmark = pytest.mark.skipif(not decoding.ISOLATED, reason="libav runs in this process here")
 
 DEADLINE = 60.0
-# What a decoder process does when it reads a file that begins with one of these words.
+# The fault that a decoder process has when it reads a file that begins with one of these words.
 HARMS = """
 import os, signal, time
 from whisper_api.engine.audio import decoder
@@ -59,7 +59,7 @@ os.pread = pread
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderPool]:
-    """The processes of this test, whose decoders do harm on demand."""
+    """A pool of decoder processes with faults on demand."""
     start, _, rest = process.COMMAND.partition(";")
     monkeypatch.setattr(process, "COMMAND", f"{start}\nsys.path[:] = sys.argv[3:]\n{HARMS}\n{rest.strip()}")
     pool = DecoderPool(limit=2)
@@ -163,7 +163,7 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced(pool: DecoderPo
     assert pool.pids != [pid]
 
 
-def test_what_stops_a_service_does_not_stop_its_decoder(pool: DecoderPool, flac: bytes) -> None:
+def test_signals_that_stop_a_service_do_not_stop_its_decoder(pool: DecoderPool, flac: bytes) -> None:
     decode(flac)
     (pid,) = pool.pids
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -173,7 +173,7 @@ def test_what_stops_a_service_does_not_stop_its_decoder(pool: DecoderPool, flac:
 
 
 @pytest.mark.parametrize("at", ["check", "progress", "read"])
-def test_what_a_caller_raises_ends_the_decoding_and_its_process(pool: DecoderPool, flac: bytes, at: str) -> None:
+def test_an_exception_of_the_caller_ends_the_decoding_and_its_process(pool: DecoderPool, flac: bytes, at: str) -> None:
     class Stop(Exception):
         pass
 

@@ -69,7 +69,7 @@ def test_recordings_share_the_budget_and_the_one_that_finds_no_room_goes_to_a_fi
     kept, mapped = first.finish(2 * 60 * SAMPLE_RATE), second.finish(track.size)
     np.testing.assert_array_equal(mapped, np.concatenate([noise(30 * SAMPLE_RATE, 1), noise(60 * SAMPLE_RATE, 2)]))
     assert memory.used == 2 * MINUTE
-    # A part of the array keeps the whole.
+    # A view of a part keeps the whole array alive.
     part = kept[:10]
     del kept
     gc.collect()

@@ -1,4 +1,4 @@
-"""Where the samples of a WAV file are, whatever its header says."""
+"""The position of the samples in a WAV file, also when the header is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wav(samples: bytes, stated: int | None = None, before: bytes = b"", fmt: byt
 
 
 def sound(size: int) -> bytes:
-    """No byte of it is 0 or a letter."""
+    """Samples without a byte that is 0 or a letter."""
     return b"\x81\x02\xf3\x04" * (size // 4)
 
 
@@ -63,7 +63,7 @@ def test_a_size_that_is_too_small_hides_nothing(blocks: int, stated: int, before
         bytes(1_000_000),
     ],
 )
-def test_what_taggers_and_block_devices_leave_behind_the_samples_is_no_sound(behind: bytes) -> None:
+def test_tags_and_padding_after_the_samples_are_no_audio(behind: bytes) -> None:
     for samples in (sound(64_000), sound(64_000) + b"\x81"):
         padding = b"\0" * (len(samples) % 2) if behind else b""
         assert layout(wav(samples) + padding + behind) == WavLayout(len(samples) / RATE)
@@ -91,7 +91,7 @@ def test_another_format_behind_is_left_out_with_a_warning() -> None:
 
 
 def sparse(head: bytes, size: int, tail: bytes = b"") -> Callable[[int, int], bytes]:
-    """A file that is full of sound between its two ends, which nobody has to store."""
+    """A virtual file that is full of sound between its two ends."""
 
     def read(place: int, length: int) -> bytes:
         length = max(0, min(length, size - place))

@@ -25,7 +25,7 @@ FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
 
 
 def recording(seconds: float, turns: list[tuple[float, float, int]]) -> SpeakerActivity:
-    """What a perfect segmentation gives, its local speakers in another order in every window."""
+    """The output of a perfect segmentation, with the local speakers of each window in another order."""
     samples = round(seconds * SAMPLE_RATE)
     starts = window_starts(samples)
     windows = np.zeros((len(starts), FRAMES, 3), dtype=np.float16)

@@ -26,7 +26,7 @@ def speakers(segments: tuple[Segment, ...]) -> list[str | None]:
     return [word.speaker for segment in segments for word in segment.words]
 
 
-def test_without_turns_nothing_changes() -> None:
+def test_segments_without_turns_do_not_change() -> None:
     segment = segment_of(words_at(("a", 0, 1)))
     assert assign_speakers([segment], []) == (segment,)
 
@@ -69,13 +69,13 @@ def test_a_word_long_after_the_end_takes_the_turn_that_ends_last() -> None:
     assert speakers(assign_speakers([segment_of(words_at(("x", 5, 5)))], turns)) == ["A"]
 
 
-def test_a_segment_without_words_takes_whom_it_overlaps_most_or_is_nearest_to() -> None:
+def test_a_segment_without_words_gets_the_speaker_of_the_longest_overlap_or_the_nearest_turn() -> None:
     turns = [Turn(0, 1, "A"), Turn(1, 3, "B"), Turn(4, 5, "A")]
     segments = [Segment(id=0, start=0, end=3, text="x"), Segment(id=1, start=3.1, end=3.3, text="y")]
     assert [segment.speaker for segment in assign_speakers(segments, turns)] == ["B", "B"]
 
 
-def test_one_marginal_word_does_not_change_the_speaker() -> None:
+def test_a_single_marginal_word_does_not_change_the_speaker() -> None:
     words = words_at(("a", 0.0, 1.0), ("b", 1.0, 1.4), ("c", 1.4, 2.4))
     # B has a little more than half of the middle word, A the rest.
     turns = [Turn(0.0, 1.18, "A"), Turn(1.18, 1.4, "B"), Turn(1.4, 2.4, "A")]
@@ -91,7 +91,7 @@ def test_a_clear_backchannel_of_one_word_is_kept() -> None:
     assert [(piece.text, piece.speaker) for piece in found] == [("so", "A"), ("yeah", "B"), ("then", "A")]
 
 
-def test_where_two_speak_at_once_the_one_who_began_has_the_word() -> None:
+def test_overlapped_words_go_to_the_speaker_who_began_first() -> None:
     turns = [Turn(0.5, 3.0, "B"), Turn(0.0, 2.0, "A")]
     assert speakers(assign_speakers([segment_of(words_at(("x", 1.0, 1.5)))], turns)) == ["A"]
 

@@ -97,7 +97,7 @@ def speech(sample_call: Path) -> Floats:
 
 
 class CountingWorker(GpuWorker):
-    """A worker that says what it was given."""
+    """A worker that records the operation of each work item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def tracks(annotation: Any) -> list[tuple[float, float, str]]:
     return [(turn.start, turn.end, label) for turn, _, label in annotation.itertracks(yield_label=True)]
 
 
-def test_it_finds_what_the_pipeline_left_as_it_is_finds(
+def test_work_items_find_the_same_speakers_as_the_unchanged_pipeline(
     pipeline: Any, speech: Floats, worker: CountingWorker, tmp_path: Path
 ) -> None:
     import torch
@@ -201,7 +201,7 @@ def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Fl
     assert voice.shape == (256,)
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-5)
     assert "CommunityEmbedding" in worker.operations
-    # It is the same voice in a recording in which it is alone.
+    # The embedding is the same as that of a recording of this voice alone.
     (alone,) = diarize(
         job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 1}),
         speech[: 3 * 16_000],
@@ -210,12 +210,12 @@ def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Fl
     assert embed_speaker(ctx, np.zeros(3 * 16_000, np.float32), community=True) is None
 
 
-def test_where_it_fails_the_open_models_take_over(
+def test_the_open_models_take_over_when_the_pipeline_fails(
     directory: Path, ecapa_path: Path, speech: Floats, worker: CountingWorker, tmp_path: Path
 ) -> None:
     for path in (directory, ecapa_path.parent):
         shutil.copytree(path, tmp_path / "diarization" / path.name)
-    # More speakers than it has windows to cluster.
+    # The number of speakers is larger than the number of windows to cluster.
     ctx = job(worker, ModelStore(tmp_path, offline=True), options={"num_speakers": 60})
     found = diarize(ctx, speech)
     assert found.turns

@@ -95,7 +95,7 @@ def plain(found: Diarization) -> list[tuple[float, float, str]]:
     return [(turn.start, turn.end, turn.speaker) for turn in found.turns]
 
 
-def test_a_call_has_its_two_speakers_without_being_told(job: Job, call: Floats, sample_call: Path) -> None:
+def test_the_two_speakers_of_a_call_are_found_without_a_given_number(job: Job, call: Floats, sample_call: Path) -> None:
     progress: list[float] = []
     ctx = job(on_progress=lambda at: progress.append(at.fraction), speaker_embeddings=True)
     found = diarize(ctx, call)
@@ -138,7 +138,7 @@ def test_the_number_of_speakers_can_be_given(job: Job, call: Floats) -> None:
         assert ctx.warnings == []
 
 
-def test_a_number_that_cannot_be_reached_is_said(job: Job, call: Floats) -> None:
+def test_a_number_of_speakers_that_is_not_reached_is_a_warning(job: Job, call: Floats) -> None:
     ctx = job(num_speakers=40)
     found = diarize(ctx, call[12 * RATE : 15 * RATE])
     count = len({turn.speaker for turn in found.turns})
@@ -151,7 +151,7 @@ def test_a_repeated_recording_has_no_more_speakers(job: Job, call: Floats) -> No
     assert len({turn.speaker for turn in found.turns}) == 2
 
 
-def test_one_speaker_is_one(job: Job, call: Floats) -> None:
+def test_a_recording_of_one_person_has_one_speaker(job: Job, call: Floats) -> None:
     # The reference gives these seconds to one of the two.
     alone = np.concatenate([call[int(16.1 * RATE) : int(17.9 * RATE)], call[int(22.9 * RATE) : int(27.0 * RATE)]])
     assert {turn.speaker for turn in diarize(job(), alone).turns} == {"SPEAKER_00"}
@@ -188,7 +188,7 @@ def test_a_canceled_job_stops_between_work_items(job: Job, call: Floats) -> None
     assert max(seen) < 0.5
 
 
-def test_two_jobs_at_once_get_what_each_gets_alone(job: Job, call: Floats) -> None:
+def test_two_jobs_at_once_get_the_same_turns_as_alone(job: Job, call: Floats) -> None:
     halves = [call[: 15 * RATE], call[15 * RATE :]]
     alone = [plain(diarize(job(), half)) for half in halves]
     together: dict[int, Any] = {}
@@ -207,7 +207,7 @@ def test_two_jobs_at_once_get_what_each_gets_alone(job: Job, call: Floats) -> No
         assert np.abs(times - others).max() < 0.04
 
 
-def test_without_models_the_error_says_so(job: Job, call: Floats, tmp_path: Path) -> None:
+def test_the_error_names_missing_models(job: Job, call: Floats, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="ecapa"):
         diarize(job(ModelStore(tmp_path, offline=True)), call)
 

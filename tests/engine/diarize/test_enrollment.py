@@ -49,7 +49,7 @@ def test_below_the_threshold_nobody_is_named() -> None:
     assert match_speakers({}, {"Ada": axis(0)}) == {}
 
 
-def test_one_name_goes_to_one_speaker() -> None:
+def test_a_name_goes_to_one_speaker_only() -> None:
     speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": between(0.9, 2)}
     assert match_speakers(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
     assert match_speakers({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
@@ -121,7 +121,7 @@ def test_speakers_who_are_known_have_their_names_everywhere(
     said = {name: " ".join(s.text for s in named.segments if s.speaker == name) for name in names.values()}
     assert "This is Diane" in said["Diane"]
     assert "I'm Sheila" in said["Sheila"]
-    # Swapped, the names follow the voices.
+    # When the recordings are swapped, the names follow the voices.
     swapped = engine.transcribe(call, options, known_speakers={"Sheila": voices["Diane"], "Diane": voices["Sheila"]})
     other = {"Diane": "Sheila", "Sheila": "Diane"}
     assert [other[str(speaker)] for speaker in order(named)] == order(swapped)
@@ -131,7 +131,7 @@ def test_speakers_who_are_known_have_their_names_everywhere(
 @pytest.mark.parametrize(
     ("known", "speakers"), [("Diane", ("Diane", "SPEAKER_01")), ("Sheila", ("SPEAKER_00", "Sheila"))]
 )
-def test_who_is_not_known_keeps_the_number_by_appearance(
+def test_unknown_speakers_are_numbered_by_appearance(
     known: str, speakers: tuple[str, ...], engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
 ) -> None:
     options = TranscriptionOptions(language="en", diarize=True)
@@ -160,9 +160,7 @@ def test_a_recording_without_speech_is_a_warning_that_names_it(
 
 
 @pytest.mark.models
-def test_known_speakers_are_not_looked_for_when_speakers_are_not_told_apart(
-    engine: Engine, call: Floats, voices: dict[str, bytes]
-) -> None:
+def test_known_speakers_are_ignored_without_diarization(engine: Engine, call: Floats, voices: dict[str, bytes]) -> None:
     options = TranscriptionOptions(language="en", align=False, diarize=False)
     transcript = engine.transcribe(call[: 10 * RATE], options, known_speakers=dict(voices))
     assert transcript.speakers == ()
@@ -178,13 +176,13 @@ def test_names_that_cannot_be_labels_are_refused(engine: Engine, call: Floats, n
 
 
 @pytest.mark.models
-def test_a_recording_that_cannot_be_decoded_is_told_by_its_number(engine: Engine, call: Floats) -> None:
+def test_the_error_of_an_undecodable_recording_has_its_number(engine: Engine, call: Floats) -> None:
     with pytest.raises(InvalidAudio, match="known speaker 2"):
         engine.transcribe(call, SPEAKERS, known_speakers={"Ada": call, "Bo": b"no audio at all, just words\n" * 40})
 
 
 @pytest.mark.models
-def test_of_a_long_recording_the_first_minute_is_decoded(engine: Engine, call: Floats, ecapa_path: Path) -> None:
+def test_only_the_first_minute_of_a_long_recording_is_decoded(engine: Engine, call: Floats, ecapa_path: Path) -> None:
     class Endless(io.RawIOBase):
         """A WAV stream that never ends."""
 

@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
 
 
-def test_it_gives_what_pyannotes_network_gives(checkpoint: Path, sample_call: Path) -> None:
+def test_the_network_gives_the_same_as_pyannotes_own(checkpoint: Path, sample_call: Path) -> None:
     import torch
     from pyannote.audio import Model
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_calls_the_system_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
-def test_what_is_no_checkpoint_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.bin"
     path.write_bytes(content)
     with pytest.raises(ModelCorrupt, match=r"broken\.bin"):

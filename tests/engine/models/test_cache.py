@@ -163,12 +163,12 @@ def test_a_closed_cache_refuses_and_frees_when_the_last_lease_ends() -> None:
 
 
 class Fault(Exception):
-    """What a model's loader or unloader raises."""
+    """The exception of a loader or unloader."""
 
 
 @dataclass
 class Faults:
-    """Which loads and unloads fail, by chance, and what is resident according to them."""
+    """Decides at random which loads and unloads fail, and counts the resident models."""
 
     dice: random.Random
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -205,7 +205,7 @@ class FaultySource:
 @pytest.mark.parametrize("keep_alive", [-1.0, 0.0, 0.001])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_lease_hangs_and_no_model_is_lost_whatever_fails(keep_alive: float, seed: int) -> None:
-    """Loads, unloads and jobs fail by chance, jobs are canceled while they wait, idle models are evicted."""
+    """Loads, unloads and jobs fail at random, jobs are canceled while they wait, and idle models are evicted."""
     faults = Faults(random.Random(seed))
     cache = ModelCache(keep_alive=keep_alive, budget=200)
     sources = [FaultySource(name, faults) for name in "abcd"]
@@ -260,7 +260,7 @@ def loading() -> bool:
     return any(thread.name == "load-model" for thread in threading.enumerate())
 
 
-def test_a_job_that_is_canceled_need_not_wait_for_a_load_and_spoils_it_for_nobody() -> None:
+def test_a_canceled_job_leaves_a_load_that_other_jobs_wait_for() -> None:
     record = Record()
     record.gate.clear()
     cache = ModelCache()

@@ -1,4 +1,4 @@
-"""Models come from the hub whole and right, or not at all; spoken to over HTTP, at a small hub on this machine."""
+"""Models come from the hub complete and correct, or not at all, with a small hub on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        # An index with nothing on it.
+        # An empty package index.
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
         yield hub
@@ -83,7 +83,7 @@ def test_a_source_that_changes_after_the_first_download_is_refused_unless_asked_
     with pytest.raises(ModelCorrupt, match=rf"model\.bin .* models pull --newest {REPO}"):
         store.ensure(REPO)
     assert store.find(REPO) is None
-    # A small file too, of which the hub states no SHA-256.
+    # A small file is checked as well, although the hub states no SHA-256 for it.
     hub.repositories[REPO] |= {"model.bin": FILES["model.bin"], "config.json": b'{"model_type": "other"}'}
     with pytest.raises(ModelCorrupt, match=r"config\.json"):
         store.ensure(REPO)
@@ -154,7 +154,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(hub: Hub, store: ModelStore) -
     assert (model.path / "model.bin").read_bytes() == FILES["model.bin"]
     first, second, third = (headers.get("Range", "bytes=0-") for headers in hub.transfers("model.bin"))
     starts = [int(value.removeprefix("bytes=").rstrip("-")) for value in (first, second, third)]
-    # What was on its way when the connection broke may be lost, what had arrived is not.
+    # Bytes in flight may be lost when the connection breaks; bytes that had arrived are kept.
     assert starts[0] == 0
     assert 900_000 <= starts[1] <= 1_000_000
     assert starts[1] + 400_000 <= starts[2] <= starts[1] + 500_000
@@ -185,7 +185,7 @@ def test_a_server_without_ranges_is_read_from_the_beginning(hub: Hub, store: Mod
     assert (store.ensure(REPO).path / "model.bin").read_bytes() == FILES["model.bin"]
 
 
-def test_a_part_of_something_else_is_thrown_away(hub: Hub, store: ModelStore) -> None:
+def test_a_partial_file_of_another_version_is_dropped(hub: Hub, store: ModelStore) -> None:
     part = store.root / ".partial" / "whisper--someone--whisper-mine" / "hub" / "model.bin.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"of another revision" * 1000)
@@ -277,7 +277,7 @@ def test_a_token_goes_to_the_hub_and_nowhere_else(
     assert TOKEN not in caplog.text
 
 
-def test_what_is_not_there_is_named(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_refused_by_name(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailable, match=f"there is no {hub.url}/nobody/nothing, or it is private"):
         store.ensure("nobody/nothing")
     hub.repositories["someone/else"] = {"config.json": b"{}"}
@@ -334,7 +334,9 @@ def test_a_hub_that_stays_away_is_asked_more_and_more_rarely(
     assert pauses(20_500) == [60, 120, 240]
 
 
-def test_a_hub_that_does_not_answer_is_given_up(store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_a_failed_source(
+    store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.3")
@@ -342,7 +344,7 @@ def test_a_hub_that_does_not_answer_is_given_up(store: ModelStore, hub: Hub, mon
             store.ensure(REPO)
 
 
-def test_offline_asks_nobody(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_store_sends_no_request(hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailable, match="downloads are switched off"):
         ModelStore(store.root, offline=True).ensure(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -404,7 +406,7 @@ def test_a_model_in_the_hubs_own_cache_is_used_from_there(
         store.verify(REPO)
 
 
-def test_of_two_weight_formats_one_is_fetched(hub: Hub, store: ModelStore) -> None:
+def test_only_one_of_two_weight_formats_is_downloaded(hub: Hub, store: ModelStore) -> None:
     hub.repositories["someone/ctc"] = {
         "config.json": b"{}",
         "vocab.json": b"{}",
@@ -448,7 +450,7 @@ def test_a_bundle_is_fetched_by_address_and_trusted_on_first_use(
 
 
 def test_an_address_that_changes_in_between_is_begun_anew(hub: Hub, tmp_path: Path) -> None:
-    """Without a checksum, only the server can tell that the file is another one by now."""
+    """When there is no checksum, only the server can say that the file has changed."""
     import requests
 
     content = hub.repositories[REPO]["model.bin"]
@@ -466,7 +468,7 @@ def test_an_address_that_changes_in_between_is_begun_anew(hub: Hub, tmp_path: Pa
     assert target.read_bytes() == changed
 
 
-def test_no_connection_and_a_refusal_are_told_apart(hub: Hub, tmp_path: Path) -> None:
+def test_a_refusal_has_another_error_than_a_missing_connection(hub: Hub, tmp_path: Path) -> None:
     import requests
 
     with socket.socket() as closed, requests.Session() as session:

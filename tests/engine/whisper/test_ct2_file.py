@@ -62,12 +62,12 @@ def test_a_published_model_is_read(base_model_dir: Path) -> None:
     weights = read_weights(base_model_dir / "model.bin")
     assert weights["encoder/conv1/weight"].shape == (512, 80, 3)
     assert weights["decoder/layer_5/ffn/linear_1/weight"].shape == (512, 2048)
-    # One matrix under two names.
+    # The file has this matrix under two names.
     assert weights["decoder/projection/weight"] is weights["decoder/embeddings/weight"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x06", b"not a model" * 100, b"\xff" * 100])
-def test_what_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(content)
     with pytest.raises(ModelCorrupt, match=r"model\.bin"):

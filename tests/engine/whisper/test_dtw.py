@@ -64,7 +64,7 @@ def test_broken_attention_still_gives_a_path(value: float) -> None:
     assert (tokens[-1], positions[-1]) == (3, 9)
 
 
-def test_attention_that_tells_nothing_still_gives_a_path() -> None:
+def test_uniform_attention_still_gives_a_path() -> None:
     tokens, positions = align_tokens(np.full((2, 6, 10), 0.1, np.float32), start_length=1, frames=20)
     assert (tokens[-1], positions[-1]) == (3, 9)
 

@@ -1,4 +1,4 @@
-"""The task that only says which language is spoken."""
+"""The task that only detects the language."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.models
 DETECT = TranscriptionOptions(task="detect_language")
 
 
-def test_the_language_is_told_without_a_text(
+def test_detection_gives_the_language_without_a_text(
     engine: Engine, sample_call: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: OnnxDecode, inputs: object) -> object:
@@ -23,7 +23,7 @@ def test_the_language_is_told_without_a_text(
 
     monkeypatch.setattr(OnnxDecode, "run", refuse)
     seen: list[Progress] = []
-    # Whatever language is named, the one that is spoken is told.
+    # The spoken language is detected, whichever language the options name.
     options = TranscriptionOptions(task="detect_language", language="fr")
     transcript = engine.transcribe(sample_call, options, on_progress=seen.append)
     assert transcript.language == "en"
@@ -52,7 +52,7 @@ def test_a_model_of_english_alone_says_so(engine: Engine, tiny_en_model_dir: Pat
 
 
 @pytest.mark.parametrize(("asked", "language"), [("fr", "fr"), ("auto", "en")])
-def test_where_nobody_speaks_no_language_is_told(engine: Engine, asked: str, language: str) -> None:
+def test_silence_has_no_language(engine: Engine, asked: str, language: str) -> None:
     silence = np.zeros(3 * 16_000, np.float32)
     transcript = engine.transcribe(silence, TranscriptionOptions(task="detect_language", language=asked))
     assert transcript.language == language
@@ -62,6 +62,6 @@ def test_where_nobody_speaks_no_language_is_told(engine: Engine, asked: str, lan
     assert render(transcript, "txt") == f"{language}\n"
 
 
-def test_other_tasks_tell_no_probabilities(engine: Engine, sample_call: Path) -> None:
+def test_other_tasks_have_no_language_probabilities(engine: Engine, sample_call: Path) -> None:
     transcript = engine.transcribe(sample_call, TranscriptionOptions(align=False, diarize=False))
     assert transcript.language_probabilities is None

@@ -233,7 +233,7 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
     assert segment.flags == ()
 
 
-def test_what_stays_bad_is_kept_and_flagged_and_silence_is_dropped(
+def test_text_that_stays_bad_is_kept_with_flags_and_silence_is_dropped(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
@@ -297,7 +297,7 @@ def test_the_token_cap_holds_for_any_prompt_length(
         assert len(decoded.tokens) <= token_cap(200) == 60
 
 
-def test_listening_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
+def test_encoding_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
     ((encoded, languages),) = whisper.encode_and_detect(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
     assert encoded.shape == (650, 512)
     assert set(languages) == whisper.languages

@@ -19,11 +19,11 @@ from whisper_api.engine.whisper.onnx.sampling import TokenPicker, language_proba
 from whisper_api.engine.whisper.onnx.search import Decoding, Hypothesis, TokenRules, feed_sequence
 
 RATE = 16_000
-# Of the sample call: when somebody speaks without a break.
+# Seconds of the sample call with speech and no pause.
 SPANS = ((6.4, 14.3), (14.3, 21.6), (21.6, 30.0))
 MARGIN_SECONDS = 5.0
 CAP = 100
-# Where agreement with CTranslate2 is not the question, or holds for the first words as well as for all.
+# Tokens of tests that need no whole text.
 FEW = 12
 
 pytestmark = pytest.mark.models
@@ -69,7 +69,7 @@ def decoded(window: Window, **options: Any) -> Hypothesis:
 
 
 def agree(window: Window, cap: int = CAP, **options: Any) -> Hypothesis:
-    """Decode with both, and see that they agree."""
+    """Decode with both and check that they agree."""
     prompt = options.get("prompt", window.pair.prompt)
     rules = options.get("rules", window.pair.rules)
     search = {"beam_size": options.get("beam_size", 5), "patience": options.get("patience", 1.0)}

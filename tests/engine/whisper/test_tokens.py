@@ -91,7 +91,7 @@ def test_all_tokens_are_handed_out_once_and_in_order(texts: list[str], data: st.
     pieces = hand_out_tokens(cut(segment, *borders), bytes_of.__getitem__)
     assert tuple(token for piece in pieces for token in piece.tokens) == segment.tokens
     assert tuple(each for piece in pieces for each in piece.logprobs) == segment.logprobs
-    # Without tokens that are cut, the text of a piece is that of its tokens.
+    # The text of a piece is that of its tokens, unless a token is cut.
     if len(pieces) == 1:
         assert b"".join(bytes_of[token] for token in pieces[0].tokens) == content
 
@@ -133,7 +133,7 @@ def test_log_probabilities_are_those_of_the_decoding(transcript: Transcript) -> 
         pieces = list(group)
         logprobs = [each.logprob for piece in pieces for each in piece.logprobs]
         assert pieces[0].avg_logprob is not None
-        # The mean counts the end of text as well, whose log probability is what is missing.
+        # The mean includes the end of text, so its log probability is the difference.
         end = pieces[0].avg_logprob * (len(logprobs) + 1) - sum(logprobs)
         assert -5 < end < 0.01
 

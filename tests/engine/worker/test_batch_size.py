@@ -1,4 +1,4 @@
-"""The choice of a batch size, with a clock that does what it is told."""
+"""The choice of a batch size, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from whisper_api.engine.worker.batch_size import SIZES, choose_batch_size
 
 
 class Device:
-    """Takes so many seconds for a batch, and holds so many items; the first run of a size takes longer."""
+    """A fake device: ``seconds`` gives the time of a batch by its size; the first run of each size takes longer."""
 
     def __init__(self, seconds: Callable[[int], float], capacity: int = 1_000) -> None:
         self.now = 0.0
@@ -28,11 +28,11 @@ class Device:
         return choose_batch_size(self.run, clock=lambda: self.now, **arguments)  # type: ignore[arg-type]
 
 
-def test_the_smallest_of_those_that_are_nearly_the_best() -> None:
-    # Items per second: 9, 17, 29, 44, 62, 76, 86: it is still rising.
+def test_the_smallest_of_nearly_equal_sizes_is_chosen() -> None:
+    # Throughput still rises at the last size: 9, 17, 29, 44, 62, 76, 86 items per second.
     assert Device(lambda size: 0.1 + 0.01 * size).choose() == 64
     assert Device(lambda size: 0.1 + 0.01 * size).choose(tolerance=0.15) == 32
-    # From 8 on a batch is full.
+    # Throughput is constant from 8 items on.
     assert Device(lambda size: max(8, size) * 0.1).choose() == 8
 
 
@@ -42,18 +42,18 @@ def test_a_device_that_gains_nothing_gets_single_items() -> None:
     assert sorted(set(device.ran)) == list(SIZES)
 
 
-def test_it_stops_where_throughput_falls() -> None:
+def test_the_sweep_stops_where_throughput_falls() -> None:
     device = Device(lambda size: 0.5 if size <= 4 else 0.2 * size)
     assert device.choose() == 4
     assert max(device.ran) == 8
 
 
-def test_it_stops_where_memory_does() -> None:
+def test_the_sweep_stops_where_memory_ends() -> None:
     device = Device(lambda size: 0.5, capacity=16)
     assert device.choose() == 16
 
 
-def test_the_first_size_where_nothing_fits() -> None:
+def test_the_first_size_is_chosen_when_nothing_fits() -> None:
     assert Device(lambda size: 0.5, capacity=0).choose() == 1
 
 
@@ -61,7 +61,7 @@ def test_a_clock_that_stands_still_is_no_error() -> None:
     assert choose_batch_size(lambda size: None, clock=lambda: 0.0) == 64
 
 
-def test_other_errors_are_told() -> None:
+def test_other_errors_are_raised() -> None:
     def run(size: int) -> None:
         raise ValueError("wrong shape")
 

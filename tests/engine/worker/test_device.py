@@ -22,9 +22,20 @@ from whisper_api.errors import DeviceUnavailable, InvalidOption
 gpus = ctranslate2.get_cuda_device_count()
 
 
-def test_auto_is_a_gpu_where_there_is_one() -> None:
-    assert choose_device("auto").kind == ("cuda" if gpus else "cpu")
+@pytest.mark.parametrize(
+    ("count", "problem", "chosen"),
+    [(0, None, Device("cpu")), (2, None, Device("cuda", 0)), (2, "torch has no CUDA", Device("cpu"))],
+)
+def test_auto_is_the_first_gpu_that_can_be_used_or_else_the_cpu(
+    count: int, problem: str | None, chosen: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: count)
+    monkeypatch.setattr(device_module, "cuda_problem", lambda: problem)
+    assert choose_device("auto") == chosen
     assert choose_device("cpu") == Device("cpu")
+    if problem is not None:
+        with pytest.raises(DeviceUnavailable, match=problem):
+            choose_device("cuda")
 
 
 def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:
@@ -101,7 +112,7 @@ CPUINFO = {
 
 
 @pytest.mark.parametrize(("text", "bfloat16"), CPUINFO.values(), ids=CPUINFO)
-def test_what_a_cpu_can_do_is_read_from_its_flags(
+def test_the_abilities_of_a_cpu_are_read_from_its_flags(
     text: str, bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"

@@ -1,4 +1,4 @@
-"""Which device a job is placed on."""
+"""The choice of the device of a job."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pool_of() -> Iterator[MakePool]:
         yield make
 
 
-def test_a_job_goes_where_the_least_is_left_to_do(pool_of: MakePool) -> None:
+def test_a_job_goes_to_the_device_with_the_least_work(pool_of: MakePool) -> None:
     pool = pool_of(3)
     with pool.assign(100.0) as first, pool.assign(10.0) as second, pool.assign(50.0) as third:
         assert [runtime.device.index for runtime in (first, second, third)] == [0, 1, 2]
@@ -68,7 +68,7 @@ def test_many_threads_leave_nothing_outstanding(pool_of: MakePool) -> None:
 
     with ThreadPoolExecutor(8) as jobs:
         list(jobs.map(job, range(8)))
-    # Work that was not taken off a device would send these jobs past it.
+    # If a device still had outstanding work, these jobs would not use it.
     with pool.assign(1e-9) as first, pool.assign(1e-9) as second, pool.assign(1e-9) as third:
         assert {first, second, third} == set(pool.runtimes)
 

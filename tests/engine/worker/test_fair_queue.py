@@ -66,7 +66,7 @@ def test_a_batch_that_is_not_full_takes_items_of_other_lengths() -> None:
         queue.push(job, Padded(frames), (job, frames), frames / 100)
     batch = take(queue)
     assert batch.operation == Padded(300)
-    # Equal ones first, then by their tags.
+    # Items of an equal operation come first, then the others by their tags.
     assert inputs_of(batch) == [("a", 100), ("d", 100), ("b", 300), ("c", 200)]
 
 
@@ -84,7 +84,7 @@ def test_a_merged_batch_is_paid_for_at_its_longest() -> None:
     queue = FairQueue()
     for job, seconds in (("a", 10.0), ("b", 30.0), ("c", 10.0)):
         queue.push(job, Padded(round(seconds * 100), max_cost=60.0), job, seconds)
-    # Two of 10 s and one of 30 s would be three of 30 s.
+    # In one batch, two items of 10 s would be padded to 30 s as well.
     assert inputs_of(take(queue)) == ["a", "c"]
     assert inputs_of(take(queue)) == ["b"]
 
@@ -108,7 +108,7 @@ def test_the_share_counts_mergeable_items_of_others_too() -> None:
     assert Counter(item.job for item in batch.items) == {"greedy": 3, "modest": 1}
 
 
-def test_what_is_blocked_is_passed_over_and_keeps_its_place() -> None:
+def test_a_blocked_item_is_skipped_and_keeps_its_position() -> None:
     queue = FairQueue()
     queue.push("a", Padded(kind="diarize", exclusive="pipeline"), "a", 1.0)
     queue.push("b", Padded(), "b1", 1.0)
@@ -126,7 +126,7 @@ def test_a_job_may_go_past_its_own_blocked_item() -> None:
     assert queue.choose(limit_of, lambda operation: getattr(operation, "exclusive", None) == "pipeline") is None
 
 
-def test_what_goes_ahead_goes_before_the_rest_of_its_job_and_delays_no_other() -> None:
+def test_a_priority_item_goes_before_the_rest_of_its_job_and_delays_no_other_job() -> None:
     def times(ahead: bool) -> tuple[list[object], list[object]]:
         queue = FairQueue()
         for number in range(3):
@@ -139,11 +139,11 @@ def test_what_goes_ahead_goes_before_the_rest_of_its_job_and_delays_no_other() -
 
     order, of_others = times(ahead=True)
     assert order == ["first 0", "b0", "first 1", "b1", "a0", "b2", "a1", "a2"]
-    # Which turns the other job has does not depend on it.
+    # The turns of the other job do not depend on the priority items.
     assert of_others == times(ahead=False)[1]
 
 
-def test_what_goes_ahead_stays_ahead_until_it_is_finished() -> None:
+def test_a_priority_item_stays_ahead_until_it_is_finished() -> None:
     queue = FairQueue()
     for number in range(3):
         queue.push("a", ONE, number, 5.0)
@@ -153,7 +153,7 @@ def test_what_goes_ahead_stays_ahead_until_it_is_finished() -> None:
     (item,) = take(queue).items
     assert item.input == "first"
     queue.put_back(item, 15.0)
-    # Neither an item that comes back nor a new one gets in between.
+    # Neither a returned item nor a new one goes before the unfinished priority item.
     queue.put_back(first, 1.0)
     queue.push("a", ONE, 3, 5.0)
     assert [input for _ in range(5) for input in inputs_of(take(queue))] == ["first", 0, 1, 2, 3]
@@ -227,7 +227,7 @@ def test_a_forgotten_job_leaves_nothing() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0.1, 30.0)), min_size=20, max_size=120))
 def test_jobs_that_wait_get_the_same_amount_of_work(pushed: list[tuple[str, float]]) -> None:
-    """The bound of the paper: over any time in which two jobs both wait, what they got differs by two items' cost."""
+    """The bound of start-time fair queueing: while two jobs wait, their work differs by at most two items' cost."""
     queue = FairQueue()
     left: Counter[str] = Counter()
     largest = max(cost for _, cost in pushed)

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from whisper_api.engine.worker.worker import Again, GpuWorker, is_out_of_memory
 from whisper_api.errors import EngineClosed, OutOfMemory
@@ -16,7 +17,7 @@ from whisper_api.errors import EngineClosed, OutOfMemory
 
 @dataclass
 class Device:
-    """Stands for a device: holds so many items at once, and records every batch."""
+    """A fake device that holds so many items at once and records every batch."""
 
     capacity: int = 1_000
     gate: threading.Event = field(default_factory=threading.Event)
@@ -59,7 +60,7 @@ def worker() -> Iterator[GpuWorker]:
 
 
 def held(worker: GpuWorker, device: Device) -> Future[object]:
-    """Keep the worker busy, so that what is submitted next is all there when it chooses."""
+    """Keep the worker busy, so that it chooses among all items that are submitted next."""
     device.gate.clear()
     device.entered.clear()
     future = worker.submit("holder", Double(device, key="holder"), "h", 1.0)
@@ -133,7 +134,7 @@ def test_two_long_jobs_advance_at_the_same_pace(worker: GpuWorker) -> None:
         assert abs(order[:end].count("x") - order[:end].count("y")) <= 3
 
 
-def test_one_job_takes_at_most_three_quarters_while_others_wait(worker: GpuWorker) -> None:
+def test_a_job_takes_at_most_three_quarters_of_a_batch_while_others_wait(worker: GpuWorker) -> None:
     device = Device()
     hold = held(worker, device)
     # The first job's items are all cheaper, so that their tags come first.
@@ -209,7 +210,7 @@ def test_canceled_and_forgotten_items_do_not_run(worker: GpuWorker) -> None:
     assert all("canceled" not in batch and "forgotten" not in batch for batch in device.batches)
 
 
-def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
+def test_closing_finishes_running_batches_and_fails_waiting_items() -> None:
     device = Device()
     worker = GpuWorker()
     running = held(worker, device)
@@ -234,10 +235,16 @@ def test_closing_finishes_what_runs_and_fails_what_waits() -> None:
         (RuntimeError("CUDA failed with error out of memory"), True),
         (RuntimeError("shape mismatch"), False),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 80 bytes."), True),
+        (onnx_errors.RuntimeException("Failed to allocate memory for requested buffer of size 80"), True),
+        (onnx_errors.InvalidArgument("Got invalid dimensions for input"), False),
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
+def test_memory_errors_of_every_library_count_as_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
@@ -250,7 +257,7 @@ class Incomparable(Double):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_a_worker_that_has_failed() -> None:
+def test_a_worker_that_fails_ends_every_wait_for_it() -> None:
     device = Device()
     worker = GpuWorker()
     hold = held(worker, device)
@@ -262,13 +269,13 @@ def test_nobody_waits_for_a_worker_that_has_failed() -> None:
             future.result(10)
     with pytest.raises(EngineClosed):
         worker.submit("job", Double(device), "x", 1.0)
-    # The thread ends in this test, so that no other test is told of its exception.
+    # The thread ends within this test, so that pytest does not report its exception in another test.
     worker.close()
 
 
 @dataclass(frozen=True)
 class Countdown:
-    """Runs an input (name, steps) step by step, and says every step."""
+    """Runs an input (name, steps) step by step, and records every step."""
 
     device: Device = field(hash=False, compare=False)
     done: float = 0.0
@@ -293,7 +300,7 @@ def test_a_short_job_overtakes_a_long_item_between_its_steps(worker: GpuWorker) 
     device.gate.set()
     assert [future.result(10) for future in (long, later, short)] == ["long", "later", "short"]
     steps = [str(batch[0][0]) for batch in device.batches]  # type: ignore[index]
-    # They take turns; the long item's job goes on with it before its next one.
+    # The jobs take turns; the long job finishes its unfinished item before its next one.
     assert steps == ["long", "short", "long", "short", "long", "long", "long", "long", "later"]
 
 
@@ -307,14 +314,14 @@ class Begin(Countdown):
         return [Again(name, operation=Double(self.device)) for name, _ in inputs]
 
 
-def test_an_item_goes_on_with_another_operation_beside_other_jobs(worker: GpuWorker) -> None:
+def test_an_unfinished_item_continues_with_another_operation_between_other_jobs(worker: GpuWorker) -> None:
     device = Device()
     hold = held(worker, device)
     begun = [worker.submit(job, Begin(device), (job, 1), 1.0) for job in "xy"]
     other = worker.submit("z", Double(device), "z", 30.0)
     device.gate.set()
     assert [future.result(10) for future in (hold, *begun, other)] == ["hh", "xx", "yy", "zz"]
-    # What was begun shares the batch of those that came with that operation.
+    # The continued items share a batch with the item that was submitted with that operation.
     assert device.batches[1:] == [["z", "x", "y"]]
 
 

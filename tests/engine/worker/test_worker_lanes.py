@@ -1,4 +1,4 @@
-"""The worker with several lanes: what runs at once and what does not, memory, waiting for what is expected."""
+"""The worker with several lanes: concurrent batches, exclusive ones, memory, and waiting for announced items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = 20.0
 
 @dataclass
 class Machine:
-    """Records which batches run at once; a batch with a name for which there is a gate waits for it."""
+    """Records the batches and which of them run at once. A batch waits for the gates of its items."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     changed: threading.Condition = field(init=False)
@@ -43,16 +43,21 @@ class Machine:
             self.changed.notify_all()
         for value in batch:
             if gate := self.gates.get(str(value)):
-                assert gate.wait(LONG)
+                # Longer than any test waits for a result, so that the end of this wait lets no test pass.
+                assert gate.wait(3 * LONG)
         try:
             yield
         finally:
             with self.changed:
                 self.running.remove(batch)
+                self.changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, LONG)
+
+    def wait_until_begun(self, batches: int) -> None:
+        self.wait_for(lambda: len(self.begun) == batches)
 
     def hold(self, *names: str) -> None:
         for name in names:
@@ -138,12 +143,12 @@ def test_jobs_share_all_lanes(machine: Machine) -> None:
         assert max(served[job] for job in "xyz") - min(served[job] for job in "xyz") <= 1 + 3
 
 
-def test_what_is_exclusive_never_runs_twice_at_once(machine: Machine, worker: GpuWorker) -> None:
+def test_exclusive_operations_never_run_at_the_same_time(machine: Machine, worker: GpuWorker) -> None:
     machine.hold("1")
     alone = Echo(machine, "diarize", max_items=1, exclusive="pipeline")
     first, second = (worker.submit("a", alone, number, 30.0) for number in ("1", "2"))
     machine.wait_for(lambda: len(machine.running) == 1)
-    # The other lane goes past what it must not run.
+    # The other lane skips the exclusive item.
     assert worker.submit("b", Echo(machine), "other", 1.0).result(LONG) == "other"
     assert not second.done()
     machine.gates["1"].set()
@@ -206,17 +211,51 @@ def test_lanes_learn_the_same_limit(machine: Machine, worker: GpuWorker) -> None
     assert worker.submit("job", operation, "after", 1.0).result(LONG) == "after"
 
 
-def test_an_item_that_does_not_fit_beside_another_runs_without_it(machine: Machine, worker: GpuWorker) -> None:
-    machine.hold("neighbour")
+def test_a_learned_limit_never_rises(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("busy 0", "busy 1", "0", "8")
+    busy = [worker.submit("holder", Echo(machine, "other", max_items=1), f"busy {n}", 1.0) for n in range(2)]
+    machine.wait_for(lambda: len(machine.running) == 2)
+    operation = Hungry(machine, "hungry", max_items=8, capacity=7)
+    futures = [worker.submit("job", operation, str(number), 1.0) for number in range(12)]
+    for held in range(2):
+        machine.gates[f"busy {held}"].set()
+        busy[held].result(LONG)
+        machine.wait_until_begun(3 + held)
+    large, small = machine.begun[2:]
+    assert (len(large), len(small)) == (8, 4)
+    # The small batch runs out of memory first, down to single items. Then the large one does, which would learn 4.
+    machine.gates["8"].set()
+    machine.wait_for(lambda: ["11"] in machine.begun and machine.running == [large])
+    assert worker.item_limit(operation) == 1
+    machine.gates["0"].set()
+    assert [future.result(LONG) for future in futures] == [str(number) for number in range(12)]
+    assert worker.item_limit(operation) == 1
+
+
+def test_an_item_that_does_not_fit_beside_another_runs_alone_and_before_later_items(
+    machine: Machine, worker: GpuWorker
+) -> None:
+    machine.hold("neighbour", "large", "later 0", "later 1")
     neighbour = worker.submit("a", Echo(machine, "other"), "neighbour", 30.0)
     machine.wait_for(lambda: len(machine.running) == 1)
     large = worker.submit("b", Hungry(machine, "hungry", capacity=1), "large", 30.0)
     machine.wait_for(lambda: ["large"] in machine.begun)
-    # It gives its lane back and waits; nothing may begin before it.
-    waiting = worker.submit("c", Echo(machine, "other"), "after", 30.0)
+    machine.gates["large"].set()
+    machine.wait_for(lambda: machine.running == [["neighbour"]])
+    machine.gates["large"].clear()
+    later = [worker.submit("c", Echo(machine, "other", max_items=1), f"later {number}", 30.0) for number in range(2)]
     machine.gates["neighbour"].set()
-    assert [future.result(LONG) for future in (neighbour, large, waiting)] == ["neighbour", "large", "after"]
-    assert machine.begun.count(["large"]) == 2
+    machine.wait_for(lambda: machine.begun.count(["large"]) == 2)
+    # The other lane has time to begin a later item, which would make the large one run out of memory again.
+    threading.Event().wait(0.05)
+    machine.gates["large"].set()
+    assert [future.result(LONG) for future in (neighbour, large)] == ["neighbour", "large"]
+    # Then both lanes run again.
+    machine.wait_for(lambda: len(machine.running) == 2)
+    machine.gates["later 0"].set()
+    machine.gates["later 1"].set()
+    assert [future.result(LONG) for future in later] == ["later 0", "later 1"]
+    assert machine.begun[:3] == [["neighbour"], ["large"], ["large"]]
 
 
 def test_an_item_that_fits_nowhere_fails_by_name(machine: Machine, worker: GpuWorker) -> None:
@@ -224,17 +263,6 @@ def test_an_item_that_fits_nowhere_fails_by_name(machine: Machine, worker: GpuWo
     with pytest.raises(OutOfMemory):
         worker.submit("a", operation, "large", 30.0).result(LONG)
     assert worker.submit("a", Echo(machine), "small", 1.0).result(LONG) == "small"
-
-
-def test_a_free_lane_waits_for_what_is_about_to_come(machine: Machine, worker: GpuWorker) -> None:
-    machine.hold("busy")
-    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
-    machine.wait_for(lambda: len(machine.running) == 1)
-    with worker.expecting():
-        first = worker.submit("b", Echo(machine), "first", 1.0)
-        second = worker.submit("c", Echo(machine), "second", 1.0)
-    assert [first.result(LONG), second.result(LONG)] == ["first", "second"]
-    assert machine.begun == [["busy"], ["first", "second"]]
 
 
 @dataclass(frozen=True)
@@ -247,6 +275,20 @@ class Considered(Echo):
     def memory_key(self) -> Hashable:
         self.considered.set()
         return self.key
+
+
+def test_a_free_lane_waits_for_announced_items(machine: Machine, worker: GpuWorker) -> None:
+    machine.hold("busy")
+    worker.submit("a", Echo(machine, "other"), "busy", 30.0)
+    machine.wait_for(lambda: len(machine.running) == 1)
+    for number in range(2):
+        operation = Considered(machine)
+        with worker.expecting():
+            first = worker.submit("b", operation, f"first {number}", 1.0)
+            assert operation.considered.wait(LONG)
+            second = worker.submit("c", operation, f"second {number}", 1.0)
+        assert [first.result(LONG), second.result(LONG)] == [f"first {number}", f"second {number}"]
+    assert machine.begun == [["busy"], ["first 0", "second 0"], ["first 1", "second 1"]]
 
 
 def test_a_lane_does_not_wait_for_an_item_that_was_announced_after_the_wait_began(
@@ -266,7 +308,7 @@ def test_a_lane_does_not_wait_for_an_item_that_was_announced_after_the_wait_bega
             assert first.result(LONG) == "first"
 
 
-def test_a_lane_waits_for_nobody_when_no_other_lane_runs(machine: Machine, worker: GpuWorker) -> None:
+def test_a_lane_does_not_wait_when_no_other_lane_runs(machine: Machine, worker: GpuWorker) -> None:
     with worker.expecting():
         assert worker.submit("a", Echo(machine), "now", 1.0).result(LONG) == "now"
 
@@ -319,7 +361,7 @@ class Incomparable(Echo):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_one_lane_that_fails_ends_the_others(machine: Machine) -> None:
+def test_a_lane_that_fails_ends_the_others(machine: Machine) -> None:
     machine.hold("1", "2")
     worker = GpuWorker(lanes=2)
     running = [worker.submit("job", Echo(machine, max_items=1), name, 1.0) for name in ("1", "2")]
@@ -338,7 +380,7 @@ def test_one_lane_that_fails_ends_the_others(machine: Machine) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What the random operation is to do: so many steps, then give the number back or fail."""
+    """An input of the random operation: it takes so many steps, then gives the square of the number or fails."""
 
     number: int
     steps: int
@@ -347,7 +389,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Random:
-    """Squares numbers, in steps; runs out of memory now and then, and fails on bad ones."""
+    """Squares numbers in steps, runs out of memory at random, and fails on bad tasks."""
 
     bucket: int
     kind: str
@@ -417,7 +459,7 @@ def test_every_item_of_a_crowd_is_settled(seed: int) -> None:
 
 
 def outcome(task: Task, future: Future[object], forgotten: bool) -> str:
-    """How an item ended, which must be one of the ways it may."""
+    """How an item ended. Fails if it ended in a way that its task does not allow."""
     if future.cancelled():
         return "cancelled"
     error = future.exception(LONG)
@@ -436,7 +478,7 @@ def outcome(task: Task, future: Future[object], forgotten: bool) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_closing_a_crowd_leaves_nobody_waiting(seed: int) -> None:
+def test_closing_ends_the_wait_of_every_job(seed: int) -> None:
     worker = GpuWorker(lanes=3)
     dice = random.Random(seed)
     futures: list[Future[object]] = []

@@ -38,7 +38,7 @@ def test_a_linear_layer(tmp_path: Path, bias: Floats | None) -> None:
     assert np.abs(close - expected).mean() < 0.02 * np.abs(expected).mean()
 
 
-def test_in_int8_a_row_is_the_same_whatever_is_beside_it(tmp_path: Path) -> None:
+def test_an_int8_row_does_not_depend_on_the_other_rows(tmp_path: Path) -> None:
     linear = product(tmp_path, normal(96, 64), None, int8=True)
     x = normal(5, 64)
     x[3] *= 1_000

@@ -98,7 +98,7 @@ def test_a_window_decodes_as_ctranslate2_decodes_it(
     assert len(ours.attention.tokens) == pytest.approx(len(theirs.attention.tokens), abs=3)
 
 
-def test_both_tell_how_probable_each_token_is(
+def test_both_backends_give_the_probability_of_each_token(
     worker: GpuWorker, exact: OnnxWhisper, peer: Ct2Whisper, call: Floats
 ) -> None:
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
@@ -188,7 +188,7 @@ def test_a_short_window_does_not_wait_for_long_ones(worker: GpuWorker, quick: On
     assert ended.index("short") <= 2
 
 
-def test_what_an_error_leaves_half_way_begins_anew(
+def test_a_decoding_that_an_error_interrupted_starts_again(
     worker: GpuWorker, quick: OnnxWhisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]

@@ -81,7 +81,7 @@ def test_the_decoder_does_not_depend_on_how_its_tokens_are_fed(exact: Sessions, 
     assert state.length == len(TOKENS)
 
 
-def test_a_row_sees_what_it_may_see_and_nothing_else(exact: Sessions, features: Floats) -> None:
+def test_a_row_attends_only_to_its_visible_entries(exact: Sessions, features: Floats) -> None:
     encoded = exact.encode(features)
     alone = exact.start(encoded)
     feed_sequence(alone, TOKENS[:4])
@@ -203,7 +203,7 @@ def test_damaged_graphs_are_made_again(model: Path, quick: Sessions, features: F
 def test_an_error_while_intact_graphs_are_loaded_is_raised(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(model, int8=True)
 
-    def fail(*ignored: object) -> None:
+    def fail(*ignored: object, **options: object) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", fail)
@@ -221,7 +221,7 @@ def test_a_damaged_model_is_named(model: Path, base_model_dir: Path, kind: str) 
 
 def test_weights_of_no_whisper_model_are_named(model: Path) -> None:
     content = bytearray((model / "model.bin").read_bytes())
-    # One letter of a variable's name: the file can be read, and holds no Whisper model.
+    # Change a letter of a variable's name: the file can be read, but it holds no Whisper model.
     at = content.index(b"encoder/layer_3/ffn/linear_1/weight")
     content[at] ^= 1
     (model / "model.bin").unlink()
@@ -230,7 +230,7 @@ def test_weights_of_no_whisper_model_are_named(model: Path) -> None:
         open_sessions(model, int8=True, threads=1)
 
 
-def test_other_weights_are_named(tmp_path: Path, ecapa_path: Path) -> None:
+def test_a_file_of_another_model_is_refused_by_name(tmp_path: Path, ecapa_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(ecapa_path.read_bytes()[:1000])
     with pytest.raises(ModelCorrupt, match=r"model\.bin"):
         prepare(tmp_path, int8=True)
@@ -265,7 +265,7 @@ def test_a_window_gives_the_same_to_the_last_bit_whatever_is_beside_it(quick: Se
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_state_that_nobody_needs_is_gone_at_once(quick: Sessions, features: Floats) -> None:
+def test_an_unused_state_frees_its_memory_at_once(quick: Sessions, features: Floats) -> None:
     """Without a search for cycles, which would come long after the memory has run out."""
     encoded = quick.encode(features)
     gc.disable()
