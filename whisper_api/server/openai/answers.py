@@ -205,9 +205,9 @@ def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[To
 
 
 def _english_name(code: str) -> str:
-    from whisper_api.engine.languages import english_names
+    from whisper_api.engine.languages import ENGLISH_NAMES
 
-    return english_names().get(code, code)
+    return ENGLISH_NAMES.get(code, code)
 
 
 RENDERERS: dict[str, Callable[[Transcript, OpenAIRequest], Answer]] = {

@@ -87,7 +87,7 @@ def spoken_language(
         warnings: of the submission; they stand before the transcript's own.
         metadata: of the job.
     """
-    from whisper_api.engine.languages import english_names
+    from whisper_api.engine.languages import ENGLISH_NAMES
 
     return SpokenLanguage(
         language=transcript.language,
@@ -97,7 +97,7 @@ def spoken_language(
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         metadata=msgspec.UNSET if metadata is None else metadata,
-        detected_language=english_names().get(transcript.language, transcript.language),
+        detected_language=ENGLISH_NAMES.get(transcript.language, transcript.language),
         language_code=transcript.language,
         confidence=transcript.language_probability or 0.0,
     )
