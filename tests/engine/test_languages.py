@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from whisper_api.engine.languages import (
+    CODES,
+    ENGLISH_NAMES,
     RELATED_LANGUAGE,
-    english_names,
     language_code,
     language_or_auto,
     nearest_language,
@@ -77,7 +78,7 @@ def test_a_refusal_names_the_nearest_language_that_whisper_knows(written: str, n
 
 
 def test_every_code_and_every_english_name_of_whisper_is_understood() -> None:
-    for code, name in english_names().items():
+    for code, name in ENGLISH_NAMES.items():
         assert language_code(code) == code
         assert language_code(code.upper()) == code
         assert language_code(f"{code}-Latn-XX") == code
@@ -87,7 +88,7 @@ def test_every_code_and_every_english_name_of_whisper_is_understood() -> None:
 def test_every_three_letter_code_of_a_language_of_whisper_is_understood() -> None:
     import langcodes
 
-    for code in english_names():
+    for code in CODES:
         three_letters = langcodes.get(code).to_alpha3()
         for variant in {three_letters, langcodes.get(code).to_alpha3(variant="B")}:
             assert language_code(variant) == code

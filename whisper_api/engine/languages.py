@@ -12,9 +12,116 @@ from collections.abc import Iterable
 
 from whisper_api.errors import InvalidOption
 
-__all__ = ["AUTO", "english_names", "language_code", "language_or_auto", "nearest_language"]
+__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language"]
 
 AUTO = "auto"
+# Whisper's code to the language's English name, as in OpenAI's tokenizer and responses. Only models from large-v3 on
+# know the last language. whisperx has the same table, but a transcription does not load whisperx.
+ENGLISH_NAMES = {
+    "af": "afrikaans",
+    "am": "amharic",
+    "ar": "arabic",
+    "as": "assamese",
+    "az": "azerbaijani",
+    "ba": "bashkir",
+    "be": "belarusian",
+    "bg": "bulgarian",
+    "bn": "bengali",
+    "bo": "tibetan",
+    "br": "breton",
+    "bs": "bosnian",
+    "ca": "catalan",
+    "cs": "czech",
+    "cy": "welsh",
+    "da": "danish",
+    "de": "german",
+    "el": "greek",
+    "en": "english",
+    "es": "spanish",
+    "et": "estonian",
+    "eu": "basque",
+    "fa": "persian",
+    "fi": "finnish",
+    "fo": "faroese",
+    "fr": "french",
+    "gl": "galician",
+    "gu": "gujarati",
+    "ha": "hausa",
+    "haw": "hawaiian",
+    "he": "hebrew",
+    "hi": "hindi",
+    "hr": "croatian",
+    "ht": "haitian creole",
+    "hu": "hungarian",
+    "hy": "armenian",
+    "id": "indonesian",
+    "is": "icelandic",
+    "it": "italian",
+    "ja": "japanese",
+    "jw": "javanese",
+    "ka": "georgian",
+    "kk": "kazakh",
+    "km": "khmer",
+    "kn": "kannada",
+    "ko": "korean",
+    "la": "latin",
+    "lb": "luxembourgish",
+    "ln": "lingala",
+    "lo": "lao",
+    "lt": "lithuanian",
+    "lv": "latvian",
+    "mg": "malagasy",
+    "mi": "maori",
+    "mk": "macedonian",
+    "ml": "malayalam",
+    "mn": "mongolian",
+    "mr": "marathi",
+    "ms": "malay",
+    "mt": "maltese",
+    "my": "myanmar",
+    "ne": "nepali",
+    "nl": "dutch",
+    "nn": "nynorsk",
+    "no": "norwegian",
+    "oc": "occitan",
+    "pa": "punjabi",
+    "pl": "polish",
+    "ps": "pashto",
+    "pt": "portuguese",
+    "ro": "romanian",
+    "ru": "russian",
+    "sa": "sanskrit",
+    "sd": "sindhi",
+    "si": "sinhala",
+    "sk": "slovak",
+    "sl": "slovenian",
+    "sn": "shona",
+    "so": "somali",
+    "sq": "albanian",
+    "sr": "serbian",
+    "su": "sundanese",
+    "sv": "swedish",
+    "sw": "swahili",
+    "ta": "tamil",
+    "te": "telugu",
+    "tg": "tajik",
+    "th": "thai",
+    "tk": "turkmen",
+    "tl": "tagalog",
+    "tr": "turkish",
+    "tt": "tatar",
+    "uk": "ukrainian",
+    "ur": "urdu",
+    "uz": "uzbek",
+    "vi": "vietnamese",
+    "yi": "yiddish",
+    "yo": "yoruba",
+    "zh": "chinese",
+    "yue": "cantonese",
+}
+CODES = tuple(ENGLISH_NAMES)
+_CODES_BY_NAME = {name: code for code, name in ENGLISH_NAMES.items()}
+
 # Distances of CLDR's language matching. Up to the first distance, two codes name one language: ``fil`` and ``tl``,
 # ``nb`` and ``no``, ``prs`` and ``fa``. Up to the second, speakers of one language mostly understand the other.
 SAME_LANGUAGE = 5
@@ -25,17 +132,6 @@ _TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3})(?![a-z0-9]))?(?:[-_][a-z0-9]{1
 # Language of a media track without a known language (ISO 639-2).
 UNDETERMINED = "und"
 MAX_CHARACTERS = 255
-
-
-@functools.cache
-def english_names() -> dict[str, str]:
-    """Whisper's code to the language's English name, in lower case, as in OpenAI's tokenizer and responses.
-
-    Models before large-v3 do not know ``yue``. The table is whisperx's copy of OpenAI's table.
-    """
-    from whisperx.utils import LANGUAGES
-
-    return dict(sorted(LANGUAGES.items()))
 
 
 def language_or_auto(language: str) -> str:
@@ -58,15 +154,13 @@ def language_code(language: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _language_code(name: str) -> str:
-    names = english_names()
-    if name in names:
+    if name in ENGLISH_NAMES:
         return name
-    for code, english in names.items():
-        if name == english:
-            return code
+    if name in _CODES_BY_NAME:
+        return _CODES_BY_NAME[name]
     candidates = _codes_in(name)
     for candidate in candidates:
-        nearest = nearest_language(candidate, names)
+        nearest = nearest_language(candidate, CODES)
         if nearest is not None:
             return nearest
     raise InvalidOption("language", _refusal(name, candidates))
@@ -115,16 +209,14 @@ def _codes_in(name: str) -> list[str]:
 def _refusal(name: str, candidates: list[str]) -> str:
     import langcodes
 
-    names = english_names()
-    choices = f"auto or one of {', '.join(names)}"
+    choices = f"auto or one of {', '.join(CODES)}"
     if candidates:
         code = candidates[0]
         unknown = f"Whisper does not know {name[:80]!r} ({langcodes.get(code).display_name()}, {code})"
-        nearest = nearest_language(code, names, RELATED_LANGUAGE)
+        nearest = nearest_language(code, CODES, RELATED_LANGUAGE)
         if nearest is not None:
-            return f"{unknown}; the nearest that it knows is {nearest} ({names[nearest]})"
+            return f"{unknown}; the nearest that it knows is {nearest} ({ENGLISH_NAMES[nearest]})"
         return f"{unknown}, nor a related language; use {choices}"
-    codes = {english: code for code, english in names.items()}
-    similar = difflib.get_close_matches(name, codes, n=1)
-    hint = f"did you mean {codes[similar[0]]} ({similar[0]})? Otherwise use" if similar else "use"
+    similar = difflib.get_close_matches(name, _CODES_BY_NAME, n=1)
+    hint = f"did you mean {_CODES_BY_NAME[similar[0]]} ({similar[0]})? Otherwise use" if similar else "use"
     return f"{name[:80]!r} is not a language Whisper knows; {hint} {choices}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.languages import english_names
+from whisper_api.engine.languages import CODES
 from whisper_api.engine.whisper.tokens import token_bytes
 from whisper_api.errors import ModelCorrupt
 
@@ -177,7 +177,7 @@ class Whisper(ABC):
     @functools.cached_property
     def language_tokens(self) -> dict[str, int]:
         """Language code to token, for every language of the tokenizer."""
-        tokens = {code: self._tokenizers.token_to_id(f"<|{code}|>") for code in english_names()}
+        tokens = {code: self._tokenizers.token_to_id(f"<|{code}|>") for code in CODES}
         return {code: token for code, token in tokens.items() if token is not None}
 
     def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:

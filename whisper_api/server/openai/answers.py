@@ -144,12 +144,12 @@ def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body
     segments = verbose_segments(transcript.segments)
     if openai_request.options.task == "translate":
         return _encoded(VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments))
-    from whisper_api.engine.languages import english_names
+    from whisper_api.engine.languages import ENGLISH_NAMES
 
     words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
-            language=english_names().get(transcript.language, transcript.language),
+            language=ENGLISH_NAMES.get(transcript.language, transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
             segments=segments if "segment" in openai_request.granularities else UNSET,

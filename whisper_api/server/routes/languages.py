@@ -73,7 +73,7 @@ def spoken_language(
         warnings: warnings of the submission; they precede the transcript's own.
         metadata: the client's metadata of the job.
     """
-    from whisper_api.engine.languages import english_names
+    from whisper_api.engine.languages import ENGLISH_NAMES
 
     return SpokenLanguage(
         language=transcript.language,
@@ -83,7 +83,7 @@ def spoken_language(
         model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         metadata=msgspec.UNSET if metadata is None else metadata,
-        detected_language=english_names().get(transcript.language, transcript.language),
+        detected_language=ENGLISH_NAMES.get(transcript.language, transcript.language),
         language_code=transcript.language,
         confidence=transcript.language_probability or 0.0,
     )
