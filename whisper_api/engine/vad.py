@@ -260,13 +260,15 @@ class _Silero:
 
     def __init__(self) -> None:
         self._session = silero_session()
-        self._forget()
+        self._h = self._c = np.zeros((1, 1, 128), np.float32)
+        self.quiet = self._unvoiced = 0
 
     def forget_if_deaf(self) -> bool:
         """Begin anew after a while without speech. Returns whether that was done."""
         deaf = self.quiet >= SILERO_QUIET or self._unvoiced >= SILERO_UNVOICED
         if deaf:
-            self._forget()
+            self._h = self._c = np.zeros((1, 1, 128), np.float32)
+            self.quiet = self._unvoiced = 0
         return deaf
 
     def hear(self, inputs: Floats) -> Floats:
@@ -277,10 +279,6 @@ class _Silero:
         self.quiet = self.quiet + len(inputs) if loudest < SILERO_QUIET_BELOW else 0
         self._unvoiced = self._unvoiced + len(inputs) if loudest < VAD_ONSET else 0
         return probabilities
-
-    def _forget(self) -> None:
-        self._h = self._c = np.zeros((1, 1, 128), np.float32)
-        self.quiet = self._unvoiced = 0
 
 
 def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
