@@ -44,8 +44,8 @@ def decode_file(source: AudioSource, request: Request, reserve: Reserve, progres
     """Decode one audio stream to mono 16 kHz float32.
 
     The resampling and the mix of stereo are libswresample's, with its coefficients normalised so that full scale stays
-    full scale; other layouts are mixed by :class:`~whisper_api.engine.audio.mix.Mixer`. Damaged packets are left out, and a file that is cut short
-    gives what can be read; warnings say so.
+    full scale; :class:`~whisper_api.engine.audio.mix.Mixer` mixes other layouts. Damaged packets are left out, and a
+    file that is cut short gives what can be read; warnings say so.
 
     Args:
         source: the file.
