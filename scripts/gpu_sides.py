@@ -36,7 +36,8 @@ def ours(windows: int, **settings: Any) -> Job:
 
     setting = Setting(**settings)
     size = round(WINDOW * SAMPLE_RATE)
-    vad.detect = lambda ctx, audio: [vad.Span(i * size, (i + 1) * size) for i in range(len(audio) // size)]
+    spans = [vad.Span(i * size, (i + 1) * size) for i in range(windows)]
+    vad.detect = lambda ctx, audio: (spans[: len(audio) // size], [])
     return _ours(setting, speech(windows * WINDOW))
 
 

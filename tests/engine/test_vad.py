@@ -125,7 +125,7 @@ class Job:
 
 
 def detect(audio: np.ndarray[Any, np.dtype[np.float32]], **options: Any) -> list[Span]:
-    return vad.detect(cast(JobContext, Job(TranscriptionOptions(**options))), audio)
+    return vad.detect(cast(JobContext, Job(TranscriptionOptions(**options))), audio)[0]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,21 @@ def test_silence_and_noise_have_no_windows() -> None:
     assert detect(np.zeros(1, np.float32)) == []
 
 
+def test_speech_is_found_at_any_level(call: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    spoken = silero(call) >= 0.5
+    for level in (-20, -30, -40):
+        assert (silero(call * np.float32(10 ** (level / 20)))[spoken] >= 0.5).mean() > 0.95
+
+
+@pytest.mark.parametrize("level", [-60, -52, -45])
+def test_noise_and_hum_of_any_level_are_no_speech(level: int) -> None:
+    time = np.arange(60 * RATE) / RATE
+    hum = np.sin(2 * np.pi * np.outer((50, 100, 150), time)).sum(axis=0) * 10 ** (level / 20)
+    noise = np.random.default_rng(0).normal(0, 10 ** (level / 20), len(time))
+    for sound in (noise, hum, noise + hum):
+        assert detect(sound.astype(np.float32)) == []
+
+
 def test_all_audio_is_speech_when_detection_is_off() -> None:
     audio = np.random.default_rng(0).normal(0, 0.1, 70 * RATE).astype(np.float32)
     found = detect(audio, vad="none")
@@ -199,7 +214,7 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
         )
         activity = vad.pyannote_frames(ctx, call)
         silero = vad.silero_frames(ctx, call)
-        (window,) = vad.detect(ctx, call)
+        (window,), _ = vad.detect(ctx, call)
     assert len(activity.probabilities) == pytest.approx(len(call) / activity.step, abs=1)
     assert 0 <= activity.probabilities.min() <= activity.probabilities.max() <= 1
     assert 6.0 < window.start / RATE < 6.9

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
+from whisper_api.engine.audio.level import raise_quiet_speech, without_offset
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.vad import Span
@@ -97,7 +98,8 @@ class TranscriptionRun:
             references = self._references()
         for warning in decoded.warnings:
             ctx.warn(warning)
-        audio = decoded.audio
+        audio = without_offset(decoded.audio, shared=decoded.shared)
+        shared = decoded.shared and audio is decoded.audio
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
@@ -105,7 +107,10 @@ class TranscriptionRun:
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
-                spans = vad.detect(ctx, audio)
+                spans, speech = vad.detect(ctx, audio)
+                if options.vad != "none":
+                    places = [[(span.start, span.end) for span in found] for found in (spans, speech)]
+                    audio = raise_quiet_speech(audio, *places, shared=shared)
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching)
             if options.task == "detect_language":
                 with self._stage("asr"):

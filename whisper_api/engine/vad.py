@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.audio.level import hearing_gains
 from whisper_api.schema import SAMPLE_RATE, VAD_ONSET
 
 if TYPE_CHECKING:
@@ -96,23 +97,25 @@ class VadSettings:
     min_speech: float = 0.05
 
 
-def detect(ctx: JobContext, audio: Floats) -> list[Span]:
-    """Find the windows to transcribe.
+def detect(ctx: JobContext, audio: Floats) -> tuple[list[Span], list[Span]]:
+    """Find the windows to transcribe, and the speech in them.
 
     Args:
         ctx: the job; its options name the detector and the thresholds.
         audio: float32, shape (samples,), mono, 16 kHz.
 
     Returns:
-        Windows of at most 30 s that cover all speech, in order; empty without speech.
+        Windows of at most 30 s that cover all speech, and the spans of speech, in order; both are empty without speech.
     """
     options = ctx.options
     settings = VadSettings(options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)
     if ctx.options.vad == "none":
         spans = [Span(0, len(audio))] if len(audio) else []
-        return windows(spans, SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME), audio)
-    frames = silero_frames(ctx, audio) if ctx.options.vad == "silero" else pyannote_frames(ctx, audio)
-    return windows(speech_spans(frames, settings, len(audio)), frames, audio)
+        frames = SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME)
+    else:
+        frames = silero_frames(ctx, audio) if ctx.options.vad == "silero" else pyannote_frames(ctx, audio)
+        spans = speech_spans(frames, settings, len(audio))
+    return windows(spans, frames, audio), spans
 
 
 def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:
@@ -219,7 +222,7 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
         ctx: the job.
         audio: shape (samples,), mono, 16 kHz.
     """
-    silero = _Silero()
+    silero, gains = _Silero(), hearing_gains(audio)
     frames = -(-len(audio) // SILERO_FRAME)
     probabilities = np.zeros(frames, np.float32)
     zeros = 0
@@ -238,7 +241,10 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
             begin = first + int(sound[0]) // SILERO_FRAME if zeros > SILERO_REACH else max(0, first - SILERO_WARM_UP)
         zeros = 0 if len(sound) else zeros + after - first
         at = max(first, begin)
-        probabilities[at:after] = silero.hear(_silero_input(audio, begin, after))[at - begin :]
+        inputs = _silero_input(audio, begin, after)
+        if gains is not None:
+            inputs = inputs * gains[begin:after, None]
+        probabilities[at:after] = silero.hear(inputs)[at - begin :]
     return SpeechFrames(probabilities, SILERO_FRAME)
 
 
@@ -260,13 +266,15 @@ class _Silero:
 
     def __init__(self) -> None:
         self._session = silero_session()
-        self._forget()
+        self._h = self._c = np.zeros((1, 1, 128), np.float32)
+        self.quiet = self._unvoiced = 0
 
     def forget_if_deaf(self) -> bool:
         """Begin anew after a while without speech. Returns whether that was done."""
         deaf = self.quiet >= SILERO_QUIET or self._unvoiced >= SILERO_UNVOICED
         if deaf:
-            self._forget()
+            self._h = self._c = np.zeros((1, 1, 128), np.float32)
+            self.quiet = self._unvoiced = 0
         return deaf
 
     def hear(self, inputs: Floats) -> Floats:
@@ -277,10 +285,6 @@ class _Silero:
         self.quiet = self.quiet + len(inputs) if loudest < SILERO_QUIET_BELOW else 0
         self._unvoiced = self._unvoiced + len(inputs) if loudest < VAD_ONSET else 0
         return probabilities
-
-    def _forget(self) -> None:
-        self._h = self._c = np.zeros((1, 1, 128), np.float32)
-        self.quiet = self._unvoiced = 0
 
 
 def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:

@@ -179,10 +179,10 @@ def test_a_click_is_where_it_was(container: str, codec: str, rate: int) -> None:
     assert decoded.warnings == ()
 
 
-@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
 @pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ipod", "aac")])
 def test_equals_faster_whisper_but_for_its_rounding_to_16_bits(container: str, codec: str, layout: str) -> None:
-    channels = {"mono": 1, "stereo": 2, "5.1": 6}[layout]
+    channels = {"mono": 1, "stereo": 2}[layout]
     sound = np.stack([sine(44100, 1.0, 300.0 + 170.0 * channel) for channel in range(channels)])
     content = encode(sound, 44100, container, codec, layout=layout)
     ours, theirs = decode(content).audio, decode_audio(io.BytesIO(content))

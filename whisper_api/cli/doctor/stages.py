@@ -155,7 +155,8 @@ def _decode(sound: Samples) -> str:
 def _voice_activity(bench: _Bench) -> str:
     from whisper_api.engine.vad import detect
 
-    seconds = sum(span.seconds for span in detect(bench.job(), bench.sound))
+    windows, _ = detect(bench.job(), bench.sound)
+    seconds = sum(window.seconds for window in windows)
     return f"Silero, {seconds:.1f} s of speech"
 
 

@@ -43,8 +43,9 @@ NAMED = 20
 def decode_file(source: AudioSource, request: Request, reserve: Reserve, progress: Progress) -> Finished:
     """Decode one audio stream to mono 16 kHz float32.
 
-    The mix to mono and the resampling are libswresample's, with its coefficients normalised so that full scale stays
-    full scale. Damaged packets are left out, and a file that is cut short gives what can be read; warnings say so.
+    The resampling and the mix of stereo are libswresample's, with its coefficients normalised so that full scale stays
+    full scale; :class:`~whisper_api.engine.audio.mix.Mixer` mixes other layouts. Damaged packets are left out, and a
+    file that is cut short gives what can be read; warnings say so.
 
     Args:
         source: the file.

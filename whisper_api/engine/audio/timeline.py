@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from whisper_api.engine.audio.mix import Mixer
 from whisper_api.engine.audio.track import Samples, Track
 from whisper_api.errors import InvalidAudio
 from whisper_api.schema import SAMPLE_RATE
@@ -148,6 +149,8 @@ class Timeline:
         self._most = most
         self._track = track
         self._resampler: _Resampler | None = None
+        self._mixer: Mixer | None = None
+        self._mix_warnings: dict[str, None] = {}
         self._key: tuple[Any, ...] = ()
         self._base = 0.0  # clock when the present run of frames of one rate began, and its samples since
         self._run = 0
@@ -176,10 +179,13 @@ class Timeline:
         key = (rate, frame.format.name, frame.layout.name)
         if key != self._key:
             self._flush()
+            self._end_mixer()
             self._key = key
             self._base, self._run = self.clock, 0
         if self._resampler is None:
-            self._resampler = _Resampler(frame)
+            if self._mixer is None:
+                self._mixer = Mixer(frame)
+            self._resampler = _Resampler(frame, self._mixer)
         self._resampler.push(frame)
         self._run += samples
         self.clock = self._base + self._run / rate
@@ -214,9 +220,16 @@ class Timeline:
     def finish(self) -> None:
         """Write what the resampler still holds."""
         self._flush()
+        self._end_mixer()
+
+    def _end_mixer(self) -> None:
+        if self._mixer is not None:
+            self._mix_warnings.update(dict.fromkeys(self._mixer.warnings()))
+            self._mixer = None
 
     def warnings(self) -> list[str]:
         found = value_warnings(self._track.not_finite, self._track.peak)
+        found += self._mix_warnings
         if len(self._holes) == 1:
             found.append(f"the file's sound has a hole of {_length(self._holes[0])}, which stands as silence")
         elif self._holes:
@@ -233,34 +246,20 @@ class Timeline:
 class _Resampler:
     """libswresample for frames of one rate, sample format and layout. One graph for each file: graphs keep state."""
 
-    def __init__(self, frame: Any) -> None:
-        from av.error import FFmpegError
-
-        try:
-            self._graph = self._build(frame, frame.layout.name, mix=False)
-        except FFmpegError:
-            # libswresample has no matrix for layouts it does not know: the mean of the channels then.
-            self._graph = self._build(frame, f"{frame.layout.nb_channels} channels", mix=True)
-
-    def _build(self, frame: Any, layout: str, *, mix: bool) -> Any:
+    def __init__(self, frame: Any, mixer: Mixer) -> None:
         from av.filter import Graph
 
-        graph = Graph()
-        rate, channels = frame.sample_rate, frame.layout.nb_channels
+        self._mixer = mixer
+        self._graph = graph = Graph()
         nodes = [
             graph.add(
                 "abuffer",
-                sample_rate=str(rate),
-                sample_fmt=frame.format.name,
-                channel_layout=layout,
-                time_base=f"1/{rate}",
+                sample_rate=str(frame.sample_rate),
+                sample_fmt="fltp" if mixer.mixes else frame.format.name,
+                channel_layout="mono" if mixer.mixes else frame.layout.name,
+                time_base=f"1/{frame.sample_rate}",
             )
         ]
-        if mix:
-            # In integers pan lets sums past full scale wrap around.
-            nodes.append(graph.add("aformat", "sample_fmts=fltp"))
-            mean = "+".join(f"{1 / channels}*c{index}" for index in range(channels))
-            nodes.append(graph.add("pan", f"mono|c0={mean}"))
         # Without this bound libswresample does not normalise the mix for float output: stereo comes out 3 dB too loud.
         nodes.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1"))
         nodes.append(
@@ -275,13 +274,15 @@ class _Resampler:
         graph.configure()
         graph.set_audio_frame_size(SAMPLE_RATE)
         self._input, self._output = nodes[0], nodes[-1]
-        return graph
 
     def push(self, frame: Any) -> None:
         frame.pts = None
-        self._input.push(frame)
+        for mixed in self._mixer.push(frame):
+            self._input.push(mixed)
 
     def end(self) -> None:
+        for mixed in self._mixer.flush():
+            self._input.push(mixed)
         self._input.push(None)
 
     def pull(self) -> Iterator[Samples]:

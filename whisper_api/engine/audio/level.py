@@ -1,0 +1,168 @@
+"""The level of a recording: a constant offset is taken off, and speech that is too quiet is raised.
+
+Silero loses speech below -50 dBFS, and Whisper speech that stands on an offset, and a voice that is 30 dB below another
+one in its window. Recordings within the normal range stay as they are, to the last bit.
+
+Levels are in dBFS: the mean power of a frame, where a full-scale square wave has 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.engine.audio.track import Samples
+from whisper_api.schema import SAMPLE_RATE
+
+__all__ = ["LEVEL_FRAME", "hearing_gains", "raise_quiet_speech", "without_offset"]
+
+# Samples of a frame whose level is measured: 32 ms, as in Silero.
+LEVEL_FRAME = 512
+# Frames that are measured at a time, and the level of digital silence.
+BLOCK = 2000
+SILENCE = -120.0
+
+# An offset that is less than half as large as the loud parts of the sound harms nobody.
+LEAST_OFFSET = 0.5
+# The offset is the mean of this many samples on both sides: a quarter of a second.
+OFFSET_REACH = SAMPLE_RATE // 4
+OFFSET_BLOCK = 1 << 20
+
+# Voice activity detection hears stretches of 10 s that stay below this level as if they were at the other one. Noise
+# above it sounds like speech to Silero now and then; so does steady noise, which is not raised at all: between its loud
+# and its quiet frames are less than 6 dB.
+HEARING_STRETCH = 313
+HEARING_BELOW = -50.0
+HEARING_LEVEL = -45.0
+LEAST_DYNAMICS = 6.0
+
+# Speech is raised that is below -38 dBFS, or 24 dB below the loudest speech of its window.
+QUIET_SPEECH = -38.0
+QUIET_BESIDE = 24.0
+RAISED_TO = -26.0
+RAISED_BESIDE = 14.0
+MOST_GAIN = 30.0
+# The level of speech is that of its loudest frame within 0.75 s; the gain changes over 0.3 s.
+SYLLABLES = 24
+GAIN_FRAMES = 9
+
+Levels = NDArray[np.float64]
+
+
+def without_offset(audio: Samples, *, shared: bool) -> Samples:
+    """Take off an offset (direct current) that is large beside the sound.
+
+    Args:
+        audio: float32, shape (samples,), 16 kHz.
+        shared: whether the array is the caller's own; if not, its samples are changed in place.
+
+    Returns:
+        The same array, or a copy of a shared one.
+    """
+    seconds = [audio[start : start + SAMPLE_RATE] for start in range(0, len(audio), SAMPLE_RATE)]
+    offsets = np.array([second.mean(dtype=np.float64) for second in seconds])
+    loudness = np.array([second.std(dtype=np.float64) for second in seconds])
+    if np.sqrt(np.mean(np.square(offsets))) <= LEAST_OFFSET * np.percentile(loudness, 95):
+        return audio
+    result = np.empty_like(audio) if shared else audio
+    before = audio[:0].copy()
+    for start in range(0, len(audio), OFFSET_BLOCK):
+        end = min(len(audio), start + OFFSET_BLOCK)
+        piece = np.concatenate([before, audio[start : end + OFFSET_REACH]])
+        sums = np.r_[0.0, np.cumsum(piece, dtype=np.float64)]
+        at = np.arange(len(before), len(before) + end - start)
+        low, high = np.maximum(at - OFFSET_REACH, 0), np.minimum(at + OFFSET_REACH + 1, len(piece))
+        before = piece[max(0, at[-1] + 1 - OFFSET_REACH) : at[-1] + 1]
+        result[start:end] = piece[at] - (sums[high] - sums[low]) / (high - low)
+    return result
+
+
+def hearing_gains(audio: Samples) -> Samples | None:
+    """The gain with which voice activity detection hears each frame of a recording.
+
+    Args:
+        audio: float32, shape (samples,), 16 kHz.
+
+    Returns:
+        Factors of shape (frames,), one for each :data:`LEVEL_FRAME` samples; None where all are 1.
+    """
+    levels = _levels(audio)
+    stretches = [levels[start : start + HEARING_STRETCH] for start in range(0, len(levels), HEARING_STRETCH)]
+    loud = np.array([_loud(stretch) for stretch in stretches])
+    padded = np.pad(loud, 1, constant_values=SILENCE)
+    # A stretch between louder ones is a pause.
+    around = np.maximum(np.maximum(padded[:-2], padded[2:]), loud)
+    lively = np.array([_loud(stretch) - float(np.percentile(stretch, 20)) for stretch in stretches]) >= LEAST_DYNAMICS
+    quiet = (around < HEARING_BELOW) & lively
+    decibels = np.where(quiet, np.clip(HEARING_LEVEL - around, 0.0, MOST_GAIN), 0.0)
+    if not decibels.any():
+        return None
+    gains: Samples = (10 ** (np.repeat(decibels, HEARING_STRETCH)[: len(levels)] / 20)).astype(np.float32)
+    return gains
+
+
+def raise_quiet_speech(
+    audio: Samples, windows: Sequence[tuple[int, int]], speech: Sequence[tuple[int, int]], *, shared: bool
+) -> Samples:
+    """Raise the quiet speech of each window: what is no speech is not raised, or Whisper would invent words for it.
+
+    Args:
+        audio: float32, shape (samples,), 16 kHz.
+        windows: first sample and end of each window, in order.
+        speech: first sample and end of each stretch of speech, in order; all are inside windows.
+        shared: whether the array is the caller's own; if not, its samples are changed in place.
+
+    Returns:
+        The same array, or a copy of a shared one if anything is quiet.
+    """
+    first = 0
+    for start, end in windows:
+        levels = _levels(audio[start:end])
+        voiced = np.zeros(len(levels), bool)
+        while first < len(speech) and speech[first][1] <= start:
+            first += 1
+        for begin, stop in speech[first:]:
+            if begin >= end:
+                break
+            voiced[max(0, begin - start) // LEVEL_FRAME : -(-(stop - start) // LEVEL_FRAME)] = True
+        gain = _raising(levels, voiced)
+        if gain.any():
+            if shared:
+                audio, shared = audio.copy(), False
+            places = (np.arange(len(gain)) + 0.5) * LEVEL_FRAME
+            decibels = np.interp(np.arange(end - start), places, gain)
+            audio[start:end] *= (10 ** (decibels / 20)).astype(np.float32)
+    return audio
+
+
+def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:
+    """The gain of each frame of a window in dB."""
+    if not voiced.any():
+        return np.zeros(len(levels))
+    padded = np.pad(np.where(voiced, levels, SILENCE), SYLLABLES, constant_values=SILENCE)
+    level = np.lib.stride_tricks.sliding_window_view(padded, 2 * SYLLABLES + 1).max(axis=1)
+    loudest = _loud(levels[voiced])
+    quiet = voiced & (level < max(QUIET_SPEECH, loudest - QUIET_BESIDE))
+    gain = np.where(quiet, np.clip(max(RAISED_TO, loudest - RAISED_BESIDE) - level, 0.0, MOST_GAIN), 0.0)
+    if not gain.any():
+        return gain
+    return np.convolve(np.pad(gain, GAIN_FRAMES // 2, mode="edge"), np.full(GAIN_FRAMES, 1 / GAIN_FRAMES), mode="valid")
+
+
+def _levels(audio: Samples) -> Levels:
+    """The level of each frame, shape (frames,)."""
+    levels = np.empty(-(-len(audio) // LEVEL_FRAME))
+    for first in range(0, len(levels), BLOCK):
+        block = audio[first * LEVEL_FRAME : (first + BLOCK) * LEVEL_FRAME]
+        block = np.pad(block, (0, -len(block) % LEVEL_FRAME)).reshape(-1, LEVEL_FRAME)
+        power = np.einsum("ij,ij->i", block, block) / LEVEL_FRAME
+        levels[first : first + BLOCK] = 10 * np.log10(np.maximum(power, 10 ** (SILENCE / 10)))
+    return levels
+
+
+def _loud(levels: Levels) -> float:
+    """The level of the loud frames; :data:`SILENCE` without sound."""
+    sounding = levels[levels > SILENCE]
+    return float(np.percentile(sounding, 95)) if len(sounding) else SILENCE

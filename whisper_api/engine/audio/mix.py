@@ -1,0 +1,206 @@
+"""The mix to mono: every channel that carries sound is heard, and no channel cancels another.
+
+libswresample's own mix of more than two channels drops channels: it takes a file of six channels for 5.1 and leaves out
+the fourth, the bass. Recorders put a microphone on any channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_api.engine.audio.track import Samples
+
+__all__ = ["Mixer"]
+
+# Layouts that libswresample mixes: ordinary files come out as every other program decodes them.
+PLAIN_LAYOUTS = ("mono", "1 channels", "stereo", "2 channels")
+NUMPY_FORMATS = ("u8", "u8p", "s16", "s16p", "s32", "s32p", "flt", "fltp", "dbl", "dblp")
+MOST_PLANES = 7
+# The mix is decided anew for each block. Frames of 24 channels can be as short as 2 ms.
+BLOCK_SECONDS = 0.25
+# Whether the two channels of a plain file are opposite is told once a second, from each fourth frame.
+PLAIN_BLOCK_SECONDS = 1.0
+PLAIN_STEP = 4
+# Half of the sound is forgotten in this time: where channels are compared, and where a channel falls silent.
+HALF_LIFE_SECONDS = 2.0
+SILENT_HALF_LIFE_SECONDS = 0.5
+RAMP_SECONDS = 0.02
+# Power of a channel that carries sound: -80 dBFS at least, and at most 30 dB below the loudest channel. The noise of 23
+# idle microphones would cover the voice on the 24th.
+LEAST_POWER = 1e-8
+LEAST_SHARE = 1e-3
+# Correlation at which a channel is inverted, and at which it no longer is.
+OPPOSITE, NOT_OPPOSITE = -0.8, -0.4
+# A channel outside the mix may hold a voice: above -60 dBFS, 15 dB above the channel's own noise, and unlike the mix.
+HEARD_POWER = 1e-6
+ABOVE_NOISE = 30.0
+ALIKE = 0.5
+LOST_SECONDS = 1.0
+
+Weights = NDArray[np.float32]
+
+
+class Mixer:
+    """Prepares the frames of one stream for the resampler.
+
+    Frames of a plain layout come out as they went in, but for a phase-inverted second channel, which is inverted back.
+    Frames of another layout come out as mono float32.
+
+    Args:
+        frame: the first one; those that follow are of its rate, sample format and layout.
+
+    Attributes:
+        mixes: whether the layout is not plain.
+    """
+
+    def __init__(self, frame: Any) -> None:
+        from av import AudioResampler
+
+        channels = frame.layout.nb_channels
+        self.mixes = frame.layout.name not in PLAIN_LAYOUTS
+        self._rate = frame.sample_rate
+        # PyAV has no array for 64-bit integers, and reads beyond the planes of eight channels.
+        known = frame.format.name in NUMPY_FORMATS
+        self._passes = not self.mixes and (channels == 1 or not known)
+        foreign = not known or (frame.format.is_planar and channels > MOST_PLANES)
+        self._to_floats = AudioResampler("flt", frame.layout, self._rate) if self.mixes and foreign else None
+        self._frames: list[Any] = []
+        self._buffered = 0
+        # Of the recent sound: the products of all pairs of channels, and the power of each channel.
+        self._products = np.zeros((channels, channels))
+        self._power = np.zeros(channels)
+        self._noise = np.full(channels, np.inf)
+        self._signs = np.ones(channels)
+        self._weights: Weights = np.zeros(channels, np.float32)
+        self._inverted = np.zeros(channels)
+        self._lost = np.zeros(channels)
+
+    def push(self, frame: Any) -> Iterator[Any]:
+        """Take a frame. Gives the frames that are ready for the resampler."""
+        if self._passes:
+            yield frame
+            return
+        self._frames.append(frame)
+        self._buffered += frame.samples
+        if self._buffered >= (BLOCK_SECONDS if self.mixes else PLAIN_BLOCK_SECONDS) * self._rate:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Any]:
+        """Give the frames that are still held back."""
+        frames, self._frames, self._buffered = self._frames, [], 0
+        if not frames:
+            return
+        looked_at = frames if self.mixes else frames[::PLAIN_STEP]
+        block = np.concatenate([self._planar(frame) for frame in looked_at], axis=1)
+        weights = self._decide(block, sum(frame.samples for frame in frames) / self._rate)
+        if self.mixes:
+            yield self._mixed(block, weights)
+        elif self._signs[1] < 0:
+            yield from map(_second_inverted, frames)
+        else:
+            yield from frames
+
+    def warnings(self) -> list[str]:
+        """What the listener of the mix should know, one sentence each."""
+        found = []
+        if inverted := _numbers(self._inverted):
+            them = "them" if "," in inverted else "it"
+            found.append(f"{inverted} phase-inverted: the mix inverts {them} back, or the sound would cancel itself")
+        if lost := _numbers(self._lost):
+            found.append(f"{lost} too quiet beside the others to be heard in the mix")
+        return found
+
+    def _decide(self, block: Samples, seconds: float) -> Weights:
+        """Choose the weight of each channel for a block, shape (channels, samples), that lasts so many seconds."""
+        samples = block.shape[1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = (block @ block.T).astype(np.float64)
+        # The track counts samples that are no numbers; they decide nothing here.
+        products = np.where(np.isfinite(products), products, 0.0)
+        power = products.diagonal() / samples
+        self._products = self._products * 0.5 ** (seconds / HALF_LIFE_SECONDS) + products
+        self._power = recent = np.maximum(power, self._power * 0.5 ** (seconds / SILENT_HALF_LIFE_SECONDS))
+        sounding = recent >= max(LEAST_POWER, LEAST_SHARE * recent.max(initial=0.0))
+        self._choose_signs(np.flatnonzero(sounding)[np.argsort(-recent[sounding], kind="stable")])
+        weights: Weights = (self._signs * sounding / max(1, int(sounding.sum()))).astype(np.float32)
+        self._inverted += seconds * (sounding & (self._signs < 0))
+        self._noise = np.minimum(self._noise * 2 ** (seconds / HALF_LIFE_SECONDS), np.maximum(power, LEAST_POWER))
+        if self.mixes:
+            alike = np.abs(self._correlation(weights)) > ALIKE
+            voiced = (power > HEARD_POWER) & (power > ABOVE_NOISE * self._noise)
+            self._lost += seconds * (voiced & ~sounding & ~alike)
+        return weights
+
+    def _choose_signs(self, loudest_first: NDArray[np.intp]) -> None:
+        """Invert each channel that would cancel the louder ones."""
+        mix = np.zeros(len(self._signs))
+        for channel in loudest_first.tolist():
+            if mix.any():
+                correlation = float(self._correlation(mix)[channel])
+                if correlation < (OPPOSITE if self._signs[channel] > 0 else NOT_OPPOSITE):
+                    self._signs[channel] = -1.0
+                else:
+                    self._signs[channel] = 1.0
+            else:
+                self._signs[channel] = 1.0
+            mix[channel] = self._signs[channel]
+        # Of two opposite channels the second is inverted, whichever is louder.
+        if len(loudest_first) and self._signs[loudest_first.min()] < 0:
+            self._signs = -self._signs
+
+    def _correlation(self, weights: NDArray[Any]) -> NDArray[np.float64]:
+        """The correlation of each channel with a mix of them."""
+        with_mix = self._products @ weights
+        scale = np.sqrt(self._products.diagonal() * max(float(weights @ with_mix), 0.0))
+        return np.asarray(np.divide(with_mix, scale, out=np.zeros_like(scale), where=scale > 0))
+
+    def _planar(self, frame: Any) -> Samples:
+        """The samples of a frame as float32 of full scale -1 to 1, shape (channels, samples)."""
+        if self._to_floats is not None:
+            (frame,) = self._to_floats.resample(frame)
+        values = frame.to_ndarray()
+        if not frame.format.is_planar:
+            values = values.reshape(-1, frame.layout.nb_channels).T
+        floats: Samples = values.astype(np.float32)
+        if values.dtype == np.uint8:
+            return floats / 128.0 - 1.0
+        return floats / np.float32(-float(np.iinfo(values.dtype).min)) if values.dtype.kind == "i" else floats
+
+    def _mixed(self, block: Samples, weights: Weights) -> Any:
+        from av import AudioFrame
+
+        mono = weights @ block
+        # A step in the weights would be a click.
+        ramp = min(block.shape[1], round(RAMP_SECONDS * self._rate))
+        if self._weights.any() and not np.array_equal(self._weights, weights):
+            fade = np.linspace(1.0, 0.0, ramp, endpoint=False, dtype=np.float32)
+            mono[:ramp] += fade * ((self._weights - weights) @ block[:, :ramp])
+        self._weights = weights
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(mono[None], np.float32), "fltp", "mono")
+        frame.sample_rate = self._rate
+        return frame
+
+
+def _second_inverted(frame: Any) -> Any:
+    """The same stereo frame, with its second channel turned upside down."""
+    values = frame.to_ndarray()
+    second = values[1] if frame.format.is_planar else values[0, 1::2]
+    # ~x is -x - 1 for signed integers and 255 - x for unsigned ones: neither overflows.
+    second[:] = ~second if second.dtype.kind in "iu" else -second
+    # Written into the frame, since libav takes a new frame's layout for another one.
+    frame.make_writable()
+    for plane, row in zip(frame.planes, values, strict=True):
+        np.frombuffer(plane, values.dtype)[: len(row)] = row
+    return frame
+
+
+def _numbers(seconds: NDArray[np.float64]) -> str:
+    """The channels, counted from 1, that have more than a second, with their verb; empty for none."""
+    found = [str(number + 1) for number in np.flatnonzero(seconds >= LOST_SECONDS)]
+    if not found:
+        return ""
+    return f"channel {found[0]} is" if len(found) == 1 else f"channels {', '.join(found)} are"
