@@ -108,10 +108,12 @@ class TranscriptionRun:
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
                 spans, speech = vad.detect(ctx, audio)
-                if options.vad != "none":
+                if options.vad == "none":
+                    speech = []
+                else:
                     places = [[(span.start, span.end) for span in found] for found in (spans, speech)]
                     audio = raise_quiet_speech(audio, *places, shared=shared)
-            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching)
+            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching, speech)
             if options.task == "detect_language":
                 with self._stage("asr"):
                     language, probabilities = recognizer.detect_language(options.language)

@@ -279,6 +279,61 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
     assert all(segment.flags == () for segment in segments)
 
 
+def test_speech_without_text_is_decoded_again_in_pieces(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = whisper.tokenizer("en")
+    word, sentence = (
+        tuple(tokenizer.encode(text)) for text in (" Hello", " a quick brown fox jumps over the lazy dog")
+    )
+    lengths: list[int] = []
+
+    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+        lengths.extend(row.speech_frames for row in inputs)
+        return [DecodedTokens(word if row.speech_frames > 800 else sentence, -0.2, 0.1, False, None) for row in inputs]
+
+    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    span = Span(0, 19 * RATE)
+    pieces = list(
+        Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [span]).transcribe(
+            "en", word_times=False
+        )
+    )
+    assert len(pieces) >= 4
+    assert (pieces[0].start, pieces[-1].end) == (0.0, 19.0)
+    assert all(piece.text == "a quick brown fox jumps over the lazy dog" for piece in pieces)
+    assert all(piece.flags == () for piece in pieces)
+    # Three seconds of speech in a window of silence are no reason.
+    lengths.clear()
+    short = Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [Span(0, 3 * RATE)])
+    assert [segment.text for segment in short.transcribe("en", word_times=False)] == ["Hello"]
+    assert lengths == [1900]
+
+
+def test_a_window_that_stays_without_its_text_is_flagged_or_named(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = tuple(whisper.tokenizer("en").encode(" Hello"))
+    no_speech = 0.1
+
+    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+        return [DecodedTokens(word, -0.2 if no_speech < 0.5 else -1.5, no_speech, False, None) for _ in inputs]
+
+    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    span = Span(0, 5 * RATE)
+    ctx = context(engine, worker)
+    (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span]).transcribe(
+        "en", word_times=False
+    )
+    assert segment.flags == ("low_confidence",)
+    assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
+    no_speech = 0.9
+    ctx = context(engine, worker)
+    silent = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span])
+    assert list(silent.transcribe("en", word_times=False)) == []
+    assert ctx.warnings == ["5.0 s of what sounds like speech gave no text"]
+
+
 def test_the_token_cap_holds_for_any_prompt_length(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Whisper
-from whisper_api.engine.whisper.window_decoder import Batching, Window, WindowDecoder
+from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS, Batching, Window, WindowDecoder
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import Segment
+from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -40,6 +41,7 @@ class Recognizer:
         audio: float32, shape (samples,), mono, 16 kHz.
         spans: the windows to decode, each at most 30 s long.
         batching: the size of batches on this device.
+        speech: the spans in which somebody speaks, in order; empty if that is not known.
     """
 
     def __init__(
@@ -50,13 +52,16 @@ class Recognizer:
         audio: Floats,
         spans: Sequence[Span],
         batching: Batching,
+        speech: Sequence[Span] = (),
     ) -> None:
         self.ctx = ctx
         self.whisper = whisper
         self._model_name = model_name
         self.audio = audio
         self.batching = batching
-        self._windows = [Window(span, batching.padded_frames(span.seconds)) for span in spans]
+        self._windows = [
+            Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
+        ]
 
     def detect_language(self, asked: str) -> tuple[str, dict[str, float]]:
         """Detect the spoken language.
@@ -135,18 +140,23 @@ class Recognizer:
         """
         lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
         decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
-        done, number, doubtful = 0.0, 0, 0
+        done, number, doubtful, textless = 0.0, 0, 0, 0.0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
+            before = number
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
                 if segment is not None:
                     yield segment
                     number += 1
                     doubtful += bool(segment.flags)
+            if number == before and window.voiced >= SPARSE_VOICED_SECONDS:
+                textless += window.voiced
             done += window.span.seconds
             if on_window is not None:
                 on_window(done)
+        if textless:
+            self.ctx.warn(f"{textless:.1f} s of what sounds like speech gave no text")
         if doubtful:
             self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"
@@ -173,3 +183,14 @@ class Recognizer:
             for code, probability in languages.items():
                 sums[code] = sums.get(code, 0.0) + probability * window.span.seconds
         return {code: value / weight for code, value in sums.items()}
+
+
+def _overlap(window: Span, speech: Sequence[Span]) -> float:
+    """Seconds of speech in a window."""
+    first = bisect.bisect_right(speech, window.start, key=lambda span: span.end)
+    samples = 0
+    for span in speech[first:]:
+        if span.start >= window.end:
+            break
+        samples += min(span.end, window.end) - max(span.start, window.start)
+    return samples / SAMPLE_RATE

@@ -47,6 +47,12 @@ FALLBACK_BEAM_SIZE = 5
 # A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
 MIN_SPLIT_SECONDS = 4.0
 
+# A window with fewer tokens in a second of voice is cut at its pauses into pieces and decoded again. The slowest of
+# 30 windows of read, spoken and sung text has 1.7.
+SPARSE_TOKENS = 1.0
+SPARSE_VOICED_SECONDS = 4.0
+SPARSE_PIECE_SECONDS = 6.0
+
 Floats = NDArray[np.float32]
 
 
@@ -82,11 +88,23 @@ class Batching:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A window of speech, with the encoder's output if it was encoded already."""
+    """A window of speech.
+
+    Attributes:
+        span: its place.
+        frames: what it is padded to.
+        encoded: the encoder's output, if it was encoded already.
+        voiced: seconds of it in which somebody speaks; 0 where that is not known.
+    """
 
     span: Span
     frames: int
     encoded: NDArray[Any] | None = None
+    voiced: float = 0.0
+
+    def is_sparse(self, attempt: Attempt) -> bool:
+        """Whether an attempt has too little text for what is spoken in the window."""
+        return self.voiced >= SPARSE_VOICED_SECONDS and len(attempt.decoded.tokens) < SPARSE_TOKENS * self.voiced
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +115,7 @@ class Attempt:
     text: str
     compression_ratio: float
     temperature: float
+    sparse: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -104,7 +123,7 @@ class Attempt:
         flags = []
         if self.compression_ratio > MAX_COMPRESSION_RATIO:
             flags.append("repetitive")
-        if self.decoded.avg_logprob < MIN_AVG_LOGPROB:
+        if self.decoded.avg_logprob < MIN_AVG_LOGPROB or self.sparse:
             flags.append("low_confidence")
         if self.decoded.capped:
             flags.append("truncated")
@@ -187,7 +206,7 @@ class WindowDecoder:
         return Attempt(decoded, text, compression_ratio(text), temperature)
 
     def settle(self, window: Window, first: Attempt) -> Iterator[tuple[Window, Attempt]]:
-        """Retry until an attempt is good. Yields the window with its best attempt, or its halves with theirs."""
+        """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs."""
         attempts = [first]
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
@@ -202,11 +221,22 @@ class WindowDecoder:
             best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
         if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
             # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
-            for half in self._halves(window):
-                (decoded,) = self._ctx.run([self._item(half, self._beam_size, self.first_temperature)])
-                yield from self.settle(half, self.attempt(decoded, self.first_temperature))
+            yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67))
             return
+        if window.is_sparse(best):
+            # Whisper sometimes ends the text of a window early. In shorter pieces it hears what it left out.
+            pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS)))
+            heard = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
+            if heard >= 2 * len(best.decoded.tokens) and heard >= SPARSE_TOKENS * window.voiced / 2:
+                yield from pieces
+                return
+            best = replace(best, sparse=True)
         yield window, best
+
+    def _decoded_again(self, pieces: Sequence[Window]) -> Iterator[tuple[Window, Attempt]]:
+        for piece in pieces:
+            (decoded,) = self._ctx.run([self._item(piece, self._beam_size, self.first_temperature)])
+            yield from self.settle(piece, self.attempt(decoded, self.first_temperature))
 
     def _next_attempt(self, window: Window, number: int) -> tuple[Window, int, float] | None:
         """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""
@@ -219,12 +249,13 @@ class WindowDecoder:
         ladder += [(whole, 1, round(self.first_temperature + i * TEMPERATURE_STEP, 2)) for i in range(1, steps + 1)]
         return ladder[number - 1] if number <= len(ladder) else None
 
-    def _halves(self, window: Window) -> list[Window]:
-        piece = self._audio[window.span.start : window.span.end]
-        flat = SpeechFrames(np.ones(len(piece) // 512 + 1, np.float32), 512)
-        halves = windows([Span(0, len(piece))], flat, piece, seconds=len(piece) / SAMPLE_RATE * 0.67)
+    def _pieces(self, window: Window, seconds: float) -> list[Window]:
+        """Cut a window at its pauses into pieces of at most so many seconds."""
+        audio = self._audio[window.span.start : window.span.end]
+        flat = SpeechFrames(np.ones(len(audio) // 512 + 1, np.float32), 512)
+        pieces = windows([Span(0, len(audio))], flat, audio, seconds=seconds)
         start = window.span.start
-        return [Window(Span(start + h.start, start + h.end), self._batching.padded_frames(h.seconds)) for h in halves]
+        return [Window(Span(start + p.start, start + p.end), self._batching.padded_frames(p.seconds)) for p in pieces]
 
     def segment(self, number: int, window: Window, attempt: Attempt) -> Segment | None:
         """The attempt as a segment; None without speech."""
