@@ -16,35 +16,72 @@ included. The output differs in these cases, in which whisperx fails:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import RenderOptions, Segment, Transcript, Word
-from whisper_api.subtitles import speaker_label, subtitles
+from whisper_api.subtitles import Cue, Subtitle, speaker_label, subtitles
 from whisper_api.time_order import in_order
 
-__all__ = ["FORMATS", "Format", "RenderOptions", "render", "to_whisperx"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "RenderOptions",
+    "Rendered",
+    "SubtitleFormat",
+    "has_subtitles",
+    "option_warnings",
+    "render",
+    "rendered",
+    "to_whisperx",
+]
 
 PLAIN = RenderOptions()
 
 
 class Format(NamedTuple):
-    """One output format.
+    """An output format that shows the whole transcript.
 
     Attributes:
         name: the name in requests and flags.
         extension: the file extension, without the dot.
         media_type: the media type, without parameters; the text is UTF-8.
-        render: the function that returns the text.
+        write: the function that returns the text.
     """
 
     name: str
     extension: str
     media_type: str
-    render: Callable[[Transcript, RenderOptions], str]
+    write: Callable[[Transcript], str]
+
+
+class SubtitleFormat(NamedTuple):
+    """An output format that shows the subtitles of a transcript.
+
+    Attributes:
+        name, extension, media_type: as in :class:`Format`.
+        write: the function that returns the text.
+    """
+
+    name: str
+    extension: str
+    media_type: str
+    write: Callable[[Sequence[Cue], RenderOptions], str]
+
+
+class Rendered(NamedTuple):
+    """A transcript in a format.
+
+    Attributes:
+        text: the content of the file.
+        warnings: a sentence for each layout option without effect, and for each rule that does not hold everywhere.
+    """
+
+    text: str
+    warnings: tuple[str, ...]
 
 
 def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) -> str:
@@ -61,11 +98,50 @@ def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) 
     Raises:
         InvalidOption: there is no such format.
     """
+    return rendered(transcript, format, options).text
+
+
+def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN) -> Rendered:
+    """As :func:`render`, with the warnings about the layout.
+
+    Args:
+        transcript: the transcript to write.
+        format: a name in :data:`FORMATS`.
+        options: the layout of subtitles.
+
+    Raises:
+        InvalidOption: there is no such format.
+    """
     try:
         chosen = FORMATS[format]
     except KeyError:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
-    return chosen.render(replace(transcript, segments=in_order(transcript.segments)), options)
+    transcript = replace(transcript, segments=in_order(transcript.segments))
+    without_effect = option_warnings(options, format)
+    if not isinstance(chosen, SubtitleFormat):
+        return Rendered(chosen.write(transcript), without_effect)
+    cues, broken = subtitles(transcript, options)
+    return Rendered(chosen.write(cues, options), (*without_effect, *broken))
+
+
+def has_subtitles(format: str) -> bool:
+    """Whether a format shows subtitles, which the layout options change."""
+    return isinstance(FORMATS.get(format), SubtitleFormat)
+
+
+def option_warnings(options: RenderOptions, format: str) -> tuple[str, ...]:
+    """A warning for each layout option that has no effect.
+
+    Args:
+        options: the layout options of the request.
+        format: a name in :data:`FORMATS`, or a response format of OpenAI.
+    """
+    names = [name for name, value in asdict(options).items() if value not in (None, False)]
+    if names and not has_subtitles(format):
+        return (f"{', '.join(names)}: only subtitles have a layout; {format} is without it",)
+    if options.max_line_count is not None and options.max_line_width is None and options.subtitle_preset is None:
+        return ("max_line_count has no effect without max_line_width",)
+    return ()
 
 
 def to_whisperx(transcript: Transcript) -> dict[str, Any]:
@@ -109,7 +185,7 @@ def _word_dict(word: Word) -> dict[str, Any]:
     return given
 
 
-def _txt(transcript: Transcript, options: RenderOptions) -> str:
+def _txt(transcript: Transcript) -> str:
     if transcript.language_probabilities is not None:
         # The task detect_language has no text.
         probability = transcript.language_probability
@@ -117,7 +193,7 @@ def _txt(transcript: Transcript, options: RenderOptions) -> str:
     return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 
-def _tsv(transcript: Transcript, options: RenderOptions) -> str:
+def _tsv(transcript: Transcript) -> str:
     rows = ["start\tend\ttext\n"]
     rows += [
         f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{_without_tabs(segment)}\n"
@@ -126,7 +202,7 @@ def _tsv(transcript: Transcript, options: RenderOptions) -> str:
     return "".join(rows)
 
 
-def _aud(transcript: Transcript, options: RenderOptions) -> str:
+def _aud(transcript: Transcript) -> str:
     return "".join(
         f"{segment.start}\t{segment.end}\t"
         f"{'' if segment.speaker is None else f'[[{segment.speaker}]]'}{_without_tabs(segment)}\n"
@@ -134,18 +210,26 @@ def _aud(transcript: Transcript, options: RenderOptions) -> str:
     )
 
 
-def _json(transcript: Transcript, options: RenderOptions) -> str:
+def _json(transcript: Transcript) -> str:
     return json.dumps(to_whisperx(transcript), ensure_ascii=False)
 
 
-def _srt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = enumerate(subtitles(transcript, options), start=1)
-    return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in cues)
+def _srt(cues: Sequence[Cue], options: RenderOptions) -> str:
+    shown = enumerate(_texts(cues, options), start=1)
+    return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in shown)
 
 
-def _vtt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = subtitles(transcript, options)
-    return "WEBVTT\n\n" + "".join(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n\n" for start, end, text in cues)
+def _vtt(cues: Sequence[Cue], options: RenderOptions) -> str:
+    shown = _texts(cues, options)
+    return "WEBVTT\n\n" + "".join(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n\n" for start, end, text in shown)
+
+
+def _texts(cues: Sequence[Cue], options: RenderOptions) -> Iterator[Subtitle]:
+    for cue in cues:
+        if options.highlight_words:
+            yield from cue.highlighted()
+        else:
+            yield Subtitle(cue.start, cue.end, cue.text())
 
 
 def _without_tabs(segment: Segment) -> str:
@@ -168,11 +252,11 @@ def _vtt_time(seconds: float) -> str:
     return (f"{hours:02d}:" if hours else "") + "{:02d}:{:02d}.{:03d}".format(*rest)
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format | SubtitleFormat] = {
     format.name: format
     for format in (
-        Format("srt", "srt", "application/x-subrip", _srt),
-        Format("vtt", "vtt", "text/vtt", _vtt),
+        SubtitleFormat("srt", "srt", "application/x-subrip", _srt),
+        SubtitleFormat("vtt", "vtt", "text/vtt", _vtt),
         Format("txt", "txt", "text/plain", _txt),
         Format("tsv", "tsv", "text/tab-separated-values", _tsv),
         Format("json", "json", "application/json", _json),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whisper_api.formats import FORMATS, render
+from whisper_api.formats import FORMATS, rendered
 from whisper_api.schema import SPEAKER_LABEL, Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.bodies import (
     DiarizedSegment,
@@ -40,10 +40,17 @@ MAX_DIGITS = 3
 
 
 class Answer(NamedTuple):
-    """A body, ready to be sent."""
+    """A body, ready to be sent.
+
+    Attributes:
+        body: the content.
+        content_type: the media type with its parameters.
+        warnings: a sentence for each rule of a layout that does not hold.
+    """
 
     body: bytes
     content_type: str
+    warnings: tuple[str, ...] = ()
 
 
 def answer_of(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
@@ -177,9 +184,8 @@ def _plain(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
 
 def _subtitles(transcript: Transcript, openai_request: OpenAIRequest) -> Answer:
     format = FORMATS[openai_request.response_format]
-    return Answer(
-        render(transcript, format.name, openai_request.render_options).encode(), f"{format.media_type}; charset=utf-8"
-    )
+    text, warnings = rendered(transcript, format.name, openai_request.render_options)
+    return Answer(text.encode(), f"{format.media_type}; charset=utf-8", warnings)
 
 
 def _encoded(body: msgspec.Struct) -> Answer:

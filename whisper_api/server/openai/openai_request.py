@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from whisper_api.errors import InvalidOption
+from whisper_api.formats import option_warnings
 from whisper_api.schema import Task
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.form_fields import FormFields
@@ -26,7 +27,6 @@ from whisper_api.server.uploads.known_speakers import (
     KnownSpeaker,
     read_known_speakers,
 )
-from whisper_api.subtitles import layout_warnings
 
 __all__ = [
     "FORMATS",
@@ -116,7 +116,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         granularities=_granularities(given, response_format),
         stream=stream,
         known_speakers=speakers,
-        warnings=(*given.warnings(), *layout_warnings((), layout, response_format)),
+        warnings=(*given.warnings(), *option_warnings(layout, response_format)),
     )
 
 

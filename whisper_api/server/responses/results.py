@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.errors import InvalidOption, JobFailed, StorageError
-from whisper_api.formats import FORMATS, render
+from whisper_api.formats import FORMATS, rendered
 from whisper_api.schema import job_result
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.warning_headers import add_warnings
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
-from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Rendered(NamedTuple):
-    body: bytes
+class _Body(NamedTuple):
+    content: bytes
     content_type: str
+    warnings: tuple[str, ...] = ()
 
 
 async def result_response(
@@ -55,12 +56,14 @@ async def result_response(
     if format is not None and format not in FORMATS:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
     state = state_of(request)
-    rendered = await in_turn(request, _rendered, state.service, job_id, viewer_of(request), format, layout or {})
-    return DeliveredResponse(
-        rendered.body,
-        headers={"Content-Type": rendered.content_type},
+    body = await in_turn(request, _body, state.service, job_id, viewer_of(request), format, layout or {})
+    response = DeliveredResponse(
+        body.content,
+        headers={"Content-Type": body.content_type},
         on_delivered=functools.partial(note_delivery, state, job_id),
     )
+    add_warnings(response, body.warnings)
+    return response
 
 
 async def in_turn(request: Request, function: Callable[..., T], *args: object) -> T:
@@ -109,16 +112,13 @@ def failed_in_sync(error: JobFailed) -> Problem:
     return Problem(409, "job_failed", str(error))
 
 
-def _rendered(
-    service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]
-) -> _Rendered:
+def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
-    text = render(transcript, format or job.output_format, options)
+    text, warnings = rendered(transcript, format or job.output_format, options)
     if format is None:
-        warnings = (*job.warnings, *layout_warnings(transcript.segments, options, job.output_format))
-        whole = job_result(transcript, text, warnings, job.metadata)
-        return _Rendered(msgspec.json.encode(whole), "application/json")
+        whole = job_result(transcript, text, (*job.warnings, *warnings), job.metadata)
+        return _Body(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
-    return _Rendered(text.encode(), f"{media_type}{suffix}")
+    return _Body(text.encode(), f"{media_type}{suffix}", warnings)

@@ -38,13 +38,13 @@ from whisper_api.server.openai.openai_request import (
     read_fields,
 )
 from whisper_api.server.openai.streaming import stream_response
-from whisper_api.server.openai.warning_headers import WARNING, add_warnings
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import in_turn, note_delivery
+from whisper_api.server.responses.warning_headers import WARNING, add_warnings
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
@@ -159,7 +159,8 @@ def _body(
 ) -> tuple[Body, tuple[str, ...]]:
     """The body of an answer, and the warnings of its transcript. Blocks on the database."""
     _, transcript = service.result(job_id, viewer)
-    return answer_of(transcript, openai_request), transcript.warnings
+    answer = answer_of(transcript, openai_request)
+    return answer, (*transcript.warnings, *answer.warnings)
 
 
 MODEL_FIELD = FormField(
