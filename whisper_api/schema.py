@@ -62,7 +62,7 @@ Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
 Preset = Literal["netflix", "bbc", "default"]
-SpeakerMarks = Literal["label", "dash", "none"]
+SpeakerMarks = Literal["label", "dash", "voice", "none"]
 # Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
 # Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
@@ -161,8 +161,10 @@ class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         min_gap: least seconds between two subtitles.
         max_characters_per_second: a subtitle with more characters is prolonged into the pause after the speech.
         speakers: ``label`` (the name in brackets, as whisperx), ``dash`` (speakers who follow each other may share a
-            subtitle, each on a line with a dash) or ``none``; None for the way of the preset, or ``label``.
-        highlight_words: make a subtitle for each word, with the word underlined.
+            subtitle, each on a line with a dash), ``voice`` (WebVTT's voice spans, Name in ass; nothing in the text) or
+            ``none``; None for the way of the preset, or ``label``, in ass ``voice``.
+        highlight_words: make a subtitle for each word, with the word underlined; in ass as ``karaoke``.
+        karaoke: time each word inside its subtitle, for players that highlight words (vtt and ass).
 
     Raises:
         InvalidOption: ``min_duration`` is above ``max_duration``.
@@ -187,9 +189,11 @@ class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         Annotated[float, Meta(gt=0.0, le=1000.0)] | None, _described("most characters of a subtitle for each second")
     ] = None
     speakers: Annotated[
-        SpeakerMarks | None, _described("how subtitles mark speakers: label, dash or none; unset: as the preset does")
+        SpeakerMarks | None,
+        _described("how subtitles mark speakers: label, dash, voice or none; unset: as the preset does"),
     ] = None
     highlight_words: Annotated[bool, _described("underline each word of the subtitles as it is spoken")] = False
+    karaoke: Annotated[bool, _described("time each word inside its subtitle (vtt, ass)")] = False
 
     def __post_init__(self) -> None:
         low, high = self.min_duration, self.max_duration

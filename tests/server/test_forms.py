@@ -37,7 +37,7 @@ FIELDS = (
         "align",
     ),
     *("num_speakers", "min_speakers", "max_speakers", "hotwords", "temperature", "beam_size", "vad_onset"),
-    *("max_line_width", "max_line_count", "highlight_words", "subtitle_preset", "speakers"),
+    *("max_line_width", "max_line_count", "highlight_words", "karaoke", "subtitle_preset", "speakers"),
     *("min_duration", "max_duration", "min_gap", "max_characters_per_second"),
     *("vad_offset", "keep_result", "device", "device_index", "metadata", "url"),
 )

@@ -101,7 +101,14 @@ layouts = st.builds(
     max_line_width=st.none() | st.integers(1, 50),
     max_line_count=st.none() | st.integers(1, 3),
     highlight_words=st.booleans(),
+    karaoke=st.booleans(),
 )
+
+
+def hundredths(time: str) -> int:
+    """A time of an ass file."""
+    hours, minutes, seconds = time.split(":")
+    return round(100 * (3600 * int(hours) + 60 * int(minutes) + float(seconds)))
 
 
 def assert_times(times: list[tuple[int, int]]) -> None:
@@ -119,11 +126,21 @@ def test_times_are_in_order_in_every_format(given: Transcript, options: RenderOp
             case "srt":
                 assert_times([cue[:2] for cue in cues(text)])
             case "vtt":
-                assert text.count("-->") == render(given, "srt", options).count("-->")
+                plain = msgspec.structs.replace(
+                    options, highlight_words=options.highlight_words and not options.karaoke
+                )
+                assert text.count("-->") == render(given, "srt", plain).count("-->")
             case "tsv":
                 assert_times([(int(start), int(end)) for start, end, _ in rows[1:]])
             case "aud":
                 assert_times([(round(1000 * float(start)), round(1000 * float(end))) for start, end, _ in rows])
+            case "ass":
+                dialogue = [line.split(",") for line in text.split("Dialogue: ")[1:]]
+                assert_times([(hundredths(start), hundredths(end)) for _, start, end, *_ in dialogue])
+            case "rttm":
+                turns = [line.split() for line in text.splitlines()]
+                spans = [(round(1000 * float(turn[3])), round(1000 * float(turn[4]))) for turn in turns]
+                assert_times([(start, start + length) for start, length in spans])
             case "json":
                 content = json.loads(text)
                 for items in (content["segments"], content.get("word_segments", [])):

@@ -11,6 +11,7 @@ from whisper_api.subtitles.cells import display_width
 from whisper_api.subtitles.cue import Cue, CueWord, Line, Subtitle
 from whisper_api.subtitles.layout import speaker_label
 from whisper_api.subtitles.subtitles import LaidOut, subtitles
+from whisper_api.subtitles.writers import ass, clock, srt, vtt
 
 __all__ = [
     "Cue",
@@ -18,7 +19,11 @@ __all__ = [
     "LaidOut",
     "Line",
     "Subtitle",
+    "ass",
+    "clock",
     "display_width",
     "speaker_label",
+    "srt",
     "subtitles",
+    "vtt",
 ]

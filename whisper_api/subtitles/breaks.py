@@ -151,9 +151,10 @@ def _spaceless_cost(before: Cell, after: Cell) -> int:
         return CUT_NAME
     if kinds[0] == "DIGIT":
         return CUT_NAME
-    # A Japanese phrase ends with hiragana: particles and endings follow the noun or the verb.
+    # A Japanese phrase ends with hiragana: particles and endings follow the noun or the verb. Only the polite prefixes
+    # precede their word.
     if kinds[0] == "HIRAGANA" and kinds[1] != "HIRAGANA":
-        return BEFORE_PREPOSITION
+        return INSIDE_WORD if last in "おご" else BEFORE_PREPOSITION
     if kinds[1] == "HIRAGANA":
         return INSIDE_WORD
     return INSIDE_PHRASE if kinds[0] == kinds[1] else ORDINARY

@@ -47,7 +47,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
     rules = rules_of(options, language)
     cues = list(lay_out(cells_of(segments, language), rules, language, transcript.duration))
     warnings = list(_broken_rules(cues, rules))
-    if (options.highlight_words or rules.splits) and any(not segment.words for segment in segments):
+    if (options.highlight_words or options.karaoke or rules.splits) and any(not segment.words for segment in segments):
         warnings.append(
             "the subtitles' times are estimated from the length of the words, since there are no word times"
         )

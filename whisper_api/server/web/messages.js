@@ -102,6 +102,9 @@ const en = {
   format_tsv: "table",
   format_json: "everything, for programs",
   format_aud: "Audacity labels",
+  format_ass: "subtitles with styles",
+  format_md: "Markdown to read",
+  format_rttm: "turns of speakers",
 
   player: "Player",
   play: "Play",
@@ -241,6 +244,9 @@ const fr = {
   format_tsv: "tableau",
   format_json: "tout, pour les programmes",
   format_aud: "marqueurs Audacity",
+  format_ass: "sous-titres avec styles",
+  format_md: "Markdown à lire",
+  format_rttm: "tours de parole",
 
   player: "Lecteur",
   play: "Lire",

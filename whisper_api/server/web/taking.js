@@ -4,7 +4,7 @@ import { request } from "./api.js";
 import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 
-const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud"];
+const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"];
 // The browser must have started the download before its address is revoked.
 const TAKEN_MILLISECONDS = 60_000;
 
