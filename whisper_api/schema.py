@@ -182,11 +182,11 @@ class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ] = None
     min_duration: Annotated[Seconds | None, _described("least seconds that a subtitle is shown")] = None
     max_duration: Annotated[
-        Annotated[float, Meta(gt=0.0, le=3600.0)] | None, _described("most seconds that a subtitle is shown")
+        Annotated[float, Meta(ge=0.1, le=3600.0)] | None, _described("most seconds that a subtitle is shown")
     ] = None
     min_gap: Annotated[Seconds | None, _described("least seconds between two subtitles")] = None
     max_characters_per_second: Annotated[
-        Annotated[float, Meta(gt=0.0, le=1000.0)] | None, _described("most characters of a subtitle for each second")
+        Annotated[float, Meta(ge=1.0, le=1000.0)] | None, _described("most characters of a subtitle for each second")
     ] = None
     speakers: Annotated[
         SpeakerMarks | None,

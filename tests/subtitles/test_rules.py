@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -70,8 +72,8 @@ def talks(draw: st.DrawFn, *, slow: bool = False) -> Transcript:
 layouts = st.builds(
     RenderOptions,
     subtitle_preset=st.sampled_from((None, "netflix", "bbc", "default")),
-    max_line_width=st.none() | st.integers(4, 50),
-    max_line_count=st.none() | st.integers(1, 4),
+    max_line_width=st.none() | st.integers(4, 50) | st.just(10**9),
+    max_line_count=st.none() | st.integers(1, 6) | st.just(10**18),
     min_duration=st.none() | st.floats(0, 2),
     max_duration=st.none() | st.floats(2, 8),
     min_gap=st.none() | st.floats(0, 0.5),
@@ -259,8 +261,23 @@ def test_a_name_that_must_be_cut_is_named() -> None:
     assert any(warning.startswith("line breaks: a name") for warning in warnings)
 
 
-def test_the_layout_of_three_hours_takes_a_moment() -> None:
-    words = [f"word{n}{'.' if n % 12 == 11 else ''}" for n in range(60)]
-    given = transcript(*(spoken(" ".join(words), words, 31.0 * n) for n in range(500)))
-    found = cues(rendered(given, "srt", RenderOptions(subtitle_preset="netflix")).text)
-    assert len(found) > 2000
+@pytest.mark.parametrize(
+    "options",
+    [
+        RenderOptions(subtitle_preset="netflix"),
+        RenderOptions(max_line_width=20, max_line_count=50),
+        RenderOptions(max_line_width=10**6, max_line_count=10**6),
+        RenderOptions(max_duration=3600.0),
+    ],
+)
+def test_the_work_of_a_layout_grows_with_the_text(options: RenderOptions) -> None:
+    words = [f"word{n}" for n in range(100)]
+    calls = Counter[int]()
+    for length in (10, 20):
+        given = transcript(*(spoken(" ".join(words), words, 50.0 * n) for n in range(length)))
+        sys.setprofile(lambda *_, length=length: calls.update((length,)))
+        try:
+            rendered(given, "srt", options)
+        finally:
+            sys.setprofile(None)
+    assert calls[20] <= 2.2 * calls[10]

@@ -87,6 +87,9 @@ def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
             costs.append(_spaceless_cost(before, after))
         else:
             costs.append(_spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions))
+        if before.segment != after.segment:
+            # Whisper ended a sentence here, with or without a mark.
+            costs[-1] = min(costs[-1], CLAUSE)
         begins_sentence = costs[-1] == SENTENCE
     return costs
 

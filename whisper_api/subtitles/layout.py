@@ -8,6 +8,7 @@ time is linear in the number of cells, because the width and the duration bound 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -20,6 +21,8 @@ from whisper_api.time_order import MIN_MILLISECONDS
 __all__ = ["LONG_PAUSE", "lay_out", "speaker_label"]
 
 LONG_PAUSE = 3000  # milliseconds of silence that end a subtitle that may continue over the end of a segment
+MOST_CELLS = 120  # in a subtitle that may be divided, so that the time of the layout stays linear
+EXACT_LINES = 2  # with more lines, the lines are chosen after the subtitles
 PAUSE = 300  # milliseconds of silence at which a subtitle may well end
 NEVER = math.inf
 
@@ -91,6 +94,8 @@ class _Layout:
             inside += max(0, pause - PAUSE) * PER_SECOND_OF_PAUSE / 1000
             inside += SENTENCE_INSIDE if self.breaks[index] == SENTENCE and not turns else 0
             self.turns[index], self.inside[index] = turn, inside
+        # Begin to end of the longest subtitle that begins there, when the number of lines is large.
+        self.furthest: dict[int, int] = {}
         self.turn_starts = [0, *(i for i in range(1, len(cells)) if self.turns[i] > self.turns[i - 1])]
 
     def cues(self) -> Iterator[Cue]:
@@ -141,7 +146,7 @@ class _Layout:
             for begin in range(end - 1, first - 1, -1):
                 single = begin == end - 1
                 width = mark + widths[end] - widths[begin] - spaces[begin]
-                if not single and (width > room or spoken - starts[begin] > longest):
+                if not single and (width > room or spoken - starts[begin] > longest or end - begin > MOST_CELLS):
                     break
                 speakers = turns[end - 1] - turns[begin]
                 if speakers > 1:
@@ -155,7 +160,7 @@ class _Layout:
                 if speakers:
                     cost += TWO_SPEAKERS
                 if rules.width is not None and rules.lines is not None and (speakers or width > rules.width):
-                    lines = self._line_cost(begin, end)
+                    lines = self._line_cost(begin, end, mark)
                     cost += TOO_WIDE if single and lines == NEVER else lines
                 if cost < least:
                     least, chosen[end - first] = cost, begin
@@ -208,8 +213,49 @@ class _Layout:
     def _label(self, index: int) -> str:
         return speaker_label(self.cells[index].speaker) if self.rules.speakers == "label" else ""
 
-    def _line_cost(self, begin: int, end: int) -> float:
-        return sum(cost for cost, _, _ in self._turn_lines(begin, end))
+    def _line_cost(self, begin: int, end: int, mark: int) -> float:
+        """The cost of the lines of a subtitle, infinite when they are too many; ``mark`` is the width of the label."""
+        most = self.rules.lines or 1
+        if most <= EXACT_LINES:
+            return sum(cost for cost, _, _ in self._turn_lines(begin, end))
+        width = self.widths[end] - self.widths[begin]
+        middle = self.turn_starts[self.turns[end - 1]]
+        if middle > begin:
+            dash = len(self.dash)
+            fits = self._line_count(begin, middle, dash) + self._line_count(middle, end, dash) <= most
+        else:
+            if begin not in self.furthest:
+                self.furthest[begin] = self._furthest(begin, most, mark)
+            fits = end <= self.furthest[begin]
+        return PER_LINE * (width // (self.rules.width or 1)) if fits else NEVER
+
+    def _furthest(self, begin: int, most: int, mark: int) -> int:
+        """The end of the longest subtitle that begins with a cell and has at most so many lines."""
+        found = begin
+        # A label may have a line for itself.
+        for end in (self._line_end(begin, mark), begin) if mark else (self._line_end(begin, 0),):
+            for _ in range(most - 1):
+                before, end = end, self._line_end(end, 0)
+                if end == before or end - begin > MOST_CELLS:
+                    break
+            found = max(found, end)
+        return found
+
+    def _line_end(self, begin: int, used: int) -> int:
+        """The end of the longest line that begins with a cell, after ``used`` characters; ``begin`` when none fits."""
+        room = (self.rules.width or 0) - used + self.widths[begin]
+        room += self.spaces[begin] if begin < len(self.cells) else 0
+        return max(begin, bisect_right(self.widths, room) - 1)
+
+    def _line_count(self, begin: int, end: int, used: int) -> float:
+        """The least number of lines, infinite when a cell is too wide; the first line has ``used`` characters."""
+        count = 0
+        while begin < end:
+            stop = self._line_end(begin, used)
+            if stop == begin:
+                return NEVER
+            begin, used, count = stop, 0, count + 1
+        return count
 
     def _turn_lines(self, begin: int, end: int) -> list[tuple[float, str, Breaks]]:
         """The lines of each speaker's turn in a subtitle.
@@ -226,13 +272,9 @@ class _Layout:
             return [(cost, mark, lines)]
         width = len(self.dash)
         most = self.rules.lines or 1
-        best: list[tuple[float, str, Breaks]] = [(NEVER, self.dash, (begin,)), (NEVER, self.dash, (middle,))]
-        for count in range(1, most):
-            above = self._lines(begin, middle, count, width)
-            below = self._lines(middle, end, most - count, width)
-            if above[0] + below[0] < best[0][0] + best[1][0]:
-                best = [(above[0], self.dash, above[1]), (below[0], self.dash, below[1])]
-        return best
+        count = int(min(self._line_count(begin, middle, width), most - 1))
+        above, below = self._lines(begin, middle, count, width), self._lines(middle, end, most - count, width)
+        return [(above[0], self.dash, above[1]), (below[0], self.dash, below[1])]
 
     def _lines(self, begin: int, end: int, most: int | None, mark: int) -> tuple[float, Breaks]:
         """Break a turn into lines with the least cost.
