@@ -125,6 +125,8 @@ def test_flags_give_typed_options(arguments: list[str], field: str, value: objec
         (["transcribe", "x.wav", "--format", "srt,docx"], "docx"),
         (["transcribe", "x.wav", "--format", ","], "srt"),
         (["transcribe", "x.wav", "--max-line-width", "0"], "at least 1"),
+        (["transcribe", "x.wav", "--subtitle-preset", "tf1"], "netflix"),
+        (["transcribe", "x.wav", "--min-duration", "2", "--max-duration", "1"], "more than max_duration"),
         (["transcribe", "x.wav", "--compute-type", "float8"], "int8"),
         (["transcribe", "x.wav", "--device", "tpu"], "tpu"),
         (["transcribe", "x.wav", "--batch-size", "none"], "a whole number, at least 1 or auto"),

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from documents import DOCUMENTS, ROOT, between, examples, prose
+from msgspec.structs import asdict
 from server.inside import inside
 
 from whisper_api import Config
 from whisper_api.cli.main import main
+from whisper_api.subtitles.rules import LANGUAGES, PRESETS
 
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 LINKED = [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "models_cache" / "README.md"]
@@ -171,6 +173,23 @@ def test_the_statuses_of_errors_are_those_of_the_server(description: dict[str, A
         operations = [operation for methods in api["paths"].values() for operation in methods.values()]
         served |= {status for operation in operations for status in operation["responses"] if status >= "400"}
     assert re.findall(r"^\| (\d+) \|", between(API, "errors"), re.MULTILINE) == sorted(served)
+
+
+def test_the_presets_of_subtitles_are_those_of_the_code() -> None:
+    table = between((ROOT / "docs" / "subtitles.md").read_text(encoding="utf-8"), "presets")
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    found = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    options = [name for name, value in asdict(PRESETS["netflix"]).items() if value]
+    assert found == [
+        ["option", *PRESETS],
+        *([name, *(shown(getattr(preset, name)) for preset in PRESETS.values())] for name in options),
+        ["language", "characters in a line", "characters a second"],
+        *([code, shown(width), shown(speed or "as the preset")] for code, (width, speed) in LANGUAGES.items()),
+    ]
+
+
+def shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 # --- the house ---

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.formats import FORMATS, RenderOptions, render, to_whisperx
+from whisper_api.formats import FORMATS, RenderOptions, render, rendered, to_whisperx
 from whisper_api.schema import (
     LANGUAGES_WITHOUT_SPACES,
     Segment,
@@ -25,6 +25,8 @@ from whisper_api.schema import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
+# The formats that whisperx has, too.
+OF_WHISPERX = ("srt", "vtt", "txt", "tsv", "json", "aud")
 SPEAKERS = ("SPEAKER_00", "SPEAKER_01", "")
 WORDS = (
     "a",
@@ -131,7 +133,7 @@ def transcripts(draw: st.DrawFn) -> Transcript:
     return make(segments, language, "ctc" if has_words else "none")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", OF_WHISPERX)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(transcript=transcripts())
 def test_equals_the_writers_of_whisperx(name: str, transcript: Transcript, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_equals_the_writers_of_whisperx(name: str, transcript: Transcript, tmp_p
 
 
 @pytest.mark.parametrize("options", [RenderOptions(), RenderOptions(max_line_count=2)])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", OF_WHISPERX)
 def test_a_call_equals_the_writers_of_whisperx(name: str, options: RenderOptions, tmp_path: Path) -> None:
     expected = by_whisperx(to_whisperx(call()), name, options, tmp_path)
     assert render(call(), name, options).encode() == expected
@@ -152,7 +154,7 @@ def test_a_call_is_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", OF_WHISPERX)
 def test_an_empty_transcript_equals_the_writers_of_whisperx(name: str, language: str, tmp_path: Path) -> None:
     for word_times in ("none", "ctc"):
         transcript = make([], language, word_times)
@@ -216,8 +218,44 @@ def test_a_segment_without_words_among_others_loses_nothing(tmp_path: Path) -> N
         text = render(transcript, "srt", options)
         assert "00:00:02,000 --> 00:00:03,000\n[SPEAKER_01]: 42 -> 43\n" in text
         assert text.count("there?") >= 2
-    everything = "".join(render(transcript, name) for name in FORMATS)
-    assert everything.count("43") == len(FORMATS)
+    assert [name for name in FORMATS if render(transcript, name).count("43") != 1] == ["rttm"]
+
+
+def test_markdown_has_paragraphs_of_speakers_and_is_shown_as_it_was_said() -> None:
+    def said(number: int, start: float, text: str, speaker: str | None) -> Segment:
+        return Segment(id=number, start=start, end=start + 1, text=text, speaker=speaker)
+
+    transcript = make(
+        [
+            said(0, 0.0, " 1. *Well*,", "Ada"),
+            said(1, 1.0, "a_b <i> & `c`.", "Ada"),
+            said(2, 2.0, "- No.", "Bo"),
+            said(3, 3700.0, "# [Yes](x)", "Bo"),
+        ],
+        word_times="none",
+    )
+    assert render(transcript, "md") == (
+        "**Ada** (0:00)\n\n&#49;. \\*Well\\*, a\\_b \\<i\\> \\& \\`c\\`.\n\n"
+        "**Bo** (0:02)\n\n&#45; No.\n\n"
+        "**Bo** (1:01:40)\n\n&#35; \\[Yes\\](x)\n"
+    )
+    nobody = [replace(segment, speaker=None) for segment in transcript.segments[:1]]
+    assert render(replace(transcript, segments=tuple(nobody)), "md").startswith("**0:00**\n\n")
+    long = [said(n, float(n), "word " * 60, None) for n in range(10)]
+    assert render(replace(transcript, segments=tuple(long)), "md").count("**0:0") == 4
+
+
+def test_rttm_has_a_line_for_each_turn() -> None:
+    # A pause of half a second is part of a turn; a word of another speaker inside a segment is a turn of its own.
+    assert render(call(), "rttm").splitlines() == [
+        "SPEAKER audio 1 0.031 1.203 <NA> <NA> SPEAKER_00 <NA> <NA>",
+        "SPEAKER audio 1 5.500 0.500 <NA> <NA> SPEAKER_01 <NA> <NA>",
+        "SPEAKER audio 1 3600.000 0.500 <NA> <NA> SPEAKER_00 <NA> <NA>",
+    ]
+    named = make([Segment(id=0, start=1.0, end=2.5, text="Yes.", speaker="Ada L.")], word_times="none")
+    assert render(named, "rttm") == "SPEAKER audio 1 1.000 1.500 <NA> <NA> Ada_L. <NA> <NA>\n"
+    nobody = make([Segment(id=0, start=1.0, end=2.5, text="Yes.")], word_times="none")
+    assert rendered(nobody, "rttm") == ("", ("rttm is empty, since no speakers were told apart",))
 
 
 def test_a_time_before_zero_counts_as_zero() -> None:

@@ -128,7 +128,7 @@ def texts() -> Mapping[str, str]:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         # Held by test_config.py and test_docs.py.
-        for part in ("configuration", "errors", "comparison"):
+        for part in ("configuration", "errors", "comparison", "presets"):
             if f"<!-- {part} -->" in text:
                 text = text.replace(between(text, part), "")
         found[path.relative_to(ROOT).as_posix()] = re.sub(r"`[^`]*`|\]\([^)]*\)", "``", prose(text))

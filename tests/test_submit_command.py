@@ -124,9 +124,11 @@ def test_several_formats_are_files_and_the_result_that_was_kept_for_them_is_remo
 
 
 def test_the_layout_of_subtitles_is_sent(submit: Submit, rest: Rest) -> None:
-    assert submit("a.wav", "-f", "srt", "--max-line-width", "42", "--highlight-words", "-q") == 0
+    flags = ("--max-line-width", "42", "--highlight-words", "--subtitle-preset", "bbc", "--min-gap", "0.25")
+    assert submit("a.wav", "-f", "srt", *flags, "-q") == 0
     (post,) = rest.of("POST")
     assert (post.fields["max_line_width"], post.fields["highlight_words"]) == ("42", "true")
+    assert (post.fields["subtitle_preset"], post.fields["min_gap"]) == ("bbc", "0.25")
     assert "max_line_count" not in post.fields
 
 

@@ -1,7 +1,7 @@
-"""The output formats srt, vtt, txt, tsv, json and aud. A function for each format renders a Transcript.
+"""The output formats. A function for each format renders a Transcript.
 
-Without options, the text (as UTF-8) has the same bytes as the output of whisperx 3.8 for the same segments, json
-included. The output differs in these cases, in which whisperx fails:
+Without options, srt, vtt, txt, tsv, json and aud (as UTF-8) have the same bytes as the output of whisperx 3.8 for the
+same segments. The output differs in these cases, in which whisperx fails:
 
 - The spaces between words are those of the segment's text. whisperx joins Latin words in a Chinese or Japanese text
   without a space, and has no words for a translation or for Burmese, Cantonese, Lao and Thai.
@@ -16,35 +16,79 @@ included. The output differs in these cases, in which whisperx fails:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import RenderOptions, Segment, Transcript, Word
-from whisper_api.subtitles import speaker_label, subtitles
+from whisper_api.subtitles import Cue, ass, clock, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
+from whisper_api.word_spacing import joined
 
-__all__ = ["FORMATS", "Format", "RenderOptions", "render", "to_whisperx"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "RenderOptions",
+    "Rendered",
+    "SubtitleFormat",
+    "has_subtitles",
+    "option_warnings",
+    "render",
+    "rendered",
+    "to_whisperx",
+]
 
 PLAIN = RenderOptions()
+# Formats with tags for speakers and for the times of words.
+TAGGED = ("vtt", "ass")
+PARAGRAPH_PAUSE = 2.0  # seconds of silence that end a paragraph of Markdown
+PARAGRAPH_CHARACTERS = 600  # a longer paragraph ends with its sentence
+TURN_PAUSE = 0.5  # seconds of silence that do not end a turn of RTTM
 
 
 class Format(NamedTuple):
-    """One output format.
+    """An output format that shows the whole transcript.
 
     Attributes:
         name: the name in requests and flags.
         extension: the file extension, without the dot.
         media_type: the media type, without parameters; the text is UTF-8.
-        render: the function that returns the text.
+        write: the function that returns the text.
     """
 
     name: str
     extension: str
     media_type: str
-    render: Callable[[Transcript, RenderOptions], str]
+    write: Callable[[Transcript], str]
+
+
+class SubtitleFormat(NamedTuple):
+    """An output format that shows the subtitles of a transcript.
+
+    Attributes:
+        name, extension, media_type: as in :class:`Format`.
+        write: the function that returns the text.
+    """
+
+    name: str
+    extension: str
+    media_type: str
+    write: Callable[[Sequence[Cue], RenderOptions], str]
+
+
+class Rendered(NamedTuple):
+    """A transcript in a format.
+
+    Attributes:
+        text: the content of the file.
+        warnings: a sentence for each layout option without effect, and for each rule that does not hold everywhere.
+    """
+
+    text: str
+    warnings: tuple[str, ...]
 
 
 def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) -> str:
@@ -61,11 +105,69 @@ def render(transcript: Transcript, format: str, options: RenderOptions = PLAIN) 
     Raises:
         InvalidOption: there is no such format.
     """
+    return rendered(transcript, format, options).text
+
+
+def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN) -> Rendered:
+    """As :func:`render`, with the warnings about the layout.
+
+    Args:
+        transcript: the transcript to write.
+        format: a name in :data:`FORMATS`.
+        options: the layout of subtitles.
+
+    Raises:
+        InvalidOption: there is no such format.
+    """
     try:
         chosen = FORMATS[format]
     except KeyError:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
-    return chosen.render(replace(transcript, segments=in_order(transcript.segments)), options)
+    transcript = replace(transcript, segments=in_order(transcript.segments))
+    warnings = option_warnings(options, format)
+    if not isinstance(chosen, SubtitleFormat):
+        text = chosen.write(transcript)
+        if format == "rttm" and not text:
+            warnings = (*warnings, "rttm is empty, since no speakers were told apart")
+        return Rendered(text, warnings)
+    options = _for_format(options, format)
+    cues, broken = subtitles(transcript, options)
+    return Rendered(chosen.write(cues, options), (*warnings, *broken))
+
+
+def _for_format(options: RenderOptions, format: str) -> RenderOptions:
+    """The options with the marks of speakers that the format has."""
+    if format not in TAGGED and options.speakers == "voice":
+        return replace(options, speakers="label")
+    if format == "ass" and options.speakers is None and options.subtitle_preset is None:
+        return replace(options, speakers="voice")
+    return options
+
+
+def has_subtitles(format: str) -> bool:
+    """Whether a format shows subtitles, which the layout options change."""
+    return isinstance(FORMATS.get(format), SubtitleFormat)
+
+
+def option_warnings(options: RenderOptions, format: str) -> tuple[str, ...]:
+    """A warning for each layout option that has no effect.
+
+    Args:
+        options: the layout options of the request.
+        format: a name in :data:`FORMATS`, or a response format of OpenAI.
+    """
+    names = [name for name, value in asdict(options).items() if value not in (None, False)]
+    if names and not has_subtitles(format):
+        return (f"{', '.join(names)}: only subtitles have a layout; {format} is without it",)
+    warnings = []
+    if options.max_line_count is not None and options.max_line_width is None and options.subtitle_preset is None:
+        warnings.append("max_line_count has no effect without max_line_width")
+    if has_subtitles(format) and format not in TAGGED:
+        if options.karaoke:
+            warnings.append(f"karaoke: {format} has no times inside a subtitle; {' and '.join(TAGGED)} have")
+        if options.speakers == "voice":
+            warnings.append(f"speakers: {format} has no voices, but labels; {' and '.join(TAGGED)} have")
+    return tuple(warnings)
 
 
 def to_whisperx(transcript: Transcript) -> dict[str, Any]:
@@ -109,7 +211,7 @@ def _word_dict(word: Word) -> dict[str, Any]:
     return given
 
 
-def _txt(transcript: Transcript, options: RenderOptions) -> str:
+def _txt(transcript: Transcript) -> str:
     if transcript.language_probabilities is not None:
         # The task detect_language has no text.
         probability = transcript.language_probability
@@ -117,7 +219,7 @@ def _txt(transcript: Transcript, options: RenderOptions) -> str:
     return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 
-def _tsv(transcript: Transcript, options: RenderOptions) -> str:
+def _tsv(transcript: Transcript) -> str:
     rows = ["start\tend\ttext\n"]
     rows += [
         f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{_without_tabs(segment)}\n"
@@ -126,7 +228,7 @@ def _tsv(transcript: Transcript, options: RenderOptions) -> str:
     return "".join(rows)
 
 
-def _aud(transcript: Transcript, options: RenderOptions) -> str:
+def _aud(transcript: Transcript) -> str:
     return "".join(
         f"{segment.start}\t{segment.end}\t"
         f"{'' if segment.speaker is None else f'[[{segment.speaker}]]'}{_without_tabs(segment)}\n"
@@ -134,48 +236,87 @@ def _aud(transcript: Transcript, options: RenderOptions) -> str:
     )
 
 
-def _json(transcript: Transcript, options: RenderOptions) -> str:
+def _json(transcript: Transcript) -> str:
     return json.dumps(to_whisperx(transcript), ensure_ascii=False)
-
-
-def _srt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = enumerate(subtitles(transcript, options), start=1)
-    return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in cues)
-
-
-def _vtt(transcript: Transcript, options: RenderOptions) -> str:
-    cues = subtitles(transcript, options)
-    return "WEBVTT\n\n" + "".join(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n\n" for start, end, text in cues)
 
 
 def _without_tabs(segment: Segment) -> str:
     return segment.text.strip().replace("\t", " ")
 
 
-def _clock(seconds: float) -> tuple[int, int, int, int]:
-    rest, milliseconds = divmod(max(0, round(seconds * 1000.0)), 1000)
-    rest, whole_seconds = divmod(rest, 60)
-    hours, minutes = divmod(rest, 60)
-    return hours, minutes, whole_seconds, milliseconds
+def _markdown(transcript: Transcript) -> str:
+    """Paragraphs for readers, each with its speaker and the time at which it begins."""
+    if transcript.language_probabilities is not None:
+        return _txt(transcript)
+    shown = []
+    for paragraph in _paragraphs(transcript.segments):
+        hours, minutes, seconds, _ = clock(paragraph[0].start)
+        time = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        speaker = paragraph[0].speaker
+        head = f"**{time}**" if speaker is None else f"**{_markdown_escaped(speaker)}** ({time})"
+        shown.append(f"{head}\n\n{_markdown_escaped(joined(segment.text for segment in paragraph))}\n")
+    return "\n".join(shown)
 
 
-def _srt_time(seconds: float) -> str:
-    return "{:02d}:{:02d}:{:02d},{:03d}".format(*_clock(seconds))
+def _paragraphs(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Divide segments where the speaker changes, after a pause, and when a paragraph is long."""
+    paragraph: list[Segment] = []
+    for segment in segments:
+        if paragraph:
+            last = paragraph[-1]
+            long = sum(len(each.text) for each in paragraph) > PARAGRAPH_CHARACTERS
+            if long or segment.speaker != last.speaker or segment.start - last.end > PARAGRAPH_PAUSE:
+                yield paragraph
+                paragraph = []
+        paragraph.append(segment)
+    if paragraph:
+        yield paragraph
 
 
-def _vtt_time(seconds: float) -> str:
-    hours, *rest = _clock(seconds)
-    return (f"{hours:02d}:" if hours else "") + "{:02d}:{:02d}.{:03d}".format(*rest)
+def _markdown_escaped(text: str) -> str:
+    """Text that Markdown shows as it is: marks are escaped, and a beginning that would make a list or a heading."""
+    text = re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^([#+=-]|\d+(?=[.)]))", lambda match: _escaped_start(match[0]), text)
 
 
-FORMATS: dict[str, Format] = {
+def _escaped_start(start: str) -> str:
+    return f"&#{ord(start[0])};{start[1:]}"
+
+
+def _rttm(transcript: Transcript) -> str:
+    """The turns of the speakers as SPEAKER lines of NIST's Rich Transcription Time Marked format.
+
+    The file is named ``audio``. Words of the same speaker with a short pause between them are one turn.
+    """
+    turns: list[tuple[str, float, float]] = []
+    for segment in transcript.segments:
+        for item in segment.words or (segment,):
+            speaker = item.speaker or segment.speaker
+            if speaker is None:
+                continue
+            if turns and turns[-1][0] == speaker and item.start - turns[-1][2] <= TURN_PAUSE:
+                turns[-1] = (speaker, turns[-1][1], item.end)
+            else:
+                turns.append((speaker, item.start, item.end))
+    lines = []
+    for speaker, start, end in turns:
+        milliseconds = round(1000 * start)
+        times = f"{milliseconds / 1000:.3f} {(round(1000 * end) - milliseconds) / 1000:.3f}"
+        lines.append(f"SPEAKER audio 1 {times} <NA> <NA> {'_'.join(speaker.split())} <NA> <NA>\n")
+    return "".join(lines)
+
+
+FORMATS: dict[str, Format | SubtitleFormat] = {
     format.name: format
     for format in (
-        Format("srt", "srt", "application/x-subrip", _srt),
-        Format("vtt", "vtt", "text/vtt", _vtt),
+        SubtitleFormat("srt", "srt", "application/x-subrip", srt),
+        SubtitleFormat("vtt", "vtt", "text/vtt", vtt),
         Format("txt", "txt", "text/plain", _txt),
         Format("tsv", "tsv", "text/tab-separated-values", _tsv),
         Format("json", "json", "application/json", _json),
         Format("aud", "aud", "text/plain", _aud),
+        SubtitleFormat("ass", "ass", "text/x-ssa", ass),
+        Format("md", "md", "text/markdown", _markdown),
+        Format("rttm", "rttm", "text/plain", _rttm),
     )
 }

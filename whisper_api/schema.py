@@ -55,10 +55,13 @@ LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
+Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]
 
 Task = Literal["transcribe", "translate", "detect_language"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
+Preset = Literal["netflix", "bbc", "default"]
+SpeakerMarks = Literal["label", "dash", "voice", "none"]
 # Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
 # Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
@@ -144,16 +147,31 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
 
 
 class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The layout of subtitles (srt, vtt); other formats ignore these options.
+    """The layout of subtitles; formats without subtitles ignore these options.
 
     Attributes:
+        subtitle_preset: the rules of ``netflix``, of the ``bbc``, or the ``default`` that this project recommends. The
+            other options replace the preset's values.
         max_line_width: most printed characters in a line, the speaker's label included. Longer lines break between
             words; a word that is wider gets its own line.
         max_line_count: most lines in a subtitle; needs ``max_line_width``. A subtitle then ends when its lines are
             full, when the speaker changes or after a long pause, and may continue over the end of a segment.
-        highlight_words: make a subtitle for each word, with the word underlined.
+        min_duration, max_duration: seconds. A short subtitle is prolonged into the pause after the speech.
+        min_gap: least seconds between two subtitles.
+        max_characters_per_second: a subtitle with more characters is prolonged into the pause after the speech.
+        speakers: ``label`` (the name in brackets, as whisperx), ``dash`` (speakers who follow each other may share a
+            subtitle, each on a line with a dash), ``voice`` (WebVTT's voice spans, Name in ass; nothing in the text) or
+            ``none``; None for the way of the preset, or ``label``, in ass ``voice``.
+        highlight_words: make a subtitle for each word, with the word underlined; in ass as ``karaoke``.
+        karaoke: time each word inside its subtitle, for players that highlight words (vtt and ass).
+
+    Raises:
+        InvalidOption: ``min_duration`` is above ``max_duration``.
     """
 
+    subtitle_preset: Annotated[
+        Preset | None, _described("rules for subtitles: netflix, bbc or default; other options replace its numbers")
+    ] = None
     max_line_width: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         _described("most characters in a line of subtitles, the speaker's label included"),
@@ -161,7 +179,25 @@ class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     max_line_count: Annotated[
         Annotated[int, Meta(ge=1)] | None, _described("most lines in a subtitle; needs max_line_width")
     ] = None
+    min_duration: Annotated[Seconds | None, _described("least seconds that a subtitle is shown")] = None
+    max_duration: Annotated[
+        Annotated[float, Meta(ge=0.1, le=3600.0)] | None, _described("most seconds that a subtitle is shown")
+    ] = None
+    min_gap: Annotated[Seconds | None, _described("least seconds between two subtitles")] = None
+    max_characters_per_second: Annotated[
+        Annotated[float, Meta(ge=1.0, le=1000.0)] | None, _described("most characters of a subtitle for each second")
+    ] = None
+    speakers: Annotated[
+        SpeakerMarks | None,
+        _described("how subtitles mark speakers: label, dash, voice or none; unset: as the preset does"),
+    ] = None
     highlight_words: Annotated[bool, _described("underline each word of the subtitles as it is spoken")] = False
+    karaoke: Annotated[bool, _described("time each word inside its subtitle (vtt, ass)")] = False
+
+    def __post_init__(self) -> None:
+        low, high = self.min_duration, self.max_duration
+        if low is not None and high is not None and low > high:
+            raise InvalidOption("min_duration", f"{low} is more than max_duration ({high})")
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from playwright.sync_api import FilePayload, Page, expect
 from server.harness import RunningServer
 
 from page.visits import Visit
+from whisper_api.formats import FORMATS
 
 PLAYING = "({ time: audio.currentTime, paused: audio.paused, word: document.querySelector('.w.now')?.textContent })"
 
@@ -168,7 +169,7 @@ def test_words_are_reached_with_the_keyboard(
 def test_every_format_is_downloaded_and_the_text_copied(reader: Visit, call: str, page_server: RunningServer) -> None:
     page = reader.job(call)
     with page_server.client() as client:
-        for format in ("srt", "vtt", "txt", "tsv", "json", "aud"):
+        for format in FORMATS:
             page.get_by_text("Download", exact=True).click()
             if format == "srt":
                 reader.picture("13-download")
@@ -178,6 +179,25 @@ def test_every_format_is_downloaded_and_the_text_copied(reader: Visit, call: str
             content = Path(started.value.path()).read_bytes()
             assert content == client.get(f"/transcription/{call}/result", params={"format": format}).content
         assert json.loads(client.get(f"/transcription/{call}/result", params={"format": "json"}).content)["segments"]
+
+
+def test_subtitles_are_downloaded_by_the_rules_of_a_preset(
+    reader: Visit, call: str, page_server: RunningServer
+) -> None:
+    page = reader.job(call)
+    page.get_by_text("Download", exact=True).click()
+    page.get_by_label("Rules for subtitles").select_option("BBC")
+    reader.picture("13-subtitle-rules")
+    with page.expect_download() as started:
+        page.get_by_role("button", name=re.compile("^VTT")).click()
+    with page_server.client() as client:
+        query = {"format": "vtt", "subtitle_preset": "bbc"}
+        expected = client.get(f"/transcription/{call}/result", params=query)
+        # The call is spoken faster than the preset allows.
+        broken = re.findall('"([^"]*)"', expected.headers["Warning"])
+        assert Path(started.value.path()).read_bytes() == expected.content
+    for warning in broken:
+        expect(page.locator("#toast")).to_contain_text(warning)
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("status").filter(has_text="Copied")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()")

@@ -10,11 +10,12 @@ import pytest
 from server.conftest import Start
 from server.harness import RunningServer, finish, post, problem, submit, transcribed, until
 
-FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud")
+FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md")
 ALL_FIELDS = (
     *("language", "model", "task", "diarize", "num_speakers", "min_speakers", "max_speakers", "prompt", "hotwords"),
     *("align", "temperature", "beam_size", "vad_onset", "vad_offset", "output_format", "response_format", "sync"),
-    *("max_line_width", "max_line_count", "highlight_words"),
+    *("max_line_width", "max_line_count", "highlight_words", "karaoke", "subtitle_preset", "speakers"),
+    *("min_duration", "max_duration", "min_gap", "max_characters_per_second"),
     *("keep_result", "hf_token", "device", "device_index", "metadata", "url"),
 )
 
@@ -235,6 +236,7 @@ def test_the_text_is_in_the_format_asked_for(client: httpx.Client, hello: bytes,
     text = client.get(f"/transcription/{job_id}/result").json()["text"]
     assert text == client.get(f"/transcription/{job_id}/result", params={"format": name}).text
     signs = {"srt": "1\n00:", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "json": "{", "aud": "0", "txt": "Hello"}
+    signs |= {"ass": "[Script Info]\n", "md": "**0:0"}
     assert text.startswith(signs[name])
     if name == "json":
         assert json.loads(text)["segments"]

@@ -37,7 +37,8 @@ FIELDS = (
         "align",
     ),
     *("num_speakers", "min_speakers", "max_speakers", "hotwords", "temperature", "beam_size", "vad_onset"),
-    *("max_line_width", "max_line_count", "highlight_words"),
+    *("max_line_width", "max_line_count", "highlight_words", "karaoke", "subtitle_preset", "speakers"),
+    *("min_duration", "max_duration", "min_gap", "max_characters_per_second"),
     *("vad_offset", "keep_result", "device", "device_index", "metadata", "url"),
 )
 TRUE = ("true", "True", "TRUE", "1", "yes", "on", " true ")

@@ -24,7 +24,8 @@ BOUNDARY = "fuzzy"
 FIELDS = (
     *("language", "model", "task", "diarize", "num_speakers", "min_speakers", "max_speakers", "prompt", "hotwords"),
     *("align", "temperature", "beam_size", "vad_onset", "vad_offset", "output_format", "response_format", "sync"),
-    *("max_line_width", "max_line_count", "highlight_words"),
+    *("max_line_width", "max_line_count", "highlight_words", "karaoke", "subtitle_preset", "speakers"),
+    *("min_duration", "max_duration", "min_gap", "max_characters_per_second"),
     *("keep_result", "hf_token", "device", "device_index", "metadata", "url", "file"),
     *("known_speaker_names[]", "known_speaker_references[]", "known_speaker_references"),
 )

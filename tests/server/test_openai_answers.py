@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from test_subtitles import transcripts
+from subtitles.test_subtitles import transcripts
 
 from whisper_api.schema import RenderOptions, Transcript, TranscriptionOptions
 from whisper_api.server.openai.answers import rendered_body

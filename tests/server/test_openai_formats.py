@@ -80,6 +80,13 @@ def test_subtitles_are_laid_out_as_extra_fields_say(ai: openai.OpenAI, conversat
     assert "<u>" in ask(ai.audio.translations, highlight_words=True)
     with pytest.raises(openai.BadRequestError, match="max_line_width"):
         ask(ai.audio.transcriptions, max_line_width=0)
+    raw = ai.audio.transcriptions.with_raw_response.create(
+        file=named(conversation),
+        model=MODEL,
+        response_format=name,
+        extra_body={"subtitle_preset": "bbc", "max_characters_per_second": 2},
+    )
+    assert "max_characters_per_second: the speech is faster than 2 characters" in raw.headers["Warning"]
 
 
 def test_verbose_json(ai: openai.OpenAI, conversation: bytes) -> None:

@@ -18,9 +18,8 @@ from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
-from whisper_api.formats import RenderOptions, render
+from whisper_api.formats import RenderOptions, has_subtitles, rendered
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.engine.engine import Engine
@@ -106,7 +105,7 @@ class _Work:
             try:
                 self.outputs.check(stem)
                 transcript = self._transcribe(file, engine)
-                moved = self._write(transcript, file, stem)
+                moved, layout_warnings = self._write(transcript, file, stem)
             except (ModelError, InvalidOption, DeviceUnavailable, Canceled, BrokenPipeError):
                 raise
             except Exception as error:
@@ -115,9 +114,7 @@ class _Work:
                 failed += 1
                 continue
             failed += moved
-            laid_out = next((name for name in self.outputs.formats if name in ("srt", "vtt")), self.outputs.formats[0])
-            warnings = (*transcript.warnings, *layout_warnings(transcript.segments, self.render_options, laid_out))
-            for warning in () if self.quiet else warnings:
+            for warning in () if self.quiet else (*transcript.warnings, *layout_warnings):
                 self._say(file, f"warning: {warning}")
         return failed
 
@@ -137,17 +134,25 @@ class _Work:
         with _interrupt_sets_event() as cancel:
             return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
 
-    def _write(self, transcript: Transcript, file: str, stem: str) -> bool:
-        """Write the transcript in all formats, and return whether a file has another path than planned."""
+    def _write(self, transcript: Transcript, file: str, stem: str) -> tuple[bool, tuple[str, ...]]:
+        """Write the transcript in all formats.
+
+        Returns:
+            Whether a file has another path than planned, and the warnings about the layout of subtitles.
+        """
         self.line.clear()
         moved = False
+        warnings: dict[str, tuple[str, ...]] = {}
         for name in self.outputs.formats:
-            if notice := self.outputs.write(name, stem, render(transcript, name, self.render_options)):
+            text, warnings[name] = rendered(transcript, name, self.render_options)
+            if notice := self.outputs.write(name, stem, text):
                 self._say(file, notice)
                 moved = True
         if self.outputs.directory is not None and not self.quiet and (notice := renamed(stem, file)):
             self._say(file, notice)
-        return moved
+        # A format without subtitles needs no warning when another format has subtitles.
+        laid_out = next((name for name in self.outputs.formats if has_subtitles(name)), self.outputs.formats[0])
+        return moved, warnings[laid_out]
 
     def _say(self, file: str, message: str) -> None:
         self.line.clear()

@@ -91,7 +91,7 @@ class Client:
             source: a path, the file's bytes, or a binary file object, which is read from its beginning. An object that
                 cannot seek is copied to a temporary file, so that it can be sent again.
             options: options of the transcription; the server's configuration gives the options that are not set.
-            output_format: srt, vtt, txt, tsv, json or aud; None for the server's default.
+            output_format: srt, vtt, txt, tsv, json, aud, ass, md or rttm; None for the server's default.
             render_options: the layout of subtitles.
             keep_result: keep the result after its delivery, until the job expires.
             metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
@@ -190,7 +190,7 @@ class Client:
 
         Args:
             job_id: id of the job.
-            format: srt, vtt, txt, tsv, json or aud; it need not be the job's.
+            format: srt, vtt, txt, tsv, json, aud, ass, md or rttm; it need not be the job's.
             render_options: the layout of subtitles; the job's own options replace those left at their default.
 
         Raises:

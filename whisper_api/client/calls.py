@@ -179,7 +179,7 @@ class Calls:
 
         Args:
             job_id: id of the job.
-            format: srt, vtt, txt, tsv, json or aud.
+            format: srt, vtt, txt, tsv, json, aud, ass, md or rttm.
             render_options: the layout of subtitles.
         """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}

@@ -37,7 +37,7 @@ ModelAliases = Annotated[
         examples=["my-asr=base, scribe=large-v3"],
     ),
 ]
-OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud"]
+OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
@@ -79,9 +79,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "WHISPER_TMP_FILES", Path("var/tmp")
     )
     data_dir: Annotated[Path, _is("where the job database is kept")] = _key("WHISPER_DATA_DIR", Path("var"))
-    output_format: Annotated[OutputFormat, _is("format of a transcript: srt, vtt, txt, tsv, json or aud")] = _key(
-        "WHISPER_OUTPUT_FORMAT", "txt"
-    )
+    output_format: Annotated[
+        OutputFormat, _is("format of a transcript: srt, vtt, txt, tsv, json, aud, ass, md or rttm")
+    ] = _key("WHISPER_OUTPUT_FORMAT", "txt")
     model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
         _key("WHISPER_MODEL", "auto")
     )

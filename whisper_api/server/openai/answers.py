@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whisper_api.formats import FORMATS, render
+from whisper_api.formats import FORMATS, rendered
 from whisper_api.schema import SPEAKER_LABEL, Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.bodies import (
     DiarizedSegment,
@@ -37,10 +37,17 @@ MAX_DIGITS = 3
 
 
 class Body(NamedTuple):
-    """The body of a response."""
+    """The body of a response.
+
+    Attributes:
+        content: the bytes.
+        content_type: the media type with its parameters.
+        warnings: a sentence for each rule of a layout that does not hold.
+    """
 
     content: bytes
     content_type: str
+    warnings: tuple[str, ...] = ()
 
 
 def rendered_body(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
@@ -176,8 +183,8 @@ def _plain(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
 
 def _subtitles(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     format = FORMATS[openai_request.response_format]
-    text = render(transcript, format.name, openai_request.render_options)
-    return Body(text.encode(), f"{format.media_type}; charset=utf-8")
+    text, warnings = rendered(transcript, format.name, openai_request.render_options)
+    return Body(text.encode(), f"{format.media_type}; charset=utf-8", warnings)
 
 
 def _encoded(body: msgspec.Struct) -> Body:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from whisper_api.errors import InvalidOption
+from whisper_api.formats import option_warnings
 from whisper_api.schema import Task
 from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.models import chosen_model
@@ -25,7 +26,6 @@ from whisper_api.server.uploads.known_speakers import (
     KnownSpeaker,
     read_known_speakers,
 )
-from whisper_api.subtitles import layout_warnings
 
 __all__ = [
     "FORMATS",
@@ -133,7 +133,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         granularities=_granularities(form, response_format),
         stream=stream,
         known_speakers=speakers,
-        warnings=(*form.warnings(), *layout_warnings((), layout, response_format)),
+        warnings=(*form.warnings(), *option_warnings(layout, response_format)),
     )
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
-from whisper_api.formats import FORMATS, render
+from whisper_api.formats import FORMATS, rendered
 from whisper_api.schema import job_result
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import RULES, Problem
+from whisper_api.server.responses.warning_headers import add_warnings
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
-from whisper_api.subtitles import layout_warnings
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -29,6 +29,12 @@ __all__ = ["delivered", "failed_in_sync", "failure_problem", "in_turn", "note_de
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class _Body(NamedTuple):
+    content: bytes
+    content_type: str
+    warnings: tuple[str, ...] = ()
 
 
 async def result_response(
@@ -50,8 +56,10 @@ async def result_response(
     if format is not None and format not in FORMATS:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
     service = state_of(request).service
-    body, content_type = await in_turn(request, _rendered, service, job_id, viewer_of(request), format, layout or {})
-    return delivered(request, job_id, body, {"Content-Type": content_type})
+    body = await in_turn(request, _body, service, job_id, viewer_of(request), format, layout or {})
+    response = delivered(request, job_id, body.content, {"Content-Type": body.content_type})
+    add_warnings(response, body.warnings)
+    return response
 
 
 def delivered(request: Request, job_id: str, body: str | bytes, headers: Mapping[str, str]) -> Response:
@@ -127,16 +135,13 @@ def failed_in_sync(error: JobFailed) -> Problem:
     return failure_problem(error, kinds) or Problem(*RULES[JobFailed], str(error))
 
 
-def _rendered(
-    service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]
-) -> tuple[bytes, str]:
-    """The body of a result, and its Content-Type."""
+def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
-    text = render(transcript, format or job.output_format, options)
+    text, warnings = rendered(transcript, format or job.output_format, options)
     if format is None:
-        warnings = (*job.warnings, *layout_warnings(transcript.segments, options, job.output_format))
-        return msgspec.json.encode(job_result(transcript, text, warnings, job.metadata)), "application/json"
+        whole = job_result(transcript, text, (*job.warnings, *warnings), job.metadata)
+        return _Body(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
-    return text.encode(), f"{media_type}{suffix}"
+    return _Body(text.encode(), f"{media_type}{suffix}", warnings)

@@ -29,6 +29,7 @@ from whisper_api.server.query import job_id_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.results import result_response
+from whisper_api.server.responses.warning_headers import WARNING
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
@@ -142,7 +143,14 @@ STATUS = Operation(
 RESULT = Operation(
     result,
     "Jobs",
-    (Answer(200, "The result", {"application/json": (JobResult, WhisperxTranscript), **TEXTS}),),
+    (
+        Answer(
+            200,
+            "The result",
+            {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
+            headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
+        ),
+    ),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -42,6 +41,7 @@ from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import delivered, in_turn
+from whisper_api.server.responses.warning_headers import WARNING, add_warnings
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
@@ -55,12 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
 JOB_HEADER = "X-Job-ID"
-# RFC 7234, section 5.5. RFC 9111 dropped the field because caches made no use of it; its name stays registered.
-WARNING_HEADER = "Warning"
-# "Miscellaneous persistent warning".
-WARNING_CODE = 299
-MAX_WARNINGS = 10
-MAX_WARNING_CHARACTERS = 400
 # Part of a request's identity: the same upload for another task is another request.
 PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
 
@@ -158,20 +152,8 @@ def _body(
 ) -> tuple[Body, tuple[str, ...]]:
     """The body of a response, and the warnings of its transcript. Blocks on the database."""
     _, transcript = service.result(job_id, viewer)
-    return rendered_body(transcript, openai_request), transcript.warnings
-
-
-def add_warnings(response: Response, warnings: Iterable[str]) -> None:
-    """Add a header for each warning, in ASCII and on one line whatever words of a client it contains.
-
-    Args:
-        response: a response that was not sent yet.
-        warnings: one sentence each; those after the first ten are left out.
-    """
-    for warning in list(dict.fromkeys(warnings))[:MAX_WARNINGS]:
-        text = "".join(each if each.isprintable() else " " for each in warning[:MAX_WARNING_CHARACTERS])
-        quoted = text.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\").replace('"', '\\"')
-        response.headers.append(WARNING_HEADER, f'{WARNING_CODE} - "{quoted}"')
+    body = rendered_body(transcript, openai_request)
+    return body, (*transcript.warnings, *body.warnings)
 
 
 MODEL_FIELD = FormField(
@@ -245,7 +227,7 @@ TRANSLATION_FIELDS = (
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 HEADERS = {
     JOB_HEADER: "Id of the job",
-    WARNING_HEADER: "A field that was ignored, or a request that could not be followed; the header may be repeated",
+    WARNING: "A field that was ignored, or a request that could not be followed; the header may be repeated",
 }
 # Fields of a JSON body instead of the file.
 JSON_FIELDS = (

@@ -4,7 +4,11 @@ import { request } from "./api.js";
 import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 
-const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud"];
+const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"];
+const SUBTITLES = ["srt", "vtt", "ass"];
+const PRESETS = ["", "default", "netflix", "bbc"];
+// A warning in a Warning header (RFC 7234, section 5.5).
+const WARNING = /\b299 - "((?:[^"\\]|\\.)*)"/g;
 // The browser must have started the download before its address is revoked.
 const TAKEN_MILLISECONDS = 60_000;
 
@@ -14,11 +18,12 @@ export function offerToTake({ job, text }) {
   const choice = (format) => {
     const chosen = () => {
       menu.open = false;
-      download(job(), format).catch(complain);
+      download(job(), format, SUBTITLES.includes(format) ? $("preset").value : "").catch(complain);
     };
     const name = h("b", {}, format.toUpperCase());
     return h("li", {}, h("button", { type: "button", class: "quiet", onclick: chosen }, name, ` ${t(`format_${format}`)}`));
   };
+  $("preset").append(...PRESETS.map((preset) => h("option", { value: preset }, t(`preset_${preset || "none"}`))));
   $("formats").append(...FORMATS.map(choice));
   // Close the menu when it loses the focus.
   document.addEventListener("click", (event) => menu.contains(event.target) || (menu.open = false));
@@ -30,14 +35,16 @@ export function offerToTake({ job, text }) {
   $("copy").addEventListener("click", () => copy(text()));
 }
 
-/** Download a format that the server renders, named after the recording. */
-async function download({ id, name }, format) {
+/** Download a format that the server renders, named after the recording, and tell which rules its subtitles break. */
+async function download({ id, name }, format, preset) {
   // A link cannot send the key.
-  const response = await request(`transcription/${id}/result`, { query: { format } });
+  const response = await request(`transcription/${id}/result`, { query: { format, subtitle_preset: preset } });
   const url = URL.createObjectURL(await response.blob());
   const stem = name.replace(/\.[^.]{1,5}$/, "") || name;
   h("a", { href: url, download: `${stem}.${format}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), TAKEN_MILLISECONDS);
+  const warnings = [...(response.headers.get("Warning") ?? "").matchAll(WARNING)].map(([, text]) => text.replace(/\\(.)/g, "$1"));
+  if (warnings.length) toast(t("brokenRules", { rules: warnings.join("; ") }));
 }
 
 async function copy(text) {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_api.formats import FORMATS, render, to_whisperx
+from whisper_api.formats import FORMATS, render, rendered, to_whisperx
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.schema import (
     LANGUAGES_WITHOUT_SPACES,
@@ -24,7 +24,7 @@ from whisper_api.schema import (
     TranscriptionOptions,
     Word,
 )
-from whisper_api.subtitles import display_width, layout_warnings, speaker_label
+from whisper_api.subtitles import display_width, speaker_label
 from whisper_api.word_spacing import pieces
 
 Cue = tuple[int, int, str]
@@ -101,7 +101,14 @@ layouts = st.builds(
     max_line_width=st.none() | st.integers(1, 50),
     max_line_count=st.none() | st.integers(1, 3),
     highlight_words=st.booleans(),
+    karaoke=st.booleans(),
 )
+
+
+def hundredths(time: str) -> int:
+    """A time of an ass file."""
+    hours, minutes, seconds = time.split(":")
+    return round(100 * (3600 * int(hours) + 60 * int(minutes) + float(seconds)))
 
 
 def assert_times(times: list[tuple[int, int]]) -> None:
@@ -119,11 +126,21 @@ def test_times_are_in_order_in_every_format(given: Transcript, options: RenderOp
             case "srt":
                 assert_times([cue[:2] for cue in cues(text)])
             case "vtt":
-                assert text.count("-->") == render(given, "srt", options).count("-->")
+                plain = msgspec.structs.replace(
+                    options, highlight_words=options.highlight_words and not options.karaoke
+                )
+                assert text.count("-->") == render(given, "srt", plain).count("-->")
             case "tsv":
                 assert_times([(int(start), int(end)) for start, end, _ in rows[1:]])
             case "aud":
                 assert_times([(round(1000 * float(start)), round(1000 * float(end))) for start, end, _ in rows])
+            case "ass":
+                dialogue = [line.split(",") for line in text.split("Dialogue: ")[1:]]
+                assert_times([(hundredths(start), hundredths(end)) for _, start, end, *_ in dialogue])
+            case "rttm":
+                turns = [line.split() for line in text.splitlines()]
+                spans = [(round(1000 * float(turn[3])), round(1000 * float(turn[4]))) for turn in turns]
+                assert_times([(start, start + length) for start, length in spans])
             case "json":
                 content = json.loads(text)
                 for items in (content["segments"], content.get("word_segments", [])):
@@ -194,7 +211,7 @@ def test_no_line_is_wider_than_asked_nor_are_there_more_of_them(given: Transcrip
         ("ja", "検査Google結果", ["検査", "Go", "ogle", "結果"], {"max_line_width": 6}, ["検査\nGoogle\n結果"]),
         ("ja", "検査Google結果", [*"検査Google結果"], {"max_line_width": 6}, ["検査\nGoogle\n結果"]),
         # A long word of Japanese may be cut, and no line begins with a mark.
-        ("ja", "ニュースタブです。", ["ニュースタブ", "です。"], {"max_line_width": 4}, ["ニュース\nタブで\nす。"]),
+        ("ja", "ニュースタブです。", ["ニュースタブ", "です。"], {"max_line_width": 4}, ["ニュー\nスタブ\nです。"]),
         ("zh", "他说（好）。", [*"他说（好）。"], {"max_line_width": 3}, ["他说\n（好）。"]),
         # A combining accent has no width, and an emoji of three code points has the width two.
         ("en", "e\u0301e\u0301 e\u0301e\u0301", ["e\u0301e\u0301"] * 2, {"max_line_width": 5},
@@ -212,7 +229,7 @@ def test_lines(language: str, text: str, words: list[str], options: dict[str, An
 
 def test_the_speaker_s_label_counts() -> None:
     given = transcript(spoken("One two three", ["One", "two", "three"], speaker="Ada"))
-    assert cues(render(given, "srt", RenderOptions(max_line_width=14))) == [(0, 1500, "[Ada]: One two\nthree")]
+    assert cues(render(given, "srt", RenderOptions(max_line_width=14))) == [(0, 1500, "[Ada]: One\ntwo three")]
     assert cues(render(given, "srt", RenderOptions(max_line_width=8))) == [(0, 1500, "[Ada]:\nOne two\nthree")]
     # The word fits on no other line.
     narrow = RenderOptions(max_line_width=8, max_line_count=1)
@@ -224,15 +241,15 @@ def test_the_speaker_s_label_counts() -> None:
 
 
 def test_subtitles_of_counted_lines_go_over_the_ends_of_segments_but_not_of_turns_and_pauses() -> None:
-    options = RenderOptions(max_line_width=20, max_line_count=2)
+    options = RenderOptions(max_line_width=24, max_line_count=2)
     given = transcript(
         spoken("One two.", ["One", "two."], 0.0, "Ada"),
-        spoken("Three.", ["Three."], 1.5, "Ada"),
+        spoken("Three.", ["Three."], 1.0, "Ada"),
         spoken("Four.", ["Four."], 2.0, "Bob"),
         spoken("Five.", ["Five."], 9.0, "Bob"),
     )
     assert cues(render(given, "srt", options)) == [
-        (0, 2000, "[Ada]: One two.\nThree."),
+        (0, 1500, "[Ada]: One two. Three."),
         (2000, 2500, "[Bob]: Four."),
         (9000, 9500, "[Bob]: Five."),
     ]
@@ -247,27 +264,28 @@ def test_a_word_over_two_subtitles_is_in_each_for_its_part_of_the_time() -> None
 @pytest.mark.parametrize(
     ("language", "text", "expected"),
     [
-        ("en", "One two three four", [(0, 6600, "One two\nthree"), (6600, 9000, "four")]),
+        ("en", "One two three four", [(0, 6600, "One\ntwo three"), (6600, 9000, "four")]),
         ("ja", "日本語です", [(0, 9000, "日本語です")]),
     ],
 )
 def test_a_text_without_word_times_is_split_by_its_length(language: str, text: str, expected: list[Cue]) -> None:
     given = transcript(Segment(id=0, start=0.0, end=9.0, text=text), language=language)
     options = RenderOptions(max_line_width=9, max_line_count=2)
-    found = cues(render(given, "srt", options))
-    assert found == expected
-    assert layout_warnings(given.segments, options, "srt") == (
+    text, warnings = rendered(given, "srt", options)
+    assert cues(text) == expected
+    assert warnings == (
         "the subtitles' times are estimated from the length of the words, since there are no word times",
     )
-    assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "srt") == ()
+    assert rendered(given, "srt", RenderOptions(max_line_width=9)).warnings == ()
 
 
 def test_layout_options_without_effect_are_warnings() -> None:
     given = transcript(spoken("One", ["One"]))
-    assert layout_warnings(given.segments, RenderOptions(), "txt") == ()
-    assert layout_warnings(given.segments, RenderOptions(max_line_width=9), "vtt") == ()
-    assert "txt is without them" in layout_warnings(given.segments, RenderOptions(max_line_width=9), "txt")[0]
-    assert "without max_line_width" in layout_warnings(given.segments, RenderOptions(max_line_count=2), "srt")[0]
+    assert rendered(given, "txt").warnings == ()
+    assert rendered(given, "vtt", RenderOptions(max_line_width=9)).warnings == ()
+    (warning,) = rendered(given, "txt", RenderOptions(max_line_width=9, subtitle_preset="bbc")).warnings
+    assert warning == "subtitle_preset, max_line_width: only subtitles have a layout; txt is without it"
+    assert "without max_line_width" in rendered(given, "srt", RenderOptions(max_line_count=2)).warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""How well a line or a subtitle may end between two cells.
+
+The costs follow the advice of Netflix's "Timed Text Style Guide" and of the BBC's "Subtitle Guidelines": break after
+punctuation and before conjunctions and prepositions; keep an article, a preposition, a number or a title with its
+word, and the words of a name together.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
+
+from whisper_api.subtitles.cells import Cell
+
+__all__ = ["CUT_PHRASE", "SENTENCE", "break_costs"]
+
+SENTENCE = 0
+CLAUSE = 12
+BEFORE_CONJUNCTION = 25
+BEFORE_PREPOSITION = 40
+ORDINARY = 60
+INSIDE_PHRASE = 90
+INSIDE_WORD = 150
+CUT_PHRASE = 250
+"""A break of this cost or more separates a name, a number or an article from its word."""
+CUT_NAME = 400
+
+SENTENCE_MARKS = frozenset(".!?…。！？؟।")
+CLAUSE_MARKS = frozenset(",;:–—、，；：،؛")
+QUOTES_AND_BRACKETS = "\"'”\u2019»)]}」』）"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TITLES = _words("mr mrs ms dr prof st mme mlle m me hr fr herr frau sr sra srta sig dott monsieur madame señor señora")
+
+# Articles, prepositions and possessives, which stay with the next word.
+LEADING: dict[str, frozenset[str]] = {
+    "en": _words(
+        "a an the of to in on at by for with from into about over under between my your his her its our their "
+        "this these those no every each"
+    ),
+    "fr": _words(
+        "le la les l' un une des du de d' au aux à en dans sur sous pour par avec sans chez vers entre mon ma mes "
+        "ton ta tes son sa ses notre nos votre vos leur leurs ce cet cette ces chaque"
+    ),
+    "de": _words(
+        "der die das den dem des ein eine einen einem einer eines in im an am auf aus bei beim mit nach von vom zu "
+        "zum zur für durch über unter ohne gegen vor mein meine dein deine sein seine ihr ihre unser unsere"
+    ),
+    "es": _words(
+        "el la los las un una unos unas de del a al en con por para sin sobre entre hasta desde mi mis tu tus su sus "
+        "nuestro nuestra este esta estos estas cada"
+    ),
+    "it": _words(
+        "il lo la gli le i un uno una di del dello della dei degli delle a al allo alla ai agli alle da dal dalla in "
+        "nel nella con su sul sulla per tra fra mio mia tuo tua suo sua questo questa ogni"
+    ),
+}
+CONJUNCTIONS: dict[str, frozenset[str]] = {
+    "en": _words("and but or so because that which who when where while if although though since until than"),
+    "fr": _words("et mais ou donc car que qu' qui quand où si parce puisque lorsque comme tandis pendant dont"),
+    "de": _words("und aber oder denn weil dass daß wenn als ob obwohl während damit sondern bevor nachdem wo"),
+    "es": _words("y e o u pero sino porque que cuando donde si aunque mientras como pues"),
+    "it": _words("e ed o ma però perché che quando dove se mentre come anche quindi poiché"),
+}
+
+
+def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
+    """The cost of a break before each cell; the first is :data:`SENTENCE`.
+
+    Args:
+        cells: the cells of a transcript, in order.
+        language: code of the text's language. Articles and conjunctions are known for en, fr, de, es and it.
+    """
+    leading = LEADING.get(language, frozenset())
+    conjunctions = CONJUNCTIONS.get(language, frozenset())
+    costs = [SENTENCE]
+    begins_sentence = True
+    for before, after in pairwise(cells):
+        if before.speaker != after.speaker:
+            costs.append(SENTENCE)
+        elif not (after.space or before.segment != after.segment):
+            costs.append(_spaceless_cost(before, after))
+        else:
+            costs.append(_spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions))
+        if before.segment != after.segment:
+            # Whisper ended a sentence here, with or without a mark.
+            costs[-1] = min(costs[-1], CLAUSE)
+        begins_sentence = costs[-1] == SENTENCE
+    return costs
+
+
+def _spaced_cost(
+    before: str, after: str, begins_sentence: bool, leading: frozenset[str], conjunctions: frozenset[str]
+) -> int:
+    """The cost of a break at a space.
+
+    Args:
+        before: the word before the space.
+        after: the word after the space.
+        begins_sentence: whether ``before`` is the first word of its sentence.
+        leading: articles and prepositions of the language.
+        conjunctions: conjunctions of the language.
+    """
+    bare = before.rstrip(QUOTES_AND_BRACKETS)
+    last = bare[-1:]
+    word = bare.rstrip(".").lower().lstrip("\"'«“([")
+    if last == "." and word in TITLES:
+        return CUT_NAME
+    if last in SENTENCE_MARKS:
+        return SENTENCE
+    if last in CLAUSE_MARKS or bare in ("-", "–", "—"):
+        return CLAUSE
+    if _is_mark(after):
+        return CUT_NAME
+    follower = after.lstrip("\"'«“([")
+    lower = follower.rstrip(",.;:!?…").lower()
+    if last.isdigit() and lower not in conjunctions:
+        return CUT_NAME
+    if word in TITLES and follower[:1].isupper():
+        return CUT_NAME
+    capital = bare[:1].isupper() and bare not in ("I", "I'm", "I'll", "I've", "I'd")
+    if capital and (follower[:1].isupper() or follower[:1].isdigit()):
+        # The first word of a sentence has a capital for another reason, unless the language knows nothing of it.
+        return CUT_PHRASE if begins_sentence and (word in leading or word in conjunctions) else CUT_NAME
+    if word in leading or word.endswith(("l'", "d'", "qu'", "l’", "d’", "qu’")):
+        return CUT_PHRASE
+    if lower in conjunctions:
+        return BEFORE_CONJUNCTION
+    if lower in leading:
+        return BEFORE_PREPOSITION
+    return INSIDE_PHRASE if word in conjunctions else ORDINARY
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a text has only punctuation or symbols, as a unit or the mark that French sets apart."""
+    return all(unicodedata.category(character)[0] in "PS" for character in text) and text not in ("-", "–", "—", "«")
+
+
+def _spaceless_cost(before: Cell, after: Cell) -> int:
+    """The cost of a break where the script has no space."""
+    last, first = before.text[-1], after.text[0]
+    bare = before.text.rstrip(QUOTES_AND_BRACKETS)[-1:]
+    if bare in SENTENCE_MARKS:
+        return SENTENCE
+    if bare in CLAUSE_MARKS:
+        return CLAUSE
+    if before.parts[-1].word == after.parts[0].word:
+        return INSIDE_WORD
+    kinds = (_script(last), _script(first))
+    if kinds[0] == kinds[1] and kinds[0] in ("KATAKANA", "DIGIT", "LATIN"):
+        return CUT_NAME
+    if kinds[0] == "DIGIT":
+        return CUT_NAME
+    # A Japanese phrase ends with hiragana: particles and endings follow the noun or the verb. Only the polite prefixes
+    # precede their word.
+    if kinds[0] == "HIRAGANA" and kinds[1] != "HIRAGANA":
+        return INSIDE_WORD if last in "おご" else BEFORE_PREPOSITION
+    if kinds[1] == "HIRAGANA":
+        return INSIDE_WORD
+    return INSIDE_PHRASE if kinds[0] == kinds[1] else ORDINARY
+
+
+def _script(character: str) -> str:
+    if character.isdigit():
+        return "DIGIT"
+    return unicodedata.name(character, "").partition(" ")[0]

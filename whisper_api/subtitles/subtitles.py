@@ -1,0 +1,106 @@
+"""The subtitles of a transcript, and the warnings about rules that do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from whisper_api.schema import RenderOptions, Segment, Transcript
+from whisper_api.subtitles.cells import cells_of, display_width
+from whisper_api.subtitles.cue import Cue, CueWord, Line
+from whisper_api.subtitles.layout import lay_out, speaker_label
+from whisper_api.subtitles.rules import Rules, rules_of
+from whisper_api.word_spacing import pieces
+
+__all__ = ["LaidOut", "subtitles"]
+
+# A time in milliseconds may be rounded up or down.
+ROUNDING = 1
+
+
+class LaidOut(NamedTuple):
+    """The subtitles of a transcript.
+
+    Attributes:
+        cues: in order of time; they do not overlap, and each lasts at least a millisecond.
+        warnings: a sentence for each rule that does not hold everywhere.
+    """
+
+    cues: list[Cue]
+    warnings: tuple[str, ...]
+
+
+def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
+    """Lay out a transcript.
+
+    Args:
+        transcript: with or without word times; its segments come from :func:`~whisper_api.time_order.in_order`.
+        options: the layout.
+    """
+    language = transcript.options.written_language(transcript.language)
+    segments = transcript.segments
+    if not _needs_layout(options):
+        return LaidOut(list(_plain(segments, language)), ())
+    rules = rules_of(options, language)
+    cues = list(lay_out(cells_of(segments, language), rules, language, transcript.duration))
+    warnings = list(_broken_rules(cues, rules))
+    if (options.highlight_words or options.karaoke or rules.splits) and any(not segment.words for segment in segments):
+        warnings.append(
+            "the subtitles' times are estimated from the length of the words, since there are no word times"
+        )
+    return LaidOut(cues, tuple(warnings))
+
+
+def _needs_layout(options: RenderOptions) -> bool:
+    """Whether the subtitles differ from those of whisperx."""
+    # The number of lines means nothing without their width.
+    return msgspec.structs.replace(options, max_line_count=None) != RenderOptions()
+
+
+def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:
+    # whisperx, too, decides by the first segment whether the transcript has words.
+    worded = bool(segments and segments[0].words)
+    for segment in segments:
+        if worded and segment.words:
+            start, end, text = segment.words[0].start, segment.words[-1].end, "".join(pieces(segment, language))
+        else:
+            start, end, text = segment.start, segment.end, segment.text.strip().replace("-->", "->")
+        line = Line(speaker_label(segment.speaker), (CueWord(text, False, start, end),))
+        yield Cue(start, end, (line,), (segment.speaker,))
+
+
+def _broken_rules(cues: Sequence[Cue], rules: Rules) -> Iterator[str]:
+    """A sentence for each rule that does not hold everywhere: the rule, the number of subtitles, and the first."""
+    broken: dict[str, list[Cue]] = {}
+    for cue, following in pairwise([*cues, None]):
+        if cue is not None:
+            for rule in _broken_by(cue, following, rules):
+                broken.setdefault(rule, []).append(cue)
+    for rule, found in broken.items():
+        minutes, seconds = divmod(found[0].start, 60)
+        yield f"{rule} in {len(found)} of {len(cues)} subtitles, first at {int(minutes)}:{seconds:06.3f}"
+
+
+def _broken_by(cue: Cue, following: Cue | None, rules: Rules) -> Iterator[str]:
+    texts = [line.text() for line in cue.lines]
+    length = round(1000 * cue.end) - round(1000 * cue.start)
+    if rules.width is not None and any(display_width(text) > rules.width for text in texts):
+        yield f"max_line_width: a word or a label is wider than {rules.width} characters"
+    if rules.lines is not None and len(texts) > rules.lines:
+        yield f"max_line_count: there are more than {rules.lines} lines"
+    if length < rules.min_duration - ROUNDING:
+        yield f"min_duration: the next speech comes before {rules.min_duration / 1000:g} seconds"
+    if rules.max_duration is not None and length > rules.max_duration + ROUNDING:
+        yield f"max_duration: more than {rules.max_duration / 1000:g} seconds"
+    if rules.gap and following is not None and round(1000 * (following.start - cue.end)) < rules.gap - ROUNDING:
+        yield f"min_gap: the next speech comes before {rules.gap / 1000:g} seconds"
+    speed = rules.characters_per_second
+    if speed is not None and 1000 * sum(map(display_width, texts)) > speed * (length + ROUNDING):
+        yield f"max_characters_per_second: the speech is faster than {speed:g} characters a second"
+    if rules.typography and cue.cut:
+        yield "line breaks: a name, a number or an article is separated from its word"
+    if rules.typography and cue.lonely:
+        yield "line breaks: the last line has a single word"

@@ -1,0 +1,147 @@
+"""The subtitle formats: SubRip (srt), WebVTT (vtt) and Advanced SubStation Alpha (ass)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from whisper_api.schema import RenderOptions
+from whisper_api.subtitles.cue import Cue, Subtitle
+
+__all__ = ["ass", "clock", "srt", "vtt"]
+
+# The colours by which broadcasters tell speakers apart, in the order of blue, green and red that the format has.
+ASS_COLOURS = ("FFFFFF", "00FFFF", "FFFF00", "00FF00")
+ASS_HEAD = """[Script Info]
+ScriptType: v4.00+
+PlayResX: 1920
+PlayResY: 1080
+WrapStyle: 0
+ScaledBorderAndShadow: yes
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
+StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
+"""
+ASS_STYLE = (
+    "Style: {name},Arial,60,&H00{colour},&H00808080,&H00000000,&H80000000,0,0,0,0,100,100,0,0,1,3,1,2,90,90,60,1\n"
+)
+ASS_EVENTS = """
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def clock(seconds: float) -> tuple[int, int, int, int]:
+    """Hours, minutes, seconds and milliseconds; a time before zero counts as zero."""
+    rest, milliseconds = divmod(max(0, round(seconds * 1000.0)), 1000)
+    rest, whole_seconds = divmod(rest, 60)
+    hours, minutes = divmod(rest, 60)
+    return hours, minutes, whole_seconds, milliseconds
+
+
+def srt(cues: Sequence[Cue], options: RenderOptions) -> str:
+    """The text of a SubRip file; ``options`` asks for highlighting."""
+    shown = enumerate(_texts(cues, options), start=1)
+    return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in shown)
+
+
+def vtt(cues: Sequence[Cue], options: RenderOptions) -> str:
+    """The text of a WebVTT file (https://www.w3.org/TR/webvtt1/).
+
+    Args:
+        cues: the subtitles.
+        options: ask for highlighting, for times inside a subtitle and for voices. With the last two, characters with a
+            meaning in WebVTT are escaped; otherwise the text is that of whisperx.
+    """
+    if options.karaoke or options.speakers == "voice":
+        shown: Iterator[Subtitle] = (_vtt_cue(cue, options) for cue in cues)
+    else:
+        shown = _texts(cues, options)
+    return "WEBVTT\n\n" + "".join(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n\n" for start, end, text in shown)
+
+
+def ass(cues: Sequence[Cue], options: RenderOptions) -> str:
+    r"""The text of an Advanced SubStation Alpha file, with a style for each speaker and the speaker as Name.
+
+    Args:
+        cues: the subtitles.
+        options: ask for words that are highlighted as they are spoken (``\k``).
+    """
+    speakers = dict.fromkeys(speaker for cue in cues for speaker in cue.speakers if speaker is not None)
+    styles = {speaker: f"Speaker {number}" for number, speaker in enumerate(speakers, start=1)}
+    text = [ASS_HEAD, ASS_STYLE.format(name="Default", colour=ASS_COLOURS[0])]
+    for number, style in enumerate(styles.values()):
+        text.append(ASS_STYLE.format(name=style, colour=ASS_COLOURS[number % len(ASS_COLOURS)]))
+    text.append(ASS_EVENTS)
+    until = 0
+    for cue in cues:
+        # The format's times are hundredths of a second.
+        start = max(until, _hundredths(cue.start))
+        until = max(start + 1, _hundredths(cue.end))
+        named = [speaker for speaker in cue.speakers if speaker is not None]
+        style = styles[named[0]] if len(named) == 1 else "Default"
+        name = " & ".join(named).replace(",", ";")
+        shown = _ass_karaoke(cue, start) if options.karaoke or options.highlight_words else _ass_text(cue.text())
+        text.append(f"Dialogue: 0,{_ass_time(start)},{_ass_time(until)},{style},{name},0,0,0,,{shown}\n")
+    return "".join(text)
+
+
+def _texts(cues: Sequence[Cue], options: RenderOptions) -> Iterator[Subtitle]:
+    for cue in cues:
+        if options.highlight_words:
+            yield from cue.highlighted()
+        else:
+            yield Subtitle(cue.start, cue.end, cue.text())
+
+
+def _vtt_cue(cue: Cue, options: RenderOptions) -> Subtitle:
+    shown = []
+    earlier = round(1000 * cue.start)
+    for (before, text), (start, _) in zip(cue.pieces(), cue.word_times(), strict=True):
+        # A time inside a cue must be later than the cue's start and every time before.
+        timed = options.karaoke and round(1000 * start) > earlier
+        earlier = max(earlier, round(1000 * start))
+        shown.append(_vtt_escaped(before) + (f"<{_vtt_time(start)}>" if timed else "") + _vtt_escaped(text))
+    whole = "".join(shown)
+    if options.speakers == "voice" and cue.speakers[0] is not None:
+        whole = f"<v {_vtt_escaped(' '.join(cue.speakers[0].split()))}>{whole}"
+    return Subtitle(cue.start, cue.end, whole)
+
+
+def _vtt_escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _ass_karaoke(cue: Cue, start: int) -> str:
+    shown = []
+    until = start
+    for (before, text), (begin, end) in zip(cue.pieces(), cue.word_times(), strict=True):
+        pause = max(0, _hundredths(begin) - until)
+        length = max(0, _hundredths(end) - until - pause)
+        until += pause + length
+        shown.append((rf"{{\k{pause}}}" if pause else "") + rf"{_ass_text(before)}{{\k{length}}}{_ass_text(text)}")
+    return "".join(shown)
+
+
+def _ass_text(text: str) -> str:
+    r"""Escape the braces of tags and the backslash of ``\N``, which a word joiner separates from the next letter."""
+    text = text.replace("\\", "\\\u2060").replace("{", r"\{").replace("}", r"\}")
+    return text.replace("\n", r"\N")
+
+
+def _hundredths(seconds: float) -> int:
+    return max(0, round(100 * seconds))
+
+
+def _ass_time(hundredths: int) -> str:
+    hours, minutes, seconds, milliseconds = clock(hundredths / 100)
+    return f"{hours}:{minutes:02d}:{seconds:02d}.{milliseconds // 10:02d}"
+
+
+def _srt_time(seconds: float) -> str:
+    return "{:02d}:{:02d}:{:02d},{:03d}".format(*clock(seconds))
+
+
+def _vtt_time(seconds: float) -> str:
+    hours, *rest = clock(seconds)
+    return (f"{hours:02d}:" if hours else "") + "{:02d}:{:02d}.{:03d}".format(*rest)
