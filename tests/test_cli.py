@@ -26,6 +26,7 @@ from whisper_api.cli.flags import add_struct_flags, struct_of
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.cli.outputs import Outputs, output_stems, write_whole
 from whisper_api.cli.progress import ProgressLine, clock_time
+from whisper_api.formats import FORMATS
 from whisper_api.schema import TranscriptionOptions
 
 ROOT = Path(__file__).parents[1]
@@ -408,7 +409,7 @@ def test_several_formats_go_to_files_here_and_replace_older_ones(
 ) -> None:
     Path("clip.txt").write_text("older")
     assert transcribe(clip, "--format", "all") == 0
-    assert {path.suffix for path in Path.cwd().iterdir()} == {".srt", ".vtt", ".txt", ".tsv", ".json", ".aud"}
+    assert {path.suffix for path in Path.cwd().iterdir()} == {f".{format.extension}" for format in FORMATS.values()}
     assert Path("clip.txt").read_text() != "older"
     assert capsys.readouterr().out == ""
 

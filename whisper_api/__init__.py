@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         UnknownModel,
         WhisperApiError,
     )
-    from whisper_api.formats import RenderOptions, render
+    from whisper_api.formats import RenderOptions, render, rendered
     from whisper_api.schema import (
         JobResult,
         JobStatus,
@@ -120,6 +120,7 @@ __all__ = [
     "__version__",
     "create_app",
     "render",
+    "rendered",
 ]
 
 _HOMES = {
@@ -140,6 +141,7 @@ _HOMES = {
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "render": "whisper_api.formats",
+    "rendered": "whisper_api.formats",
 }
 
 

@@ -119,14 +119,24 @@ def test_every_text_is_there_in_both_languages_and_none_for_nothing(index: Links
     used = index.texts | set(re.findall(r'"(\w+)"', code))
     assert index.texts <= set(english)
     assert set(re.findall(r'\bt\("(\w+)"', code)) <= set(english)
-    families = ("error_", "stage_", "format_")
+    families = ("error_", "stage_", "format_", "preset_")
     assert {key for key in english if key not in used and not key.startswith(families)} == set()
     stages = {key for key in english if key.startswith("stage_")}
     assert stages >= {f"stage_{name}" for name in ("queue", "load", "decode", "vad", "asr", "align", "diarize", "done")}
 
 
+# The end of a warning about a rule of subtitles.
+LAST_WORDS = " in {} of {} subtitles, first at {}"
 # The reasons of a missing stage, in the words of JobContext.continue_without.
 REASONS = ("the memory ran out", "of an error, which is in the log")
+
+
+def broken_rules() -> set[str]:
+    """The warnings about the layout of subtitles, with ``{}`` for the parts that vary."""
+    tree = ast.parse((ROOT / "whisper_api/subtitles/subtitles.py").read_text(encoding="utf-8"))
+    (function,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_broken_by"]
+    told = [node.value for node in ast.walk(function) if isinstance(node, ast.Yield)]
+    return {re.sub(r"\{.*?\}", "{}", ast.unparse(text)).strip("f'") + LAST_WORDS for text in told if text is not None}
 
 
 def remarks() -> set[str]:
@@ -154,6 +164,8 @@ def test_every_remark_of_the_engine_is_there_in_french() -> None:
     assert remarks() <= set(FRENCH_REMARKS)
     assert len(remarks()) > 15
     assert all(any(reason in remark for remark in remarks()) for reason in REASONS)
+    assert broken_rules() <= set(FRENCH_REMARKS)
+    assert len(broken_rules()) > 5
     for english, translated in FRENCH_REMARKS.items():
         places = [str(place + 1) for place in range(english.count("{}"))]
         assert sorted(re.findall(r"\{(\d)\}", translated)) == places

@@ -64,6 +64,14 @@ def has_made_a_table(names: Names, printed: str) -> None:
     assert "SPEAKER_00" in set(table["speaker"])
 
 
+def has_laid_out_subtitles(names: Names, printed: str) -> None:
+    assert names["text"].startswith("1\n00:00:0")
+    lines = [line for line in names["text"].splitlines() if "-->" not in line]
+    assert max(map(len, lines)) <= 42
+    # Nobody could read as fast as this call is spoken.
+    assert any(warning.startswith("max_characters_per_second") for warning in names["warnings"])
+
+
 def has_embedded_the_server(names: Names, printed: str) -> None:
     assert names["alive"].status_code == 200
 
@@ -99,6 +107,7 @@ def has_copied_the_database(names: Names, printed: str) -> None:
 
 DONE: dict[str, Callable[[Names, str], None]] = {
     "import Engine": has_transcribed,
+    "import RenderOptions": has_laid_out_subtitles,
     "import pandas": has_made_a_table,
     "create_app": has_embedded_the_server,
     "import requests": has_a_result,

@@ -8,17 +8,13 @@ This folder imports only values, and functions of words and times.
 """
 
 from whisper_api.subtitles.cells import display_width
-from whisper_api.subtitles.cue import Cue, CueWord, Line, Subtitle
+from whisper_api.subtitles.cue import Cue
 from whisper_api.subtitles.layout import speaker_label
-from whisper_api.subtitles.subtitles import LaidOut, subtitles
+from whisper_api.subtitles.subtitles import subtitles
 from whisper_api.subtitles.writers import ass, clock, srt, vtt
 
 __all__ = [
     "Cue",
-    "CueWord",
-    "LaidOut",
-    "Line",
-    "Subtitle",
     "ass",
     "clock",
     "display_width",

@@ -179,6 +179,38 @@ const FRENCH = [
     "of fields that were given more than once, the last counts: {}",
     "des champs donnés plusieurs fois, le dernier compte : {1}",
   ],
+  [
+    "max_line_width: a word or a label is wider than {} characters in {} of {} subtitles, first at {}",
+    "un mot ou un nom dépasse {1} caractères dans {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "max_line_count: there are more than {} lines in {} of {} subtitles, first at {}",
+    "plus de {1} lignes dans {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "max_duration: more than {} seconds in {} of {} subtitles, first at {}",
+    "plus de {1} secondes pour {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "min_duration: the next speech comes before {} seconds in {} of {} subtitles, first at {}",
+    "la parole suivante vient avant {1} secondes pour {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "min_gap: the next speech comes before {} seconds in {} of {} subtitles, first at {}",
+    "l’écart de {1} seconde manque après {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "max_characters_per_second: the speech is faster than {} characters a second in {} of {} subtitles, first at {}",
+    "plus de {1} caractères par seconde dans {2} sous-titres sur {3}, d’abord à {4}",
+  ],
+  [
+    "line breaks: a name, a number or an article is separated from its word in {} of {} subtitles, first at {}",
+    "un nom, un nombre ou un article est séparé de son mot dans {1} sous-titres sur {2}, d’abord à {3}",
+  ],
+  [
+    "line breaks: the last line has a single word in {} of {} subtitles, first at {}",
+    "un mot reste seul sur la dernière ligne de {1} sous-titres sur {2}, d’abord à {3}",
+  ],
 ];
 
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");

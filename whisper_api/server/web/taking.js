@@ -3,6 +3,7 @@
 import { request } from "./api.js";
 import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
+import { noted } from "./notes.js";
 
 const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"];
 const SUBTITLES = ["srt", "vtt", "ass"];
@@ -44,7 +45,8 @@ async function download({ id, name }, format, preset) {
   h("a", { href: url, download: `${stem}.${format}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), TAKEN_MILLISECONDS);
   const warnings = [...(response.headers.get("Warning") ?? "").matchAll(WARNING)].map(([, text]) => text.replace(/\\(.)/g, "$1"));
-  if (warnings.length) toast(t("brokenRules", { rules: warnings.join("; ") }));
+  const rules = warnings.map((warning) => noted(warning)[0]).join("; ");
+  if (rules) toast(t("brokenRules", { rules }));
 }
 
 async function copy(text) {
