@@ -48,6 +48,7 @@ EXTRAS = {
 # Part of a script to a script that imports or starts it, and so runs it here.
 PARTS = {
     "client_calls": "try_clients.py",
+    "conversations.py": "eval_diarization.py",
     "clients.py": "bench_events.py",
     "fixed_tokens.py": "gpu_sides.py",
     "gpu_floor.py": "bench_gpu.py",
