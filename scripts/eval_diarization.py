@@ -186,7 +186,9 @@ def _vary(recordings: list[tuple[str, Path, Path]], analyses: list[tuple[diarize
     tried: list[list[dict[str, float]]] = []
     for setting, values in SETTINGS.items():
         print(f"\n{setting:20}", *(f"{value:>6}" for value in values))
-        settings = [dataclasses.replace(ClusteringOptions(), **{setting: value}) for value in values]
+        settings = [
+            ClusteringOptions(**(dataclasses.asdict(ClusteringOptions()) | {setting: value})) for value in values
+        ]
         tried += ([parts for parts, _, _ in _ours(recordings, analyses, options)] for options in settings)
         print(f"{'pooled DER':20}", *(f"{_rate(_pooled(parts)):6.3f}" for parts in tried[-len(values) :]))
     left_out = []

@@ -21,7 +21,7 @@ __all__ = ["SpeakerActivity", "SpeakerSpans", "frame_speakers", "turns_of", "win
 
 # Probabilities, averaged over windows and models, above which anybody speaks and above which two people speak. 0.4 to
 # 0.5 and 0.35 to 0.4 gave nearly the same error rate.
-SPEECH = 0.45
+SPEECH = 0.5
 OVERLAP = 0.4
 # Probability above which a local speaker is active.
 ACTIVE = 0.5

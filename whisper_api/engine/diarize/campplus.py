@@ -166,8 +166,8 @@ def _network() -> torch.nn.Module:
             mean = (x @ weight.unsqueeze(2)).to(x.dtype)
             context = mean + functional.avg_pool1d(x, _SEGMENT, _SEGMENT, ceil_mode=True)
             mask = self.linear2(functional.relu(self.linear1(context))).sigmoid()
-            y: torch.Tensor = self.linear_local(x)
-            return y * mask.repeat_interleave(_SEGMENT, dim=2)[..., : x.shape[2]]
+            masked: torch.Tensor = self.linear_local(x) * mask.repeat_interleave(_SEGMENT, dim=2)[..., : x.shape[2]]
+            return masked
 
     class DenseLayer(nn.Module):
         def __init__(self, inputs: int, dilation: int) -> None:
