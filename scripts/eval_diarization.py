@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Diarization error rate of the open models, for each recording and pooled.
 
-    scripts/eval_diarization.py [FOLDER] [--sensitivity] [--fp32]
+    scripts/eval_diarization.py [FOLDER] [--voices FOLDER] [--stock] [--sensitivity] [--fp32]
 
 FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call in
-pyannote.audio's package is always measured. No collar, overlapping speech counted. ``--sensitivity`` repeats the
-clustering with other settings and prints the pooled error rate of each.
+pyannote.audio's package is always measured. ``--voices`` adds conversations made from the single speakers of a folder
+(see ``conversations.py``). No collar, overlapping speech counted. ``--stock`` also runs pyannote's pipeline with
+segmentation-3.0 and ECAPA-TDNN. ``--sensitivity`` repeats the clustering with other settings, and prints the pooled
+error rate of each and the rate when every recording is measured with the setting that is best for the others.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import dataclasses
 import importlib.util
 import json
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from measuring import (
-    needs,
-)
+import conversations
+import peers
+from measuring import needs
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
@@ -29,31 +32,44 @@ from whisper_api import Engine
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize import pipeline as diarize
+from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.worker.worker import GpuWorker
 
 SETTINGS = {
-    "max_gap": (0.1, 0.12, 0.14, 0.15, 0.16, 0.17, 0.18, 0.2, 0.22, 0.24),
-    "initial_distance": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "max_gap": (0.05, 0.06, 0.07, 0.08, 0.09, 0.1),
+    "small_gap": (3.0, 4.0, 5.0, 6.0, 7.0),
+    "initial_distance": (0.3, 0.35, 0.38, 0.4, 0.45),
     "min_seconds": (0.8, 0.9, 1.0, 1.1, 1.2),
-    "duplicate_similarity": (0.7, 0.75, 0.8, 0.9),
+    "duplicate_similarity": (0.85, 0.9, 0.95),
     "min_spans": (2, 3, 4, 5, 6),
 }
+ERRORS = ("missed detection", "false alarm", "confusion")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--voices", type=Path, help="a folder of recordings of single speakers")
+    parser.add_argument("--stock", action="store_true", help="pyannote's pipeline beside ours")
     parser.add_argument("--sensitivity", action="store_true")
     parser.add_argument("--fp32", action="store_true", help="no bfloat16, whatever the CPU can do")
     arguments = needs.parsed(parser)
     if arguments.fp32:
         diarize.embedding_dtype = lambda device: "float32"
     recordings = list(_recordings(arguments.folder))
-    analyses = _analyze(recordings)
-    _report(recordings, analyses)
-    if arguments.sensitivity:
-        _vary(recordings, analyses)
+    with tempfile.TemporaryDirectory() as made:
+        parts = {"recorded": recordings}
+        if arguments.voices:
+            parts["synthesised"] = list(conversations.write(conversations.read_voices(arguments.voices), Path(made)))
+        for title, part in parts.items():
+            print(title)
+            analyses = _analyze(part)
+            _report(part, analyses, _stock(part) if arguments.stock else None)
+            if arguments.sensitivity:
+                _vary(part, analyses)
+            print()
 
 
 def _recordings(folder: Path | None) -> Iterator[tuple[str, Path, Path]]:
@@ -70,10 +86,21 @@ def _recordings(folder: Path | None) -> Iterator[tuple[str, Path, Path]]:
                 yield audio.stem, audio, audio.with_suffix(".rttm")
 
 
+def _stock(recordings: list[tuple[str, Path, Path]]) -> list[list[Turn]]:
+    """The turns by pyannote's pipeline with the same weights."""
+    models = _models_dir()
+    store = ModelStore(models)
+    job = peers.stock_diarization(str(store.ensure("segmentation-3.0").path), str(store.ensure("ecapa").path))
+    return [[Turn(*turn) for turn in job(str(path))] for _, path, _ in recordings]
+
+
+def _models_dir() -> Path:
+    return Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
+
+
 def _analyze(recordings: list[tuple[str, Path, Path]]) -> list[tuple[diarize.Analysis, float]]:
-    models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
     found = []
-    with Engine(device="cpu", models_dir=models) as engine:
+    with Engine(device="cpu", models_dir=_models_dir()) as engine:
         worker = GpuWorker()
         for warm_up in (True, False):
             used = heard = 0.0
@@ -99,50 +126,77 @@ def _analyze(recordings: list[tuple[str, Path, Path]]) -> list[tuple[diarize.Ana
     return found
 
 
-def _errors(
+def _parts(rttm: Path, turns: list[Turn], duration: float) -> tuple[dict[str, float], int, int]:
+    """Error components in seconds, and the number of speakers found and there are."""
+    metric = DiarizationErrorRate(collar=0.0, skip_overlap=False)
+    reference, hypothesis = Annotation(), Annotation()
+    for index, line in enumerate(rttm.read_text(encoding="utf-8").splitlines()):
+        fields = line.split()
+        reference[Segment(float(fields[3]), float(fields[3]) + float(fields[4])), index] = fields[7]
+    for index, turn in enumerate(turns):
+        hypothesis[Segment(turn.start, turn.end), index] = turn.speaker
+    everything = Timeline([Segment(0.0, duration)])
+    parts = metric(reference, hypothesis, uem=everything, detailed=True)
+    return parts, len(hypothesis.labels()), len(reference.labels())
+
+
+def _ours(
     recordings: list[tuple[str, Path, Path]],
     analyses: list[tuple[diarize.Analysis, float]],
-    options: ClusteringOptions,
-) -> Iterator[tuple[str, dict[str, float], int, int]]:
-    """The name of each recording, its error components in seconds, and the found and true numbers of speakers."""
-    metric = DiarizationErrorRate(collar=0.0, skip_overlap=False)
-    for (name, _, rttm), (analysis, duration) in zip(recordings, analyses, strict=True):
-        reference, hypothesis = Annotation(), Annotation()
-        for index, line in enumerate(rttm.read_text(encoding="utf-8").splitlines()):
-            fields = line.split()
-            reference[Segment(float(fields[3]), float(fields[3]) + float(fields[4])), index] = fields[7]
-        for index, turn in enumerate(analysis.turns(analysis.speakers(SpeakerBounds(), options))):
-            hypothesis[Segment(turn.start, turn.end), index] = turn.speaker
-        everything = Timeline([Segment(0.0, duration)])
-        parts = metric(reference, hypothesis, uem=everything, detailed=True)
-        yield name, parts, len(hypothesis.labels()), len(reference.labels())
+    options: ClusteringOptions | None = None,
+) -> list[tuple[dict[str, float], int, int]]:
+    return [
+        _parts(rttm, analysis.turns(analysis.speakers(SpeakerBounds(), options)), duration)
+        for (_, _, rttm), (analysis, duration) in zip(recordings, analyses, strict=True)
+    ]
 
 
-def _report(recordings: list[tuple[str, Path, Path]], analyses: list[tuple[diarize.Analysis, float]]) -> None:
-    print(f"{'recording':14} {'DER':>6} {'missed':>7} {'false':>6} {'wrong':>6} {'speech':>7}  speakers")
-    sums = dict.fromkeys(("missed detection", "false alarm", "confusion", "total"), 0.0)
-    for name, parts, found, there in _errors(recordings, analyses, ClusteringOptions()):
-        for key in sums:
-            sums[key] += parts[key]
-        print(_row(name, parts), f" {found} of {there}")
-    print(_row("pooled", sums))
+def _pooled(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    listed = list(parts)
+    return {key: sum(part[key] for part in listed) for key in (*ERRORS, "total")}
+
+
+def _rate(parts: dict[str, float]) -> float:
+    return sum(parts[key] for key in ERRORS) / parts["total"]
+
+
+def _report(
+    recordings: list[tuple[str, Path, Path]],
+    analyses: list[tuple[diarize.Analysis, float]],
+    stock: list[list[Turn]] | None,
+) -> None:
+    print(f"{'recording':18} {'DER':>6} {'missed':>7} {'false':>6} {'wrong':>6} {'speech':>7}  speakers  stock")
+    ours = _ours(recordings, analyses)
+    theirs = []
+    for number, ((name, _, rttm), (parts, found, there)) in enumerate(zip(recordings, ours, strict=True)):
+        beside = ""
+        if stock is not None:
+            theirs.append(_parts(rttm, stock[number], analyses[number][1])[0])
+            beside = f"{_rate(theirs[-1]):.3f}"
+        print(_row(name, parts), f" {found} of {there}   ", beside)
+    print(_row("pooled", _pooled(parts for parts, _, _ in ours)), f"{_rate(_pooled(theirs)):18.3f}" if theirs else "")
 
 
 def _row(name: str, parts: dict[str, float]) -> str:
-    missed, false, wrong, total = (parts[key] for key in ("missed detection", "false alarm", "confusion", "total"))
-    return f"{name:14} {(missed + false + wrong) / total:6.3f} {missed:7.2f} {false:6.2f} {wrong:6.2f} {total:7.2f}"
+    missed, false, wrong = (parts[key] for key in ERRORS)
+    return f"{name:18} {_rate(parts):6.3f} {missed:7.2f} {false:6.2f} {wrong:6.2f} {parts['total']:7.2f}"
 
 
 def _vary(recordings: list[tuple[str, Path, Path]], analyses: list[tuple[diarize.Analysis, float]]) -> None:
+    tried: list[list[dict[str, float]]] = []
     for setting, values in SETTINGS.items():
-        print(f"\n{setting:16}", *(f"{value:>6}" for value in values))
-        pooled = []
-        for value in values:
-            options = ClusteringOptions(**(dataclasses.asdict(ClusteringOptions()) | {setting: value}))
-            parts = [parts for _, parts, _, _ in _errors(recordings, analyses, options)]
-            wrong = sum(part[key] for part in parts for key in ("missed detection", "false alarm", "confusion"))
-            pooled.append(wrong / sum(part["total"] for part in parts))
-        print(f"{'pooled DER':16}", *(f"{rate:6.3f}" for rate in pooled))
+        print(f"\n{setting:20}", *(f"{value:>6}" for value in values))
+        settings = [
+            ClusteringOptions(**(dataclasses.asdict(ClusteringOptions()) | {setting: value})) for value in values
+        ]
+        tried += ([parts for parts, _, _ in _ours(recordings, analyses, options)] for options in settings)
+        print(f"{'pooled DER':20}", *(f"{_rate(_pooled(parts)):6.3f}" for parts in tried[-len(values) :]))
+    left_out = []
+    for number in range(len(recordings) if len(recordings) > 1 else 0):
+        best = min(tried, key=lambda parts: _rate(_pooled(parts[:number] + parts[number + 1 :])))
+        left_out.append(best[number])
+    if left_out:
+        print(f"\npooled DER, each recording with the best setting of the others: {_rate(_pooled(left_out)):.3f}")
 
 
 if __name__ == "__main__":

@@ -245,7 +245,8 @@ def _ecapa_adapter(path: Path) -> Any:
     import torch
     from pyannote.audio.core.inference import BaseInference
 
-    from whisper_api.engine.diarize.ecapa import DIMENSION, features, load_ecapa
+    from whisper_api.engine.diarize.ecapa import features, load_ecapa
+    from whisper_api.engine.diarize.embedding import DIMENSION
 
     network: Any = load_ecapa(path)
 

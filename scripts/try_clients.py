@@ -249,7 +249,7 @@ def _server(directory: Path) -> Iterator[dict[str, str]]:
         "WHISPER_MODELS_DIR": os.environ.get("WHISPER_MODELS_DIR") or str(CALLS.parents[1] / "models_cache"),
     }
     config = Config.load(flags=flags).config
-    for model in ("base", "ecapa"):
+    for model in ("base", "segmentation-3.0", "campplus"):
         ModelStore(config.models_dir).ensure(model)
     server = Server(config)
     with server as url:

@@ -119,8 +119,16 @@ def tiny_en_model_dir(models_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ecapa_path(models_dir: Path) -> Path:
-    """The checkpoint of the speaker embeddings."""
+    """The checkpoint of ECAPA-TDNN. The models that diarization prefers to it are there, too."""
+    for name in ("segmentation-3.0", "campplus"):
+        _model(models_dir, name)
     return _model(models_dir, "ecapa")
+
+
+@pytest.fixture(scope="session")
+def campplus_path(models_dir: Path) -> Path:
+    """The checkpoint of CAM++."""
+    return _model(models_dir, "campplus")
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_every_stage_with_a_model_is_run(own_models: Path, capsys: pytest.Captur
     assert "tiny.en in int8 on cpu" in stages["transcription"].detail
     assert stages["word times, alignment"].state == "missing"
     assert stages["word times, alignment"].remedy == "whisper-api models pull align-en"
-    assert stages["speakers, open models"].remedy == "whisper-api models pull ecapa"
+    assert stages["speakers, open models"].remedy == "whisper-api models pull segmentation-3.0 campplus"
     assert stages["speakers, community-1"].state == "missing"
 
 

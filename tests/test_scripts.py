@@ -54,6 +54,7 @@ EXTRAS = {
 # For each part of a script, a script that imports or starts it, and so runs it in these tests.
 PARTS = {
     "client_calls": "try_clients.py",
+    "conversations.py": "eval_diarization.py",
     "clients.py": "bench_events.py",
     "fixed_tokens.py": "gpu_sides.py",
     "gpu_floor.py": "bench_gpu.py",

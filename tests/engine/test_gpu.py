@@ -15,7 +15,8 @@ import pytest
 
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentSource
-from whisper_api.engine.diarize.ecapa import EcapaSource, embed
+from whisper_api.engine.diarize.ecapa import EcapaSource
+from whisper_api.engine.diarize.embedding import embed
 from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
 from whisper_api.engine.whisper.model import DecodeSettings, Row
 

@@ -311,7 +311,7 @@ def test_diarization_that_a_job_asks_for_needs_a_model(
     asked = TranscriptionOptions(diarize=True)
     executor.check(asked, None)
     bare = LocalExecutor(replace(config, models_dir=tmp_path / "empty"))
-    with pytest.raises(ModelUnavailable, match="whisper-api models pull ecapa"):
+    with pytest.raises(ModelUnavailable, match="whisper-api models pull campplus"):
         bare.check(asked, None)
     bare.check(asked, "hf_token_of_the_caller")
     bare.check(TranscriptionOptions(), None)

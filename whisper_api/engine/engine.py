@@ -310,10 +310,10 @@ class Engine:
             with contextlib.suppress(ModelError), ctx.lease(alignment_source(ctx, options.language)):
                 pass
         if options.diarize is not False:
-            from whisper_api.engine.diarize.pipeline import open_sources
+            from whisper_api.engine.diarize.open_models import open_models
 
             with contextlib.suppress(ModelError):
-                for source in open_sources(ctx):
+                for source in open_models(ctx).sources:
                     with ctx.lease(source):
                         pass
 

@@ -355,7 +355,7 @@ class TranscriptionRun:
                 while not speakers.wait(PROGRESS_SECONDS):
                     self._ctx.progress(speakers.ctx.stage_done)
                 diarization = speakers.result()
-                text.segments = assign_speakers(text.segments, diarization.turns)
+                text.segments = assign_speakers(text.segments, diarization.word_turns)
                 return diarization
             except Exception as error:
                 if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
@@ -366,7 +366,7 @@ class TranscriptionRun:
                     log.info("no diarization model: %s", error)
                     self._ctx.warn(
                         "the speakers were not told apart, since no diarization model can be had here; "
-                        "`whisper-api models pull ecapa` fetches one or says why not"
+                        "`whisper-api models pull campplus` fetches one or says why not"
                     )
                     forget_frames(error)
                 return None

@@ -127,8 +127,8 @@ class LocalExecutor:
         self._check_room(options)
         if options.diarize and not self._tells_speakers_apart(hf_token):
             raise ModelUnavailable(
-                "diarize: there is no model here to tell speakers apart; `whisper-api models pull ecapa` on the server "
-                "fetches one or says why not"
+                "diarize: there is no model here to tell speakers apart; `whisper-api models pull campplus` on the "
+                "server fetches one or says why not"
             )
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:
@@ -152,7 +152,7 @@ class LocalExecutor:
             with contextlib.suppress(InvalidOption):
                 yield f"align-{language_or_auto(options.language or self._config.language)}"
         if options.diarize is not False and self._store.find("community-1") is None:
-            yield "community-1" if self._token(hf_token) else "ecapa"
+            yield from ("community-1",) if self._token(hf_token) else ("segmentation-3.0", "campplus")
 
     def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         """Download a model into the models directory; ``cancel`` and :meth:`close` stop the download."""
@@ -330,7 +330,8 @@ class LocalExecutor:
 
 
 def _has_open_models(store: ModelStore) -> bool:
-    return store.find("segmentation") is not None and store.find("ecapa") is not None
+    embedding = store.find("campplus") or store.find("ecapa")
+    return store.find("segmentation") is not None and embedding is not None
 
 
 def _check_name(name: str) -> None:

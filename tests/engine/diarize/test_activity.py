@@ -10,30 +10,30 @@ import pytest
 
 from whisper_api.engine.diarize import activity as activity_module
 from whisper_api.engine.diarize.activity import (
-    STEP,
-    WINDOW,
     SpeakerActivity,
     SpeakerSpans,
     frame_speakers,
     turns_of,
     window_starts,
+    without_overlap,
 )
 from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP, frame_count
 from whisper_api.schema import SAMPLE_RATE
 
+WINDOW, STEP = 5.0, 1.0
 FRAMES = frame_count(round(WINDOW * SAMPLE_RATE))
 
 
 def recording(seconds: float, turns: list[tuple[float, float, int]]) -> SpeakerActivity:
     """The output of a perfect segmentation, with the local speakers of each window in another order."""
     samples = round(seconds * SAMPLE_RATE)
-    starts = window_starts(samples)
+    starts = window_starts(samples, WINDOW, STEP)
     windows = np.zeros((len(starts), FRAMES, 3), dtype=np.float16)
     for number, start in enumerate(starts):
         times = start / SAMPLE_RATE + FRAME_START + FRAME_STEP * (np.arange(FRAMES) + 0.5)
         for begin, end, who in turns:
             windows[number, (times >= begin) & (times < end), (who + number) % 3] = 0.9
-    return SpeakerActivity(windows, starts, samples)
+    return SpeakerActivity(windows, starts, samples, WINDOW)
 
 
 def overlap(turns: list[tuple[float, float, int]], start: float, end: float) -> set[int]:
@@ -45,7 +45,7 @@ TALK = [(0.5, 4.0, 0), (4.0, 5.2, 1), (5.6, 9.0, 0), (8.5, 11.0, 1), (14.0, 14.5
 
 @pytest.mark.parametrize("samples", [0, 1, 16_000, 79_999, 80_000, 80_001, 96_000, 96_001, 1_000_000])
 def test_windows_cover_the_recording_and_none_lies_beyond_it(samples: int) -> None:
-    starts = window_starts(samples)
+    starts = window_starts(samples, WINDOW, STEP)
     assert starts[0] == 0
     assert starts[-1] + WINDOW * SAMPLE_RATE >= samples
     assert len(starts) == 1 or starts[-1] + (WINDOW - STEP) * SAMPLE_RATE < samples
@@ -104,6 +104,41 @@ def test_turns_are_given_back_with_two_voices_where_they_overlap() -> None:
     turns = turns_of(activity, speakers)
     wrong = np.abs(grid(turns) != grid(TALK)).sum() * 0.01
     assert wrong < 0.4
+
+
+def test_a_voice_that_only_speaks_over_another_is_a_second_speaker() -> None:
+    activity = recording(16, [(0.5, 9.0, 0), (3.0, 5.0, 1)])
+    spans = activity.spans(2.0, 0.5, 0.3)
+    one = np.ones((len(spans.times), 1))
+    speakers = frame_speakers(activity, spans, one)
+    assert set(speakers[activity.overlap].flatten().tolist()) == {0, 1}
+    assert (speakers[~activity.overlap, 1] == -1).all()
+    assert set(frame_speakers(activity, spans, one, two_voices=False).flatten().tolist()) == {-1, 0}
+
+
+def test_without_overlap_the_speaker_who_goes_on_has_the_frames() -> None:
+    speakers = np.array([[0, 0, 0, 1, 1, -1, 1, 1, 1, 0, 0], [-1, -1, 1, 0, -1, -1, -1, 0, -1, -1, 1]], np.int32).T
+    assert without_overlap(speakers)[:, 0].tolist() == [0, 0, 1, 1, 1, -1, 1, 1, 1, 0, 0]
+
+
+def test_a_short_overlap_makes_no_second_speaker() -> None:
+    activity = recording(16, [(0.5, 9.0, 0), (3.0, 3.6, 1)])
+    assert activity.overlap.any()
+    spans = activity.spans(2.0, 0.5, 0.3)
+    assert (frame_speakers(activity, spans, np.ones((len(spans.times), 1)))[:, 1] == -1).all()
+
+
+def test_the_order_of_local_speakers_changes_nothing() -> None:
+    activity = recording(16, TALK)
+    turned = SpeakerActivity(np.roll(activity.windows, 1, axis=2), activity.starts, activity.samples, WINDOW)
+    assert np.array_equal(turned.levels, activity.levels)
+    assert np.array_equal(turned.spans(2.0, 0.5, 0.3).frames, activity.spans(2.0, 0.5, 0.3).frames)
+
+
+def test_two_models_decide_together_where_people_speak() -> None:
+    heard, deaf = recording(16, TALK), recording(16, [])
+    both = SpeakerActivity(heard.windows, heard.starts, heard.samples, WINDOW, deaf)
+    assert both.levels == pytest.approx(heard.levels / 2, abs=1e-3)
 
 
 def grid(turns: list[tuple[float, float, int]]) -> npt.NDArray[np.bool_]:

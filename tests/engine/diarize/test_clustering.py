@@ -64,11 +64,17 @@ def test_the_number_of_voices_is_found_whatever_the_channel_and_the_noise(
     assert len(set(zip(nearest.tolist(), who.tolist(), strict=True))) == voices
 
 
-@pytest.mark.parametrize("gap", [0.12, 0.16, 0.22])
+@pytest.mark.parametrize("gap", [0.06, 0.08, 0.1])
 def test_the_number_does_not_hang_on_the_gap(gap: float) -> None:
     for voices in (1, 2, 4):
         x, t, _ = conversation(voices, 24, channel=0.3)
         assert found_in(x, t, max_gap=gap) == voices
+
+
+def test_a_small_cluster_needs_a_wider_gap() -> None:
+    x, t, _ = conversation(2, 3, noise=0.9, channel=0.7)
+    assert found_in(x, t, min_spans=2, max_gap=0.03, initial_distance=0.0, small_gap=0.0) > 1
+    assert found_in(x, t, min_spans=2, max_gap=0.03, initial_distance=0.0, small_gap=50.0) == 1
 
 
 def test_repeating_a_recording_invents_no_voice() -> None:
@@ -139,7 +145,7 @@ def test_the_sequence_of_voices_is_the_best_there_is(rows: list[list[int]], cost
 
 def test_memory_for_the_pairs_of_spans_is_bounded_and_clustering_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The square of these spans alone is 290 MB in each of several arrays."""
-    x, t, _ = conversation(3, 750)
+    x, t, _ = conversation(3, 750, noise=0.65)
     monkeypatch.setattr(clustering, "PAIRS", 1 << 18)
     tracemalloc.start()
     try:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from whisper_api.engine.diarize.ecapa import DIMENSION, embed, features, load_ecapa
+from whisper_api.engine.diarize.ecapa import features, load_ecapa
+from whisper_api.engine.diarize.embedding import DIMENSION, embed
 from whisper_api.errors import ModelCorrupt
 
 Floats = npt.NDArray[np.float32]

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.diarize.enrollment import THRESHOLD, match_speakers
+from whisper_api.engine.diarize.enrollment import match_speakers
+from whisper_api.engine.diarize.open_models import CAMPPLUS
 
 RATE = 16_000
+THRESHOLD = CAMPPLUS.same_person
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 SPEAKERS = TranscriptionOptions(language="en", align=False, diarize=True)
 

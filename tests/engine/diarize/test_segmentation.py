@@ -46,6 +46,26 @@ def test_the_network_gives_the_same_as_pyannotes_own(checkpoint: Path, sample_ca
     assert float(((found > 0.5) != (expected > 0.5)).float().mean()) < 2e-3
 
 
+@pytest.mark.models
+@pytest.mark.usefixtures("ecapa_path")
+def test_the_powerset_network_gives_the_speakers_of_pyannotes_classes(models_dir: Path, sample_call: Path) -> None:
+    import torch
+
+    from whisper_api.engine.diarize.community import _model
+
+    (checkpoint,) = (models_dir / "diarization" / "segmentation-3.0").glob("*.bin")
+    audio = read(sample_call)
+    windows = torch.from_numpy(np.stack([audio[start : start + 160_000] for start in (0, 160_000, 300_000)]))
+    with torch.inference_mode():
+        found, classes = load_segmentation(checkpoint)(windows), _model(checkpoint)(windows[:, None]).exp()
+    # Nobody, each of three speakers, each pair.
+    members = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]).float()
+    assert found.shape == (3, frame_count(160_000), 3)
+    assert float((found - classes @ members).abs().mean()) < 1e-3
+    # At most two of three speak at once.
+    assert float(found.sum(dim=2).max()) <= 2.0 + 1e-3
+
+
 class Trap:
     """An object that makes a directory when it is unpickled."""
 

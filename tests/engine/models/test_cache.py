@@ -382,8 +382,8 @@ def embedding(path: Path) -> ModelSource[object]:
     return EcapaSource(str(path), "cpu")
 
 
-def use_embedding(model: object) -> object:
-    from whisper_api.engine.diarize.ecapa import EmbedSpans
+def use_embedding(model: Any) -> object:
+    from whisper_api.engine.diarize.embedding import EmbedSpans
 
     def floats(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(values, np.float32)

@@ -190,7 +190,7 @@ def _alignment(bench: _Bench) -> Check | str:
 
 
 def _open_diarization(bench: _Bench) -> str:
-    bench.find("segmentation", "ecapa")
+    bench.find("segmentation-3.0", "campplus")
     from whisper_api.engine.diarize.pipeline import diarize
 
     # The engine's own store may have community-1, which diarize() would prefer.

@@ -25,8 +25,9 @@ class ClusteringOptions:
     """Thresholds of the clustering.
 
     Attributes:
-        max_gap: two clusters with a smaller gap are merged. Any value from 0.14 to 0.22 gives nearly the same error
-            rate.
+        max_gap: two clusters with a smaller gap are merged.
+        small_gap: the gap of a cluster of n spans is divided by 1 + small_gap / sqrt(n), because the similarities of
+            few spans scatter.
         initial_distance: cosine distance (average linkage) up to which spans are merged without looking at gaps.
         min_seconds: spans with less speech are too unreliable to form a cluster.
         min_separation: seconds between spans that share no audio; closer spans are similar whoever speaks.
@@ -34,11 +35,12 @@ class ClusteringOptions:
         min_spans: a smaller cluster is not a speaker.
     """
 
-    max_gap: float = 0.16
-    initial_distance: float = 0.5
+    max_gap: float = 0.08
+    small_gap: float = 5.0
+    initial_distance: float = 0.38
     min_seconds: float = 1.0
     min_separation: float = 2.0
-    duplicate_similarity: float = 0.8
+    duplicate_similarity: float = 0.9
     min_spans: int = 4
 
 
@@ -54,7 +56,7 @@ class SpeakerBounds:
 # small cluster of nearly equal spans would have a gap to every other cluster.
 _INNER_SPREAD = 0.1
 # Inner similarity of a cluster without two separate spans: the average of one speaker.
-_INNER_DEFAULT = 0.5
+_INNER_DEFAULT = 0.65
 # Spans in one run of scipy's linkage (ten minutes), and the largest number of initial clusters: memory and time grow
 # with the squares of both.
 _BLOCK = 1200
@@ -175,6 +177,8 @@ class _Clusters:
         within = np.nan_to_num((low + high) / 2, nan=_INNER_DEFAULT)
         across = _mean(self.similarity[i], self.weight[i])
         gaps = within - np.where(np.isnan(across), within, across)
+        fewest = np.maximum(np.minimum(self.size[i], self.size), 1)
+        gaps = np.where(gaps > 0, gaps / (1 + self.options.small_gap / np.sqrt(fewest)), gaps)
         gaps[~self.alive] = np.inf
         gaps[i] = np.inf
         return np.asarray(gaps)

@@ -11,7 +11,7 @@ runs for each span, over the frames of the span.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,21 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from whisper_api.engine.diarize.embedding import DIMENSION, HOP
 from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DIMENSION", "HOP", "EcapaSource", "EmbedSpans", "embed", "features", "load_ecapa"]
+__all__ = ["EcapaSource", "features", "load_ecapa"]
 
 Floats = npt.NDArray[np.float32]
-
-DIMENSION = 192
-"""Length of an embedding."""
-
-HOP = 160
-"""Samples between two feature frames."""
 
 _WINDOW = 400
 _MELS = 80
@@ -84,44 +79,6 @@ def features(waveforms: torch.Tensor) -> torch.Tensor:
     return torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - 80)
 
 
-def embed(
-    model: Any,
-    waveform: Floats,
-    mean: Floats,
-    speech: Floats,
-    spans: Sequence[npt.NDArray[np.int64]],
-    *,
-    half_precision: bool = False,
-) -> Floats:
-    """Embed several spans of one chunk of audio.
-
-    Args:
-        model: from :func:`load_ecapa`, on any device.
-        waveform: shape (samples,), 16 kHz, from -1 to 1.
-        mean: shape (80,), mean of the features over the speech of the whole recording. It is subtracted, so that all
-            chunks are normalized alike.
-        speech: shape (frames,), weight of each feature frame as context; at least one is above 0.
-        spans: for each span the numbers of its feature frames, at least one.
-        half_precision: run the trunk and the attention in bfloat16, or float16 where the device has no bfloat16.
-
-    Returns:
-        Shape (spans, 192), each of length 1.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        x = features(torch.from_numpy(waveform).to(device)[None])
-        x = x - torch.from_numpy(mean).to(device)[None, :, None]
-        weight = torch.from_numpy(speech).to(device)[None]
-        half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
-        with torch.autocast(device.type, half, enabled=half_precision):
-            x = model.trunk(x, weight / weight.sum())
-        vectors = model.pool(x[0].float().T.contiguous(), spans, half if half_precision else torch.float32)
-        embeddings: Floats = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
-    return embeddings
-
-
 def load_ecapa(path: Path) -> torch.nn.Module:
     """Load the embedding network of a checkpoint, in eval mode, on the CPU.
 
@@ -143,30 +100,6 @@ class EcapaSource(CheckpointSource):
 
     def network(self, path: Path) -> torch.nn.Module:
         return load_ecapa(path)
-
-
-@dataclass(frozen=True)
-class EmbedSpans:
-    """Work item: chunks of audio with their spans, as arguments of :func:`embed`, to (spans, 192)."""
-
-    model: Any
-    device: str
-    half_precision: bool
-
-    max_cost = math.inf
-
-    @property
-    def max_items(self) -> int:
-        """One chunk on a CPU, so that another thread can run the next chunk at the same time."""
-        return 1 if self.device == "cpu" else 4
-
-    @property
-    def memory_key(self) -> Hashable:
-        """Key under which the worker keeps the batch size that fits the memory."""
-        return ("ecapa", self.device)
-
-    def run(self, inputs: Sequence[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]) -> Sequence[Floats]:
-        return [embed(self.model, *value, half_precision=self.half_precision) for value in inputs]
 
 
 # Published name of a layer, and the name of the layer here. Longer names come first, since one may contain another.
@@ -238,6 +171,8 @@ def _network() -> torch.nn.Module:
             return result
 
     class EcapaTdnn(nn.Module):
+        stride = 1
+
         def __init__(self) -> None:
             super().__init__()
             wide = 3 * _CHANNELS
@@ -248,6 +183,9 @@ def _network() -> torch.nn.Module:
             self.attention_out = nn.Conv1d(128, wide, 1)
             self.statistics_norm = nn.BatchNorm1d(2 * wide)
             self.output = nn.Conv1d(2 * wide, DIMENSION, 1)
+
+        def features(self, waveforms: torch.Tensor) -> torch.Tensor:
+            return features(waveforms)
 
         def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             """Features (1, 80, frames) to (1, 3072, frames); ``weight`` (1, frames) of the context sums to 1."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.diarize.assignment import Turn
+from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.diarize.pipeline import Diarization, embed_speaker
 from whisper_api.engine.worker.worker import is_out_of_memory
 from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
@@ -21,20 +22,11 @@ from whisper_api.schema import SAMPLE_RATE
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
-__all__ = ["THRESHOLD", "check_names", "decode_references", "match_speakers", "name_speakers"]
+__all__ = ["check_names", "decode_references", "match_speakers", "name_speakers"]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
-
-THRESHOLD = 0.45
-"""Cosine similarity from which a speaker and a recording count as the same person.
-
-Measured with ECAPA-TDNN on meetings with overlapping speech and a telephone call, with recordings of 2 to 8 s: 255
-pairs of different people reached 0.41 at most; 27 pairs of one person were at 0.33 to 0.78 with 2 s, and at 0.65 to
-0.86 with 4 s or more. With this threshold nobody is confused, and only 4 of the 14 recordings of 2 s are not
-recognised. Two readings by one person are at 0.68 or more, readings by different people at 0.20 or less.
-"""
 
 MAX_SECONDS = 60.0
 """Seconds of a recording that are used; a longer one does not improve the embedding."""
@@ -105,10 +97,15 @@ def name_speakers(ctx: JobContext, diarization: Diarization, references: Mapping
             ctx.warn(f"{name!r} was not looked for, because nobody can be heard in the recording that was given")
         else:
             embeddings[name] = embedding
-    names = match_speakers(diarization.embeddings, embeddings)
+
+    def named(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        return tuple(Turn(turn.start, turn.end, names.get(turn.speaker, turn.speaker)) for turn in turns)
+
+    names = match_speakers(diarization.embeddings, embeddings, diarization.same_person)
     return replace(
         diarization,
-        turns=tuple(Turn(turn.start, turn.end, names.get(turn.speaker, turn.speaker)) for turn in diarization.turns),
+        turns=named(diarization.turns),
+        word_turns=named(diarization.word_turns),
         embeddings={names.get(label, label): vector for label, vector in diarization.embeddings.items()},
     )
 
@@ -127,7 +124,7 @@ def _embedding(ctx: JobContext, audio: Floats, diarization: Diarization) -> Floa
 
 
 def match_speakers(
-    speakers: Mapping[str, Floats], known: Mapping[str, Floats], threshold: float = THRESHOLD
+    speakers: Mapping[str, Floats], known: Mapping[str, Floats], threshold: float = CAMPPLUS.same_person
 ) -> dict[str, str]:
     """Assign names to labels one to one, with the highest sum of similarities.
 

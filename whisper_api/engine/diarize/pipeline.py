@@ -1,10 +1,9 @@
 """Diarization: who speaks when.
 
-pyannote's community-1 pipeline is used where it can be had (it needs an account). Otherwise open models are: the
-segmentation that whisperx ships finds speech, overlap and changes of speaker; ECAPA-TDNN embeds spans of up to two
-seconds; the spans are clustered into speakers; each frame of speech goes to the speaker that its spans resemble most.
-The local speakers of the segmentation are only used within a span, because a whole window often mixes two similar
-voices.
+pyannote's community-1 pipeline is used where it can be had (it needs an account). Otherwise open models are: two
+segmentation models find speech, overlap and changes of speaker; CAM++ embeds spans of up to two seconds; the spans are
+clustered into speakers; each frame of speech goes to the speaker that its spans resemble most. The local speakers of
+the segmentation are only used within a span, because a whole window often mixes two similar voices.
 """
 
 from __future__ import annotations
@@ -20,18 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.activity import (
-    WINDOW,
     SpeakerActivity,
     SpeakerSpans,
     frame_speakers,
     turns_of,
     window_starts,
+    without_overlap,
 )
 from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
-from whisper_api.engine.diarize.ecapa import DIMENSION, HOP, EcapaSource, EmbedSpans, features
-from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentationSource, SegmentWindows, frame_count
+from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
+from whisper_api.engine.diarize.open_models import CAMPPLUS, ECAPA, Voiceprint, open_models
+from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count
 from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -41,15 +42,17 @@ if TYPE_CHECKING:
     from whisper_api.engine.worker.device import Device
     from whisper_api.schema import TranscriptionOptions
 
-__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "embed_speaker", "open_sources"]
+__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "embed_speaker"]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
 COMMUNITY = "community-1"
-CLUSTERING = ClusteringOptions()
 
+# Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for
+# 0.01 less error.
+WINDOWS = {"segmentation-3.0": (10.0, 2.0), "segmentation": (5.0, 1.0)}
 SPAN_SECONDS = 2.0
 """Longest span; 1.5 to 3 gave nearly the same."""
 SPAN_STEP = 0.5
@@ -72,13 +75,17 @@ class Diarization:
             in order of first appearance.
         embeddings: label to a vector of length 1, shape (dimension,).
         model: name of the models, for people.
+        word_turns: turns that do not overlap, because a word gets one speaker; as ``turns`` otherwise.
         community: whether pyannote's pipeline made it.
+        same_person: cosine similarity from which embeddings count as those of one person.
     """
 
     turns: tuple[Turn, ...]
     embeddings: dict[str, Floats]
     model: str
+    word_turns: tuple[Turn, ...]
     community: bool = False
+    same_person: float = 0.45
 
 
 def diarize(ctx: JobContext, audio: Floats) -> Diarization:
@@ -214,34 +221,44 @@ class Analysis:
         activity: probabilities of speech.
         spans: short spans of one speaker each.
         embeddings: (spans, 192), each of length 1.
+        voiceprint: the kind of embedding.
     """
 
     activity: SpeakerActivity
     spans: SpeakerSpans
     embeddings: Floats
+    voiceprint: Voiceprint = CAMPPLUS
 
     def speakers(
         self,
         bounds: SpeakerBounds,
-        options: ClusteringOptions = CLUSTERING,
+        options: ClusteringOptions | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> npt.NDArray[np.float64]:
         """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
 
         Args:
-            bounds: on the number of speakers.
-            options: of the clustering.
+            bounds: bounds of the number of speakers.
+            options: other thresholds than those of the embedding.
             check: raises when the job was canceled.
         """
         if len(self.embeddings) == 0:
             return np.zeros((0, DIMENSION))
-        return find_speakers(self.embeddings, self.spans.times, self.spans.seconds, bounds, options, check)
+        chosen = options or self.voiceprint.clustering
+        return find_speakers(self.embeddings, self.spans.times, self.spans.seconds, bounds, chosen, check)
 
-    def turns(self, centroids: npt.NDArray[np.float64]) -> list[Turn]:
-        """The turns of these speakers; without centroids, all speech is one speaker's."""
+    def turns(self, centroids: npt.NDArray[np.float64], *, two_voices: bool = True, overlap: bool = True) -> list[Turn]:
+        """The turns of these speakers; without centroids, all speech is one speaker's.
+
+        Args:
+            centroids: from :meth:`speakers`.
+            two_voices: whether overlapping speech may add a second speaker to the only one that was found.
+            overlap: whether overlapping speech has two speakers; else it has the one who goes on.
+        """
         if len(centroids):
             similarity = np.asarray(self.embeddings @ centroids.T, dtype=np.float64)
-            speakers = frame_speakers(self.activity, self.spans, similarity)
+            speakers = frame_speakers(self.activity, self.spans, similarity, two_voices=two_voices)
+            speakers = speakers if overlap else without_overlap(speakers)
         else:
             speakers = np.where(self.activity.speech, 0, -1).astype(np.int32)[:, None]
         return [Turn(start, end, _label(number)) for start, end, number in turns_of(self.activity, speakers)]
@@ -258,45 +275,50 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
         ModelUnavailable, ModelCorrupt: a model cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        segmentation, ecapa = (stack.enter_context(ctx.lease(source)) for source in open_sources(ctx))
-        activity = _segment(ctx, audio, segmentation)
+        models = open_models(ctx)
+        *networks, embedding = (stack.enter_context(ctx.lease(source)) for source in models.sources)
+        activity = _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True)))
         spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
-        return Analysis(activity, spans, _embed(ctx, audio, ecapa, activity, spans))
-
-
-def open_sources(ctx: JobContext) -> tuple[SegmentationSource, EcapaSource]:
-    """The open models for segmentation and embedding, fetched when they are not installed.
-
-    Raises:
-        ModelUnavailable: a model cannot be fetched.
-    """
-    device = ctx.device.torch_name
-    return (
-        SegmentationSource(str(ctx.fetch_model("segmentation").path), device),
-        EcapaSource(str(ctx.fetch_model("ecapa").path), device),
-    )
+        embeddings = _embed(ctx, audio, embedding, activity, spans)
+        return Analysis(activity, spans, embeddings, models.voiceprint)
 
 
 def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
     analysis = analyze(ctx, audio)
-    centroids = analysis.speakers(bounds_of(ctx.options), check=ctx.check)
+    bounds = bounds_of(ctx.options)
+    centroids = analysis.speakers(bounds, check=ctx.check)
     ctx.check()
     vectors = {_label(number): row for number, row in enumerate(centroids)}
-    return _in_time_order(analysis.turns(centroids), vectors, "pyannote segmentation 2, ECAPA-TDNN")
+    return _in_time_order(
+        analysis.turns(centroids, two_voices=bounds.maximum > 1),
+        vectors,
+        f"pyannote segmentation, {analysis.voiceprint.name}",
+        word_turns=analysis.turns(centroids, overlap=False),
+        same_person=analysis.voiceprint.same_person,
+    )
 
 
-def _segment(ctx: JobContext, audio: Floats, model: Any) -> SpeakerActivity:
-    size = round(WINDOW * SAMPLE_RATE)
-    starts = window_starts(len(audio))
-    operation = SegmentWindows(model, ctx.device.torch_name)
-    windows = (audio[start : start + size] for start in starts)
-    items = ((operation, np.pad(window, (0, size - len(window))), WINDOW) for window in windows)
-    # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
-    probabilities = np.empty((len(starts), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
-    for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):
-        probabilities[number] = result
-        ctx.progress(_SEGMENTATION_SHARE * (number + 1) / len(starts))
-    return SpeakerActivity(probabilities, starts, len(audio))
+def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerActivity:
+    """The activity by the first model, with that by the second one beside."""
+    starts = {name: window_starts(len(audio), *WINDOWS[name]) for name in models}
+    total, done = sum(map(len, starts.values())), 0
+    activity: SpeakerActivity | None = None
+    for name, model in reversed(models.items()):
+        length = WINDOWS[name][0]
+        size = round(length * SAMPLE_RATE)
+        operation = SegmentWindows(model, ctx.device.torch_name)
+        windows = (audio[start : start + size] for start in starts[name])
+        items = ((operation, np.pad(window, (0, size - len(window))), length) for window in windows)
+        # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
+        probabilities = np.empty((len(starts[name]), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
+        for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):
+            probabilities[number] = result
+            done += 1
+            ctx.progress(_SEGMENTATION_SHARE * done / total)
+        activity = SpeakerActivity(probabilities, starts[name], len(audio), length, activity)
+    if activity is None:
+        raise ModelUnavailable("there is no segmentation model")
+    return activity
 
 
 def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans) -> Floats:
@@ -306,7 +328,7 @@ def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity
         return embeddings
     operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
     speech = activity.speech_features()
-    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech), spans)
+    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech, model), spans)
     done = 0
     for result in ctx.run(((operation, value, CHUNK) for value in inputs), window=4):
         embeddings[done : done + len(result)] = result
@@ -315,17 +337,17 @@ def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity
     return embeddings
 
 
-def _feature_mean(audio: Floats, speech: Floats) -> Floats:
+def _feature_mean(audio: Floats, speech: Floats, model: Any) -> Floats:
     """Mean of the features over speech, shape (80,)."""
     import torch
 
-    size = round(WINDOW * SAMPLE_RATE)
+    size = 5 * SAMPLE_RATE
     starts = range(0, max(1, len(audio)), size)
     total, weight = np.zeros(80, dtype=np.float64), 0.0
     for start in starts[:: math.ceil(len(starts) / _MEAN_WINDOWS)]:
         frames = speech[start // HOP : (start + size) // HOP]
         if frames.any():
-            energies = features(torch.from_numpy(audio[start : start + size])[None])[0].numpy()[:, : len(frames)]
+            energies = model.features(torch.from_numpy(audio[start : start + size])[None])[0].numpy()[:, : len(frames)]
             total += energies @ frames[: energies.shape[1]]
             weight += float(frames[: energies.shape[1]].sum())
     return (total / max(weight, 1.0)).astype(np.float32)
@@ -356,12 +378,23 @@ def _unit(vector: Floats) -> Floats:
     return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
 
 
-def _in_time_order(turns: list[Turn], vectors: dict[str, Any], model: str, *, community: bool = False) -> Diarization:
+def _in_time_order(
+    turns: list[Turn],
+    vectors: dict[str, Any],
+    model: str,
+    *,
+    word_turns: list[Turn] | None = None,
+    community: bool = False,
+    same_person: float = ECAPA.same_person,
+) -> Diarization:
     """Sort turns by time, and number the speakers by their first appearance."""
-    turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
     names: dict[str, str] = {}
-    for turn in turns:
-        names.setdefault(turn.speaker, _label(len(names)))
+
+    def sorted_and_renamed(given: list[Turn]) -> tuple[Turn, ...]:
+        ordered = sorted(given, key=lambda turn: (turn.start, turn.end))
+        return tuple(Turn(turn.start, turn.end, names.setdefault(turn.speaker, _label(len(names)))) for turn in ordered)
+
+    renamed = sorted_and_renamed(turns)
+    of_words = renamed if word_turns is None else sorted_and_renamed(word_turns)
     embeddings = {name: _unit(vectors[old]) for old, name in names.items() if old in vectors}
-    renamed = tuple(Turn(turn.start, turn.end, names[turn.speaker]) for turn in turns)
-    return Diarization(renamed, embeddings, model, community)
+    return Diarization(renamed, embeddings, model, of_words, community, same_person)

