@@ -77,8 +77,11 @@ def test_a_click_on_a_word_plays_it_and_the_word_is_marked(
     page.get_by_role("button", name="Pause").click()
     seen = page.evaluate(PLAYING)
     words = [word for segment in result["segments"] for word in segment["words"]]
-    said = [each["word"] for each in words if each["start"] <= seen["time"] + 0.05]
-    assert seen["word"] == said[-1]
+    # The page may show the mark of a word up to 50 ms before or after the word begins.
+    marked = {
+        [each["word"] for each in words if each["start"] <= seen["time"] + slack][-1] for slack in (-0.05, 0.0, 0.05)
+    }
+    assert seen["word"] in marked
     # Moving the player moves the mark, also while it is paused.
     page.get_by_role("slider", name="Position").fill(str(word_at(result, 0)["start"]))
     expect(page.locator(".w.now")).to_have_text(word_at(result, 0)["word"])
