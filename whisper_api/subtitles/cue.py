@@ -53,7 +53,7 @@ class Line(NamedTuple):
         """The printed characters."""
         if not self.words:
             return self.mark.rstrip()
-        return self.mark + "".join(f" {word.text}" if word.space else word.text for word in self.words)
+        return self.mark + "".join([f" {word.text}" if word.space else word.text for word in self.words])
 
 
 class Cue(NamedTuple):
@@ -76,7 +76,7 @@ class Cue(NamedTuple):
 
     def text(self) -> str:
         """The lines, joined by line ends."""
-        return "\n".join(line.text() for line in self.lines)
+        return "\n".join([line.text() for line in self.lines])
 
     def pieces(self) -> list[tuple[str, str]]:
         """The words, each with all characters between the word and the word before; joined, they are the text."""
