@@ -37,7 +37,7 @@ def ours(windows: int, **settings: Any) -> Job:
     setting = Setting(**settings)
     size = round(WINDOW * SAMPLE_RATE)
     spans = [vad.Span(i * size, (i + 1) * size) for i in range(windows)]
-    vad.detect = lambda ctx, audio: (spans[: len(audio) // size], [])
+    vad.detect = lambda ctx, audio: vad.Detection(spans[: len(audio) // size], [])
     return _ours(setting, speech(windows * WINDOW))
 
 

@@ -125,7 +125,7 @@ class Job:
 
 
 def detect(audio: np.ndarray[Any, np.dtype[np.float32]], **options: Any) -> list[Span]:
-    return vad.detect(cast(JobContext, Job(TranscriptionOptions(**options))), audio)[0]
+    return vad.detect(cast(JobContext, Job(TranscriptionOptions(**options))), audio).windows
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
         )
         activity = vad.pyannote_frames(ctx, call)
         silero = vad.silero_frames(ctx, call)
-        (window,), _ = vad.detect(ctx, call)
+        (window,) = vad.detect(ctx, call).windows
     assert len(activity.probabilities) == pytest.approx(len(call) / activity.step, abs=1)
     assert 0 <= activity.probabilities.min() <= activity.probabilities.max() <= 1
     assert 6.0 < window.start / RATE < 6.9
@@ -223,6 +223,48 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
     times = np.arange(0, len(call), 1_600)
     both = [a.probabilities[np.minimum(times // a.step, len(a.probabilities) - 1)] > 0.5 for a in (activity, silero)]
     assert np.mean(both[0] == both[1]) > 0.85
+
+
+@pytest.fixture
+def ctx(engine: Engine) -> JobContext:
+    return JobContext(
+        options=engine.resolve(TranscriptionOptions()),
+        device=engine.device,
+        worker=engine._worker,
+        models=engine.models,
+        store=engine.store,
+    )
+
+
+def test_pyannote_is_asked_where_silero_hears_nothing_in_loud_sound(
+    ctx: JobContext, call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(_: JobContext, audio: np.ndarray[Any, np.dtype[np.float32]]) -> SpeechFrames:
+        return SpeechFrames(np.zeros(-(-len(audio) // STEP), np.float32), STEP)
+
+    assert not vad.detect(ctx, call).doubtful
+    monkeypatch.setattr(vad, "silero_frames", deaf)
+    found = vad.detect(ctx, call)
+    assert found.doubtful
+    assert found.windows
+    assert ctx.warnings == []
+    # Quiet sound is not worth it.
+    quiet = vad.detect(ctx, call * np.float32(0.001))
+    assert (quiet.windows, quiet.doubtful) == ([], False)
+
+
+def test_loud_sound_without_speech_is_named(ctx: JobContext) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 10 * RATE).astype(np.float32)
+    assert vad.detect(ctx, noise).windows == []
+    assert ctx.warnings == [
+        "no speech was found, though 10.0 s of sound are loud; vad=none transcribes them all the same"
+    ]
+
+
+def test_without_detection_silence_has_no_windows() -> None:
+    steps = np.random.default_rng(0).integers(-1, 2, 20 * RATE) / 32768
+    assert detect(steps.astype(np.float32), vad="none") == []
+    assert detect(np.zeros(5 * RATE, np.float32), vad="none") == []
 
 
 def test_minutes_of_digital_silence_cost_little_and_change_nothing_around_them(

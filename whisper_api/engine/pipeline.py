@@ -8,7 +8,6 @@ errors become warnings, and the transcript lacks speakers or has word times of a
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import threading
 import time
@@ -20,9 +19,10 @@ from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.level import raise_quiet_speech, without_offset
+from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.sentences import split_sentences
+from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
@@ -81,7 +81,7 @@ class TranscriptionRun:
         self._known_speakers = known_speakers
         self._options = ctx.options
         self._timings: dict[str, float] = {}
-        self._speakers: _Diarizing | None = None
+        self._speakers: Diarizing | None = None
 
     def run(self, source: AudioInput) -> Transcript:
         """Run the stages. Raises the errors that :meth:`Engine.transcribe` documents."""
@@ -99,7 +99,6 @@ class TranscriptionRun:
         for warning in decoded.warnings:
             ctx.warn(warning)
         audio = without_offset(decoded.audio, shared=decoded.shared)
-        shared = decoded.shared and audio is decoded.audio
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
@@ -107,13 +106,12 @@ class TranscriptionRun:
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
-                spans, speech = vad.detect(ctx, audio)
-                if options.vad == "none":
-                    speech = []
-                else:
-                    places = [[(span.start, span.end) for span in found] for found in (spans, speech)]
-                    audio = raise_quiet_speech(audio, *places, shared=shared)
-            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching, speech)
+                heard = vad.detect(ctx, audio)
+                spans = heard.windows
+                audio = heard.raised(audio, shared=decoded.shared and audio is decoded.audio)
+            recognizer = Recognizer(
+                ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, doubtful=heard.doubtful
+            )
             if options.task == "detect_language":
                 with self._stage("asr"):
                     language, probabilities = recognizer.detect_language(options.language)
@@ -136,17 +134,16 @@ class TranscriptionRun:
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
             diarization = self._assign_speakers(text) if text.segments else None
-        language = text.language
         # A window with more words than milliseconds may run into the next window.
         segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
-            language=language,
+            language=text.language,
             language_probability=probability,
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
-            speakers=_speakers_in_order(segments),
-            speaker_embeddings=_embeddings(diarization) if options.speaker_embeddings else None,
+            speakers=speakers_in_order(segments),
+            speaker_embeddings=speaker_embeddings(diarization) if options.speaker_embeddings else None,
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
             diarization_model=diarization.model if diarization else None,
@@ -315,10 +312,9 @@ class TranscriptionRun:
         forget_frames(error)
 
     @contextlib.contextmanager
-    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[_Diarizing]:
-        """Run diarization in a thread of its own: it needs no text."""
+    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[Diarizing]:
         stop = threading.Event()
-        task = _Diarizing(self._ctx.subcontext(stop), audio, references)
+        task = Diarizing(self._ctx.subcontext(stop), audio, references)
         try:
             yield task
         finally:
@@ -398,44 +394,6 @@ class _Text:
     alignment_model: str | None = None
 
 
-class _Diarizing(BackgroundTask["Diarization"]):
-    """Diarization in a thread, with names for the known speakers."""
-
-    def __init__(self, ctx: JobContext, audio: Any, references: Mapping[str, Any]) -> None:
-        self.ctx = ctx
-        # A partial, not a lambda: the frame of a lambda would keep the audio after the work is done.
-        super().__init__("diarize", functools.partial(self._diarize, audio, references))
-
-    def _diarize(self, audio: Any, references: Mapping[str, Any]) -> Diarization:
-        from whisper_api.engine.diarize.pipeline import diarize
-
-        found = diarize(self.ctx, audio)
-        if references:
-            from whisper_api.engine.diarize.enrollment import name_speakers
-
-            try:
-                found = name_speakers(self.ctx, found, references)
-            except Exception as error:
-                self.ctx.continue_without("the known speakers were not looked for", error)
-        return found
-
-
 def translates(model: str) -> bool:
     """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
     return "turbo" not in model and not model.startswith("distil")
-
-
-def _speakers_in_order(segments: Sequence[Segment]) -> tuple[str, ...]:
-    """Speakers in order of appearance, speakers of single words included."""
-    found: dict[str, None] = {}
-    for segment in segments:
-        for speaker in (*(word.speaker for word in segment.words), segment.speaker):
-            if speaker is not None:
-                found.setdefault(speaker)
-    return tuple(found)
-
-
-def _embeddings(diarization: Diarization | None) -> dict[str, tuple[float, ...]] | None:
-    if diarization is None:
-        return None
-    return {speaker: tuple(float(x) for x in vector) for speaker, vector in diarization.embeddings.items()}

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.level import hearing_gains
+from whisper_api.engine.audio.level import hearing_gains, loud_seconds, raise_quiet_speech
 from whisper_api.schema import SAMPLE_RATE, VAD_ONSET
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = [
+    "Detection",
     "Span",
     "SpeechFrames",
     "VadSettings",
@@ -32,6 +33,11 @@ __all__ = [
 WINDOW_SECONDS = 30.0
 # In a longer silence inside a window Whisper tends to invent text, and silence costs as much time as speech.
 MAX_SILENCE_SECONDS = 4.0
+
+# The peak of digital silence: -80 dBFS, or three steps of 16 bits.
+DITHER = 1e-4
+# Sound in which no speech is found is worth a second look and a warning from this length on.
+LOUD_SECONDS = 2.0
 
 SILERO_FRAME = 512
 SILERO_CONTEXT = 64
@@ -97,25 +103,58 @@ class VadSettings:
     min_speech: float = 0.05
 
 
-def detect(ctx: JobContext, audio: Floats) -> tuple[list[Span], list[Span]]:
+@dataclass(frozen=True)
+class Detection:
+    """Where to look for text.
+
+    Attributes:
+        windows: at most 30 s each, in order, not overlapping; they cover all speech.
+        speech: the spans of speech, in order; empty where nobody looked for them.
+        doubtful: whether Silero heard nothing and pyannote's model did: song, or music that sounds like it.
+    """
+
+    windows: list[Span]
+    speech: list[Span]
+    doubtful: bool = False
+
+    def raised(self, audio: Floats, *, shared: bool) -> Floats:
+        """The audio with its quiet speech raised; see :func:`raise_quiet_speech`."""
+        windows, speech = ([(span.start, span.end) for span in spans] for spans in (self.windows, self.speech))
+        return raise_quiet_speech(audio, windows, speech, shared=shared)
+
+
+def detect(ctx: JobContext, audio: Floats) -> Detection:
     """Find the windows to transcribe, and the speech in them.
+
+    Where Silero hears nothing in loud sound, pyannote's model is asked, which hears song; the warnings tell of sound in
+    which neither hears speech.
 
     Args:
         ctx: the job; its options name the detector and the thresholds.
         audio: float32, shape (samples,), mono, 16 kHz.
-
-    Returns:
-        Windows of at most 30 s that cover all speech, and the spans of speech, in order; both are empty without speech.
     """
     options = ctx.options
     settings = VadSettings(options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)
-    if ctx.options.vad == "none":
-        spans = [Span(0, len(audio))] if len(audio) else []
-        frames = SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME)
-    else:
-        frames = silero_frames(ctx, audio) if ctx.options.vad == "silero" else pyannote_frames(ctx, audio)
-        spans = speech_spans(frames, settings, len(audio))
-    return windows(spans, frames, audio), spans
+    if options.vad == "none":
+        everything = [Span(0, len(audio))] if len(audio) else []
+        flat = SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME)
+        found = windows(everything, flat, audio)
+        # Whisper invents words for silence.
+        return Detection([w for w in found if np.abs(audio[w.start : w.end]).max() > DITHER], [])
+    frames = silero_frames(ctx, audio) if options.vad == "silero" else pyannote_frames(ctx, audio)
+    spans = speech_spans(frames, settings, len(audio))
+    loud = loud_seconds(audio) if not spans else 0.0
+    second_look = loud >= LOUD_SECONDS and options.vad == "silero"
+    if second_look:
+        try:
+            frames = pyannote_frames(ctx, audio)
+        except Exception as error:
+            ctx.continue_without("song was not looked for", error)
+        else:
+            spans = speech_spans(frames, settings, len(audio))
+    if loud >= LOUD_SECONDS and not spans:
+        ctx.warn(f"no speech was found, though {loud:.1f} s of sound are loud; vad=none transcribes them all the same")
+    return Detection(windows(spans, frames, audio), spans, second_look)
 
 
 def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:

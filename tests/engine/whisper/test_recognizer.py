@@ -310,6 +310,19 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     assert lengths == [1900]
 
 
+def test_doubtful_text_of_doubtful_windows_is_left_out(
+    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = [FIRST, SECOND]
+    sung = Recognizer(context(engine), whisper, "base", call, spans, engine.batching, doubtful=True)
+    assert len(list(sung.transcribe("en", word_times=False))) == 2
+    loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
+    monkeypatch.setattr(
+        OnnxDecode, "run", lambda _, inputs: [DecodedTokens(loop, -0.1, 0.1, False, None) for _ in inputs]
+    )
+    assert list(sung.transcribe("en", word_times=False)) == []
+
+
 def test_a_window_that_stays_without_its_text_is_flagged_or_named(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,8 +155,7 @@ def _decode(sound: Samples) -> str:
 def _voice_activity(bench: _Bench) -> str:
     from whisper_api.engine.vad import detect
 
-    windows, _ = detect(bench.job(), bench.sound)
-    seconds = sum(window.seconds for window in windows)
+    seconds = sum(window.seconds for window in detect(bench.job(), bench.sound).windows)
     return f"Silero, {seconds:.1f} s of speech"
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["LEVEL_FRAME", "hearing_gains", "raise_quiet_speech", "without_offset"]
+__all__ = ["LEVEL_FRAME", "hearing_gains", "loud_seconds", "raise_quiet_speech", "without_offset"]
 
 # Samples of a frame whose level is measured: 32 ms, as in Silero.
 LEVEL_FRAME = 512
@@ -135,6 +135,11 @@ def raise_quiet_speech(
             decibels = np.interp(np.arange(end - start), places, gain)
             audio[start:end] *= (10 ** (decibels / 20)).astype(np.float32)
     return audio
+
+
+def loud_seconds(audio: Samples) -> float:
+    """Seconds of sound above :data:`QUIET_SPEECH`."""
+    return float(np.count_nonzero(_levels(audio) > QUIET_SPEECH)) * LEVEL_FRAME / SAMPLE_RATE
 
 
 def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:

@@ -42,6 +42,7 @@ class Recognizer:
         spans: the windows to decode, each at most 30 s long.
         batching: the size of batches on this device.
         speech: the spans in which somebody speaks, in order; empty if that is not known.
+        doubtful: whether the windows may hold no voice at all; then text that stays doubtful is left out.
     """
 
     def __init__(
@@ -53,12 +54,15 @@ class Recognizer:
         spans: Sequence[Span],
         batching: Batching,
         speech: Sequence[Span] = (),
+        *,
+        doubtful: bool = False,
     ) -> None:
         self.ctx = ctx
         self.whisper = whisper
         self._model_name = model_name
         self.audio = audio
         self.batching = batching
+        self._doubtful = doubtful
         self._windows = [
             Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
         ]
@@ -146,7 +150,7 @@ class Recognizer:
             before = number
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
-                if segment is not None:
+                if segment is not None and not (self._doubtful and segment.flags):
                     yield segment
                     number += 1
                     doubtful += bool(segment.flags)
