@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,14 +227,15 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
 
 
 @pytest.fixture
-def ctx(engine: Engine) -> JobContext:
-    return JobContext(
-        options=engine.resolve(TranscriptionOptions()),
-        device=engine.device,
-        worker=engine._worker,
-        models=engine.models,
-        store=engine.store,
-    )
+def ctx(engine: Engine) -> Iterator[JobContext]:
+    with contextlib.closing(GpuWorker()) as worker:
+        yield JobContext(
+            options=engine.resolve(TranscriptionOptions()),
+            device=engine.device,
+            worker=worker,
+            models=engine.models,
+            store=engine.store,
+        )
 
 
 def test_pyannote_is_asked_where_silero_hears_nothing_in_loud_sound(

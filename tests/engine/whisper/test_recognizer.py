@@ -311,10 +311,10 @@ def test_speech_without_text_is_decoded_again_in_pieces(
 
 
 def test_doubtful_text_of_doubtful_windows_is_left_out(
-    engine: Engine, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans = [FIRST, SECOND]
-    sung = Recognizer(context(engine), whisper, "base", call, spans, engine.batching, doubtful=True)
+    sung = Recognizer(context(engine, worker), whisper, "base", call, spans, engine.batching, doubtful=True)
     assert len(list(sung.transcribe("en", word_times=False))) == 2
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     monkeypatch.setattr(
