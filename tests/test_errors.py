@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 import whisper_api
-from whisper_api import errors, schema
+from whisper_api import errors, job_values, schema
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
 from whisper_api.store.rows import Job
@@ -187,14 +187,14 @@ def values() -> Iterator[object]:
     yield from (word, segment, options, transcript, RenderOptions(), Config(), Config(port=0, hf_token="secret"))
     yield schema.Progress(0.5, "asr")
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
-    yield schema.job_result(transcript, "hello", ("a warning",), {"key": "value"})
-    yield schema.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})
-    yield schema.JobQueuedEvent(job_id="j", queue_position=2)
-    yield schema.JobProgressEvent(job_id="j", progress=0.5, stage="asr", eta_seconds=1.0)
-    yield schema.JobSegmentEvent(job_id="j", index=0, aligned=False, segments=(schema.result_segment(segment),))
-    yield schema.JobCompletedEvent(job_id="j")
-    yield schema.JobFailedEvent(job_id="j", error="it failed")
-    yield schema.JobCanceledEvent(job_id="j")
+    yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})
+    yield job_values.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})
+    yield job_values.JobQueuedEvent(job_id="j", queue_position=2)
+    yield job_values.JobProgressEvent(job_id="j", progress=0.5, stage="asr", eta_seconds=1.0)
+    yield job_values.JobSegmentEvent(job_id="j", index=0, aligned=False, segments=(job_values.result_segment(segment),))
+    yield job_values.JobCompletedEvent(job_id="j")
+    yield job_values.JobFailedEvent(job_id="j", error="it failed")
+    yield job_values.JobCanceledEvent(job_id="j")
 
 
 @pytest.mark.parametrize("value", list(values()), ids=lambda value: type(value).__name__)

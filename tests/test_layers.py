@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
-VALUES = {"errors", "records", "schema"}
+VALUES = {"errors", "records", "schema", "job_values"}
 # How words stand in a text and in time: functions of the schema's values.
 WORDS = {"time_order", "word_spacing"}
 SETTINGS = {"coercion", "config", "permissions"}
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "schema": {"errors", "records"},
+    "job_values": {"errors", "records", "schema"},
     "coercion": set(),
     "config": {"coercion", "errors"},
     "permissions": VALUES | SETTINGS,

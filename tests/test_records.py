@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from whisper_api import JobResult, JobStatus, Segment, Transcript, TranscriptionOptions, Word
 from whisper_api.errors import InvalidInput
+from whisper_api.job_values import Corrections, ResultWord, job_result
 from whisper_api.records import Record
-from whisper_api.schema import Corrections, ResultWord, TokenLogprob, job_result
+from whisper_api.schema import TokenLogprob
 
 KINDS: list[type[Record]] = [Transcript, JobResult, JobStatus, Segment, Word, Corrections, TranscriptionOptions]
 COLUMNS = ["word", "start", "end", "score", "speaker", "interpolated"]

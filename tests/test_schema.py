@@ -7,7 +7,7 @@ import pytest
 from msgspec import inspect
 from msgspec.structs import replace
 
-from whisper_api.schema import (
+from whisper_api.job_values import (
     JobCanceledEvent,
     JobCompletedEvent,
     JobEvent,
@@ -16,13 +16,9 @@ from whisper_api.schema import (
     JobQueuedEvent,
     JobResult,
     JobStatus,
-    Progress,
-    Segment,
-    Transcript,
-    TranscriptionOptions,
-    Word,
     job_result,
 )
+from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions, Word
 
 
 @pytest.mark.parametrize(

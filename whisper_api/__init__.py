@@ -54,16 +54,8 @@ if TYPE_CHECKING:
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, render, rendered
-    from whisper_api.schema import (
-        JobResult,
-        JobStatus,
-        PartialSegments,
-        Progress,
-        Segment,
-        Transcript,
-        TranscriptionOptions,
-        Word,
-    )
+    from whisper_api.job_values import JobResult, JobStatus
+    from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Word
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
 
@@ -129,8 +121,8 @@ _HOMES = {
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.engine",
-    "JobResult": "whisper_api.schema",
-    "JobStatus": "whisper_api.schema",
+    "JobResult": "whisper_api.job_values",
+    "JobStatus": "whisper_api.job_values",
     "Progress": "whisper_api.schema",
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",

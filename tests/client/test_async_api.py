@@ -17,7 +17,7 @@ from rest_server import TEXT, Hold, Rest
 
 from whisper_api import AsyncClient, Client
 from whisper_api.client import responses
-from whisper_api.schema import JobProgressEvent
+from whisper_api.job_values import JobProgressEvent
 
 AUDIO = bytes(range(256)) * 4096
 

@@ -13,7 +13,7 @@ from rest_server import Lose, Refuse, Rest
 from whisper_api import Client, errors
 from whisper_api.client import api, async_api, calls
 from whisper_api.client import events as client_events
-from whisper_api.schema import (
+from whisper_api.job_values import (
     JobCompletedEvent,
     JobEvent,
     JobFailedEvent,

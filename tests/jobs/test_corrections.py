@@ -14,18 +14,10 @@ from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobNotFinished, JobNotFound, ResultGone
 from whisper_api.formats import FORMATS, render
+from whisper_api.job_values import Correction, Corrections, job_result
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.service import JobService
-from whisper_api.schema import (
-    Correction,
-    Corrections,
-    Segment,
-    TokenLogprob,
-    Transcript,
-    TranscriptionOptions,
-    Word,
-    job_result,
-)
+from whisper_api.schema import Segment, TokenLogprob, Transcript, TranscriptionOptions, Word
 from whisper_api.testing import FakeExecutor
 
 

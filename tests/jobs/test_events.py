@@ -17,10 +17,7 @@ from fakes import DEADLINE, Services, ended, idle, running, submit, until
 from server.virtual_time import run_at_once
 
 from whisper_api.errors import Canceled, EngineClosed
-from whisper_api.jobs import service as service_module
-from whisper_api.jobs.events import LAST_ID, JobEvents, NumberedEvent
-from whisper_api.jobs.executor import OnPartial, OnProgress
-from whisper_api.schema import (
+from whisper_api.job_values import (
     JobCanceledEvent,
     JobCompletedEvent,
     JobEvent,
@@ -28,13 +25,12 @@ from whisper_api.schema import (
     JobProgressEvent,
     JobQueuedEvent,
     JobSegmentEvent,
-    PartialSegments,
-    Progress,
     ResultSegment,
-    Segment,
-    Transcript,
-    Word,
 )
+from whisper_api.jobs import service as service_module
+from whisper_api.jobs.events import LAST_ID, JobEvents, NumberedEvent
+from whisper_api.jobs.executor import OnPartial, OnProgress
+from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, Word
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
 

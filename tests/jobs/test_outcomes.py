@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 
 from whisper_api.errors import InvalidAudio
+from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobFailedEvent, JobProgressEvent, JobQueuedEvent
 from whisper_api.jobs.events import event_of
 from whisper_api.jobs.outcomes import MAX_ERROR_LENGTH, failure_of
 from whisper_api.jobs.retention import remove_upload
-from whisper_api.schema import (
-    JobCanceledEvent,
-    JobCompletedEvent,
-    JobFailedEvent,
-    JobProgressEvent,
-    JobQueuedEvent,
-    TranscriptionOptions,
-)
+from whisper_api.schema import TranscriptionOptions
 from whisper_api.store.jobs import Job
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from server.harness import RunningServer
 from whisper_api import AsyncClient, TranscriptionOptions, errors
-from whisper_api.schema import JobCompletedEvent, JobSegmentEvent, JobStatus
+from whisper_api.job_values import JobCompletedEvent, JobSegmentEvent, JobStatus
 
 PLAIN = TranscriptionOptions(language="en", align=False, diarize=False)
 

@@ -12,7 +12,7 @@ import pytest
 
 from server.harness import RunningServer, finish, job_of, post, problem, submit
 from whisper_api import Client
-from whisper_api.schema import Correction, Corrections
+from whisper_api.job_values import Correction, Corrections
 
 METADATA: list[dict[str, Any] | None] = [
     {"case": "17", "pages": 3, "open": True},

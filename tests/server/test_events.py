@@ -22,9 +22,10 @@ from server.inside import Inside, RawRequest, inside, on_a_loop, problem
 from server.virtual_time import Inline, run_at_once
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
+from whisper_api.job_values import JobCanceledEvent
 from whisper_api.jobs.events import LAST_ID
 from whisper_api.jobs.executor import OnPartial
-from whisper_api.schema import JobCanceledEvent, PartialSegments, Segment, Transcript
+from whisper_api.schema import PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
 from whisper_api.server.realtime.waiting import wait_for_change, wait_for_end, watch_events
 from whisper_api.server.responses.delivery import background

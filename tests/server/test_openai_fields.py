@@ -9,7 +9,8 @@ import pytest
 
 from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidOption, UnknownModel
-from whisper_api.schema import JobSegmentEvent, ResultSegment, Segment, TokenLogprob, Transcript
+from whisper_api.job_values import JobSegmentEvent, ResultSegment
+from whisper_api.schema import Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.answers import diarized_segments, rendered_body, speaker_names
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields

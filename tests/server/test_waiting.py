@@ -19,7 +19,7 @@ from fakes import watched_jobs
 from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop, problem
 from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
-from whisper_api.schema import JobStatus
+from whisper_api.job_values import JobStatus
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
 

@@ -19,7 +19,8 @@ import pytest
 from fakes import ids_in, queued_in, transcript_in
 
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
-from whisper_api.schema import Correction, Corrections, RenderOptions, Segment, Transcript, TranscriptionOptions
+from whisper_api.job_values import Correction, Corrections
+from whisper_api.schema import RenderOptions, Segment, Transcript, TranscriptionOptions
 from whisper_api.store import jobs as store_module
 from whisper_api.store.database import Database
 from whisper_api.store.job_search import JobFilter

@@ -19,10 +19,11 @@ from fakes import Services, ended, idle, new_service, running, submission, submi
 from store.test_jobs import new_job
 from whisper_api.access.keys import KeyRing
 from whisper_api.errors import JobNotFound
+from whisper_api.job_values import Correction, Corrections
 from whisper_api.jobs import retention as retention_module
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.service import JobService
-from whisper_api.schema import Correction, Corrections, Segment, Transcript, TranscriptionOptions
+from whisper_api.schema import Segment, Transcript, TranscriptionOptions
 from whisper_api.store import texts
 from whisper_api.store.jobs import Job, JobStore
 from whisper_api.testing import FakeExecutor

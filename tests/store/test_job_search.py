@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from store.test_jobs import new_job
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import JobState
+from whisper_api.job_values import JobState
 from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import Job, JobStore
 

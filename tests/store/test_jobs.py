@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
-from whisper_api.schema import JobState, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.job_values import JobState
+from whisper_api.schema import Segment, Transcript, TranscriptionOptions, Word
 from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import AlreadyThere, Job, JobStore, Rates
 

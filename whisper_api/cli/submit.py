@@ -34,7 +34,7 @@ from whisper_api.errors import (
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
-    from whisper_api.schema import JobStatus
+    from whisper_api.job_values import JobStatus
 
 __all__ = ["add_arguments", "run"]
 

@@ -15,15 +15,8 @@ from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
-from whisper_api.schema import (
-    Corrections,
-    JobEvent,
-    JobResult,
-    JobState,
-    JobStatus,
-    RenderOptions,
-    TranscriptionOptions,
-)
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
     import requests
@@ -153,8 +146,8 @@ class Client:
         """The events of a job, as they happen, until the job has ended. The stream outlasts a restart of the server.
 
         The first events give the job's status and the text that is known by then. A later
-        :class:`~whisper_api.schema.JobSegmentEvent` replaces an earlier one with the same index. After a
-        :class:`~whisper_api.schema.JobQueuedEvent` the job begins anew, and all text before it is void.
+        :class:`~whisper_api.job_values.JobSegmentEvent` replaces an earlier one with the same index. After a
+        :class:`~whisper_api.job_values.JobQueuedEvent` the job begins anew, and all text before it is void.
 
         Args:
             job_id: id of the job.

@@ -16,15 +16,8 @@ from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
-from whisper_api.schema import (
-    Corrections,
-    JobEvent,
-    JobResult,
-    JobState,
-    JobStatus,
-    RenderOptions,
-    TranscriptionOptions,
-)
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
     import httpx

@@ -19,15 +19,8 @@ import msgspec
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.schema import (
-    FINAL_STATES,
-    Corrections,
-    JobResult,
-    JobState,
-    JobStatus,
-    RenderOptions,
-    TranscriptionOptions,
-)
+from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
 

@@ -12,7 +12,7 @@ from whisper_api.client import calls
 from whisper_api.client.calls import Request, job_path
 from whisper_api.client.responses import EVENT_STREAM, RetryLater, pause_before
 from whisper_api.errors import RequestError
-from whisper_api.schema import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
+from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
 __all__ = ["EventReader"]
 

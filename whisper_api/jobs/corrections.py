@@ -13,7 +13,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Correction, Corrections, Segment, Transcript, Word
+from whisper_api.job_values import Correction, Corrections
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
 from whisper_api.word_spacing import word_spans
 
 __all__ = ["applied", "checked"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from whisper_api.schema import (
+from whisper_api.job_values import (
     JobCanceledEvent,
     JobCompletedEvent,
     JobEvent,

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 from whisper_api.errors import StorageError
+from whisper_api.job_values import JobState
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
-from whisper_api.schema import JobState
 from whisper_api.store.jobs import JobStore
 
 __all__ = ["REASON", "Revocations"]

@@ -21,6 +21,7 @@ from whisper_api.errors import (
     JobNotFound,
     ResultGone,
 )
+from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
 from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.events import Watch
@@ -30,7 +31,7 @@ from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
-from whisper_api.schema import FINAL_STATES, Corrections, JobStatus, Stage, Transcript, TranscriptionOptions
+from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.time_order import in_order

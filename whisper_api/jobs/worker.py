@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiError
+from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
@@ -29,15 +30,7 @@ from whisper_api.jobs.outcomes import (
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
-from whisper_api.schema import (
-    JobCompletedEvent,
-    JobEvent,
-    JobProgressEvent,
-    JobSegmentEvent,
-    PartialSegments,
-    Progress,
-    result_segment,
-)
+from whisper_api.schema import PartialSegments, Progress
 from whisper_api.store.jobs import Job, JobStore
 
 __all__ = ["Worker", "WorkerDeps"]

@@ -7,7 +7,7 @@ import base64
 import msgspec
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import JobState
+from whisper_api.job_values import JobState
 from whisper_api.store.metadata import searched
 from whisper_api.store.texts import digest
 

@@ -16,7 +16,8 @@ import msgspec
 from msgspec.structs import replace
 
 from whisper_api.errors import Portable
-from whisper_api.schema import JobState, Transcript
+from whisper_api.job_values import JobState
+from whisper_api.schema import Transcript
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable

@@ -7,7 +7,8 @@ import sqlite3
 import msgspec
 
 from whisper_api.errors import StorageError
-from whisper_api.schema import Corrections, Transcript
+from whisper_api.job_values import Corrections
+from whisper_api.schema import Transcript
 from whisper_api.store.rows import Rates
 from whisper_api.store.tables import Tables
 

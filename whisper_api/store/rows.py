@@ -11,7 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
-from whisper_api.schema import JobState, RenderOptions, TranscriptionOptions
+from whisper_api.job_values import JobState
+from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
 
 __all__ = [

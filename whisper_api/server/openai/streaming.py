@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api.errors import JobFailed
+from whisper_api.job_values import JobSegmentEvent
 from whisper_api.jobs.events import TERMINAL
-from whisper_api.schema import JobSegmentEvent, Transcript
+from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import diarized_segments, done_event
 from whisper_api.server.openai.bodies import StreamEvent, TextDelta
 from whisper_api.server.openai.errors import error_body, job_problem

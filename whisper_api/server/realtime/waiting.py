@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect, Request
 
 from whisper_api.errors import Draining
-from whisper_api.schema import (
+from whisper_api.job_values import (
     FINAL_STATES,
     JobCanceledEvent,
     JobCompletedEvent,

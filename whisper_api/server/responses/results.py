@@ -15,7 +15,7 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
 from whisper_api.formats import FORMATS, rendered
-from whisper_api.schema import job_result
+from whisper_api.job_values import job_result
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import RULES, Problem
 from whisper_api.server.responses.warning_headers import add_warnings

@@ -19,7 +19,7 @@ from whisper_api.errors import (
     ResultGone,
     StorageError,
 )
-from whisper_api.schema import Corrections
+from whisper_api.job_values import Corrections
 from whisper_api.server.operations import Answer, JsonBody, Operation
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobNotFound, WhisperApiError
-from whisper_api.schema import JobEvent
+from whisper_api.job_values import JobEvent
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream, frames

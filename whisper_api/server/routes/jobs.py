@@ -22,7 +22,7 @@ from whisper_api.errors import (
     StorageError,
 )
 from whisper_api.formats import FORMATS
-from whisper_api.schema import JobResult, JobState, JobStatus
+from whisper_api.job_values import JobResult, JobState, JobStatus
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import job_id_of

@@ -9,7 +9,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.schema import SpokenLanguage, Transcript
+from whisper_api.job_values import SpokenLanguage
+from whisper_api.schema import Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
 from whisper_api.server.responses.results import delivered, in_turn
 from whisper_api.server.responses.submission_responses import accepted_response, when_ended

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
-from whisper_api.schema import JobResult
+from whisper_api.job_values import JobResult
 from whisper_api.server.operations import Answer, Cause, FormBody, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
