@@ -6,7 +6,7 @@
 FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call in
 pyannote.audio's package is always measured. ``--voices`` adds conversations made from the single speakers of a folder
 (see ``conversations.py``). No collar, overlapping speech counted. ``--stock`` also runs pyannote's pipeline with
-segmentation-3.0 and ECAPA-TDNN. ``--sensitivity`` repeats the clustering with other settings, and prints the pooled
+segmentation-3.0 and CAM++. ``--sensitivity`` repeats the clustering with other settings, and prints the pooled
 error rate of each and the rate when every recording is measured with the setting that is best for the others.
 """
 
@@ -90,7 +90,7 @@ def _stock(recordings: list[tuple[str, Path, Path]]) -> list[list[Turn]]:
     """The turns by pyannote's pipeline with the same weights."""
     models = _models_dir()
     store = ModelStore(models)
-    job = peers.stock_diarization(str(store.ensure("segmentation-3.0").path), str(store.ensure("ecapa").path))
+    job = peers.stock_diarization(str(store.ensure("segmentation-3.0").path), str(store.ensure("campplus").path))
     return [[Turn(*turn) for turn in job(str(path))] for _, path, _ in recordings]
 
 

@@ -5,7 +5,7 @@ Whisper weights and, for alignment, the same wav2vec 2.0 with random weights: th
 the time of alignment does not depend on the weights.
 
 Two changes adapt the peers without slowing them. whisperx splits sentences with NLTK's Punkt, whose data must be
-downloaded; without the data, a regular expression splits sentences. Stock pyannote has no loader for the ECAPA-TDNN of
+downloaded; without the data, a regular expression splits sentences. Stock pyannote has no loader for the CAM++ of
 an install without an account, so an adapter embeds the audio of each mask, one signal after another and without
 padding.
 """
@@ -195,12 +195,12 @@ def batched(weights: str, *, beam_size: int = 5, batch_size: int = 8) -> Job:
 # --- pyannote -----------------------------------------------------------------------------------------------------
 
 
-def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tuple[float, float, str]]]:
-    """Pyannote's SpeakerDiarization with our models, set up as its pipeline 2.1, which used these two.
+def stock_diarization(segmentation: str, campplus: str) -> Callable[[str], list[tuple[float, float, str]]]:
+    """Pyannote's SpeakerDiarization with our models, set up as its pipelines 2.1 and 3.1.
 
     Args:
         segmentation: the checkpoint.
-        ecapa: the embedding's checkpoint.
+        campplus: the embedding's checkpoint.
 
     Returns:
         A function from a path to turns: start, end, speaker.
@@ -212,7 +212,7 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     from whisper_api.engine.audio.decode import decode
 
     torch.set_num_threads(cores())
-    adapter = _ecapa_adapter(Path(ecapa))
+    adapter = _embedding_adapter(Path(campplus))
     # The constructor calls both functions; it accepts no loaded embedding model and always loads a PLDA.
     stock.PretrainedSpeakerEmbedding = lambda *_args, **_kwargs: adapter
     stock.get_plda = lambda *_args, **_kwargs: None
@@ -240,15 +240,15 @@ def stock_diarization(segmentation: str, ecapa: str) -> Callable[[str], list[tup
     return job
 
 
-def _ecapa_adapter(path: Path) -> Any:
+def _embedding_adapter(path: Path) -> Any:
     import numpy as np
     import torch
     from pyannote.audio.core.inference import BaseInference
 
-    from whisper_api.engine.diarize.ecapa import features, load_ecapa
+    from whisper_api.engine.diarize.campplus import load_campplus
     from whisper_api.engine.diarize.embedding import DIMENSION
 
-    network: Any = load_ecapa(path)
+    network: Any = load_campplus(path)
 
     class Adapter(BaseInference):  # type: ignore[misc]
         sample_rate = 16_000
@@ -268,9 +268,9 @@ def _ecapa_adapter(path: Path) -> Any:
                 for row, (waveform, mask) in enumerate(zip(waveforms[:, 0], wide, strict=True)):
                     signal = waveform[mask]
                     if len(signal) >= self.min_num_samples:
-                        x = features(signal[None])
+                        x = network.features(signal[None])
                         x = x - x.mean(dim=2, keepdim=True)
-                        count = x.shape[2]
+                        count = -(-x.shape[2] // network.stride)
                         x = network.trunk(x, torch.full((1, count), 1 / count))
                         found[row] = network.pool(x[0].T, [np.arange(count)], torch.float32)[0].numpy()
             return found

@@ -222,5 +222,5 @@ def pyannote(models: str) -> Job:
     from whisper_api.engine.models.store import ModelStore
 
     store = ModelStore(Path(models), offline=True)
-    diarize = peers.stock_diarization(str(store.ensure("segmentation").path), str(store.ensure("ecapa").path))
+    diarize = peers.stock_diarization(str(store.ensure("segmentation-3.0").path), str(store.ensure("campplus").path))
     return lambda paths: {"turns": {path: diarize(path) for path in paths}}
