@@ -38,8 +38,8 @@ from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.worker.worker import GpuWorker
 
 SETTINGS = {
-    "max_gap": (0.05, 0.06, 0.07, 0.08, 0.09, 0.1),
-    "small_gap": (3.0, 4.0, 5.0, 6.0, 7.0),
+    "max_gap": (0.07, 0.08, 0.09, 0.1, 0.11, 0.12),
+    "small_gap": (1.0, 1.5, 2.0, 2.5, 3.0),
     "initial_distance": (0.3, 0.35, 0.38, 0.4, 0.45),
     "min_seconds": (0.8, 0.9, 1.0, 1.1, 1.2),
     "duplicate_similarity": (0.85, 0.9, 0.95),

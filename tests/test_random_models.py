@@ -21,7 +21,8 @@ from fixed_tokens import FixedWhisper, Tally, our_tokens_fixed, words
 from gpu_floor import Ceiling, whisper_floor
 from measuring.speech import sample_call
 
-TOKENS = 12
+# At least one for each second of a window: a window with fewer is decoded again in pieces.
+TOKENS = 32
 H200 = Ceiling(790e12, 4.3e12, "measured")
 
 

@@ -302,7 +302,8 @@ def test_preloading_loads_what_the_first_job_needs(offline: Engine, ecapa_path: 
     assert resident.leases == 0
     assert "base" in str(resident.source)
     offline.preload_rest(msgspec.structs.replace(QUICK, diarize=True))
-    assert len(offline.models.resident()) == 3
+    # Whisper, two models of speaker segmentation, and speaker embedding.
+    assert len(offline.models.resident()) == 4
 
 
 def test_transcription_alone_never_loads_torch(models_dir: Path, base_model_dir: Path, sample_call: Path) -> None:

@@ -72,7 +72,8 @@ def test_corrections_are_in_every_format(client: httpx.Client, job: str, origina
     assert label not in json.dumps(found)
     for format in FORMATS:
         text = client.get(f"/transcription/{job}/result", params={"format": format}).text
-        assert "Ξένος." in text
+        # RTTM has speakers and no words.
+        assert ("Zoë" if format == "rttm" else "Ξένος.") in text
         assert label not in text
 
 

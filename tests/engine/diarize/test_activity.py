@@ -128,6 +128,24 @@ def test_a_short_overlap_makes_no_second_speaker() -> None:
     assert (frame_speakers(activity, spans, np.ones((len(spans.times), 1)))[:, 1] == -1).all()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "turns", "count"),
+    [
+        (5.0, [(0.0, 2.0, 0), (2.5, 4.5, 1)], 2),
+        # The second voice is short, or is only heard over the first.
+        (5.0, [(0.0, 3.0, 0), (3.5, 4.0, 1)], 1),
+        (5.0, [(0.0, 4.5, 0), (1.0, 4.0, 1)], 1),
+        (5.0, [], 1),
+        # Several windows: local speakers of one window say nothing of the whole.
+        (20.0, [(0.0, 8.0, 0), (9.0, 18.0, 1)], 1),
+    ],
+)
+def test_a_short_recording_has_the_local_speakers_of_its_window(
+    seconds: float, turns: list[tuple[float, float, int]], count: int
+) -> None:
+    assert recording(seconds, turns).local_speaker_count == count
+
+
 def test_the_order_of_local_speakers_changes_nothing() -> None:
     activity = recording(16, TALK)
     turned = SpeakerActivity(np.roll(activity.windows, 1, axis=2), activity.starts, activity.samples, WINDOW)

@@ -117,8 +117,8 @@ def test_the_two_speakers_of_a_call_are_found_without_a_given_number(job: Job, c
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
-        ("max_gap", (0.05, 0.07, 0.09)),
-        ("small_gap", (3.0, 6.0)),
+        ("max_gap", (0.08, 0.1, 0.12)),
+        ("small_gap", (1.0, 3.0)),
         ("initial_distance", (0.3, 0.4, 0.45)),
         ("min_seconds", (0.9, 1.0, 1.2)),
         ("min_spans", (3, 4, 5, 6)),

@@ -176,7 +176,7 @@ def test_closing_an_engine_ends_jobs_and_preloads_that_wait(
 def test_closing_an_engine_ends_a_wait_for_the_lock_of_a_download(
     what: str, environment: pytest.MonkeyPatch, sample_call: Path, tmp_path: Path
 ) -> None:
-    lock = "diarization--ecapa.lock" if what == "rest" else "whisper--base.lock"
+    lock = "diarization--campplus.lock" if what == "rest" else "whisper--base.lock"
     with (
         held(tmp_path / "models" / ".locks" / lock),
         Engine(device="cpu", model="base", models_dir=tmp_path / "models", offline=True) as engine,

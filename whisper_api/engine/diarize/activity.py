@@ -28,6 +28,8 @@ ACTIVE = 0.5
 CHANGE_COST = 0.03
 """Cost of one change of speaker, in seconds times similarity; 0.02 to 0.1 gave nearly the same error rate."""
 SECOND_VOICE = 1.0
+# Seconds that a voice of a short recording speaks alone to be a speaker.
+ALONE_SECONDS = 1.0
 """Seconds of overlapping speech from which two people speak even though only one of them ever speaks alone."""
 _HOP_SECONDS = HOP / SAMPLE_RATE
 # Frames whose scores are computed at a time: nine minutes, 260 kB for each speaker.
@@ -111,6 +113,18 @@ class SpeakerActivity:
             both = min(len(levels), len(self.beside.levels))
             levels[:both] = (levels[:both] + self.beside.levels[:both]) / 2
         return levels
+
+    @property
+    def local_speaker_count(self) -> int:
+        """The number of speakers that the model tells apart, when one window holds the whole recording; else 1.
+
+        Each of them speaks alone for a second: a few embeddings of a short recording say less about its speakers.
+        """
+        if len(self.windows) > 1:
+            return 1
+        active = self.windows[0] > ACTIVE
+        alone = active & (active.sum(axis=1, keepdims=True) == 1)
+        return max(1, int((alone.sum(axis=0) * FRAME_STEP >= ALONE_SECONDS).sum()))
 
     @property
     def speech(self) -> Mask:

@@ -35,8 +35,8 @@ class ClusteringOptions:
         min_spans: a smaller cluster is not a speaker.
     """
 
-    max_gap: float = 0.08
-    small_gap: float = 5.0
+    max_gap: float = 0.1
+    small_gap: float = 2.0
     initial_distance: float = 0.38
     min_seconds: float = 1.0
     min_separation: float = 2.0

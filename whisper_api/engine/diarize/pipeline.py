@@ -245,6 +245,8 @@ class Analysis:
         if len(self.embeddings) == 0:
             return np.zeros((0, DIMENSION))
         chosen = options or self.voiceprint.clustering
+        fewest = max(bounds.minimum, min(self.activity.local_speaker_count, bounds.maximum))
+        bounds = SpeakerBounds(fewest, bounds.maximum)
         return find_speakers(self.embeddings, self.spans.times, self.spans.seconds, bounds, chosen, check)
 
     def turns(self, centroids: npt.NDArray[np.float64], *, two_voices: bool = True, overlap: bool = True) -> list[Turn]:

@@ -75,6 +75,27 @@ const FRENCH = [
     "{1} n’a pas été cherché, car personne ne s’entend dans l’enregistrement fourni",
   ],
   [
+    "the speakers were told apart by ECAPA-TDNN, because the better CAM++ cannot be had here; `whisper-api models pull campplus` fetches it or says why not",
+    "les locuteurs ont été distingués par ECAPA-TDNN, car CAM++, qui est meilleur, n’est pas disponible ici ; `whisper-api models pull campplus` le télécharge ou dit pourquoi c’est impossible",
+  ],
+  [
+    "overlapping speech was heard less well, because segmentation-3.0 cannot be had here; `whisper-api models pull segmentation-3.0` fetches it or says why not",
+    "les paroles simultanées sont moins bien entendues, car segmentation-3.0 n’est pas disponible ici ; `whisper-api models pull segmentation-3.0` le télécharge ou dit pourquoi c’est impossible",
+  ],
+  ["{} s of what sounds like speech gave no text", "{1} s de ce qui ressemble à de la parole n’ont donné aucun texte"],
+  [
+    "no speech was found, though {} s of sound are loud; vad=none transcribes them all the same",
+    "aucune parole n’a été trouvée, alors que {1} s de son sont fortes ; vad=none les transcrit malgré tout",
+  ],
+  [
+    "song was not looked for, because the memory ran out",
+    "le chant n’a pas été cherché, faute de mémoire",
+  ],
+  [
+    "song was not looked for, because of an error, which is in the log",
+    "le chant n’a pas été cherché, à cause d’une erreur que le journal du serveur décrit",
+  ],
+  [
     "{} of {} packets of sound are damaged and were left out",
     "{1} paquets de son sur {2} sont endommagés et ont été écartés",
   ],
