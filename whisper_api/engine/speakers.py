@@ -1,4 +1,4 @@
-"""The speakers of a job: diarization runs beside recognition, and its result becomes names and embeddings."""
+"""The speakers of a job: diarization runs during recognition, and its result becomes names and embeddings."""
 
 from __future__ import annotations
 

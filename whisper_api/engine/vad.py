@@ -44,8 +44,9 @@ SILERO_CONTEXT = 64
 # Frames between two reports of progress, and of one call of Silero: half a second.
 SILERO_BLOCK = 2000
 SILERO_CHUNK = 16
-# Silero begins anew after 2 s of frames that are surely no speech, and after 10 s without a frame that surely is. It
-# then hears a quarter of a second again, to know the room. On 21 recordings no frame of speech is lost by that.
+# Silero's state is reset after 2 s of frames that are surely no speech, and after 10 s without a frame that surely is
+# speech. Silero then reads the last quarter of a second again, to know the room. On 21 recordings no frame of speech is
+# lost by that.
 SILERO_QUIET = 62
 SILERO_QUIET_BELOW = 0.1
 SILERO_UNVOICED = 313
@@ -105,12 +106,12 @@ class VadSettings:
 
 @dataclass(frozen=True)
 class Detection:
-    """Where to look for text.
+    """The windows to transcribe, and the speech in them.
 
     Attributes:
         windows: at most 30 s each, in order, not overlapping; they cover all speech.
-        speech: the spans of speech, in order; empty where nobody looked for them.
-        doubtful: whether Silero heard nothing and pyannote's model did: song, or music that sounds like it.
+        speech: the spans of speech, in order; empty when voice activity detection is off.
+        doubtful: whether only pyannote's model found speech: song, or music that sounds like song.
     """
 
     windows: list[Span]
@@ -126,8 +127,8 @@ class Detection:
 def detect(ctx: JobContext, audio: Floats) -> Detection:
     """Find the windows to transcribe, and the speech in them.
 
-    Where Silero hears nothing in loud sound, pyannote's model is asked, which hears song; the warnings tell of sound in
-    which neither hears speech.
+    Where Silero finds no speech in loud sound, pyannote's model searches too, because it finds song. A warning names
+    loud sound in which neither finds speech.
 
     Args:
         ctx: the job; its options name the detector and the thresholds.
@@ -253,9 +254,9 @@ def silero_session() -> Any:
 def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     """Speech probabilities of Silero VAD, the ONNX model that faster-whisper ships, one for each 32 ms.
 
-    The model grows deaf while nobody speaks: after a minute of room noise it misses up to a sixth of the speech that
-    follows. So it begins anew after some seconds without speech. The model is small and keeps no state between calls,
-    so it runs on the CPU in the thread of the job.
+    The state of the model degrades without speech: after a minute of room noise the model misses up to a sixth of the
+    speech that follows. So the state is reset after some seconds without speech. The model is small, so it runs on the
+    CPU in the thread of the job.
 
     Args:
         ctx: the job.
@@ -275,15 +276,15 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
             silero.quiet += after - first
             continue
         begin = first
-        if silero.forget_if_deaf():
-            # Of digital silence it would learn nothing about the room.
+        if silero.reset_after_quiet():
+            # Digital silence says nothing about the room.
             begin = first + int(sound[0]) // SILERO_FRAME if zeros > SILERO_REACH else max(0, first - SILERO_WARM_UP)
         zeros = 0 if len(sound) else zeros + after - first
         at = max(first, begin)
         inputs = _silero_input(audio, begin, after)
         if gains is not None:
             inputs = inputs * gains[begin:after, None]
-        probabilities[at:after] = silero.hear(inputs)[at - begin :]
+        probabilities[at:after] = silero.probabilities(inputs)[at - begin :]
     return SpeechFrames(probabilities, SILERO_FRAME)
 
 
@@ -308,15 +309,15 @@ class _Silero:
         self._h = self._c = np.zeros((1, 1, 128), np.float32)
         self.quiet = self._unvoiced = 0
 
-    def forget_if_deaf(self) -> bool:
-        """Begin anew after a while without speech. Returns whether that was done."""
-        deaf = self.quiet >= SILERO_QUIET or self._unvoiced >= SILERO_UNVOICED
-        if deaf:
+    def reset_after_quiet(self) -> bool:
+        """Reset the state after some seconds without speech. Returns whether it was reset."""
+        due = self.quiet >= SILERO_QUIET or self._unvoiced >= SILERO_UNVOICED
+        if due:
             self._h = self._c = np.zeros((1, 1, 128), np.float32)
             self.quiet = self._unvoiced = 0
-        return deaf
+        return due
 
-    def hear(self, inputs: Floats) -> Floats:
+    def probabilities(self, inputs: Floats) -> Floats:
         """The probability of speech in the next frames, shape (frames, samples)."""
         output, self._h, self._c = self._session.run(None, {"input": inputs, "h": self._h, "c": self._c})
         probabilities: Floats = np.asarray(output, np.float32).reshape(-1)

@@ -1,7 +1,7 @@
-"""The level of a recording: a constant offset is taken off, and speech that is too quiet is raised.
+"""The level of a recording: removes a constant offset, and raises speech that is too quiet.
 
-Silero loses speech below -50 dBFS, and Whisper speech that stands on an offset, and a voice that is 30 dB below another
-one in its window. Recordings within the normal range stay as they are, to the last bit.
+Silero misses speech below -50 dBFS. Whisper misses speech on a large offset, and a voice that is 30 dB below another
+voice in its window. Recordings within the normal range stay as they are, to the last bit.
 
 Levels are in dBFS: the mean power of a frame, where a full-scale square wave has 0.
 """
@@ -24,15 +24,15 @@ LEVEL_FRAME = 512
 BLOCK = 2000
 SILENCE = -120.0
 
-# An offset that is less than half as large as the loud parts of the sound harms nobody.
+# An offset below half of the level of the loud parts has no effect on recognition.
 LEAST_OFFSET = 0.5
 # The offset is the mean of this many samples on both sides: a quarter of a second.
 OFFSET_REACH = SAMPLE_RATE // 4
 OFFSET_BLOCK = 1 << 20
 
-# Voice activity detection hears stretches of 10 s that stay below this level as if they were at the other one. Noise
-# above it sounds like speech to Silero now and then; so does steady noise, which is not raised at all: between its loud
-# and its quiet frames are less than 6 dB.
+# Voice activity detection gets stretches of 10 s below HEARING_BELOW raised to HEARING_LEVEL. Silero sometimes takes
+# louder noise for speech, and steady noise too, which is therefore never raised: its loud and quiet frames are less
+# than LEAST_DYNAMICS dB apart.
 HEARING_STRETCH = 313
 HEARING_BELOW = -50.0
 HEARING_LEVEL = -45.0
@@ -40,9 +40,9 @@ LEAST_DYNAMICS = 6.0
 
 # Speech is raised that is below -38 dBFS, or 24 dB below the loudest speech of its window.
 QUIET_SPEECH = -38.0
-QUIET_BESIDE = 24.0
+QUIET_RELATIVE = 24.0
 RAISED_TO = -26.0
-RAISED_BESIDE = 14.0
+RAISED_RELATIVE = 14.0
 MOST_GAIN = 30.0
 # The level of speech is that of its loudest frame within 0.75 s; the gain changes over 0.3 s.
 SYLLABLES = 24
@@ -52,7 +52,7 @@ Levels = NDArray[np.float64]
 
 
 def without_offset(audio: Samples, *, shared: bool) -> Samples:
-    """Take off an offset (direct current) that is large beside the sound.
+    """Remove an offset (direct current) that is large compared with the sound.
 
     Args:
         audio: float32, shape (samples,), 16 kHz.
@@ -80,7 +80,7 @@ def without_offset(audio: Samples, *, shared: bool) -> Samples:
 
 
 def hearing_gains(audio: Samples) -> Samples | None:
-    """The gain with which voice activity detection hears each frame of a recording.
+    """The gain of each frame for voice activity detection.
 
     Args:
         audio: float32, shape (samples,), 16 kHz.
@@ -106,7 +106,7 @@ def hearing_gains(audio: Samples) -> Samples | None:
 def raise_quiet_speech(
     audio: Samples, windows: Sequence[tuple[int, int]], speech: Sequence[tuple[int, int]], *, shared: bool
 ) -> Samples:
-    """Raise the quiet speech of each window: what is no speech is not raised, or Whisper would invent words for it.
+    """Raise the quiet speech of each window, and nothing else: Whisper would invent words for raised noise.
 
     Args:
         audio: float32, shape (samples,), 16 kHz.
@@ -131,8 +131,8 @@ def raise_quiet_speech(
         if gain.any():
             if shared:
                 audio, shared = audio.copy(), False
-            places = (np.arange(len(gain)) + 0.5) * LEVEL_FRAME
-            decibels = np.interp(np.arange(end - start), places, gain)
+            centres = (np.arange(len(gain)) + 0.5) * LEVEL_FRAME
+            decibels = np.interp(np.arange(end - start), centres, gain)
             audio[start:end] *= (10 ** (decibels / 20)).astype(np.float32)
     return audio
 
@@ -149,8 +149,8 @@ def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:
     padded = np.pad(np.where(voiced, levels, SILENCE), SYLLABLES, constant_values=SILENCE)
     level = np.lib.stride_tricks.sliding_window_view(padded, 2 * SYLLABLES + 1).max(axis=1)
     loudest = _loud(levels[voiced])
-    quiet = voiced & (level < max(QUIET_SPEECH, loudest - QUIET_BESIDE))
-    gain = np.where(quiet, np.clip(max(RAISED_TO, loudest - RAISED_BESIDE) - level, 0.0, MOST_GAIN), 0.0)
+    quiet = voiced & (level < max(QUIET_SPEECH, loudest - QUIET_RELATIVE))
+    gain = np.where(quiet, np.clip(max(RAISED_TO, loudest - RAISED_RELATIVE) - level, 0.0, MOST_GAIN), 0.0)
     if not gain.any():
         return gain
     return np.convolve(np.pad(gain, GAIN_FRAMES // 2, mode="edge"), np.full(GAIN_FRAMES, 1 / GAIN_FRAMES), mode="valid")

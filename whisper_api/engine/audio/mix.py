@@ -1,4 +1,4 @@
-"""The mix to mono: every channel that carries sound is heard, and no channel cancels another.
+"""The mix to mono: contains every channel that carries sound, and no channel cancels another.
 
 libswresample's own mix of more than two channels drops channels: it takes a file of six channels for 5.1 and leaves out
 the fourth, the bass. Recorders put a microphone on any channel.
@@ -22,10 +22,10 @@ NUMPY_FORMATS = ("u8", "u8p", "s16", "s16p", "s32", "s32p", "flt", "fltp", "dbl"
 MOST_PLANES = 7
 # The mix is decided anew for each block. Frames of 24 channels can be as short as 2 ms.
 BLOCK_SECONDS = 0.25
-# Whether the two channels of a plain file are opposite is told once a second, from each fourth frame.
+# The two channels of a plain file are compared once a second, by each fourth frame.
 PLAIN_BLOCK_SECONDS = 1.0
 PLAIN_STEP = 4
-# Half of the sound is forgotten in this time: where channels are compared, and where a channel falls silent.
+# Half-lives of the averages that compare channels, and that notice when a channel falls silent.
 HALF_LIFE_SECONDS = 2.0
 SILENT_HALF_LIFE_SECONDS = 0.5
 RAMP_SECONDS = 0.02
@@ -36,7 +36,7 @@ LEAST_SHARE = 1e-3
 # Correlation at which a channel is inverted, and at which it no longer is.
 OPPOSITE, NOT_OPPOSITE = -0.8, -0.4
 # A channel outside the mix may hold a voice: above -60 dBFS, 15 dB above the channel's own noise, and unlike the mix.
-HEARD_POWER = 1e-6
+VOICE_POWER = 1e-6
 ABOVE_NOISE = 30.0
 ALIKE = 0.5
 LOST_SECONDS = 1.0
@@ -51,7 +51,7 @@ class Mixer:
     Frames of another layout come out as mono float32.
 
     Args:
-        frame: the first one; those that follow are of its rate, sample format and layout.
+        frame: the first frame; all others have its rate, sample format and layout.
 
     Attributes:
         mixes: whether the layout is not plain.
@@ -70,7 +70,7 @@ class Mixer:
         self._to_floats = AudioResampler("flt", frame.layout, self._rate) if self.mixes and foreign else None
         self._frames: list[Any] = []
         self._buffered = 0
-        # Of the recent sound: the products of all pairs of channels, and the power of each channel.
+        # Averages over the recent sound: products of all pairs of channels, and the power of each channel.
         self._products = np.zeros((channels, channels))
         self._power = np.zeros(channels)
         self._noise = np.full(channels, np.inf)
@@ -80,7 +80,7 @@ class Mixer:
         self._lost = np.zeros(channels)
 
     def push(self, frame: Any) -> Iterator[Any]:
-        """Take a frame. Gives the frames that are ready for the resampler."""
+        """Add a frame, and yield the frames that are ready for the resampler."""
         if self._passes:
             yield frame
             return
@@ -90,7 +90,7 @@ class Mixer:
             yield from self.flush()
 
     def flush(self) -> Iterator[Any]:
-        """Give the frames that are still held back."""
+        """Yield the frames that are still buffered."""
         frames, self._frames, self._buffered = self._frames, [], 0
         if not frames:
             return
@@ -105,7 +105,7 @@ class Mixer:
             yield from frames
 
     def warnings(self) -> list[str]:
-        """What the listener of the mix should know, one sentence each."""
+        """Warnings about inverted and inaudible channels, one sentence each."""
         found = []
         if inverted := _numbers(self._inverted):
             them = "them" if "," in inverted else "it"
@@ -119,7 +119,7 @@ class Mixer:
         samples = block.shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
             products = (block @ block.T).astype(np.float64)
-        # The track counts samples that are no numbers; they decide nothing here.
+        # The track counts samples that are not finite; they have no influence here.
         products = np.where(np.isfinite(products), products, 0.0)
         power = products.diagonal() / samples
         self._products = self._products * 0.5 ** (seconds / HALF_LIFE_SECONDS) + products
@@ -131,7 +131,7 @@ class Mixer:
         self._noise = np.minimum(self._noise * 2 ** (seconds / HALF_LIFE_SECONDS), np.maximum(power, LEAST_POWER))
         if self.mixes:
             alike = np.abs(self._correlation(weights)) > ALIKE
-            voiced = (power > HEARD_POWER) & (power > ABOVE_NOISE * self._noise)
+            voiced = (power > VOICE_POWER) & (power > ABOVE_NOISE * self._noise)
             self._lost += seconds * (voiced & ~sounding & ~alike)
         return weights
 

@@ -27,10 +27,10 @@ OVERLAP = 0.4
 ACTIVE = 0.5
 CHANGE_COST = 0.03
 """Cost of one change of speaker, in seconds times similarity; 0.02 to 0.1 gave nearly the same error rate."""
+# From this much overlapping speech on, two people speak even if only one of them ever speaks alone.
 SECOND_VOICE = 1.0
-# Seconds that a voice of a short recording speaks alone to be a speaker.
+# A local speaker of a short recording is a speaker if the voice is alone for this long.
 ALONE_SECONDS = 1.0
-"""Seconds of overlapping speech from which two people speak even though only one of them ever speaks alone."""
 _HOP_SECONDS = HOP / SAMPLE_RATE
 # Frames whose scores are computed at a time: nine minutes, 260 kB for each speaker.
 SCORE_BLOCK = 1 << 15
@@ -84,14 +84,14 @@ class SpeakerActivity:
         starts: first sample of each window.
         samples: length of the recording.
         window: seconds of a window.
-        beside: output of another model, which also decides where people speak, but not who speaks.
+        second: output of another model, which also decides where people speak, but not who speaks.
     """
 
     windows: npt.NDArray[np.float16]
     starts: list[int]
     samples: int
     window: float
-    beside: SpeakerActivity | None = None
+    second: SpeakerActivity | None = None
 
     @cached_property
     def levels(self) -> npt.NDArray[np.float32]:
@@ -108,10 +108,10 @@ class SpeakerActivity:
             count[start : start + frames] += 1
         inside = int(np.ceil(self.samples / SAMPLE_RATE / FRAME_STEP))
         levels: npt.NDArray[np.float32] = (total / np.maximum(count, 1)[:, None])[:inside].astype(np.float32)
-        if self.beside is not None:
-            # The models miss speech and hear too much in different places.
-            both = min(len(levels), len(self.beside.levels))
-            levels[:both] = (levels[:both] + self.beside.levels[:both]) / 2
+        if self.second is not None:
+            # The models have their missed speech and their false alarms at different times.
+            both = min(len(levels), len(self.second.levels))
+            levels[:both] = (levels[:both] + self.second.levels[:both]) / 2
         return levels
 
     @property

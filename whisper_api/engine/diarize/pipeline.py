@@ -301,7 +301,7 @@ def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
 
 
 def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerActivity:
-    """The activity by the first model, with that by the second one beside."""
+    """The activity by the first model, with the activity by the second model in ``second``."""
     starts = {name: window_starts(len(audio), *WINDOWS[name]) for name in models}
     total, done = sum(map(len, starts.values())), 0
     activity: SpeakerActivity | None = None

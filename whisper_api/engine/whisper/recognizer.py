@@ -82,8 +82,8 @@ class Recognizer:
         if not self.whisper.multilingual:
             self.ctx.warn("the model knows English only: it cannot tell languages apart")
             return "en", {"en": 1.0}
-        heard = self._encode_and_detect(LANGUAGE_WINDOWS)
-        probabilities = {code: round(heard[code], 4) for code in sorted(heard, key=lambda code: (-heard[code], code))}
+        found = self._encode_and_detect(LANGUAGE_WINDOWS)
+        probabilities = {code: round(found[code], 4) for code in sorted(found, key=lambda code: (-found[code], code))}
         return next(iter(probabilities)), probabilities
 
     def resolve_language(self, asked: str) -> tuple[str, float | None]:
@@ -113,18 +113,18 @@ class Recognizer:
         if not self._windows:
             return ("en" if asked == "auto" else asked), None
         try:
-            heard = self._encode_and_detect(LANGUAGE_WINDOWS if asked == "auto" else 1)
+            found = self._encode_and_detect(LANGUAGE_WINDOWS if asked == "auto" else 1)
         except Exception as error:
             if asked == "auto":
                 raise
             self.ctx.continue_without(f"it was not checked whether the audio is in {asked!r}", error)
             return asked, None
-        best = max(heard, key=lambda code: heard[code])
+        best = max(found, key=lambda code: found[code])
         if asked == "auto":
-            return best, round(heard[best], 4)
-        if best != asked and heard[best] >= DOUBT_ABOVE and heard.get(asked, 0.0) < DOUBT_BELOW:
+            return best, round(found[best], 4)
+        if best != asked and found[best] >= DOUBT_ABOVE and found.get(asked, 0.0) < DOUBT_BELOW:
             self.ctx.warn(
-                f"the audio sounds like {best!r} (probability {heard[best]:.2f}), but was transcribed as {asked!r} as "
+                f"the audio sounds like {best!r} (probability {found[best]:.2f}), but was transcribed as {asked!r} as "
                 "asked; use language 'auto' to have it detected"
             )
         return asked, None

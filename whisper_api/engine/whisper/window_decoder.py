@@ -226,9 +226,9 @@ class WindowDecoder:
         if window.is_sparse(best):
             # Whisper sometimes ends the text of a window early. In shorter pieces it hears what it left out.
             pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS)))
-            heard = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
+            tokens = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
             invented = any("repetitive" in each.flags for _, each in pieces)
-            if not invented and heard >= max(2 * len(best.decoded.tokens), SPARSE_TOKENS * window.voiced / 2):
+            if not invented and tokens >= max(2 * len(best.decoded.tokens), SPARSE_TOKENS * window.voiced / 2):
                 yield from pieces
                 return
             best = replace(best, sparse=True)
