@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import warnings
@@ -63,8 +64,11 @@ def pytest_configure() -> None:
 
     Temporary files are kept in memory where there is room: hundreds of tests wait for a database's disk otherwise. And
     a thread of OpenMP that waits for the others of its team sleeps: when the test processes have more threads than the
-    machine has cores, threads that spin take the time that the others need.
+    machine has cores, threads that spin take the time that the others need. And an interrupt that the shell ignores for
+    its background jobs is heeded again: programs that the tests start inherit it, and must end at Ctrl-C.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM_IN_MEMORY:
         os.environ["TMPDIR"] = str(IN_MEMORY)

@@ -68,10 +68,7 @@ def started(rest: Rest) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         processes.append(process)
         return process
 
-    # A process that was started to ignore the signal passes this on to its children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
-    signal.signal(signal.SIGINT, before)
     for process in processes:
         if process.poll() is None:
             # The process should have ended: the failed test shows where it hangs.
