@@ -54,6 +54,8 @@ def test_a_file_is_sent_again_when_the_server_was_away(visit: Open, open_server:
     page = tab.home()
     expect(page.get_by_text("None yet.")).to_be_visible()
     page.get_by_label("Speakers").select_option("none")
+    # The files of the page must be there before the server goes away.
+    page.wait_for_load_state("networkidle")
     open_server.kill()
     choose(page, ("hello.wav", hello))
     expect(page.get_by_text("The server is away; trying again")).to_be_visible()
