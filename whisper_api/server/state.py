@@ -114,7 +114,7 @@ def owner_of(request: Request) -> str:
 
 
 def caller_of(request: Request) -> str:
-    """The caller to whom limits apply: the id of the caller's key; without authorization the network address."""
+    """The caller whose limits a request counts against: the id of its key; without authorization its address."""
     return owner_of(request) or client_network(request.scope)
 
 

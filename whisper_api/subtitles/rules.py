@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from whisper_api.schema import RenderOptions
 
@@ -12,34 +13,19 @@ __all__ = ["LANGUAGES", "PRESETS", "Rules", "rules_of"]
 
 # Sources: Netflix, "Timed Text Style Guide: General Requirements" (5/6 s to 7 s, a gap of two frames, here of 24 a
 # second); BBC, "Subtitle Guidelines" (160 to 180 words a minute, which are 15 characters a second).
+_NETFLIX = RenderOptions(
+    max_line_width=42,
+    max_line_count=2,
+    min_duration=0.834,
+    max_duration=7.0,
+    min_gap=0.084,
+    max_characters_per_second=20.0,
+    speakers="dash",
+)
 PRESETS: dict[str, RenderOptions] = {
-    "netflix": RenderOptions(
-        max_line_width=42,
-        max_line_count=2,
-        min_duration=0.834,
-        max_duration=7.0,
-        min_gap=0.084,
-        max_characters_per_second=20.0,
-        speakers="dash",
-    ),
-    "bbc": RenderOptions(
-        max_line_width=37,
-        max_line_count=2,
-        min_duration=1.0,
-        max_duration=7.0,
-        min_gap=0.08,
-        max_characters_per_second=15.0,
-        speakers="dash",
-    ),
-    "default": RenderOptions(
-        max_line_width=42,
-        max_line_count=2,
-        min_duration=1.0,
-        max_duration=7.0,
-        min_gap=0.084,
-        max_characters_per_second=20.0,
-        speakers="dash",
-    ),
+    "netflix": _NETFLIX,
+    "bbc": replace(_NETFLIX, max_line_width=37, min_duration=1.0, min_gap=0.08, max_characters_per_second=15.0),
+    "default": replace(_NETFLIX, min_duration=1.0),
 }
 # Characters in a line, and characters a second (None: as in the preset) of Netflix's guides for these languages, for
 # subtitles in the spoken language. They hold in every preset.

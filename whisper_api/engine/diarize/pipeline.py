@@ -3,7 +3,8 @@
 pyannote's community-1 pipeline is used where it can be had (it needs an account). Otherwise open models are: two
 segmentation models find speech, overlap and changes of speaker; CAM++ embeds spans of up to two seconds; the spans are
 clustered into speakers; each frame of speech goes to the speaker that its spans resemble most. The local speakers of
-the segmentation are only used within a span, because a whole window often mixes two similar voices.
+the segmentation are only used within a span, because a whole window often mixes two similar voices; in a recording of
+one window, their number is also the least number of speakers.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ COMMUNITY = "community-1"
 # Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for
 # 0.01 less error.
 WINDOWS = {"segmentation-3.0": (10.0, 2.0), "segmentation": (5.0, 1.0)}
+# The longest span; 1.5 to 3 gave nearly the same.
 SPAN_SECONDS = 2.0
-"""Longest span; 1.5 to 3 gave nearly the same."""
 SPAN_STEP = 0.5
 MIN_SPAN_SECONDS = 0.3
 
