@@ -224,7 +224,7 @@ class WindowDecoder:
             yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67))
             return
         if window.is_sparse(best):
-            # Whisper sometimes ends the text of a window early. In shorter pieces it hears what it left out.
+            # Whisper sometimes ends the text of a window early. Shorter pieces give the missing text.
             pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS)))
             tokens = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
             invented = any("repetitive" in each.flags for _, each in pieces)
