@@ -258,6 +258,8 @@ class Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # A test connects 120 times at once. A connection beyond the queue is dropped, and tried again a second later.
+    request_queue_size = 128
 
     def handle_error(self, *ignored: object) -> None:
         # Tests break connections on purpose.

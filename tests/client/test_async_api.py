@@ -16,7 +16,6 @@ from fakes import eventually
 from rest_server import TEXT, Hold, Rest
 
 from whisper_api import AsyncClient, Client
-from whisper_api.client import responses
 from whisper_api.job_values import JobProgressEvent
 
 AUDIO = bytes(range(256)) * 4096
@@ -44,14 +43,11 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
     assert [each.default for each in ours.values()] == [each.default for each in theirs.values()]
 
 
-def test_calls_run_at_the_same_time(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The test server has a short queue of connections, so some requests are retried.
-    monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
-
+def test_calls_run_at_the_same_time(rest: Rest) -> None:
     async def test() -> None:
         released = threading.Event()
         rest.faults["POST"] = [Hold(released)] * 120
-        async with AsyncClient(rest.url, retries=1000) as client:
+        async with AsyncClient(rest.url) as client:
             # These are more requests than httpx opens connections by default.
             tasks = [asyncio.create_task(client.transcribe(AUDIO[:100])) for _ in range(120)]
             await eventually(lambda: len(rest.jobs) == 120)

@@ -48,6 +48,7 @@ def test_a_job_that_failed_says_why_and_is_removed(reader: Visit, page_server: R
     page = reader.home()
     # The page lists a model that was removed since.
     expect(page.locator("#model option")).not_to_have_count(1)
+    page.wait_for_load_state("networkidle")
     page.evaluate("document.getElementById('model').add(new Option('large-v1', 'large-v1', true, true))")
     choose(page, (f"{MARKUP}.wav", hello))
     failure = page.locator("#failure")
