@@ -171,11 +171,14 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         )
     with contextlib.ExitStack() as stack:
         sockets = listen(config.host, config.port, timeout_seconds=config.timeout_seconds)
-        for sock in sockets:
+        metrics_sockets = []
+        if config.metrics_port is not None:
+            metrics_sockets = listen(config.metrics_host, config.metrics_port, timeout_seconds=config.timeout_seconds)
+        for sock in (*sockets, *metrics_sockets):
             stack.callback(sock.close)
         # Imported after the sockets listen: the imports take a while, and clients that connect meanwhile wait.
         from whisper_api.jobs.service import JobService
-        from whisper_api.server.app import create_app
+        from whisper_api.server.app import create_app, create_metrics_app
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
         from whisper_api.server.middleware.proxies import TrustedAddresses
 
@@ -190,23 +193,29 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         keys = service.keys
         if config.enable_authorization and not keys.any():
             _, token = keys.create(FIRST_KEY_NAME, "admin")
-        started = Started(url_of("https" if settings.ssl_enabled else "http", sockets[0]), token)
+        scheme = "https" if settings.ssl_enabled else "http"
+        started = Started(url_of(scheme, sockets[0]), token)
 
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
             connections = Connections(app, settings, bounds, proxies=proxies)
+            for_monitoring = Connections(create_metrics_app(app, config), settings, bounds)
             # A thread of its own, because running jobs may occupy all other threads.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):
                     try:
                         await _in(thread, service.start)
                         await connections.accept(sockets)
+                        if metrics_sockets:
+                            await for_monitoring.accept(metrics_sockets)
+                            log.info("metrics", extra={"url": f"{url_of(scheme, metrics_sockets[0])}/metrics"})
                         if on_ready is not None:
                             on_ready(started)
                         await stop.wait()
                         await _drain(app.state.server, thread)
                     finally:
                         await connections.close(LAST_ANSWERS_SECONDS)
+                        await for_monitoring.close(0.0)
 
         asyncio.run(serve_until_stopped())
     log.info("stopped")
