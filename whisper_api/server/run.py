@@ -17,6 +17,7 @@ from whisper_api.config import Config
 from whisper_api.errors import ConfigError, ForkedProcess
 from whisper_api.logs import Repeats
 from whisper_api.server.sockets import listen, only_local, url_of
+from whisper_api.server.systemd import Supervisor
 
 if TYPE_CHECKING:
     from whisper_api.server.state import ServerState
@@ -62,7 +63,7 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
     """
     stop = _Stop()
     with _signals(stop):
-        return _run(config, insecure, stop, on_ready)
+        return _run(config, insecure, stop, on_ready, Supervisor())
 
 
 class Server:
@@ -144,7 +145,8 @@ class Server:
 
     def _serve(self) -> None:
         try:
-            _run(self._config, self._insecure, self._stop, self._on_ready)
+            # The service manager of this process waits for the program that embeds the server.
+            _run(self._config, self._insecure, self._stop, self._on_ready, Supervisor({}))
         except BaseException as error:
             self._failure = error
             if self._started is not None:
@@ -162,7 +164,13 @@ class Server:
         return self._started
 
 
-def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None] | None) -> bool:
+def _run(
+    config: Config,
+    insecure: bool,
+    stop: _Stop,
+    on_ready: Callable[[Started], None] | None,
+    supervisor: Supervisor,
+) -> bool:
     """Run a server in this thread until it stops; whether all of its threads have ended."""
     if not config.enable_authorization and not insecure and not only_local(config.host):
         raise ConfigError(
@@ -211,8 +219,11 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
                             log.info("metrics", extra={"url": f"{url_of(scheme, metrics_sockets[0])}/metrics"})
                         if on_ready is not None:
                             on_ready(started)
-                        await stop.wait()
-                        await _drain(app.state.server, thread)
+                        supervisor.report("READY=1")
+                        with supervisor.watched():
+                            await stop.wait()
+                            supervisor.report("STOPPING=1")
+                            await _drain(app.state.server, thread)
                     finally:
                         await connections.close(LAST_ANSWERS_SECONDS)
                         await for_monitoring.close(0.0)
