@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DeviceUnavailable,
         Draining,
         EngineClosed,
+        ExtraMissing,
         ForkedProcess,
         IdempotencyConflict,
         InvalidAudio,
@@ -55,7 +56,15 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, render, rendered
     from whisper_api.job_values import JobResult, JobStatus
-    from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Word
+    from whisper_api.schema import (
+        PartialSegments,
+        Progress,
+        Redaction,
+        Segment,
+        Transcript,
+        TranscriptionOptions,
+        Word,
+    )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
 
@@ -76,6 +85,7 @@ __all__ = [
     "Draining",
     "Engine",
     "EngineClosed",
+    "ExtraMissing",
     "ForkedProcess",
     "IdempotencyConflict",
     "InvalidAudio",
@@ -96,6 +106,7 @@ __all__ = [
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
@@ -124,6 +135,7 @@ _HOMES = {
     "JobResult": "whisper_api.job_values",
     "JobStatus": "whisper_api.job_values",
     "Progress": "whisper_api.schema",
+    "Redaction": "whisper_api.schema",
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
     "Server": "whisper_api.server.run",

@@ -22,6 +22,7 @@ from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
+from whisper_api.engine.redaction import check_installed
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
@@ -227,6 +228,7 @@ class Engine:
             InvalidAudio: the source cannot be decoded as audio.
             InvalidOption: an option cannot be used.
             ModelError: a required model is not available.
+            ExtraMissing: the option ``redact`` needs libraries that are not installed.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
             ForkedProcess: a parent of this process ran models before the fork.
@@ -234,6 +236,8 @@ class Engine:
         fork.use_models()
         self._check_open()
         resolved = self.resolve(options)
+        if resolved.redact:
+            check_installed()
         if known_speakers:
             from whisper_api.engine.diarize.enrollment import check_names
 
