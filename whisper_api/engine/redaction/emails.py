@@ -41,6 +41,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 MARK = _compiled(rf"\s*(?P<written>@)\s*|\s+(?P<spoken>{AT})\s+|\s+at\s+")
 BEFORE = _compiled(rf"(?<![^\W_]){LOCAL}$")
+SPOKEN_MARK = _compiled(rf"{DOT}|{MARKS}")
 AFTER_SIGN, AFTER_KNOWN, AFTER_WORD = _compiled(ANY_DOMAIN), _compiled(KNOWN_DOMAIN), _compiled(CLEAR_DOMAIN)
 # Words that end an address to the left. People leave out the marks between words of an address, so that up to
 # LEFT_WORDS other words before it belong to the address.
@@ -75,9 +76,13 @@ def find_emails(text: str) -> list[Finding]:
 
 
 def _start_of_address(text: str, start: int) -> int:
-    for _ in range(LEFT_WORDS):
+    words, marked = 0, False
+    while words < LEFT_WORDS or marked:
         before = WORD_BEFORE.search(text[max(start - LONGEST_PART, 0) : start])
-        if before is None or before[1].lower().replace("’", "'") in STOP_WORDS:
+        if before is None or (not marked and before[1].lower().replace("’", "'") in STOP_WORDS):
             break
         start -= len(before[0])
+        # What stands before a spoken dot or hyphen belongs to the address.
+        marked = SPOKEN_MARK.fullmatch(before[1]) is not None
+        words += not marked
     return start

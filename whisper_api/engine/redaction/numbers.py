@@ -16,8 +16,9 @@ __all__ = ["LEAST_DIGITS", "find_numbers"]
 
 # The kind "numbers" is every run of so many digits.
 LEAST_DIGITS = 3
-# An account number and an id may have letters: tokens of one to four of them, or of letters and digits.
-TOKEN = re.compile(r"\w+")
+# An account number and an id may have letters too, at most so many together.
+TOKEN = re.compile(r"\d+|[^\W\d_]+")
+MOST_LETTERS = 4
 PLAIN_GAP = re.compile(r"[\s.,;:/()*#+–—_'’-]{0,4}")
 # People hesitate while they dictate a number.
 FILLED_GAP = re.compile(r"[\s.,…-]{1,4}(?:e?uh+|heu+|um+|hum+|hmm+|äh+|ähm+|eh+)[\s.,…-]{1,4}", re.IGNORECASE)
@@ -73,7 +74,7 @@ def _runs(text: str, language: str) -> Iterator[list[Code]]:
     """Parts of numbers that follow each other, with at least one digit among them."""
     run: list[Code] = []
     for code in _codes(text, language):
-        if run and not _close(text[run[-1].end : code.start]):
+        if run and not _follows(text, run[-1].end, code.start):
             yield from _with_digits(run)
             run = []
         run.append(code)
@@ -85,8 +86,11 @@ def _with_digits(run: list[Code]) -> Iterator[list[Code]]:
         yield run
 
 
-def _close(gap: str) -> bool:
-    return bool(PLAIN_GAP.fullmatch(gap) or FILLED_GAP.fullmatch(gap))
+def _follows(text: str, end: int, start: int) -> bool:
+    """Whether the part of a number that begins at ``start`` continues the number that ends at ``end``."""
+    gap = text[end:start]
+    begins_sentence = "." in gap and text[start].isupper() and text[start + 1 : start + 2].islower()
+    return not begins_sentence and bool(PLAIN_GAP.fullmatch(gap) or FILLED_GAP.fullmatch(gap))
 
 
 def _codes(text: str, language: str) -> Iterator[Code]:
@@ -101,14 +105,10 @@ def _codes(text: str, language: str) -> Iterator[Code]:
         if words is not None:
             position = words.end
             yield Code(words.start, words.end, words.digits)
-        elif any(map(str.isdecimal, token)) and len(token) <= LONGEST * 3:
-            yield Code(match.start(), match.end(), _ascii_digits(token).upper())
-        elif len(token) <= 4 and token.isascii() and token.isupper():
+        elif token.isdecimal():
+            yield Code(match.start(), match.end(), "".join(str(unicodedata.decimal(digit)) for digit in token))
+        elif len(token) <= MOST_LETTERS and token.isascii() and token.isupper():
             yield Code(match.start(), match.end(), token)
-
-
-def _ascii_digits(token: str) -> str:
-    return "".join(str(unicodedata.decimal(each)) if each.isdecimal() else each for each in token)
 
 
 def _count(code: Code) -> int:

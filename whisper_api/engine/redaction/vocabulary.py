@@ -62,6 +62,10 @@ PARTICLES = _set(
 
 NOT_ALONE = _set(
     """
+    alabama alaska arizona arkansas california colorado connecticut florida hawaii idaho illinois indiana iowa
+    jersey kansas kentucky louisiana maine maryland massachusetts mexico michigan minnesota mississippi missouri
+    nebraska nevada ohio oklahoma oregon pennsylvania tennessee texas utah vermont wisconsin wyoming brazil brésil
+    italy italie spain espagne russia russie japan japon canada cuba peru algérie tunisie maroc
     monday tuesday wednesday thursday friday saturday sunday january february march april may june july august
     september october november december easter christmas noël pâques god lord internet son nous saint sainte st
     mr mrs ms dr english french german spanish italian american british canadian indian chinese african america
