@@ -70,6 +70,7 @@ def test_what_is_found(language: str, kind: RedactKind, text: str) -> None:
         ("en", "It's <Siobhan Kelly>. <Siobhan>'s office, please. <Kelly> speaking."),
         ("en", "Will you come? Then <Will> said no. Grace period ends in June."),
         ("fr", "Rose est une couleur. L'avocat d'<Élodie> est maître <Vasseur>."),
+        ("fr", "Ça s'écrit <D-U-P-O-N-T>, ou <D, U, P, O, N, D>. La SNCF est en grève."),
         ("de", "Ich heiße <Jürgen Schmidt> und der Hund ist in der Stadt Berlin."),
     ],
 )

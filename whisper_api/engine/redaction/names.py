@@ -28,6 +28,8 @@ SAINTS = ("saint", "sainte", "st")
 GAP = re.compile(r" |-|’|'")
 INITIAL_GAP = re.compile(r"\.? ")
 MOST_WORDS = 5
+# A name that is spelled: D-U-P-O-N-T.
+SPELLED = re.compile(r"\b[^\W\d_a-zß-ÿ](?:[-.,\s]{1,2}[^\W\d_a-zß-ÿ]\b){3,}")
 # A part of a name that is looked for in the whole text has at least so many letters.
 LEAST_LETTERS = 3
 # Letters before an apostrophe are no part of the name: d'Emma.
@@ -73,11 +75,12 @@ class _Lists(NamedTuple):
 
     def is_surname(self, word: _Word) -> bool:
         """Whether a capitalised word is a surname by itself."""
-        known = self._listed(word.key, self.surnames) and word.key not in self.common
+        known = len(word.text) > 1 and self._listed(word.key, self.surnames) and word.key not in self.common
         return known and not word.first and not self.nouns_capital
 
     def may_be_surname(self, word: _Word) -> bool:
-        return word.key not in NOT_ALONE and self._listed(word.key, self.foreign_surnames)
+        """Whether a capitalised word in a row of them tells that the row is a name."""
+        return word.key not in NOT_ALONE | PARTICLES and self._listed(word.key, self.foreign_surnames)
 
     def may_be_given(self, word: _Word) -> bool:
         return self._listed(word.key, self.given) or self._listed(word.key, self.foreign)
@@ -91,7 +94,7 @@ def find_names(text: str, language: str, known: Iterable[str] = ()) -> list[Find
     """The names of persons in a text.
 
     A name is what follows a title or an introduction, a known given name with the capitalised words after it, or a
-    surname in the middle of a sentence. Each word of a name is then found wherever it stands with a capital.
+    surname in the middle of a sentence; and what is spelled with capitals. Each word of a name is then found wherever it stands with a capital.
 
     Args:
         text: any text.
@@ -118,6 +121,7 @@ def find_names(text: str, language: str, known: Iterable[str] = ()) -> list[Find
     parts |= {word.key for start, end in taken for word in words[start:end] if _tells(word, lists)}
     found = [Finding(words[start].start, words[end - 1].end, "names") for start, end in taken]
     found += [Finding(word.start, word.end, "names") for word in words if word.capital and word.key in parts]
+    found += [Finding(*match.span(), "names") for match in SPELLED.finditer(text)]
     return found
 
 
