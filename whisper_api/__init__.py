@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         UnknownModel,
         WhisperApiError,
     )
-    from whisper_api.formats import RenderOptions, render, rendered
+    from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus
     from whisper_api.schema import (
         PartialSegments,
@@ -122,6 +122,7 @@ __all__ = [
     "Word",
     "__version__",
     "create_app",
+    "document",
     "render",
     "rendered",
 ]
@@ -144,6 +145,7 @@ _HOMES = {
     "TranscriptionOptions": "whisper_api.schema",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
+    "document": "whisper_api.formats",
     "render": "whisper_api.formats",
     "rendered": "whisper_api.formats",
 }

@@ -93,8 +93,9 @@ class _Lists(NamedTuple):
 def find_names(text: str, language: str, known: Iterable[str] = ()) -> list[Finding]:
     """The names of persons in a text.
 
-    A name is what follows a title or an introduction, a known given name with the capitalised words after it, or a
-    surname in the middle of a sentence; and what is spelled with capitals. Each word of a name is then found wherever it stands with a capital.
+    A name is what follows a title or an introduction, a known given name with the capitalised words after it, a surname
+    in the middle of a sentence, and what is spelled with capitals. Each word of a name is then found wherever it stands
+    with a capital.
 
     Args:
         text: any text.
