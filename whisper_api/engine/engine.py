@@ -22,7 +22,6 @@ from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
-from whisper_api.engine.redaction import check_installed
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
@@ -237,6 +236,8 @@ class Engine:
         self._check_open()
         resolved = self.resolve(options)
         if resolved.redact:
+            from whisper_api.engine.redaction import check_installed
+
             check_installed()
         if known_speakers:
             from whisper_api.engine.diarize.enrollment import check_names

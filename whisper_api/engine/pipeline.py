@@ -21,7 +21,6 @@ from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
-from whisper_api.engine.redaction import redact, windows_of
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
 from whisper_api.engine.vad import Span
@@ -242,6 +241,8 @@ class TranscriptionRun:
 
     def _redact(self, text: _Text) -> tuple[Redaction, ...]:
         """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
+        from whisper_api.engine.redaction import redact, windows_of
+
         language = self._options.written_language(text.language)
         text.segments, redactions = redact(
             text.segments, redact_kinds(self._options.redact), language, self._known_speakers

@@ -36,6 +36,8 @@ def marked(text: str, language: str, kinds: Collection[RedactKind]) -> str:
         ("fr", "emails", "mon adresse est <jean dupont arobase gmail point com>, merci"),
         ("fr", "emails", "c'est <jean tiret luc trente-deux arobase mairie point ville point fr>"),
         ("fr", "emails", "écrivez à <info@société.fr> ou à <jean. dupont @ gmail. com>"),
+        ("fr", "emails", "c'est <marie point durand, arobase, orange point fr> ou <marie chez orange point fr>"),
+        ("fr", "emails", "je travaille chez Orange. Point final, et chez moi."),
         ("de", "emails", "schreiben Sie an <max punkt muster ät firma punkt de> bitte"),
         ("es", "emails", "mi correo es <ana punto ruiz arroba correo punto es>"),
         ("fr", "phones", "appelez le <06, 12, 34, 56, 78> ou le <06.12.34.56.78>"),
@@ -71,6 +73,7 @@ def test_what_is_found(language: str, kind: RedactKind, text: str) -> None:
         ("en", "Will you come? Then <Will> said no. Grace period ends in June."),
         ("fr", "Rose est une couleur. L'avocat d'<Élodie> est maître <Vasseur>."),
         ("fr", "Ça s'écrit <D-U-P-O-N-T>, ou <D, U, P, O, N, D>. La SNCF est en grève."),
+        ("fr", "Bonjour Monsieur <Jean-Michel de La Tour d'Auvergne>, ça va ?"),
         ("de", "Ich heiße <Jürgen Schmidt> und der Hund ist in der Stadt Berlin."),
     ],
 )

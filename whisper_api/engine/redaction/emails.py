@@ -10,6 +10,7 @@ from whisper_api.engine.redaction.vocabulary import PLACE_WORDS, STOP_WORDS, SUF
 __all__ = ["find_emails"]
 
 AT = r"(?:arr?obase?|arroba|chiocciola|klammeraffe|apenstaartje|apestaartje|ät)"
+PAUSE = r"[\s,]+"  # people pause while they dictate
 DOT = r"(?:dot|point|punkt|punto|ponto|punt)"
 MARKS = (
     r"(?:dash|hyphen|minus|tiret(?:\s+(?:du\s+)?(?:bas|huit|six))?|moins|underscore|souligné|plus|bindestrich|unterstrich|"
@@ -17,17 +18,17 @@ MARKS = (
 )
 # Letters that are spelled one by one, or a word.
 ATOM = r"(?:[^\W_](?:[ ,-]+[^\W_])+(?![^\W_])|[^\W_]+)"
-LOCAL = rf"{ATOM}(?:(?:[.+_-]+|\.\s(?-i:(?=[a-z]))|\s+(?:{DOT}|{MARKS})\s+){ATOM})*"
+LOCAL = rf"{ATOM}(?:(?:[.+_-]+|\.\s(?-i:(?=[a-z]))|{PAUSE}(?:{DOT}|{MARKS}){PAUSE}){ATOM})*"
 SUFFIX = rf"(?:{'|'.join(sorted(SUFFIXES))})(?![^\W_])"
 LABEL = r"(?:[^\W_](?:[ -][^\W_])+(?![^\W_])|[^\W_]+)"
-DOMAIN_ATOM = rf"{LABEL}(?:(?:-|\s+(?:{MARKS})\s+){LABEL})*"
+DOMAIN_ATOM = rf"{LABEL}(?:(?:-|{PAUSE}(?:{MARKS}){PAUSE}){LABEL})*"
 # A full stop with a space around it is a dot only before a small letter: a sentence begins with a capital.
-SPOKEN_DOT = rf"(?:\s+{DOT}\s+|\.|\s*\.\s*(?-i:(?=[a-z])))"
+SPOKEN_DOT = rf"(?:{PAUSE}{DOT}{PAUSE}|\.|\s*\.\s*(?-i:(?=[a-z])))"
 LONGEST_PART = 100  # characters on each side of the mark between name and domain
 ANY_DOMAIN = (
     rf"{DOMAIN_ATOM}(?:(?:{SPOKEN_DOT}{DOMAIN_ATOM}){{0,4}}?(?:{SPOKEN_DOT}{SUFFIX}){{1,3}}|(?:\.{DOMAIN_ATOM})*)"
 )
-# "at" is a word of its own in English: a spoken or a well-known domain must follow.
+# "at" is a word of its own in English, as "chez" is in French: a spoken or a well-known domain must follow.
 KNOWN_DOMAIN = (
     r"(?:gmail|googlemail|yahoo|ymail|hotmail|outlook|live|msn|icloud|me|mac|aol|proton|protonmail|gmx|web|orange|"
     rf"wanadoo|free|sfr|laposte){SPOKEN_DOT}{SUFFIX}(?:{SPOKEN_DOT}{SUFFIX})?"
@@ -39,7 +40,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-MARK = _compiled(rf"\s*(?P<written>@)\s*|\s+(?P<spoken>{AT})\s+|\s+at\s+")
+MARK = _compiled(rf"\s*(?P<written>@)\s*|{PAUSE}(?P<spoken>{AT}){PAUSE}|{PAUSE}(?:at|chez){PAUSE}")
 BEFORE = _compiled(rf"(?<![^\W_]){LOCAL}$")
 SPOKEN_MARK = _compiled(rf"{DOT}|{MARKS}")
 AFTER_SIGN, AFTER_KNOWN, AFTER_WORD = _compiled(ANY_DOMAIN), _compiled(KNOWN_DOMAIN), _compiled(CLEAR_DOMAIN)

@@ -25,9 +25,9 @@ LONGEST_INTRODUCTION = 40
 PLAIN_TITLES = frozenset(map(plain, TITLES))
 SAINTS = ("saint", "sainte", "st")
 # Titles and initials have a full stop behind them, which ends no sentence.
-GAP = re.compile(r" |-|’|'")
+GAP = re.compile(r" (?:d['’])?|-|['’]")
 INITIAL_GAP = re.compile(r"\.? ")
-MOST_WORDS = 5
+MOST_WORDS = 7
 # A name that is spelled: D-U-P-O-N-T.
 SPELLED = re.compile(r"\b[^\W\d_a-zß-ÿ](?:[-.,\s]{1,2}[^\W\d_a-zß-ÿ]\b){3,}")
 # A part of a name that is looked for in the whole text has at least so many letters.
@@ -177,6 +177,8 @@ def _extended(text: str, words: Sequence[_Word], index: int, lists: _Lists) -> i
         before, word = words[position - 1], words[position]
         gap = text[before.end : word.start]
         if not (GAP.fullmatch(gap) or (len(before.text) == 1 and INITIAL_GAP.fullmatch(gap))):
+            break
+        if word.key in PLAIN_TITLES:
             break
         if word.capital and word.text != "I" and (word.key not in NOT_ALONE or word.key in PARTICLES):
             end = position + 1

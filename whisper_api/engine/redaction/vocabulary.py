@@ -46,7 +46,7 @@ STOP_WORDS = _set(
 TITLES = _set(
     """
     m mr mrs ms miss mme mmes mlle dr prof sir madam doctor professor monsieur messieurs madame mademoiselle
-    docteur professeur maitre herr frau doktor señor señora señorita don doña sr sra signor signora signorina
+    docteur professeur maitre herr herrn frau doktor señor señora señorita don doña sr sra signor signora signorina
     dottor dottoressa senhor senhora meneer mevrouw dhr mevr captain sergeant officer judge uncle aunt tonton
     tante oncle tata
     """
@@ -79,6 +79,7 @@ NOT_ALONE = _set(
 
 STARTS = _set(
     """
+    bonjour bonsoir salut allô hello thanks
     will art mark bill grace hope faith joy rose rich frank grant chase drew guy jack pat rob sue dawn amber
     crystal miles sky ray page so long many sure let see hi hey an ma my yes no ok okay don can how do does did
     au aux ai as ben bon bonne bien oui non merci cher chère aimé juste constance prudence olive blanche claire
