@@ -44,6 +44,7 @@ def test_no_name_leaves_the_engine(
     assert all(partial.aligned == align for partial in partials)
     assert "[NAME]" in "".join(segment.text for partial in partials for segment in partial.segments)
     assert {each.kind for each in transcript.redactions} == {"names"}
+    assert "redact: windows in which something was replaced have no log probabilities" in transcript.warnings
     assert len(transcript.redactions) == transcript.text.count("[NAME]")
     if align:
         times = {(word.start, word.end) for word in transcript.words if "[NAME]" in word.word}

@@ -241,12 +241,14 @@ class TranscriptionRun:
 
     def _redact(self, text: _Text) -> tuple[Redaction, ...]:
         """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
-        from whisper_api.engine.redaction import redact, windows_of
+        from whisper_api.engine.redaction import limits, redact, windows_of
 
-        language = self._options.written_language(text.language)
-        text.segments, redactions = redact(
-            text.segments, redact_kinds(self._options.redact), language, self._known_speakers
-        )
+        kinds, language = redact_kinds(self._options.redact), self._options.written_language(text.language)
+        for warning in limits(text.segments, kinds, language):
+            self._ctx.warn(warning)
+        text.segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        if redactions and self._options.logprobs:
+            self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
         for index, window in enumerate(windows_of(text.segments)):
             pieces = hand_out_tokens(window, text.recognizer.whisper.token_bytes)
             self._ctx.emit_partial(index, pieces, aligned=text.word_times != "none", redacted=True)

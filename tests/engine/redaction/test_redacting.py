@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from whisper_api.engine.redaction import redact
+from whisper_api.engine.redaction import limits, redact
 from whisper_api.engine.redaction.segments import MARKERS
 from whisper_api.formats import FORMATS, render
 from whisper_api.schema import RedactKind, Segment, TokenLogprob, Transcript, TranscriptionOptions, Word
@@ -117,6 +117,21 @@ def test_tokens_remain_where_nothing_was_replaced(given: tuple[list[Segment], li
     segments, _ = given
     for before, after in zip(segments, redact(segments, ALL, "fr").segments, strict=True):
         assert after == before or (after.tokens, after.logprobs) == ((), ())
+
+
+def test_what_cannot_be_found_is_named() -> None:
+    def named(text: str, language: str, *kinds: RedactKind) -> list[str]:
+        return limits([Segment(id=0, start=0, end=1, text=text)], kinds, language)
+
+    assert named("Bonjour Sophie, un deux trois.", "fr", *ALL) == []
+    assert named("Anna ringde.", "sv", "names", "emails") == []
+    assert [warning.split(":")[1] for warning in named("Anna ringde.", "sv", "phones")] == [
+        " numbers that are written as words are not found in the language sv"
+    ]
+    (names,) = named("田中さん", "ja", "names")
+    assert "no capital letters" in names
+    (names,) = named("Aloha e Keola", "haw", "names")
+    assert "no list of names of the language haw" in names
 
 
 def test_a_window_loses_its_tokens_as_a_whole() -> None:
