@@ -211,7 +211,7 @@ class Engine:
             options: the options of the job; None for the defaults.
             on_progress: called from this thread with the job's progress.
             on_partial: called from this thread with the text of each decoded window, and again when the window's words
-                have their final times.
+                have their final times. With the option ``redact``, called once for each window, when all are decoded.
             known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
                 recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: an event that another thread sets to stop the job within one work item.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from whisper_api.engine.languages import ENGLISH_NAMES
 from whisper_api.engine.redaction.segments import find
 from whisper_api.schema import RedactKind
 
@@ -116,3 +117,11 @@ def test_the_time_grows_with_the_length(text: str) -> None:
     begun = time.process_time()
     find(text * 2000, ALL, "en")
     assert time.process_time() - begun < 10
+
+
+def test_every_language_of_whisper_can_be_redacted() -> None:
+    text = "Bonjour Jean Dupont, +33 6 12 34 56 78, jean@gmail.com."
+    for language in ENGLISH_NAMES:
+        assert marked(text, language, ALL).startswith("Bonjour <Jean Dupont>, +<33 6 12 34 56 78>, <jean@gmail.com>"), (
+            language
+        )
