@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS, RenderOptions, render, rendered, to_whisperx
+from whisper_api.job_values import job_result
 from whisper_api.schema import (
     LANGUAGES_WITHOUT_SPACES,
     Segment,
@@ -279,3 +280,47 @@ def test_the_table_of_formats_is_consistent() -> None:
 def test_a_line_option_below_one_is_refused(field: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=field):
         msgspec.convert({field: 0}, RenderOptions)
+
+
+def on_channels() -> Transcript:
+    """Two people who talk at once, each on a channel."""
+
+    def segment(number: int, channel: int, start: float, end: float, text: str) -> Segment:
+        speaker = f"SPEAKER_{channel:02d}"
+        word = Word(word=text, start=start, end=end, score=0.5, speaker=speaker, channel=channel)
+        return Segment(id=number, start=start, end=end, text=text, speaker=speaker, words=(word,), channel=channel)
+
+    segments = [segment(0, 1, 0.0, 4.0, "Listen,"), segment(1, 0, 1.0, 2.0, "yes"), segment(2, 1, 4.1, 5.0, "now.")]
+    return make(segments, speakers=("SPEAKER_01", "SPEAKER_00"), channels=(0, 1), word_times="ctc")
+
+
+def test_rttm_has_the_channel_of_each_turn() -> None:
+    """Channels count from 1. The turn of a speaker goes on while somebody else speaks on another channel."""
+    assert render(on_channels(), "rttm").splitlines() == [
+        "SPEAKER audio 2 0.000 5.000 <NA> <NA> SPEAKER_01 <NA> <NA>",
+        "SPEAKER audio 1 1.000 1.000 <NA> <NA> SPEAKER_00 <NA> <NA>",
+    ]
+
+
+def test_json_has_the_channel_of_segments_and_words() -> None:
+    found = to_whisperx(on_channels())
+    assert [segment["channel"] for segment in found["segments"]] == [1, 0, 1]
+    assert [word["channel"] for word in found["word_segments"]] == [1, 0, 1]
+    result = msgspec.to_builtins(job_result(on_channels(), ""))
+    assert [segment["channel"] for segment in result["segments"]] == [1, 0, 1]
+    assert [word["channel"] for segment in result["segments"] for word in segment["words"]] == [1, 0, 1]
+
+
+def test_subtitles_of_people_who_talk_at_once_keep_their_times() -> None:
+    times = [line for line in render(on_channels(), "vtt").splitlines() if "-->" in line]
+    assert times == ["00:00.000 --> 00:04.000", "00:01.000 --> 00:02.000", "00:04.100 --> 00:05.000"]
+    laid_out = rendered(on_channels(), "vtt", RenderOptions(subtitle_preset="netflix"))
+    times = [line for line in laid_out.text.splitlines() if "-->" in line]
+    assert times == ["00:00.000 --> 00:05.000", "00:01.000 --> 00:02.000"]
+    assert any(warning.startswith("min_gap") for warning in laid_out.warnings)
+    dialogues = [line for line in render(on_channels(), "ass").splitlines() if line.startswith("Dialogue")]
+    assert [line.split(",")[1:3] for line in dialogues] == [
+        ["0:00:00.00", "0:00:04.00"],
+        ["0:00:01.00", "0:00:02.00"],
+        ["0:00:04.10", "0:00:05.00"],
+    ]

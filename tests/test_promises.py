@@ -366,6 +366,43 @@ PROMISES = (
         lambda: _numbers_of_test("engine/redaction/test_finding.py", "RECALL, PRECISION"),
         ("test_recall_and_precision_of_names",),
     ),
+    # Channels
+    Promise(
+        r"docstring (Segment|Word|Transcript|Redaction)$",
+        r"channel(?:s that were recognised separately)?, counted from 0\b",
+        tests=("test_the_words_of_each_channel_are_those_of_its_voice",),
+    ),
+    Promise(
+        r"docs/api",
+        r"Channels count from 0\b",
+        tests=("test_the_words_of_each_channel_are_those_of_its_voice",),
+    ),
+    Promise(r"docs/api", r"RTTM counts\s+channels from 1\b", tests=("test_rttm_has_the_channel_of_each_turn",)),
+    Promise(r"docs/api", r"`` for channel 0\b", tests=("test_the_words_of_each_channel_are_those_of_its_voice",)),
+    Promise(
+        r"docs/api",
+        r"Crosstalk below (-\d+) dB",
+        lambda: (constant("engine", "AUTO_CROSSTALK"),),
+        ("test_auto_separates_only_what_surely_is_separate",),
+    ),
+    Promise(
+        r"docs/api",
+        r"with its delay \(up to ([\d.]+) s\)",
+        lambda: (constant("engine", "MOST_DELAY_SECONDS"),),
+        ("test_crosstalk_is_found_with_its_level_and_delay",),
+    ),
+    Promise(
+        r"docs/api",
+        r"a voice less than (\d+) dB above the crosstalk",
+        lambda: (constant("engine", "CROSSTALK_MARGIN"),),
+        ("test_only_crosstalk_is_silenced",),
+    ),
+    Promise(
+        r"docs/api",
+        r"takes up to (\d+) channels",
+        lambda: (constant("engine", "MAX_CHANNELS"),),
+        ("test_more_than_eight_channels_cannot_be_separated",),
+    ),
     # The client
     Promise(
         rf"{CLIENT}\.(wait|events)",

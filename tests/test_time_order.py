@@ -119,3 +119,18 @@ def test_a_segment_with_words_in_order_lies_within_the_audio_too() -> None:
     words = (Word(word="a", start=0.0, end=1.0), Word(word="b", start=1.0, end=2.0))
     (found,) = in_order([Segment(id=0, start=-0.5, end=9.0, text="a b", words=words)], 0.0, 2.5)
     assert (found.start, found.end, found.words) == (0.0, 2.5, words)
+
+
+@given(st.lists(st.tuples(moments, moments, st.sampled_from((0, 1, 5))), max_size=10), st.none() | st.floats(0.5, 30.0))
+def test_each_channel_is_in_order_by_itself(given: list[tuple[float, float, int]], high: float | None) -> None:
+    segments = [
+        Segment(id=number, start=start, end=end, text="x", channel=channel)
+        for number, (start, end, channel) in enumerate(given)
+    ]
+    found = in_order(segments, 0.0, high)
+    for channel in (0, 1, 5):
+        own = [segment for segment in segments if segment.channel == channel]
+        assert [segment for segment in found if segment.channel == channel] == list(in_order(own, 0.0, high))
+    if len({segment.channel for segment in segments}) > 1:
+        assert all(before.start <= after.start for before, after in pairwise(found))
+    assert in_order(found, 0.0, high) == found

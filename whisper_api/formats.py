@@ -5,7 +5,7 @@ same segments. The output differs in these cases, in which whisperx fails:
 
 - The spaces between words are those of the segment's text. whisperx joins Latin words in a Chinese or Japanese text
   without a space, and has no words for a translation or for Burmese, Cantonese, Lao and Thai.
-- Every word, segment and subtitle lasts at least a millisecond and does not overlap another.
+- Every word, segment and subtitle lasts at least a millisecond and does not overlap another of the same channel.
 - A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
 - For the task ``detect_language``, txt is one line with the code and the probability of the language.
@@ -208,7 +208,7 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
     ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
-    they have no value.
+    they have no value. So is ``channel``, the only key that whisperx does not have.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -233,6 +233,8 @@ def _segment_dict(segment: Segment, has_words: bool) -> dict[str, Any]:
         given["avg_logprob"] = segment.avg_logprob
     if segment.speaker is not None:
         given["speaker"] = segment.speaker
+    if segment.channel is not None:
+        given["channel"] = segment.channel
     return given
 
 
@@ -242,6 +244,8 @@ def _word_dict(word: Word) -> dict[str, Any]:
         given["score"] = word.score
     if word.speaker is not None:
         given["speaker"] = word.speaker
+    if word.channel is not None:
+        given["channel"] = word.channel
     return given
 
 
@@ -286,24 +290,33 @@ def _markdown(transcript: Transcript) -> str:
 def _rttm(transcript: Transcript) -> str:
     """The turns of the speakers as SPEAKER lines of NIST's Rich Transcription Time Marked format.
 
-    The file is named ``audio``. Words of the same speaker with a short pause between them are one turn.
+    The file is named ``audio``. Its channels are counted from 1, and the mix is channel 1. Words of the same speaker
+    with a short pause between them are one turn.
     """
-    turns: list[tuple[str, float, float]] = []
-    for segment in transcript.segments:
-        for item in segment.words or (segment,):
+    channels = dict.fromkeys(segment.channel for segment in transcript.segments)
+    turns = [turn for channel in channels for turn in _turns(transcript.segments, channel)]
+    lines = []
+    for start, end, channel, speaker in sorted(turns, key=lambda turn: turn[0]) if len(channels) > 1 else turns:
+        milliseconds = round(1000 * start)
+        times = f"{milliseconds / 1000:.3f} {(round(1000 * end) - milliseconds) / 1000:.3f}"
+        lines.append(f"SPEAKER audio {channel} {times} <NA> <NA> {'_'.join(speaker.split())} <NA> <NA>\n")
+    return "".join(lines)
+
+
+def _turns(segments: Sequence[Segment], channel: int | None) -> list[tuple[float, float, int, str]]:
+    """Start, end, channel counted from 1, and speaker of the turns on a channel."""
+    number = 1 if channel is None else 1 + channel
+    turns: list[tuple[float, float, int, str]] = []
+    for segment in segments:
+        for item in (segment.words or (segment,)) if segment.channel == channel else ():
             speaker = item.speaker or segment.speaker
             if speaker is None:
                 continue
-            if turns and turns[-1][0] == speaker and item.start - turns[-1][2] <= TURN_PAUSE:
-                turns[-1] = (speaker, turns[-1][1], item.end)
+            if turns and turns[-1][3] == speaker and item.start - turns[-1][1] <= TURN_PAUSE:
+                turns[-1] = (turns[-1][0], item.end, number, speaker)
             else:
-                turns.append((speaker, item.start, item.end))
-    lines = []
-    for speaker, start, end in turns:
-        milliseconds = round(1000 * start)
-        times = f"{milliseconds / 1000:.3f} {(round(1000 * end) - milliseconds) / 1000:.3f}"
-        lines.append(f"SPEAKER audio 1 {times} <NA> <NA> {'_'.join(speaker.split())} <NA> <NA>\n")
-    return "".join(lines)
+                turns.append((item.start, item.end, number, speaker))
+    return turns
 
 
 FORMATS: dict[str, Format | SubtitleFormat] = {

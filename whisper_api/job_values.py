@@ -91,6 +91,7 @@ class ResultWord(Row, frozen=True, kw_only=True):
         start, end: seconds from the beginning of the audio.
         score: confidence from 0 to 1; None without word times.
         speaker: label; None without diarization.
+        channel: number of the channel, counted from 0; absent when the channels were mixed.
     """
 
     word: str
@@ -98,6 +99,7 @@ class ResultWord(Row, frozen=True, kw_only=True):
     end: float
     score: float | None = None
     speaker: str | None = None
+    channel: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +112,8 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
         speaker: label of the speaker with the most speech in the segment; None without diarization.
         words: empty without word times.
         logprobs: log probability of every decoded token; absent unless the option ``logprobs`` is set.
+        channel: number of the channel, counted from 0; absent when the channels were mixed. Segments of different
+            channels may overlap.
     """
 
     id: int
@@ -119,6 +123,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     speaker: str | None = None
     words: tuple[ResultWord, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(Record, frozen=True, kw_only=True):
@@ -223,10 +228,18 @@ def result_segment(segment: Segment) -> ResultSegment:
         text=segment.text,
         speaker=segment.speaker,
         words=tuple(
-            ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
+            ResultWord(
+                word=word.word,
+                start=word.start,
+                end=word.end,
+                score=word.score,
+                speaker=word.speaker,
+                channel=_or_unset(word.channel),
+            )
             for word in segment.words
         ),
         logprobs=segment.logprobs or msgspec.UNSET,
+        channel=_or_unset(segment.channel),
     )
 
 

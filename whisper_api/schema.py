@@ -20,6 +20,7 @@ __all__ = [
     "SAMPLE_RATE",
     "SPEAKER_LABEL",
     "VAD_ONSET",
+    "Channels",
     "PartialSegments",
     "Progress",
     "RedactKind",
@@ -41,6 +42,7 @@ SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]
 
 Task = Literal["transcribe", "translate", "detect_language"]
+Channels = Literal["mix", "separate", "auto"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
 Preset = Literal["netflix", "bbc", "default"]
@@ -82,6 +84,13 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
         Annotated[int, Meta(ge=1, le=1000)] | None,
         _described("which audio track of the file, counted from 1; unset: its default one, or the first"),
     ] = None
+    channels: Annotated[
+        Channels,
+        _described(
+            "mix the channels; separate: recognize each channel by itself, as one speaker each; auto: separate them "
+            "where each surely has a voice of its own"
+        ),
+    ] = "mix"
     align: Annotated[bool, _described("give every word its start and end")] = True
     diarize: Annotated[
         bool | None,
@@ -225,10 +234,12 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         word: the word with its punctuation, without surrounding spaces.
-        start, end: seconds from the beginning of the audio; at least a millisecond apart. Words do not overlap.
+        start, end: seconds from the beginning of the audio; at least a millisecond apart. Words of one channel do not
+            overlap.
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
-        speaker: the speaker's label, when diarization ran.
+        speaker: the speaker's label, when diarization ran or the channels were separated.
         interpolated: True when the time was not measured but interpolated between the neighbouring words.
+        channel: number of the word's channel, counted from 0; None when the channels were mixed.
     """
 
     word: str
@@ -237,6 +248,7 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     speaker: str | None = None
     interpolated: bool = False
+    channel: int | None = None
 
 
 class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -244,7 +256,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: 0, 1, 2 ... in order of time.
-        start, end: seconds; at least a millisecond apart. Segments do not overlap.
+        start, end: seconds; at least a millisecond apart. Segments of one channel do not overlap.
         text: the recognised text. ``words`` are the words of this text, in order.
         speaker: label of the speaker with the most speech in the segment.
         words: empty without word times.
@@ -256,6 +268,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.
+        channel: number of the segment's channel, counted from 0; None when the channels were mixed.
     """
 
     id: int
@@ -272,19 +285,22 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     seek: int | None = None
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    channel: int | None = None
 
 
-class Redaction(Record, frozen=True, kw_only=True):
+class Redaction(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A place at which the option ``redact`` replaced what was said.
 
     Attributes:
         kind: the kind of personal data.
         start, end: seconds: the times of the replaced words, or of the segment where the words have no times.
+        channel: number of the channel, counted from 0, when the channels were recognised separately.
     """
 
     kind: RedactKind
     start: float
     end: float
+    channel: int | None = None
 
 
 class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
@@ -312,7 +328,9 @@ class Transcript(Record, frozen=True, kw_only=True):
         duration: seconds of audio.
         segments: in order of time; empty without speech.
         speakers: labels in order of appearance (``SPEAKER_00`` ..., or the name of a known speaker); empty without
-            diarization.
+            diarization. With separate channels, the number in a label is that of the channel.
+        channels: numbers of the channels that were recognised separately, counted from 0; empty when the channels were
+            mixed.
         speaker_embeddings: label to vector; None unless the option ``speaker_embeddings`` is set.
         word_times: source of the word times: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
@@ -331,6 +349,7 @@ class Transcript(Record, frozen=True, kw_only=True):
     language_probability: float | None = None
     language_probabilities: dict[str, float] | None = None
     speakers: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | None = None
     word_times: WordTimes = "none"
     model: str
@@ -352,7 +371,7 @@ class Transcript(Record, frozen=True, kw_only=True):
         """The words of all segments.
 
         ``pandas.DataFrame(transcript.words, columns=Word.__struct_fields__)`` is a table with a row for each word and
-        the columns ``word``, ``start``, ``end``, ``score``, ``speaker`` and ``interpolated``. The argument
+        the columns ``word``, ``start``, ``end``, ``score``, ``speaker``, ``interpolated`` and ``channel``. The argument
         ``columns`` gives an empty transcript the same columns.
         """
         return tuple(word for segment in self.segments for word in segment.words)

@@ -1,5 +1,7 @@
 """Times in order: each word and segment begins before it ends, and ends before the next word or segment begins.
 
+People on separate channels may talk at once, so this holds for each channel by itself.
+
 Recognised times can violate this order: two words fall in the same frame, a word that the alignment could not place has
 the time of its neighbour, or two times become equal by rounding to milliseconds. A player skips a subtitle without
 length, and some players refuse the whole file.
@@ -69,13 +71,27 @@ def in_order(segments: Sequence[Segment], low: float = 0.0, high: float | None =
     """Put segments and their words in order: they do not overlap, and each lasts at least a millisecond.
 
     Args:
-        segments: the segments; their order is kept. A segment with words takes its time from its words.
+        segments: the segments; their order within a channel is kept. A segment with words takes its time from its
+            words.
         low: seconds, as in :func:`fitted`.
         high: seconds, as in :func:`fitted`.
 
     Returns:
-        The same segments when they are in order already, else corrected copies.
+        The same segments when they are in order already, else corrected copies. Segments of several channels are
+        sorted by their start.
     """
+    channels = list(dict.fromkeys(segment.channel for segment in segments))
+    if len(channels) < 2:
+        return _in_order(segments, low, high)
+    found = [
+        placed
+        for channel in channels
+        for placed in _in_order([segment for segment in segments if segment.channel == channel], low, high)
+    ]
+    return tuple(sorted(found, key=lambda segment: (segment.start, -1 if segment.channel is None else segment.channel)))
+
+
+def _in_order(segments: Sequence[Segment], low: float, high: float | None) -> tuple[Segment, ...]:
     spans = [(item.start, item.end) for segment in segments for item in (segment.words or (segment,))]
     placed = fitted(spans, low, high)
     if placed == spans and _around_words(segments) and _within(segments, low, high):

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fakes import until
+from msgspec.structs import replace
+from stereo import wav
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
@@ -84,6 +86,24 @@ def test_the_first_text_does_not_wait_for_the_alignment_model(
     assert not stretches[0].aligned
     assert transcript.word_times == "ctc"
     assert {stretch.index for stretch in stretches if stretch.aligned} == {stretch.index for stretch in stretches}
+
+
+def test_each_channel_is_aligned_as_it_is_alone(aligning: Engine, short_call: Path) -> None:
+    call = decode(short_call).audio
+    pieces = [call[: 3 * RATE], call[4 * RATE : 7 * RATE]]
+    stretches: list[PartialSegments] = []
+    options = replace(WANTED, channels="separate")
+    found = aligning.transcribe(wav(pieces), options, on_partial=stretches.append)
+    assert (found.word_times, found.channels) == ("ctc", (0, 1))
+    for channel, piece in enumerate(pieces):
+        expected = aligning.transcribe(wav([piece]), WANTED)
+        words = [replace(word, channel=None) for word in found.words if word.channel == channel]
+        assert [word.word for word in words] == [word.word for word in expected.words]
+        for word, other in zip(words, expected.words, strict=True):
+            assert (word.start, word.end) == pytest.approx((other.start, other.end), abs=0.0011)
+    aligned = {stretch.index: stretch.segments for stretch in stretches if stretch.aligned}
+    live = sorted((word.channel, word.start) for index in aligned for s in aligned[index] for word in s.words)
+    assert live == sorted((word.channel, word.start) for word in found.words)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after the last window"])

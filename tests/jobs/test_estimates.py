@@ -215,3 +215,22 @@ def test_a_store_that_cannot_be_used_does_no_harm(store: JobStore) -> None:
     store.close()
     estimates.expect(job("a"))
     assert estimates.of_running("a", live("decode")) is None
+
+
+def test_separate_channels_are_learned_by_the_audio_that_each_stage_hears(
+    store: JobStore, estimates: Estimates
+) -> None:
+    """Each channel is searched for speech, and people take turns. Channels are speakers without diarization."""
+    took = replace(
+        fake_transcript("x", timings={"decode": 1.0, "vad": 2.0, "asr": 10.0, "diarize": 0.001}),
+        duration=100.0,
+        channels=(0, 1),
+    )
+    assert estimates.rates_of(took).seconds == {"decode": 0.005, "vad": 0.01, "asr": 0.1}
+    teach(store, estimates)
+    separate = replace(PLAIN, channels="separate", diarize=None)
+    estimates.expect(job("mixed"))
+    estimates.expect(job("separate", options=separate))
+    assert estimates.of_queued("mixed", ["mixed", "separate"], {}) == pytest.approx(13.0)
+    assert estimates.of_queued("separate", ["separate"], {}) is not None
+    assert estimates.of_running("separate", live("decode")) == pytest.approx(16.0)

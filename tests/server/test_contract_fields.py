@@ -6,9 +6,11 @@ import json
 
 import httpx
 import pytest
+from stereo import wav
 
 from server.conftest import Start
 from server.harness import RunningServer, finish, post, problem, submit, transcribed, until
+from whisper_api.engine.audio.decode import decode
 
 FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md")
 ALL_FIELDS = (
@@ -75,6 +77,36 @@ def test_audio_track_of_openais_route(client: httpx.Client, two_tracks: bytes) -
     assert "hello" in ask("2").json()["text"].lower()
     refused = ask("3")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "audio_track")
+
+
+# --- channels ---
+
+
+def test_channels(client: httpx.Client, hello: bytes) -> None:
+    sound = decode(hello).audio
+    file = wav([0.0 * sound, sound])
+    result = transcribed(client, file, channels="separate", diarize="true", align="true")
+    assert result["speakers"] == ["SPEAKER_01"]
+    assert {(segment["channel"], segment["speaker"]) for segment in result["segments"]} == {(1, "SPEAKER_01")}
+    assert all(word["channel"] == 1 for segment in result["segments"] for word in segment["words"])
+    assert "channel 0 is silent (counted from 0)" in result["warnings"]
+    result = transcribed(client, file)
+    assert all("channel" not in segment for segment in result["segments"])
+
+
+def test_too_many_channels_are_refused_at_the_upload(client: httpx.Client, hello: bytes) -> None:
+    file = wav([decode(hello).audio] * 9)
+    body = problem(post(client, file, channels="separate"), 400, "invalid_field")
+    assert "the file has 9 channels; separate takes up to 8" in body["detail"]
+    problem(post(client, hello, channels="left"), 400, "invalid_field")
+
+
+def test_channels_of_openais_route(client: httpx.Client, hello: bytes) -> None:
+    sound = decode(hello).audio
+    fields = {"channels": "separate", "language": "en", "response_format": "diarized_json"}
+    files = {"file": ("a.wav", wav([0.0 * sound, sound]))}
+    answered = client.post("/v1/audio/transcriptions", data=fields, files=files).json()
+    assert {segment["speaker"] for segment in answered["segments"]} == {"B"}
 
 
 # --- language ---

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,6 +92,7 @@ class JobContext:
         self._job: Hashable = object()
         self._plan = StagePlan.of(options)
         self._stage: Stage = "load"
+        self._part = (0, 1)
         self._reported = -1.0
 
     def check(self) -> None:
@@ -213,13 +215,29 @@ class JobContext:
     def progress(self, fraction: float) -> None:
         """Report the completed fraction of the running stage, from 0 to 1. The reported progress never decreases."""
         self.check()
-        self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
+        place, parts = self._part
+        fraction = (place + min(max(fraction, 0.0), 1.0)) / parts
+        self.stage_done = max(self.stage_done, fraction)
         if self._on_progress is None:
             return
         progress = self._plan.progress(self._stage, self.stage_done)
         if progress.fraction > self._reported or fraction == 0.0:
             self._reported = max(progress.fraction, self._reported)
             self._call(self._on_progress, replace(progress, fraction=self._reported))
+
+    @contextlib.contextmanager
+    def part(self, place: int, parts: int) -> Iterator[None]:
+        """Count progress within the block as that of one of several equal parts of the stage.
+
+        Args:
+            place: number of the part, counted from 0.
+            parts: how many parts there are.
+        """
+        self._part = (place, parts)
+        try:
+            yield
+        finally:
+            self._part = (0, 1)
 
     def _leaves_to_caller(self, name: str) -> bool:
         """Tell the caller about a missing model. Returns False when the job itself may download it, or has it."""

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
-from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
-from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
+from whisper_api.engine.whisper.source import translates
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
@@ -92,13 +91,14 @@ class TranscriptionRun:
                 check=ctx.check,
                 progress=ctx.progress,
                 audio_track=options.audio_track,
+                channels="mix" if options.task == "detect_language" else options.channels,
                 max_seconds=self._engine.max_audio_seconds,
                 memory=self._engine.audio_memory,
             )
             references = self._references()
         for warning in decoded.warnings:
             ctx.warn(warning)
-        audio = without_offset(decoded.audio, shared=decoded.shared)
+        duration = decoded.duration
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
@@ -106,9 +106,10 @@ class TranscriptionRun:
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
-                heard = vad.detect(ctx, audio)
-                spans = heard.windows
-                audio = heard.raised(audio, shared=decoded.shared and audio is decoded.audio)
+                heard = hear(ctx, decoded, self._engine.audio_memory)
+                # What is not used is freed.
+                del decoded
+            audio, spans = heard.audio, heard.windows
             recognizer = Recognizer(
                 ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, doubtful=heard.doubtful
             )
@@ -117,14 +118,14 @@ class TranscriptionRun:
                     language, probabilities = recognizer.detect_language(options.language)
                 return self._transcript(
                     local,
-                    decoded.duration,
+                    duration,
                     language=language,
                     language_probability=probabilities.get(language),
                     language_probabilities=probabilities,
                 )
             if options.diarize is not False and spans:
-                self._speakers = background.enter_context(self._diarizing(audio, references))
-            text = _Text(recognizer, audio, spans)
+                self._speakers = background.enter_context(self._diarizing(heard, references))
+            text = _Text(recognizer, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, background) if spans and options.align else None
@@ -136,18 +137,19 @@ class TranscriptionRun:
             redactions = self._redact(text) if options.redact else ()
             diarization = self._assign_speakers(text) if text.segments else None
         # A window with more words than milliseconds may run into the next window.
-        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
+        segments = in_order(text.placed(text.segments), 0.0, round(duration, 3))
         return self._transcript(
             local,
-            decoded.duration,
+            duration,
             language=text.language,
             language_probability=probability,
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=speakers_in_order(segments),
+            channels=heard.channels,
             speaker_embeddings=speaker_embeddings(diarization) if options.speaker_embeddings else None,
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
-            diarization_model=diarization.model if diarization else None,
+            diarization_model=(diarization.model or None) if diarization else None,
             redactions=redactions,
         )
 
@@ -201,7 +203,7 @@ class TranscriptionRun:
         """
         ctx, recognizer = self._ctx, text.recognizer
         written = self._options.written_language(text.language)
-        speech = sum(span.seconds for span in text.spans) or 1.0
+        speech = sum(span.seconds for span in text.heard.windows) or 1.0
         found: list[Segment] = []
         windows = recognizer.transcribe(
             text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
@@ -209,7 +211,7 @@ class TranscriptionRun:
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
                 pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                ctx.emit_partial(index, text.placed(pieces), aligned=timed)
                 found.extend(pieces)
                 self._check_speakers()
                 if give_up():
@@ -220,16 +222,16 @@ class TranscriptionRun:
         """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
         from whisper_api.engine.align.align import align
 
-        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
+        untimed = text.segments
         found: dict[int, tuple[Segment, ...]] = {}
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
             found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+            self._ctx.emit_partial(index, text.placed(found[index]), aligned=True)
 
         try:
-            model = align(self._ctx, text.audio, untimed, text.language, emit).model
+            model = align(self._ctx, text.heard.audio, untimed, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
             self._decode_timed(text)
@@ -250,9 +252,8 @@ class TranscriptionRun:
         if redactions and self._options.logprobs:
             self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
         for index, window in enumerate(windows_of(text.segments)):
-            pieces = hand_out_tokens(window, text.recognizer.whisper.token_bytes)
-            self._ctx.emit_partial(index, pieces, aligned=text.word_times != "none", redacted=True)
-        return redactions
+            self._ctx.emit_partial(index, text.placed(window), aligned=text.word_times != "none", redacted=True)
+        return text.heard.placed_redactions(redactions)
 
     def _references(self) -> dict[str, Any]:
         """The decoded recordings of the known speakers; empty if they are not needed."""
@@ -329,9 +330,9 @@ class TranscriptionRun:
         forget_frames(error)
 
     @contextlib.contextmanager
-    def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[Diarizing]:
+    def _diarizing(self, heard: Heard, references: Mapping[str, Any]) -> Iterator[Diarizing]:
         stop = threading.Event()
-        task = Diarizing(self._ctx.subcontext(stop), audio, references)
+        task = Diarizing(self._ctx.subcontext(stop), heard, references)
         try:
             yield task
         finally:
@@ -394,23 +395,20 @@ class _Text:
 
     Attributes:
         recognizer: decodes the windows.
-        audio: shape (samples,), mono, 16 kHz.
-        spans: the windows of speech.
+        heard: the audio and its windows of speech.
         language: code of the spoken language; empty before it is resolved.
-        segments: the text.
+        segments: the text, with times in ``heard.audio``.
         word_times: where the word times come from.
         alignment_model: name of the alignment model, if it gave the word times.
     """
 
     recognizer: Recognizer
-    audio: Any
-    spans: Sequence[Span]
+    heard: Heard
     language: str = ""
     segments: Sequence[Segment] = ()
     word_times: WordTimes = "none"
     alignment_model: str | None = None
 
-
-def translates(model: str) -> bool:
-    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
-    return "turbo" not in model and not model.startswith("distil")
+    def placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        """Segments of this text with their own tokens, their channel and their time in the recording."""
+        return self.heard.placed(hand_out_tokens(segments, self.recognizer.whisper.token_bytes))

@@ -22,6 +22,8 @@ UNTIMED: frozenset[str] = frozenset({"queue", "load", "done"})
 OF_ALL_AUDIO: frozenset[str] = frozenset({"decode", "vad"})
 # The time of these stages depends on the task: a translation has other text, and other word times.
 OF_TASK: frozenset[str] = frozenset({"asr", "align"})
+# How many channels a recording has whose channels are to be separated, until it is decoded.
+LIKELY_CHANNELS = 2
 # The estimates of the whole queue are reused for this time.
 FRESH_SECONDS = 1.0
 
@@ -34,6 +36,7 @@ class _Plan:
     task: Task
     stages: tuple[Stage, ...]
     audio_seconds: float | None
+    channels: int = 1
 
 
 class Estimates:
@@ -64,8 +67,14 @@ class Estimates:
         from whisper_api.engine.plan import StagePlan
 
         with self._lock:
+            stages = StagePlan.of(job.options).stages
+            separate = job.options.channels == "separate" and job.options.task != "detect_language"
             self._plans[job.job_id] = _Plan(
-                job.options.model or "", job.options.task, StagePlan.of(job.options).stages, job.audio_seconds
+                job.options.model or "",
+                job.options.task,
+                tuple(stage for stage in stages if not (separate and stage == "diarize")),
+                job.audio_seconds,
+                LIKELY_CHANNELS if separate else 1,
             )
 
     def forget(self, job_id: str) -> None:
@@ -76,10 +85,13 @@ class Estimates:
     def rates_of(self, transcript: Transcript) -> Rates:
         """The speed of a job, for the store to learn from."""
         task = transcript.options.task
+        channels = len(transcript.channels)
         rates = {
-            _rate_name(stage, task): seconds / _length(stage, task, transcript.duration)
+            _rate_name(stage, task): seconds / _length(stage, task, transcript.duration, channels or 1)
             for stage, seconds in transcript.timings.items()
             if stage not in UNTIMED and (stage in OF_ALL_AUDIO or _has_speech(transcript))
+            # Separate channels are speakers without diarization.
+            if not (channels and stage == "diarize")
         }
         return Rates(transcript.model, self._device(), rates)
 
@@ -147,7 +159,7 @@ class Estimates:
             rate = 0.0 if stage in UNTIMED else rates.get((model, device, _rate_name(stage, plan.task)))
             if rate is None:
                 return None
-            found[stage] = rate * _length(stage, plan.task, plan.audio_seconds)
+            found[stage] = rate * _length(stage, plan.task, plan.audio_seconds, plan.channels)
         return found
 
     def _load(self) -> dict[tuple[str, str, str], float]:
@@ -166,12 +178,12 @@ def _rate_name(stage: str, task: Task) -> str:
     return f"{stage} ({task})" if stage in OF_TASK and task != "transcribe" else stage
 
 
-def _length(stage: str, task: Task, audio_seconds: float) -> float:
-    """About how many seconds of audio a stage processes."""
+def _length(stage: str, task: Task, audio_seconds: float, channels: int = 1) -> float:
+    """About how many seconds of audio a stage processes, where people on separate channels take turns."""
     # Language detection encodes a few windows, however long the audio is.
     if stage == "asr" and task == "detect_language":
         return SHORTEST
-    return max(audio_seconds, SHORTEST)
+    return max(audio_seconds, SHORTEST) * (channels if stage in OF_ALL_AUDIO else 1)
 
 
 def _has_speech(transcript: Transcript) -> bool:

@@ -65,6 +65,7 @@ class Cue(NamedTuple):
         speakers: those who speak, in order; None for an unknown speaker.
         cut: whether a line or the subtitle ends inside a phrase.
         lonely: whether the last of several lines of one speaker has a single word.
+        channel: number of the channel; None when the channels were mixed.
     """
 
     start: float
@@ -73,6 +74,7 @@ class Cue(NamedTuple):
     speakers: tuple[str | None, ...] = (None,)
     cut: bool = False
     lonely: bool = False
+    channel: int | None = None
 
     def text(self) -> str:
         """The lines, joined by line ends."""

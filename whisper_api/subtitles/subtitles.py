@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,7 +26,7 @@ class LaidOut(NamedTuple):
     """The subtitles of a transcript.
 
     Attributes:
-        cues: in order of time; they do not overlap, and each lasts at least a millisecond.
+        cues: in order of their start; those of one channel do not overlap, and each lasts at least a millisecond.
         warnings: a sentence for each rule that does not hold everywhere.
     """
 
@@ -42,10 +43,19 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
     """
     language = transcript.options.written_language(transcript.language)
     segments = transcript.segments
+    channels = list(dict.fromkeys(segment.channel for segment in segments))
     if not _needs_layout(options):
-        return LaidOut(list(_plain(segments, language)), ())
+        plain = list(_plain(segments, language))
+        # A segment may begin before its first word.
+        return LaidOut(sorted(plain, key=lambda cue: cue.start) if len(channels) > 1 else plain, ())
     rules = rules_of(options, language)
-    cues = list(lay_out(cells_of(segments, language), rules, language, transcript.duration))
+    cues: list[Cue] = []
+    for channel in channels:
+        own = [segment for segment in segments if segment.channel == channel]
+        laid_out = lay_out(cells_of(own, language), rules, language, transcript.duration)
+        cues += [cue._replace(channel=channel) for cue in laid_out]
+    if len(channels) > 1:
+        cues = list(_merged(cues, rules))
     warnings = list(_broken_rules(cues, rules))
     if (options.highlight_words or options.karaoke or rules.splits) and any(not segment.words for segment in segments):
         warnings.append(
@@ -69,7 +79,20 @@ def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:
         else:
             start, end, text = segment.start, segment.end, segment.text.strip().replace("-->", "->")
         line = Line(speaker_label(segment.speaker), (CueWord(text, False, start, end),))
-        yield Cue(start, end, (line,), (segment.speaker,))
+        yield Cue(start, end, (line,), (segment.speaker,), channel=segment.channel)
+
+
+def _merged(cues: Sequence[Cue], rules: Rules) -> Iterator[Cue]:
+    """The subtitles of several channels in order. A subtitle is prolonged only until somebody else speaks."""
+    ordered = sorted(cues, key=lambda cue: (cue.start, -1 if cue.channel is None else cue.channel))
+    starts = [cue.start for cue in ordered]
+    for cue in ordered:
+        spoken = max((word.end for line in cue.lines for word in line.words), default=cue.end)
+        following = bisect_left(starts, min(spoken, cue.end))
+        if following < len(starts):
+            latest = max(spoken, starts[following] - rules.gap / 1000)
+            cue = cue._replace(end=min(cue.end, latest))
+        yield cue
 
 
 def _broken_rules(cues: Sequence[Cue], rules: Rules) -> Iterator[str]:

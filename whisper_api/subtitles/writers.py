@@ -73,11 +73,11 @@ def ass(cues: Sequence[Cue], options: RenderOptions) -> str:
     for number, style in enumerate(styles.values()):
         text.append(ASS_STYLE.format(name=style, colour=ASS_COLOURS[number % len(ASS_COLOURS)]))
     text.append(ASS_EVENTS)
-    until = 0
+    ends: dict[int | None, int] = {}
     for cue in cues:
         # The format's times are hundredths of a second.
-        start = max(until, _hundredths(cue.start))
-        until = max(start + 1, _hundredths(cue.end))
+        start = max(ends.get(cue.channel, 0), _hundredths(cue.start))
+        until = ends[cue.channel] = max(start + 1, _hundredths(cue.end))
         named = [speaker for speaker in cue.speakers if speaker is not None]
         style = styles[named[0]] if len(named) == 1 else "Default"
         name = " & ".join(named).replace(",", ";")
@@ -87,11 +87,12 @@ def ass(cues: Sequence[Cue], options: RenderOptions) -> str:
 
 
 def _texts(cues: Sequence[Cue], options: RenderOptions) -> Iterator[Subtitle]:
-    for cue in cues:
-        if options.highlight_words:
-            yield from cue.highlighted()
-        else:
-            yield Subtitle(cue.start, cue.end, cue.text())
+    if not options.highlight_words:
+        return (Subtitle(cue.start, cue.end, cue.text()) for cue in cues)
+    highlighted = (subtitle for cue in cues for subtitle in cue.highlighted())
+    # The words of people on different channels alternate.
+    several = len({cue.channel for cue in cues}) > 1
+    return iter(sorted(highlighted, key=lambda subtitle: subtitle.start)) if several else highlighted
 
 
 def _vtt_cue(cue: Cue, options: RenderOptions) -> Subtitle:

@@ -15,7 +15,7 @@ import math
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Union
@@ -28,9 +28,9 @@ from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.source import HEAD_BYTES, AudioSource
 from whisper_api.engine.audio.timeline import value_warnings
-from whisper_api.engine.audio.track import AudioMemory, Recording, Samples, Track
+from whisper_api.engine.audio.track import MAX_CHANNELS, AudioMemory, Recording, Samples, Track
 from whisper_api.errors import InvalidAudio
-from whisper_api.schema import SAMPLE_RATE
+from whisper_api.schema import SAMPLE_RATE, Channels
 
 __all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
 
@@ -66,6 +66,8 @@ class Decoded:
         source_sample_rate: samples per second before resampling.
         channels: before the mix to mono.
         shared: True when ``audio`` is the caller's own array.
+        separate: the channels, each as ``audio``; empty unless the caller asks for channels and there are several.
+        mix_warnings: what concerns the mix alone, where there are separate channels.
     """
 
     audio: Samples
@@ -75,6 +77,8 @@ class Decoded:
     source_sample_rate: int
     channels: int
     shared: bool = False
+    separate: tuple[Samples, ...] = ()
+    mix_warnings: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -106,6 +110,7 @@ def decode(
     check: Callable[[], None] | None = None,
     progress: Callable[[float], None] | None = None,
     audio_track: int | None = None,
+    channels: Channels = "mix",
     max_seconds: float | None = None,
     stop_at: float | None = None,
     memory: AudioMemory | None = None,
@@ -126,6 +131,8 @@ def decode(
         progress: called as often with the part that is done, 0 to 1, where the length is known.
         audio_track: which of several audio streams, counted from 1; None for the one that the file marks as default,
             else the first.
+        channels: ``mix`` for the mix alone. Otherwise up to :data:`MAX_CHANNELS` channels are decoded separately, too;
+            more are an error for ``separate``, and a warning for ``auto``.
         max_seconds: how long the audio may be; None for any length. A file that states more is refused before it is
             decoded, and decoding ends as soon as there is more.
         stop_at: seconds that are enough: decoding ends there without an error. None for the whole file.
@@ -135,17 +142,22 @@ def decode(
         InvalidAudio: the source is not audio that can be decoded; the message says what was found. So does a file on
             which libav crashes, hangs, or takes too much memory or processor time.
         AudioTooLong: it lasts longer than ``max_seconds``.
-        InvalidOption: the file has no such ``audio_track``.
+        InvalidOption: the file has no such ``audio_track``, or too many channels to separate them.
         StorageFull, StorageError: the decoded audio finds no room on the disk.
         WhisperApiError: the decoder process cannot be started.
     """
     check = check or _nothing
     if isinstance(source, np.ndarray):
         return _from_array(source, max_seconds, stop_at, memory)
-    with contextlib.closing(Recording(memory)) as recording, _opened(source, check) as file:
-        request = file.request("decode", audio_track=audio_track, max_seconds=max_seconds, stop_at=stop_at)
-        found = _run(request, file, recording, check, progress)
-        audio = recording.finish(found.samples)
+    with contextlib.ExitStack() as stack:
+        count = 1 if channels == "mix" else 1 + MAX_CHANNELS
+        recordings = [stack.enter_context(contextlib.closing(Recording(memory))) for _ in range(count)]
+        file = stack.enter_context(_opened(source, check))
+        request = file.request(
+            "decode", audio_track=audio_track, channels=channels, max_seconds=max_seconds, stop_at=stop_at
+        )
+        found = _run(request, file, recordings, check, progress)
+        audio, *separate = [recording.finish(found.samples) for recording in recordings[: found.tracks]]
     if progress is not None:
         progress(1.0)
     return Decoded(
@@ -155,10 +167,18 @@ def decode(
         codec=found.codec,
         source_sample_rate=found.sample_rate,
         channels=found.channels,
+        separate=tuple(separate),
+        mix_warnings=found.mix_warnings,
     )
 
 
-def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: float | None = None) -> AudioInfo:
+def probe(
+    source: AudioInput,
+    *,
+    audio_track: int | None = None,
+    channels: Channels = "mix",
+    max_seconds: float | None = None,
+) -> AudioInfo:
     """Tell what a file is; decodes no more of the file than its first sound.
 
     A file object that can seek is left at its beginning, so that it can be decoded next; one that cannot is used up.
@@ -166,19 +186,20 @@ def probe(source: AudioInput, *, audio_track: int | None = None, max_seconds: fl
     Args:
         source: as for :func:`decode`.
         audio_track: as for :func:`decode`.
+        channels: as for :func:`decode`.
         max_seconds: how long the audio may be, as its header states it; None for any length.
 
     Raises:
         InvalidAudio: as :func:`decode` raises it, but for damage that comes later in the file.
         AudioTooLong: the file states more than ``max_seconds``.
-        InvalidOption: the file has no such ``audio_track``.
+        InvalidOption: the file has no such ``audio_track``, or too many channels to separate them.
     """
     if isinstance(source, np.ndarray):
         audio = _from_array(source, max_seconds)
         return AudioInfo(audio.container, audio.codec, SAMPLE_RATE, 1, audio.duration)
     with _opened(source, _nothing) as file:
-        request = file.request("probe", audio_track=audio_track, max_seconds=max_seconds)
-        found = _run(request, file, Recording(), _nothing, None)
+        request = file.request("probe", audio_track=audio_track, channels=channels, max_seconds=max_seconds)
+        found = _run(request, file, [Recording()], _nothing, None)
     return AudioInfo(found.container, found.codec, found.sample_rate, found.channels, found.duration)
 
 
@@ -189,13 +210,13 @@ def _nothing() -> None:
 def _run(
     request: Request,
     file: _File,
-    recording: Recording,
+    recordings: Sequence[Recording],
     check: Callable[[], None],
     progress: Callable[[float], None] | None,
 ) -> Finished:
     if ISOLATED:
         with DECODERS.lease(check) as process:
-            return process.run(request, file, recording, check, progress)
+            return process.run(request, file, recordings, check, progress)
 
     def advanced(_seconds: float, _position: int, part: float | None) -> None:
         check()
@@ -205,7 +226,7 @@ def _run(
     source = AudioSource(file.read, file.size, file.name)
     if request.operation == "probe":
         return probe_file(source, request)
-    return decode_file(source, request, recording.reserve, advanced)
+    return decode_file(source, request, lambda size, *, track: recordings[track].reserve(size), advanced)
 
 
 class _File:

@@ -66,7 +66,7 @@ class _Decoder:
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
         self._encoder = msgspec.msgpack.Encoder()
-        self._descriptor: int | None = None  # of the file that holds the samples
+        self._descriptors: dict[int, int] = {}  # of the files that hold the samples, by track
 
     def run(self, idle_seconds: float) -> None:
         self._send(Ready())
@@ -121,20 +121,20 @@ class _Decoder:
         found = decode_file(source, request, self._reserve, progress)
         return msgspec.structs.replace(found, last=_peak_bytes() > KEPT_BYTES)
 
-    def _reserve(self, size: int) -> tuple[int, int]:
-        self._send(Reserve(size))
+    def _reserve(self, size: int, *, track: int) -> tuple[int, int]:
+        self._send(Reserve(size, track))
         room = self._receive(Room)
         if room.moved:
-            self._close_samples()
-            self._descriptor = recv_handle(self._connection)
-        if self._descriptor is None:
+            if track in self._descriptors:
+                os.close(self._descriptors.pop(track))
+            self._descriptors[track] = recv_handle(self._connection)
+        if track not in self._descriptors:
             raise RuntimeError("there is no file for the samples")
-        return self._descriptor, room.size
+        return self._descriptors[track], room.size
 
     def _close_samples(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def _send(self, message: FromDecoder) -> None:
         try:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["LEVEL_FRAME", "hearing_gains", "loud_seconds", "raise_quiet_speech", "without_offset"]
+__all__ = [
+    "LEVEL_FRAME",
+    "SILENCE",
+    "frame_levels",
+    "hearing_gains",
+    "loud_seconds",
+    "raise_quiet_speech",
+    "without_offset",
+]
 
 # Samples of a frame whose level is measured: 32 ms, as in Silero.
 LEVEL_FRAME = 512
@@ -88,7 +96,7 @@ def hearing_gains(audio: Samples) -> Samples | None:
     Returns:
         Factors of shape (frames,), one for each :data:`LEVEL_FRAME` samples; None where all are 1.
     """
-    levels = _levels(audio)
+    levels = frame_levels(audio)
     stretches = [levels[start : start + HEARING_STRETCH] for start in range(0, len(levels), HEARING_STRETCH)]
     loud = np.array([_loud(stretch) for stretch in stretches])
     padded = np.pad(loud, 1, constant_values=SILENCE)
@@ -119,7 +127,7 @@ def raise_quiet_speech(
     """
     first = 0
     for start, end in windows:
-        levels = _levels(audio[start:end])
+        levels = frame_levels(audio[start:end])
         voiced = np.zeros(len(levels), bool)
         while first < len(speech) and speech[first][1] <= start:
             first += 1
@@ -139,7 +147,7 @@ def raise_quiet_speech(
 
 def loud_seconds(audio: Samples) -> float:
     """Seconds of sound above :data:`QUIET_SPEECH`."""
-    return float(np.count_nonzero(_levels(audio) > QUIET_SPEECH)) * LEVEL_FRAME / SAMPLE_RATE
+    return float(np.count_nonzero(frame_levels(audio) > QUIET_SPEECH)) * LEVEL_FRAME / SAMPLE_RATE
 
 
 def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:
@@ -156,7 +164,7 @@ def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:
     return np.convolve(np.pad(gain, GAIN_FRAMES // 2, mode="edge"), np.full(GAIN_FRAMES, 1 / GAIN_FRAMES), mode="valid")
 
 
-def _levels(audio: Samples) -> Levels:
+def frame_levels(audio: Samples) -> Levels:
     """The level of each frame, shape (frames,)."""
     levels = np.empty(-(-len(audio) // LEVEL_FRAME))
     for first in range(0, len(levels), BLOCK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.engine.audio.timeline import PacketReader, Timeline, seconds
-from whisper_api.engine.audio.track import Reserve, Track
+from whisper_api.engine.audio.track import ReserveTrack, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE
 
@@ -40,7 +41,7 @@ ENCRYPTED = ("enca", "drms", "aavd")
 NAMED = 20
 
 
-def decode_file(source: AudioSource, request: Request, reserve: Reserve, progress: Progress) -> Finished:
+def decode_file(source: AudioSource, request: Request, reserve: ReserveTrack, progress: Progress) -> Finished:
     """Decode one audio stream to mono 16 kHz float32.
 
     The resampling and the mix of stereo are libswresample's, with its coefficients normalised so that full scale stays
@@ -50,7 +51,7 @@ def decode_file(source: AudioSource, request: Request, reserve: Reserve, progres
     Args:
         source: the file.
         request: which stream, and how much of it.
-        reserve: makes room for the samples.
+        reserve: makes room for the samples of a track: 0 is the mix, 1 the first channel ...
         progress: called as the decoding advances.
 
     Raises:
@@ -67,8 +68,15 @@ def decode_file(source: AudioSource, request: Request, reserve: Reserve, progres
         reader = PacketReader(container, stream)
         limits = [limit for limit in (request.max_seconds, request.stop_at) if limit is not None]
         shortest = min(limits, default=None)
-        track = Track(reserve)
-        timeline = Timeline(container, stream, track, shortest)
+        track = Track(functools.partial(reserve, track=0))
+        timeline = Timeline(
+            container,
+            stream,
+            track,
+            shortest,
+            request.channels,
+            lambda number: Track(functools.partial(reserve, track=1 + number)),
+        )
         tick = 0.0
         for packets, frame in enumerate(reader):
             if frame is not None:
@@ -98,7 +106,9 @@ def decode_file(source: AudioSource, request: Request, reserve: Reserve, progres
             sample_rate=timeline.first_rate,
             channels=timeline.first_channels,
             samples=samples,
+            tracks=1 + len(timeline.channel_tracks),
             warnings=tuple(warnings),
+            mix_warnings=tuple(timeline.mix_warnings()),
         )
 
 
@@ -120,7 +130,7 @@ def probe_file(source: AudioSource, request: Request) -> Finished:
         bound = _bounding_seconds(container, stream, source, stated)
         refuse_longer(source.name, bound, request.max_seconds)
         reader = PacketReader(container, stream)
-        timeline = Timeline(container, stream, Track(None), most=1.0)
+        timeline = Timeline(container, stream, Track(None), most=1.0, channels=request.channels)
         for packets, frame in enumerate(reader):
             if frame is not None and frame.samples:
                 timeline.add(frame, lost=0.0)

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from whisper_api.schema import Channels
+
 __all__ = ["Block", "Finished", "FromDecoder", "Read", "Ready", "Refused", "Request", "Reserve", "Room", "Tick"]
 
 
@@ -21,7 +23,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         name: of the file, for messages.
         size: in bytes; None for a stream.
         by_descriptor: the decoder process reads the file itself; else it sends :class:`Read`.
-        audio_track, max_seconds, stop_at: see :func:`whisper_api.engine.audio.decode.decode`.
+        audio_track, max_seconds, stop_at, channels: see :func:`whisper_api.engine.audio.decode.decode`.
     """
 
     operation: Literal["decode", "probe"]
@@ -31,6 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     audio_track: int | None = None
     max_seconds: float | None = None
     stop_at: float | None = None
+    channels: Channels = "mix"
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -58,9 +61,15 @@ class Read(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reserve(msgspec.Struct, frozen=True, tag=True):
-    """Asks for room for so many bytes of samples in all."""
+    """Asks for room for so many bytes of samples in all.
+
+    Attributes:
+        size: in bytes.
+        track: 0 for the mix, 1 for the first channel ...; each has a file of its own.
+    """
 
     size: int
+    track: int = 0
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True):
@@ -77,8 +86,10 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         sample_rate: samples per second before resampling.
         channels: before the mix to mono.
         duration: seconds, of a file that was probed; None when its header does not tell.
-        samples: written, of a file that was decoded.
+        samples: written, of a file that was decoded; of each track when there are several.
+        tracks: how many tracks were written: the mix alone, or the mix and each channel.
         warnings: what is wrong with the file, one sentence each.
+        mix_warnings: what concerns the mix alone, where the channels are separate tracks, too.
         last: the decoder process ends now.
     """
 
@@ -88,7 +99,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     channels: int
     duration: float | None = None
     samples: int = 0
+    tracks: int = 1
     warnings: tuple[str, ...] = ()
+    mix_warnings: tuple[str, ...] = ()
     last: bool = False
 
 

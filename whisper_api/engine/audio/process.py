@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
@@ -125,7 +125,7 @@ class DecoderProcess:
         self,
         request: Request,
         source: Readable,
-        recording: Recording,
+        recordings: Sequence[Recording],
         check: Callable[[], None],
         progress: Callable[[float], None] | None,
     ) -> Finished:
@@ -134,7 +134,7 @@ class DecoderProcess:
         Args:
             request: what to do.
             source: the file.
-            recording: takes the samples.
+            recordings: take the samples, one for each track that the file may have.
             check: called about ten times a second, and once for each second of audio; may raise to end the request.
             progress: called with the part that is done, 0 to 1.
 
@@ -147,7 +147,7 @@ class DecoderProcess:
         self._send(request, request.name)
         if request.by_descriptor and source.descriptor is not None:
             self._send_descriptor(source.descriptor, request.name)
-        sent: int | None = None
+        sent: dict[int, int] = {}  # the descriptor that the process has, by track
         while True:
             message = self._receive(request.name, check)
             match message:
@@ -155,17 +155,18 @@ class DecoderProcess:
                     self._ready = True
                 case Read(offset, size):
                     self._send(Block(source.read(offset, size)), request.name)
-                case Reserve(size):
-                    descriptor, room = recording.reserve(size)
-                    self._send(Room(room, moved=descriptor != sent), request.name)
-                    if descriptor != sent:
+                case Reserve(size, track) if 0 <= track < len(recordings):
+                    descriptor, room = recordings[track].reserve(size)
+                    moved = sent.get(track) != descriptor
+                    self._send(Room(room, moved=moved), request.name)
+                    if moved:
                         self._send_descriptor(descriptor, request.name)
-                    sent = descriptor
+                    sent[track] = descriptor
                 case Tick(part):
                     check()
                     if progress is not None and part is not None:
                         progress(part)
-                case Finished():
+                case Finished() if 1 <= message.tracks <= len(recordings):
                     self._last_used = time.monotonic()
                     self.usable = not message.last
                     return message
@@ -173,6 +174,10 @@ class DecoderProcess:
                     self._last_used = time.monotonic()
                     self.usable = not message.last
                     raise _error(message)
+                case _:
+                    # Only a hostile file makes the process say this.
+                    self._process.kill()
+                    raise self._lost(request.name)
 
     def forget(self) -> None:
         """Leave the process to the parent of this process, which was forked from it."""

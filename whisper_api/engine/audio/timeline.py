@@ -6,16 +6,14 @@ Nothing that a header claims is allocated: the track grows as samples come.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from whisper_api.engine.audio.mix import Mixer
-from whisper_api.engine.audio.track import Samples, Track
-from whisper_api.errors import InvalidAudio
-from whisper_api.schema import SAMPLE_RATE
+from whisper_api.engine.audio.resampler import Resampler, Separator
+from whisper_api.engine.audio.track import MAX_CHANNELS, Track
+from whisper_api.errors import InvalidAudio, InvalidOption
+from whisper_api.schema import SAMPLE_RATE, Channels
 
 __all__ = ["PacketReader", "Timeline", "seconds", "value_warnings"]
 
@@ -132,11 +130,21 @@ class Timeline:
 
     Args:
         container, stream: libav's, of the file that is decoded.
-        track: takes the samples.
+        track: takes the samples of the mix.
         most: seconds that are wanted at most; silence beyond them is not put in.
+        channels: whether the channels are written separately, too, if there are several.
+        channel_track: makes the track of a channel, counted from 0.
     """
 
-    def __init__(self, container: Any, stream: Any, track: Track, most: float | None = None) -> None:
+    def __init__(
+        self,
+        container: Any,
+        stream: Any,
+        track: Track,
+        most: float | None = None,
+        channels: Channels = "mix",
+        channel_track: Callable[[int], Track] = lambda _: Track(None),
+    ) -> None:
         self.origin = seconds(container.start_time, 1e-6) or 0.0
         self.clock = 0.0  # seconds from the file's zero up to which everything was taken
         self.first_rate = 0
@@ -148,7 +156,12 @@ class Timeline:
         self._gap = EXACT_GAP if exact else GAP
         self._most = most
         self._track = track
-        self._resampler: _Resampler | None = None
+        self.channel_tracks: list[Track] = []
+        self._channels = channels
+        self._channel_track = channel_track
+        self._channels_lost = False
+        self._separator: Separator | None = None
+        self._resampler: Resampler | None = None
         self._mixer: Mixer | None = None
         self._mix_warnings: dict[str, None] = {}
         self._key: tuple[Any, ...] = ()
@@ -169,6 +182,7 @@ class Timeline:
             return
         if first:
             self.first_rate, self.first_channels = rate, frame.layout.nb_channels
+            self._begin_channels(frame.layout.nb_channels)
         gap = lost
         if self._stamped and frame.pts is not None:
             gap = frame.pts * self._time_base - self.origin - self.clock
@@ -185,10 +199,33 @@ class Timeline:
         if self._resampler is None:
             if self._mixer is None:
                 self._mixer = Mixer(frame)
-            self._resampler = _Resampler(frame, self._mixer)
+            self._resampler = Resampler(frame, self._mixer)
+            if self.channel_tracks:
+                self._separator = Separator(frame)
+                if frame.layout.nb_channels > len(self.channel_tracks):
+                    self._channels_lost = True
+        if self._separator is not None:
+            self._separator.push(frame)
         self._resampler.push(frame)
         self._run += samples
         self.clock = self._base + self._run / rate
+
+    def _begin_channels(self, count: int) -> None:
+        """Make the tracks of the channels.
+
+        Raises:
+            InvalidOption: there are too many channels to separate them.
+        """
+        if self._channels == "mix" or count < 2:
+            return
+        if count <= MAX_CHANNELS:
+            self.channel_tracks = [self._channel_track(number) for number in range(count)]
+        elif self._channels == "separate":
+            raise InvalidOption("channels", f"the file has {count} channels; separate takes up to {MAX_CHANNELS}")
+        else:
+            self._mix_warnings[f"the channels were mixed: {count} are more than the {MAX_CHANNELS} that auto takes"] = (
+                None
+            )
 
     def _fill(self, gap: float, *, is_hole: bool) -> None:
         beyond = self._end is not None and 0 < self._end < self.clock + gap - 1.0
@@ -205,17 +242,31 @@ class Timeline:
         if is_hole:
             self._holes.append(gap)
         self._track.silence_until(round(self.clock * SAMPLE_RATE))
+        self._align_channels()
 
     def drain(self) -> None:
         if self._resampler is not None:
             for block in self._resampler.pull():
                 self._track.append(block)
+        if self._separator is not None:
+            for block in self._separator.pull():
+                # A file can change its layout. Channels beyond those of its beginning are only in the mix.
+                for track, samples in zip(self.channel_tracks, block.T, strict=False):
+                    track.append(samples)
 
     def _flush(self) -> None:
+        if self._separator is not None:
+            self._separator.end()
         if self._resampler is not None:
             self._resampler.end()
             self.drain()
-            self._resampler = None
+            self._resampler = self._separator = None
+            self._align_channels()
+
+    def _align_channels(self) -> None:
+        """Make every channel as long as the mix."""
+        for track in self.channel_tracks:
+            track.silence_until(self._track.size)
 
     def finish(self) -> None:
         """Write what the resampler still holds."""
@@ -227,9 +278,17 @@ class Timeline:
             self._mix_warnings.update(dict.fromkeys(self._mixer.warnings()))
             self._mixer = None
 
+    def mix_warnings(self) -> list[str]:
+        """Warnings about the mix, where the channels have tracks of their own."""
+        return list(self._mix_warnings) if self.channel_tracks else []
+
     def warnings(self) -> list[str]:
         found = value_warnings(self._track.not_finite, self._track.peak)
-        found += self._mix_warnings
+        if self._channels_lost:
+            count = len(self.channel_tracks)
+            found.append(f"the file has more channels later: only the first {count} were separated")
+        if not self.channel_tracks:
+            found += self._mix_warnings
         if len(self._holes) == 1:
             found.append(f"the file's sound has a hole of {_length(self._holes[0])}, which stands as silence")
         elif self._holes:
@@ -241,61 +300,6 @@ class Timeline:
                 "times after that may differ from those of a player"
             )
         return found
-
-
-class _Resampler:
-    """libswresample for frames of one rate, sample format and layout. One graph for each file: graphs keep state."""
-
-    def __init__(self, frame: Any, mixer: Mixer) -> None:
-        from av.filter import Graph
-
-        self._mixer = mixer
-        self._graph = graph = Graph()
-        nodes = [
-            graph.add(
-                "abuffer",
-                sample_rate=str(frame.sample_rate),
-                sample_fmt="fltp" if mixer.mixes else frame.format.name,
-                channel_layout="mono" if mixer.mixes else frame.layout.name,
-                time_base=f"1/{frame.sample_rate}",
-            )
-        ]
-        # Without this bound libswresample does not normalise the mix for float output: stereo comes out 3 dB too loud.
-        nodes.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1"))
-        nodes.append(
-            graph.add(
-                "aformat",
-                f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono",
-            )
-        )
-        nodes.append(graph.add("abuffersink"))
-        for node, following in itertools.pairwise(nodes):
-            node.link_to(following)
-        graph.configure()
-        graph.set_audio_frame_size(SAMPLE_RATE)
-        self._input, self._output = nodes[0], nodes[-1]
-
-    def push(self, frame: Any) -> None:
-        frame.pts = None
-        for mixed in self._mixer.push(frame):
-            self._input.push(mixed)
-
-    def end(self) -> None:
-        for mixed in self._mixer.flush():
-            self._input.push(mixed)
-        self._input.push(None)
-
-    def pull(self) -> Iterator[Samples]:
-        """What is ready. Each block is valid until the next one is asked for."""
-        from av.error import BlockingIOError as NotYet
-        from av.error import EOFError as AtEnd
-
-        while True:
-            try:
-                frame: Any = self._output.pull()
-            except (NotYet, AtEnd):
-                return
-            yield np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples)
 
 
 def seconds(value: int | None, time_base: Any) -> float | None:

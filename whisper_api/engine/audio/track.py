@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import mmap
@@ -15,9 +16,9 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,31 @@ from numpy.typing import NDArray
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["SAMPLE_BYTES", "AudioMemory", "Recording", "Reserve", "Samples", "Track"]
+__all__ = [
+    "MAX_CHANNELS",
+    "SAMPLE_BYTES",
+    "AudioMemory",
+    "Recording",
+    "Reserve",
+    "ReserveTrack",
+    "Samples",
+    "Track",
+    "end_to_end",
+]
 
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4
+MAX_CHANNELS = 8
+"""The most channels that are decoded separately."""
 LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
 Reserve = Callable[[int], tuple[int, int]]
 """Reserves room for a total number of bytes. Returns the file's descriptor and the number of bytes that have room."""
+
+
+class ReserveTrack(Protocol):
+    """A :data:`Reserve` for several tracks, each with a file of its own."""
+
+    def __call__(self, size: int, *, track: int) -> tuple[int, int]: ...
 
 
 class AudioMemory:
@@ -229,6 +248,29 @@ class Track:
         if end * SAMPLE_BYTES > self._room:
             self._descriptor, self._room = self._reserve(end * SAMPLE_BYTES)
         return True
+
+
+def end_to_end(pieces: Sequence[Samples], spacing: int, memory: AudioMemory) -> Samples:
+    """Recordings one after the other, with silence between.
+
+    Args:
+        pieces: float32, each of shape (samples,), not longer than ``spacing``.
+        spacing: samples from the beginning of one recording to that of the next.
+        memory: the budget that the result belongs to.
+
+    Returns:
+        float32, shape (pieces * spacing,).
+
+    Raises:
+        StorageFull, StorageError: the temporary file cannot be written.
+    """
+    with contextlib.closing(Recording(memory)) as recording:
+        track = Track(recording.reserve)
+        for number, piece in enumerate(pieces, start=1):
+            for start in range(0, len(piece), 1 << 20):
+                track.append(piece[start : start + (1 << 20)])
+            track.silence_until(number * spacing)
+        return recording.finish(track.size)
 
 
 def storage_error(error: Any) -> StorageError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from whisper_api.engine.whisper.model import Whisper
 
-__all__ = ["WhisperSource"]
+__all__ = ["WhisperSource", "translates"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,8 @@ class WhisperSource:
 
     def unload(self, model: Whisper) -> None:
         model.unload()
+
+
+def translates(model: str) -> bool:
+    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
+    return "turbo" not in model and not model.startswith("distil")

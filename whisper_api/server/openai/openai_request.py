@@ -62,6 +62,7 @@ COMMON_FIELDS = (
     "hotwords",
     "redact",
     "audio_track",
+    "channels",
     "url",
     *RENDER_FIELDS,
 )
@@ -124,7 +125,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         stream = False
     speakers = _known_speakers(form, name, response_format)
     values: dict[str, Any] = {
-        **form.texts(("audio_track", "prompt", "redact", "temperature")),
+        **form.texts(("audio_track", "channels", "prompt", "redact", "temperature")),
         **chunking_options(form.last(CHUNKING_FIELD), form.inside(CHUNKING_FIELD)),
         "task": task,
         "model": chosen_model(name, state),

@@ -15,6 +15,7 @@ class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
         start, end: seconds.
         score: confidence from 0 to 1, when it is known.
         speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
     """
 
     word: str
@@ -22,6 +23,7 @@ class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
     end: float
     score: float | msgspec.UnsetType = msgspec.UNSET
     speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
         words: words with times; absent without word times.
         avg_logprob: mean log probability per token, when it is known.
         speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
     """
 
     start: float
@@ -41,6 +44,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
     avg_logprob: float | msgspec.UnsetType = msgspec.UNSET
     speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):

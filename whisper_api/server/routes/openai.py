@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.schema import RedactKind, Task
+from whisper_api.schema import Channels, RedactKind, Task
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -167,6 +167,9 @@ TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "
 HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
 REDACT = FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}")
 AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
+CHANNELS = FormField(
+    "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
+)
 KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
@@ -185,6 +188,7 @@ TRANSCRIPTION_FIELDS = (
     HOTWORDS,
     REDACT,
     AUDIO_TRACK,
+    CHANNELS,
     KEYWORDS,
     FormField(
         "response_format",
@@ -223,6 +227,7 @@ TRANSLATION_FIELDS = (
     HOTWORDS,
     REDACT,
     AUDIO_TRACK,
+    CHANNELS,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,

@@ -350,14 +350,15 @@ def _length(config: Config, stored: StoredFile, file_name: str | None, options: 
     Raises:
         InvalidAudio: the file is not audio.
         AudioTooLong: its header states more than ``MAX_AUDIO_SECONDS``.
-        InvalidOption: the audio track does not exist.
+        InvalidOption: the audio track does not exist, or there are too many channels to separate them.
     """
     from whisper_api.engine.audio.decode import probe
 
     with io.FileIO(stored.path) as file:
         # Error messages contain the client's name of the file.
         file.name = file_name or "the file"
-        return probe(file, audio_track=options.audio_track, max_seconds=config.max_audio_seconds or None).duration
+        most = config.max_audio_seconds or None
+        return probe(file, audio_track=options.audio_track, channels=options.channels, max_seconds=most).duration
 
 
 def _outcome(file: IncomingFile, jobs: Mapping[int, Job]) -> FileOutcome:

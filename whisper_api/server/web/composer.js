@@ -14,6 +14,8 @@ const MOST_SPEAKERS = 10;
 const MOST_TRACKS = 16;
 // A track is not kept for the next visit: it belongs to a file.
 const CHOICES = ["language", "speakers", "model"];
+// The form fields of the choices of speakers that are not numbers.
+const SPEAKER_FIELDS = { auto: {}, channels: { channels: "separate" }, none: { diarize: "false" } };
 
 export class Composer {
   constructor(uploads, { onFirst }) {
@@ -53,7 +55,7 @@ export class Composer {
     const speakers = $("speakers").value;
     return {
       language: $("language").value,
-      ...(speakers === "none" ? { diarize: "false" } : speakers === "auto" ? {} : { num_speakers: speakers }),
+      ...(SPEAKER_FIELDS[speakers] ?? { num_speakers: speakers }),
       ...($("track").value ? { audio_track: $("track").value } : {}),
       ...($("model").value ? { model: $("model").value } : {}),
       sync: "false",
@@ -74,7 +76,7 @@ export class Composer {
       ...others.map(([code, name]) => option(code, name)),
     );
     const numbers = (first, last) => Array.from({ length: last - first + 1 }, (_, index) => option(String(first + index), String(first + index)));
-    $("speakers").append(option("auto", t("speakersAuto")), ...numbers(2, MOST_SPEAKERS), option("none", t("speakersNone")));
+    $("speakers").append(option("auto", t("speakersAuto")), ...numbers(2, MOST_SPEAKERS), option("channels", t("speakersChannels")), option("none", t("speakersNone")));
     $("track").append(option("", t("trackAuto")), ...numbers(1, MOST_TRACKS));
     for (const id of CHOICES) this.#restore(id);
     for (const id of CHOICES) $(id).addEventListener("change", () => sessionStorage.setItem(`whisper-api-${id}`, $(id).value));

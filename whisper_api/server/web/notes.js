@@ -195,6 +195,49 @@ const FRENCH = [
     "the speakers were not told apart, because of an error, which is in the log",
     "les locuteurs n’ont pas été distingués, à cause d’une erreur notée dans le journal du serveur",
   ],
+  ["channel {} is silent (counted from 0)", "le canal {1} est muet (numéroté depuis 0)"],
+  ["channel {} has no speech (counted from 0)", "le canal {1} ne contient pas de parole (numéroté depuis 0)"],
+  [
+    "channel {} is channel {} phase-inverted (counted from 0): it was not recognized again",
+    "le canal {1} est le canal {2} en opposition de phase (numérotés depuis 0) : il n’a pas été transcrit une seconde fois",
+  ],
+  [
+    "channel {} has the sound of channel {} (counted from 0): it was not recognized again",
+    "le canal {1} a le même son que le canal {2} (numérotés depuis 0) : il n’a pas été transcrit une seconde fois",
+  ],
+  [
+    "channel {} has the voices of channel {} (counted from 0): it was not recognized again",
+    "le canal {1} a les mêmes voix que le canal {2} (numérotés depuis 0) : il n’a pas été transcrit une seconde fois",
+  ],
+  [
+    "channel {} has crosstalk of channel {} (counted from 0) at {} dB: what is only crosstalk was left out",
+    "on entend sur le canal {1} le canal {2} (numérotés depuis 0) à {3} dB : ce qui n’est que de la diaphonie a été écarté",
+  ],
+  [
+    "the file has more channels later: only the first {} were separated",
+    "le fichier a davantage de canaux plus loin : seuls les {1} premiers ont été séparés",
+  ],
+  [
+    "the channels were not separated: they do not have different voices",
+    "les canaux n’ont pas été séparés : ils n’ont pas de voix différentes",
+  ],
+  [
+    "the channels were not separated: the recording has one channel",
+    "les canaux n’ont pas été séparés : l’enregistrement n’a qu’un canal",
+  ],
+  [
+    "the number of speakers was not used: each of the separate channels is one speaker",
+    "le nombre de locuteurs n’a pas été utilisé : chaque canal séparé est un locuteur",
+  ],
+  [
+    "the channels were mixed: {} are more than the {} that auto takes",
+    "les canaux ont été mélangés : {1}, c’est plus que les {2} que auto accepte",
+  ],
+  ["there are no speaker embeddings, because the memory ran out", "il n’y a pas d’empreintes vocales, faute de mémoire"],
+  [
+    "there are no speaker embeddings, because of an error, which is in the log",
+    "il n’y a pas d’empreintes vocales, à cause d’une erreur notée dans le journal du serveur",
+  ],
   ["unknown fields were ignored: {}", "des champs inconnus ont été ignorés : {1}"],
   [
     "of fields that were given more than once, the last counts: {}",
