@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from whisper_api.engine.worker import fork
-from whisper_api.engine.worker.worker import is_out_of_memory
+from whisper_api.engine.worker.device_errors import is_out_of_memory
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 __all__ = ["ModelCache", "ModelSource", "ResidentModel", "check_load"]

@@ -26,6 +26,7 @@ __all__ = [
     "has_bfloat16",
     "limit_torch_threads",
     "physical_cores",
+    "release_cached_memory",
     "threads_and_lanes",
     "visible_devices",
 ]
@@ -280,6 +281,13 @@ def limit_torch_threads() -> None:
     threads = threads_and_lanes(Device("cpu")).threads
     if torch.get_num_threads() > threads:
         torch.set_num_threads(threads)
+
+
+def release_cached_memory() -> None:
+    """Return memory that torch keeps for later to the devices, so that other libraries can have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _cgroup_cpus() -> int | None:
