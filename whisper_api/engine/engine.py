@@ -26,9 +26,11 @@ from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
+from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
+from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import EngineClosed, ModelError, OutOfMemory
+from whisper_api.errors import DeviceLost, EngineClosed, ModelError, OutOfMemory
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ class Engine:
         )
         self.max_audio_seconds = max_audio_seconds or None
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
+        self._fault = DeviceFault()
         self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = threading.Event()
@@ -142,8 +145,11 @@ class Engine:
     def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
         if memory_budget is None and (free := device.free_memory()) is not None:
             memory_budget = int(free * MODEL_SHARE)
-        models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
-        worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
+        # On a CPU, models may be loaded at once.
+        thread = None if device.kind == "cpu" else DeviceThread(f"models-{device.torch_name}", device.scope)
+        models = ModelCache(keep_alive=keep_alive, budget=memory_budget, thread=thread, fault=self._fault)
+        name = f"gpu-worker-{device.torch_name}"
+        worker = GpuWorker(name, models.evict_idle, self.lanes, device.scope, device.check, self._fault)
         return DeviceRuntime(device, worker, models)
 
     @property
@@ -229,6 +235,7 @@ class Engine:
             ModelError: a required model is not available.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
@@ -259,6 +266,9 @@ class Engine:
                 # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
                 # frames frees the audio now, without waiting for the garbage collector.
                 traceback.clear_frames(error.__traceback__)
+                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
+                    # A stage that does not run on the worker has met the error.
+                    raise self._fault.report(error) from None
                 raise
             finally:
                 ctx.close()
@@ -269,6 +279,7 @@ class Engine:
         Raises:
             ModelError: the model is not available.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
@@ -285,6 +296,7 @@ class Engine:
 
         Raises:
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
@@ -341,7 +353,8 @@ class Engine:
         log.info("the best batch size on %s is %d windows", self.device.torch_name, size)
 
     def _check_open(self) -> None:
-        """Raise EngineClosed when the engine was closed."""
+        """Raise EngineClosed when the engine was closed, and DeviceLost when its device has failed."""
+        self._fault.check()
         if self._closed.is_set():
             raise EngineClosed("the engine is closed")
 

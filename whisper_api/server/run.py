@@ -58,6 +58,8 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
 
     Raises:
         ConfigError: this configuration cannot be served.
+        DeviceLost: the GPU has failed. The jobs are back in the queue: end the process with ``os._exit``, and start a
+            new one.
         StorageError: the job database cannot be used; StorageLocked when another server uses it.
     """
     stop = _Stop()
@@ -185,6 +187,7 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         proxies = TrustedAddresses(config.trusted_proxies)
         service = JobService.open(config)
         stack.callback(service.close)
+        service.on_fault(stop.ask)
         app = create_app(config, service=service, insecure=insecure)
         token = None
         keys = service.keys
@@ -210,6 +213,8 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
 
         asyncio.run(serve_until_stopped())
     log.info("stopped")
+    if service.fault is not None:
+        raise service.fault
     return not service.hangs
 
 

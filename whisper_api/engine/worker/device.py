@@ -90,6 +90,17 @@ class Device:
         with torch.cuda.stream(torch.cuda.Stream(self.index)):  # type: ignore[no-untyped-call]
             yield
 
+    def check(self) -> None:
+        """Wait for the device's work, and raise the error of its context.
+
+        Raises:
+            RuntimeError: the context is dead, or an earlier kernel has failed.
+        """
+        if self.kind == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.index)
+
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device, which other processes may use too; None when unknown."""
         if self.kind == "cuda":
