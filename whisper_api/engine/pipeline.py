@@ -21,6 +21,7 @@ from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.languages import translates
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
 from whisper_api.engine.vad import Span
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["TranscriptionRun", "translates"]
+__all__ = ["TranscriptionRun"]
 
 log = logging.getLogger(__name__)
 
@@ -181,13 +182,18 @@ class TranscriptionRun:
                 self._warn_of_attention(text.language, error)
                 self._decode_timed(text)
 
-    def _decode_timed(self, text: _Text) -> None:
-        """Decode with word times from cross-attention. If that fails, decode without: the text matters more."""
+    def _decode_timed(self, text: _Text, untimed: Sequence[Segment] | None = None) -> None:
+        """Decode with word times from cross-attention. If that fails, take the text without, or decode it so."""
         try:
-            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
+            text.segments = self._decoded(text, timed=True)
         except Exception as error:
             self._ctx.continue_without("there are no word times", error)
-            text.segments, text.word_times = self._decoded(text, timed=False), "none"
+            text.segments = self._decoded(text, timed=False) if untimed is None else untimed
+            return
+        if any(segment.words for segment in text.segments):
+            text.word_times = "attention"
+        if missing := text.recognizer.untimed:
+            self._ctx.warn(f"{missing} segments have no word times, because of an error, which is in the log")
 
     def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
         """Decode the windows, and emit the text of each.
@@ -230,9 +236,7 @@ class TranscriptionRun:
             model = align(self._ctx, text.audio, untimed, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
-            self._decode_timed(text)
-            if text.word_times == "none":
-                text.segments = untimed
+            self._decode_timed(text, untimed)
         else:
             text.segments = [sentence for index in sorted(found) for sentence in found[index]]
             text.word_times, text.alignment_model = "ctc", model
@@ -392,8 +396,3 @@ class _Text:
     segments: Sequence[Segment] = ()
     word_times: WordTimes = "none"
     alignment_model: str | None = None
-
-
-def translates(model: str) -> bool:
-    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
-    return "turbo" not in model and not model.startswith("distil")

@@ -6,6 +6,7 @@ operations with the same prompt length are equal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +24,12 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
+from whisper_api.engine.worker.device_errors import kind_of
 from whisper_api.errors import ModelCorrupt
 
 __all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
+
+log = logging.getLogger(__name__)
 
 # A short window, so that a measurement of all batch sizes takes seconds.
 PROBE_FRAMES = 500
@@ -230,13 +234,20 @@ class Ct2Decode(_Ct2Operation):
         start = settings.align_from or settings.logprobs_from
         if start is None or not any(texts):
             return [None] * len(texts)
-        results = self.whisper.ct2.align(
-            encoder_output,
-            list(start),
-            [list(tokens) for tokens in texts],
-            [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
-            median_filter_width=self.median_filter_width,
-        )
+        try:
+            results = self.whisper.ct2.align(
+                encoder_output,
+                list(start),
+                [list(tokens) for tokens in texts],
+                [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
+                median_filter_width=self.median_filter_width,
+            )
+        except RuntimeError as error:
+            # The model names no heads for alignment, or CTranslate2 cannot run it on this GPU: the text is there.
+            if kind_of(error) != "other":
+                raise
+            log.warning("Whisper's cross-attention cannot be had: %s", error)
+            return [None] * len(texts)
         return [
             Attention(
                 np.array([pair[0] for pair in result.alignments], np.int64),
