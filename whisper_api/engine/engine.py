@@ -30,7 +30,7 @@ from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import DeviceLost, EngineClosed, ModelError, OutOfMemory
+from whisper_api.errors import DeviceLost, EngineClosed, ModelError
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
 # Window lengths are rounded up to a multiple of the bucket, so that more windows share a batch. The bucket of a GPU is
 # coarse, because full batches matter more than padding.
 GPU_BUCKET_SECONDS = 5.0
-# Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
-GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# Cost of one window of that measurement, in seconds of audio.
-PROBE_SECONDS = 5.0
+# Most windows in a batch of a GPU until preload_rest() has measured a better number. Memory may allow fewer.
+GPU_BATCH = 64
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Share of the device's free memory for models; the rest is for activations.
 MODEL_SHARE = 0.7
@@ -117,18 +115,17 @@ class Engine:
             # After a request for a device, a forked process cannot use CUDA.
             fork.use_models()
         self.device = devices[0]
-        self.compute_type = choose_compute_type(self.device, compute_type)
+        self._compute_types = {each: choose_compute_type(each, compute_type) for each in devices}
+        self.compute_type = self._compute_types[self.device]
         self._names = ModelNames(model, model_aliases)
         self.default_model = self._model_named(None)
         self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.lanes, self.threads = threads_and_lanes(self.device)
-        if self.device.kind == "cpu":
-            self.batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
-        else:
-            free = self.device.free_memory() or 0
-            size = batch_size or next(size for least, size in GPU_BATCHES if free >= least)
-            self.batching = Batching(size, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
+        batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
+        if self.device.kind == "cuda":
+            batching = Batching(batch_size or GPU_BATCH, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
+        self._batching = dict.fromkeys(devices, batching)
         self.store = ModelStore(
             Path(models_dir) if models_dir is not None else _user_models_dir(),
             hf_token=hf_token,
@@ -158,8 +155,13 @@ class Engine:
         return self._pool.runtimes[0].models
 
     @property
-    def _worker(self) -> GpuWorker:
-        return self._pool.runtimes[0].worker
+    def batching(self) -> Batching:
+        """The size of batches; with several GPUs, on the first."""
+        return self.batching_on(self.device)
+
+    def batching_on(self, device: Device) -> Batching:
+        """The size of batches on a device of this engine."""
+        return self._batching[device]
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
@@ -302,9 +304,10 @@ class Engine:
         fork.use_models()
         resolved = self.resolve(options)
         for runtime in self._pool.runtimes:
+            if runtime.device.kind == "cuda" and self._batch_size is None:
+                # Before the other models are loaded, while the memory that the batches may take is free.
+                self._sweep(resolved, runtime)
             self._preload_rest(resolved, runtime)
-        if self.device.kind == "cuda" and self._batch_size is None:
-            self._sweep(resolved)
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
         ctx = JobContext(
@@ -329,28 +332,15 @@ class Engine:
                     with ctx.lease(source):
                         pass
 
-    def _sweep(self, options: ResolvedOptions) -> None:
-        """Measure the fastest batch size on this device. Running jobs keep their turns."""
-        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe
-        from whisper_api.engine.worker.batch_size import choose_batch_size
+    def _sweep(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
+        """Measure the fastest batch size on a GPU. Running jobs keep their turns."""
+        from whisper_api.engine.whisper.sweep import measure_batch_size
 
-        worker = self._worker
-        with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
-            probe = Ct2Probe(whisper, options.beam_size)
-
-            def run(size: int) -> None:
-                try:
-                    worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
-                except OutOfMemory as error:
-                    raise MemoryError from error
-
-            try:
-                size = choose_batch_size(run)
-            finally:
-                worker.forget(probe)
-        self._batch_size = size
-        self.batching = dataclasses.replace(self.batching, max_items=size)
-        log.info("the best batch size on %s is %d windows", self.device.torch_name, size)
+        device = runtime.device
+        with runtime.models.lease(self.whisper_source(self.store.ensure(options.model), device)) as whisper:
+            size = measure_batch_size(whisper, runtime.worker, options.beam_size)
+        self._batching[device] = dataclasses.replace(self._batching[device], max_items=size)
+        log.info("the best batch size on %s is %d windows", device.torch_name, size)
 
     def _check_open(self) -> None:
         """Raise EngineClosed when the engine was closed, and DeviceLost when its device has failed."""
@@ -370,7 +360,7 @@ class Engine:
             str(model.path),
             device.kind,
             device.index,
-            self.compute_type,
+            self._compute_types[device],
             self.threads,
             self.lanes,
             self.store.offline,

@@ -54,14 +54,15 @@ class EngineParts(Protocol):
     """The parts of an engine that a transcription uses.
 
     Attributes:
-        batching: how windows share batches.
         max_audio_seconds: longest recording that is accepted, seconds; None for no limit.
         audio_memory: the memory budget of all decoded audio.
     """
 
-    batching: Batching
     max_audio_seconds: float | None
     audio_memory: AudioMemory
+
+    def batching_on(self, device: Device) -> Batching:
+        """How windows share batches on a device."""
 
     def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
         """The source that loads a Whisper model on a device."""
@@ -110,8 +111,9 @@ class TranscriptionRun:
                 heard = vad.detect(ctx, audio)
                 spans = heard.windows
                 audio = heard.raised(audio, shared=decoded.shared and audio is decoded.audio)
+            sizes = self._engine.batching_on(ctx.device)
             recognizer = Recognizer(
-                ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, doubtful=heard.doubtful
+                ctx, whisper, local.name, audio, spans, sizes, heard.speech, doubtful=heard.doubtful
             )
             if options.task == "detect_language":
                 with self._stage("asr"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.worker.device import Device
 
 __all__ = ["WhisperSource"]
 
@@ -57,6 +58,7 @@ class WhisperSource:
             threads=self.threads,
             lanes=self.lanes,
             offline=self.offline,
+            free_memory=Device("cuda", self.device_index).free_memory,
         )
 
     def unload(self, model: Whisper) -> None:
