@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_the_batches_of_a_model_fit_the_memory_that_is_left(tiny_en_model_dir: P
 def test_what_is_learned_of_memory_is_that_of_a_model_of_a_length_and_of_beams(tiny_en_model_dir: Path) -> None:
     first, second = (whisper_with(tiny_en_model_dir, None) for _ in range(2))
     variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1)]
-    operations = [model.decode(each, 4, 60.0) for model in (first, second) for each in variants]
+    operations: list[Any] = [model.decode(each, 4, 60.0) for model in (first, second) for each in variants]
     operations += [model.encode_and_detect(frames, 4, 60.0) for model in (first, second) for frames in (1000, 3000)]
     assert len({operation.memory_key for operation in operations}) == len(operations)
     assert isinstance(operations[-1], Ct2EncodeAndDetect)
