@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import numpy as np
 import pytest
 from pretended_gpu import run_on_ctranslate2
@@ -14,6 +15,7 @@ from pretended_gpu import run_on_ctranslate2
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import DecodeSettings, Row
+from whisper_api.errors import ModelCorrupt
 
 pytestmark = pytest.mark.models
 
@@ -112,3 +114,25 @@ def test_memory_that_runs_out_in_the_attention_is_no_missing_attention(
     monkeypatch.setattr(whisper, "ct2", Full())
     with pytest.raises(RuntimeError, match="out of memory"):
         operation._align(None, [(1, 2)], [Row(np.zeros(1, np.float32), start, 100)])  # noqa: SLF001
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failed with error out of memory", RuntimeError),
+        ("cuBLAS failed with status CUBLAS_STATUS_NOT_INITIALIZED", RuntimeError),
+        ("parallel_for failed: cudaErrorLaunchFailure: unspecified launch failure", RuntimeError),
+        ("Unsupported model binary version", ModelCorrupt),
+    ],
+)
+def test_a_fault_of_the_device_is_no_fault_of_the_files(
+    text: str, kind: type[Exception], tiny_en_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*ignored: object, **also_ignored: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(ctranslate2.models, "Whisper", fail)
+    with pytest.raises(kind) as caught:
+        Ct2Whisper(tiny_en_model_dir, device="cuda", device_index=0, compute_type="float16", threads=1, offline=True)
+    assert text in str(caught.value)
+    assert isinstance(caught.value, ModelCorrupt) == (kind is ModelCorrupt)

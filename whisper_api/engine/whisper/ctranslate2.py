@@ -94,9 +94,11 @@ class Ct2Whisper(Whisper):
                 intra_threads=threads,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            if "CUDA" in str(error) or "memory" in str(error).lower():
+            if kind_of(error) != "other" or any(word in str(error).lower() for word in ("cuda", "cublas", "cudnn")):
                 raise
             raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
+        # What torch keeps for later is free as well.
+        release_cached_memory()
         free = free_memory()
         self._lane_bytes = None if free is None else lane_bytes(free, lanes)
         self._number_bytes = 4 if compute_type in ("float32", "int8_float32") else 2
