@@ -10,9 +10,10 @@ from typing import Any
 import ctranslate2
 import numpy as np
 import pytest
-from pretended_gpu import run_on_ctranslate2
+from pretended_gpu import pretend_gpus, run_on_ctranslate2
 
 from whisper_api import Engine, TranscriptionOptions
+from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import DecodeSettings, Row
 from whisper_api.errors import ModelCorrupt
@@ -136,3 +137,27 @@ def test_a_fault_of_the_device_is_no_fault_of_the_files(
         Ct2Whisper(tiny_en_model_dir, device="cuda", device_index=0, compute_type="float16", threads=1, offline=True)
     assert text in str(caught.value)
     assert isinstance(caught.value, ModelCorrupt) == (kind is ModelCorrupt)
+
+
+def test_memory_that_runs_out_under_a_job_costs_it_nothing(
+    models_dir: Path, tiny_en_model_dir: Path, sample_call: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(monkeypatch)
+    audio = decode(sample_call).audio[6 * 16_000 : 22 * 16_000]
+    recording = np.concatenate([np.pad(audio, (0, 16_000))] * 3)
+    options = TranscriptionOptions(language="en", align=False, diarize=False, beam_size=1)
+    sizes: list[int] = []
+    run = Ct2Decode.run
+
+    def limited(operation: Ct2Decode, inputs: Any) -> Any:
+        sizes.append(len(inputs))
+        if len(inputs) > 1:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return run(operation, inputs)
+
+    monkeypatch.setattr(Ct2Decode, "run", limited)
+    with Engine(device="cuda", model="tiny.en", models_dir=models_dir, offline=True) as engine:
+        transcript = engine.transcribe(recording, options)
+    assert max(sizes) > 1, "the windows were to be decoded together"
+    assert transcript.text.count("New Jersey") >= 3
+    assert transcript.warnings == ()

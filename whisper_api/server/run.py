@@ -70,6 +70,8 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
 class Server:
     """The server in a thread of this process: ``with whisper_api.Server(config) as url:``.
 
+    If the GPU fails, the server stops by itself and the log says so. Its jobs run in the server of a new process.
+
     Args:
         config: the configuration; None reads it as the command line does. With port 0 any free one is taken.
         insecure: accept that authorization is off while others can reach the server.
