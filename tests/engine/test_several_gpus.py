@@ -59,7 +59,7 @@ def test_each_gpu_loads_runs_and_unloads_in_its_own_scope(
 
     def transcribe(_: int) -> str:
         both.wait(60)
-        transcript = engine.transcribe(cut(12.0, 4.0), OPTIONS)
+        transcript = engine.transcribe(cut(12.0, 2.5), OPTIONS)
         assert transcript.word_times == "attention"
         assert transcript.speakers
         return transcript.text
