@@ -199,3 +199,21 @@ def test_the_sound_is_a_few_seconds_at_16_khz() -> None:
     assert sound.dtype == np.float32
     assert sound.shape == (int(SOUND_SECONDS * SAMPLE_RATE),)
     assert 0.01 < np.abs(sound).max() <= 1.0
+
+
+def test_a_gpu_whose_kernels_do_not_run_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from whisper_api.cli.doctor import checks
+
+    device = type("Properties", (), {"name": "Old", "total_memory": 8e9})()
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    for problem, state in (("torch has no code for GPU 0", "failed"), (None, "ok")):
+        monkeypatch.setattr("whisper_api.engine.worker.device.cuda_problem", lambda index, problem=problem: problem)
+        check = attempt("cuda, for torch", checks._cuda_of_torch)  # noqa: SLF001
+        assert check.state == state
+        assert "Old (8 GB)" in check.detail
+        assert (problem or "") in check.detail

@@ -205,6 +205,12 @@ PROMISES = (
     # Installation
     Promise(r"README|docs/installation", r"Python 3\.(\d+), 3\.(\d+), 3\.(\d+) or 3\.(\d+)", _python_versions),
     Promise(r"docs/installation", r"up to 9 GB on the disk", tests=("test_an_installation_fits_the_disk_as_promised",)),
+    Promise(
+        r"docs/operations|help",
+        r"exit code (\d+)",
+        lambda: (constant("cli", "EXIT_DEVICE_LOST"),),
+        tests=("test_a_gpu_that_fails_ends_the_process_with_a_code_of_its_own_and_its_job_runs_in_the_next",),
+    ),
     Promise(r"docs/development", r"in 2 processes", tests=("test_the_script_runs_the_tests_in_two_processes",)),
     # Statuses of HTTP
     Promise(r"docs/", r"\b[245]\d\d\b(?! bytes)", tests=("test_every_status_in_the_documents_is_one_of_the_api",)),

@@ -271,3 +271,37 @@ sys.exit(main())
         assert server.stop() == 0
         assert "the device is still at work" in server.log
         assert server.log.rstrip().endswith("stopped")
+
+
+def test_a_gpu_that_fails_ends_the_process_with_a_code_of_its_own_and_its_job_runs_in_the_next(
+    tmp_path: Path, models_dir: Path, tiny_en_model_dir: Path, cut: Callable[[float, float], bytes]
+) -> None:
+    script = """
+import atexit, os, sys
+from whisper_api.cli.main import main
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
+
+def fail(operation, inputs):
+    raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
+
+atexit.register(os._exit, 77)
+OnnxDecode.run = fail
+sys.exit(main())
+"""
+
+    class Failing(Interpreter):
+        program = ("-c", script)
+
+    settings = {"PRELOAD_MODELS": False, "WHISPER_MODEL": "tiny.en"}
+    server = Failing(tmp_path / "server", models_dir, settings)
+    with server:
+        with server.client() as client:
+            job_id = submit(client, cut(12.0, 3.0), align=False, diarize=False)
+        assert server.wait_stopped() == 75
+        assert "the device is lost" in server.log
+        assert "an illegal memory access was encountered" in server.log
+        assert "job requeued" in server.log
+        Failing.program = MODULE
+        server.start()
+        with server.client() as client:
+            finish(client, job_id, "Completed")

@@ -13,6 +13,7 @@
     │   ├── ModelUnavailable       a known model is not on this machine, and its download failed
     │   └── ModelCorrupt           the model's files differ from the catalogue's checksums
     ├── DeviceError
+    │   ├── DeviceLost             the device has failed; only a new process can use it
     │   ├── DeviceUnavailable      the configured device does not exist on this machine
     │   └── OutOfMemory            a single work item does not fit in the device's memory
     ├── ExtraMissing               an optional part of the package is not installed; says how to install it
@@ -51,6 +52,7 @@ __all__ = [
     "Canceled",
     "ConfigError",
     "DeviceError",
+    "DeviceLost",
     "DeviceUnavailable",
     "Draining",
     "EngineClosed",
@@ -147,6 +149,13 @@ class ModelCorrupt(ModelError):
 
 class DeviceError(WhisperApiError):
     """The base class of errors about the device that runs the models."""
+
+
+class DeviceLost(DeviceError):
+    """The device has failed (an illegal memory access, an ECC error ...), and with it all models of this process.
+
+    Every further call on the engine raises this error. Start a new process: a CUDA context cannot be repaired.
+    """
 
 
 class DeviceUnavailable(DeviceError):

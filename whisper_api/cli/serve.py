@@ -7,12 +7,12 @@ import faulthandler
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from whisper_api.cli.flags import add_setting_flags
 from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded, describe
-from whisper_api.errors import ConfigError
+from whisper_api.errors import ConfigError, DeviceLost
 from whisper_api.permissions import exposed_files
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ __all__ = ["add_arguments", "run"]
 DESCRIPTION = """\
 The first SIGTERM or Ctrl-C stops the server gracefully: running jobs have a while to end, then go back to the queue. A
 second one ends the server at once. In both cases, no accepted job and no result is lost.
+
+When the GPU has failed, the server puts its jobs back into the queue and ends with exit code 75: a new process can use
+the GPU again, so let a supervisor start one.
 """
+# EX_TEMPFAIL of sysexits.h: the same command may succeed in a new process.
+EXIT_DEVICE_LOST = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -68,7 +73,8 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         loaded: the configuration.
 
     Returns:
-        0 after a stop, 2 when the server cannot use the configuration.
+        0 after a stop, 2 when the server cannot use the configuration. The process ends here with 75 when the GPU has
+        failed.
     """
     if args.check:
         print(describe(loaded))
@@ -86,10 +92,21 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
     except ConfigError as error:
         return complain("serve", error, 2)
+    except DeviceLost as error:
+        complain("serve", error, EXIT_DEVICE_LOST)
+        # At once, because destructors of models crash or hang when their device is lost.
+        _end_now(EXIT_DEVICE_LOST)
     if not ended:
-        logging.shutdown()
-        os._exit(0)
+        _end_now(0)
     return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """End the process without the destructors of the interpreter and of native libraries."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _tell(started: Started) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from whisper_api.engine.plan import StagePlan
-from whisper_api.engine.worker.worker import is_out_of_memory
-from whisper_api.errors import Canceled, EngineClosed, ForkedProcess, ModelUnavailable, OutOfMemory
+from whisper_api.engine.worker.device_errors import clear_frames, is_out_of_memory, kind_of
+from whisper_api.errors import Canceled, DeviceLost, EngineClosed, ForkedProcess, ModelUnavailable
 from whisper_api.schema import PartialSegments, Progress, Segment, Stage
 
 if TYPE_CHECKING:
@@ -130,12 +129,13 @@ class JobContext:
     def is_fatal(self, error: BaseException) -> bool:
         """Whether an error ends the job even if an optional stage raised it.
 
-        Cancellation, the end of the engine and errors of the caller's own callbacks are fatal. Any other error of an
-        optional stage costs only the result of that stage.
+        Cancellation, the end of the engine or of its device, and errors of the caller's own callbacks are fatal. Any
+        other error of an optional stage costs only the result of that stage.
         """
         return (
             not isinstance(error, Exception)
-            or isinstance(error, (Canceled, CancelledError, EngineClosed, ForkedProcess))
+            or isinstance(error, (Canceled, CancelledError, DeviceLost, EngineClosed, ForkedProcess))
+            or kind_of(error) == "sticky"
             or error is self._callers_error
         )
 
@@ -153,8 +153,7 @@ class JobContext:
             raise error
         log.warning("%s", loss, exc_info=error)
         # The error's text may name paths of this machine, and other people read transcripts: leave the text out.
-        short_of_memory = isinstance(error, OutOfMemory) or is_out_of_memory(error)
-        reason = "the memory ran out" if short_of_memory else "of an error, which is in the log"
+        reason = "the memory ran out" if is_out_of_memory(error) else "of an error, which is in the log"
         self.warn(f"{loss}, because {reason}")
         forget_frames(error)
 
@@ -310,5 +309,5 @@ def forget_frames(error: BaseException) -> None:
     A future references its error, the error its frames, and a frame often the future. Such a cycle would keep a job's
     audio in memory until the next run of the garbage collector.
     """
-    traceback.clear_frames(error.__traceback__)
+    clear_frames(error)
     error.__traceback__ = None

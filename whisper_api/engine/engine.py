@@ -26,9 +26,11 @@ from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
+from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
+from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import EngineClosed, ModelError, OutOfMemory
+from whisper_api.errors import DeviceLost, EngineClosed, ModelError
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -43,10 +45,8 @@ DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
 # Window lengths are rounded up to a multiple of the bucket, so that more windows share a batch. The bucket of a GPU is
 # coarse, because full batches matter more than padding.
 GPU_BUCKET_SECONDS = 5.0
-# Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
-GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# Cost of one window of that measurement, in seconds of audio.
-PROBE_SECONDS = 5.0
+# Most windows in a batch of a GPU until preload_rest() has measured a better number. Memory may allow fewer.
+GPU_BATCH = 64
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Share of the device's free memory for models; the rest is for activations.
 MODEL_SHARE = 0.7
@@ -115,18 +115,17 @@ class Engine:
             # After a request for a device, a forked process cannot use CUDA.
             fork.use_models()
         self.device = devices[0]
-        self.compute_type = choose_compute_type(self.device, compute_type)
+        self._compute_types = {each: choose_compute_type(each, compute_type) for each in devices}
+        self.compute_type = self._compute_types[self.device]
         self._names = ModelNames(model, model_aliases)
         self.default_model = self._model_named(None)
         self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.lanes, self.threads = threads_and_lanes(self.device)
-        if self.device.kind == "cpu":
-            self.batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
-        else:
-            free = self.device.free_memory() or 0
-            size = batch_size or next(size for least, size in GPU_BATCHES if free >= least)
-            self.batching = Batching(size, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
+        batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
+        if self.device.kind == "cuda":
+            batching = Batching(batch_size or GPU_BATCH, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
+        self._batching = dict.fromkeys(devices, batching)
         self.store = ModelStore(
             Path(models_dir) if models_dir is not None else _user_models_dir(),
             hf_token=hf_token,
@@ -135,6 +134,7 @@ class Engine:
         )
         self.max_audio_seconds = max_audio_seconds or None
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
+        self._fault = DeviceFault()
         self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
         self._closed = threading.Event()
@@ -142,8 +142,11 @@ class Engine:
     def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
         if memory_budget is None and (free := device.free_memory()) is not None:
             memory_budget = int(free * MODEL_SHARE)
-        models = ModelCache(keep_alive=keep_alive, budget=memory_budget)
-        worker = GpuWorker(f"gpu-worker-{device.torch_name}", models.evict_idle, self.lanes, device.scope)
+        # On a CPU, models may be loaded at once.
+        thread = None if device.kind == "cpu" else DeviceThread(f"models-{device.torch_name}", device.scope)
+        models = ModelCache(keep_alive=keep_alive, budget=memory_budget, thread=thread, fault=self._fault)
+        name = f"gpu-worker-{device.torch_name}"
+        worker = GpuWorker(name, models.evict_idle, self.lanes, device.scope, device.check, self._fault)
         return DeviceRuntime(device, worker, models)
 
     @property
@@ -152,8 +155,13 @@ class Engine:
         return self._pool.runtimes[0].models
 
     @property
-    def _worker(self) -> GpuWorker:
-        return self._pool.runtimes[0].worker
+    def batching(self) -> Batching:
+        """The size of batches; with several GPUs, on the first."""
+        return self.batching_on(self.device)
+
+    def batching_on(self, device: Device) -> Batching:
+        """The size of batches on a device of this engine."""
+        return self._batching[device]
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
@@ -230,6 +238,7 @@ class Engine:
             ExtraMissing: the option ``redact`` needs libraries that are not installed.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
@@ -264,6 +273,9 @@ class Engine:
                 # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
                 # frames frees the audio now, without waiting for the garbage collector.
                 traceback.clear_frames(error.__traceback__)
+                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
+                    # A stage that does not run on the worker has met the error.
+                    raise self._fault.report(error) from None
                 raise
             finally:
                 ctx.close()
@@ -274,6 +286,7 @@ class Engine:
         Raises:
             ModelError: the model is not available.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
@@ -290,14 +303,16 @@ class Engine:
 
         Raises:
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         resolved = self.resolve(options)
         for runtime in self._pool.runtimes:
+            if runtime.device.kind == "cuda" and self._batch_size is None:
+                # Before the other models are loaded, while the memory that the batches may take is free.
+                self._sweep(resolved, runtime)
             self._preload_rest(resolved, runtime)
-        if self.device.kind == "cuda" and self._batch_size is None:
-            self._sweep(resolved)
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
         ctx = JobContext(
@@ -322,31 +337,19 @@ class Engine:
                     with ctx.lease(source):
                         pass
 
-    def _sweep(self, options: ResolvedOptions) -> None:
-        """Measure the fastest batch size on this device. Running jobs keep their turns."""
-        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe
-        from whisper_api.engine.worker.batch_size import choose_batch_size
+    def _sweep(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
+        """Measure the fastest batch size on a GPU. Running jobs keep their turns."""
+        from whisper_api.engine.whisper.sweep import measure_batch_size
 
-        worker = self._worker
-        with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
-            probe = Ct2Probe(whisper, options.beam_size)
-
-            def run(size: int) -> None:
-                try:
-                    worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
-                except OutOfMemory as error:
-                    raise MemoryError from error
-
-            try:
-                size = choose_batch_size(run)
-            finally:
-                worker.forget(probe)
-        self._batch_size = size
-        self.batching = dataclasses.replace(self.batching, max_items=size)
-        log.info("the best batch size on %s is %d windows", self.device.torch_name, size)
+        device = runtime.device
+        with runtime.models.lease(self.whisper_source(self.store.ensure(options.model), device)) as whisper:
+            size = measure_batch_size(whisper, runtime.worker, options.beam_size)
+        self._batching[device] = dataclasses.replace(self._batching[device], max_items=size)
+        log.info("the best batch size on %s is %d windows", device.torch_name, size)
 
     def _check_open(self) -> None:
-        """Raise EngineClosed when the engine was closed."""
+        """Raise EngineClosed when the engine was closed, and DeviceLost when its device has failed."""
+        self._fault.check()
         if self._closed.is_set():
             raise EngineClosed("the engine is closed")
 
@@ -362,7 +365,7 @@ class Engine:
             str(model.path),
             device.kind,
             device.index,
-            self.compute_type,
+            self._compute_types[device],
             self.threads,
             self.lanes,
             self.store.offline,

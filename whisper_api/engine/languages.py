@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from whisper_api.errors import InvalidOption
 
-__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language"]
+__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language", "translates"]
 
 AUTO = "auto"
 # Whisper's code to the language's English name, as in OpenAI's tokenizer and responses. Only models from large-v3 on
@@ -220,3 +220,8 @@ def _refusal(name: str, candidates: list[str]) -> str:
     similar = difflib.get_close_matches(name, _CODES_BY_NAME, n=1)
     hint = f"did you mean {_CODES_BY_NAME[similar[0]]} ({similar[0]})? Otherwise use" if similar else "use"
     return f"{name[:80]!r} is not a language Whisper knows; {hint} {choices}"
+
+
+def translates(model: str) -> bool:
+    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
+    return "turbo" not in model and not model.startswith("distil")

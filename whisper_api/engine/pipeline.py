@@ -20,11 +20,11 @@ from msgspec.structs import replace
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
+from whisper_api.engine.languages import translates
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.whisper.source import translates
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["TranscriptionRun", "translates"]
+__all__ = ["TranscriptionRun"]
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,15 @@ class EngineParts(Protocol):
     """The parts of an engine that a transcription uses.
 
     Attributes:
-        batching: how windows share batches.
         max_audio_seconds: longest recording that is accepted, seconds; None for no limit.
         audio_memory: the memory budget of all decoded audio.
     """
 
-    batching: Batching
     max_audio_seconds: float | None
     audio_memory: AudioMemory
+
+    def batching_on(self, device: Device) -> Batching:
+        """How windows share batches on a device."""
 
     def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
         """The source that loads a Whisper model on a device."""
@@ -110,8 +111,9 @@ class TranscriptionRun:
                 # What is not used is freed.
                 del decoded
             audio, spans = heard.audio, heard.windows
+            sizes = self._engine.batching_on(ctx.device)
             recognizer = Recognizer(
-                ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, doubtful=heard.doubtful
+                ctx, whisper, local.name, audio, spans, sizes, heard.speech, doubtful=heard.doubtful
             )
             if options.task == "detect_language":
                 with self._stage("asr"):
@@ -185,13 +187,18 @@ class TranscriptionRun:
                 self._warn_of_attention(text.language, error)
                 self._decode_timed(text)
 
-    def _decode_timed(self, text: _Text) -> None:
-        """Decode with word times from cross-attention. If that fails, decode without: the text matters more."""
+    def _decode_timed(self, text: _Text, untimed: Sequence[Segment] | None = None) -> None:
+        """Decode with word times from cross-attention. If that fails, take the text without, or decode it so."""
         try:
-            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
+            text.segments = self._decoded(text, timed=True)
         except Exception as error:
             self._ctx.continue_without("there are no word times", error)
-            text.segments, text.word_times = self._decoded(text, timed=False), "none"
+            text.segments = self._decoded(text, timed=False) if untimed is None else untimed
+            return
+        if any(segment.words for segment in text.segments):
+            text.word_times = "attention"
+        if missing := text.recognizer.untimed:
+            self._ctx.warn(f"{missing} segments have no word times, because of an error, which is in the log")
 
     def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
         """Decode the windows, and emit the text of each.
@@ -234,9 +241,7 @@ class TranscriptionRun:
             model = align(self._ctx, text.heard.audio, untimed, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
-            self._decode_timed(text)
-            if text.word_times == "none":
-                text.segments = untimed
+            self._decode_timed(text, untimed)
         else:
             text.segments = [sentence for index in sorted(found) for sentence in found[index]]
             text.word_times, text.alignment_model = "ctc", model

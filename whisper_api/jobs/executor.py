@@ -136,6 +136,7 @@ class Executor(Protocol):
 
         Raises:
             Canceled: ``cancel`` was set.
+            DeviceLost: the device has failed. No later call in this process can run a job.
             EngineClosed: the executor was closed, or its engine failed. After a failure, the next call gets a new
                 engine.
             Exception: any other error of the job.

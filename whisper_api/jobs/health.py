@@ -35,7 +35,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     ready: bool
-    state: Literal["starting", "ready", "stalled", "draining", "disk_full", "failed"]
+    state: Literal["starting", "ready", "stalled", "draining", "disk_full", "device_lost", "failed"]
     reason: str = ""
     loading: str = ""
 

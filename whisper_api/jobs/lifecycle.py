@@ -6,10 +6,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from whisper_api.config import Config
-from whisper_api.errors import StorageError
+from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
@@ -52,6 +52,7 @@ class Lifecycle:
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
         hangs: whether the executor was still at work when the service was closed.
+        fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
 
     def __init__(
@@ -65,6 +66,10 @@ class Lifecycle:
     ) -> None:
         self.store = store
         self.hangs = False
+        self.fault: DeviceLost | None = None
+        self._fault_lock = threading.Lock()
+        # Guarded by _fault_lock:
+        self._on_fault: list[Callable[[], None]] = []
         self._process = os.getpid()
         self._config = config
         self._executor = executor
@@ -82,7 +87,7 @@ class Lifecycle:
             grace_seconds=config.result_grace_seconds,
         )
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
-        self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
+        self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
         self._deps = WorkerDeps(
             store=store,
@@ -95,6 +100,7 @@ class Lifecycle:
             metrics=self.metrics,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
+            on_device_lost=self._lose_device,
             max_attempts=config.max_job_attempts,
             retry_seconds=write_retry_seconds,
         )
@@ -136,6 +142,14 @@ class Lifecycle:
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
+
+    def on_fault(self, callback: Callable[[], None]) -> None:
+        """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
+        with self._fault_lock:
+            self._on_fault.append(callback)
+            happened = self.fault is not None
+        if happened:
+            callback()
 
     def drain(self) -> None:
         """Refuse new work, and start no more jobs; running jobs go on."""
@@ -199,6 +213,9 @@ class Lifecycle:
 
     def health(self) -> Health:
         """Whether the service runs jobs, and the reason when it does not."""
+        if self.fault is not None:
+            reason = f"{str(self.fault).capitalize().rstrip('.')}. The jobs are back in the queue; restart the server."
+            return Health(ready=False, state="device_lost", reason=reason)
         if self._draining:
             return Health(ready=False, state="draining", reason="The server is stopping and takes no new work.")
         if not self._started:
@@ -215,6 +232,18 @@ class Lifecycle:
             return self.store.unfinished_by_state(owner)
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
+
+    def _lose_device(self, error: DeviceLost) -> None:
+        """Start no more jobs after the device has failed."""
+        with self._fault_lock:
+            if self.fault is not None:
+                return
+            self.fault = error.with_traceback(None)
+            callbacks = list(self._on_fault)
+        log.critical("not ready: %s", error)
+        self.drain()
+        for callback in callbacks:
+            callback()
 
     def _state(self) -> ServiceState:
         queued, running = self.counts()

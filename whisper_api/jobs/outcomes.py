@@ -49,9 +49,11 @@ class PutBack:
 
     Attributes:
         counted: this attempt counts towards ``MAX_JOB_ATTEMPTS``.
+        last: the job waits behind all others.
     """
 
     counted: bool
+    last: bool = False
 
 
 Outcome = Completed | Failed | WasCanceled | PutBack

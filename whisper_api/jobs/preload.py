@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from whisper_api.errors import DeviceError, ModelError
+from whisper_api.errors import DeviceError, DeviceLost, ModelError
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.outcomes import failure_of
 
@@ -30,6 +30,7 @@ class Preload:
         executor: the executor.
         retry_seconds: pauses after the first failure, the second and so on; the last pause repeats.
         idle: returns whether no job waits or runs.
+        on_device_lost: called when the device has failed. There is no further attempt then.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Preload:
         executor: Executor,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         idle: Callable[[], bool] = lambda: True,
+        on_device_lost: Callable[[DeviceLost], None] = lambda error: None,
     ) -> None:
         self._executor = executor
         self._retry_seconds = retry_seconds
         self._idle = idle
+        self._on_device_lost = on_device_lost
         self._tried = threading.Event()
         self._enough = threading.Event()
         self._closed = threading.Event()
@@ -104,6 +107,9 @@ class Preload:
             self._executor.preload()
         except BaseException as error:
             self._failed(error)
+            if isinstance(error, DeviceLost):
+                self._on_device_lost(error)
+                return True
             return False
         else:
             if not self._enough.is_set():
@@ -122,6 +128,8 @@ class Preload:
         try:
             self._executor.warm_up()
         except BaseException as error:
+            if isinstance(error, DeviceLost):
+                self._on_device_lost(error)
             if not self._closed.is_set():
                 known = isinstance(error, (ModelError, DeviceError))
                 log.warning("not all models were loaded: %s", error, exc_info=None if known else error)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from whisper_api.errors import Canceled, EngineClosed, StorageError, WhisperApiError
+from whisper_api.errors import Canceled, DeviceLost, EngineClosed, StorageError, WhisperApiError
 from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
@@ -28,6 +28,7 @@ from whisper_api.jobs.outcomes import (
     failure_of,
 )
 from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.schema import PartialSegments, Progress, Transcript
@@ -57,7 +58,8 @@ class WorkerDeps:
         store, queue, executor, downloads, running, events, estimates, metrics: parts of the service.
         uploads_dir: holds one directory for each job, named by its id.
         on_completed: called when a job has its result.
-        max_attempts: number of attempts at a job that ends the process or the engine.
+        on_device_lost: called when the device has failed, before the job is put back.
+        max_attempts: number of attempts at a job that ends the process, the device or the engine.
         retry_seconds: pause between two attempts to write to a database that cannot be written.
         stopping: set when no worker may wait any longer.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
@@ -73,6 +75,7 @@ class WorkerDeps:
     metrics: Metrics
     uploads_dir: Path
     on_completed: Callable[[], None]
+    on_device_lost: Callable[[DeviceLost], None]
     max_attempts: int
     retry_seconds: float
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -238,6 +241,10 @@ class Worker:
     def _outcome_of(self, error: BaseException, job: Job, running: RunningJob) -> Outcome:
         about = {"job_id": job.job_id}
         reason = self._deps.running.reason(running)
+        if isinstance(error, DeviceLost):
+            # First, so that no worker takes the job again in this process.
+            self._deps.on_device_lost(error)
+            return after_crash(job, self._deps.max_attempts, "the device failed")
         if isinstance(error, (Canceled, EngineClosed)):
             if reason == "cancel":
                 return WasCanceled()
@@ -248,7 +255,7 @@ class Worker:
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.attempts + 1 < self._deps.max_attempts:
-                return PutBack(counted=True)
+                return PutBack(counted=True, last=True)
             failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
             return Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
         if not isinstance(error, WhisperApiError):
@@ -318,11 +325,11 @@ class Worker:
                 if store.cancel(job_id, now, states=("Processing",)):
                     log.info("job canceled", extra=figures)
                     metrics.job_ended("canceled")
-            case PutBack(counted):
-                if store.requeue(job_id, counted=counted, last=counted):
+            case PutBack(counted, last):
+                if store.requeue(job_id, counted=counted, last=last):
                     log.info("job requeued", extra=figures)
                     metrics.job_ended("requeued")
-                return self._settle(job_id, first=not counted)
+                return self._settle(job_id, first=not last)
         return self._settle(job_id)
 
     def _settle(self, job_id: str, *, first: bool = False) -> JobEvent | None:

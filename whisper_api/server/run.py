@@ -59,6 +59,8 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
 
     Raises:
         ConfigError: this configuration cannot be served.
+        DeviceLost: the GPU has failed. The jobs are back in the queue: end the process with ``os._exit``, and start a
+            new one.
         StorageError: the job database cannot be used; StorageLocked when another server uses it.
     """
     stop = _Stop()
@@ -68,6 +70,8 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
 
 class Server:
     """The server in a thread of this process: ``with whisper_api.Server(config) as url:``.
+
+    If the GPU fails, the server stops by itself and the log says so. Its jobs run in the server of a new process.
 
     Args:
         config: the configuration; None reads it as the command line does. With port 0 any free one is taken.
@@ -196,6 +200,7 @@ def _run(
         proxies = TrustedAddresses(config.trusted_proxies)
         service = JobService.open(config)
         stack.callback(service.close)
+        service.on_fault(stop.ask)
         app = create_app(config, service=service, insecure=insecure)
         token = None
         keys = service.keys
@@ -230,6 +235,8 @@ def _run(
 
         asyncio.run(serve_until_stopped())
     log.info("stopped")
+    if service.fault is not None:
+        raise service.fault
     return not service.hangs
 
 

@@ -405,6 +405,30 @@ def test_half_precision_changes_probabilities_a_little(
         np.testing.assert_allclose(np.exp(other), np.exp(one), atol=0.05)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("name", ["bundle", "dutch", "portuguese"])
+def test_a_batch_whose_numbers_exceed_half_precision_is_computed_in_float32(
+    name: str, together: bool, request: pytest.FixtureRequest, speech: Audio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: Loaded = request.getfixturevalue(name)
+    source = AlignmentSource(loaded.language, loaded.root / "align" / loaded.language, dtype="float16")
+    model = dataclasses.replace(source.load(), together=together)
+    inputs = [EmissionInput(speech[:16_000], np.arange(20), False), EmissionInput(speech[:9_000], np.arange(20), False)]
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignmentModel, "in_float32", lambda model: pytest.fail("it was computed twice"))
+        Emissions(model).run(inputs)
+    network: Any = model.network
+    labels = network.lm_head if hasattr(network, "lm_head") else network.aux
+    labels.weight.data *= 30_000 / labels.weight.data.abs().max()
+    found = Emissions(model).run(inputs)
+    exact = Emissions(model.in_float32()).run(inputs)
+    for one, other in zip(found, exact, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+    # The model itself, which other lanes may run, is as before.
+    assert model.may_overflow
+
+
 @pytest.mark.parametrize("name", ["bundle", "dutch", "portuguese"])
 def test_bfloat16_keeps_words_where_they_are(
     name: str,

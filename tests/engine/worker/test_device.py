@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from pathlib import Path
 
 import ctranslate2
 import pytest
 
 from whisper_api.engine.worker import device as device_module
+from whisper_api.engine.worker import smoke_kernels
 from whisper_api.engine.worker.device import (
     Device,
     choose_compute_type,
     choose_device,
+    choose_devices,
     has_bfloat16,
     physical_cores,
     threads_and_lanes,
@@ -30,12 +34,114 @@ def test_auto_is_the_first_gpu_that_can_be_used_or_else_the_cpu(
     count: int, problem: str | None, chosen: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: count)
-    monkeypatch.setattr(device_module, "cuda_problem", lambda: problem)
+    monkeypatch.setattr(device_module, "cuda_problem", lambda index=0: problem)
     assert choose_device("auto") == chosen
     assert choose_device("cpu") == Device("cpu")
     if problem is not None:
         with pytest.raises(DeviceUnavailable, match=problem):
             choose_device("cuda")
+
+
+def test_of_several_gpus_those_are_used_that_can_run_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems = ["torch has no code for GPU 0", None, None]
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 3)
+    monkeypatch.setattr(device_module, "cuda_problem", lambda index=0: problems[index])
+    assert choose_device("auto") == Device("cuda", 1)
+    assert choose_device("cuda:2") == Device("cuda", 2)
+    with pytest.raises(DeviceUnavailable, match="no code for GPU 0"):
+        choose_device("cuda")
+    with caplog.at_level("WARNING"):
+        assert choose_devices("cuda:all") == (Device("cuda", 1), Device("cuda", 2))
+    assert "cuda:0 is not used: torch has no code" in caplog.text
+    problems[1:] = ["old", "older"]
+    with pytest.raises(DeviceUnavailable, match="no code for GPU 0"):
+        choose_devices("cuda:all")
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    with pytest.raises(DeviceUnavailable, match="no CUDA device"):
+        choose_devices("cuda:all")
+
+
+@pytest.fixture
+def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """Let torch's streams and devices exist. Gives a list of the calls."""
+    import torch
+
+    calls: list[tuple[str, object]] = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: calls.append(("device", index)))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda index: index)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda index: calls.append(("synchronize", index)))
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    return calls
+
+
+def test_what_is_computed_in_float32_on_a_gpu_is_not_rounded_to_tf32(
+    pretended_cuda: list[tuple[str, object]],
+) -> None:
+    import torch
+
+    def rounds() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    with Device("cpu").scope():
+        assert rounds() == (True, False)
+    with Device("cuda", 2).scope():
+        assert rounds() == (False, False)
+    Device("cuda", 2).check()
+    assert pretended_cuda == [("device", 2), ("synchronize", 2)]
+
+
+def test_the_kernels_that_are_tried_run_and_are_right() -> None:
+    smoke_kernels.run_torch("cpu")
+    smoke_kernels.run_ctranslate2("cpu")
+
+
+NO_IMAGE = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"
+
+
+@pytest.mark.parametrize(
+    ("library", "text", "words"),
+    [
+        ("torch", NO_IMAGE, ["torch has no code for GPU 1, Old of compute capability 6.1", "CUDA 12.6"]),
+        ("ctranslate2", f"parallel_for failed: cudaErrorNoKernelImageForDevice: {NO_IMAGE}", ["newest CTranslate2"]),
+        ("torch", "The NVIDIA driver on your system is too old (found version 11040)", ["update the driver"]),
+        ("ctranslate2", "CUDA failed with error CUDA driver version is insufficient", ["update the driver"]),
+        ("torch", "CUDA out of memory. Tried to allocate 20 MB", ["memory of GPU 1 is full"]),
+        ("ctranslate2", "CUDA failed with error something new\nmore", ["CTranslate2 cannot run", "something new)"]),
+        ("", "", []),
+    ],
+)
+def test_a_gpu_whose_kernels_do_not_run_is_refused_with_what_to_install(
+    library: str,
+    text: str,
+    words: list[str],
+    pretended_cuda: list[tuple[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    def run(name: str, device: str) -> None:
+        assert device == "cuda:1"
+        if name == library:
+            raise RuntimeError(text)
+
+    for name in ("torch", "ctranslate2"):
+        monkeypatch.setattr(smoke_kernels, f"run_{name}", functools.partial(run, name))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Old")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device_module, "_opens", lambda library: True)
+    problem = device_module.cuda_problem(1)
+    if not words:
+        assert problem is None
+        return
+    assert problem is not None
+    assert "\n" not in problem
+    for each in words:
+        assert each in problem
 
 
 def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:

@@ -140,6 +140,8 @@ def _why_no_cuda() -> tuple[State, str, str | None]:
 def _cuda_of_torch() -> Check | str:
     import torch
 
+    from whisper_api.engine.worker.device import cuda_problem
+
     name = "cuda, for torch"
     if torch.version.cuda is None:
         return Check(name, "missing", "torch is built for the processor only")
@@ -148,6 +150,10 @@ def _cuda_of_torch() -> Check | str:
         return Check(name, state, f"built for CUDA {torch.version.cuda}; {detail}", remedy)
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     listed = ", ".join(f"{device.name} ({device.total_memory / 1e9:.0f} GB)" for device in devices)
+    # Of torch and of CTranslate2, which need each other's libraries.
+    problems = [problem for index in range(len(devices)) if (problem := cuda_problem(index))]
+    if problems:
+        return Check(name, "failed", f"CUDA {torch.version.cuda}: {listed}; {'; '.join(problems)}")
     return f"CUDA {torch.version.cuda}: {listed}"
 
 

@@ -87,7 +87,7 @@ class _Bench:
 
         self.sound = sound
         self.engine = Engine.from_config(config, offline=True)
-        self._worker = GpuWorker("doctor")
+        self._worker = GpuWorker("doctor", scope=self.engine.device.scope)
 
     def job(self, store: ModelStore | None = None) -> JobContext:
         """A context for one stage.

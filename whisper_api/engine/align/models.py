@@ -9,8 +9,10 @@ not. In bfloat16 on a CPU, :mod:`whisper_api.engine.align.wav2vec` runs the netw
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["AlignmentModel", "AlignmentSource", "EmissionInput", "Emissions", "model_id"]
+
+log = logging.getLogger(__name__)
 
 # Number of samples that the convolutions need for one frame.
 MIN_SAMPLES = 400
@@ -100,6 +104,17 @@ class AlignmentModel:
             return [next(batch) if tensor.shape[1] >= MIN_SAMPLES else self._alone(tensor) for tensor in tensors]
         return [self._alone(tensor) for tensor in tensors]
 
+    @property
+    def may_overflow(self) -> bool:
+        """Whether the network computes in float16, whose greatest number is 65504."""
+        import torch
+
+        return self.packed is None and next(self.network.parameters()).dtype == torch.float16
+
+    def in_float32(self) -> AlignmentModel:
+        """A copy of the model in float32. Another lane may run the model meanwhile."""
+        return replace(self, network=copy.deepcopy(self.network).float())
+
     def _alone(self, waveform: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -159,6 +174,17 @@ def _moved(waveform: npt.NDArray[np.float32], like: torch.Tensor) -> torch.Tenso
     return tensor.to(like.device, like.dtype, non_blocking=True)
 
 
+def _fold_weight_norm(network: torch.nn.Module) -> None:
+    """Compute the normalised weights of convolutions once, and in float32; a network with hooks cannot be copied."""
+    from torch.nn.utils import parametrize, remove_weight_norm
+
+    for module in network.modules():
+        if hasattr(module, "weight_g"):
+            remove_weight_norm(module)
+        elif parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+
+
 @dataclass(frozen=True)
 class Emissions:
     """The operation of the alignment model: log probabilities of the requested labels for each segment's frames."""
@@ -176,18 +202,27 @@ class Emissions:
         """
         import torch
 
-        selected = []
         with torch.inference_mode():
-            for item, logits in zip(inputs, self.model.logits([item.samples for item in inputs]), strict=True):
-                emission = torch.log_softmax(logits.float(), dim=-1)
-                # Only the text's labels are copied from the device, since some languages have thousands of labels.
-                columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
-                if item.wildcard:
-                    emission[:, self.model.blank] = -torch.inf
-                    columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
-                selected.append(columns)
-            # Copied after all inputs were launched, because each copy waits for the device.
-            return [columns.cpu().numpy() for columns in selected]
+            found = self._emissions(self.model, inputs)
+            if self.model.may_overflow and any(np.isnan(emission).any() for emission in found):
+                log.info("a batch is aligned again in float32, because its numbers exceed those of float16")
+                found = self._emissions(self.model.in_float32(), inputs)
+        return found
+
+    def _emissions(self, model: AlignmentModel, inputs: Sequence[EmissionInput]) -> list[npt.NDArray[np.float32]]:
+        import torch
+
+        selected = []
+        for item, logits in zip(inputs, model.logits([item.samples for item in inputs]), strict=True):
+            emission = torch.log_softmax(logits.float(), dim=-1)
+            # Only the text's labels are copied from the device, since some languages have thousands of labels.
+            columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
+            if item.wildcard:
+                emission[:, model.blank] = -torch.inf
+                columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
+            selected.append(columns)
+        # Copied after all inputs were launched, because each copy waits for the device.
+        return [columns.cpu().numpy() for columns in selected]
 
 
 @dataclass(frozen=True)
@@ -231,6 +266,8 @@ class AlignmentSource:
         packed = convert(network.eval()) if (self.device, self.dtype) == ("cpu", "bfloat16") else None
         if packed is not None:
             return AlignmentModel(network.to("meta"), dictionary, blank, together=False, packed=packed)
+        if self.dtype != "float32":
+            _fold_weight_norm(network)
         network = network.to(device=self.device, dtype=getattr(torch, self.dtype))
         if self.device != "cpu":
             # The worker's threads use other CUDA streams, which do not wait for this thread's stream.

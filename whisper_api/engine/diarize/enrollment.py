@@ -15,7 +15,7 @@ from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.diarize.pipeline import Diarization, embed_speaker
-from whisper_api.engine.worker.worker import is_out_of_memory
+from whisper_api.engine.worker.device_errors import is_out_of_memory
 from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
 from whisper_api.schema import SAMPLE_RATE
 

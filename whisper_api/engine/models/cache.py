@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from whisper_api.engine.worker import fork
-from whisper_api.engine.worker.worker import is_out_of_memory
+from whisper_api.engine.worker.device_errors import DeviceFault, clear_frames, kind_of
+from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 __all__ = ["ModelCache", "ModelSource", "ResidentModel", "check_load"]
@@ -35,13 +36,13 @@ class ModelSource(Hashable, Protocol[T_co]):
         """Approximate bytes of the loaded model on the device, known before it is loaded."""
 
     def load(self) -> T_co:
-        """Load the model. Called once, in its own thread, without a lock.
+        """Load the model. Called once, in its own thread or in that of a GPU, without a lock.
 
         An implementation that waits for something calls :func:`check_load` often meanwhile.
         """
 
     def unload(self, model: Any) -> None:
-        """Free the device's memory; called after the last lease has ended."""
+        """Free the device's memory; called after the last lease has ended, on a GPU in the thread that loaded."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class ModelCache:
         budget: bytes of device memory for models; None for no limit. To make room for a model, idle models are
             unloaded, the least recently used first. Leased models stay, so leases can exceed the budget.
         clock: monotonic clock, in seconds.
+        thread: loads and unloads all models of a GPU; None to load each in a thread of its own.
+        fault: takes the report that the device is lost. After it, no model is loaded or unloaded.
     """
 
     def __init__(
@@ -89,10 +92,14 @@ class ModelCache:
         keep_alive: float = FOREVER,
         budget: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        thread: DeviceThread | None = None,
+        fault: DeviceFault | None = None,
     ) -> None:
         self._keep_alive = keep_alive
         self._budget = budget
         self._clock = clock
+        self._thread = thread
+        self._fault = fault or DeviceFault()
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
         self._entries: dict[ModelSource[Any], _Entry] = {}
@@ -113,6 +120,7 @@ class ModelCache:
 
         Raises:
             EngineClosed: the cache was closed.
+            DeviceLost: the device has failed.
             ForkedProcess: a parent of this process ran models before the fork.
             Exception: ``source.load`` raised it; every thread that waits for this load gets it. The next lease tries
                 again.
@@ -127,7 +135,8 @@ class ModelCache:
         finally:
             with self._changed:
                 unused = self._end_lease(source, entry)
-            _unload(unused)
+            # A job that ends does not wait for a GPU's thread, which may be loading a model.
+            self._unload(unused, wait=False)
 
     def resident(self) -> list[ResidentModel]:
         """The loaded models."""
@@ -147,7 +156,7 @@ class ModelCache:
         with self._changed:
             idle = [source for source, entry in self._entries.items() if entry.leases == 0]
             evicted = [(source, self._entries.pop(source)) for source in idle]
-        _unload(evicted)
+        self._unload(evicted)
         return bool(evicted)
 
     def close(self) -> None:
@@ -162,8 +171,10 @@ class ModelCache:
         self.evict_idle()
         with self._changed:
             # A process that ends while a native library loads a model may crash.
-            while self._loads:
-                self._changed.wait()
+            while self._loads and not self._fault.reported:
+                self._changed.wait(POLL_SECONDS)
+        if self._thread is not None:
+            self._thread.close(wait=not self._fault.reported)
 
     def check_open(self) -> None:
         """Raise :class:`~whisper_api.errors.EngineClosed` after :meth:`close`."""
@@ -179,6 +190,7 @@ class ModelCache:
     def _acquire(self, source: ModelSource[Any]) -> _Entry:
         size = source.estimated_bytes()
         with self._changed:
+            self._fault.check()
             self.check_open()
             entry = self._entries.get(source)
             if entry is None:
@@ -190,15 +202,18 @@ class ModelCache:
         return entry
 
     def _begin_load(self, source: ModelSource[Any], size: int) -> _Entry:
-        """Start the thread that loads a model. Called with the lock held."""
+        """Let a thread load a model. Called with the lock held."""
         evicted = self._make_room(size)
         entry = self._entries[source] = _Entry(size)
         # The load itself counts as a lease until it succeeds or fails.
         entry.leases = 1
         self._loads.add(entry)
-        thread = threading.Thread(target=self._load, args=(source, entry, evicted), name="load-model", daemon=True)
         try:
-            thread.start()
+            if self._thread is not None:
+                self._thread.submit(lambda: self._load(source, entry, evicted))
+            else:
+                arguments = (source, entry, evicted)
+                threading.Thread(target=self._load, args=arguments, name="load-model", daemon=True).start()
         except BaseException:
             # The system cannot start a thread: undo the changes.
             del self._entries[source]
@@ -231,7 +246,7 @@ class ModelCache:
         begun = self._clock()
         _loading.cache = self
         try:
-            _unload(evicted)
+            self._unload(evicted)
             model = self._loaded(source)
         except BaseException as error:
             self._settle(source, entry, failure=error)
@@ -255,17 +270,23 @@ class ModelCache:
                 if self._entries.get(source) is entry:
                     del self._entries[source]
             unused = self._end_lease(source, entry)
-        _unload(unused)
+        self._unload(unused)
 
     def _loaded(self, source: ModelSource[Any]) -> Any:
         try:
             return source.load()
         except Exception as error:
+            kind = kind_of(error)
+            if kind == "sticky":
+                raise self._fault.report(error) from None
             # The budget does not count the memory of other processes and of running jobs' activations.
-            if not is_out_of_memory(error):
+            if kind != "memory":
                 raise
-            if not self.evict_idle():
-                raise OutOfMemory(f"there is no memory for {source}") from error
+            failure = error
+        # Outside of the handler, whose error holds what was loaded so far.
+        clear_frames(failure)
+        if not self.evict_idle():
+            raise OutOfMemory(f"there is no memory for {source}") from failure
         return self._loaded(source)
 
     def _end_lease(self, source: ModelSource[Any], entry: _Entry) -> _Evicted:
@@ -292,7 +313,30 @@ class ModelCache:
             if entry.leases > 0 or self._entries.get(source) is not entry:
                 return
             del self._entries[source]
-        _unload([(source, entry)])
+        self._unload([(source, entry)])
+
+    def _unload(self, evicted: _Evicted, *, wait: bool = True) -> None:
+        """Unload models that are no longer in the cache.
+
+        Args:
+            evicted: the models.
+            wait: whether to wait for a GPU's thread.
+        """
+        if not evicted or fork.inherited():
+            return
+        if self._fault.reported:
+            # A destructor that finds its CUDA context dead ends the process, before its jobs are back in the queue.
+            for _, entry in evicted:
+                if entry.loading.done() and entry.loading.exception() is None:
+                    fork.keep_for_ever(entry.loading.result())
+        elif self._thread is None:
+            _unload(evicted)
+        elif wait:
+            self._thread.run(lambda: _unload(evicted))
+        else:
+            self._thread.submit(lambda: _unload(evicted))
+            if self._closed:
+                self._thread.close(wait=False)
 
 
 def check_load() -> None:
@@ -314,8 +358,6 @@ _loading = threading.local()
 
 def _unload(evicted: _Evicted) -> None:
     """Unload models. Errors are only logged: they must not fail the job whose lease triggered the unloading."""
-    if fork.inherited():
-        return
     for source, entry in evicted:
         if entry.timer is not None:
             entry.timer.cancel()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whisper_api.errors import ModelCorrupt
 
-__all__ = ["read_weights"]
+__all__ = ["read_shapes", "read_weights"]
 
 _OLDEST_VERSION = 4
 _BFLOAT16 = 5
@@ -46,6 +46,22 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         for name, value in variables.items()
         if not name.endswith("weight_scale")
     }
+
+
+def read_shapes(path: Path) -> dict[str, NDArray[Any]]:
+    """The variables of a ``model.bin`` as in :func:`read_weights`, with zeros instead of the values of arrays.
+
+    Args:
+        path: the file, of which only the names, shapes and single numbers are read.
+
+    Raises:
+        ModelCorrupt: the file is not a CTranslate2 model, or is truncated.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _ShapeReader(data).variables()
+    except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read as a CTranslate2 model: {error}") from error
 
 
 class _Reader:
@@ -89,6 +105,18 @@ class _Reader:
             raise ValueError("the file is truncated")
         self._at += size
         return content
+
+
+class _ShapeReader(_Reader):
+    def _array(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        if not shape:
+            return super()._array(shape)
+        self._number("B")
+        size = self._number("I")
+        if self._at + size > len(self._data):
+            raise ValueError("the file is truncated")
+        self._at += size
+        return np.broadcast_to(np.float32(0), shape)
 
 
 def _dequantized(value: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:

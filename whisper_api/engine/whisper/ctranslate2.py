@@ -6,16 +6,21 @@ operations with the same prompt length are equal.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import functools
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.whisper.batch_memory import decode_row_bytes, encode_row_bytes, lane_bytes
+from whisper_api.engine.whisper.ct2_file import read_shapes
 from whisper_api.engine.whisper.model import (
     BEST_OF,
+    MAX_FRAMES,
     Attention,
     DecodedTokens,
     DecodeSettings,
@@ -23,16 +28,23 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
+from whisper_api.engine.worker.device import release_cached_memory
+from whisper_api.engine.worker.device_errors import clear_frames, kind_of
 from whisper_api.errors import ModelCorrupt
+
+if TYPE_CHECKING:
+    from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
+    from whisper_api.engine.worker.worker import BatchOperation
 
 __all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
 
-# A short window, so that a measurement of all batch sizes takes seconds.
-PROBE_FRAMES = 500
+log = logging.getLogger(__name__)
+
 # To share a batch, a window is padded to at most this multiple of its length.
 MOST_PADDING = 2
 
 Floats = NDArray[np.float32]
+V = TypeVar("V")
 
 # CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
 # first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
@@ -50,6 +62,8 @@ class Ct2Whisper(Whisper):
         threads: number of CPU threads of one call.
         lanes: number of simultaneous calls.
         offline: whether downloads are forbidden.
+        free_memory: returns the free bytes of the device, or None when they are unknown. Called once, after the model
+            was loaded: batches take at most their share of it.
 
     Raises:
         ModelCorrupt: the files do not belong to a Whisper model.
@@ -65,6 +79,7 @@ class Ct2Whisper(Whisper):
         threads: int,
         lanes: int = 1,
         offline: bool = False,
+        free_memory: Callable[[], int | None] = lambda: None,
     ) -> None:
         import ctranslate2
 
@@ -79,17 +94,39 @@ class Ct2Whisper(Whisper):
                 intra_threads=threads,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            if "CUDA" in str(error) or "memory" in str(error).lower():
+            if kind_of(error) != "other" or any(word in str(error).lower() for word in ("cuda", "cublas", "cudnn")):
                 raise
             raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
+        # What torch keeps for later is free as well.
+        release_cached_memory()
+        free = free_memory()
+        self._lane_bytes = None if free is None else lane_bytes(free, lanes)
+        self._number_bytes = 4 if compute_type in ("float32", "int8_float32") else 2
+        self._directory = directory
+        # Names this model in what the worker learns; another model may get the id() of this one later.
+        self.key = object()
         multilingual = bool(self.ct2.is_multilingual)
         super().__init__(directory, int(self.ct2.n_mels), multilingual=multilingual, offline=offline)
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
-        return Ct2EncodeAndDetect(self, min(max_items, MOST_WINDOWS), max_cost, frames)
+        return Ct2EncodeAndDetect(self, self._rows(max_items, encode_row_bytes, frames), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        return Ct2Decode(self, min(max_items, MOST_WINDOWS), max_cost, settings)
+        return Ct2Decode(self, self._rows(max_items, decode_row_bytes, settings), max_cost, settings)
+
+    def _rows(self, most: int, row_bytes: Callable[[Shape, V, int], int], settings: V) -> int:
+        """The number of windows in a batch: at most ``most``, and as many as one lane's memory holds."""
+        rows = min(most, MOST_WINDOWS)
+        if self._lane_bytes is None:
+            return rows
+        return max(1, min(rows, self._lane_bytes // row_bytes(self.shape, settings, self._number_bytes)))
+
+    @functools.cached_property
+    def shape(self) -> Shape:
+        """The model's dimensions."""
+        from whisper_api.engine.whisper.onnx.whisper_graphs import shape_of
+
+        return shape_of(read_shapes(self._directory / "model.bin"))
 
     def unload(self) -> None:
         self.ct2.unload_model()
@@ -136,7 +173,7 @@ class Ct2EncodeAndDetect(_Ct2Operation):
     @property
     def memory_key(self) -> Hashable:
         """As in :class:`BatchOperation`."""
-        return ("encode_and_detect", id(self.whisper), self.frames)
+        return ("encode_and_detect", self.whisper.key, self.frames)
 
     def run(self, inputs: Sequence[Floats]) -> list[tuple[NDArray[Any], dict[str, float]]]:
         """Samples to the encoder's output and the probability of each language."""
@@ -165,7 +202,9 @@ class Ct2Decode(_Ct2Operation):
     @property
     def memory_key(self) -> Hashable:
         """As in :class:`BatchOperation`."""
-        return ("decode", id(self.whisper), self.settings.frames)
+        settings = self.settings
+        beams = settings.beam_size if settings.temperature == 0 else BEST_OF
+        return ("decode", self.whisper.key, settings.frames, beams)
 
     def merged(self, other: object) -> Ct2Decode | None:
         """The operation that decodes the windows of both, with shorter windows padded to the longer length."""
@@ -174,7 +213,8 @@ class Ct2Decode(_Ct2Operation):
         longer, shorter = sorted((self, other), key=lambda each: each.settings.frames, reverse=True)
         if longer.settings.frames > MOST_PADDING * shorter.settings.frames:
             return None
-        same = replace(shorter, settings=replace(shorter.settings, frames=longer.settings.frames))
+        settings = replace(shorter.settings, frames=longer.settings.frames)
+        same = replace(shorter, settings=settings, max_items=longer.max_items)
         return longer if same == longer else None
 
     def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
@@ -230,13 +270,20 @@ class Ct2Decode(_Ct2Operation):
         start = settings.align_from or settings.logprobs_from
         if start is None or not any(texts):
             return [None] * len(texts)
-        results = self.whisper.ct2.align(
-            encoder_output,
-            list(start),
-            [list(tokens) for tokens in texts],
-            [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
-            median_filter_width=self.median_filter_width,
-        )
+        try:
+            results = self.whisper.ct2.align(
+                encoder_output,
+                list(start),
+                [list(tokens) for tokens in texts],
+                [max(2, min(row.speech_frames, settings.frames)) for row in inputs],
+                median_filter_width=self.median_filter_width,
+            )
+        except RuntimeError as error:
+            # The model names no heads for alignment, or CTranslate2 cannot run it on this GPU: the text is there.
+            if kind_of(error) != "other":
+                raise
+            log.warning("Whisper's cross-attention cannot be had: %s", error)
+            return [None] * len(texts)
         return [
             Attention(
                 np.array([pair[0] for pair in result.alignments], np.int64),
@@ -254,10 +301,12 @@ class Ct2Probe:
     Attributes:
         whisper: the model.
         beam_size: number of beams.
+        frames: length of a window, 100 a second.
     """
 
     whisper: Whisper
     beam_size: int
+    frames: int = MAX_FRAMES
 
     max_items: ClassVar[int] = 1
     max_cost: ClassVar[float] = float("inf")
@@ -267,23 +316,38 @@ class Ct2Probe:
         """As in :class:`BatchOperation`."""
         return ("probe", id(self.whisper))
 
-    def run(self, inputs: Sequence[int]) -> list[None]:
-        """Run a batch of each of these sizes."""
+    def decode(self, size: int) -> BatchOperation:
+        """The operation for a batch of so many windows; its ``max_items`` is lower when memory does not hold them."""
+        # Without an end of text, each window is decoded to the token cap.
+        suppress = (*self.whisper.non_speech_tokens, self.whisper.end_of_text)
+        settings = DecodeSettings(self.frames, len(self._prompt()), self.beam_size, 0.0, suppress)
+        return self.whisper.decode(settings, size, float("inf"))
+
+    def run(self, inputs: Sequence[int]) -> list[bool]:
+        """Run a batch of each of these sizes, and return whether it fitted into memory.
+
+        A batch that does not fit is no error, so that the worker unloads no model for it.
+        """
+        return [self._fits(size) for size in inputs]
+
+    def _fits(self, size: int) -> bool:
+        noise = np.random.default_rng(0).normal(0, 0.1, self.frames * 160).astype(np.float32)
+        try:
+            self.decode(size).run([Row(noise, self._prompt(), self.frames)] * size)
+        except Exception as error:
+            if kind_of(error) != "memory":
+                raise
+            failure = error
+        else:
+            return True
+        # Outside of the handler, whose error holds the batch.
+        clear_frames(failure)
+        release_cached_memory()
+        return False
+
+    def _prompt(self) -> tuple[int, ...]:
         tokenizer = self.whisper.tokenizer("en")
-        prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
-        settings = DecodeSettings(
-            PROBE_FRAMES,
-            prompt_length=len(prompt),
-            beam_size=self.beam_size,
-            temperature=0.0,
-            # Without an end of text, each window is decoded to the token cap.
-            suppress=(*self.whisper.non_speech_tokens, self.whisper.end_of_text),
-        )
-        noise = np.random.default_rng(0).normal(0, 0.1, PROBE_FRAMES * 160).astype(np.float32)
-        operation = self.whisper.decode(settings, 1, float("inf"))
-        for size in inputs:
-            operation.run([Row(noise, prompt, PROBE_FRAMES)] * size)
-        return [None] * len(inputs)
+        return (*tokenizer.sot_sequence, tokenizer.no_timestamps)
 
 
 def _to_numpy(view: Any) -> NDArray[Any]:

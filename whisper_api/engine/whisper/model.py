@@ -83,8 +83,8 @@ class DecodedTokens:
         avg_logprob: mean log probability per token, including the end of text.
         no_speech_prob: probability that the window contains no speech.
         capped: whether the token cap ended the text.
-        attention: times of the tokens; None unless the settings request them.
-        logprobs: natural logarithm of each token's probability; empty unless the settings request them. On a CPU, the
+        attention: times of the tokens; None unless the settings request them and the model can give them.
+        logprobs: natural logarithm of each token's probability; empty as for ``attention``. On a CPU, the
             search computes them, given the prompt and among the allowed tokens. CTranslate2 does not return them, so on
             a GPU the text is fed once more, without the prompt, and the probabilities are among all text tokens.
     """

@@ -43,6 +43,9 @@ class Recognizer:
         batching: the size of batches on this device.
         speech: the spans in which somebody speaks, in order; empty if that is not known.
         doubtful: whether the windows may hold no voice at all; then text that stays doubtful is left out.
+
+    Attributes:
+        untimed: number of segments of the last :meth:`transcribe` that lack the word times it was to give.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Recognizer:
         self._model_name = model_name
         self.audio = audio
         self.batching = batching
+        self.untimed = 0
         self._doubtful = doubtful
         self._windows = [
             Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
@@ -145,11 +149,13 @@ class Recognizer:
         lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
         decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
         done, number, doubtful, textless = 0.0, 0, 0, 0.0
+        self.untimed = 0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
             before = number
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
+                self.untimed = decoder.untimed
                 if segment is not None and not (self._doubtful and segment.flags):
                     yield segment
                     number += 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.worker.device import Device
 
-__all__ = ["WhisperSource", "translates"]
+__all__ = ["WhisperSource"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,8 @@ class WhisperSource:
             threads=self.threads,
             lanes=self.lanes,
             offline=self.offline,
+            free_memory=Device("cuda", self.device_index).free_memory,
         )
 
     def unload(self, model: Whisper) -> None:
         model.unload()
-
-
-def translates(model: str) -> bool:
-    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
-    return "turbo" not in model and not model.startswith("distil")

@@ -22,7 +22,7 @@ from whisper_api.engine.whisper.model import (
 )
 from whisper_api.engine.whisper.tokens import token_logprobs
 from whisper_api.engine.whisper.word_times import words_of
-from whisper_api.schema import SAMPLE_RATE, Segment
+from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
@@ -145,6 +145,9 @@ class WindowDecoder:
         batching: the size of batches on this device.
         language: code of the spoken language.
         lead: seconds by which the model's cross-attention runs ahead of the voice; None for no word times.
+
+    Attributes:
+        untimed: number of segments whose words should have times, and have none because the model gives no attention.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class WindowDecoder:
         self._audio = audio
         self._batching = batching
         self._lead = lead
+        self.untimed = 0
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
@@ -270,6 +274,13 @@ class WindowDecoder:
             words = tuple(
                 words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._lead)
             )
+        elif self._lead is not None and decoded.tokens:
+            self.untimed += 1
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if decoded.logprobs:
+            logprobs = token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
+        elif self._logprobs_from is not None and decoded.tokens:
+            self._ctx.warn("some text has no log probabilities, because of an error, which is in the log")
         return Segment(
             id=number,
             start=round(start, 3),
@@ -283,9 +294,7 @@ class WindowDecoder:
             flags=attempt.flags,
             seek=round(start * FRAMES_PER_SECOND),
             tokens=decoded.tokens,
-            logprobs=token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
-            if self._logprobs_from is not None
-            else (),
+            logprobs=logprobs,
         )
 
 

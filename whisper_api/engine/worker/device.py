@@ -26,6 +26,7 @@ __all__ = [
     "has_bfloat16",
     "limit_torch_threads",
     "physical_cores",
+    "release_cached_memory",
     "threads_and_lanes",
     "visible_devices",
 ]
@@ -78,16 +79,30 @@ class Device:
         """The context of a thread that runs models: makes this the current device and gives torch its own stream.
 
         Kernels on torch's default stream would wait for all of CTranslate2's streams, and those streams for the
-        kernels.
+        kernels. What is computed in float32 is meant to be: without this, torch's convolutions and LSTMs round to
+        TF32, and diarization may find other speakers. torch keeps this setting for the whole process.
         """
         if self.kind == "cpu":
             yield
             return
         import torch
 
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.cuda.set_device(self.index)
         with torch.cuda.stream(torch.cuda.Stream(self.index)):  # type: ignore[no-untyped-call]
             yield
+
+    def check(self) -> None:
+        """Wait for the device's work, and raise the error of its context.
+
+        Raises:
+            RuntimeError: the context is dead, or an earlier kernel has failed.
+        """
+        if self.kind == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.index)
 
     def free_memory(self) -> int | None:
         """Bytes of free memory on the device, which other processes may use too; None when unknown."""
@@ -125,11 +140,13 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
             raise InvalidOption("device", f"{name!r} is not a device; use auto, cpu, cuda, cuda:<index> or cuda:all")
         index = 0 if suffix == "all" else int(suffix)
     count = int(ctranslate2.get_cuda_device_count())
-    problem = cuda_problem() if count and kind in ("auto", "cuda") else None
     if kind == "auto":
-        if problem:
+        for each in range(count):
+            problem = cuda_problem(each)
+            if problem is None:
+                return Device("cuda", each)
             log.warning("this machine has a GPU, but %s", problem)
-        kind = "cuda" if count > 0 and not problem else "cpu"
+        kind = "cpu"
     if kind == "cpu":
         return Device("cpu")
     if kind != "cuda":
@@ -137,13 +154,14 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
     if index < 0 or index >= count:
         found = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
         raise DeviceUnavailable(f"device cuda:{index} was asked for, but this machine has {found}")
+    problem = cuda_problem(index)
     if problem:
         raise DeviceUnavailable(f"device cuda:{index} was asked for, but {problem}")
     return Device("cuda", index)
 
 
 def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
-    """The devices of a name: every GPU for ``cuda:all``, else the one of :func:`choose_device`.
+    """The devices of a name: every GPU that can be used for ``cuda:all``, else the one of :func:`choose_device`.
 
     Args:
         name: as for :func:`choose_device`.
@@ -153,29 +171,41 @@ def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
         DeviceUnavailable: this machine has no such device, or cannot use it.
         InvalidOption: the name is not a device name.
     """
-    device = choose_device(name, index)
-    return visible_devices() if name == "cuda:all" else (device,)
+    if name != "cuda:all" or visible_devices()[0].kind == "cpu":
+        return (choose_device(name, index),)
+    problems = {device: cuda_problem(device.index) for device in visible_devices()}
+    usable = tuple(device for device, problem in problems.items() if problem is None)
+    for device, problem in problems.items():
+        if problem and usable:
+            log.warning("%s is not used: %s", device.torch_name, problem)
+    # Where none can be used, the error is that of the first.
+    return usable or (choose_device("cuda", 0),)
 
 
 CUBLAS = "libcublas.so.12"
 
 
-def cuda_problem() -> str | None:
-    """The reason that models cannot run on this machine's GPU; None when they can.
+def cuda_problem(index: int = 0) -> str | None:
+    """The reason why models cannot run on a GPU of this machine; None when they can.
 
     Loads cuBLAS, which CTranslate2 opens by its name at the first matrix product. The dynamic loader does not search
-    the directory of the PyPI package's cuBLAS, but finds a library that is already loaded.
+    the directory of the PyPI package's cuBLAS, but finds a library that is already loaded. Then runs a kernel of each
+    library.
     """
     import torch
 
-    if not torch.cuda.is_available():
+    from whisper_api.engine.worker.smoke_kernels import kernel_problem
+
+    if torch.version.cuda is None:
         return f"torch {torch.__version__} cannot use the GPU; install a build of torch for CUDA 12"
+    if not torch.cuda.is_available():
+        return f"torch's CUDA {torch.version.cuda} cannot use the GPU; update the NVIDIA driver"
     if sys.platform.startswith("linux") and not _opens(CUBLAS):
         package = importlib.util.find_spec("nvidia")
         folders = (package.submodule_search_locations or ()) if package else ()
         if not any(_opens(str(Path(folder) / "cublas" / "lib" / CUBLAS)) for folder in folders):
             return f"{CUBLAS} cannot be opened; `pip install nvidia-cublas-cu12` brings it"
-    return None
+    return kernel_problem(index)
 
 
 def _opens(library: str) -> bool:
@@ -280,6 +310,13 @@ def limit_torch_threads() -> None:
     threads = threads_and_lanes(Device("cpu")).threads
     if torch.get_num_threads() > threads:
         torch.set_num_threads(threads)
+
+
+def release_cached_memory() -> None:
+    """Return memory that torch keeps for later to the devices, so that other libraries can have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _cgroup_cpus() -> int | None:

@@ -15,24 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from whisper_api.engine.worker import fork
+from whisper_api.engine.worker.batch_size import BatchLimits
+from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
+from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
 from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
-from whisper_api.errors import EngineClosed, OutOfMemory
+from whisper_api.errors import DeviceLost, EngineClosed, OutOfMemory
 
-__all__ = ["Again", "BatchOperation", "GpuWorker", "is_out_of_memory"]
+__all__ = ["Again", "BatchOperation", "GpuWorker"]
 
 log = logging.getLogger(__name__)
 
-
-# Texts of CUDA and torch, CTranslate2 and ONNX Runtime, cuBLAS and cuDNN, torch on a CPU, and Windows.
-_MEMORY_ERRORS = (
-    "out of memory",
-    "failed to allocate",
-    "bad_alloc",
-    "_alloc_failed",
-    "allocation_failed",
-    "can't allocate memory",
-    "not enough memory",
-)
+# Runs of a batch that does not fit into memory before it is halved. After an allocation has failed, CTranslate2 may
+# report the same error again at the next call, once in each lane of a GPU, and only the last run decides.
+ATTEMPTS = 1 + GPU_LANES
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,9 +56,12 @@ class GpuWorker:
             whether it freed any; if so, the item is tried once more.
         lanes: number of batches that may run at once.
         scope: makes the context in which each thread runs: :meth:`Device.scope`.
+        probe: raises the device's own error after an operation failed: :meth:`Device.check`.
+        fault: takes the report that the device is lost, and ends all work when another worker reports it.
 
     Attributes:
         lanes: number of batches that may run at once.
+        fault: as the argument.
     """
 
     def __init__(
@@ -72,13 +70,16 @@ class GpuWorker:
         on_out_of_memory: Callable[[], bool] = lambda: False,
         lanes: int = 1,
         scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+        probe: Callable[[], None] = lambda: None,
+        fault: DeviceFault | None = None,
     ) -> None:
         self._name = name
         self._on_out_of_memory = on_out_of_memory
         self._scope = scope
+        self._probe = probe
         self.lanes = max(1, lanes)
-        # Batch sizes that fit into memory, learned from out-of-memory errors, by the operation's memory_key.
-        self._limits: dict[Hashable, int] = {}
+        self.fault = fault or DeviceFault()
+        self._limits = BatchLimits()
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
         self._queue = FairQueue()
@@ -87,6 +88,7 @@ class GpuWorker:
         self._awaited: set[object] | None = None
         self._closed = False
         self._threads: list[threading.Thread] = []
+        self.fault.on_report(self._end_lost)
 
     def submit(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
@@ -105,10 +107,12 @@ class GpuWorker:
 
         Raises:
             EngineClosed: the worker was closed.
+            DeviceLost: the device has failed.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         fork.use_models()
         with self._changed:
+            self.fault.check()
             if self._closed:
                 raise EngineClosed("the engine is closed")
             self._start_threads()
@@ -160,22 +164,29 @@ class GpuWorker:
             self._changed.notify_all()
         for item in waiting:
             if item.started or item.future.set_running_or_notify_cancel():
-                _fail(item.future, _closed_while_running())
-        if threading.current_thread() not in threads:
+                _fail(item.future, self._end_of_work())
+        # A lane that waits for a lost device may never end.
+        if threading.current_thread() not in threads and not self.fault.reported:
             for thread in threads:
                 thread.join()
 
     def item_limit(self, operation: BatchOperation) -> int:
         """The largest batch of an operation: its ``max_items``, lowered after it ran out of memory."""
-        learned = self._limits.get(operation.memory_key, operation.max_items)
-        return max(1, min(operation.max_items, learned))
+        return self._limits.limit(operation)
 
-    def _lower_limit(self, operation: BatchOperation, limit: int) -> int:
-        """Lower an operation's limit and return it. Two lanes that run out of memory at once lower it once."""
+    def _end_lost(self) -> None:
+        """Fail all items, the running ones too, when the device is lost."""
         with self._changed:
-            limit = max(1, min(limit, self._limits.get(operation.memory_key, limit)))
-            self._limits[operation.memory_key] = limit
-        return limit
+            self._closed = True
+            items = [item for batch in self._running.values() for item in batch.items]
+            items += self._queue.clear()
+            self._changed.notify_all()
+        for item in items:
+            if item.started or item.future.set_running_or_notify_cancel():
+                _fail(item.future, self.fault.error())
+
+    def _end_of_work(self) -> EngineClosed | DeviceLost:
+        return self.fault.error() if self.fault.reported else EngineClosed("the engine was closed while this job ran")
 
     def _start_threads(self) -> None:
         """Start the missing lanes. Called with the lock held.
@@ -212,7 +223,7 @@ class GpuWorker:
                 self._run(batch.operation, batch.items)
             except BaseException:
                 for item in batch.items:
-                    _fail(item.future, _closed_while_running())
+                    _fail(item.future, self._end_of_work())
                 raise
             finally:
                 with self._changed:
@@ -269,15 +280,53 @@ class GpuWorker:
             for start in range(0, len(items), limit):
                 self._run(operation, items[start : start + limit])
             return
+        kind: ErrorKind = "other"
+        for _ in range(ATTEMPTS):
+            results, error = self._attempt(operation, items)
+            if error is None:
+                self._limits.succeeded(operation, len(items))
+                for item, result in zip(items, results, strict=True):
+                    self._finish(operation, item, result)
+                return
+            kind = self._kind(error)
+            if kind != "memory":
+                break
+            log.warning(
+                "out of memory with %d items of %s: %s", len(items), type(operation).__name__, first_line(error)
+            )
+            release_cached_memory()
+        assert error is not None
+        self._recover(operation, items, error, kind)
+
+    def _attempt(
+        self, operation: BatchOperation, items: Sequence[WorkItem]
+    ) -> tuple[Sequence[Any], BaseException | None]:
+        """Run a batch. Returns its results, or the error, whose frames hold nothing any more."""
+        failure: BaseException
         try:
             results = operation.run([item.input for item in items])
             if len(results) != len(items):
                 raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(items)} inputs")
         except BaseException as error:
-            self._recover(operation, items, error)
-            return
-        for item, result in zip(items, results, strict=True):
-            self._finish(operation, item, result)
+            failure = error
+        else:
+            return results, None
+        # Outside of the handler, so that neither the interpreter nor a frame holds the tensors of the failed batch.
+        clear_frames(failure)
+        # Without this method's own frame, which holds the error.
+        return (), failure.with_traceback(failure.__traceback__ and failure.__traceback__.tb_next)
+
+    def _kind(self, error: BaseException) -> ErrorKind:
+        """What an error means. The device itself is asked, because an error may only follow from an earlier one."""
+        kind = kind_of(error)
+        if kind != "sticky":
+            try:
+                self._probe()
+            except Exception as own:
+                if kind_of(own) == "sticky":
+                    error.__cause__ = own
+                    return "sticky"
+        return kind
 
     def _finish(self, operation: BatchOperation, item: WorkItem, result: Any) -> None:
         if isinstance(result, Again):
@@ -293,17 +342,20 @@ class GpuWorker:
                 self._queue.put_back(item, done)
                 self._changed.notify()
                 return
-        _fail(item.future, _closed_while_running() if closed else CancelledError())
+        _fail(item.future, self._end_of_work() if closed else CancelledError())
 
-    def _recover(self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException) -> None:
-        if is_out_of_memory(error):
-            if len(items) > 1:
-                limit = self._lower_limit(operation, len(items) // 2)
-                log.warning("out of memory with %d items of %s: new limit %d", len(items), operation, limit)
-                _release_cached_memory()
-                self._run(operation, items)
-            else:
-                self._recover_alone(operation, items[0], error)
+    def _recover(
+        self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException, kind: ErrorKind
+    ) -> None:
+        if kind == "sticky":
+            for item in items:
+                _fail(item.future, self.fault.report(error))
+        elif kind == "memory" and len(items) > 1:
+            limit = self._limits.lower(operation, len(items))
+            log.warning("batches of %s now have at most %d items", type(operation).__name__, limit)
+            self._run(operation, items)
+        elif kind == "memory":
+            self._recover_alone(operation, items[0], error)
         elif len(items) > 1 and isinstance(error, Exception):
             # One input may be at fault: run each item alone, so that only that item fails.
             for item in items:
@@ -314,47 +366,24 @@ class GpuWorker:
 
     def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
         """Retry an item that does not fit into memory: first after freeing memory, then without parallel batches."""
+        kind: ErrorKind = "memory"
         if self._on_out_of_memory():
-            _release_cached_memory()
-            try:
-                (result,) = operation.run([item.input])
-            except BaseException as second:
-                error = second
-            else:
-                self._finish(operation, item, result)
+            release_cached_memory()
+            results, second = self._attempt(operation, [item])
+            if second is None:
+                self._finish(operation, item, results[0])
                 return
-        if is_out_of_memory(error):
-            if self.lanes > 1 and not item.alone:
-                item.alone = True
-                self._put_back(item)
-                return
-            failure = OutOfMemory(f"one work item of {type(operation).__name__} does not fit into memory")
+            error, kind = second, self._kind(second)
+        if kind != "memory":
+            self._recover(operation, [item], error, kind)
+        elif self.lanes > 1 and not item.alone:
+            item.alone = True
+            self._put_back(item)
+        else:
+            name, text = type(operation).__name__, first_line(error)
+            failure = OutOfMemory(f"one work item of {name} does not fit into memory: {text}")
             failure.__cause__ = error
-            error = failure
-        _fail(item.future, error)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, CTranslate2, ONNX Runtime or Python reports that memory ran out."""
-    if isinstance(error, MemoryError):
-        return True
-    # Errors of ONNX Runtime do not derive from RuntimeError.
-    if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
-        return False
-    text = str(error).lower()
-    return any(words in text for words in _MEMORY_ERRORS)
-
-
-def _release_cached_memory() -> None:
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _closed_while_running() -> EngineClosed:
-    return EngineClosed("the engine was closed while this job ran")
+            _fail(item.future, failure)
 
 
 def _settle(future: Future[Any], result: Any) -> None:

@@ -49,7 +49,8 @@ async def readyz(request: Request) -> Response:
     """Check that the server runs jobs, and list the models that are still being loaded.
 
     Raises:
-        Problem: 503 with the state as its code: starting, stalled, draining, disk_full or failed.
+        Problem: 503 with the state as its code: starting, stalled, draining, disk_full, device_lost or
+        failed.
     """
     state = state_of(request)
     health = await blocking(state.reads, state.service.health)
@@ -67,6 +68,7 @@ READYZ = Operation(
         Problem(503, "starting", "The server starts and loads models"),
         Problem(503, "stalled", "A running job makes no progress"),
         Problem(503, "disk_full", "The disk that holds the job database is full"),
+        Problem(503, "device_lost", "The GPU has failed: the process ends, and its supervisor starts it anew"),
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),
     open=True,

@@ -243,6 +243,6 @@ def test_batch_sizes_are_measured_with_windows_that_run_to_the_cap(
         return results
 
     monkeypatch.setattr(Ct2Decode, "run", watched)
-    assert Ct2Probe(peer, 1).run([1, 2]) == [None, None]
+    assert Ct2Probe(peer, 1, frames=500).run([1, 2]) == [True, True]
     assert len(found) == 3
     assert all(each.capped for each in found)

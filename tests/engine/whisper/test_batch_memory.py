@@ -1,0 +1,119 @@
+"""Batches are bounded by the bytes of their rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisper_api.engine.whisper.batch_memory import decode_row_bytes, encode_row_bytes, lane_bytes
+from whisper_api.engine.whisper.ct2_file import read_shapes, read_weights
+from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2EncodeAndDetect, Ct2Whisper
+from whisper_api.engine.whisper.model import DecodeSettings
+from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, shape_of
+from whisper_api.errors import ModelCorrupt
+
+MB = 1_000_000
+LARGE = Shape(128, 1280, 20, 32, 32, 1500, 448, 51_866)
+TURBO = replace(LARGE, decoder_layers=4)
+WINDOW = DecodeSettings(3000, 4, 5, 0.0, ())
+
+
+def test_a_row_of_large_v3_takes_what_its_tensors_take() -> None:
+    # Keys and values of the cross-attention alone: 2 * 32 layers * 1500 positions * 1280 numbers of 2 bytes.
+    cross = 2 * 32 * 1500 * 1280 * 2
+    assert round(cross / MB) == 246
+    assert cross < decode_row_bytes(LARGE, replace(WINDOW, beam_size=1), 2) < 340 * MB
+    assert 340 * MB < decode_row_bytes(LARGE, WINDOW, 2) < 460 * MB
+    # What turbo's decoder keeps is less than the encoder's workspace, most of which are attention weights.
+    assert 2 * 20 * 1500**2 * 2 < encode_row_bytes(TURBO, 3000, 2) < 300 * MB
+    assert decode_row_bytes(TURBO, WINDOW, 2) < decode_row_bytes(LARGE, WINDOW, 2)
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        replace(WINDOW, frames=1500),
+        replace(WINDOW, beam_size=1),
+        replace(WINDOW, encoded=True, frames=2999),
+        replace(WINDOW, prompt_length=3),
+    ],
+)
+def test_shorter_windows_and_fewer_beams_take_less(less: DecodeSettings) -> None:
+    assert decode_row_bytes(LARGE, less, 2) < decode_row_bytes(LARGE, replace(WINDOW, prompt_length=100), 2)
+    # Sampling draws as many texts as the widest beam search has beams.
+    assert decode_row_bytes(LARGE, replace(less, temperature=0.2), 2) >= decode_row_bytes(LARGE, less, 2)
+    assert decode_row_bytes(LARGE, less, 4) > 1.9 * decode_row_bytes(LARGE, less, 2) - 10 * MB
+
+
+@pytest.mark.parametrize("free", [2 << 30, 8 << 30, 24 << 30, 140 << 30])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_all_lanes_together_leave_room_for_the_other_models(free: int, lanes: int) -> None:
+    batches = lanes * lane_bytes(free, lanes)
+    assert batches < free - min(3 << 30, free // 4)
+    assert batches > free // 2
+
+
+@pytest.mark.models
+def test_the_dimensions_of_a_model_are_read_without_its_weights(tiny_en_model_dir: Path, tmp_path: Path) -> None:
+    path = tiny_en_model_dir / "model.bin"
+    shapes, weights = read_shapes(path), read_weights(path)
+    assert shape_of(shapes) == shape_of(weights)
+    assert sum(value.strides == (0,) * value.ndim for value in shapes.values()) > 100
+    (tmp_path / "cut.bin").write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelCorrupt, match="truncated"):
+        read_shapes(tmp_path / "cut.bin")
+
+
+def whisper_with(directory: Path, free: int | None) -> Ct2Whisper:
+    return Ct2Whisper(
+        directory,
+        device="cpu",
+        device_index=0,
+        compute_type="int8",
+        threads=1,
+        lanes=2,
+        offline=True,
+        free_memory=lambda: free,
+    )
+
+
+@pytest.mark.models
+def test_the_batches_of_a_model_fit_the_memory_that_is_left(tiny_en_model_dir: Path) -> None:
+    small = whisper_with(tiny_en_model_dir, 500 << 20)
+    unknown = whisper_with(tiny_en_model_dir, None)
+    assert unknown.decode(WINDOW, 64, 60.0).max_items == 64
+    assert unknown.decode(WINDOW, 1000, 60.0).max_items == 95
+    limits = [small.decode(replace(WINDOW, frames=frames), 64, 60.0).max_items for frames in (3000, 2000, 1000, 500)]
+    assert limits == sorted(limits)
+    assert 1 <= limits[0] < limits[-1] <= 64
+    row = decode_row_bytes(small.shape, WINDOW, 2)
+    assert 2 * limits[0] * row <= 500 << 20
+    assert small.encode_and_detect(3000, 64, 60.0).max_items < 64
+    assert whisper_with(tiny_en_model_dir, 1).decode(WINDOW, 64, 60.0).max_items == 1
+
+    long, short = (small.decode(replace(WINDOW, frames=frames), 64, 60.0) for frames in (1500, 1000))
+    assert isinstance(long, Ct2Decode)
+    assert isinstance(short, Ct2Decode)
+    # They share a batch, with the bound of the longer windows.
+    assert short.max_items > long.max_items
+    assert long.merged(short) == long
+    assert short.merged(long) == long
+    assert long.merged(replace(short, settings=replace(short.settings, beam_size=1))) is None
+
+
+@pytest.mark.models
+def test_what_is_learned_of_memory_is_that_of_a_model_of_a_length_and_of_beams(tiny_en_model_dir: Path) -> None:
+    first, second = (whisper_with(tiny_en_model_dir, None) for _ in range(2))
+    variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1)]
+    operations: list[Any] = [model.decode(each, 4, 60.0) for model in (first, second) for each in variants]
+    operations += [model.encode_and_detect(frames, 4, 60.0) for model in (first, second) for frames in (1000, 3000)]
+    assert len({operation.memory_key for operation in operations}) == len(operations)
+    assert isinstance(operations[-1], Ct2EncodeAndDetect)
+    # What changes the text and not the memory shares what was learned.
+    other = first.decode(replace(WINDOW, suppress=(1, 2)), 4, 60.0)
+    assert other.memory_key == operations[0].memory_key
+    assert np.isfinite(first.shape.width)

@@ -1,0 +1,73 @@
+"""How many windows fit into a GPU's memory: the bytes of a row of CTranslate2's batches.
+
+The terms are the tensors of CTranslate2's encoder and decoder (``src/layers/transformer.cc``). A batch first takes the
+encoder's workspace, and then the decoder's caches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisper_api.engine.whisper.model import BEST_OF, DecodeSettings, token_cap
+
+if TYPE_CHECKING:
+    from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
+
+__all__ = ["decode_row_bytes", "encode_row_bytes", "lane_bytes"]
+
+# What stays free of the memory that a GPU has beside Whisper's weights: the weights and workspaces of alignment and
+# diarization (of large models, 1.3 GB and 2 GB), but at most a third of it.
+RESERVED_BYTES = 4 << 30
+RESERVED_SHARE = 1 / 3
+# Part of the rest that batches may use. The other part is lost between blocks of different sizes.
+USABLE_SHARE = 0.9
+
+
+def lane_bytes(free: int, lanes: int) -> int:
+    """Bytes for the batch of one lane.
+
+    Args:
+        free: free bytes of the device after the model was loaded.
+        lanes: number of batches that run at once.
+    """
+    reserved = min(RESERVED_BYTES, int(free * RESERVED_SHARE))
+    return int((free - reserved) * USABLE_SHARE) // lanes
+
+
+def encode_row_bytes(shape: Shape, frames: int, size: int) -> int:
+    """Bytes of a window while it is encoded.
+
+    Args:
+        shape: the model's dimensions.
+        frames: length of a padded window, 100 a second.
+        size: bytes of a number: 2 for float16 and bfloat16, and for int8, whose results are float16.
+    """
+    positions = frames // 2
+    # The features, which torch makes in float32, and the output of both convolutions.
+    features = shape.mels * frames * (4 + size) + shape.width * (frames + positions) * size
+    # The weights of the attention before and after the softmax.
+    attention = 2 * shape.heads * positions**2 * size
+    # Queries, keys and values, the context, the residual, and the wide layer before and after its activation.
+    hidden = (4 + 1 + 1 + 8) * positions * shape.width * size
+    return features + attention + hidden
+
+
+def decode_row_bytes(shape: Shape, settings: DecodeSettings, size: int) -> int:
+    """Bytes of a window from its encoding to its text.
+
+    Args:
+        shape: the model's dimensions.
+        settings: settings of the decoding.
+        size: bytes of a number.
+    """
+    positions = settings.frames // 2
+    beams = settings.beam_size if settings.temperature == 0 else BEST_OF
+    tokens = settings.prompt_length + token_cap(settings.frames)
+    encoded = positions * shape.width * size
+    # Keys and values. Beams share those of the cross-attention. A cache grows by a copy, one layer at a time.
+    cross = 2 * shape.decoder_layers * positions * shape.width * size
+    own = 2 * (shape.decoder_layers + 1) * tokens * shape.width * size * beams
+    # The logits, their logarithms and the sorted scores, in float32.
+    scores = 3 * beams * shape.vocabulary * 4
+    encoder = 0 if settings.encoded else encode_row_bytes(shape, settings.frames, size)
+    return encoded + max(encoder, cross + own + scores)
