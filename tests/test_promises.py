@@ -527,7 +527,13 @@ async def test_zero_workers_are_as_many_as_cpus(tmp_path: Path) -> None:
         assert (await client.get("/status")).json()["server"]["worker_number"] == os.cpu_count()
 
 
-LIMITS = ("max_jobs_per_key", "max_uploads_per_key", "max_uploads_per_address", "min_upload_bytes_per_second")
+LIMITS = (
+    "max_jobs_per_key",
+    "max_speakers_per_key",
+    "max_uploads_per_key",
+    "max_uploads_per_address",
+    "min_upload_bytes_per_second",
+)
 
 
 @on_a_loop

@@ -47,6 +47,10 @@ if TYPE_CHECKING:
         QueueFull,
         RequestError,
         ResultGone,
+        SpeakerError,
+        SpeakerExists,
+        SpeakerLimit,
+        SpeakerNotFound,
         StorageError,
         StorageFull,
         StorageLocked,
@@ -55,9 +59,10 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, render, rendered
     from whisper_api.job_values import JobResult, JobStatus
-    from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Word
+    from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Turn, Word
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.voices import Speaker, VoiceEmbedding
 
     __version__: str
 
@@ -101,12 +106,19 @@ __all__ = [
     "ResultGone",
     "Segment",
     "Server",
+    "Speaker",
+    "SpeakerError",
+    "SpeakerExists",
+    "SpeakerLimit",
+    "SpeakerNotFound",
     "StorageError",
     "StorageFull",
     "StorageLocked",
     "Transcript",
     "TranscriptionOptions",
+    "Turn",
     "UnknownModel",
+    "VoiceEmbedding",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -127,9 +139,12 @@ _HOMES = {
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
     "Server": "whisper_api.server.run",
+    "Speaker": "whisper_api.voices",
     "PartialSegments": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
+    "Turn": "whisper_api.schema",
+    "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "render": "whisper_api.formats",

@@ -9,6 +9,8 @@ same segments. The output differs in these cases, in which whisperx fails:
 - A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
 - For the task ``detect_language``, txt is one line with the code and the probability of the language.
+- For the task ``diarize``, txt and md have a line for each turn, json has the key ``turns``, and the text of the other
+  formats is the labels of those who speak.
 
 :mod:`whisper_api.subtitles` describes the effect of the options.
 """
@@ -23,7 +25,8 @@ from typing import Any, NamedTuple
 from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import RenderOptions, Segment, Transcript, Word
+from whisper_api.schema import RenderOptions, Segment, Transcript, Turn, Word
+from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
 from whisper_api.subtitles import Cue, ass, clock, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
 from whisper_api.word_spacing import joined
@@ -44,6 +47,8 @@ __all__ = [
 PLAIN = RenderOptions()
 # Formats with tags for speakers and for the times of words.
 TAGGED = ("vtt", "ass")
+# Formats that show the turns themselves for the task diarize.
+TURN_FORMATS = frozenset(("json", "md", "rttm", "txt"))
 PARAGRAPH_PAUSE = 2.0  # seconds of silence that end a paragraph of Markdown
 PARAGRAPH_CHARACTERS = 600  # a longer paragraph ends with its sentence
 TURN_PAUSE = 0.5  # seconds of silence that do not end a turn of RTTM
@@ -123,7 +128,9 @@ def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN
         chosen = FORMATS[format]
     except KeyError:
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
-    transcript = replace(transcript, segments=in_order(transcript.segments))
+    of_turns = transcript.options.task == "diarize" and format not in TURN_FORMATS
+    segments = turn_segments(transcript.turns) if of_turns else transcript.segments
+    transcript = replace(transcript, segments=in_order(segments))
     warnings = option_warnings(options, format)
     if not isinstance(chosen, SubtitleFormat):
         text = chosen.write(transcript)
@@ -174,7 +181,7 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
     ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
-    they have no value.
+    they have no value. Only the task ``diarize`` has ``turns``.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -186,6 +193,8 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
         result["speaker_embeddings"] = {label: list(vector) for label, vector in transcript.speaker_embeddings.items()}
     if has_words:
         result["language"] = transcript.language
+    if transcript.options.task == "diarize":
+        result["turns"] = [asdict(turn) for turn in transcript.turns]
     return result
 
 
@@ -216,6 +225,8 @@ def _txt(transcript: Transcript) -> str:
         # The task detect_language has no text.
         probability = transcript.language_probability
         return f"{transcript.language}\n" if probability is None else f"{transcript.language} {probability:.2f}\n"
+    if transcript.options.task == "diarize":
+        return turn_lines(transcript.turns)
     return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 
@@ -246,7 +257,7 @@ def _without_tabs(segment: Segment) -> str:
 
 def _markdown(transcript: Transcript) -> str:
     """Paragraphs for readers, each with its speaker and the time at which it begins."""
-    if transcript.language_probabilities is not None:
+    if transcript.language_probabilities is not None or transcript.options.task == "diarize":
         return _txt(transcript)
     shown = []
     for paragraph in _paragraphs(transcript.segments):
@@ -286,8 +297,10 @@ def _escaped_start(start: str) -> str:
 def _rttm(transcript: Transcript) -> str:
     """The turns of the speakers as SPEAKER lines of NIST's Rich Transcription Time Marked format.
 
-    The file is named ``audio``. Words of the same speaker with a short pause between them are one turn.
+    Transcripts of older versions have no turns: words of the same speaker with a short pause between them are one.
     """
+    if transcript.turns:
+        return rttm(transcript.turns)
     turns: list[tuple[str, float, float]] = []
     for segment in transcript.segments:
         for item in segment.words or (segment,):
@@ -298,12 +311,7 @@ def _rttm(transcript: Transcript) -> str:
                 turns[-1] = (speaker, turns[-1][1], item.end)
             else:
                 turns.append((speaker, item.start, item.end))
-    lines = []
-    for speaker, start, end in turns:
-        milliseconds = round(1000 * start)
-        times = f"{milliseconds / 1000:.3f} {(round(1000 * end) - milliseconds) / 1000:.3f}"
-        lines.append(f"SPEAKER audio 1 {times} <NA> <NA> {'_'.join(speaker.split())} <NA> <NA>\n")
-    return "".join(lines)
+    return rttm(Turn(start, end, speaker) for speaker, start, end in turns)
 
 
 FORMATS: dict[str, Format | SubtitleFormat] = {

@@ -27,6 +27,7 @@ __all__ = [
     "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
+    "Turn",
     "Word",
 ]
 
@@ -37,7 +38,7 @@ Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]
 
-Task = Literal["transcribe", "translate", "detect_language"]
+Task = Literal["transcribe", "translate", "detect_language", "diarize"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
 Preset = Literal["netflix", "bbc", "default"]
@@ -62,7 +63,8 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     The description of each field is its help text on the command line.
 
     Raises:
-        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``.
+        InvalidOption: ``min_speakers`` is above ``max_speakers``, ``vad_offset`` above ``vad_onset``, or the task
+            ``diarize`` comes with ``diarize=False``.
     """
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
@@ -71,7 +73,11 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
         _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
     ] = None
     task: Annotated[
-        Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
+        Task,
+        _described(
+            "transcribe, translate into English, detect_language: only say which one is spoken, or diarize: only say "
+            "who speaks when"
+        ),
     ] = "transcribe"
     audio_track: Annotated[
         Annotated[int, Meta(ge=1, le=1000)] | None,
@@ -103,6 +109,11 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     min_speakers: Annotated[SpeakerCount | None, _described("at least so many speakers")] = None
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
+    identify: Annotated[bool, _described("name the speakers whose voices the caller has enrolled")] = False
+    identify_threshold: Annotated[
+        Threshold | None,
+        _described("least cosine similarity of a speaker and a known voice; unset: as measured for the model"),
+    ] = None
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
 
     def __post_init__(self) -> None:
@@ -114,6 +125,9 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
             raise InvalidOption(
                 "vad_offset", f"{offset} is above vad_onset ({onset}); speech would end before it begins"
             )
+
+        if self.task == "diarize" and self.diarize is False:
+            raise InvalidOption("diarize", "the task diarize tells the speakers apart; leave diarize out")
 
     def written_language(self, spoken: str) -> str:
         """Code of the text's language: English for translations.
@@ -211,6 +225,19 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     interpolated: bool = False
 
 
+class Turn(Row, frozen=True):
+    """An interval in which one person speaks.
+
+    Attributes:
+        start, end: seconds from the beginning of the audio.
+        speaker: label of the person.
+    """
+
+    start: float
+    end: float
+    speaker: str
+
+
 class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A sentence, or a stretch of speech when the text is not split into sentences.
 
@@ -264,18 +291,23 @@ class Transcript(Record, frozen=True, kw_only=True):
     """The result of a transcription.
 
     Attributes:
-        language: code of the spoken language.
+        language: code of the spoken language; empty for the task ``diarize``.
         language_probability: probability of the detected language; None when the options name the language.
         language_probabilities: code to probability of all languages, the most probable first; only for the task
             ``detect_language``.
         duration: seconds of audio.
-        segments: in order of time; empty without speech.
+        segments: in order of time; empty without speech, and for the task ``diarize``.
+        turns: who speaks when, in order of their starts; turns of people who talk at once overlap. Empty without
+            diarization.
         speakers: labels in order of appearance (``SPEAKER_00`` ..., or the name of a known speaker); empty without
             diarization.
         speaker_embeddings: label to vector; None unless the option ``speaker_embeddings`` is set.
+        speaker_scores: name of each recognised speaker to the cosine similarity of this speaker's voice and the known
+            voice; None unless known voices were looked for.
         word_times: source of the word times: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
-        model, model_revision: name of the Whisper model, and revision of its files.
+        model, model_revision: name of the Whisper model, and revision of its files; empty and None for the task
+            ``diarize``, which needs no Whisper model.
         alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
         options: the options, with all defaults filled in.
         timings: stage name to seconds of wall time. Diarization runs in parallel with recognition; its time is the
@@ -290,11 +322,13 @@ class Transcript(Record, frozen=True, kw_only=True):
     language_probabilities: dict[str, float] | None = None
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | None = None
+    speaker_scores: dict[str, float] | None = None
     word_times: WordTimes = "none"
     model: str
     model_revision: str | None = None
     alignment_model: str | None = None
     diarization_model: str | None = None
+    turns: tuple[Turn, ...] = ()
     options: TranscriptionOptions
     timings: dict[str, float] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()

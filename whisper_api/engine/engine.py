@@ -28,12 +28,13 @@ from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import EngineClosed, ModelError, OutOfMemory
+from whisper_api.errors import EngineClosed, InvalidOption, ModelError
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
+    from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Engine"]
 
@@ -45,8 +46,6 @@ DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
 GPU_BUCKET_SECONDS = 5.0
 # Free bytes of the GPU and the batch size until preload_rest() has measured a better one.
 GPU_BATCHES = ((40 << 30, 64), (16 << 30, 32), (0, 16))
-# Cost of one window of that measurement, in seconds of audio.
-PROBE_SECONDS = 5.0
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Share of the device's free memory for models; the rest is for activations.
 MODEL_SHARE = 0.7
@@ -199,7 +198,7 @@ class Engine:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_partial: Callable[[PartialSegments], None] | None = None,
-        known_speakers: Mapping[str, AudioInput] | None = None,
+        known_speakers: Mapping[str, AudioInput | VoiceEmbedding] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
         on_missing_model: Callable[[str], None] | None = None,
@@ -212,8 +211,8 @@ class Engine:
             on_progress: called from this thread with the job's progress.
             on_partial: called from this thread with the text of each decoded window, and again when the window's words
                 have their final times.
-            known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
-                recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
+            known_speakers: name of a person to the voice (:meth:`enroll`), or to a recording of a few seconds in which
+                only that person speaks. A recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: an event that another thread sets to stop the job within one work item.
             hf_token: Hugging Face token that replaces the engine's.
             on_missing_model: called, from any thread, with the name of a model that is not on this machine. The model
@@ -240,15 +239,11 @@ class Engine:
             check_names(known_speakers)
         # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
-            ctx = JobContext(
-                options=resolved,
-                device=runtime.device,
-                worker=runtime.worker,
-                models=runtime.models,
-                store=self.store,
+            ctx = self._context(
+                runtime,
+                resolved,
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
-                closed=self._closed,
                 on_progress=on_progress,
                 on_partial=on_partial,
                 on_missing_model=on_missing_model,
@@ -262,6 +257,46 @@ class Engine:
                 raise
             finally:
                 ctx.close()
+
+    def enroll(self, *recordings: AudioInput, cancel: threading.Event | None = None) -> VoiceEmbedding:
+        """Compute a person's voice, which ``known_speakers`` of :meth:`transcribe` takes instead of a recording.
+
+        Args:
+            recordings: one or several, of a few seconds each, in which only this person speaks; as ``source`` of
+                :meth:`transcribe`. Of each, the first minute is used.
+            cancel: an event that another thread sets to stop the work.
+
+        Raises:
+            InvalidAudio: a recording cannot be decoded, or nobody can be heard in it; the message has its number.
+            InvalidOption: there is no recording.
+            ModelError: no embedding model is available.
+            Canceled: ``cancel`` was set.
+            EngineClosed: the engine was closed.
+            ForkedProcess: a parent of this process ran models before the fork.
+        """
+        from whisper_api.engine.diarize.enrollment import enroll
+
+        fork.use_models()
+        self._check_open()
+        if not recordings:
+            raise InvalidOption("recordings", "expected at least one")
+        with self._pool.assign(0.0) as runtime:
+            ctx = self._context(runtime, self.resolve(None), hf_token=self._hf_token, cancel=cancel)
+            try:
+                return enroll(ctx, recordings)
+            finally:
+                ctx.close()
+
+    def _context(self, runtime: DeviceRuntime, options: ResolvedOptions, **callers: Any) -> JobContext:
+        return JobContext(
+            options=options,
+            device=runtime.device,
+            worker=runtime.worker,
+            models=runtime.models,
+            store=self.store,
+            closed=self._closed,
+            **callers,
+        )
 
     def preload(self, options: TranscriptionOptions | None = None) -> None:
         """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
@@ -295,15 +330,7 @@ class Engine:
             self._sweep(resolved)
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
-        ctx = JobContext(
-            options=options,
-            device=runtime.device,
-            worker=runtime.worker,
-            models=runtime.models,
-            store=self.store,
-            hf_token=self._hf_token,
-            closed=self._closed,
-        )
+        ctx = self._context(runtime, options, hf_token=self._hf_token)
         if options.align and options.language != "auto":
             from whisper_api.engine.align.align import alignment_source
 
@@ -319,23 +346,10 @@ class Engine:
 
     def _sweep(self, options: ResolvedOptions) -> None:
         """Measure the fastest batch size on this device. Running jobs keep their turns."""
-        from whisper_api.engine.whisper.ctranslate2 import Ct2Probe
-        from whisper_api.engine.worker.batch_size import choose_batch_size
+        from whisper_api.engine.whisper.ctranslate2 import best_batch_size
 
-        worker = self._worker
         with self.models.lease(self.whisper_source(self.store.ensure(options.model))) as whisper:
-            probe = Ct2Probe(whisper, options.beam_size)
-
-            def run(size: int) -> None:
-                try:
-                    worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
-                except OutOfMemory as error:
-                    raise MemoryError from error
-
-            try:
-                size = choose_batch_size(run)
-            finally:
-                worker.forget(probe)
+            size = best_batch_size(whisper, self._worker, options.beam_size)
         self._batch_size = size
         self.batching = dataclasses.replace(self.batching, max_items=size)
         log.info("the best batch size on %s is %d windows", self.device.torch_name, size)

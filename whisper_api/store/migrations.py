@@ -165,4 +165,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE jobs RENAME COLUMN interruptions TO attempts",
         "UPDATE jobs SET attempts = attempts + crashes, crashes = 0 WHERE crashes",
     ),
+    (
+        """
+        CREATE TABLE speakers (
+            seq INTEGER PRIMARY KEY,
+            speaker_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            content BLOB NOT NULL,
+            UNIQUE (owner, name)
+        )
+        """,
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,17 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
-from whisper_api.errors import ModelCorrupt
+from whisper_api.errors import ModelCorrupt, OutOfMemory
 
-__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
+if TYPE_CHECKING:
+    from whisper_api.engine.worker.worker import GpuWorker
+
+__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper", "best_batch_size"]
 
 # A short window, so that a measurement of all batch sizes takes seconds.
 PROBE_FRAMES = 500
+# Its cost, in seconds of audio.
+PROBE_SECONDS = 5.0
 # To share a batch, a window is padded to at most this multiple of its length.
 MOST_PADDING = 2
 
@@ -295,3 +300,27 @@ def _to_numpy(view: Any) -> NDArray[Any]:
         view = view.to(ctranslate2.DataType.float32)
     # A copy: the view's memory belongs to the batch.
     return np.array(view)
+
+
+def best_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> int:
+    """Measure the fastest batch size. Running jobs keep their turns.
+
+    Args:
+        whisper: the model.
+        worker: runs the device's models.
+        beam_size: number of beams.
+    """
+    from whisper_api.engine.worker.batch_size import choose_batch_size
+
+    probe = Ct2Probe(whisper, beam_size)
+
+    def run(size: int) -> None:
+        try:
+            worker.submit(probe, probe, size, size * PROBE_SECONDS).result()
+        except OutOfMemory as error:
+            raise MemoryError from error
+
+    try:
+        return choose_batch_size(run)
+    finally:
+        worker.forget(probe)
