@@ -37,9 +37,9 @@ class Voiceprint:
     same_person: float
 
 
-# Measured on synthesised conversations of 2 to 8 of 8 voices (scripts/eval_speakers.py), each enrolled from up to 10 s of
-# other speech. Of different voices, none reached 0.42; where both are heard over a telephone, 0.57. Of one voice, 97 %
-# reached 0.58; where both are heard over a telephone, 74 %.
+# Measured on synthesised conversations of 2 to 8 of 8 voices (scripts/eval_speakers.py), each enrolled from up to 10 s
+# of other speech. Of different voices, none reached 0.42; where both are heard over a telephone, 0.57. Of one voice,
+# 97 % reached 0.58; where both are heard over a telephone, 74 %.
 CAMPPLUS = Voiceprint("CAM++", "campplus", ClusteringOptions(), 0.58)
 # Measured on meetings and a telephone call: 255 pairs of different people reached 0.41 at most; 27 pairs of one person
 # were at 0.33 to 0.78 with 2 s, and at 0.65 to 0.86 with 4 s or more.
