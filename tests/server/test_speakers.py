@@ -128,6 +128,21 @@ async def test_a_name_or_a_number_that_is_taken_is_a_conflict(tmp_path: Path, cu
 
 
 @on_a_loop
+async def test_the_routes_of_openai_name_known_speakers_where_they_tell_who_speaks(tmp_path: Path, cut: Cut) -> None:
+    async with inside(tmp_path) as app, app.client() as client:
+        await client.post("/speakers", data={"name": "Ada"}, files=files(cut(10.0, 3.0)))
+        for response_format, names in (("diarized_json", ("Ada",)), ("json", ())):
+            answer = await client.post(
+                "/v1/audio/transcriptions",
+                data={"model": "whisper-1", "identify": "true", "response_format": response_format},
+                files={"file": ("a.wav", AUDIO)},
+            )
+            assert answer.status_code == 200, answer.text
+            assert app.executor.voices[answer.headers["x-job-id"]] == names
+            assert ("identify was ignored" in answer.headers.get("warning", "")) == (not names)
+
+
+@on_a_loop
 async def test_the_routes_of_openai_name_tasks_themselves(tmp_path: Path) -> None:
     async with inside(tmp_path) as app, app.client() as client:
         answer = await client.post(

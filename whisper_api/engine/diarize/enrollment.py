@@ -68,7 +68,7 @@ def decode_references(
     """
     return {
         # The number and not the name, because errors are logged and names of people must not be.
-        name: source if isinstance(source, VoiceEmbedding) else _decoded(ctx, f"known speaker {number}", source)
+        name: source if isinstance(source, VoiceEmbedding) else _reference(ctx, number, source)
         for number, (name, source) in enumerate(known.items(), start=1)
     }
 
@@ -95,14 +95,18 @@ def enroll(ctx: JobContext, recordings: Sequence[AudioInput]) -> VoiceEmbedding:
     return VoiceEmbedding(model=model.name, revision=model.revision, samples=tuple(samples))
 
 
+def _reference(ctx: JobContext, number: int, source: AudioInput) -> Floats:
+    audio = _decoded(ctx, f"known speaker {number}", source)
+    if len(audio) >= MAX_SECONDS * SAMPLE_RATE:
+        ctx.warn(f"of the recording of known speaker {number}, the first {MAX_SECONDS:g} s were used")
+    return audio
+
+
 def _decoded(ctx: JobContext, name: str, source: AudioInput) -> Floats:
     try:
-        audio = decode(source, check=ctx.check, stop_at=MAX_SECONDS).audio
+        return decode(source, check=ctx.check, stop_at=MAX_SECONDS).audio
     except InvalidAudio as error:
         raise InvalidAudio(f"{name}: {error}") from error
-    if len(audio) >= MAX_SECONDS * SAMPLE_RATE:
-        ctx.warn(f"of the recording of {name}, the first {MAX_SECONDS:g} s were used")
-    return audio
 
 
 def name_speakers(
@@ -138,8 +142,9 @@ def name_speakers(
             embeddings[name] = np.asarray(sample.vector, np.float32)
     if of_others:
         more = f" and {len(of_others) - SHOWN_NAMES} more" if len(of_others) > SHOWN_NAMES else ""
+        shown = ", ".join(map(repr, of_others[:SHOWN_NAMES])) + more
         ctx.warn(
-            f"{', '.join(map(repr, of_others[:SHOWN_NAMES]))}{more}: not looked for, because another model than "
+            f"{shown}: not looked for, because another model than "
             f"{model.name}, which told the speakers of this recording apart, has made these voices; enrol them again"
         )
 
