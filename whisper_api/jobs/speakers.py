@@ -177,8 +177,8 @@ def doubts(voice: VoiceEmbedding, known: int) -> tuple[str, ...]:
         others = tuple(each for each in voice.samples if each is not sample)
         if others and replace(voice, samples=(sample,)).similarity(replace(voice, samples=others)) < ALIKE:
             found.append(
-                f"recording {number} does not sound like the others: if another person speaks in it, delete the "
-                "speaker and enrol it anew"
+                f"recording {number} does not sound like the others: unless only the microphone is another one, delete "
+                "the speaker and enrol it anew"
             )
     return tuple(found)
 
