@@ -196,7 +196,7 @@ def _error(response: Response, job_id: str) -> WhisperApiError:
     if code == "job_not_found":
         return errors.JobNotFound(job_id)
     if code == "speaker_not_found":
-        return errors.SpeakerNotFound(detail.rpartition(": ")[2])
+        return errors.SpeakerNotFound(detail.removeprefix("Speaker not found: "))
     if code == "job_processing":
         return errors.JobIsProcessing(job_id)
     if code == "invalid_field":

@@ -57,7 +57,7 @@ class SpeakerName(msgspec.Struct, frozen=True, kw_only=True):
         name: the label of the person in later transcripts.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    name: Annotated[str, Meta(min_length=1, max_length=255, examples=["Ada"])]
 
 
 class DeletedSpeaker(msgspec.Struct, frozen=True, kw_only=True):
