@@ -511,7 +511,7 @@ def test_a_damaged_database_is_a_named_error(path: Path) -> None:
         store.add(new_job(f"job-{number}", file_name="x" * 1000))
     store.close()
     content = bytearray(path.read_bytes())
-    # The schema is in the first half, and rows are in the second.
+    # The schema, which is read at the opening, stays.
     half = len(content) // 2
     content[half:] = bytes(len(content) - half)
     path.write_bytes(content)
