@@ -79,7 +79,8 @@ def read_voice_form(content_type: str, body: bytes) -> VoiceForm:
         InvalidInput: the JSON is malformed, or a member has a wrong value.
     """
     if content_type.partition(";")[0].strip().lower() == JSON_TYPE:
-        return read_json(body, VoiceForm)
+        given = _read_json(body)
+        return VoiceForm(name=given.name, samples=given.samples)
     form = _Parts()
     reader = MultipartReader(boundary_of(content_type, HOW_TO_SEND), form)
     reader.feed(body)
@@ -87,10 +88,14 @@ def read_voice_form(content_type: str, body: bytes) -> VoiceForm:
     return VoiceForm(name=form.name, samples=tuple(form.samples), files=tuple(map(bytes, form.files)))
 
 
-def read_json(body: bytes, kind: type[VoiceForm]) -> VoiceForm:
-    """A JSON body as a value."""
+class _JsonForm(msgspec.Struct):
+    name: str = ""
+    samples: tuple[str, ...] = ()
+
+
+def _read_json(body: bytes) -> _JsonForm:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=_JsonForm)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         reason = "its JSON is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise InvalidInput(f"The body cannot be used: {reason}") from None
