@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.records import Record, Row
-from whisper_api.schema import Segment, Stage, TokenLogprob, Transcript, Turn
+from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript, Turn
 
 __all__ = [
     "FINAL_STATES",
@@ -137,6 +137,7 @@ class JobResult(Record, frozen=True, kw_only=True):
         speaker_scores: name of each recognised speaker to the cosine similarity with the known voice; absent unless
             known voices were looked for.
         turns: who speaks when; turns of people who talk at once overlap. Absent without diarization.
+        redactions: where personal data was replaced; absent unless the option ``redact`` is set.
         language_probabilities: code to probability; absent unless the task is ``detect_language``.
         metadata: the client's metadata of the job; absent without metadata.
     """
@@ -152,6 +153,7 @@ class JobResult(Record, frozen=True, kw_only=True):
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
     speaker_scores: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     turns: tuple[Turn, ...] | msgspec.UnsetType = msgspec.UNSET
+    redactions: tuple[Redaction, ...] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -256,6 +258,7 @@ def job_result(
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
         speaker_scores=_or_unset(transcript.speaker_scores),
         turns=transcript.turns if transcript.turns or transcript.options.task == "diarize" else msgspec.UNSET,
+        redactions=transcript.redactions if transcript.options.redact else msgspec.UNSET,
         language_probabilities=_or_unset(transcript.language_probabilities),
         metadata=_or_unset(metadata),
     )

@@ -1,4 +1,4 @@
-"""The stages of one transcription, in order: decode, load, VAD, ASR, alignment, diarization.
+"""The stages of one transcription, in order: decode, load, VAD, ASR, alignment, redaction, diarization.
 
 Diarization and the loading of the alignment model run in threads of their own during ASR. Both are optional: their
 errors become warnings, and the transcript lacks speakers or has word times of another kind. Only fatal errors
@@ -37,7 +37,7 @@ from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelError, ModelUnavailable
-from whisper_api.schema import Segment, Stage, Transcript, WordTimes
+from whisper_api.schema import Redaction, Segment, Stage, Transcript, WordTimes, redact_kinds
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class TranscriptionRun:
                 with self._stage("align"):
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
+            redactions = self._redact(text) if options.redact else ()
             diarization = self._assign_speakers(text) if text.segments else None
         # A window with more words than milliseconds may run into the next window.
         segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
@@ -158,6 +159,7 @@ class TranscriptionRun:
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
             **found_in(ctx, diarization),
+            redactions=redactions,
         )
 
     def _diarized(self, audio: Any, references: Mapping[str, Any], duration: float, *, speech: bool) -> Transcript:
@@ -257,6 +259,21 @@ class TranscriptionRun:
         else:
             text.segments = [sentence for index in sorted(found) for sentence in found[index]]
             text.word_times, text.alignment_model = "ctc", model
+
+    def _redact(self, text: _Text) -> tuple[Redaction, ...]:
+        """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
+        from whisper_api.engine.redaction import limits, redact, windows_of
+
+        kinds, language = redact_kinds(self._options.redact), self._options.written_language(text.language)
+        for warning in limits(text.segments, kinds, language):
+            self._ctx.warn(warning)
+        text.segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        if redactions and self._options.logprobs:
+            self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
+        for index, window in enumerate(windows_of(text.segments)):
+            pieces = hand_out_tokens(window, text.recognizer.whisper.token_bytes)
+            self._ctx.emit_partial(index, pieces, aligned=text.word_times != "none", redacted=True)
+        return redactions
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
