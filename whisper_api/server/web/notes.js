@@ -140,6 +140,10 @@ const FRENCH = [
     "les locuteurs connus n’ont pas été cherchés, puisque les locuteurs ne devaient pas être distingués",
   ],
   [
+    "redact: windows in which something was replaced have no log probabilities",
+    "redact : les passages où un texte a été remplacé n’ont pas de probabilités logarithmiques",
+  ],
+  [
     "identify: nobody was looked for, since no voice is known; enrol voices first (POST /speakers)",
     "identify : personne n’a été cherché, car aucune voix n’est connue ; enregistrez d’abord des voix (POST /speakers)",
   ],
