@@ -19,7 +19,7 @@ import numpy.typing as npt
 from whisper_api.engine.audio.decode import decode
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["CONVERSATIONS", "Conversation", "pitch", "read_voices", "write"]
+__all__ = ["CONVERSATIONS", "Conversation", "call_voices", "over_telephone", "pitch", "read_voices", "write"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -101,12 +101,21 @@ def read_voices(folder: Path) -> dict[str, list[Floats]]:
         }
     heard = {name: [decode(path).audio for path in paths] for name, paths in of_voice.items()}
     if (folder / "manifest.json").exists():
-        heard |= _call_voices()
+        heard |= _call_pieces()
+    return _voices(heard)
+
+
+def call_voices() -> dict[str, list[Floats]]:
+    """The phrases of the two speakers of pyannote.audio's sample call."""
+    return _voices(_call_pieces())
+
+
+def _voices(heard: Mapping[str, Sequence[Floats]]) -> dict[str, list[Floats]]:
     found = {name: [phrase for audio in pieces for phrase in _phrases(audio)] for name, pieces in heard.items()}
     return {name: phrases for name, phrases in found.items() if sum(map(len, phrases)) >= LEAST * SAMPLE_RATE}
 
 
-def _call_voices() -> dict[str, list[Floats]]:
+def _call_pieces() -> dict[str, list[Floats]]:
     """The stretches of the sample call in which one person speaks alone, by speaker."""
     spec = importlib.util.find_spec("pyannote.audio")
     if spec is None or not spec.submodule_search_locations:
@@ -261,9 +270,13 @@ def _through(how: Conversation, audio: Floats, rng: np.random.Generator) -> Floa
         pink = np.fft.irfft(white / np.sqrt(np.maximum(spectrum, 50)), len(audio))
         pink *= LEVEL * 10 ** (-how.noise / 20) / np.sqrt(np.mean(np.square(pink)))
         audio = (audio + pink).astype(np.float32)
-    if how.telephone:
-        shape = np.fft.rfft(audio) * ((spectrum > 300) & (spectrum < 3400))
-        narrow = np.clip(np.fft.irfft(shape, len(audio)), -1, 1)
-        pressed = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256) * 127) / 127
-        audio = (np.sign(pressed) * (256 ** np.abs(pressed) - 1) / 255).astype(np.float32)
-    return audio
+    return over_telephone(audio) if how.telephone else audio
+
+
+def over_telephone(audio: Floats) -> Floats:
+    """The band of a telephone, in eight-bit mu-law."""
+    spectrum = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
+    shape = np.fft.rfft(audio) * ((spectrum > 300) & (spectrum < 3400))
+    narrow = np.clip(np.fft.irfft(shape, len(audio)), -1, 1)
+    pressed = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256) * 127) / 127
+    return np.asarray(np.sign(pressed) * (256 ** np.abs(pressed) - 1) / 255, dtype=np.float32)

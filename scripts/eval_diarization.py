@@ -32,10 +32,10 @@ from whisper_api import Engine
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize import pipeline as diarize
-from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.worker.worker import GpuWorker
+from whisper_api.schema import Turn
 
 SETTINGS = {
     "max_gap": (0.07, 0.08, 0.09, 0.1, 0.11, 0.12),

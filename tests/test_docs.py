@@ -152,7 +152,7 @@ def test_the_calls_are_those_of_the_server(description: dict[str, Any]) -> None:
         # The document names the other addresses of these calls in one sentence.
         if not path.startswith("/openai/")
     }
-    written = re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`?]*)`", between(API, "calls"))
+    written = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)`", between(API, "calls"))
     assert sorted(written) == sorted(served)
     others = {path for path in description["paths"] if path.startswith("/openai/")}
     v1 = {f"/openai{path}" for path in description["paths"] if path.startswith("/v1/")}

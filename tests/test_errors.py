@@ -22,6 +22,7 @@ from whisper_api import errors, job_values, schema
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
 from whisper_api.store.rows import Job
+from whisper_api.voices import Speaker, VoiceEmbedding, VoiceSample
 
 
 def test_the_docstring_draws_every_error_below_its_base() -> None:
@@ -173,12 +174,27 @@ def values() -> Iterator[object]:
     word = schema.Word(word="hello", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00")
     segment = schema.Segment(id=0, start=0.0, end=1.0, text="hello", words=(word,), speaker="SPEAKER_00")
     options = schema.TranscriptionOptions(language="de", model="base", diarize=True, hotwords="Whisper")
+    turn = schema.Turn(0.0, 1.0, "SPEAKER_00")
+    voice = VoiceEmbedding(model="campplus", samples=(VoiceSample(seconds=2.0, vector=(0.6, 0.8)),))
+    yield from (turn, voice)
+    yield Speaker(
+        speaker_id="s",
+        name="Ada",
+        model="campplus",
+        model_revision="1",
+        samples=1,
+        seconds=2.0,
+        created_at="2026-01-02T00:00:00Z",
+        updated_at="2026-01-02T00:00:00Z",
+    )
     transcript = schema.Transcript(
         language="de",
         duration=1.0,
         segments=(segment,),
         speakers=("SPEAKER_00",),
         speaker_embeddings={"SPEAKER_00": (0.5, 0.25)},
+        speaker_scores={"SPEAKER_00": 0.75},
+        turns=(turn,),
         model="base",
         redactions=(redaction := schema.Redaction(kind="names", start=0.0, end=0.5),),
         options=options,

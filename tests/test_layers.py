@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
-VALUES = {"errors", "records", "schema", "job_values"}
+VALUES = {"errors", "records", "schema", "job_values", "voices"}
 # How words stand in a text and in time: functions of the schema's values.
-WORDS = {"time_order", "word_spacing"}
+WORDS = {"time_order", "word_spacing", "speaker_turns"}
 SETTINGS = {"coercion", "config", "permissions"}
 ENGINE = VALUES | WORDS | SETTINGS | {"engine"}
 STORE = VALUES | SETTINGS | {"store"}
@@ -23,9 +23,11 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"errors"},
     "schema": {"errors", "records"},
     "job_values": {"errors", "records", "schema"},
+    "voices": {"errors", "records", "schema"},
     "coercion": set(),
     "config": {"coercion", "errors"},
     "permissions": VALUES | SETTINGS,
+    "speaker_turns": VALUES,
     "time_order": VALUES,
     "word_spacing": VALUES,
     "subtitles": VALUES | WORDS,

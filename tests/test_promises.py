@@ -32,6 +32,7 @@ import whisper_api
 from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
+from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -240,6 +241,37 @@ PROMISES = (
         ("test_invalid_known_speakers_are_refused_and_leave_no_files",),
     ),
     Promise(
+        rf"docs/speakers|{CLIENT}\.enroll|help",
+        r"recordings of (\d+) to (\d+) seconds",
+        lambda: (constant("server/uploads", "MIN_SECONDS"), constant("server/uploads", "MAX_SECONDS")),
+        ("test_what_cannot_be_used_is_named",),
+    ),
+    Promise(
+        r"docs/speakers",
+        r"Up to (\d+) recordings",
+        lambda: (constant("jobs", "MAX_SAMPLES"),),
+        ("test_what_cannot_be_used_is_named", "test_recordings_are_added_and_one_that_differs_is_named"),
+    ),
+    Promise(
+        r"docs/speakers",
+        r"a similarity of (\d\.\d+) on",
+        lambda: (CAMPPLUS.same_person,),
+        ("test_an_enrolled_voice_names_its_speaker_with_a_score",),
+    ),
+    Promise(
+        r"docs/speakers",
+        r"within 1 minute|a person into two speakers|of the two\s+voices|and two\s+times|article 9",
+        tests=(
+            "test_a_deleted_or_changed_speaker_is_gone_from_the_disk",
+            "test_a_name_goes_to_one_speaker_only",
+        ),
+    ),
+    Promise(
+        r"docstring VoiceEmbedding\.",
+        r"with length 1|from -1 to 1|of two voices",
+        tests=("test_the_mean_has_length_one_and_leans_to_the_longer_recordings",),
+    ),
+    Promise(
         r"docs/api",
         r"with (\d+) to (\d+) seconds of sound",
         lambda: (constant("server/uploads", "MIN_SECONDS"), constant("server/uploads", "MAX_SECONDS")),
@@ -374,7 +406,7 @@ PROMISES = (
     ),
     # Channels
     Promise(
-        r"docstring (Segment|Word|Transcript|Redaction)$",
+        r"docstring (Segment|Word|Transcript|Redaction|Turn)$",
         r"channel(?:s that were recognised separately)?, counted from 0\b",
         tests=("test_the_words_of_each_channel_are_those_of_its_voice",),
     ),
@@ -589,7 +621,13 @@ async def test_zero_workers_are_as_many_as_cpus(tmp_path: Path) -> None:
         assert (await client.get("/status")).json()["server"]["worker_number"] == os.cpu_count()
 
 
-LIMITS = ("max_jobs_per_key", "max_uploads_per_key", "max_uploads_per_address", "min_upload_bytes_per_second")
+LIMITS = (
+    "max_jobs_per_key",
+    "max_speakers_per_key",
+    "max_uploads_per_key",
+    "max_uploads_per_address",
+    "min_upload_bytes_per_second",
+)
 
 
 @on_a_loop

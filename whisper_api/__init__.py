@@ -49,6 +49,10 @@ if TYPE_CHECKING:
         QueueFull,
         RequestError,
         ResultGone,
+        SpeakerError,
+        SpeakerExists,
+        SpeakerLimit,
+        SpeakerNotFound,
         StorageError,
         StorageFull,
         StorageLocked,
@@ -64,10 +68,12 @@ if TYPE_CHECKING:
         Segment,
         Transcript,
         TranscriptionOptions,
+        Turn,
         Word,
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.voices import Speaker, VoiceEmbedding
 
     __version__: str
 
@@ -114,12 +120,19 @@ __all__ = [
     "ResultGone",
     "Segment",
     "Server",
+    "Speaker",
+    "SpeakerError",
+    "SpeakerExists",
+    "SpeakerLimit",
+    "SpeakerNotFound",
     "StorageError",
     "StorageFull",
     "StorageLocked",
     "Transcript",
     "TranscriptionOptions",
+    "Turn",
     "UnknownModel",
+    "VoiceEmbedding",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -142,9 +155,12 @@ _HOMES = {
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
     "Server": "whisper_api.server.run",
+    "Speaker": "whisper_api.voices",
     "PartialSegments": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
+    "Turn": "whisper_api.schema",
+    "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "document": "whisper_api.formats",

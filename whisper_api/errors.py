@@ -28,6 +28,10 @@
     │   ├── JobCanceled            the job was canceled, so there is no result
     │   ├── ResultGone             the job's result was delivered, has expired or was deleted
     │   └── IdempotencyConflict    the same idempotency key came with another payload
+    ├── SpeakerError
+    │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
+    │   ├── SpeakerExists          the caller has another known speaker of this name
+    │   └── SpeakerLimit           the caller has as many known speakers as one may have
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
@@ -75,6 +79,10 @@ __all__ = [
     "QueueFull",
     "RequestError",
     "ResultGone",
+    "SpeakerError",
+    "SpeakerExists",
+    "SpeakerLimit",
+    "SpeakerNotFound",
     "StorageError",
     "StorageFull",
     "StorageLocked",
@@ -237,6 +245,30 @@ class ResultGone(JobError):
 
 class IdempotencyConflict(JobError):
     """The idempotency key was used before, with another payload."""
+
+
+class SpeakerError(WhisperApiError):
+    """The base class of errors about known speakers. No message has a name, because errors are logged."""
+
+
+class SpeakerNotFound(SpeakerError):
+    """The known speaker does not exist or belongs to another caller; the error does not tell which.
+
+    Args:
+        speaker_id: the id of the speaker.
+    """
+
+    def __init__(self, speaker_id: str) -> None:
+        super().__init__(f"Speaker not found: {speaker_id}")
+        self.speaker_id = speaker_id
+
+
+class SpeakerExists(SpeakerError):
+    """The caller has another known speaker of this name."""
+
+
+class SpeakerLimit(SpeakerError):
+    """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
 
 
 class Busy(WhisperApiError):

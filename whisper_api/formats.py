@@ -9,6 +9,8 @@ same segments. The output differs in these cases, in which whisperx fails:
 - A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
 - For the task ``detect_language``, txt is one line with the code and the probability of the language.
+- For the task ``diarize``, txt and md have a line for each turn, json has the key ``turns``, and the text of the other
+  formats is the labels of those who speak.
 
 :mod:`whisper_api.subtitles` describes the effect of the options.
 """
@@ -23,7 +25,8 @@ from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.reading import docx, markdown
-from whisper_api.schema import RenderOptions, Segment, Transcript, Word
+from whisper_api.schema import RenderOptions, Segment, Transcript, Turn, Word
+from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
 from whisper_api.subtitles import Cue, ass, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
 
@@ -46,6 +49,8 @@ __all__ = [
 PLAIN = RenderOptions()
 # Formats with tags for speakers and for the times of words.
 TAGGED = ("vtt", "ass")
+# Formats that show the turns themselves for the task diarize.
+TURN_FORMATS = frozenset(("json", "md", "rttm", "txt"))
 TURN_PAUSE = 0.5  # seconds of silence that do not end a turn of RTTM
 
 
@@ -139,7 +144,9 @@ def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN
         if format in DOCUMENTS:
             raise InvalidOption("format", f"{format} is a file that is no text: document() writes it") from None
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
-    transcript = replace(transcript, segments=in_order(transcript.segments))
+    of_turns = transcript.options.task == "diarize" and format not in TURN_FORMATS
+    segments = turn_segments(transcript.turns) if of_turns else transcript.segments
+    transcript = replace(transcript, segments=in_order(segments))
     warnings = option_warnings(options, format)
     if not isinstance(chosen, SubtitleFormat):
         text = chosen.write(transcript)
@@ -166,7 +173,8 @@ def document(transcript: Transcript, format: str = "docx") -> bytes:
     """
     if format not in DOCUMENTS:
         raise InvalidOption("format", f"unknown document {format!r}; valid are {', '.join(DOCUMENTS)}")
-    return DOCUMENTS[format].write(replace(transcript, segments=in_order(transcript.segments)))
+    segments = turn_segments(transcript.turns) if transcript.options.task == "diarize" else transcript.segments
+    return DOCUMENTS[format].write(replace(transcript, segments=in_order(segments)))
 
 
 def _for_format(options: RenderOptions, format: str) -> RenderOptions:
@@ -208,7 +216,7 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
     ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
-    they have no value. So is ``channel``, the only key that whisperx does not have.
+    they have no value; so is ``channel``, which whisperx does not have. Only the task ``diarize`` has ``turns``.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -220,6 +228,8 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
         result["speaker_embeddings"] = {label: list(vector) for label, vector in transcript.speaker_embeddings.items()}
     if has_words:
         result["language"] = transcript.language
+    if transcript.options.task == "diarize":
+        result["turns"] = [asdict(turn) for turn in transcript.turns]
     return result
 
 
@@ -254,6 +264,8 @@ def _txt(transcript: Transcript) -> str:
         # The task detect_language has no text.
         probability = transcript.language_probability
         return f"{transcript.language}\n" if probability is None else f"{transcript.language} {probability:.2f}\n"
+    if transcript.options.task == "diarize":
+        return turn_lines(transcript.turns)
     return "".join(f"{speaker_label(segment.speaker)}{segment.text.strip()}\n" for segment in transcript.segments)
 
 
@@ -283,39 +295,36 @@ def _without_tabs(segment: Segment) -> str:
 
 
 def _markdown(transcript: Transcript) -> str:
-    # The task detect_language has no text.
-    return _txt(transcript) if transcript.language_probabilities is not None else markdown(transcript)
+    if transcript.language_probabilities is not None or transcript.options.task == "diarize":
+        return _txt(transcript)
+    return markdown(transcript)
 
 
 def _rttm(transcript: Transcript) -> str:
     """The turns of the speakers as SPEAKER lines of NIST's Rich Transcription Time Marked format.
 
-    The file is named ``audio``. Its channels are counted from 1, and the mix is channel 1. Words of the same speaker
-    with a short pause between them are one turn.
+    The file is named ``audio``. Its channels are counted from 1, and the mix is channel 1. A transcript of an older
+    version has no turns: words of the same speaker with a short pause between them are one.
     """
+    if transcript.turns:
+        return rttm(transcript.turns)
     channels = dict.fromkeys(segment.channel for segment in transcript.segments)
     turns = [turn for channel in channels for turn in _turns(transcript.segments, channel)]
-    lines = []
-    for start, end, channel, speaker in sorted(turns, key=lambda turn: turn[0]) if len(channels) > 1 else turns:
-        milliseconds = round(1000 * start)
-        times = f"{milliseconds / 1000:.3f} {(round(1000 * end) - milliseconds) / 1000:.3f}"
-        lines.append(f"SPEAKER audio {channel} {times} <NA> <NA> {'_'.join(speaker.split())} <NA> <NA>\n")
-    return "".join(lines)
+    return rttm(sorted(turns, key=lambda turn: turn.start) if len(channels) > 1 else turns)
 
 
-def _turns(segments: Sequence[Segment], channel: int | None) -> list[tuple[float, float, int, str]]:
-    """Start, end, channel counted from 1, and speaker of the turns on a channel."""
-    number = 1 if channel is None else 1 + channel
-    turns: list[tuple[float, float, int, str]] = []
+def _turns(segments: Sequence[Segment], channel: int | None) -> list[Turn]:
+    """The turns of the words on a channel."""
+    turns: list[Turn] = []
     for segment in segments:
         for item in (segment.words or (segment,)) if segment.channel == channel else ():
             speaker = item.speaker or segment.speaker
             if speaker is None:
                 continue
-            if turns and turns[-1][3] == speaker and item.start - turns[-1][1] <= TURN_PAUSE:
-                turns[-1] = (turns[-1][0], item.end, number, speaker)
+            if turns and turns[-1].speaker == speaker and item.start - turns[-1].end <= TURN_PAUSE:
+                turns[-1] = replace(turns[-1], end=item.end)
             else:
-                turns.append((item.start, item.end, number, speaker))
+                turns.append(Turn(item.start, item.end, speaker, channel))
     return turns
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.records import Record, Row
-from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript
+from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript, Turn
 
 __all__ = [
     "FINAL_STATES",
@@ -131,14 +131,17 @@ class JobResult(Record, frozen=True, kw_only=True):
 
     Attributes:
         text: the transcript in the job's format.
-        language: code of the spoken language; the detected language for ``auto``.
+        language: code of the spoken language; the detected language for ``auto``; empty for the task ``diarize``.
         language_probability: probability of the detected language; None when the options name the language.
         duration: seconds of audio.
-        model: name of the Whisper model.
+        model: name of the Whisper model; empty for the task ``diarize``.
         segments: in order of time.
         speakers: labels in order of appearance.
         warnings: a sentence for each request that could not be fulfilled.
         speaker_embeddings: label to vector; absent unless the option ``speaker_embeddings`` is set.
+        speaker_scores: name of each recognised speaker to the cosine similarity with the known voice; absent unless
+            known voices were looked for.
+        turns: who speaks when; turns of people who talk at once overlap. Absent without diarization.
         redactions: where personal data was replaced; absent unless the option ``redact`` is set.
         language_probabilities: code to probability; absent unless the task is ``detect_language``.
         metadata: the client's metadata of the job; absent without metadata.
@@ -153,6 +156,8 @@ class JobResult(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    speaker_scores: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    turns: tuple[Turn, ...] | msgspec.UnsetType = msgspec.UNSET
     redactions: tuple[Redaction, ...] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
@@ -264,6 +269,8 @@ def job_result(
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         speakers=transcript.speakers,
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
+        speaker_scores=_or_unset(transcript.speaker_scores),
+        turns=transcript.turns if transcript.turns or transcript.options.task == "diarize" else msgspec.UNSET,
         redactions=transcript.redactions if transcript.options.redact else msgspec.UNSET,
         language_probabilities=_or_unset(transcript.language_probabilities),
         metadata=_or_unset(metadata),

@@ -30,6 +30,7 @@ __all__ = [
     "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
+    "Turn",
     "Word",
     "redact_kinds",
 ]
@@ -41,7 +42,7 @@ Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]
 
-Task = Literal["transcribe", "translate", "detect_language"]
+Task = Literal["transcribe", "translate", "detect_language", "diarize"]
 Channels = Literal["mix", "separate", "auto"]
 VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
@@ -68,8 +69,9 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     The description of each field is its help text on the command line.
 
     Raises:
-        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``; ``redact``
-            names an unknown kind.
+        InvalidOption: ``min_speakers`` is above ``max_speakers``, ``vad_offset`` above ``vad_onset``, or the task
+            ``diarize`` comes with ``diarize=False``; ``redact`` names an
+            unknown kind.
     """
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
@@ -78,7 +80,11 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
         _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
     ] = None
     task: Annotated[
-        Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
+        Task,
+        _described(
+            "transcribe, translate into English, detect_language: only say which one is spoken, or diarize: only say "
+            "who speaks when"
+        ),
     ] = "transcribe"
     audio_track: Annotated[
         Annotated[int, Meta(ge=1, le=1000)] | None,
@@ -117,6 +123,11 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     min_speakers: Annotated[SpeakerCount | None, _described("at least so many speakers")] = None
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
+    identify: Annotated[bool, _described("name the speakers whose voices the caller has enrolled")] = False
+    identify_threshold: Annotated[
+        Threshold | None,
+        _described("least cosine similarity of a speaker and a known voice; unset: as measured for the model"),
+    ] = None
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
     redact: Annotated[
         str | None,
@@ -133,6 +144,9 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
             raise InvalidOption(
                 "vad_offset", f"{offset} is above vad_onset ({onset}); speech would end before it begins"
             )
+
+        if self.task == "diarize" and self.diarize is False:
+            raise InvalidOption("diarize", "the task diarize tells the speakers apart; leave diarize out")
 
     def written_language(self, spoken: str) -> str:
         """Code of the text's language: English for translations.
@@ -251,6 +265,21 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     channel: int | None = None
 
 
+class Turn(Row, frozen=True):
+    """An interval in which one person speaks.
+
+    Attributes:
+        start, end: seconds from the beginning of the audio.
+        speaker: label of the person.
+        channel: number of the channel, counted from 0, when the channels were recognised separately.
+    """
+
+    start: float
+    end: float
+    speaker: str
+    channel: int | None = None
+
+
 class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A sentence, or a stretch of speech when the text is not split into sentences.
 
@@ -321,20 +350,25 @@ class Transcript(Record, frozen=True, kw_only=True):
     """The result of a transcription.
 
     Attributes:
-        language: code of the spoken language.
+        language: code of the spoken language; empty for the task ``diarize``.
         language_probability: probability of the detected language; None when the options name the language.
         language_probabilities: code to probability of all languages, the most probable first; only for the task
             ``detect_language``.
         duration: seconds of audio.
-        segments: in order of time; empty without speech.
+        segments: in order of time; empty without speech, and for the task ``diarize``.
+        turns: who speaks when, in order of their starts; turns of people who talk at once overlap. Empty without
+            diarization.
         speakers: labels in order of appearance (``SPEAKER_00`` ..., or the name of a known speaker); empty without
             diarization. With separate channels, the number in a label is that of the channel.
         channels: numbers of the channels that were recognised separately, counted from 0; empty when the channels were
             mixed.
         speaker_embeddings: label to vector; None unless the option ``speaker_embeddings`` is set.
+        speaker_scores: name of each recognised speaker to the cosine similarity of this speaker's voice and the known
+            voice; None unless known voices were looked for.
         word_times: source of the word times: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
-        model, model_revision: name of the Whisper model, and revision of its files.
+        model, model_revision: name of the Whisper model, and revision of its files; empty and None for the task
+            ``diarize``, which needs no Whisper model.
         alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
         redactions: where personal data was replaced, in order of time; empty unless the option ``redact`` is set.
         options: the options, with all defaults filled in; with ``redact``, without the prompt and the hotwords.
@@ -351,11 +385,13 @@ class Transcript(Record, frozen=True, kw_only=True):
     speakers: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | None = None
+    speaker_scores: dict[str, float] | None = None
     word_times: WordTimes = "none"
     model: str
     model_revision: str | None = None
     alignment_model: str | None = None
     diarization_model: str | None = None
+    turns: tuple[Turn, ...] = ()
     redactions: tuple[Redaction, ...] = ()
     options: TranscriptionOptions
     timings: dict[str, float] = msgspec.field(default_factory=dict)

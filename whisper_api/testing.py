@@ -13,13 +13,14 @@ Queue, database, routes and events are the real ones; only the transcription is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from whisper_api.errors import Canceled, EngineClosed
+from whisper_api.errors import Canceled, EngineClosed, InvalidAudio
 from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
+from whisper_api.voices import VoiceEmbedding, VoiceSample
 
 __all__ = ["FakeExecutor", "fake_transcript"]
 
@@ -72,6 +73,8 @@ class FakeExecutor:
         downloads: names of the models whose download has started, in order.
         downloading: how many downloads run now.
         download_errors: the exception that ``download_model`` raises, by model name.
+        voices: the names that a job looked for, by job id.
+        voice_model: name of the model of :meth:`enroll`.
         closed: whether ``close`` was called.
         used_after_close: whether a method was called after ``close``.
     """
@@ -108,6 +111,8 @@ class FakeExecutor:
         self.downloading = 0
         self.download_gate = _open_gate()
         self.download_errors: dict[str, Exception] = {}
+        self.voices: dict[str, tuple[str, ...]] = {}
+        self.voice_model = "fake"
         self.closed = False
         self.used_after_close = False
         self._released: set[str] = set()
@@ -175,12 +180,14 @@ class FakeExecutor:
         on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
+        voices: Mapping[str, VoiceEmbedding] | None = None,
     ) -> Transcript:
         """Report progress, call ``behave``, wait while the job is held, and return :meth:`transcript`."""
         self._check_open()
         with self._lock:
             self.started.append(job.job_id)
             self.cancels[job.job_id] = cancel
+            self.voices[job.job_id] = tuple(voices or ())
             self.active += 1
             self.most_active = max(self.most_active, self.active)
             self.together[job.job_id] = self.active
@@ -211,6 +218,16 @@ class FakeExecutor:
         """
         text = self.text if self.text is not None else audio.read_text(encoding="utf-8", errors="replace")
         return fake_transcript(text, job.options, timings=self.timings)
+
+    def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+        """A vector for each recording: two recordings are alike if their sizes are both even or both odd."""
+        self._check_open()
+        for number, recording in enumerate(recordings, start=1):
+            if not recording:
+                raise InvalidAudio(f"recording {number}: nobody can be heard")
+        even = (len(recording) % 2 == 0 for recording in recordings)
+        samples = tuple(VoiceSample(seconds=1.0, vector=(float(each), float(not each))) for each in even)
+        return VoiceEmbedding(model=self.voice_model, samples=samples)
 
     def close(self) -> None:
         """Note the call; later calls of other methods raise EngineClosed."""

@@ -415,7 +415,7 @@ def test_every_error_of_the_server_comes_out_under_its_name(
     with pytest.raises(expected) as raised:
         client.result(job_id)
     assert type(raised.value) is expected
-    if kind not in (errors.JobNotFound, errors.JobIsProcessing):
+    if kind not in (errors.JobNotFound, errors.JobIsProcessing, errors.SpeakerNotFound):
         assert str(raised.value) == detail
     if isinstance(raised.value, errors.JobError):
         assert raised.value.job_id == job_id

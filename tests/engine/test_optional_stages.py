@@ -45,7 +45,7 @@ PLACES = {
     "whisper_api.engine.diarize.pipeline.diarize": "speakers",
     "whisper_api.engine.diarize.assignment.assign_speakers": "speakers",
     "whisper_api.engine.diarize.enrollment.decode_references": "names",
-    "whisper_api.engine.diarize.enrollment.embed_speaker": "names",
+    "whisper_api.engine.diarize.embed_speaker.embed_speaker": "names",
     "whisper_api.engine.diarize.enrollment.match_speakers": "names",
 }
 ERRORS = {
@@ -64,7 +64,7 @@ CASES = [
     ("whisper_api.engine.diarize.segmentation.SegmentationSource.load", "thread"),
     ("whisper_api.engine.diarize.segmentation.SegmentWindows.run", "our own"),
     ("whisper_api.engine.diarize.enrollment.decode_references", "disk"),
-    ("whisper_api.engine.diarize.enrollment.embed_speaker", "torch"),
+    ("whisper_api.engine.diarize.embed_speaker.embed_speaker", "torch"),
 ]
 
 
@@ -139,7 +139,7 @@ def test_an_optional_stage_that_fails_costs_no_text(
         *((place, Canceled("canceled")) for place in PLACES if not place.endswith("estimated_bytes")),
         ("whisper_api.engine.align.models.Emissions.run", EngineClosed("closed")),
         ("whisper_api.engine.diarize.segmentation.SegmentWindows.run", EngineClosed("closed")),
-        ("whisper_api.engine.diarize.enrollment.embed_speaker", EngineClosed("closed")),
+        ("whisper_api.engine.diarize.embed_speaker.embed_speaker", EngineClosed("closed")),
     ],
 )
 def test_cancellation_and_the_end_of_the_engine_are_those_of_the_job(

@@ -57,6 +57,7 @@ def test_all_keys_are_there(result: dict[str, Any]) -> None:
         "model",
         "warnings",
         "speakers",
+        "turns",
     }
     assert result["language"] == "en"
     assert result["language_probability"] is None

@@ -20,6 +20,7 @@ from starlette.routing import Mount
 
 from server.harness import RunningServer
 from whisper_api.access.keys import KeyRing
+from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.store.jobs import JobStore
 
 ADDRESS = "http://127.0.0.1:8181"
@@ -43,6 +44,9 @@ def beside_call(
 ) -> None:
     """A working directory with the beginning of the call and a configuration in it."""
     (tmp_path / "call.wav").write_bytes(cut(6.0, 8.5))
+    # A speaker of the call, later.
+    (tmp_path / "ada1.wav").write_bytes(cut(18.7, 2.7))
+    (tmp_path / "ada2.wav").write_bytes(cut(27.9, 2.1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WHISPER_MODELS_DIR", str(models_dir))
     Path("whisper_api.conf").write_text("WHISPER_API_PORT = 0\nPRELOAD_MODELS = false\nWHISPER_DEVICE = 'cpu'\n")
@@ -62,6 +66,12 @@ def has_made_a_table(names: Names, printed: str) -> None:
     assert list(table.columns) == ["word", "start", "end", "score", "speaker", "interpolated", "channel"]
     assert len(table) == len(names["transcript"].words) > 0
     assert "SPEAKER_00" in set(table["speaker"])
+
+
+def has_named_the_speaker(names: Names, printed: str) -> None:
+    assert names["found"].speakers == ("Ada", "SPEAKER_01")
+    assert names["found"].speaker_scores["Ada"] > CAMPPLUS.same_person
+    assert "SPEAKER audio 1 " in printed
 
 
 def has_laid_out_subtitles(names: Names, printed: str) -> None:
@@ -106,6 +116,7 @@ def has_copied_the_database(names: Names, printed: str) -> None:
 
 DONE: dict[str, Callable[[Names, str], None]] = {
     "import Engine": has_transcribed,
+    "engine.enroll": has_named_the_speaker,
     "import RenderOptions": has_laid_out_subtitles,
     "import pandas": has_made_a_table,
     "create_app": has_embedded_the_server,
@@ -136,6 +147,8 @@ def test_the_examples_in_python(
 
 ANSWERS = {
     "sync=true": SPOKEN,
+    "name=Ada": '"name":"Ada"',
+    "identify=true": '"status_url"',
     "language=en http": '"status_url"',
     "wait=60": '"status"',
     "/result\n": SPOKEN,

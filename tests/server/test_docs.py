@@ -136,14 +136,17 @@ async def test_the_page_mentions_no_key_when_authorization_is_off(tmp_path: Path
         assert "KEY=" not in text
 
 
-def test_the_examples_work(server: RunningServer, hello: bytes, tmp_path: Path) -> None:
+def test_the_examples_work(server: RunningServer, hello: bytes, speech: bytes, tmp_path: Path) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("there is no curl on this machine")
-    (tmp_path / "call.wav").write_bytes(hello)
+    # One speaker, so that the file can be enrolled as well.
+    (tmp_path / "call.wav").write_bytes(speech)
     with server.client() as client:
         job_id = submit(client, hello, keep_result="true", align="true", diarize="true")
         finish(client, job_id, "Completed")
+        made = client.post("/speakers", data={"name": "Ann"}, files={"samples": ("call.wav", speech)})
+        speaker_id = made.json()["speaker_id"]
         examples = [text for text in Elements(client.get("/docs").text).texts["code"] if text.startswith("curl ")]
     assert len(examples) > 15
     # Run the example that removes the job last, and skip examples that leave an unfinished job.
@@ -151,11 +154,18 @@ def test_the_examples_work(server: RunningServer, hello: bytes, tmp_path: Path) 
     for line in sorted(examples, key=lambda line: "DELETE" in line):
         done = subprocess.run(
             ["/bin/sh", "-c", line.replace("curl ", 'curl -sS -o /dev/null -w "%{http_code}" --noproxy "*" ', 1)],
-            env={"URL": server.url, "KEY": server.user_key, "JOB": job_id, "PATH": str(Path(curl).parent)},
+            env={
+                "URL": server.url,
+                "KEY": server.user_key,
+                "JOB": job_id,
+                "SPEAKER": speaker_id,
+                "PATH": str(Path(curl).parent),
+            },
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
             check=False,
         )
-        assert done.stdout == "200", f"{line}: {done.stdout} {done.stderr}"
+        expected = "201" if line.endswith('/speakers"') and "-F" in line else "200"
+        assert done.stdout == expected, f"{line}: {done.stdout} {done.stderr}"

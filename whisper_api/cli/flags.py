@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,14 +15,18 @@ from whisper_api.config import settings
 
 __all__ = [
     "add_flag",
+    "add_server_arguments",
     "add_setting_flags",
     "add_struct_flags",
+    "api_key",
     "overridden_settings",
     "struct_of",
     "subcommand_adder",
 ]
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+KEY_VARIABLE = "WHISPER_API_KEY"
 
 
 def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, dest: str, help: str) -> None:
@@ -78,6 +84,32 @@ def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str
     table = {setting.key: setting for setting in settings()}
     for flag, key in flags.items():
         add_flag(group, flag, table[key].type, dest=key, help=table[key].help)
+
+
+def add_server_arguments(group: argparse._ActionsContainer) -> None:
+    """Add the arguments that name a server and the key for it.
+
+    Args:
+        group: a parser or an argument group.
+    """
+    from whisper_api.client import DEFAULT_URL
+
+    group.add_argument("--url", default=DEFAULT_URL, help=f"URL of the server; {DEFAULT_URL} by default")
+    group.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
+    )
+
+
+def api_key(file: Path | None) -> str | None:
+    """The key in a file, or in the environment; None without a key.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
 
 
 def overridden_settings(args: argparse.Namespace) -> dict[str, object]:

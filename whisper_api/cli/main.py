@@ -38,6 +38,7 @@ COMMANDS = {
     "submit": "have a server turn audio files into transcripts",
     "serve": "answer over HTTP: a REST API with a durable queue",
     "models": "list, fetch, check and remove models",
+    "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }

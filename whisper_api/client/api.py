@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
-from whisper_api.client.upload import MultipartForm, Source, opened
+from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
     import requests
@@ -243,6 +244,70 @@ class Client:
             RequestError: the server refused, or cannot be reached.
         """
         self._transport.run(self._calls.cancel(job_id, force))
+
+    def enroll(self, name: str, samples: Sequence[Source]) -> Speaker:
+        """Add a person whose voice jobs with ``identify`` recognise. The person must have agreed to that.
+
+        Args:
+            name: the label of the person in transcripts.
+            samples: recordings of 2 to 10 seconds each, in which only this person speaks; as ``source`` of
+                :meth:`submit`. The server does not keep them.
+
+        Raises:
+            OSError: a file cannot be read.
+            InvalidOption: the server cannot use the name or a recording.
+            SpeakerExists, SpeakerLimit: the caller has a speaker of this name, or as many as one may have.
+            ModelUnavailable: the server has no model for voices.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.enroll(name, whole(samples)))
+
+    def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Speaker:
+        """Add recordings to a known speaker; they replace those that another model has embedded.
+
+        Args:
+            speaker_id: id of the speaker.
+            samples: as with :meth:`enroll`.
+
+        Raises:
+            SpeakerNotFound: there is no such speaker, or it belongs to another key.
+            WhisperApiError: as with :meth:`enroll`.
+        """
+        return self._transport.run(self._calls.add_samples(speaker_id, whole(samples)))
+
+    def speakers(self) -> tuple[Speaker, ...]:
+        """The caller's known speakers, the oldest first.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.speakers())
+
+    def rename_speaker(self, speaker_id: str, name: str) -> Speaker:
+        """Rename a known speaker. Earlier transcripts keep the old name.
+
+        Args:
+            speaker_id: id of the speaker.
+            name: the new name.
+
+        Raises:
+            InvalidOption: the server cannot use the name.
+            SpeakerNotFound, SpeakerExists: there is no such speaker, or another one of this name.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.rename_speaker(speaker_id, name))
+
+    def delete_speaker(self, speaker_id: str) -> None:
+        """Delete a known speaker: the name and the voice.
+
+        Args:
+            speaker_id: id of the speaker.
+
+        Raises:
+            SpeakerNotFound: there is no such speaker, or it belongs to another key.
+            RequestError: the server refused, or cannot be reached.
+        """
+        self._transport.run(self._calls.delete_speaker(speaker_id))
 
     def jobs(
         self,

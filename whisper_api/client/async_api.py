@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,11 @@ from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
-from whisper_api.client.upload import MultipartForm, Source, opened
+from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
     import httpx
@@ -236,6 +237,61 @@ class AsyncClient:
             WhisperApiError: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
         """
         await self._transport.run(self._calls.cancel(job_id, force))
+
+    async def enroll(self, name: str, samples: Sequence[Source]) -> Speaker:
+        """Add a person whose voice jobs with ``identify`` recognise. The person must have agreed to that.
+
+        Args:
+            name: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
+            samples: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
+        """
+        return await self._transport.run(self._calls.enroll(name, await asyncio.to_thread(whole, samples)))
+
+    async def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Speaker:
+        """Add recordings to a known speaker; they replace those that another model has embedded.
+
+        Args:
+            speaker_id: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
+            samples: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
+        """
+        return await self._transport.run(self._calls.add_samples(speaker_id, await asyncio.to_thread(whole, samples)))
+
+    async def speakers(self) -> tuple[Speaker, ...]:
+        """The caller's known speakers, the oldest first.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.speakers <whisper_api.Client.speakers>`.
+        """
+        return await self._transport.run(self._calls.speakers())
+
+    async def rename_speaker(self, speaker_id: str, name: str) -> Speaker:
+        """Rename a known speaker. Earlier transcripts keep the old name.
+
+        Args:
+            speaker_id: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
+            name: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
+        """
+        return await self._transport.run(self._calls.rename_speaker(speaker_id, name))
+
+    async def delete_speaker(self, speaker_id: str) -> None:
+        """Delete a known speaker: the name and the voice.
+
+        Args:
+            speaker_id: as in :meth:`Client.delete_speaker <whisper_api.Client.delete_speaker>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.delete_speaker <whisper_api.Client.delete_speaker>`.
+        """
+        await self._transport.run(self._calls.delete_speaker(speaker_id))
 
     async def jobs(
         self,

@@ -7,9 +7,10 @@ the same generators.
 
 from __future__ import annotations
 
+import base64
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
@@ -21,6 +22,7 @@ from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.voices import Speaker
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
 
@@ -31,6 +33,8 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
+# Seconds that the server may take to compute a voice, which waits for other voices and for models.
+EMBED_SECONDS = 300.0
 
 T = TypeVar("T")
 
@@ -69,6 +73,10 @@ class Page(msgspec.Struct):
 
     jobs: tuple[JobStatus, ...]
     next: str | None = None
+
+
+class _Speakers(msgspec.Struct):
+    speakers: tuple[Speaker, ...]
 
 
 class _Accepted(msgspec.Struct):
@@ -223,6 +231,48 @@ class Calls:
         response = yield from self._response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
+    def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
+        """Add a known speaker.
+
+        Args:
+            name: label of the person.
+            samples: recordings.
+        """
+        return (yield from self._speaker("POST", "/speakers", {"name": name, "samples": _data_urls(samples)}))
+
+    def add_samples(self, speaker_id: str, samples: Sequence[bytes]) -> Steps[Speaker]:
+        """Add recordings to a known speaker.
+
+        Args:
+            speaker_id: id of the speaker.
+            samples: recordings.
+        """
+        path = _speaker_path(speaker_id, "/samples")
+        return (yield from self._speaker("POST", path, {"samples": _data_urls(samples)}))
+
+    def rename_speaker(self, speaker_id: str, name: str) -> Steps[Speaker]:
+        """Rename a known speaker.
+
+        Args:
+            speaker_id: id of the speaker.
+            name: the new name.
+        """
+        return (yield from self._speaker("PATCH", _speaker_path(speaker_id), {"name": name}))
+
+    def speakers(self) -> Steps[tuple[Speaker, ...]]:
+        """The caller's known speakers."""
+        response = yield from self._response(Request("GET", "/speakers"))
+        return decoded(response, _Speakers).speakers
+
+    def delete_speaker(self, speaker_id: str) -> Steps[None]:
+        """Delete a known speaker."""
+        yield from self._response(Request("DELETE", _speaker_path(speaker_id)))
+
+    def _speaker(self, method: str, path: str, value: object) -> Steps[Speaker]:
+        headers = {"Content-Type": "application/json"}
+        request = Request(method, path, headers=headers, body=msgspec.json.encode(value), held_seconds=EMBED_SECONDS)
+        return decoded((yield from self._response(request)), Speaker)
+
     def _response(
         self, request: Request, *, deadline: float = math.inf, patience_seconds: float = 0.0
     ) -> Steps[Response]:
@@ -333,6 +383,14 @@ def job_path(job_id: str, rest: str = "") -> str:
         rest: path of the resource under the job, with a slash.
     """
     return f"/transcription/{quote(job_id, safe='')}{rest}"
+
+
+def _speaker_path(speaker_id: str, rest: str = "") -> str:
+    return f"/speakers/{quote(speaker_id, safe='')}{rest}"
+
+
+def _data_urls(samples: Sequence[bytes]) -> list[str]:
+    return [f"data:;base64,{base64.b64encode(sample).decode()}" for sample in samples]
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:

@@ -48,6 +48,8 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "storage_unavailable": errors.StorageError,
     "storage_full": errors.StorageFull,
     "storage_locked": errors.StorageLocked,
+    "speaker_exists": errors.SpeakerExists,
+    "speaker_limit": errors.SpeakerLimit,
 }
 OF_THE_JOB: dict[str, type[errors.JobError]] = {
     "job_not_finished": errors.JobNotFinished,
@@ -194,6 +196,8 @@ def _error(response: Response, job_id: str) -> WhisperApiError:
         detail = f"the server answered {response.status}{f' and names {location}' if location else ''}"
     if code == "job_not_found":
         return errors.JobNotFound(job_id)
+    if code == "speaker_not_found":
+        return errors.SpeakerNotFound(detail.removeprefix("Speaker not found: "))
     if code == "job_processing":
         return errors.JobIsProcessing(job_id)
     if code == "invalid_field":

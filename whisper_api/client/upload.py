@@ -8,13 +8,13 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
 from whisper_api.errors import InvalidInput, Portable
 
-__all__ = ["MultipartForm", "Source", "UploadFailed", "opened"]
+__all__ = ["MultipartForm", "Source", "UploadFailed", "opened", "whole"]
 
 Source = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 
@@ -118,6 +118,21 @@ def _as_source_failure() -> Iterator[None]:
         yield
     except Exception as error:
         raise UploadFailed(error) from error
+
+
+def whole(sources: Sequence[Source]) -> list[bytes]:
+    """The bytes of each source.
+
+    Raises:
+        OSError: a source cannot be read.
+        InvalidInput: a source is a text file object.
+    """
+    found = []
+    for source in sources:
+        with opened(source) as (file, _):
+            file.seek(0)
+            found.append(file.read())
+    return found
 
 
 @contextlib.contextmanager

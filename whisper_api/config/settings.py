@@ -139,6 +139,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
         _key("MAX_JOBS_PER_KEY", 200)
     )
+    max_speakers_per_key: Annotated[
+        CountOrZero, _is("known speakers that one key may have; 0 = no limit of its own")
+    ] = _key("MAX_SPEAKERS_PER_KEY", 200)
     max_uploads_per_key: Annotated[
         CountOrZero, _is("unfinished uploads that one key may have, each of MAX_FILE_SIZE; 0 = no limit of its own")
     ] = _key("MAX_UPLOADS_PER_KEY", 16)

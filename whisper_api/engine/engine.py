@@ -30,12 +30,13 @@ from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import DeviceLost, EngineClosed, ModelError
+from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
+    from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Engine"]
 
@@ -207,7 +208,7 @@ class Engine:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_partial: Callable[[PartialSegments], None] | None = None,
-        known_speakers: Mapping[str, AudioInput] | None = None,
+        known_speakers: Mapping[str, AudioInput | VoiceEmbedding] | None = None,
         cancel: threading.Event | None = None,
         hf_token: str | None = None,
         on_missing_model: Callable[[str], None] | None = None,
@@ -220,8 +221,8 @@ class Engine:
             on_progress: called from this thread with the job's progress.
             on_partial: called from this thread with the text of each decoded window, and again when the window's words
                 have their final times. With the option ``redact``, called once for each window, when all are decoded.
-            known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
-                recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
+            known_speakers: name of a person to the voice (:meth:`enroll`), or to a recording of a few seconds in which
+                only that person speaks. A recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: an event that another thread sets to stop the job within one work item.
             hf_token: Hugging Face token that replaces the engine's.
             on_missing_model: called, from any thread, with the name of a model that is not on this machine. The model
@@ -254,15 +255,11 @@ class Engine:
             check_names(known_speakers)
         # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
-            ctx = JobContext(
-                options=resolved,
-                device=runtime.device,
-                worker=runtime.worker,
-                models=runtime.models,
-                store=self.store,
+            ctx = self._context(
+                runtime,
+                resolved,
                 hf_token=hf_token or self._hf_token,
                 cancel=cancel,
-                closed=self._closed,
                 on_progress=on_progress,
                 on_partial=on_partial,
                 on_missing_model=on_missing_model,
@@ -279,6 +276,46 @@ class Engine:
                 raise
             finally:
                 ctx.close()
+
+    def enroll(self, *recordings: AudioInput, cancel: threading.Event | None = None) -> VoiceEmbedding:
+        """Compute a person's voice, which ``known_speakers`` of :meth:`transcribe` takes instead of a recording.
+
+        Args:
+            recordings: one or several, of a few seconds each, in which only this person speaks; as ``source`` of
+                :meth:`transcribe`. Of each, the first minute is used.
+            cancel: an event that another thread sets to stop the work.
+
+        Raises:
+            InvalidAudio: a recording cannot be decoded, or nobody can be heard in it; the message has its number.
+            InvalidOption: there is no recording.
+            ModelError: no embedding model is available.
+            Canceled: ``cancel`` was set.
+            EngineClosed: the engine was closed.
+            ForkedProcess: a parent of this process ran models before the fork.
+        """
+        from whisper_api.engine.diarize.enrollment import enroll
+
+        fork.use_models()
+        self._check_open()
+        if not recordings:
+            raise InvalidOption("recordings", "expected at least one")
+        with self._pool.assign(0.0) as runtime:
+            ctx = self._context(runtime, self.resolve(None), hf_token=self._hf_token, cancel=cancel)
+            try:
+                return enroll(ctx, recordings)
+            finally:
+                ctx.close()
+
+    def _context(self, runtime: DeviceRuntime, options: ResolvedOptions, **callers: Any) -> JobContext:
+        return JobContext(
+            options=options,
+            device=runtime.device,
+            worker=runtime.worker,
+            models=runtime.models,
+            store=self.store,
+            closed=self._closed,
+            **callers,
+        )
 
     def preload(self, options: TranscriptionOptions | None = None) -> None:
         """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
@@ -315,15 +352,7 @@ class Engine:
             self._preload_rest(resolved, runtime)
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
-        ctx = JobContext(
-            options=options,
-            device=runtime.device,
-            worker=runtime.worker,
-            models=runtime.models,
-            store=self.store,
-            hf_token=self._hf_token,
-            closed=self._closed,
-        )
+        ctx = self._context(runtime, options, hf_token=self._hf_token)
         if options.align and options.language != "auto":
             from whisper_api.engine.align.align import alignment_source
 

@@ -17,7 +17,7 @@ from whisper_api.engine.audio.crosstalk import Comparison, compare, without_cros
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.audio.track import end_to_end
 from whisper_api.engine.vad import Detection, Span
-from whisper_api.schema import SAMPLE_RATE, Redaction, Segment
+from whisper_api.schema import SAMPLE_RATE, Redaction, Segment, Turn
 
 if TYPE_CHECKING:
     from whisper_api.engine.audio.decode import Decoded
@@ -89,6 +89,17 @@ class Heard:
             start, end = _earlier(each.start, offset), _earlier(each.end, offset)
             placed.append(replace(each, start=start, end=end, channel=self.channels[place]))
         return tuple(sorted(placed, key=lambda each: (each.start, each.end)))
+
+    def placed_turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+        """Give turns of ``audio``, of which each lies in one channel, their channel and their time in the recording."""
+        if not self.channels:
+            return tuple(turns)
+        placed = []
+        for turn in turns:
+            place = int(turn.start // self.spacing)
+            start, end = (_earlier(time, place * self.spacing) for time in (turn.start, turn.end))
+            placed.append(Turn(start, end, turn.speaker, self.channels[place]))
+        return tuple(sorted(placed, key=lambda turn: (turn.start, turn.end)))
 
     def voices(self, seconds: float) -> dict[int, Samples]:
         """The speech of each channel that has any.

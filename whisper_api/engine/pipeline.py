@@ -22,13 +22,20 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.languages import translates
 from whisper_api.engine.sentences import split_sentences
-from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
+from whisper_api.engine.speakers import (
+    PROGRESS_SECONDS,
+    Diarizing,
+    diarizing,
+    found_in,
+    known_voices,
+    speakers_in_order,
+)
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
-from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
+from whisper_api.errors import ModelError, ModelUnavailable
 from whisper_api.schema import Redaction, Segment, Stage, Transcript, WordTimes, redact_kinds
 from whisper_api.time_order import in_order
 
@@ -39,13 +46,11 @@ if TYPE_CHECKING:
     from whisper_api.engine.models.store import LocalModel
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
+    from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["TranscriptionRun"]
 
 log = logging.getLogger(__name__)
-
-# How often the job's thread reports the progress of diarization.
-PROGRESS_SECONDS = 0.2
 
 
 class EngineParts(Protocol):
@@ -72,10 +77,12 @@ class TranscriptionRun:
     Args:
         engine: the engine whose models and settings are used.
         ctx: the job.
-        known_speakers: name of a person to a recording of that person alone.
+        known_speakers: name of a person to the voice, or to a recording of that person alone.
     """
 
-    def __init__(self, engine: EngineParts, ctx: JobContext, known_speakers: Mapping[str, AudioInput]) -> None:
+    def __init__(
+        self, engine: EngineParts, ctx: JobContext, known_speakers: Mapping[str, AudioInput | VoiceEmbedding]
+    ) -> None:
         self._engine = engine
         self._ctx = ctx
         self._known_speakers = known_speakers
@@ -96,10 +103,15 @@ class TranscriptionRun:
                 max_seconds=self._engine.max_audio_seconds,
                 memory=self._engine.audio_memory,
             )
-            references = self._references()
+            references = known_voices(ctx, self._known_speakers)
         for warning in decoded.warnings:
             ctx.warn(warning)
         duration = decoded.duration
+        if options.task == "diarize":
+            with self._stage("vad"):
+                heard = hear(ctx, decoded, self._engine.audio_memory)
+                del decoded
+            return self._diarized(heard, references, duration)
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
@@ -126,7 +138,7 @@ class TranscriptionRun:
                     language_probabilities=probabilities,
                 )
             if options.diarize is not False and spans:
-                self._speakers = background.enter_context(self._diarizing(heard, references))
+                self._speakers = background.enter_context(diarizing(ctx, heard, references))
             text = _Text(recognizer, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
@@ -148,20 +160,29 @@ class TranscriptionRun:
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=speakers_in_order(segments),
             channels=heard.channels,
-            speaker_embeddings=speaker_embeddings(diarization) if options.speaker_embeddings else None,
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
-            diarization_model=(diarization.model or None) if diarization else None,
+            **found_in(ctx, heard, diarization),
             redactions=redactions,
         )
 
-    def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
+    def _diarized(self, heard: Heard, references: Mapping[str, Any], duration: float) -> Transcript:
+        """The transcript of the task ``diarize``, which has turns and no text."""
+        diarization = None
+        if heard.windows:
+            with diarizing(self._ctx, heard, references) as speakers, self._stage("diarize"):
+                diarization = speakers.awaited(self._ctx)
+        found = found_in(self._ctx, heard, diarization)
+        speaking = tuple(dict.fromkeys(turn.speaker for turn in found.get("turns", ())))
+        return self._transcript(None, duration, language="", speakers=speaking, channels=heard.channels, **found)
+
+    def _transcript(self, model: LocalModel | None, duration: float, *, language: str, **found: Any) -> Transcript:
         self._ctx.begin("done")
         return Transcript(
             language=language,
             duration=round(duration, 3),
-            model=model.name,
-            model_revision=model.revision,
+            model="" if model is None else model.name,
+            model_revision=None if model is None else model.revision,
             options=self._options.for_transcript(),
             timings={stage: round(seconds, 4) for stage, seconds in self._timings.items()},
             warnings=tuple(self._ctx.warnings),
@@ -260,23 +281,6 @@ class TranscriptionRun:
             self._ctx.emit_partial(index, text.placed(window), aligned=text.word_times != "none", redacted=True)
         return text.heard.placed_redactions(redactions)
 
-    def _references(self) -> dict[str, Any]:
-        """The decoded recordings of the known speakers; empty if they are not needed."""
-        if not self._known_speakers:
-            return {}
-        if self._options.diarize is False or self._options.task == "detect_language":
-            self._ctx.warn("the known speakers were not looked for, since the speakers were not to be told apart")
-            return {}
-        from whisper_api.engine.diarize.enrollment import decode_references
-
-        try:
-            return decode_references(self._ctx, self._known_speakers)
-        except InvalidAudio:
-            raise
-        except Exception as error:
-            self._ctx.continue_without("the known speakers were not looked for", error)
-            return {}
-
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
         begun = time.perf_counter()
@@ -334,16 +338,6 @@ class TranscriptionRun:
         )
         forget_frames(error)
 
-    @contextlib.contextmanager
-    def _diarizing(self, heard: Heard, references: Mapping[str, Any]) -> Iterator[Diarizing]:
-        stop = threading.Event()
-        task = Diarizing(self._ctx.subcontext(stop), heard, references)
-        try:
-            yield task
-        finally:
-            stop.set()
-            task.join()
-
     def _check_speakers(self) -> None:
         """End a job early whose diarization has failed with an error that ends the job.
 
@@ -371,9 +365,7 @@ class TranscriptionRun:
             return None
         with self._stage("diarize"):
             try:
-                while not speakers.wait(PROGRESS_SECONDS):
-                    self._ctx.progress(speakers.ctx.stage_done)
-                diarization = speakers.result()
+                diarization = speakers.awaited(self._ctx)
                 text.segments = assign_speakers(text.segments, diarization.word_turns)
                 return diarization
             except Exception as error:
@@ -389,9 +381,6 @@ class TranscriptionRun:
                     )
                     forget_frames(error)
                 return None
-            finally:
-                for warning in speakers.ctx.warnings:
-                    self._ctx.warn(warning)
 
 
 @dataclass

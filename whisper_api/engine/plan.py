@@ -32,6 +32,8 @@ class StagePlan:
     @classmethod
     def of(cls, options: TranscriptionOptions) -> StagePlan:
         """The plan of a job with these options."""
+        if options.task == "diarize":
+            return cls(("decode", "vad", "diarize"))
         stages: list[Stage] = ["decode", "load", "vad", "asr"]
         if options.task != "detect_language":
             stages += ["align"] if options.align else []

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from whisper_api.errors import InvalidOption
 from whisper_api.job_values import Correction, Corrections
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
+from whisper_api.speaker_turns import joined_turns
 from whisper_api.word_spacing import word_spans
 
 __all__ = ["applied", "checked"]
@@ -81,12 +82,15 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
             if not changed.text:
                 continue
         segments.append(_renamed(changed, names) if names else changed)
-    embeddings = transcript.speaker_embeddings
+    embeddings, scores = transcript.speaker_embeddings, transcript.speaker_scores
+    turns = (replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in transcript.turns)
     return replace(
         transcript,
         segments=tuple(segments),
         speakers=tuple(dict.fromkeys(names.get(label, label) for label in transcript.speakers)),
         speaker_embeddings=None if embeddings is None else _keyed_anew(embeddings, names),
+        speaker_scores=None if scores is None else _keyed_anew(scores, names),
+        turns=joined_turns(turns) if names else transcript.turns,
     )
 
 
@@ -112,6 +116,7 @@ def _in_one_line(text: str) -> str:
 
 def _labels(transcript: Transcript) -> set[str]:
     found = {*transcript.speakers, *(segment.speaker for segment in transcript.segments)}
+    found |= {turn.speaker for turn in transcript.turns}
     return {label for label in found if label is not None}
 
 

@@ -175,7 +175,9 @@ class Estimates:
 
 def _rate_name(stage: str, task: Task) -> str:
     """The name under which a stage is learned; stages that depend on the task are learned for each task."""
-    return f"{stage} ({task})" if stage in OF_TASK and task != "transcribe" else stage
+    # Beside recognition, diarization counts only for the time that it takes longer.
+    of_task = task != "transcribe" if stage in OF_TASK else task == stage
+    return f"{stage} ({task})" if of_task else stage
 
 
 def _length(stage: str, task: Task, audio_seconds: float, channels: int = 1) -> float:
@@ -188,7 +190,7 @@ def _length(stage: str, task: Task, audio_seconds: float, channels: int = 1) -> 
 
 def _has_speech(transcript: Transcript) -> bool:
     """Whether there is speech. Without speech the models had no work, and their speed is unknown."""
-    return bool(transcript.segments or transcript.language_probabilities)
+    return bool(transcript.segments or transcript.language_probabilities or transcript.turns)
 
 
 def _sum(left: float | None, right: float | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import msgspec
 
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
+from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
 
@@ -119,6 +120,7 @@ class Executor(Protocol):
         on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
+        voices: Mapping[str, VoiceEmbedding] | None = None,
     ) -> Transcript:
         """Run one job to its end. Downloads nothing.
 
@@ -130,6 +132,7 @@ class Executor(Protocol):
             on_missing_model: receives the name of a model that could be downloaded. An exception from it ends the job;
                 when it returns, the job runs without the model.
             cancel: another thread sets this event to stop the job within one work item.
+            voices: name to voice of the people whom the job looks for besides those whose recordings it has.
 
         Returns:
             The transcript.
@@ -140,6 +143,18 @@ class Executor(Protocol):
             EngineClosed: the executor was closed, or its engine failed. After a failure, the next call gets a new
                 engine.
             Exception: any other error of the job.
+        """
+
+    def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+        """Compute a person's voice. Downloads the models that are missing.
+
+        Args:
+            recordings: files, in each of which only this person speaks.
+
+        Raises:
+            InvalidAudio: a recording cannot be decoded, or nobody can be heard in it.
+            ModelUnavailable: no embedding model is available.
+            EngineClosed: the executor was closed, or its engine failed.
         """
 
     def close(self) -> None:

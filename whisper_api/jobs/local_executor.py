@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.engine import Engine
     from whisper_api.engine.models.store import DownloadProgress, ModelStore
     from whisper_api.engine.worker.device import Device
+    from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["EXECUTORS", "LocalExecutor"]
 
@@ -129,7 +130,7 @@ class LocalExecutor:
         if not self._names.trusts(name):
             _check_name(name)
         self._check_room(options)
-        if options.diarize and not self._tells_speakers_apart(hf_token):
+        if (options.diarize or options.task == "diarize") and not self._tells_speakers_apart(hf_token):
             raise ModelUnavailable(
                 "diarize: there is no model here to tell speakers apart; `whisper-api models pull campplus` on the "
                 "server fetches one or says why not"
@@ -142,8 +143,9 @@ class LocalExecutor:
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
         """The models to download before the job runs, the Whisper model first."""
         whisper = self.model_name(options)
+        needs_whisper = options.task != "diarize" and self._store.is_missing(whisper)
         optional = (name for name in self._optional_models(options, hf_token) if self._store.can_download(name))
-        return (*((whisper,) if self._store.is_missing(whisper) else ()), *optional)
+        return (*((whisper,) if needs_whisper else ()), *optional)
 
     def _optional_models(self, options: TranscriptionOptions, hf_token: str | None) -> Iterator[str]:
         """The alignment and diarization models of a job, on this machine or not."""
@@ -181,6 +183,7 @@ class LocalExecutor:
         on_partial: OnPartial,
         on_missing_model: OnMissingModel,
         cancel: threading.Event,
+        voices: Mapping[str, VoiceEmbedding] | None = None,
     ) -> Transcript:
         """Run one job on the engine. After a failure of the engine, the next job gets a new one."""
         last = Progress(0.0, "load")
@@ -204,12 +207,27 @@ class LocalExecutor:
                     on_progress=report,
                     on_partial=on_partial,
                     known_speakers={
-                        name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
+                        **(voices or {}),
+                        # The job's own recording of a person comes before the stored voice.
+                        **{
+                            name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
+                        },
                     },
                     cancel=cancel,
                     hf_token=job.hf_token or None,
                     on_missing_model=report_missing,
                 )
+            except EngineClosed:
+                self._replace(engine)
+                raise
+
+    def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+        """Compute a voice on the engine."""
+        cancel = threading.Event()
+        with self._watched(_Run(lambda: None, cancel)):
+            engine = self._ready_engine()
+            try:
+                return engine.enroll(*recordings, cancel=cancel)
             except EngineClosed:
                 self._replace(engine)
                 raise
@@ -277,7 +295,8 @@ class LocalExecutor:
         from whisper_api.engine.models.files import model_facts
 
         name = self.model_name(options)
-        entry = model_facts(name) if self._store.is_missing(name) else None
+        needed = options.task != "diarize" and self._store.is_missing(name)
+        entry = model_facts(name) if needed else None
         if entry is not None and entry.approximate_bytes:
             directory = self._config.models_dir.absolute()
             existing = next(each for each in (directory, *directory.parents) if each.is_dir())

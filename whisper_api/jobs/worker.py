@@ -34,6 +34,7 @@ from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.schema import PartialSegments, Progress, Transcript
 from whisper_api.store.jobs import Job, JobStore
 from whisper_api.telemetry import Metrics
+from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Worker", "WorkerDeps"]
 
@@ -212,11 +213,18 @@ class Worker:
                     on_partial=lambda partial: self._publish_partial(running, partial),
                     on_missing_model=lambda name: self._deps.downloads.require(job, name),
                     cancel=running.cancel,
+                    voices=self._voices(job),
                 )
             )
         except BaseException as error:
             # Only the outcome is kept, because the frames of the error may hold the audio.
             return self._outcome_of(error, job, running)
+
+    def _voices(self, job: Job) -> dict[str, VoiceEmbedding]:
+        """The voices to look for. They are read now, because the owner may have deleted one since the submission."""
+        if not job.options.identify:
+            return {}
+        return {speaker.name: speaker.voice for speaker in self._deps.store.speakers(job.owner)}
 
     def _publish_progress(self, running: RunningJob, progress: Progress) -> None:
         deps, job_id = self._deps, running.job_id

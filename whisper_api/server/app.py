@@ -37,6 +37,7 @@ from whisper_api.server.routes import (
     metrics,
     openai,
     page,
+    speakers,
     status,
     transcription,
 )
@@ -59,6 +60,9 @@ NATIVE_ROUTES = {
     "/transcription/{job_id}/events": Resource({"GET": events.EVENTS}),
     "/transcription/{job_id}/corrections": Resource({"GET": corrections.CORRECTIONS, "PUT": corrections.CORRECT}),
     "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
+    "/speakers": Resource({"GET": speakers.SPEAKERS, "POST": speakers.ENROLL}),
+    "/speakers/{speaker_id}": Resource({"GET": speakers.SPEAKER, "PATCH": speakers.RENAME, "DELETE": speakers.DELETE}),
+    "/speakers/{speaker_id}/samples": Resource({"POST": speakers.ADD_SAMPLES}),
     "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
     "/status": Resource({"GET": status.STATUS}),

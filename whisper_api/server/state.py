@@ -49,6 +49,7 @@ class ServerState:
         reads: threads for requests that take a few milliseconds.
         renders: a thread that reads stored transcripts and renders them.
         fetches: threads that wait for other servers.
+        enrolments: a thread that computes the voices of known speakers.
         draining: set when the server begins to stop; status requests that wait for a change end then.
         stopped: set when no job runs any more; all other waiting requests end then.
         started: when the server started, by ``time.monotonic``.
@@ -56,6 +57,7 @@ class ServerState:
         key_uploads, address_uploads: limit the unfinished uploads of one key and of one address.
         form_bytes: limits the bytes on the disk of one caller's unfinished forms with several files.
         caller_fetches: limits the files that are fetched at a time for one caller.
+        caller_enrolments: limits the voices that are computed at a time for one caller.
         caller_renders: limits the results that are rendered at a time for one caller.
     """
 
@@ -68,6 +70,7 @@ class ServerState:
         self.reads = ThreadPoolExecutor(threads, thread_name_prefix="reads")
         self.renders = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="renders")
         self.fetches = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetches")
+        self.enrolments = ThreadPoolExecutor(1, thread_name_prefix="enrolments")
         self.draining = asyncio.Event()
         self.stopped = asyncio.Event()
         self.started = time.monotonic()
@@ -77,11 +80,12 @@ class ServerState:
         # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
         self.form_bytes = Amounts(config.max_uploads_per_key * config.max_file_size)
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
+        self.caller_enrolments = Turns(1)
         self.caller_renders = Turns(1)
 
     def close(self) -> None:
         """End the threads, without waiting for work that has begun."""
-        for pool in (self.uploads, self.reads, self.renders, self.fetches):
+        for pool in (self.uploads, self.reads, self.renders, self.fetches, self.enrolments):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,9 +1,10 @@
-"""JobStore: jobs, transcripts, keys and learned speeds in one SQLite database.
+"""JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py`` and ``job_search.py``, and for the schema in
-``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
-changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and ``mark_delivered``
-survive the end of the process, but perhaps not a loss of power: the job then runs again, or its result stays longer.
+All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py`` and ``job_search.py``, and for the
+schema in ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two
+concurrent changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and
+``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job then runs again, or its
+result stays longer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
 from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
+from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
@@ -69,7 +71,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:

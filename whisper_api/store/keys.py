@@ -51,7 +51,7 @@ class KeyTable(Tables):
         )
 
     def revoke_key(self, key_id: str, now: float) -> bool:
-        """Revoke a key.
+        """Revoke a key, and delete its known speakers: nobody else may use their voices.
 
         Args:
             key_id: id of the key.
@@ -60,4 +60,9 @@ class KeyTable(Tables):
         Returns:
             False when there is no such key, or it was revoked before.
         """
-        return self._change("UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id)
+        revoke = "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL"
+        with self.database.write() as connection:
+            revoked = connection.execute(revoke, (now, key_id)).rowcount > 0
+            if revoked:
+                connection.execute("DELETE FROM speakers WHERE owner = ?", (key_id,))
+        return revoked

@@ -183,4 +183,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE new_keys RENAME TO keys",
         "CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL",
     ),
+    (
+        """
+        CREATE TABLE speakers (
+            seq INTEGER PRIMARY KEY,
+            speaker_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            content BLOB NOT NULL,
+            UNIQUE (owner, name)
+        )
+        """,
+    ),
 )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whisper_api.engine.diarize.assignment import Turn, assign_speakers
-from whisper_api.schema import Segment, Word
+from whisper_api.engine.diarize.assignment import assign_speakers
+from whisper_api.schema import Segment, Turn, Word
 
 
 def words_at(*spans: tuple[str, float, float]) -> tuple[Word, ...]:

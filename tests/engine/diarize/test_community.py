@@ -20,7 +20,8 @@ import pytest
 
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize.community import CommunityEmbedding, CommunitySource, run_pipeline
-from whisper_api.engine.diarize.pipeline import diarize, embed_speaker
+from whisper_api.engine.diarize.embed_speaker import embed_speaker
+from whisper_api.engine.diarize.pipeline import diarize
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.options import resolve
@@ -187,7 +188,7 @@ def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: C
     found = diarize(ctx, speech)
     assert found.model == "pyannote community-1"
     assert found.turns[0].speaker == "SPEAKER_00"
-    assert all(a.end <= b.start + 1e-9 for a, b in zip(found.turns, found.turns[1:], strict=False))
+    assert all(a.end <= b.start + 1e-9 for a, b in zip(found.word_turns, found.word_turns[1:], strict=False))
     assert found.embeddings is not None
     assert set(found.embeddings) == {turn.speaker for turn in found.turns}
     for vector in found.embeddings.values():
@@ -196,8 +197,9 @@ def test_the_stage_takes_a_local_copy(directory: Path, speech: Floats, worker: C
 
 def test_a_voice_is_embedded_as_the_pipeline_does_it(directory: Path, speech: Floats, worker: CountingWorker) -> None:
     ctx = job(worker, ModelStore(directory.parent.parent, offline=True), options={"num_speakers": 2})
-    voice = embed_speaker(ctx, speech[: 3 * 16_000], community=True)
-    assert voice is not None
+    sample = embed_speaker(ctx, speech[: 3 * 16_000], community=True)
+    assert sample is not None
+    voice = np.array(sample.vector, np.float32)
     assert voice.shape == (256,)
     assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-5)
     assert "CommunityEmbedding" in worker.operations

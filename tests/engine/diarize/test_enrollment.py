@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions
+from whisper_api import Engine, InvalidAudio, InvalidOption, Transcript, TranscriptionOptions, VoiceEmbedding
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.diarize.enrollment import match_speakers
 from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.voices import VoiceSample
 
 RATE = 16_000
 THRESHOLD = CAMPPLUS.same_person
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 SPEAKERS = TranscriptionOptions(language="en", align=False, diarize=True)
+TURNS = TranscriptionOptions(task="diarize")
 
 
 def axis(number: int) -> Floats:
@@ -127,6 +130,77 @@ def test_speakers_who_are_known_have_their_names_everywhere(
     swapped = engine.transcribe(call, options, known_speakers={"Sheila": voices["Diane"], "Diane": voices["Sheila"]})
     other = {"Diane": "Sheila", "Sheila": "Diane"}
     assert [other[str(speaker)] for speaker in order(named)] == order(swapped)
+
+
+@pytest.mark.models
+def test_an_enrolled_voice_names_its_speaker_with_a_score(
+    engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    sheila = engine.enroll(voices["Sheila"])
+    assert (sheila.model, len(sheila.samples)) == ("campplus", 1)
+    assert 4.0 < sheila.seconds < 6.0
+    # The second recording is noisy, and shorter.
+    noise = np.random.default_rng(0).normal(0, 0.01, 3 * RATE).astype(np.float32)
+    both = engine.enroll(voices["Sheila"], call[int(22 * RATE) : int(25 * RATE)] + noise)
+    assert len(both.samples) == 2
+    assert both.similarity(sheila) > 0.9
+    assert sheila.similarity(engine.enroll(voices["Diane"])) < THRESHOLD
+
+    part = call[int(11 * RATE) : int(28 * RATE)]
+    found = engine.transcribe(part, TURNS, known_speakers={"Sheila": both})
+    assert found.speakers == ("SPEAKER_00", "Sheila")
+    assert found.speaker_scores is not None
+    assert set(found.speaker_scores) == {"Sheila"}
+    score = found.speaker_scores["Sheila"]
+    assert THRESHOLD <= score <= 1.0
+    # The score decides, and the option overrides the model's threshold.
+    strict = replace(TURNS, identify_threshold=score + 0.001)
+    assert engine.transcribe(part, strict, known_speakers={"Sheila": both}).speaker_scores == {}
+
+
+@pytest.mark.models
+def test_nobody_is_named_after_a_voice_that_is_not_there(
+    engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    """Each of the two speakers alone, with the voice of the other one."""
+    for name, (start, end) in ALONE.items():
+        (other,) = ALONE.keys() - {name}
+        alone = call[int(start * RATE) : int(end * RATE)]
+        found = engine.transcribe(alone, TURNS, known_speakers={other: engine.enroll(voices[other])})
+        assert found.speaker_scores == {}
+        assert other not in found.speakers
+
+
+@pytest.mark.models
+def test_a_voice_of_another_model_is_named_in_a_warning(engine: Engine, call: Floats, ecapa_path: Path) -> None:
+    sample = VoiceSample(seconds=3.0, vector=(1.0, *[0.0] * 191))
+    others = {f"Person {number}": VoiceEmbedding(model="ecapa", samples=(sample,)) for number in range(7)}
+    found = engine.transcribe(one_speaks(call), TURNS, known_speakers=others)
+    assert found.speakers == ("SPEAKER_00",)
+    (warning,) = found.warnings
+    assert "'Person 0', 'Person 1'" in warning
+    assert "and 2 more: not looked for, because another model than campplus" in warning
+    assert "enrol them again" in warning
+
+
+@pytest.mark.models
+def test_what_cannot_be_enrolled_is_named_by_its_number(
+    engine: Engine, voices: dict[str, bytes], ecapa_path: Path
+) -> None:
+    with pytest.raises(InvalidAudio, match="recording 2: nobody can be heard"):
+        engine.enroll(voices["Diane"], np.zeros(3 * RATE, np.float32))
+    with pytest.raises(InvalidAudio, match=r"recording 1: .*"):
+        engine.enroll(b"no audio at all, just words\n" * 40)
+    with pytest.raises(InvalidOption):
+        engine.enroll()
+
+
+@pytest.mark.models
+def test_identify_without_voices_says_so(engine: Engine, call: Floats, ecapa_path: Path) -> None:
+    found = engine.transcribe(one_speaks(call), replace(TURNS, identify=True))
+    assert (found.speakers, found.speaker_scores) == (("SPEAKER_00",), None)
+    (warning,) = found.warnings
+    assert "POST /speakers" in warning
 
 
 @pytest.mark.models

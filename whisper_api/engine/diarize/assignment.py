@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.schema import Segment, Word
+from whisper_api.schema import Segment, Turn, Word
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["Turn", "assign_speakers"]
+__all__ = ["assign_speakers"]
 
 # A single word between words of another speaker keeps its speaker only if that speaker overlaps it longer by this share
 # of its duration, because turns begin and end with an error of a few tenths of a second.
 MIN_MARGIN = 0.5
 
 Times = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An interval in which one person speaks.
-
-    Attributes:
-        start, end: seconds from the beginning of the audio.
-        speaker: label of the person.
-    """
-
-    start: float
-    end: float
-    speaker: str
 
 
 def assign_speakers(segments: Sequence[Segment], turns: Sequence[Turn]) -> tuple[Segment, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,24 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.diarize.assignment import Turn
+from whisper_api.engine.diarize.embed_speaker import sample_of, speaker_voices, voice_model
 from whisper_api.engine.diarize.open_models import CAMPPLUS
-from whisper_api.engine.diarize.pipeline import Diarization, embed_speaker
-from whisper_api.engine.worker.device_errors import is_out_of_memory
-from whisper_api.errors import InvalidAudio, InvalidOption, WhisperApiError
-from whisper_api.schema import SAMPLE_RATE
+from whisper_api.engine.diarize.pipeline import Diarization
+from whisper_api.errors import InvalidAudio, InvalidOption
+from whisper_api.schema import SAMPLE_RATE, Turn
+from whisper_api.voices import VoiceEmbedding
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
-__all__ = ["check_names", "decode_references", "match_speakers", "name_speakers"]
-
-log = logging.getLogger(__name__)
+__all__ = ["check_names", "decode_references", "enroll", "match_speakers", "name_speakers"]
 
 Floats = npt.NDArray[np.float32]
 
 MAX_SECONDS = 60.0
 """Seconds of a recording that are used; a longer one does not improve the embedding."""
+
+# A warning repeats at most so many names.
+SHOWN_NAMES = 5
 
 LABEL = re.compile(r"SPEAKER_\d+", re.IGNORECASE | re.ASCII)
 
@@ -51,76 +51,116 @@ def check_names(names: Mapping[str, object]) -> None:
             )
 
 
-def decode_references(ctx: JobContext, known: Mapping[str, AudioInput]) -> dict[str, Floats]:
+def decode_references(
+    ctx: JobContext, known: Mapping[str, AudioInput | VoiceEmbedding]
+) -> dict[str, Floats | VoiceEmbedding]:
     """Decode the recordings of the known speakers.
 
     Args:
         ctx: the job. A recording over 60 s, of which the rest is ignored, becomes a warning.
-        known: name to recording.
+        known: name to recording or voice.
 
     Returns:
-        Name to float32 samples, shape (samples,), mono, 16 kHz.
+        Name to voice, or to float32 samples, shape (samples,), mono, 16 kHz.
 
     Raises:
         InvalidAudio: a recording cannot be decoded.
     """
-    return {name: _decoded(ctx, number, source) for number, (name, source) in enumerate(known.items(), start=1)}
-
-
-def _decoded(ctx: JobContext, number: int, source: AudioInput) -> Floats:
-    try:
-        audio = decode(source, check=ctx.check, stop_at=MAX_SECONDS).audio
-    except InvalidAudio as error:
+    return {
         # The number and not the name, because errors are logged and names of people must not be.
-        raise InvalidAudio(f"known speaker {number}: {error}") from error
+        name: source if isinstance(source, VoiceEmbedding) else _reference(ctx, number, source)
+        for number, (name, source) in enumerate(known.items(), start=1)
+    }
+
+
+def enroll(ctx: JobContext, recordings: Sequence[AudioInput]) -> VoiceEmbedding:
+    """The voice of a person.
+
+    Args:
+        ctx: the job.
+        recordings: at least one; in each only this person speaks.
+
+    Raises:
+        InvalidAudio: a recording cannot be decoded, or nobody can be heard in it; the message has its number.
+        ModelUnavailable, ModelCorrupt: the embedding model cannot be used.
+        Canceled: the caller canceled.
+    """
+    model = voice_model(ctx)
+    samples = []
+    for number, source in enumerate(recordings, start=1):
+        sample = sample_of(ctx, _decoded(ctx, f"recording {number}", source), model)
+        if sample is None:
+            raise InvalidAudio(f"recording {number}: nobody can be heard")
+        samples.append(sample)
+    return VoiceEmbedding(model=model.name, revision=model.revision, samples=tuple(samples))
+
+
+def _reference(ctx: JobContext, number: int, source: AudioInput) -> Floats:
+    audio = _decoded(ctx, f"known speaker {number}", source)
     if len(audio) >= MAX_SECONDS * SAMPLE_RATE:
         ctx.warn(f"of the recording of known speaker {number}, the first {MAX_SECONDS:g} s were used")
     return audio
 
 
-def name_speakers(ctx: JobContext, diarization: Diarization, references: Mapping[str, Floats]) -> Diarization:
+def _decoded(ctx: JobContext, name: str, source: AudioInput) -> Floats:
+    try:
+        return decode(source, check=ctx.check, stop_at=MAX_SECONDS).audio
+    except InvalidAudio as error:
+        raise InvalidAudio(f"{name}: {error}") from error
+
+
+def name_speakers(
+    ctx: JobContext, audio: Floats, diarization: Diarization, references: Mapping[str, Floats | VoiceEmbedding]
+) -> Diarization:
     """Replace the labels of recognised speakers by their names.
 
     Args:
-        ctx: the job. A recording in which nobody speaks becomes a warning.
-        diarization: the turns and embeddings of the job's audio.
-        references: name to a recording of that person alone: float32, shape (samples,), 16 kHz.
+        ctx: the job. A recording in which nobody speaks, and voices of another model, become warnings.
+        audio: the job's audio, shape (samples,), mono, 16 kHz.
+        diarization: the turns and embeddings of this audio.
+        references: name to the voice of that person, or to a recording of that person alone: float32, shape (samples,),
+            16 kHz.
 
     Raises:
         ModelUnavailable, ModelCorrupt: the embedding model cannot be used.
         Canceled: the caller canceled.
     """
+    model = diarization.voice_model
     embeddings: dict[str, Floats] = {}
-    for name, audio in references.items():
-        embedding = _embedding(ctx, audio, diarization)
-        if embedding is None:
+    of_others: list[str] = []
+    for name, reference in references.items():
+        if isinstance(reference, VoiceEmbedding):
+            if reference.is_comparable(model.name, model.revision):
+                embeddings[name] = np.asarray(reference.vector, np.float32)
+            else:
+                of_others.append(name)
+            continue
+        sample = sample_of(ctx, reference, model)
+        if sample is None:
             ctx.warn(f"{name!r} was not looked for, because nobody can be heard in the recording that was given")
         else:
-            embeddings[name] = embedding
+            embeddings[name] = np.asarray(sample.vector, np.float32)
+    if of_others:
+        more = f" and {len(of_others) - SHOWN_NAMES} more" if len(of_others) > SHOWN_NAMES else ""
+        shown = ", ".join(map(repr, of_others[:SHOWN_NAMES])) + more
+        ctx.warn(
+            f"{shown}: not looked for, because another model than "
+            f"{model.name}, which told the speakers of this recording apart, has made these voices; enrol them again"
+        )
+
+    voices = speaker_voices(ctx, audio, diarization) if embeddings else {}
+    names = match_speakers(voices, embeddings, ctx.options.identify_threshold or model.same_person)
 
     def named(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         return tuple(Turn(turn.start, turn.end, names.get(turn.speaker, turn.speaker)) for turn in turns)
 
-    names = match_speakers(diarization.embeddings, embeddings, diarization.same_person)
     return replace(
         diarization,
         turns=named(diarization.turns),
         word_turns=named(diarization.word_turns),
         embeddings={names.get(label, label): vector for label, vector in diarization.embeddings.items()},
+        scores={name: round(float(voices[label] @ embeddings[name]), 4) for label, name in names.items()},
     )
-
-
-def _embedding(ctx: JobContext, audio: Floats, diarization: Diarization) -> Floats | None:
-    try:
-        return embed_speaker(ctx, audio, community=diarization.community)
-    except (WhisperApiError, OSError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        # pyannote's pipeline raises errors of many types when a recording is too short.
-        log.warning("a known speaker's recording cannot be used: %s", error)
-        return None
 
 
 def match_speakers(

@@ -15,7 +15,7 @@ from whisper_api.errors import ModelUnavailable
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
-__all__ = ["CAMPPLUS", "ECAPA", "OpenModels", "Voiceprint", "open_models"]
+__all__ = ["CAMPPLUS", "ECAPA", "OpenModels", "VoiceModel", "Voiceprint", "open_models"]
 
 log = logging.getLogger(__name__)
 
@@ -26,25 +26,44 @@ class Voiceprint:
 
     Attributes:
         name: of the network, for people.
+        model: its name in the catalogue.
         clustering: thresholds of the clustering.
         same_person: cosine similarity from which a speaker and a recording count as the same person.
     """
 
     name: str
+    model: str
     clustering: ClusteringOptions
     same_person: float
 
 
-# Measured on 33 recordings: 46 pairs of one voice, of 2 s and of the rest, were at 0.68 or more; of 80 pairs of
-# different voices in one recording, 5 were at 0.62 to 0.74, all over a telephone or in a room with an echo.
-CAMPPLUS = Voiceprint("CAM++", ClusteringOptions(), 0.62)
+# Measured on synthesised conversations of 2 to 8 of 8 voices (scripts/eval_speakers.py), each enrolled from up to 10 s
+# of other speech. Of different voices, none reached 0.42; where both are heard over a telephone, 0.57. Of one voice,
+# 97 % reached 0.58; where both are heard over a telephone, 74 %.
+CAMPPLUS = Voiceprint("CAM++", "campplus", ClusteringOptions(), 0.58)
 # Measured on meetings and a telephone call: 255 pairs of different people reached 0.41 at most; 27 pairs of one person
 # were at 0.33 to 0.78 with 2 s, and at 0.65 to 0.86 with 4 s or more.
 ECAPA = Voiceprint(
     "ECAPA-TDNN",
+    "ecapa",
     ClusteringOptions(max_gap=0.16, small_gap=0.0, initial_distance=0.5, duplicate_similarity=0.8),
     0.45,
 )
+
+
+@dataclass(frozen=True)
+class VoiceModel:
+    """The model of embeddings; embeddings of different models cannot be compared.
+
+    Attributes:
+        name: name in the catalogue.
+        revision: of its files; None when it is not known.
+        same_person: cosine similarity from which embeddings count as those of one person.
+    """
+
+    name: str
+    revision: str | None
+    same_person: float
 
 
 @dataclass(frozen=True)
@@ -55,11 +74,18 @@ class OpenModels:
         segmentation: name in the catalogue to source; the first model tells local speakers apart.
         embedding: source of the embedding network.
         voiceprint: the kind of embedding.
+        revision: of the files of the embedding network.
     """
 
     segmentation: dict[str, SegmentationSource]
     embedding: CheckpointSource
     voiceprint: Voiceprint
+    revision: str | None = None
+
+    @property
+    def voice_model(self) -> VoiceModel:
+        """The model of the embeddings."""
+        return VoiceModel(self.voiceprint.model, self.revision, self.voiceprint.same_person)
 
     @property
     def sources(self) -> tuple[CheckpointSource, ...]:
@@ -87,7 +113,7 @@ def open_models(ctx: JobContext) -> OpenModels:
         )
     segmentation["segmentation"] = SegmentationSource(str(ctx.fetch_model("segmentation").path), device)
     try:
-        embedding = CampplusSource(str(ctx.fetch_model("campplus").path), device)
+        campplus = ctx.fetch_model("campplus")
     except ModelUnavailable as error:
         ecapa = ctx.store.find("ecapa")
         if ecapa is None:
@@ -97,5 +123,5 @@ def open_models(ctx: JobContext) -> OpenModels:
             "the speakers were told apart by ECAPA-TDNN, because the better CAM++ cannot be had here; "
             "`whisper-api models pull campplus` fetches it or says why not"
         )
-        return OpenModels(segmentation, EcapaSource(str(ecapa.path), device), ECAPA)
-    return OpenModels(segmentation, embedding, CAMPPLUS)
+        return OpenModels(segmentation, EcapaSource(str(ecapa.path), device), ECAPA, ecapa.revision)
+    return OpenModels(segmentation, CampplusSource(str(campplus.path), device), CAMPPLUS, campplus.revision)

@@ -27,14 +27,13 @@ from whisper_api.engine.diarize.activity import (
     window_starts,
     without_overlap,
 )
-from whisper_api.engine.diarize.assignment import Turn
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
-from whisper_api.engine.diarize.open_models import CAMPPLUS, ECAPA, Voiceprint, open_models
+from whisper_api.engine.diarize.open_models import CAMPPLUS, ECAPA, VoiceModel, Voiceprint, open_models
 from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.errors import ModelUnavailable
-from whisper_api.schema import SAMPLE_RATE
+from whisper_api.schema import SAMPLE_RATE, Turn
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
@@ -43,13 +42,27 @@ if TYPE_CHECKING:
     from whisper_api.engine.worker.device import Device
     from whisper_api.schema import TranscriptionOptions
 
-__all__ = ["Analysis", "Diarization", "Turn", "analyze", "bounds_of", "diarize", "embed_speaker"]
+__all__ = [
+    "COMMUNITY",
+    "SAME_PERSON",
+    "Analysis",
+    "Diarization",
+    "Turn",
+    "analyze",
+    "bounds_of",
+    "community_model",
+    "community_source",
+    "diarize",
+    "unit",
+]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
 COMMUNITY = "community-1"
+# As with ECAPA-TDNN; not measured, since the pipeline needs an account.
+SAME_PERSON = ECAPA.same_person
 
 # Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for
 # 0.01 less error.
@@ -77,16 +90,16 @@ class Diarization:
         embeddings: label to a vector of length 1, shape (dimension,).
         model: name of the models, for people.
         word_turns: turns that do not overlap, because a word gets one speaker; as ``turns`` otherwise.
-        community: whether pyannote's pipeline made it.
-        same_person: cosine similarity from which embeddings count as those of one person.
+        voice_model: the model of the embeddings.
+        scores: name of each recognised speaker to the similarity with the known voice; None if none was looked for.
     """
 
     turns: tuple[Turn, ...]
     embeddings: dict[str, Floats]
     model: str
     word_turns: tuple[Turn, ...]
-    community: bool = False
-    same_person: float = 0.45
+    voice_model: VoiceModel
+    scores: dict[str, float] | None = None
 
 
 def diarize(ctx: JobContext, audio: Floats) -> Diarization:
@@ -106,34 +119,6 @@ def diarize(ctx: JobContext, audio: Floats) -> Diarization:
         _warn_of_count(ctx, len({turn.speaker for turn in result.turns}))
     ctx.progress(1.0)
     return result
-
-
-def embed_speaker(ctx: JobContext, audio: Floats, *, community: bool) -> Floats | None:
-    """The embedding of a recording of one person.
-
-    Args:
-        ctx: the job.
-        audio: shape (samples,), mono, 16 kHz.
-        community: whether to embed with pyannote's pipeline, which must be installed then, or with the open models.
-
-    Returns:
-        A vector of length 1, comparable with the embeddings of a :class:`Diarization` by the same models; None when
-        nobody speaks.
-
-    Raises:
-        ModelUnavailable, ModelCorrupt: the model cannot be used.
-    """
-    audio = np.ascontiguousarray(audio, dtype=np.float32)
-    if community:
-        from whisper_api.engine.diarize.community import run_pipeline
-
-        with ctx.lease(_community_source(ctx, ctx.fetch_model(COMMUNITY))) as pipeline:
-            vectors = run_pipeline(ctx, audio, pipeline, one_speaker=True).speaker_embeddings
-        vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
-    else:
-        analysis = analyze(ctx, audio)
-        vector = analysis.spans.seconds.astype(np.float32) @ analysis.embeddings
-    return _unit(vector) if vector is not None and vector.any() else None
 
 
 def embedding_dtype(device: Device) -> str:
@@ -173,13 +158,11 @@ def _community_diarization(ctx: JobContext, audio: Floats) -> Diarization | None
     """None when the pipeline is not installed and there is no token to fetch it with, or when it fails."""
     from whisper_api.engine.diarize.community import run_pipeline
 
-    model = ctx.store.find(COMMUNITY)
     try:
+        model = community_model(ctx)
         if model is None:
-            if not _has_token(ctx):
-                return None
-            model = ctx.fetch_model(COMMUNITY)
-        with ctx.lease(_community_source(ctx, model)) as pipeline:
+            return None
+        with ctx.lease(community_source(ctx, model)) as pipeline:
             output = run_pipeline(ctx, audio, pipeline)
     except Exception as error:
         if ctx.is_fatal(error):
@@ -189,15 +172,29 @@ def _community_diarization(ctx: JobContext, audio: Floats) -> Diarization | None
         # Without the text of the error, which may hold paths of this machine: transcripts are shared.
         ctx.warn(f"the speakers were told apart with open models, because {COMMUNITY} cannot be used; the log says why")
         return None
-    # A word gets one speaker, so turns that do not overlap fit better.
     labels = output.speaker_diarization.labels()
-    tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
-    turns = [Turn(float(turn.start), float(turn.end), str(label)) for turn, _, label in tracks]
+    # A word gets one speaker, so turns that do not overlap fit better.
+    turns, word_turns = (
+        [Turn(float(turn.start), float(turn.end), str(label)) for turn, _, label in each.itertracks(yield_label=True)]
+        for each in (output.speaker_diarization, output.exclusive_speaker_diarization)
+    )
     vectors = {} if output.speaker_embeddings is None else dict(zip(labels, output.speaker_embeddings, strict=False))
-    return _in_time_order(turns, vectors, f"pyannote {COMMUNITY}", community=True)
+    voice_model = VoiceModel(COMMUNITY, model.revision, SAME_PERSON)
+    return _in_time_order(turns, vectors, f"pyannote {COMMUNITY}", voice_model, word_turns=word_turns)
 
 
-def _community_source(ctx: JobContext, model: LocalModel) -> CommunitySource:
+def community_model(ctx: JobContext) -> LocalModel | None:
+    """The files of pyannote's pipeline; None when they are not installed and there is no token to fetch them with.
+
+    Raises:
+        ModelUnavailable: there is a token, and the files cannot be fetched.
+    """
+    model = ctx.store.find(COMMUNITY)
+    return ctx.fetch_model(COMMUNITY) if model is None and _has_token(ctx) else model
+
+
+def community_source(ctx: JobContext, model: LocalModel) -> CommunitySource:
+    """The source that loads pyannote's pipeline."""
     from whisper_api.engine.diarize.community import CommunitySource
 
     return CommunitySource(str(model.path), ctx.device.torch_name, embedding_dtype(ctx.device))
@@ -223,12 +220,14 @@ class Analysis:
         spans: short spans of one speaker each.
         embeddings: (spans, 192), each of length 1.
         voiceprint: the kind of embedding.
+        revision: of the files of the embedding network.
     """
 
     activity: SpeakerActivity
     spans: SpeakerSpans
     embeddings: Floats
     voiceprint: Voiceprint = CAMPPLUS
+    revision: str | None = None
 
     def speakers(
         self,
@@ -283,7 +282,7 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
         activity = _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True)))
         spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
         embeddings = _embed(ctx, audio, embedding, activity, spans)
-        return Analysis(activity, spans, embeddings, models.voiceprint)
+        return Analysis(activity, spans, embeddings, models.voiceprint, models.revision)
 
 
 def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
@@ -296,8 +295,8 @@ def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
         analysis.turns(centroids, two_voices=bounds.maximum > 1),
         vectors,
         f"pyannote segmentation, {analysis.voiceprint.name}",
+        VoiceModel(analysis.voiceprint.model, analysis.revision, analysis.voiceprint.same_person),
         word_turns=analysis.turns(centroids, overlap=False),
-        same_person=analysis.voiceprint.same_person,
     )
 
 
@@ -377,7 +376,8 @@ def _label(number: int) -> str:
     return f"SPEAKER_{number:02d}"
 
 
-def _unit(vector: Floats) -> Floats:
+def unit(vector: Floats) -> Floats:
+    """The vector with length 1."""
     return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
 
 
@@ -385,10 +385,9 @@ def _in_time_order(
     turns: list[Turn],
     vectors: dict[str, Any],
     model: str,
+    voice_model: VoiceModel,
     *,
     word_turns: list[Turn] | None = None,
-    community: bool = False,
-    same_person: float = ECAPA.same_person,
 ) -> Diarization:
     """Sort turns by time, and number the speakers by their first appearance."""
     names: dict[str, str] = {}
@@ -399,5 +398,5 @@ def _in_time_order(
 
     renamed = sorted_and_renamed(turns)
     of_words = renamed if word_turns is None else sorted_and_renamed(word_turns)
-    embeddings = {name: _unit(vectors[old]) for old, name in names.items() if old in vectors}
-    return Diarization(renamed, embeddings, model, of_words, community, same_person)
+    embeddings = {name: unit(vectors[old]) for old, name in names.items() if old in vectors}
+    return Diarization(renamed, embeddings, model, of_words, voice_model)

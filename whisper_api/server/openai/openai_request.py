@@ -29,6 +29,7 @@ from whisper_api.server.uploads.known_speakers import (
 
 __all__ = [
     "FORMATS",
+    "IDENTIFY_FIELDS",
     "STREAMABLE",
     "TRANSLATION_FORMATS",
     "Granularity",
@@ -66,8 +67,10 @@ COMMON_FIELDS = (
     "url",
     *RENDER_FIELDS,
 )
+# Fields of this server's own form, for speakers whose voices are enrolled.
+IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
-    "transcribe": frozenset((*COMMON_FIELDS, "language", "stream", CHUNKING_FIELD)),
+    "transcribe": frozenset((*COMMON_FIELDS, "language", "stream", *IDENTIFY_FIELDS, CHUNKING_FIELD)),
     "translate": frozenset(COMMON_FIELDS),
 }
 LIST_FIELDS = {
@@ -126,6 +129,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
     speakers = _known_speakers(form, name, response_format)
     values: dict[str, Any] = {
         **form.texts(("audio_track", "channels", "prompt", "redact", "temperature")),
+        **_identify(form, response_format),
         **chunking_options(form.last(CHUNKING_FIELD), form.inside(CHUNKING_FIELD)),
         "task": task,
         "model": chosen_model(name, state),
@@ -175,6 +179,13 @@ def _known_speakers(form: FormFields, model: str | None, response_format: str) -
             return ()
         raise InvalidOption(NAMES_FIELD, "only a response_format of diarized_json tells speakers apart")
     return read_known_speakers(names, references)
+
+
+def _identify(form: FormFields, response_format: str) -> dict[str, str]:
+    texts = form.texts(IDENTIFY_FIELDS)
+    if response_format != "diarized_json" and form.value("identify", bool, False):
+        form.note(f"identify was ignored: {response_format} does not tell who speaks; diarized_json does")
+    return texts if response_format == "diarized_json" else {}
 
 
 def _language(form: FormFields) -> str:

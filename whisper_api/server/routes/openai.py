@@ -28,6 +28,7 @@ from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
+    IDENTIFY_FIELDS,
     STREAMABLE,
     TRANSLATION_FORMATS,
     Granularity,
@@ -46,7 +47,7 @@ from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
-from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
+from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, OPTION_FIELDS, RENDER_FIELDS, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ TRANSCRIPTION_FIELDS = (
         "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
         repeated=True,
     ),
+    *(field for field in OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
 )
 TRANSLATION_FIELDS = (
     FILE,

@@ -12,7 +12,7 @@ from whisper_api.coercion import convert
 from whisper_api.errors import InvalidOption
 from whisper_api.server.uploads.part_headers import shown
 
-__all__ = ["FormFields", "converted"]
+__all__ = ["FormFields", "converted", "plain_name"]
 
 NAMES_IN_WARNING = 10
 # A list's name may end with brackets, which may contain a number: clients of some languages write lists that way.
@@ -42,7 +42,7 @@ class FormFields:
         self._repeated: dict[str, None] = {}
         self._notes: list[str] = []
         for name, value in fields:
-            plain = _BRACKETS.sub("", name)
+            plain = plain_name(name)
             is_list = plain in lists
             if not is_list and name not in single and name.partition("[")[0] not in objects:
                 self._unknown[name] = None
@@ -119,6 +119,11 @@ def converted(name: str, text: str, annotation: Any) -> Any:
         return convert(text, annotation)
     except ValueError as error:
         raise InvalidOption(name, str(error)) from None
+
+
+def plain_name(name: str) -> str:
+    """The name of a list's field without brackets."""
+    return _BRACKETS.sub("", name)
 
 
 def _listed(names: list[str]) -> str:

@@ -6,24 +6,25 @@ import base64
 import binascii
 import io
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
-from whisper_api.schema import SPEAKER_LABEL
 from whisper_api.server.uploads.plain_bodies import unquoted
 from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.store.database import sync_directory
+from whisper_api.voices import checked_name
 
 __all__ = [
     "MAX_KNOWN_SPEAKERS",
     "NAMES_FIELD",
     "REFERENCES_FIELD",
     "KnownSpeaker",
+    "check_recording",
     "read_known_speakers",
+    "recording_in",
     "write_recordings",
 ]
 
@@ -31,7 +32,6 @@ NAMES_FIELD = "known_speaker_names"
 REFERENCES_FIELD = "known_speaker_references"
 
 MAX_KNOWN_SPEAKERS = 4
-MAX_NAME_CHARACTERS = 255
 MIN_SECONDS, MAX_SECONDS = 2.0, 10.0
 # Encoders add this much at the ends of a recording.
 SECONDS_OF_PADDING = 0.15
@@ -71,7 +71,11 @@ def read_known_speakers(names: Sequence[str], references: Sequence[str]) -> tupl
             f"expected one recording for each of {NAMES_FIELD}, in the same order; there are {len(checked)} names "
             f"and {len(references)} recordings",
         )
-    recordings = [_recording(number, reference) for number, reference in enumerate(references)]
+    recordings = [
+        recording_in(REFERENCES_FIELD, number, reference) for number, reference in enumerate(references, start=1)
+    ]
+    for number, recording in enumerate(recordings, start=1):
+        check_recording(REFERENCES_FIELD, number, recording)
     return tuple(KnownSpeaker(name, recording) for name, recording in zip(checked, recordings, strict=True))
 
 
@@ -100,41 +104,46 @@ def write_recordings(speakers: Sequence[KnownSpeaker], directory: Path) -> None:
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) > MAX_KNOWN_SPEAKERS:
         raise InvalidOption(NAMES_FIELD, f"expected at most {MAX_KNOWN_SPEAKERS} names")
-    # Checked first, because normalizing a long row of combining characters takes for ever and blocks all threads.
-    if any(not 1 <= len(name.strip()) <= MAX_NAME_CHARACTERS for name in names):
-        raise InvalidOption(NAMES_FIELD, f"expected names of 1 to {MAX_NAME_CHARACTERS} characters")
-    checked = tuple(unicodedata.normalize("NFC", name).strip() for name in names)
-    for name in checked:
-        # These characters would break a line of subtitles, or begin a new one.
-        if "-->" in name or any(unicodedata.category(each)[0] == "C" or each in "\u2028\u2029" for each in name):
-            raise InvalidOption(NAMES_FIELD, "expected names without control characters, line breaks and arrows")
-        if SPEAKER_LABEL.fullmatch(name.upper()):
-            raise InvalidOption(NAMES_FIELD, "names like SPEAKER_00 are reserved for unknown speakers")
+    checked = tuple(checked_name(NAMES_FIELD, name) for name in names)
     if len(set(checked)) != len(checked):
         raise InvalidOption(NAMES_FIELD, "expected each name once")
     return checked
 
 
-def _recording(number: int, url: str) -> bytes:
-    """The file in a data URL, after a check of the recording's length."""
-    recording = _content(number, url)
-    seconds = _length(number, recording)
+def check_recording(field: str, number: int, recording: bytes) -> None:
+    """Check the length of a recording of one speaker.
+
+    Args:
+        field: name of the form's field, for the error.
+        number: number of the recording in the form, from 1.
+        recording: an audio file.
+
+    Raises:
+        InvalidOption: the file cannot be decoded, or is shorter than 2 seconds or longer than 10.
+    """
+    seconds = _length(field, number, recording)
     if not MIN_SECONDS - SECONDS_OF_PADDING <= seconds <= MAX_SECONDS + SECONDS_OF_PADDING:
         length = f"{seconds:.1f}" if seconds < STOP_AT else f"more than {MAX_SECONDS:g}"
         raise InvalidOption(
-            REFERENCES_FIELD,
-            f"expected recordings of {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds; number {number + 1} has {length}",
+            field, f"expected recordings of {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds; number {number} has {length}"
         )
-    return recording
 
 
-def _content(number: int, url: str) -> bytes:
+def recording_in(field: str, number: int, url: str) -> bytes:
+    """The file in a data URL (RFC 2397).
+
+    Args:
+        field: name of the form's field, for the error.
+        number: number of the recording in the form, from 1.
+        url: the data URL.
+
+    Raises:
+        InvalidOption: this is not a data URL.
+    """
     head, comma, data = url.strip().partition(",")
     scheme, _, rest = head.partition(":")
     if scheme.lower() != "data" or not comma:
-        raise InvalidOption(
-            REFERENCES_FIELD, f"expected data URLs (data:audio/wav;base64,...); number {number + 1} is not a data URL"
-        )
+        raise InvalidOption(field, f"expected data URLs (data:audio/wav;base64,...); number {number} is not a data URL")
     content = unquoted(data.encode())
     if rest.rpartition(";")[2].strip().lower() != "base64":
         return content
@@ -143,19 +152,19 @@ def _content(number: int, url: str) -> bytes:
         packed = content.translate(None, b" \t\r\n\f\v").rstrip(b"=")
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error:
-        raise InvalidOption(REFERENCES_FIELD, f"the data of number {number + 1} is not base64") from None
+        raise InvalidOption(field, f"the data of number {number} is not base64") from None
 
 
-def _length(number: int, recording: bytes) -> float:
+def _length(field: str, number: int, recording: bytes) -> float:
     """Seconds of a recording, counted by decoding because the header may be wrong; at most ``STOP_AT``."""
     from whisper_api.engine.audio.decode import decode
 
     file = io.BytesIO(recording)
     # Error messages contain this name.
-    file.name = f"recording {number + 1}"
+    file.name = f"recording {number}"
     try:
         return decode(file, max_seconds=STOP_AT).duration
     except AudioTooLong:
         return STOP_AT
     except InvalidAudio as error:
-        raise InvalidOption(REFERENCES_FIELD, str(error)) from None
+        raise InvalidOption(field, str(error)) from None

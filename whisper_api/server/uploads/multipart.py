@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.incoming import HOW_TO_SEND, IncomingForm, invalid_form
+from whisper_api.server.uploads.incoming import HOW_TO_SEND, Limits, invalid_form
 from whisper_api.server.uploads.part_headers import file_name_in, parameters_of, shown, text_of, unescaped
 
-__all__ = ["MultipartReader", "boundary_of"]
+__all__ = ["MultipartReader", "PartsForm", "boundary_of"]
 
 # The parser warns about mistakes of clients, which are not for the log: the response reports them to the client.
 parser_log = logging.getLogger(f"{__name__}.parser")
@@ -46,6 +47,23 @@ def boundary_of(content_type: str, how_to_send: str = HOW_TO_SEND) -> bytes:
     return boundary.encode("ascii")
 
 
+class PartsForm(Protocol):
+    """Collects the parts of a form, as :class:`~whisper_api.server.uploads.incoming.IncomingForm` does.
+
+    Attributes:
+        limits: the limits of the form.
+        file_bytes: bytes of all files so far.
+    """
+
+    limits: Limits
+    file_bytes: int
+
+    def add_field(self, name: str, value: str) -> None: ...
+    def begin_file(self, field: str, name: str, *, is_text: bool = False) -> None: ...
+    def write(self, data: bytes | memoryview) -> None: ...
+    def end_file(self) -> None: ...
+
+
 class MultipartReader:
     """Reads one body, in pieces of any size.
 
@@ -54,7 +72,7 @@ class MultipartReader:
         form: collects the fields and files.
     """
 
-    def __init__(self, boundary: bytes, form: IncomingForm) -> None:
+    def __init__(self, boundary: bytes, form: PartsForm) -> None:
         self._form = form
         self._limits = form.limits
         self._opening = b"--" + boundary

@@ -140,6 +140,18 @@ const FRENCH = [
     "les locuteurs connus n’ont pas été cherchés, puisque les locuteurs ne devaient pas être distingués",
   ],
   [
+    "redact: windows in which something was replaced have no log probabilities",
+    "redact : les passages où un texte a été remplacé n’ont pas de probabilités logarithmiques",
+  ],
+  [
+    "identify: nobody was looked for, since no voice is known; enrol voices first (POST /speakers)",
+    "identify : personne n’a été cherché, car aucune voix n’est connue ; enregistrez d’abord des voix (POST /speakers)",
+  ],
+  [
+    "{}: not looked for, because another model than {}, which told the speakers of this recording apart, has made these voices; enrol them again",
+    "{1} : pas cherché, car un autre modèle que {2}, qui a distingué les locuteurs de cet enregistrement, a fait ces voix ; enregistrez-les de nouveau",
+  ],
+  [
     "word times come from Whisper's cross-attention, since the alignment model align-{} cannot be had here; `whisper-api models pull align-{}` fetches it or says why not",
     "les temps des mots viennent de l’attention croisée de Whisper, car le modèle de calage align-{1} n’est pas disponible ici ; « whisper-api models pull align-{2} » le télécharge ou dit pourquoi",
   ],

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""How often known voices are recognised, and unknown ones taken for them, in synthesised conversations.
+
+    scripts/eval_speakers.py [FOLDER] [--telephone] [--rounds N]
+
+Each voice of FOLDER (as ``conversations.py`` reads it; without it, the two voices of pyannote.audio's sample call) is
+enrolled from up to 10 s of its first phrases, and speaks its other phrases in conversations. In turn one half of the
+voices is enrolled and then the other half, so that everybody is once unknown. ``--telephone`` also enrols the voices
+over a telephone. Prints, for several thresholds, the share of enrolled speakers who get no name or a wrong one, and the
+share of other speakers who get a name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import conversations
+import numpy as np
+from measuring import needs
+
+from whisper_api import Engine, Transcript, TranscriptionOptions, Turn, VoiceEmbedding
+from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.schema import SAMPLE_RATE
+
+THRESHOLDS = (0.45, 0.5, 0.55, CAMPPLUS.same_person, 0.6, 0.65)
+# So low that every speaker gets a name, whose score shows which threshold would refuse it.
+LOWEST = 0.01
+SECONDS = 10.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--telephone", action="store_true", help="enrol the voices over a telephone, too")
+    parser.add_argument("--rounds", type=int, default=1, help="conversations of each kind")
+    arguments = needs.parsed(parser)
+    voices = conversations.read_voices(arguments.folder) if arguments.folder else conversations.call_voices()
+    enrolled, others = _halves(voices)
+    ways = {"as recorded": False, **({"over a telephone": True} if arguments.telephone else {})}
+    models = os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache"
+    with Engine(device="cpu", models_dir=models) as engine, tempfile.TemporaryDirectory() as made:
+        known = {
+            way: {name: _enrolled(engine, phrases, telephone) for name, phrases in enrolled.items()}
+            for way, telephone in ways.items()
+        }
+        found: dict[tuple[str, bool], list[tuple[float, str, str]]] = defaultdict(list)
+        for number in range(arguments.rounds):
+            with mock.patch.object(conversations, "CONVERSATIONS", _renumbered(number)):
+                for name, audio, rttm in list(conversations.write(others, Path(made))):
+                    for way, embeddings in known.items():
+                        kind = (way, "telephone" in name)
+                        found[kind] += _recognised(engine, audio, rttm, embeddings)
+    for (way, telephone), outcomes in found.items():
+        _report(f"enrolled {way}, {'telephone calls' if telephone else 'other conversations'}", outcomes)
+
+
+def _renumbered(number: int) -> tuple[conversations.Conversation, ...]:
+    """The conversations in another order, which decides their random choices."""
+    plans = conversations.CONVERSATIONS
+    return plans[number:] + plans[:number]
+
+
+def _halves(voices: Mapping[str, Sequence[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """The phrases to enrol each voice from, and its other phrases."""
+    first: dict[str, list[Any]] = {}
+    for name, phrases in voices.items():
+        enough = min(SECONDS * SAMPLE_RATE, sum(map(len, phrases)) / 2)
+        ends = np.cumsum([len(phrase) for phrase in phrases])
+        first[name] = list(phrases[: min(int(np.searchsorted(ends, enough)) + 1, len(phrases) - 1)])
+    return first, {name: list(phrases[len(first[name]) :]) for name, phrases in voices.items()}
+
+
+def _enrolled(engine: Engine, phrases: Sequence[Any], telephone: bool) -> VoiceEmbedding:
+    audio = np.concatenate(phrases)[: round(SECONDS * SAMPLE_RATE)]
+    return engine.enroll(conversations.over_telephone(audio) if telephone else audio)
+
+
+def _recognised(
+    engine: Engine, audio: Path, rttm: Path, known: Mapping[str, VoiceEmbedding]
+) -> list[tuple[float, str, str]]:
+    """For each speaker with a name in one of the two rounds: score, name, and who it is. Unnamed ones have score 0."""
+    lines = [line.split() for line in rttm.read_text(encoding="utf-8").splitlines()]
+    truth = [Turn(float(line[3]), float(line[3]) + float(line[4]), line[7]) for line in lines]
+    options = TranscriptionOptions(task="diarize", identify=True, identify_threshold=LOWEST)
+    names = sorted(known)
+    found = []
+    for half in (names[::2], names[1::2]):
+        transcript = engine.transcribe(audio, options, known_speakers={name: known[name] for name in half})
+        found += _outcomes(transcript, truth, half)
+    return found
+
+
+def _outcomes(transcript: Transcript, truth: Sequence[Turn], enrolled: Sequence[str]) -> list[tuple[float, str, str]]:
+    scores = transcript.speaker_scores or {}
+    shared = {
+        (label, name): sum(
+            max(0.0, min(mine.end, theirs.end) - max(mine.start, theirs.start))
+            for mine in transcript.turns
+            if mine.speaker == label
+            for theirs in truth
+            if theirs.speaker == name
+        )
+        for label in transcript.speakers
+        for name in {turn.speaker for turn in truth}
+    }
+    found = []
+    for label in transcript.speakers:
+        name = max({turn.speaker for turn in truth}, key=lambda name: shared[label, name])
+        # Of several labels of one person, only the one with most of the speech must have the name.
+        is_main = label == max(transcript.speakers, key=lambda other: shared[other, name])
+        person = name if name in enrolled and (is_main or label == name) else ""
+        found.append((scores.get(label, 0.0), label if label in scores else "", person))
+    return found
+
+
+def _report(title: str, outcomes: Sequence[tuple[float, str, str]]) -> None:
+    enrolled = [(score, name, person) for score, name, person in outcomes if person]
+    unknown = [(score, name) for score, name, person in outcomes if not person]
+    print(f"{title}: {len(enrolled)} enrolled speakers, {len(unknown)} others")
+    print(f"{'threshold':>10} {'no name':>8} {'wrong':>6} {'named':>6}")
+    for threshold in THRESHOLDS:
+        missed = sum(score < threshold for score, _, _ in enrolled)
+        wrong = sum(score >= threshold and name != person for score, name, person in enrolled)
+        named = sum(score >= threshold for score, _ in unknown)
+        print(
+            f"{threshold:10.2f} {missed / max(len(enrolled), 1):8.3f} {wrong / max(len(enrolled), 1):6.3f}"
+            f" {named / max(len(unknown), 1):6.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The embedding of speech of one person: of a recording, or of a speaker of a job.
+
+The centroids of a diarization are no good for a comparison with other recordings: all speakers of the diarization have
+the same mean of features subtracted, and a voice is embedded best with the mean of its own features subtracted.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.diarize.open_models import VoiceModel, open_models
+from whisper_api.engine.diarize.pipeline import (
+    COMMUNITY,
+    SAME_PERSON,
+    Diarization,
+    analyze,
+    community_model,
+    community_source,
+    unit,
+)
+from whisper_api.engine.diarize.segmentation import FRAME_STEP
+from whisper_api.engine.worker.device_errors import is_out_of_memory
+from whisper_api.errors import ModelUnavailable, WhisperApiError
+from whisper_api.schema import SAMPLE_RATE
+from whisper_api.speaker_turns import stretches
+from whisper_api.voices import VoiceSample
+
+if TYPE_CHECKING:
+    from whisper_api.engine.context import JobContext
+
+__all__ = ["embed_speaker", "sample_of", "speaker_voices", "voice_model"]
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+# Seconds of a speaker that are embedded; 30 gave the same error rates.
+VOICE_SECONDS = 10.0
+# Shorter stretches of speech are used only where there are no longer ones.
+STRETCH_SECONDS = 0.3
+
+
+def voice_model(ctx: JobContext) -> VoiceModel:
+    """The model that embeds the speakers of jobs, as long as it does not fail.
+
+    Raises:
+        ModelUnavailable: no model can be had.
+    """
+    try:
+        community = community_model(ctx)
+    except ModelUnavailable as error:
+        log.warning("%s cannot be used: %s", COMMUNITY, error)
+        community = None
+    if community is not None:
+        return VoiceModel(COMMUNITY, community.revision, SAME_PERSON)
+    return open_models(ctx).voice_model
+
+
+def embed_speaker(ctx: JobContext, audio: Floats, *, community: bool) -> VoiceSample | None:
+    """The embedding of a recording of one person.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+        community: whether to embed with pyannote's pipeline, which must be installed then, or with the open models.
+
+    Returns:
+        A vector that is comparable with the embeddings of a diarization by the same models; None when nobody speaks.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
+    """
+    audio = np.ascontiguousarray(audio, dtype=np.float32)
+    if community:
+        from whisper_api.engine.diarize.community import run_pipeline
+
+        with ctx.lease(community_source(ctx, ctx.fetch_model(COMMUNITY))) as pipeline:
+            vectors = run_pipeline(ctx, audio, pipeline, one_speaker=True).speaker_embeddings
+        vector = None if vectors is None or len(vectors) == 0 else np.asarray(vectors[0], np.float32)
+        seconds = len(audio) / SAMPLE_RATE
+    else:
+        analysis = analyze(ctx, audio)
+        vector = analysis.spans.seconds.astype(np.float32) @ analysis.embeddings
+        seconds = float(analysis.activity.speech.sum()) * FRAME_STEP
+    if vector is None or not vector.any():
+        return None
+    # Six decimals change a cosine similarity by less than a hundred-thousandth.
+    return VoiceSample(seconds=round(seconds, 3), vector=tuple(round(float(x), 6) for x in unit(vector)))
+
+
+def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> dict[str, Floats]:
+    """The voices of a job's speakers, comparable with those of other recordings.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+        diarization: of this audio.
+
+    Returns:
+        Label to a vector of length 1. A speaker who never speaks alone keeps the vector of the diarization.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
+    """
+    alone: dict[str, list[tuple[float, float]]] = {}
+    for start, end, speakers in stretches(diarization.turns):
+        if len(speakers) == 1:
+            alone.setdefault(speakers[0], []).append((start, end))
+    found = dict(diarization.embeddings)
+    for label in found:
+        pieces = [audio[round(s * SAMPLE_RATE) : round(e * SAMPLE_RATE)] for s, e in _longest(alone.get(label, []))]
+        if pieces:
+            speech = np.concatenate(pieces)[: round(VOICE_SECONDS * SAMPLE_RATE)]
+            sample = sample_of(ctx, speech, diarization.voice_model)
+            if sample is not None:
+                found[label] = np.asarray(sample.vector, np.float32)
+    return found
+
+
+def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample | None:
+    """The embedding by a model; None also where pyannote's pipeline fails.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+        model: the model.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
+    """
+    try:
+        return embed_speaker(ctx, audio, community=model.name == COMMUNITY)
+    except (WhisperApiError, OSError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # pyannote's pipeline raises errors of many types when a recording is too short.
+        log.warning("a known speaker's recording cannot be used: %s", error)
+        return None
+
+
+def _longest(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The longest spans of together :data:`VOICE_SECONDS`, in order of time."""
+    chosen: list[tuple[float, float]] = []
+    seconds = 0.0
+    for start, end in sorted(spans, key=lambda span: span[0] - span[1]):
+        if seconds >= VOICE_SECONDS or (chosen and end - start < STRETCH_SECONDS):
+            break
+        chosen.append((start, end))
+        seconds += end - start
+    return sorted(chosen)

@@ -1,0 +1,205 @@
+"""``/speakers``: people whose voices the caller has enrolled, for jobs with ``identify=true``."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import (
+    CallerLimit,
+    Draining,
+    InvalidInput,
+    InvalidOption,
+    ModelUnavailable,
+    SpeakerExists,
+    SpeakerLimit,
+    SpeakerNotFound,
+    StorageError,
+)
+from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
+from whisper_api.server.middleware.auth import check_key
+from whisper_api.server.operations import Answer, Cause, FormBody, FormField, JsonBody, Operation, Parameter
+from whisper_api.server.realtime.waiting import unless_draining
+from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
+from whisper_api.server.uploads.receiving import received_body, upload_turn
+from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
+from whisper_api.voices import Speaker
+
+__all__ = ["ADD_SAMPLES", "DELETE", "ENROLL", "RENAME", "SPEAKER", "SPEAKERS"]
+
+MAX_NAME_BYTES = 16 << 10
+SPEAKER_ID = Parameter("speaker_id", str, "Id of the speaker", location="path", required=True)
+
+
+class SpeakerList(msgspec.Struct, frozen=True, kw_only=True):
+    """The known speakers of a caller.
+
+    Attributes:
+        speakers: the oldest first.
+    """
+
+    speakers: tuple[Speaker, ...]
+
+
+class SpeakerName(msgspec.Struct, frozen=True, kw_only=True):
+    """A new name.
+
+    Attributes:
+        name: the label of the person in later transcripts.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=255, examples=["Ada"])]
+
+
+class DeletedSpeaker(msgspec.Struct, frozen=True, kw_only=True):
+    """The speaker was deleted.
+
+    Attributes:
+        success: always true; a failure is an error response.
+    """
+
+    success: bool = True
+
+
+async def enroll(request: Request) -> Response:
+    """Add a person whose voice later jobs with `identify=true` recognise.
+
+    The person must have agreed to that: a voice that identifies a person is biometric data. The server keeps the name
+    and one vector for each recording, never the recordings.
+    """
+    owner, service = owner_of(request), state_of(request).service
+    speaker = await _embedded(request, lambda form: service.speakers.enroll(owner, form.name, form.recordings()))
+    root = request.scope.get("root_path", "")
+    return _response(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
+
+
+async def add_samples(request: Request) -> Response:
+    """Add recordings to a speaker. They replace recordings that another model has embedded."""
+    speaker_id, viewer, service = _speaker_id(request), viewer_of(request), state_of(request).service
+    return _response(
+        await _embedded(request, lambda form: service.speakers.add_samples(speaker_id, viewer, form.recordings()))
+    )
+
+
+async def speakers(request: Request) -> Response:
+    """List the caller's known speakers; an admin sees those of all callers."""
+    state = state_of(request)
+    found = await blocking(state.reads, state.service.speakers.list, viewer_of(request))
+    return JsonResponse(SpeakerList(speakers=found))
+
+
+async def speaker(request: Request) -> Response:
+    """Get a known speaker."""
+    state = state_of(request)
+    return _response(await blocking(state.reads, state.service.speakers.get, _speaker_id(request), viewer_of(request)))
+
+
+async def rename(request: Request) -> Response:
+    """Rename a known speaker. Earlier transcripts keep the old name."""
+    state = state_of(request)
+    speaker_id = _speaker_id(request)
+    body = await received_body(request, max_bytes=MAX_NAME_BYTES, seconds=state.config.timeout_seconds)
+    try:
+        name = msgspec.json.decode(body, type=SpeakerName).name
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise InvalidInput(f"The body cannot be used: {error}") from None
+    return _response(await blocking(state.uploads, state.service.speakers.rename, speaker_id, viewer_of(request), name))
+
+
+async def delete(request: Request) -> Response:
+    """Delete a known speaker: the name and the voice. Transcripts keep the name until they are deleted."""
+    state = state_of(request)
+    await blocking(state.uploads, state.service.speakers.delete, _speaker_id(request), viewer_of(request))
+    return JsonResponse(DeletedSpeaker())
+
+
+async def _embedded(request: Request, work: Callable[[VoiceForm], Speaker]) -> Speaker:
+    """Receive a form and compute voices: one request at a time, and one request of each caller waits for its turn."""
+    state = state_of(request)
+
+    def read_and_work(content_type: str, body: bytes) -> Speaker:
+        form = read_voice_form(content_type, body)
+        # Checked again, because the key may have been revoked while the request waited.
+        check_key(request)
+        return work(form)
+
+    async with upload_turn(request):
+        received = await unless_draining(state, received_voice_form(request))
+        async with state.caller_enrolments.taken(caller_of(request), math.inf):
+            return await blocking(state.enrolments, read_and_work, *received)
+
+
+def _speaker_id(request: Request) -> str:
+    text: str = request.path_params["speaker_id"]
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise SpeakerNotFound(text) from None
+
+
+def _response(speaker: Speaker, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return JsonResponse(speaker, status, headers)
+
+
+SAMPLES = FormField(f"{SAMPLES_FIELD}[]", bytes, "Recordings of 2 to 10 seconds of this person alone", True, True)
+JSON_SAMPLES = FormField(SAMPLES_FIELD, str, "The recordings as data URLs", True, True)
+NAME = FormField(NAME_FIELD, str, "The label of the person in transcripts", required=True)
+BODY: tuple[Cause, ...] = (
+    InvalidInput,
+    InvalidOption,
+    CallerLimit,
+    StorageError,
+    Problem(408, "slow_sender", "The body comes too slowly"),
+    Problem(413, "body_too_large", "The body is larger than the address takes"),
+)
+FORM: tuple[Cause, ...] = (
+    *BODY,
+    Problem(400, "not_multipart", "The body is not a form"),
+    Problem(400, "invalid_form", "The form cannot be read"),
+    ModelUnavailable,
+    Draining,
+    SpeakerLimit,
+)
+FOUND = Answer(200, "The speaker", {"application/json": Speaker})
+
+SPEAKERS = Operation(speakers, "Speakers", (Answer(200, "The speakers", {"application/json": SpeakerList}),))
+ENROLL = Operation(
+    enroll,
+    "Speakers",
+    (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
+    refusals=(*FORM, SpeakerExists),
+    body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
+)
+SPEAKER = Operation(speaker, "Speakers", (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,))
+RENAME = Operation(
+    rename,
+    "Speakers",
+    (FOUND,),
+    refusals=(*BODY, SpeakerNotFound, SpeakerExists),
+    parameters=(SPEAKER_ID,),
+    body=JsonBody(SpeakerName),
+)
+ADD_SAMPLES = Operation(
+    add_samples,
+    "Speakers",
+    (FOUND,),
+    refusals=(*FORM, SpeakerNotFound),
+    parameters=(SPEAKER_ID,),
+    body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
+)
+DELETE = Operation(
+    delete,
+    "Speakers",
+    (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
+    refusals=(SpeakerNotFound, StorageError),
+    parameters=(SPEAKER_ID,),
+)
