@@ -30,8 +30,7 @@ from whisper_api import (
     render,
 )
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.pipeline import translates
-from whisper_api.engine.whisper.model import Row
+from whisper_api.engine.whisper.model import Row, translates
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.worker.worker import Again
 from whisper_api.formats import FORMATS

@@ -21,10 +21,11 @@ from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.whisper.model import Whisper, translates
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.source import WhisperSource
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["TranscriptionRun", "translates"]
+__all__ = ["TranscriptionRun"]
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,8 @@ class TranscriptionRun:
                 heard = vad.detect(ctx, audio)
                 spans = heard.windows
                 audio = heard.raised(audio, shared=decoded.shared and audio is decoded.audio)
-            recognizer = Recognizer(
-                ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, doubtful=heard.doubtful
-            )
+            judge = InventedText.of(options, audio, heard.silero)
+            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, self._engine.batching, heard.speech, judge)
             if options.task == "detect_language":
                 with self._stage("asr"):
                     language, probabilities = recognizer.detect_language(options.language)
@@ -124,7 +124,7 @@ class TranscriptionRun:
                 )
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(self._diarizing(audio, references))
-            text = _Text(recognizer, audio, spans)
+            text = _Text(recognizer, judge, audio, spans)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, background) if spans and options.align else None
@@ -135,7 +135,8 @@ class TranscriptionRun:
                         self._align(text)
             diarization = self._assign_speakers(text) if text.segments else None
         # A window with more words than milliseconds may run into the next window.
-        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
+        segments = judge.settled(ctx, hand_out_tokens(text.segments, whisper.token_bytes))
+        segments = in_order(segments, 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
@@ -206,8 +207,9 @@ class TranscriptionRun:
         )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
-                pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                pieces = text.judge.marked(split_sentences([segment], written)) if timed else (segment,)
+                shown = text.judge.kept(hand_out_tokens(pieces, recognizer.whisper.token_bytes))
+                ctx.emit_partial(index, shown, aligned=timed)
                 found.extend(pieces)
                 self._check_speakers()
                 if give_up():
@@ -223,8 +225,9 @@ class TranscriptionRun:
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+            found[index] = text.judge.marked(in_order(sentences, untimed[index].start, untimed[index].end))
+            shown = text.judge.kept(hand_out_tokens(found[index], token_bytes))
+            self._ctx.emit_partial(index, shown, aligned=True)
 
         try:
             model = align(self._ctx, text.audio, untimed, text.language, emit).model
@@ -377,6 +380,7 @@ class _Text:
 
     Attributes:
         recognizer: decodes the windows.
+        judge: finds invented text.
         audio: shape (samples,), mono, 16 kHz.
         spans: the windows of speech.
         language: code of the spoken language; empty before it is resolved.
@@ -386,14 +390,10 @@ class _Text:
     """
 
     recognizer: Recognizer
+    judge: InventedText
     audio: Any
     spans: Sequence[Span]
     language: str = ""
     segments: Sequence[Segment] = ()
     word_times: WordTimes = "none"
     alignment_model: str | None = None
-
-
-def translates(model: str) -> bool:
-    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
-    return "turbo" not in model and not model.startswith("distil")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "token_cap"]
+__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "token_cap", "translates"]
 
 FRAMES_PER_SECOND = 100
 MAX_FRAMES = 3000
@@ -125,6 +125,11 @@ class DecodeSettings:
 def token_cap(frames: int) -> int:
     """The most tokens that a window of so many frames may generate."""
     return min(MAX_NEW_TOKENS, int(frames / FRAMES_PER_SECOND * MAX_TOKENS_PER_SECOND) + EXTRA_TOKENS)
+
+
+def translates(model: str) -> bool:
+    """Whether a multilingual Whisper model was trained to translate; turbo and the distilled ones were not."""
+    return "turbo" not in model and not model.startswith("distil")
 
 
 class Whisper(ABC):
