@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import RenderOptions, Segment, Transcript, Word
+from whisper_api.schema import HALLUCINATION, RenderOptions, Segment, Transcript, Word
 from whisper_api.subtitles import Cue, ass, clock, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
 from whisper_api.word_spacing import joined
@@ -174,7 +174,7 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
     ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
-    they have no value.
+    they have no value. ``flags``, which whisperx does not have, is only in segments that are flagged as invented.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -199,6 +199,8 @@ def _segment_dict(segment: Segment, has_words: bool) -> dict[str, Any]:
         given["avg_logprob"] = segment.avg_logprob
     if segment.speaker is not None:
         given["speaker"] = segment.speaker
+    if HALLUCINATION in segment.flags:
+        given["flags"] = list(segment.flags)
     return given
 
 

@@ -110,6 +110,8 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
         speaker: label of the speaker with the most speech in the segment; None without diarization.
         words: empty without word times.
         logprobs: log probability of every decoded token; absent unless the option ``logprobs`` is set.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``); absent
+            without doubt.
     """
 
     id: int
@@ -119,6 +121,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     speaker: str | None = None
     words: tuple[ResultWord, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(Record, frozen=True, kw_only=True):
@@ -225,6 +228,7 @@ def result_segment(segment: Segment) -> ResultSegment:
             for word in segment.words
         ),
         logprobs=segment.logprobs or msgspec.UNSET,
+        flags=segment.flags or msgspec.UNSET,
     )
 
 

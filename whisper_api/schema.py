@@ -16,6 +16,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.records import Record, Row
 
 __all__ = [
+    "HALLUCINATION",
     "LANGUAGES_WITHOUT_SPACES",
     "SAMPLE_RATE",
     "SPEAKER_LABEL",
@@ -45,6 +46,8 @@ Preset = Literal["netflix", "bbc", "default"]
 SpeakerMarks = Literal["label", "dash", "voice", "none"]
 # Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
+# The flag of segments that Whisper has probably invented.
+HALLUCINATION = "hallucination"
 # Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
 SAMPLE_RATE = 16_000
 # Labels that diarization gives to speakers without a name.

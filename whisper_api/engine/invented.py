@@ -23,16 +23,13 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from whisper_api.engine.vad import SILERO_FRAME, SpeechFrames, silero_probabilities
-from whisper_api.schema import SAMPLE_RATE, VAD_ONSET, Hallucinations, Segment
+from whisper_api.schema import HALLUCINATION, SAMPLE_RATE, VAD_ONSET, Hallucinations, Segment
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.options import ResolvedOptions
 
-__all__ = ["FLAG", "InventedText", "Phrases", "Voice"]
-
-# The flag of segments that are probably invented.
-FLAG = "hallucination"
+__all__ = ["InventedText", "Phrases", "Voice"]
 
 Floats = NDArray[np.float32]
 Kind = Literal["credits", "farewells"]
@@ -229,11 +226,11 @@ class InventedText:
 
     def kept(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
         """The segments that the transcript shows."""
-        return tuple(each for each in segments if self._mode != "drop" or FLAG not in each.flags)
+        return tuple(each for each in segments if self._mode != "drop" or HALLUCINATION not in each.flags)
 
     def settled(self, ctx: JobContext, segments: Sequence[Segment]) -> tuple[Segment, ...]:
         """The segments of the finished transcript. A warning counts those that are invented, with their times."""
-        flagged = [(each.start, each.end) for each in segments if FLAG in each.flags]
+        flagged = [(each.start, each.end) for each in segments if HALLUCINATION in each.flags]
         if self._mode == "drop":
             self._removed.update(flagged)
             flagged = sorted(self._removed)
@@ -246,7 +243,7 @@ class InventedText:
                     "hallucinations=flag keeps them"
                 )
             else:
-                ctx.warn(f"segments with the flag {FLAG}, since nobody is heard to say them: {counted}")
+                ctx.warn(f"segments with the flag {HALLUCINATION}, since nobody is heard to say them: {counted}")
         return self.kept(segments)
 
     def _is_invented_window(self, segment: Segment) -> bool:
@@ -271,7 +268,7 @@ class InventedText:
 
     def _is_invented_sentence(self, sentence: Segment) -> bool:
         """Whether a sentence of a window is invented; the figures of its window say little about it."""
-        if FLAG in sentence.flags or catalogue().kind(sentence.text) is None:
+        if HALLUCINATION in sentence.flags or catalogue().kind(sentence.text) is None:
             return False
         voice = self._voice.seconds(sentence.start - TIME_ERROR, sentence.end + TIME_ERROR)
         return voice < NO_VOICE or _is_too_fast(sentence.text, voice)
@@ -287,4 +284,4 @@ def _is_too_fast(text: str, voice: float) -> bool:
 
 
 def _flagged(segment: Segment) -> Segment:
-    return segment if FLAG in segment.flags else replace(segment, flags=(*segment.flags, FLAG))
+    return segment if HALLUCINATION in segment.flags else replace(segment, flags=(*segment.flags, HALLUCINATION))

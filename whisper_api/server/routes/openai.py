@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.schema import Task
+from whisper_api.schema import Hallucinations, Task
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -166,6 +166,12 @@ PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style
 TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt")
 HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
 AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
+HALLUCINATIONS = FormField(
+    "hallucinations",
+    Hallucinations,
+    "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
+    default="drop",
+)
 KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
@@ -183,6 +189,7 @@ TRANSCRIPTION_FIELDS = (
     TEMPERATURE,
     HOTWORDS,
     AUDIO_TRACK,
+    HALLUCINATIONS,
     KEYWORDS,
     FormField(
         "response_format",
@@ -220,6 +227,7 @@ TRANSLATION_FIELDS = (
     TEMPERATURE,
     HOTWORDS,
     AUDIO_TRACK,
+    HALLUCINATIONS,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
