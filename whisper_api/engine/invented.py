@@ -243,7 +243,7 @@ class InventedText:
                     "hallucinations=flag keeps them"
                 )
             else:
-                ctx.warn(f"segments with the flag {HALLUCINATION}, since nobody is heard to say them: {counted}")
+                ctx.warn(f"segments with the flag hallucination, since nobody is heard to say them: {counted}")
         return self.kept(segments)
 
     def _is_invented_window(self, segment: Segment) -> bool:

@@ -34,12 +34,12 @@ const FRENCH = [
     "{1} passages sur {2} restent douteux après tous les essais ; leurs segments sont signalés",
   ],
   [
-    "segments left out as invented, since nobody is heard to say them: {} ({}); hallucinations=flag keeps them",
-    "segments écartés car inventés, puisqu’on n’entend personne les dire : {1} ({2}) ; hallucinations=flag les garde",
+    "segments left out as invented, since nobody is heard to say them: {}; hallucinations=flag keeps them",
+    "segments écartés car inventés, puisqu’on n’entend personne les dire : {1} ; hallucinations=flag les garde",
   ],
   [
-    "segments with the flag hallucination, since nobody is heard to say them: {} ({})",
-    "segments signalés comme inventés, puisqu’on n’entend personne les dire : {1} ({2})",
+    "segments with the flag hallucination, since nobody is heard to say them: {}",
+    "segments signalés comme inventés, puisqu’on n’entend personne les dire : {1}",
   ],
   [
     "the file states a length of {} s, of which {} s could be read: it is cut short or damaged",
