@@ -123,6 +123,18 @@ def test_other_text_needs_more_than_a_missing_voice() -> None:
     assert is_invented(said("2-3-4-4-4-4-4-4", 0.1, -0.07, flags=("repetitive",)), heard())
     assert not is_invented(said("Okay, I think they want to go on the air.", 0.3, -1.1), heard((0.0, 4.0)))
     assert is_invented(said("C'est ça.", 0.52, -1.01), heard((1.0, 1.2)))
+    # The end of a word is no voice for two sentences.
+    sentences = "The first time I've done this, I've never seen a dog like this before."
+    assert is_invented(said(sentences, 0.31, -1.36, flags=("low_confidence",)), heard((9.7, 10.0)))
+    assert not is_invented(said(sentences, 0.31, -1.36, flags=("low_confidence",)), heard((5.0, 10.0)))
+
+
+@pytest.mark.parametrize("loop", ["oh oh oh oh", "I don't know. I don't know. I don't know.", "Uuuu... Uuuu... Uu"])
+def test_a_loop_counts_only_without_a_voice(loop: str) -> None:
+    assert is_invented(said(loop), heard())
+    assert not is_invented(said(loop, 0.37, -1.1), heard((1.0, 3.0)))
+    assert is_invented(said(loop, 0.8, -0.99), heard((1.0, 1.4)))
+    assert not is_invented(said("It always seems like time stands still"), heard())
 
 
 def test_nobody_says_a_long_credit_in_half_a_second() -> None:

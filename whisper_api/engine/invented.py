@@ -47,6 +47,8 @@ LETTERS_PER_SECOND = 25
 SHORT_LETTERS = 12
 # A sentence's times may be wrong by so many seconds.
 TIME_ERROR = 0.3
+# Three times the same letters, and perhaps the beginning of a fourth time.
+LOOP = re.compile(r"(.{1,40}?)\1{2,}.{0,40}")
 # Seconds before a part of the audio that Silero hears first, to know the room.
 BEFORE = 1.0
 
@@ -250,19 +252,21 @@ class InventedText:
         no_speech, logprob = segment.no_speech_prob or 0.0, segment.avg_logprob or 0.0
         kind = catalogue().kind(segment.text)
         prompted = self._is_expected(segment.text)
+        known = kind is not None or LOOP.fullmatch(_letters(segment.text)) is not None
         doubtful = no_speech > NO_SPEECH or logprob < LOGPROB or bool(segment.flags)
-        if not (doubtful or kind or prompted):
+        if not (doubtful or known or prompted):
             return False
+        denied = no_speech > NO_SPEECH and logprob < LITTLE_LOGPROB
         voice = self._voice.seconds(segment.start, segment.end)
-        if voice < NO_VOICE and (kind or segment.flags or (no_speech > NO_SPEECH and logprob < NO_VOICE_LOGPROB)):
+        if voice < NO_VOICE and (known or segment.flags or (no_speech > NO_SPEECH and logprob < NO_VOICE_LOGPROB)):
             return True
-        if kind is not None and _is_too_fast(segment.text, voice):
+        if (kind is not None or denied) and _is_too_fast(segment.text, voice):
             return True
         if prompted and no_speech > NO_SPEECH:
             return True
         if kind == "credits":
             return doubtful
-        if kind == "farewells" and no_speech > FAREWELL_NO_SPEECH and logprob < FAREWELL_LOGPROB:
+        if known and no_speech > FAREWELL_NO_SPEECH and logprob < FAREWELL_LOGPROB:
             return True
         return voice < LITTLE_VOICE and no_speech > LITTLE_NO_SPEECH and logprob < LITTLE_LOGPROB
 
