@@ -108,12 +108,21 @@ def is_invented(segment: Segment, voice: Voice, *expected: str) -> bool:
     return left is None
 
 
-@pytest.mark.parametrize("phrase", ["Thank you.", "Merci d'avoir regardé cette vidéo !", "Sous-titrage ST' 501", "..."])
-def test_a_phrase_counts_only_where_the_sound_agrees(phrase: str) -> None:
-    # Figures of phrases that are spoken, the least certain ones.
-    assert not is_invented(said(phrase, 0.29, -0.79), heard((1.0, 3.0)))
+@pytest.mark.parametrize(
+    ("phrase", "no_speech", "logprob"),
+    [
+        # The least certain figures of spoken phrases.
+        ("Thank you.", 0.31, -1.13),
+        ("Merci d'avoir regardé cette vidéo !", 0.387, -0.78),
+        ("Sous-titrage ST' 501", 0.54, -1.24),
+        ("...", 0.3, -1.0),
+    ],
+)
+def test_a_phrase_counts_only_where_the_sound_agrees(phrase: str, no_speech: float, logprob: float) -> None:
+    assert not is_invented(said(phrase, no_speech, logprob), heard((1.0, 3.0)))
+    assert is_invented(said(phrase, no_speech, logprob), heard())
     assert is_invented(said(phrase, 0.05, -0.2), heard())
-    assert is_invented(said(phrase, 0.4, -0.95), heard((1.0, 3.0)))
+    assert is_invented(said(phrase, 0.7, -1.0), heard((1.0, 3.0)))
 
 
 def test_other_text_needs_more_than_a_missing_voice() -> None:

@@ -52,12 +52,14 @@ LOOP = re.compile(r"(.{1,40}?)\1{2,}.{0,40}")
 # Seconds before a part of the audio that Silero hears first, to know the room.
 BEFORE = 1.0
 
-# Limits for the probability of no speech and for the mean log probability of the tokens. Spoken phrases of the
-# catalogue have 0.01 to 0.39 and -1.13 to -0.16, but none has more than 0.38 with less than -0.9.
+# Limits for the probability of no speech and for the mean log probability of the tokens. Spoken farewells have 0.01 to
+# 0.39 and -1.13 to -0.16, but none has more than 0.38 with less than -0.9.
 NO_SPEECH = 0.3
 LOGPROB = -0.8
 NO_VOICE_LOGPROB = -0.5
 FAREWELL_NO_SPEECH, FAREWELL_LOGPROB = 0.38, -0.9
+# Spoken credits, of which Whisper base understands a part, have up to 0.54.
+CREDIT_NO_SPEECH = 0.6
 LITTLE_NO_SPEECH, LITTLE_LOGPROB = 0.45, -1.0
 # A loop at temperature 0 may be song, which a higher temperature writes down, unless the probability is above this.
 HOPELESS_NO_SPEECH = 0.5
@@ -265,7 +267,7 @@ class InventedText:
         if prompted and no_speech > NO_SPEECH:
             return True
         if kind == "credits":
-            return doubtful
+            return no_speech > CREDIT_NO_SPEECH
         if known and no_speech > FAREWELL_NO_SPEECH and logprob < FAREWELL_LOGPROB:
             return True
         return voice < LITTLE_VOICE and no_speech > LITTLE_NO_SPEECH and logprob < LITTLE_LOGPROB
