@@ -41,6 +41,7 @@ RUNS: dict[str, list[str]] = {
     "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer"],
     "eval_diarization.py": [],
     "eval_speakers.py": [],
+    "eval_invented.py": ["--model=tiny.en", "--vad=none", "--language=en", "--sound=hum", "--seconds=2", "--no-peer"],
     "load_server.py": ["--seconds=1", "--pollers=2", "--uploaders=1", "--megabytes=1", "--uploads=1", "--rest=0.3"],
     "quickstart.py": ["{folder}/hello.wav", "--once"],
     "random_models.py": ["{folder}/models", "--whisper", "tiny"],

@@ -25,7 +25,7 @@ from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
 from whisper_api.reading import docx, markdown
-from whisper_api.schema import RenderOptions, Segment, Transcript, Turn, Word
+from whisper_api.schema import HALLUCINATION, RenderOptions, Segment, Transcript, Turn, Word
 from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
 from whisper_api.subtitles import Cue, ass, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
@@ -216,7 +216,8 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a dictionary with the keys of whisperx 3.8 in the same order.
 
     ``words``, ``word_segments``, ``score``, ``speaker``, ``avg_logprob`` and ``speaker_embeddings`` are absent when
-    they have no value; so is ``channel``, which whisperx does not have. Only the task ``diarize`` has ``turns``.
+    they have no value; so is ``channel``, which whisperx does not have. ``flags``, which it does not have either, is
+    only in segments that are flagged as invented. Only the task ``diarize`` has ``turns``.
     """
     has_words = transcript.word_times != "none" or any(segment.words for segment in transcript.segments)
     result: dict[str, Any] = {"segments": [_segment_dict(segment, has_words) for segment in transcript.segments]}
@@ -245,6 +246,8 @@ def _segment_dict(segment: Segment, has_words: bool) -> dict[str, Any]:
         given["speaker"] = segment.speaker
     if segment.channel is not None:
         given["channel"] = segment.channel
+    if HALLUCINATION in segment.flags:
+        given["flags"] = list(segment.flags)
     return given
 
 

@@ -114,6 +114,8 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
         logprobs: log probability of every decoded token; absent unless the option ``logprobs`` is set.
         channel: number of the channel, counted from 0; absent when the channels were mixed. Segments of different
             channels may overlap.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``); absent
+            without doubt.
     """
 
     id: int
@@ -124,6 +126,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[ResultWord, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
     channel: int | msgspec.UnsetType = msgspec.UNSET
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(Record, frozen=True, kw_only=True):
@@ -245,6 +248,7 @@ def result_segment(segment: Segment) -> ResultSegment:
         ),
         logprobs=segment.logprobs or msgspec.UNSET,
         channel=_or_unset(segment.channel),
+        flags=segment.flags or msgspec.UNSET,
     )
 
 

@@ -16,6 +16,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.records import Record, Row
 
 __all__ = [
+    "HALLUCINATION",
     "LANGUAGES_WITHOUT_SPACES",
     "SAMPLE_RATE",
     "SPEAKER_LABEL",
@@ -45,12 +46,15 @@ Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]
 Task = Literal["transcribe", "translate", "detect_language", "diarize"]
 Channels = Literal["mix", "separate", "auto"]
 VadMethod = Literal["silero", "pyannote", "none"]
+Hallucinations = Literal["keep", "flag", "drop"]
 WordTimes = Literal["ctc", "attention", "none"]
 Preset = Literal["netflix", "bbc", "default"]
 SpeakerMarks = Literal["label", "dash", "voice", "none"]
 RedactKind = Literal["names", "emails", "phones", "cards", "accounts", "ids", "numbers"]
 # Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
+# The flag of segments that Whisper has probably invented.
+HALLUCINATION = "hallucination"
 # Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
 SAMPLE_RATE = 16_000
 # Labels that diarization gives to speakers without a name.
@@ -119,6 +123,10 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     vad_padding: Annotated[
         Annotated[float, Meta(ge=0.0, le=2.0)] | None, _described("seconds of audio kept around each stretch of speech")
     ] = None
+    hallucinations: Annotated[
+        Hallucinations,
+        _described("text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it"),
+    ] = "drop"
     num_speakers: Annotated[SpeakerCount | None, _described("exact number of speakers, when it is known")] = None
     min_speakers: Annotated[SpeakerCount | None, _described("at least so many speakers")] = None
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
@@ -293,7 +301,8 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
         temperature: temperature of the accepted decoding; above 0 the first attempts had failed.
-        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``); empty without doubt.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``); empty
+            without doubt.
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.

@@ -244,15 +244,16 @@ def test_pyannote_is_asked_where_silero_hears_nothing_in_loud_sound(
     def deaf(_: JobContext, audio: np.ndarray[Any, np.dtype[np.float32]]) -> SpeechFrames:
         return SpeechFrames(np.zeros(-(-len(audio) // STEP), np.float32), STEP)
 
-    assert not vad.detect(ctx, call).doubtful
+    assert vad.detect(ctx, call).silero is not None
     monkeypatch.setattr(vad, "silero_frames", deaf)
     found = vad.detect(ctx, call)
-    assert found.doubtful
+    assert found.silero is not None
+    assert not found.silero.probabilities.any()
     assert found.windows
     assert ctx.warnings == []
     # Quiet sound is not worth it.
     quiet = vad.detect(ctx, call * np.float32(0.001))
-    assert (quiet.windows, quiet.doubtful) == ([], False)
+    assert quiet.windows == []
 
 
 def test_loud_sound_without_speech_is_named(ctx: JobContext) -> None:

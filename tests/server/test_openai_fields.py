@@ -11,7 +11,7 @@ from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidOption, UnknownModel
 from whisper_api.job_values import JobSegmentEvent, ResultSegment
 from whisper_api.schema import Segment, TokenLogprob, Transcript
-from whisper_api.server.openai.answers import diarized_segments, rendered_body, speaker_names
+from whisper_api.server.openai.answers import diarized_segments, rendered_body, speaker_names, verbose_segments
 from whisper_api.server.openai.chunking import chunking_options
 from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields
 from whisper_api.server.openai.streaming import Deltas
@@ -41,6 +41,10 @@ async def test_fields_become_options(tmp_path: Path) -> None:
         )
         assert read(("prompt", "Ann:")).options.prompt == "Ann:"
         assert read(("temperature", "0.4")).options.temperature == 0.4
+        assert read(("hallucinations", "flag")).options.hallucinations == "flag"
+        assert read(("hallucinations", "keep"), translate=True).options.hallucinations == "keep"
+        with pytest.raises(InvalidOption, match="hallucinations"):
+            read(("hallucinations", "perhaps"))
         for name, format, align, diarize in (
             ("json", "json", False, False),
             ("text", "txt", False, False),
@@ -281,6 +285,9 @@ def test_the_response_has_defaults_for_values_that_the_transcript_lacks() -> Non
         {"type": "duration", "seconds": 10},
     )
     assert [segment.speaker for segment in diarized_segments(bare)] == ["unknown"]
+    doubtful = msgspec.structs.replace(bare.segments[0], flags=("hallucination",))
+    (segment,) = verbose_segments([doubtful])
+    assert msgspec.to_builtins(segment)["flags"] == ("hallucination",)
     silence = msgspec.structs.replace(bare, segments=(), duration=1.2)
     assert msgspec.json.decode(rendered_body(silence, OpenAIRequest(options=bare.options)).content) == {
         "text": "",

@@ -16,7 +16,7 @@ from whisper_api.engine import vad
 from whisper_api.engine.audio.crosstalk import Comparison, compare, without_crosstalk
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.audio.track import end_to_end
-from whisper_api.engine.vad import Detection, Span
+from whisper_api.engine.vad import Detection, Span, SpeechFrames
 from whisper_api.schema import SAMPLE_RATE, Redaction, Segment, Turn
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Heard:
         audio: float32, shape (samples,), mono, 16 kHz: the mix, or the channels one after the other.
         windows: the windows to transcribe, in order of their time in the recording.
         speech: the spans of speech, in order of their place in ``audio``.
-        doubtful: see :class:`Detection`.
+        silero: Silero's probabilities of the mix, if they are known.
         channels: number of each channel in ``audio``, counted from 0; empty for the mix.
         spacing: whole seconds from the beginning of one channel to that of the next.
     """
@@ -50,7 +50,7 @@ class Heard:
     audio: Samples
     windows: list[Span]
     speech: list[Span]
-    doubtful: bool = False
+    silero: SpeechFrames | None = None
     channels: tuple[int, ...] = ()
     spacing: int = 0
 
@@ -77,6 +77,10 @@ class Heard:
             seek=segment.seek - CENTISECONDS * offset,
             channel=channel,
         )
+
+    def elapsed(self, time: float) -> float:
+        """The time in the recording of a time in ``audio``, in seconds."""
+        return _earlier(time, int(time // self.spacing) * self.spacing) if self.channels else time
 
     def placed_redactions(self, redactions: Sequence[Redaction]) -> tuple[Redaction, ...]:
         """Give redactions of ``audio`` their channel, and their time in the recording."""
@@ -148,7 +152,7 @@ def hear(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard:
     audio = without_offset(decoded.audio, shared=decoded.shared)
     found = vad.detect(ctx, audio)
     audio = found.raised(audio, shared=decoded.shared and audio is decoded.audio)
-    return Heard(audio, found.windows, found.speech, found.doubtful)
+    return Heard(audio, found.windows, found.speech, found.silero)
 
 
 def _separate(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard | None:
@@ -185,11 +189,8 @@ def _separate(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard |
     step = spacing * SAMPLE_RATE
     windows = [_moved(span, place * step) for place, number in enumerate(kept) for span in found[number].windows]
     speech = [_moved(span, place * step) for place, number in enumerate(kept) for span in found[number].speech]
-    doubtful = any(each.windows for each in found.values()) and all(
-        each.doubtful for each in found.values() if each.windows
-    )
     windows.sort(key=lambda span: (span.start % step, span.start))
-    return Heard(audio, windows, speech, doubtful, tuple(kept), spacing)
+    return Heard(audio, windows, speech, None, tuple(kept), spacing)
 
 
 def _moved(span: Span, samples: int) -> Span:

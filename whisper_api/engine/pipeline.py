@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.languages import translates
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import (
@@ -124,9 +125,8 @@ class TranscriptionRun:
                 del decoded
             audio, spans = heard.audio, heard.windows
             sizes = self._engine.batching_on(ctx.device)
-            recognizer = Recognizer(
-                ctx, whisper, local.name, audio, spans, sizes, heard.speech, doubtful=heard.doubtful
-            )
+            judge = InventedText.of(options, audio, heard.silero)
+            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge)
             if options.task == "detect_language":
                 with self._stage("asr"):
                     language, probabilities = recognizer.detect_language(options.language)
@@ -139,7 +139,7 @@ class TranscriptionRun:
                 )
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(diarizing(ctx, heard, references))
-            text = _Text(recognizer, heard)
+            text = _Text(recognizer, judge, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, background) if spans and options.align else None
@@ -151,7 +151,8 @@ class TranscriptionRun:
             redactions = self._redact(text) if options.redact else ()
             diarization = self._assign_speakers(text) if text.segments else None
         # A window with more words than milliseconds may run into the next window.
-        segments = in_order(text.placed(text.segments), 0.0, round(duration, 3))
+        segments = judge.settled(ctx, text.placed(text.segments), heard.elapsed)
+        segments = in_order(segments, 0.0, round(duration, 3))
         return self._transcript(
             local,
             duration,
@@ -238,8 +239,8 @@ class TranscriptionRun:
         )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
-                pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.emit_partial(index, text.placed(pieces), aligned=timed)
+                pieces = text.judge.marked(split_sentences([segment], written)) if timed else (segment,)
+                ctx.emit_partial(index, text.shown(pieces), aligned=timed)
                 found.extend(pieces)
                 self._check_speakers()
                 if give_up():
@@ -255,8 +256,8 @@ class TranscriptionRun:
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.emit_partial(index, text.placed(found[index]), aligned=True)
+            found[index] = text.judge.marked(in_order(sentences, untimed[index].start, untimed[index].end))
+            self._ctx.emit_partial(index, text.shown(found[index]), aligned=True)
 
         try:
             model = align(self._ctx, text.heard.audio, untimed, text.language, emit).model
@@ -278,8 +279,10 @@ class TranscriptionRun:
         if redactions and self._options.logprobs:
             self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
         for index, window in enumerate(windows_of(text.segments)):
-            self._ctx.emit_partial(index, text.placed(window), aligned=text.word_times != "none", redacted=True)
-        return text.heard.placed_redactions(redactions)
+            self._ctx.emit_partial(index, text.shown(window), aligned=text.word_times != "none", redacted=True)
+        left_out = set(text.segments) - set(text.judge.kept(text.segments))
+        places = [each for each in redactions if not any(s.start <= each.start <= each.end <= s.end for s in left_out)]
+        return text.heard.placed_redactions(places)
 
     @contextlib.contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
@@ -389,6 +392,7 @@ class _Text:
 
     Attributes:
         recognizer: decodes the windows.
+        judge: finds invented text.
         heard: the audio and its windows of speech.
         language: code of the spoken language; empty before it is resolved.
         segments: the text, with times in ``heard.audio``.
@@ -397,6 +401,7 @@ class _Text:
     """
 
     recognizer: Recognizer
+    judge: InventedText
     heard: Heard
     language: str = ""
     segments: Sequence[Segment] = ()
@@ -406,3 +411,7 @@ class _Text:
     def placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
         """Segments of this text with their own tokens, their channel and their time in the recording."""
         return self.heard.placed(hand_out_tokens(segments, self.recognizer.whisper.token_bytes))
+
+    def shown(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        """The segments as the transcript will show them: without those that are left out as invented."""
+        return self.judge.kept(self.placed(segments))

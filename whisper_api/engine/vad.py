@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = [
+    "SILERO_FRAME",
     "Detection",
     "Span",
     "SpeechFrames",
@@ -25,6 +26,7 @@ __all__ = [
     "detect",
     "pyannote_frames",
     "silero_frames",
+    "silero_probabilities",
     "silero_session",
     "speech_spans",
     "windows",
@@ -111,12 +113,12 @@ class Detection:
     Attributes:
         windows: at most 30 s each, in order, not overlapping; they cover all speech.
         speech: the spans of speech, in order; empty when voice activity detection is off.
-        doubtful: whether only pyannote's model found speech: song, or music that sounds like song.
+        silero: Silero's probabilities; None if another detector was asked for.
     """
 
     windows: list[Span]
     speech: list[Span]
-    doubtful: bool = False
+    silero: SpeechFrames | None = None
 
     def raised(self, audio: Floats, *, shared: bool) -> Floats:
         """The audio with its quiet speech raised; see :func:`raise_quiet_speech`."""
@@ -143,10 +145,10 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
         # Whisper invents words for silence.
         return Detection([w for w in found if np.abs(audio[w.start : w.end]).max() > DITHER], [])
     frames = silero_frames(ctx, audio) if options.vad == "silero" else pyannote_frames(ctx, audio)
+    silero = frames if options.vad == "silero" else None
     spans = speech_spans(frames, settings, len(audio))
     loud = loud_seconds(audio) if not spans else 0.0
-    second_look = loud >= LOUD_SECONDS and options.vad == "silero"
-    if second_look:
+    if loud >= LOUD_SECONDS and silero is not None:
         try:
             frames = pyannote_frames(ctx, audio)
         except Exception as error:
@@ -155,7 +157,7 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
             spans = speech_spans(frames, settings, len(audio))
     if loud >= LOUD_SECONDS and not spans:
         ctx.warn(f"no speech was found, though {loud:.1f} s of sound are loud; vad=none transcribes them all the same")
-    return Detection(windows(spans, frames, audio), spans, second_look)
+    return Detection(windows(spans, frames, audio), spans, silero)
 
 
 def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:
@@ -262,13 +264,23 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
         ctx: the job.
         audio: shape (samples,), mono, 16 kHz.
     """
+    return SpeechFrames(silero_probabilities(audio, ctx.progress), SILERO_FRAME)
+
+
+def silero_probabilities(audio: Floats, progress: Callable[[float], None] = lambda done: None) -> Floats:
+    """The probabilities of :func:`silero_frames`.
+
+    Args:
+        audio: shape (samples,), mono, 16 kHz.
+        progress: called with the completed fraction.
+    """
     silero, gains = _Silero(), hearing_gains(audio)
     frames = -(-len(audio) // SILERO_FRAME)
     probabilities = np.zeros(frames, np.float32)
     zeros = 0
     for first in range(0, frames, SILERO_CHUNK):
         if first % SILERO_BLOCK == 0:
-            ctx.progress(first / frames)
+            progress(first / frames)
         after = min(frames, first + SILERO_CHUNK)
         sound = np.flatnonzero(audio[first * SILERO_FRAME : after * SILERO_FRAME])
         if zeros > SILERO_REACH and not len(sound):
@@ -285,7 +297,7 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
         if gains is not None:
             inputs = inputs * gains[begin:after, None]
         probabilities[at:after] = silero.probabilities(inputs)[at - begin :]
-    return SpeechFrames(probabilities, SILERO_FRAME)
+    return probabilities
 
 
 def _silero_input(audio: Floats, begin: int, end: int) -> Floats:

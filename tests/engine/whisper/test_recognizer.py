@@ -13,7 +13,8 @@ import pytest
 from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.vad import Span
+from whisper_api.engine.invented import InventedText, Voice
+from whisper_api.engine.vad import SILERO_FRAME, Span, SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.recognizer import Recognizer
@@ -310,11 +311,14 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     assert lengths == [1900]
 
 
-def test_doubtful_text_of_doubtful_windows_is_left_out(
+def test_doubtful_text_of_windows_without_a_voice_is_left_out(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans = [FIRST, SECOND]
-    sung = Recognizer(context(engine, worker), whisper, "base", call, spans, engine.batching, doubtful=True)
+    silent = Voice(call, SpeechFrames(np.zeros(len(call) // SILERO_FRAME + 1, np.float32), SILERO_FRAME))
+    sung = Recognizer(
+        context(engine, worker), whisper, "base", call, spans, engine.batching, (), InventedText("drop", silent)
+    )
     assert len(list(sung.transcribe("en", word_times=False))) == 2
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     monkeypatch.setattr(

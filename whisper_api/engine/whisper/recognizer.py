@@ -20,6 +20,7 @@ from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
+    from whisper_api.engine.invented import InventedText
 
 __all__ = ["Recognizer"]
 
@@ -42,7 +43,7 @@ class Recognizer:
         spans: the windows to decode, each at most 30 s long.
         batching: the size of batches on this device.
         speech: the spans in which somebody speaks, in order; empty if that is not known.
-        doubtful: whether the windows may hold no voice at all; then text that stays doubtful is left out.
+        invented: judges invented text; None to keep it.
 
     Attributes:
         untimed: number of segments of the last :meth:`transcribe` that lack the word times it was to give.
@@ -57,8 +58,7 @@ class Recognizer:
         spans: Sequence[Span],
         batching: Batching,
         speech: Sequence[Span] = (),
-        *,
-        doubtful: bool = False,
+        invented: InventedText | None = None,
     ) -> None:
         self.ctx = ctx
         self.whisper = whisper
@@ -66,7 +66,7 @@ class Recognizer:
         self.audio = audio
         self.batching = batching
         self.untimed = 0
-        self._doubtful = doubtful
+        self._invented = invented
         self._windows = [
             Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
         ]
@@ -147,20 +147,25 @@ class Recognizer:
             One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
         lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
-        decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
+        decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead, self._invented)
+        if self._invented is not None:
+            self._invented.begin()
         done, number, doubtful, textless = 0.0, 0, 0, 0.0
         self.untimed = 0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
-            before = number
+            before, left_out = number, False
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
                 self.untimed = decoder.untimed
-                if segment is not None and not (self._doubtful and segment.flags):
+                if segment is not None and self._invented is not None:
+                    segment = self._invented.of_window(segment)
+                    left_out |= segment is None
+                if segment is not None:
                     yield segment
                     number += 1
                     doubtful += bool(segment.flags)
-            if number == before and window.voiced >= SPARSE_VOICED_SECONDS:
+            if number == before and not left_out and window.voiced >= SPARSE_VOICED_SECONDS:
                 textless += window.voiced
             done += window.span.seconds
             if on_window is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
     from whisper_api.engine.context import JobContext
+    from whisper_api.engine.invented import InventedText
     from whisper_api.engine.worker.worker import BatchOperation
 
 __all__ = ["Attempt", "Batching", "Window", "WindowDecoder"]
@@ -145,6 +146,7 @@ class WindowDecoder:
         batching: the size of batches on this device.
         language: code of the spoken language.
         lead: seconds by which the model's cross-attention runs ahead of the voice; None for no word times.
+        invented: judges invented text; None to keep it.
 
     Attributes:
         untimed: number of segments whose words should have times, and have none because the model gives no attention.
@@ -158,6 +160,7 @@ class WindowDecoder:
         batching: Batching,
         language: str,
         lead: float | None,
+        invented: InventedText | None = None,
     ) -> None:
         self._ctx = ctx
         self._whisper = whisper
@@ -165,6 +168,7 @@ class WindowDecoder:
         self._batching = batching
         self._lead = lead
         self.untimed = 0
+        self._invented = invented
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
@@ -211,6 +215,9 @@ class WindowDecoder:
 
     def settle(self, window: Window, first: Attempt) -> Iterator[tuple[Window, Attempt]]:
         """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs."""
+        if first.flags and self._is_hopeless(window, first):
+            yield window, first
+            return
         attempts = [first]
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
@@ -237,6 +244,12 @@ class WindowDecoder:
                 return
             best = replace(best, sparse=True)
         yield window, best
+
+    def _is_hopeless(self, window: Window, attempt: Attempt) -> bool:
+        start, end, decoded = window.span.start / SAMPLE_RATE, window.span.end / SAMPLE_RATE, attempt.decoded
+        return self._invented is not None and self._invented.is_hopeless(
+            start, end, decoded.no_speech_prob, decoded.avg_logprob
+        )
 
     def _decoded_again(self, pieces: Sequence[Window]) -> Iterator[tuple[Window, Attempt]]:
         for piece in pieces:

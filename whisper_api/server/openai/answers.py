@@ -128,6 +128,7 @@ def verbose_segments(segments: Sequence[Segment]) -> tuple[VerboseSegment, ...]:
             avg_logprob=segment.avg_logprob or 0.0,
             compression_ratio=segment.compression_ratio or 0.0,
             no_speech_prob=segment.no_speech_prob or 0.0,
+            flags=segment.flags or msgspec.UNSET,
         )
         for before, text, segment in zip((".", *texts), texts, segments, strict=False)
     )

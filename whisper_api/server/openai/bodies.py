@@ -107,6 +107,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
         avg_logprob: mean log probability per token of the accepted decoding.
         compression_ratio: zlib compression ratio of the text; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
+        flags: reasons to doubt the text, such as ``hallucination``; absent without doubt.
     """
 
     id: int
@@ -119,6 +120,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerboseWord(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,18 +55,8 @@ TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
-COMMON_FIELDS = (
-    "model",
-    "prompt",
-    "temperature",
-    "response_format",
-    "hotwords",
-    "redact",
-    "audio_track",
-    "channels",
-    "url",
-    *RENDER_FIELDS,
-)
+EXTRA_FIELDS = ("hotwords", "redact", "audio_track", "channels", "hallucinations", "url", *RENDER_FIELDS)
+COMMON_FIELDS = ("model", "prompt", "temperature", "response_format", *EXTRA_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
@@ -128,7 +118,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         stream = False
     speakers = _known_speakers(form, name, response_format)
     values: dict[str, Any] = {
-        **form.texts(("audio_track", "channels", "prompt", "redact", "temperature")),
+        **form.texts(("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature")),
         **_identify(form, response_format),
         **chunking_options(form.last(CHUNKING_FIELD), form.inside(CHUNKING_FIELD)),
         "task": task,

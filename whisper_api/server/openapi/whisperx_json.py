@@ -36,6 +36,8 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
         avg_logprob: mean log probability per token, when it is known.
         speaker: label of the speaker, when it is known.
         channel: number of the channel, counted from 0, when the channels were recognized separately.
+        flags: reasons to doubt the text; only with ``hallucinations=flag``, in segments with the flag
+            ``hallucination``.
     """
 
     start: float
@@ -45,6 +47,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
     avg_logprob: float | msgspec.UnsetType = msgspec.UNSET
     speaker: str | msgspec.UnsetType = msgspec.UNSET
     channel: int | msgspec.UnsetType = msgspec.UNSET
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.schema import Channels, RedactKind, Task
+from whisper_api.schema import Channels, Hallucinations, RedactKind, Task
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -171,6 +171,12 @@ AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of th
 CHANNELS = FormField(
     "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
 )
+HALLUCINATIONS = FormField(
+    "hallucinations",
+    Hallucinations,
+    "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
+    default="drop",
+)
 KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
@@ -190,6 +196,7 @@ TRANSCRIPTION_FIELDS = (
     REDACT,
     AUDIO_TRACK,
     CHANNELS,
+    HALLUCINATIONS,
     KEYWORDS,
     FormField(
         "response_format",
@@ -230,6 +237,7 @@ TRANSLATION_FIELDS = (
     REDACT,
     AUDIO_TRACK,
     CHANNELS,
+    HALLUCINATIONS,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,

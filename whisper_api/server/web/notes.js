@@ -34,6 +34,14 @@ const FRENCH = [
     "{1} passages sur {2} restent douteux après tous les essais ; leurs segments sont signalés",
   ],
   [
+    "segments left out as invented, since nobody is heard to say them: {}; hallucinations=flag keeps them",
+    "segments écartés car inventés, puisqu’on n’entend personne les dire : {1} ; hallucinations=flag les garde",
+  ],
+  [
+    "segments with the flag hallucination, since nobody is heard to say them: {}",
+    "segments signalés comme inventés, puisqu’on n’entend personne les dire : {1}",
+  ],
+  [
     "the file states a length of {} s, of which {} s could be read: it is cut short or damaged",
     "le fichier annonce une durée de {1} s, dont {2} s ont pu être lues : il est tronqué ou endommagé",
   ],
