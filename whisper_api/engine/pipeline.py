@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
@@ -21,16 +20,17 @@ from whisper_api.engine import vad
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.lost_speech import decode_lost_speech
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
-from whisper_api.engine.vad import Span
+from whisper_api.engine.text import Text
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
-from whisper_api.schema import Segment, Stage, Transcript, WordTimes
+from whisper_api.schema import Segment, Stage, Transcript
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
@@ -124,18 +124,19 @@ class TranscriptionRun:
                 )
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(self._diarizing(audio, references))
-            text = _Text(recognizer, audio, spans)
+            text = Text(recognizer, audio, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, background) if spans and options.align else None
                 self._recognize(text, alignment)
-            if options.align and text.segments:
+            if options.align and text.windows:
                 with self._stage("align"):
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
-            diarization = self._assign_speakers(text) if text.segments else None
+                    self._complete(text)
+            segments, diarization = self._assign_speakers(text)
         # A window with more words than milliseconds may run into the next window.
-        segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
+        segments = in_order(hand_out_tokens(segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
         return self._transcript(
             local,
             decoded.duration,
@@ -162,17 +163,17 @@ class TranscriptionRun:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
+    def _recognize(self, text: Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
         """Decode every window of speech.
 
         If loading the alignment model fails meanwhile, all windows are decoded again, with word times from attention.
         """
         if not self._options.align:
-            text.segments = self._decoded(text, timed=False)
+            text.windows = self._decoded(text, timed=False)
         elif alignment is None:
             self._decode_timed(text)
         else:
-            text.segments = self._decoded(text, timed=False, give_up=alignment.failed)
+            text.windows = self._decoded(text, timed=False, give_up=alignment.failed)
             while not alignment.wait(PROGRESS_SECONDS):
                 self._ctx.check()
             try:
@@ -181,15 +182,17 @@ class TranscriptionRun:
                 self._warn_of_attention(text.language, error)
                 self._decode_timed(text)
 
-    def _decode_timed(self, text: _Text) -> None:
+    def _decode_timed(self, text: Text) -> None:
         """Decode with word times from cross-attention. If that fails, decode without: the text matters more."""
         try:
-            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
+            text.windows, text.word_times = self._decoded(text, timed=True), "attention"
         except Exception as error:
             self._ctx.continue_without("there are no word times", error)
-            text.segments, text.word_times = self._decoded(text, timed=False), "none"
+            text.windows, text.word_times = self._decoded(text, timed=False), "none"
 
-    def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
+    def _decoded(
+        self, text: Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False
+    ) -> list[Sequence[Segment]]:
         """Decode the windows, and emit the text of each.
 
         Args:
@@ -199,31 +202,31 @@ class TranscriptionRun:
         """
         ctx, recognizer = self._ctx, text.recognizer
         written = self._options.written_language(text.language)
-        speech = sum(span.seconds for span in text.spans) or 1.0
-        found: list[Segment] = []
+        speech = sum(span.seconds for span in text.heard.windows) or 1.0
+        found: list[Sequence[Segment]] = []
         windows = recognizer.transcribe(
             text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
         )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
-                pieces = split_sentences([segment], written) if timed else (segment,)
+                pieces = text.bounded(split_sentences([segment], written)) if timed else (segment,)
                 ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
-                found.extend(pieces)
+                found.append(pieces)
                 self._check_speakers()
                 if give_up():
                     break
         return found
 
-    def _align(self, text: _Text) -> None:
+    def _align(self, text: Text) -> None:
         """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
         from whisper_api.engine.align.align import align
 
-        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
+        windows, untimed, token_bytes = text.windows, text.segments, text.recognizer.whisper.token_bytes
         found: dict[int, tuple[Segment, ...]] = {}
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
+            found[index] = in_order(text.bounded(sentences), untimed[index].start, untimed[index].end)
             self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
         try:
@@ -232,10 +235,30 @@ class TranscriptionRun:
             self._warn_of_attention(text.language, error)
             self._decode_timed(text)
             if text.word_times == "none":
-                text.segments = untimed
+                text.windows = windows
         else:
-            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
+            text.windows = [found[index] for index in sorted(found)]
             text.word_times, text.alignment_model = "ctc", model
+
+    def _complete(self, text: Text) -> None:
+        """Decode the stretches of voice without words again, and emit the windows that get more text."""
+        from whisper_api.engine.align.align import align
+
+        written = self._options.written_language(text.language)
+
+        def timed(segments: Sequence[Segment]) -> Sequence[Segment]:
+            if text.word_times == "ctc":
+                return align(self._ctx, text.audio, segments, text.language).segments
+            return split_sentences(segments, written)
+
+        try:
+            changed = decode_lost_speech(text, timed)
+        except Exception as error:
+            self._ctx.continue_without("speech without text was not decoded again", error)
+            return
+        for index in changed:
+            sentences = hand_out_tokens(text.windows[index], text.recognizer.whisper.token_bytes)
+            self._ctx.emit_partial(index, sentences, aligned=True)
 
     def _references(self) -> dict[str, Any]:
         """The decoded recordings of the known speakers; empty if they are not needed."""
@@ -339,20 +362,19 @@ class TranscriptionRun:
                 log.debug("diarization has failed; the job goes on without it")
                 forget_frames(error)
 
-    def _assign_speakers(self, text: _Text) -> Diarization | None:
+    def _assign_speakers(self, text: Text) -> tuple[Sequence[Segment], Diarization | None]:
         """Wait for diarization and assign its speakers to the words. The timing of the stage is this wait."""
         from whisper_api.engine.diarize.assignment import assign_speakers
 
         speakers = self._speakers
-        if speakers is None:
-            return None
+        if speakers is None or not text.windows:
+            return text.segments, None
         with self._stage("diarize"):
             try:
                 while not speakers.wait(PROGRESS_SECONDS):
                     self._ctx.progress(speakers.ctx.stage_done)
                 diarization = speakers.result()
-                text.segments = assign_speakers(text.segments, diarization.word_turns)
-                return diarization
+                return assign_speakers(text.segments, diarization.word_turns), diarization
             except Exception as error:
                 if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
                     self._ctx.continue_without("the speakers were not told apart", error)
@@ -365,33 +387,10 @@ class TranscriptionRun:
                         "`whisper-api models pull campplus` fetches one or says why not"
                     )
                     forget_frames(error)
-                return None
+                return text.segments, None
             finally:
                 for warning in speakers.ctx.warnings:
                     self._ctx.warn(warning)
-
-
-@dataclass
-class _Text:
-    """The text of a job as it grows.
-
-    Attributes:
-        recognizer: decodes the windows.
-        audio: shape (samples,), mono, 16 kHz.
-        spans: the windows of speech.
-        language: code of the spoken language; empty before it is resolved.
-        segments: the text.
-        word_times: where the word times come from.
-        alignment_model: name of the alignment model, if it gave the word times.
-    """
-
-    recognizer: Recognizer
-    audio: Any
-    spans: Sequence[Span]
-    language: str = ""
-    segments: Sequence[Segment] = ()
-    word_times: WordTimes = "none"
-    alignment_model: str | None = None
 
 
 def translates(model: str) -> bool:

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Whisper
-from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS, Batching, Window, WindowDecoder
+from whisper_api.engine.whisper.window_decoder import (
+    SPARSE_PIECE_SECONDS,
+    SPARSE_VOICED_SECONDS,
+    Batching,
+    Window,
+    WindowDecoder,
+)
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment
@@ -43,6 +49,9 @@ class Recognizer:
         batching: the size of batches on this device.
         speech: the spans in which somebody speaks, in order; empty if that is not known.
         doubtful: whether the windows may hold no voice at all; then text that stays doubtful is left out.
+
+    Attributes:
+        with_text: the span of each segment that the last call of :meth:`transcribe` gave.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Recognizer:
         self._model_name = model_name
         self.audio = audio
         self.batching = batching
+        self.with_text: list[Span] = []
         self._doubtful = doubtful
         self._windows = [
             Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
@@ -142,8 +152,8 @@ class Recognizer:
         Yields:
             One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
-        lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
-        decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
+        decoder = self._decoder(language, word_times=word_times)
+        self.with_text = []
         done, number, doubtful, textless = 0.0, 0, 0, 0.0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
@@ -151,6 +161,7 @@ class Recognizer:
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
                 segment = decoder.segment(number, piece, attempt)
                 if segment is not None and not (self._doubtful and segment.flags):
+                    self.with_text.append(piece.span)
                     yield segment
                     number += 1
                     doubtful += bool(segment.flags)
@@ -160,11 +171,48 @@ class Recognizer:
             if on_window is not None:
                 on_window(done)
         if textless:
-            self.ctx.warn(f"{textless:.1f} s of what sounds like speech gave no text")
+            self.warn_of_textless(textless)
         if doubtful:
             self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"
             )
+
+    def warn_of_textless(self, seconds: float) -> None:
+        """Warn of seconds of speech without text."""
+        self.ctx.warn(f"{seconds:.1f} s of what sounds like speech gave no text")
+
+    def transcribe_again(self, language: str, spans: Sequence[Span], *, word_times: bool) -> list[Segment]:
+        """Decode parts of windows whose text lacks what is spoken in them.
+
+        Such a part may be noise, for which Whisper invents words, so only text without any doubt is returned. Prompt
+        and hotwords are left out, because they come out of noise.
+
+        Args:
+            language: code of the spoken language.
+            spans: the parts, in order of time.
+            word_times: whether to take word times from cross-attention.
+
+        Returns:
+            Segments in order of time.
+        """
+        decoder = self._decoder(language, word_times=word_times, prompted=False)
+        attempts = decoder.once(spans, SPARSE_PIECE_SECONDS)
+        found = (decoder.segment(0, piece, attempt) for piece, attempt in attempts if attempt.is_certain)
+        return [segment for segment in found if segment is not None]
+
+    def timed_by_attention(self, language: str, spans: Sequence[Span]) -> list[Segment | None]:
+        """The windows with word times from cross-attention, decoded by a first attempt.
+
+        Args:
+            language: code of the spoken language.
+            spans: windows, in order of time.
+        """
+        decoder = self._decoder(language, word_times=True)
+        return [decoder.segment(0, piece, attempt) for piece, attempt in decoder.once(spans)]
+
+    def _decoder(self, language: str, *, word_times: bool, prompted: bool = True) -> WindowDecoder:
+        lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
+        return WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead, prompted=prompted)
 
     def _encode_and_detect(self, count: int) -> dict[str, float]:
         """Probability of each language: the mean over ``count`` windows, weighted by length. Keeps their encodings."""

@@ -42,6 +42,8 @@ MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 NO_SPEECH_PROB = 0.6
 TEMPERATURE_STEP = 0.2
+# Text of what is likely noise needs a higher probability.
+CERTAIN_AVG_LOGPROB = -0.7
 FALLBACK_BEAM_SIZE = 5
 
 # A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
@@ -134,6 +136,12 @@ class Attempt:
         """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
         return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing speaks against this text: it holds where noise is likely, too."""
+        certain = self.decoded.avg_logprob >= CERTAIN_AVG_LOGPROB and self.decoded.no_speech_prob <= NO_SPEECH_PROB
+        return certain and not self.flags
+
 
 class WindowDecoder:
     """Decodes windows in one language, and retries failed ones.
@@ -145,6 +153,7 @@ class WindowDecoder:
         batching: the size of batches on this device.
         language: code of the spoken language.
         lead: seconds by which the model's cross-attention runs ahead of the voice; None for no word times.
+        prompted: whether to give the decoder the job's prompt and hotwords.
     """
 
     def __init__(
@@ -155,6 +164,8 @@ class WindowDecoder:
         batching: Batching,
         language: str,
         lead: float | None,
+        *,
+        prompted: bool = True,
     ) -> None:
         self._ctx = ctx
         self._whisper = whisper
@@ -164,7 +175,8 @@ class WindowDecoder:
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
-        self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
+        before = (options.prompt, options.hotwords) if prompted else (None, None)
+        self._prompt = prompt_tokens(self._tokenizer, *before)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
@@ -238,6 +250,15 @@ class WindowDecoder:
         for piece in pieces:
             (decoded,) = self._ctx.run([self._item(piece, self._beam_size, self.first_temperature)])
             yield from self.settle(piece, self.attempt(decoded, self.first_temperature))
+
+    def once(self, spans: Sequence[Span], seconds: float = WINDOW_SECONDS) -> Iterator[tuple[Window, Attempt]]:
+        """Decode stretches once. Those of more than so many seconds are cut at their pauses into pieces."""
+        stretches = [Window(span, self._batching.padded_frames(span.seconds)) for span in spans]
+        pieces = [piece for stretch in stretches for piece in self._pieces(stretch, seconds)]
+        items = (self._item(piece, self._beam_size, self.first_temperature) for piece in pieces)
+        results = self._ctx.run(items, window=self._batching.window)
+        for piece, decoded in zip(pieces, results, strict=True):
+            yield piece, self.attempt(decoded, self.first_temperature)
 
     def _next_attempt(self, window: Window, number: int) -> tuple[Window, int, float] | None:
         """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""

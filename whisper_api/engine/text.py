@@ -1,0 +1,55 @@
+"""The text of a job as it grows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from whisper_api.engine.voicing import Voicing, bounded_segments
+from whisper_api.schema import Segment, WordTimes
+
+if TYPE_CHECKING:
+    from whisper_api.engine.vad import Detection
+    from whisper_api.engine.whisper.recognizer import Recognizer
+
+__all__ = ["Text"]
+
+
+@dataclass
+class Text:
+    """The text of a job as it grows.
+
+    Attributes:
+        recognizer: decodes the windows.
+        audio: shape (samples,), mono, 16 kHz.
+        heard: the windows of speech.
+        language: code of the spoken language; empty before it is resolved.
+        windows: the segments of each window that has text, in order.
+        word_times: where the word times come from.
+        alignment_model: name of the alignment model, if it gave the word times.
+    """
+
+    recognizer: Recognizer
+    audio: Any
+    heard: Detection
+    language: str = ""
+    windows: list[Sequence[Segment]] = field(default_factory=list)
+    word_times: WordTimes = "none"
+    alignment_model: str | None = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of all windows."""
+        return [segment for window in self.windows for segment in window]
+
+    @functools.cached_property
+    def voicing(self) -> Voicing | None:
+        """Where a voice is heard; None if that is not known."""
+        frames = self.heard.frames
+        return None if frames is None else Voicing.of(frames, self.recognizer.ctx.options.vad_offset)
+
+    def bounded(self, segments: Sequence[Segment]) -> Sequence[Segment]:
+        """The segments with words that keep within the voice; see :func:`~whisper_api.engine.voicing.bounded`."""
+        return segments if self.voicing is None else bounded_segments(segments, self.voicing)
