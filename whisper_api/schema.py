@@ -201,6 +201,9 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
         score: confidence from 0 to 1: the mean probability of the word's characters (CTC) or tokens (attention).
         speaker: the speaker's label, when diarization ran.
         interpolated: True when the time was not measured but interpolated between the neighbouring words.
+        timing: ``attention`` for a word of a transcript with CTC word times whose time comes from Whisper's
+            cross-attention, since the alignment model cannot spell it: numbers, amounts, symbols. None for all others:
+            their times come from where :attr:`Transcript.word_times` says.
     """
 
     word: str
@@ -209,6 +212,7 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     speaker: str | None = None
     interpolated: bool = False
+    timing: Literal["attention"] | None = None
 
 
 class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine.vad import Span
 from whisper_api.engine.voicing import LOST_APART, Interval, Voicing
+from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import word_spans
@@ -32,27 +33,26 @@ VOICED_PART = 0.5
 FEW_WORDS, ALIKE = 4, 0.7
 
 
-def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence[Segment]]) -> list[int]:
-    """Decode the stretches of voice without words again, and insert the new words. A warning names what stays lost.
+def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence[Segment]]) -> None:
+    """Decode the stretches of voice without words again, insert the new words, and emit the windows that have some.
+
+    A warning names what stays without text.
 
     Args:
         text: the text, with word times.
-        timed: gives new segments their word times.
-
-    Returns:
-        The windows whose text has changed, by their numbers.
+        timed: gives new segments their final word times.
     """
     voicing, recognizer = text.voicing, text.recognizer
     if voicing is None or text.word_times == "none":
-        return []
+        return
     spans = [(span.start / SAMPLE_RATE, span.end / SAMPLE_RATE) for span in recognizer.with_text]
     lost = _lost(text, voicing, spans)
     if lost and text.word_times == "ctc":
         lost = _confirmed(text, voicing, lost)
     if not lost:
-        return []
+        return
     pieces = [Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in lost]
-    found = recognizer.transcribe_again(text.language, pieces, word_times=text.word_times == "attention")
+    found = recognizer.transcribe_again(text.language, pieces)
     seeks = {segment.seek for segment in text.segments}
     changed = set()
     for segment in text.bounded(timed(found)) if found else ():
@@ -66,7 +66,9 @@ def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence
     stays = sum(voicing.seconds(start, end) for start, end in _lost(text, voicing, spans))
     if stays >= SPARSE_VOICED_SECONDS:
         recognizer.warn_of_textless(stays)
-    return sorted(changed)
+    for index in sorted(changed):
+        sentences = hand_out_tokens(text.windows[index], recognizer.whisper.token_bytes)
+        recognizer.ctx.emit_partial(index, sentences, aligned=True)
 
 
 def _lost(text: Text, voicing: Voicing, spans: Sequence[Interval]) -> list[Interval]:

@@ -23,7 +23,7 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.lost_speech import decode_lost_speech
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import Diarizing, speaker_embeddings, speakers_in_order
-from whisper_api.engine.text import Text
+from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
@@ -173,7 +173,7 @@ class TranscriptionRun:
         elif alignment is None:
             self._decode_timed(text)
         else:
-            text.windows = self._decoded(text, timed=False, give_up=alignment.failed)
+            text.windows = self._decoded(text, timed=False, number_times=True, give_up=alignment.failed)
             while not alignment.wait(PROGRESS_SECONDS):
                 self._ctx.check()
             try:
@@ -191,13 +191,14 @@ class TranscriptionRun:
             text.windows, text.word_times = self._decoded(text, timed=False), "none"
 
     def _decoded(
-        self, text: Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False
+        self, text: Text, *, timed: bool, number_times: bool = False, give_up: Callable[[], bool] = lambda: False
     ) -> list[Sequence[Segment]]:
         """Decode the windows, and emit the text of each.
 
         Args:
             text: the text so far, with the language.
             timed: True for sentences whose words have times, False for one segment per window.
+            number_times: True for words in windows with numbers, which the alignment model cannot spell.
             give_up: asked after every window; True ends the decoding.
         """
         ctx, recognizer = self._ctx, text.recognizer
@@ -205,12 +206,16 @@ class TranscriptionRun:
         speech = sum(span.seconds for span in text.heard.windows) or 1.0
         found: list[Sequence[Segment]] = []
         windows = recognizer.transcribe(
-            text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
+            text.language,
+            word_times=timed,
+            number_times=number_times,
+            on_window=lambda done: ctx.progress(done / speech),
         )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
                 pieces = text.bounded(split_sentences([segment], written)) if timed else (segment,)
-                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
+                shown = hand_out_tokens(pieces, recognizer.whisper.token_bytes) if timed else untimed(pieces)
+                ctx.emit_partial(index, shown, aligned=timed)
                 found.append(pieces)
                 self._check_speakers()
                 if give_up():
@@ -221,27 +226,27 @@ class TranscriptionRun:
         """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
         from whisper_api.engine.align.align import align
 
-        windows, untimed, token_bytes = text.windows, text.segments, text.recognizer.whisper.token_bytes
+        windows, token_bytes = text.segments, text.recognizer.whisper.token_bytes
         found: dict[int, tuple[Segment, ...]] = {}
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = in_order(text.bounded(sentences), untimed[index].start, untimed[index].end)
+            found[index] = in_order(text.bounded(sentences), windows[index].start, windows[index].end)
             self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
 
         try:
-            model = align(self._ctx, text.audio, untimed, text.language, emit).model
+            model = align(self._ctx, text.audio, windows, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
             self._decode_timed(text)
             if text.word_times == "none":
-                text.windows = windows
+                text.windows = [untimed([segment]) for segment in windows]
         else:
             text.windows = [found[index] for index in sorted(found)]
             text.word_times, text.alignment_model = "ctc", model
 
     def _complete(self, text: Text) -> None:
-        """Decode the stretches of voice without words again, and emit the windows that get more text."""
+        """Decode the stretches of voice without words again."""
         from whisper_api.engine.align.align import align
 
         written = self._options.written_language(text.language)
@@ -252,13 +257,9 @@ class TranscriptionRun:
             return split_sentences(segments, written)
 
         try:
-            changed = decode_lost_speech(text, timed)
+            decode_lost_speech(text, timed)
         except Exception as error:
             self._ctx.continue_without("speech without text was not decoded again", error)
-            return
-        for index in changed:
-            sentences = hand_out_tokens(text.windows[index], text.recognizer.whisper.token_bytes)
-            self._ctx.emit_partial(index, sentences, aligned=True)
 
     def _references(self) -> dict[str, Any]:
         """The decoded recordings of the known speakers; empty if they are not needed."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from whisper_api.engine.voicing import Voicing, bounded_segments
 from whisper_api.schema import Segment, WordTimes
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.vad import Detection
     from whisper_api.engine.whisper.recognizer import Recognizer
 
-__all__ = ["Text"]
+__all__ = ["Text", "untimed"]
 
 
 @dataclass
@@ -53,3 +55,8 @@ class Text:
     def bounded(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         """The segments with words that keep within the voice; see :func:`~whisper_api.engine.voicing.bounded`."""
         return segments if self.voicing is None else bounded_segments(segments, self.voicing)
+
+
+def untimed(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """The segments without words: those of some windows have times that are not final."""
+    return tuple(replace(segment, words=()) for segment in segments)

@@ -91,7 +91,7 @@ class Voicing:
         found: list[tuple[Interval, Interval]] = []
         index = 0
         for low, high in spans:
-            at = low
+            at = max(low, words[index - 1].end) if index else low
             while index < len(words) and words[index].start < high:
                 found += self._lost_between((at, words[index].start), low, high)
                 at = max(at, words[index].end)

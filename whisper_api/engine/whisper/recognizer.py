@@ -140,19 +140,27 @@ class Recognizer:
         return asked, None
 
     def transcribe(
-        self, language: str, *, word_times: bool, on_window: Callable[[float], None] | None = None
+        self,
+        language: str,
+        *,
+        word_times: bool,
+        number_times: bool = False,
+        on_window: Callable[[float], None] | None = None,
     ) -> Generator[Segment, None, None]:
         """Decode all windows. Closing the generator drops the windows that wait.
 
         Args:
             language: code of the spoken language.
             word_times: whether to take word times from cross-attention.
+            number_times: whether windows with digits or symbols get such times all the same.
             on_window: called with the seconds of speech that are decoded.
 
         Yields:
             One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
-        decoder = self._decoder(language, word_times=word_times)
+        decoder = self._decoder(
+            language, word_times=word_times or number_times, only_numbers=number_times and not word_times
+        )
         self.with_text = []
         done, number, doubtful, textless = 0.0, 0, 0, 0.0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
@@ -181,7 +189,7 @@ class Recognizer:
         """Warn of seconds of speech without text."""
         self.ctx.warn(f"{seconds:.1f} s of what sounds like speech gave no text")
 
-    def transcribe_again(self, language: str, spans: Sequence[Span], *, word_times: bool) -> list[Segment]:
+    def transcribe_again(self, language: str, spans: Sequence[Span]) -> list[Segment]:
         """Decode parts of windows whose text lacks what is spoken in them.
 
         Such a part may be noise, for which Whisper invents words, so only text without any doubt is returned. Prompt
@@ -190,12 +198,11 @@ class Recognizer:
         Args:
             language: code of the spoken language.
             spans: the parts, in order of time.
-            word_times: whether to take word times from cross-attention.
 
         Returns:
-            Segments in order of time.
+            Segments in order of time, with word times from cross-attention.
         """
-        decoder = self._decoder(language, word_times=word_times, prompted=False)
+        decoder = self._decoder(language, word_times=True, prompted=False)
         attempts = decoder.once(spans, SPARSE_PIECE_SECONDS)
         found = (decoder.segment(0, piece, attempt) for piece, attempt in attempts if attempt.is_certain)
         return [segment for segment in found if segment is not None]
@@ -210,9 +217,9 @@ class Recognizer:
         decoder = self._decoder(language, word_times=True)
         return [decoder.segment(0, piece, attempt) for piece, attempt in decoder.once(spans)]
 
-    def _decoder(self, language: str, *, word_times: bool, prompted: bool = True) -> WindowDecoder:
+    def _decoder(self, language: str, *, word_times: bool, **options: bool) -> WindowDecoder:
         lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
-        return WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead, prompted=prompted)
+        return WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead, **options)
 
     def _encode_and_detect(self, count: int) -> dict[str, float]:
         """Probability of each language: the mean over ``count`` windows, weighted by length. Keeps their encodings."""

@@ -154,6 +154,7 @@ class WindowDecoder:
         language: code of the spoken language.
         lead: seconds by which the model's cross-attention runs ahead of the voice; None for no word times.
         prompted: whether to give the decoder the job's prompt and hotwords.
+        only_numbers: whether only windows with digits or symbols get word times.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class WindowDecoder:
         lead: float | None,
         *,
         prompted: bool = True,
+        only_numbers: bool = False,
     ) -> None:
         self._ctx = ctx
         self._whisper = whisper
@@ -183,6 +185,7 @@ class WindowDecoder:
         self._suppress = suppress
         start = tuple(self._tokenizer.sot_sequence)
         self._align_from = start if lead is not None else None
+        self._align_tokens = whisper.unspelled_tokens if only_numbers else None
         self._logprobs_from = start if options.logprobs else None
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
@@ -206,6 +209,7 @@ class WindowDecoder:
             suppress=self._suppress,
             encoded=window.encoded is not None,
             align_from=self._align_from,
+            align_tokens=self._align_tokens,
             logprobs_from=self._logprobs_from,
         )
         operation = self._whisper.decode(settings, self._batching.max_items, self._batching.max_cost)
