@@ -19,7 +19,7 @@ from whisper_api.records import Record
 from whisper_api.schema import TokenLogprob
 
 KINDS: list[type[Record]] = [Transcript, JobResult, JobStatus, Segment, Word, Corrections, TranscriptionOptions]
-COLUMNS = ["word", "start", "end", "score", "speaker", "interpolated"]
+COLUMNS = ["word", "start", "end", "score", "speaker", "interpolated", "timing"]
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(max_size=20)
@@ -31,7 +31,14 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 WORDS = st.builds(
-    Word, word=TEXTS, start=NUMBERS, end=NUMBERS, score=maybe(NUMBERS), speaker=maybe(TEXTS), interpolated=st.booleans()
+    Word,
+    word=TEXTS,
+    start=NUMBERS,
+    end=NUMBERS,
+    score=maybe(NUMBERS),
+    speaker=maybe(TEXTS),
+    interpolated=st.booleans(),
+    timing=st.sampled_from([None, "attention"]),
 )
 TOKENS = st.builds(
     TokenLogprob, token=TEXTS, bytes=st.binary(max_size=4).map(tuple), logprob=st.floats(-1e9, 0, allow_nan=False)
@@ -157,7 +164,7 @@ def test_the_columns_do_not_depend_on_the_words(speakers: tuple[str | None, ...]
     assert len(table) == len(speakers)
     assert [None if pandas.isna(label) else label for label in table["speaker"]] == list(speakers)
     table = pandas.DataFrame(job_result(value, "").words, columns=ResultWord.__struct_fields__)
-    assert list(table.columns) == COLUMNS[:-1]
+    assert list(table.columns) == [name for name in COLUMNS if name != "interpolated"]
     assert len(table) == len(speakers)
 
 

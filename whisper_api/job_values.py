@@ -91,6 +91,8 @@ class ResultWord(Row, frozen=True, kw_only=True):
         start, end: seconds from the beginning of the audio.
         score: confidence from 0 to 1; None without word times.
         speaker: label; None without diarization.
+        timing: ``attention`` for a number or symbol that the alignment model cannot spell, whose time comes from
+            Whisper's cross-attention; absent for all other words.
     """
 
     word: str
@@ -98,6 +100,7 @@ class ResultWord(Row, frozen=True, kw_only=True):
     end: float
     score: float | None = None
     speaker: str | None = None
+    timing: Literal["attention"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +224,14 @@ def result_segment(segment: Segment) -> ResultSegment:
         text=segment.text,
         speaker=segment.speaker,
         words=tuple(
-            ResultWord(word=word.word, start=word.start, end=word.end, score=word.score, speaker=word.speaker)
+            ResultWord(
+                word=word.word,
+                start=word.start,
+                end=word.end,
+                score=word.score,
+                speaker=word.speaker,
+                timing=word.timing or msgspec.UNSET,
+            )
             for word in segment.words
         ),
         logprobs=segment.logprobs or msgspec.UNSET,

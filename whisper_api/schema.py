@@ -313,8 +313,8 @@ class Transcript(Record, frozen=True, kw_only=True):
         """The words of all segments.
 
         ``pandas.DataFrame(transcript.words, columns=Word.__struct_fields__)`` is a table with a row for each word and
-        the columns ``word``, ``start``, ``end``, ``score``, ``speaker`` and ``interpolated``. The argument
-        ``columns`` gives an empty transcript the same columns.
+        the columns ``word``, ``start``, ``end``, ``score``, ``speaker``, ``interpolated`` and ``timing``. The
+        argument ``columns`` gives an empty transcript the same columns.
         """
         return tuple(word for segment in self.segments for word in segment.words)
 
