@@ -112,7 +112,7 @@ def test_a_dense_window_whose_text_ends_early_gets_its_end(
     def shortened(self: OnnxAdvance, running: RunningDecode) -> DecodedTokens:
         best = running.decoding.result()
         if running.row.speech_frames > 800:
-            best = dataclasses.replace(best, tokens=best.tokens[:-15], logprobs=best.logprobs[:-15])
+            best = dataclasses.replace(best, tokens=best.tokens[:-24], logprobs=best.logprobs[:-24])
         monkeypatch.setattr(running.decoding, "result", lambda: best)
         return decode_window(self, running)
 
@@ -132,3 +132,9 @@ def test_a_dense_window_whose_text_ends_early_gets_its_end(
     assert len(transcript.words) <= 1.1 * len(whole.words)
     assert all(a.end <= b.start for a, b in pairwise(transcript.words))
     assert said(last).split() == transcript.text.split()
+    assert not any(segment.flags for segment in transcript.segments)
+    monkeypatch.setattr(Recognizer, "transcribe_again", lambda *ignored: [])
+    doubted = engine.transcribe(call, options)
+    assert doubted.text.split() == said(first).split()
+    assert [segment.flags for segment in doubted.segments][-1] == ("low_confidence",)
+    assert any(warning.endswith("of what sounds like speech gave no text") for warning in doubted.warnings)

@@ -36,14 +36,15 @@ FEW_WORDS, ALIKE = 4, 0.7
 def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence[Segment]]) -> None:
     """Decode the stretches of voice without words again, insert the new words, and emit the windows that have some.
 
-    A warning names what stays without text.
+    A warning names what stays without text, and the sentence before it gets a flag. A translation stays as it is,
+    because its words are not in the order of the speech.
 
     Args:
         text: the text, with word times.
         timed: gives new segments their final word times.
     """
     voicing, recognizer = text.voicing, text.recognizer
-    if voicing is None or text.word_times == "none":
+    if voicing is None or text.word_times == "none" or recognizer.ctx.options.task == "translate":
         return
     spans = [(span.start / SAMPLE_RATE, span.end / SAMPLE_RATE) for span in recognizer.with_text]
     lost = _lost(text, voicing, spans)
@@ -63,12 +64,33 @@ def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence
         if window is not None:
             text.windows[index] = window
             changed.add(index)
-    stays = sum(voicing.seconds(start, end) for start, end in _lost(text, voicing, spans))
-    if stays >= SPARSE_VOICED_SECONDS:
-        recognizer.warn_of_textless(stays)
+    changed |= _doubt(text, voicing, spans, lost)
     for index in sorted(changed):
         sentences = hand_out_tokens(text.windows[index], recognizer.whisper.token_bytes)
         recognizer.ctx.emit_partial(index, sentences, aligned=True)
+
+
+def _doubt(text: Text, voicing: Voicing, spans: Sequence[Interval], lost: Sequence[Interval]) -> set[int]:
+    """Flag the text before each stretch that still has no words, and warn. Returns the numbers of the windows."""
+    changed = set()
+    textless = 0.0
+    for start, end in _lost(text, voicing, spans):
+        seconds = voicing.seconds(start, end)
+        if seconds >= SPARSE_VOICED_SECONDS and any(begin < end and stop > start for begin, stop in lost):
+            textless += seconds
+            index = next(index for index, (_, stop) in enumerate(spans) if start < stop)
+            text.windows[index] = _doubted(text.windows[index], start)
+            changed.add(index)
+    if textless:
+        text.recognizer.warn_of_textless(textless)
+    return changed
+
+
+def _doubted(window: Sequence[Segment], at: float) -> list[Segment]:
+    """The sentences of a window, with a flag on the sentence before a stretch without text."""
+    before = max((index for index, segment in enumerate(window) if segment.start < at), default=0)
+    flags = tuple(dict.fromkeys((*window[before].flags, "low_confidence")))
+    return [*window[:before], replace(window[before], flags=flags), *window[before + 1 :]]
 
 
 def _lost(text: Text, voicing: Voicing, spans: Sequence[Interval]) -> list[Interval]:
