@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import docx
 import hypothesis
 import msgspec
 import pytest
@@ -26,7 +27,7 @@ from whisper_api.cli.flags import add_struct_flags, struct_of
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.cli.outputs import Outputs, output_stems, write_whole
 from whisper_api.cli.progress import ProgressLine, clock_time
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.schema import TranscriptionOptions
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def test_flags_give_typed_options(arguments: list[str], field: str, value: objec
         (["transcribe", "x.wav", "--beam-size", "0"], "a whole number from 1 to 32"),
         (["transcribe", "x.wav", "--temperature", "warm"], "a number from 0 to 1"),
         (["transcribe", "x.wav", "--task", "dance"], "transcribe"),
-        (["transcribe", "x.wav", "--format", "srt,docx"], "docx"),
+        (["transcribe", "x.wav", "--format", "srt,pdf"], "pdf"),
         (["transcribe", "x.wav", "--format", ","], "srt"),
         (["transcribe", "x.wav", "--max-line-width", "0"], "at least 1"),
         (["transcribe", "x.wav", "--subtitle-preset", "tf1"], "netflix"),
@@ -332,6 +333,20 @@ def test_one_format_goes_to_standard_output(transcribe: Run, clip: Path, capfd: 
 
 
 @pytest.mark.models
+def test_a_document_is_written_as_bytes(
+    transcribe: Run, clip: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert transcribe("-f", "docx", "-q", clip) == 0
+    piped = capfdbinary.readouterr().out
+    assert transcribe("-f", "docx,txt", "-o", tmp_path, "-q", clip) == 0
+    files = {path.suffix: path.read_bytes() for path in tmp_path.glob(f"{clip.stem}.*")}
+    assert files[".docx"] == piped
+    read = docx.Document(io.BytesIO(piped))
+    written = " ".join(paragraph.text for paragraph in read.paragraphs if paragraph.style.name == "Normal")
+    assert written.split() == files[".txt"].decode().split()
+
+
+@pytest.mark.models
 def test_the_language_alone_is_one_line_for_each_file(
     transcribe: Run, base_model_dir: Path, clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -409,7 +424,8 @@ def test_several_formats_go_to_files_here_and_replace_older_ones(
 ) -> None:
     Path("clip.txt").write_text("older")
     assert transcribe(clip, "--format", "all") == 0
-    assert {path.suffix for path in Path.cwd().iterdir()} == {f".{format.extension}" for format in FORMATS.values()}
+    written = {path.suffix for path in Path.cwd().iterdir()}
+    assert written == {f".{format.extension}" for format in (*FORMATS.values(), *DOCUMENTS.values())}
     assert Path("clip.txt").read_text() != "older"
     assert capsys.readouterr().out == ""
 

@@ -24,7 +24,7 @@ from whisper_api.subtitles.rules import LANGUAGES, PRESETS
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 LINKED = [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "models_cache" / "README.md"]
 # Lines of shell examples that this test does not look into: they install, or run what other tests run.
-OTHER_COMMANDS = ("curl ", "export ", "pip install ", "mkdocs ", ".venv/bin/pip ", ".venv/bin/pre-commit ")
+OTHER_COMMANDS = ("curl ", "docker ", "export ", "pip install ", "mkdocs ", ".venv/bin/pip ", ".venv/bin/pre-commit ")
 
 
 def relative(path: Path) -> str:

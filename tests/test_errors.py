@@ -180,11 +180,21 @@ def values() -> Iterator[object]:
         speakers=("SPEAKER_00",),
         speaker_embeddings={"SPEAKER_00": (0.5, 0.25)},
         model="base",
+        redactions=(redaction := schema.Redaction(kind="names", start=0.0, end=0.5),),
         options=options,
         timings={"asr": 0.1},
         warnings=("a warning",),
     )
-    yield from (word, segment, options, transcript, RenderOptions(), Config(), Config(port=0, hf_token="secret"))
+    yield from (
+        word,
+        segment,
+        redaction,
+        options,
+        transcript,
+        RenderOptions(),
+        Config(),
+        Config(port=0, hf_token="secret"),
+    )
     yield schema.Progress(0.5, "asr")
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})

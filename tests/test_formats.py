@@ -263,7 +263,7 @@ def test_a_time_before_zero_counts_as_zero() -> None:
     assert render(transcript, "vtt") == "WEBVTT\n\n00:00.000 --> 00:01.000\nYes.\n\n"
 
 
-@pytest.mark.parametrize("name", ["docx", "SRT", "", "all"])
+@pytest.mark.parametrize("name", ["pdf", "SRT", "", "all"])
 def test_an_unknown_format_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidOption, match="srt, vtt, txt, tsv, json, aud") as raised:
         render(call(), name)

@@ -16,7 +16,7 @@ WORDS = {"time_order", "word_spacing"}
 SETTINGS = {"coercion", "config", "permissions"}
 ENGINE = VALUES | WORDS | SETTINGS | {"engine"}
 STORE = VALUES | SETTINGS | {"store"}
-JOBS = ENGINE | STORE | {"access", "formats", "jobs", "subtitles"}
+JOBS = ENGINE | STORE | {"access", "formats", "jobs", "subtitles", "telemetry"}
 # Each part of the package, and which others it may import. A part may always import itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -29,8 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "time_order": VALUES,
     "word_spacing": VALUES,
     "subtitles": VALUES | WORDS,
-    "formats": VALUES | WORDS | {"subtitles"},
+    "reading": VALUES | WORDS | {"subtitles"},
+    "formats": VALUES | WORDS | {"reading", "subtitles"},
     "logs": SETTINGS,
+    "telemetry": set(),
     "engine": ENGINE,
     "store": STORE,
     "access": STORE,

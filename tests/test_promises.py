@@ -193,6 +193,12 @@ def _python_versions() -> tuple[float, ...]:
     return tuple(sorted(minors))
 
 
+def _numbers_of_test(file: str, names: str) -> tuple[float, ...]:
+    """Percentages that a test demands, from its line ``A, B = 0.5, 0.6``."""
+    (values,) = re.findall(rf"^{names} = (.*)$", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    return tuple(100 * float(value) for value in values.split(","))
+
+
 CLIENT = r"docstring (Client|AsyncClient)"
 SENTINELS = "test_a_limit_of_zero_is_no_limit"
 PROMISES = (
@@ -346,6 +352,19 @@ PROMISES = (
         r"help",
         r"counted from 1\b",
         tests=("test_the_audio_track_that_was_asked_for_is_decoded",),
+    ),
+    # Personal data
+    Promise(
+        r"docs/redaction",
+        r"of (three) digits or more",
+        lambda: (constant("engine/redaction", "LEAST_DIGITS"),),
+        ("test_what_is_found",),
+    ),
+    Promise(
+        r"docs/redaction",
+        r"at least (\d+) % of the words of names are\s+replaced, and at least (\d+) % of the replaced",
+        lambda: _numbers_of_test("engine/redaction/test_finding.py", "RECALL, PRECISION"),
+        ("test_recall_and_precision_of_names",),
     ),
     # The client
     Promise(

@@ -120,6 +120,17 @@ def test_several_formats_are_files_and_the_result_that_was_kept_for_them_is_remo
     assert len(rest.canceled) == 2
 
 
+def test_a_document_is_a_file_beside_the_text(submit: Submit, rest: Rest) -> None:
+    assert submit("a.wav", "-f", "docx,txt", "--output-dir", "out", "-q") == 0
+    (job_id,) = rest.jobs
+    assert rest.of("POST")[0].fields["output_format"] == "txt"
+    found = {path.name: path.read_text() for path in Path("out").iterdir()}
+    assert found == {"a.docx": f"docx of {job_id}", "a.txt": TEXT}
+    assert submit("b.wav", "-f", "docx", "--output-dir", "out", "-q") == 0
+    assert "output_format" not in rest.of("POST")[1].fields
+    assert Path("out/b.docx").exists()
+
+
 def test_the_layout_of_subtitles_is_sent(submit: Submit, rest: Rest) -> None:
     flags = ("--max-line-width", "42", "--highlight-words", "--subtitle-preset", "bbc", "--min-gap", "0.25")
     assert submit("a.wav", "-f", "srt", *flags, "-q") == 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DeviceUnavailable,
         Draining,
         EngineClosed,
+        ExtraMissing,
         ForkedProcess,
         IdempotencyConflict,
         InvalidAudio,
@@ -53,9 +54,17 @@ if TYPE_CHECKING:
         UnknownModel,
         WhisperApiError,
     )
-    from whisper_api.formats import RenderOptions, render, rendered
+    from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus
-    from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Word
+    from whisper_api.schema import (
+        PartialSegments,
+        Progress,
+        Redaction,
+        Segment,
+        Transcript,
+        TranscriptionOptions,
+        Word,
+    )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
 
@@ -76,6 +85,7 @@ __all__ = [
     "Draining",
     "Engine",
     "EngineClosed",
+    "ExtraMissing",
     "ForkedProcess",
     "IdempotencyConflict",
     "InvalidAudio",
@@ -96,6 +106,7 @@ __all__ = [
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
@@ -111,6 +122,7 @@ __all__ = [
     "Word",
     "__version__",
     "create_app",
+    "document",
     "render",
     "rendered",
 ]
@@ -124,6 +136,7 @@ _HOMES = {
     "JobResult": "whisper_api.job_values",
     "JobStatus": "whisper_api.job_values",
     "Progress": "whisper_api.schema",
+    "Redaction": "whisper_api.schema",
     "RenderOptions": "whisper_api.formats",
     "Segment": "whisper_api.schema",
     "Server": "whisper_api.server.run",
@@ -132,6 +145,7 @@ _HOMES = {
     "TranscriptionOptions": "whisper_api.schema",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
+    "document": "whisper_api.formats",
     "render": "whisper_api.formats",
     "rendered": "whisper_api.formats",
 }

@@ -15,6 +15,7 @@
     ├── DeviceError
     │   ├── DeviceUnavailable      the configured device does not exist on this machine
     │   └── OutOfMemory            a single work item does not fit in the device's memory
+    ├── ExtraMissing               an optional part of the package is not installed; says how to install it
     ├── Canceled                   the caller's ``cancel`` event was set
     ├── EngineClosed               the engine was closed before or during the call
     ├── ForkedProcess              an object from before a fork cannot be used after it; says what to do
@@ -53,6 +54,7 @@ __all__ = [
     "DeviceUnavailable",
     "Draining",
     "EngineClosed",
+    "ExtraMissing",
     "ForkedProcess",
     "IdempotencyConflict",
     "InvalidAudio",
@@ -153,6 +155,10 @@ class DeviceUnavailable(DeviceError):
 
 class OutOfMemory(DeviceError):
     """A single work item does not fit into the device's memory."""
+
+
+class ExtraMissing(WhisperApiError):
+    """A request needs an optional part of the package that is not installed. The message says how to install it."""
 
 
 class Canceled(WhisperApiError):

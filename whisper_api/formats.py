@@ -1,4 +1,4 @@
-"""The output formats. A function for each format renders a Transcript.
+"""The output formats. A function for each format renders a Transcript. Formats are texts; documents are bytes.
 
 Without options, srt, vtt, txt, tsv, json and aud (as UTF-8) have the same bytes as the output of whisperx 3.8 for the
 same segments. The output differs in these cases, in which whisperx fails:
@@ -16,24 +16,26 @@ same segments. The output differs in these cases, in which whisperx fails:
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
+from whisper_api.reading import docx, markdown
 from whisper_api.schema import RenderOptions, Segment, Transcript, Word
-from whisper_api.subtitles import Cue, ass, clock, speaker_label, srt, subtitles, vtt
+from whisper_api.subtitles import Cue, ass, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
-from whisper_api.word_spacing import joined
 
 __all__ = [
+    "DOCUMENTS",
     "FORMATS",
+    "Document",
     "Format",
     "RenderOptions",
     "Rendered",
     "SubtitleFormat",
+    "document",
     "has_subtitles",
     "option_warnings",
     "render",
@@ -44,8 +46,6 @@ __all__ = [
 PLAIN = RenderOptions()
 # Formats with tags for speakers and for the times of words.
 TAGGED = ("vtt", "ass")
-PARAGRAPH_PAUSE = 2.0  # seconds of silence that end a paragraph of Markdown
-PARAGRAPH_CHARACTERS = 600  # a longer paragraph ends with its sentence
 TURN_PAUSE = 0.5  # seconds of silence that do not end a turn of RTTM
 
 
@@ -77,6 +77,20 @@ class SubtitleFormat(NamedTuple):
     extension: str
     media_type: str
     write: Callable[[Sequence[Cue], RenderOptions], str]
+
+
+class Document(NamedTuple):
+    """An output format whose file is not text.
+
+    Attributes:
+        name, extension, media_type: as in :class:`Format`.
+        write: the function that returns the bytes of the file.
+    """
+
+    name: str
+    extension: str
+    media_type: str
+    write: Callable[[Transcript], bytes]
 
 
 class Rendered(NamedTuple):
@@ -122,6 +136,8 @@ def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN
     try:
         chosen = FORMATS[format]
     except KeyError:
+        if format in DOCUMENTS:
+            raise InvalidOption("format", f"{format} is a file that is no text: document() writes it") from None
         raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}") from None
     transcript = replace(transcript, segments=in_order(transcript.segments))
     warnings = option_warnings(options, format)
@@ -133,6 +149,24 @@ def rendered(transcript: Transcript, format: str, options: RenderOptions = PLAIN
     options = _for_format(options, format)
     cues, broken = subtitles(transcript, options)
     return Rendered(chosen.write(cues, options), (*warnings, *broken))
+
+
+def document(transcript: Transcript, format: str = "docx") -> bytes:
+    """Write a transcript as a document.
+
+    Args:
+        transcript: the transcript to write.
+        format: a name in :data:`DOCUMENTS`.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        InvalidOption: there is no such document.
+    """
+    if format not in DOCUMENTS:
+        raise InvalidOption("format", f"unknown document {format!r}; valid are {', '.join(DOCUMENTS)}")
+    return DOCUMENTS[format].write(replace(transcript, segments=in_order(transcript.segments)))
 
 
 def _for_format(options: RenderOptions, format: str) -> RenderOptions:
@@ -245,42 +279,8 @@ def _without_tabs(segment: Segment) -> str:
 
 
 def _markdown(transcript: Transcript) -> str:
-    """Paragraphs for readers, each with its speaker and the time at which it begins."""
-    if transcript.language_probabilities is not None:
-        return _txt(transcript)
-    shown = []
-    for paragraph in _paragraphs(transcript.segments):
-        hours, minutes, seconds, _ = clock(paragraph[0].start)
-        time = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        speaker = paragraph[0].speaker
-        head = f"**{time}**" if speaker is None else f"**{_markdown_escaped(speaker)}** ({time})"
-        shown.append(f"{head}\n\n{_markdown_escaped(joined(segment.text for segment in paragraph))}\n")
-    return "\n".join(shown)
-
-
-def _paragraphs(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Divide segments where the speaker changes, after a pause, and when a paragraph is long."""
-    paragraph: list[Segment] = []
-    for segment in segments:
-        if paragraph:
-            last = paragraph[-1]
-            long = sum(len(each.text) for each in paragraph) > PARAGRAPH_CHARACTERS
-            if long or segment.speaker != last.speaker or segment.start - last.end > PARAGRAPH_PAUSE:
-                yield paragraph
-                paragraph = []
-        paragraph.append(segment)
-    if paragraph:
-        yield paragraph
-
-
-def _markdown_escaped(text: str) -> str:
-    """Text that Markdown shows as it is: marks are escaped, and a beginning that would make a list or a heading."""
-    text = re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^([#+=-]|\d+(?=[.)]))", lambda match: _escaped_start(match[0]), text)
-
-
-def _escaped_start(start: str) -> str:
-    return f"&#{ord(start[0])};{start[1:]}"
+    # The task detect_language has no text.
+    return _txt(transcript) if transcript.language_probabilities is not None else markdown(transcript)
 
 
 def _rttm(transcript: Transcript) -> str:
@@ -319,4 +319,8 @@ FORMATS: dict[str, Format | SubtitleFormat] = {
         Format("md", "md", "text/markdown", _markdown),
         Format("rttm", "rttm", "text/plain", _rttm),
     )
+}
+
+DOCUMENTS: dict[str, Document] = {
+    "docx": Document("docx", "docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", docx),
 }

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from whisper_api.records import Record, Row
-from whisper_api.schema import Segment, Stage, TokenLogprob, Transcript
+from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript
 
 __all__ = [
     "FINAL_STATES",
@@ -137,6 +137,7 @@ class JobResult(Record, frozen=True, kw_only=True):
         speakers: labels in order of appearance.
         warnings: a sentence for each request that could not be fulfilled.
         speaker_embeddings: label to vector; absent unless the option ``speaker_embeddings`` is set.
+        redactions: where personal data was replaced; absent unless the option ``redact`` is set.
         language_probabilities: code to probability; absent unless the task is ``detect_language``.
         metadata: the client's metadata of the job; absent without metadata.
     """
@@ -150,6 +151,7 @@ class JobResult(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    redactions: tuple[Redaction, ...] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -259,6 +261,7 @@ def job_result(
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         speakers=transcript.speakers,
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
+        redactions=transcript.redactions if transcript.options.redact else msgspec.UNSET,
         language_probabilities=_or_unset(transcript.language_probabilities),
         metadata=_or_unset(metadata),
     )

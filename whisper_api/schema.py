@@ -7,7 +7,7 @@ read the records of a newer version.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -22,12 +22,15 @@ __all__ = [
     "VAD_ONSET",
     "PartialSegments",
     "Progress",
+    "RedactKind",
+    "Redaction",
     "RenderOptions",
     "Segment",
     "TokenLogprob",
     "Transcript",
     "TranscriptionOptions",
     "Word",
+    "redact_kinds",
 ]
 
 LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
@@ -42,6 +45,7 @@ VadMethod = Literal["silero", "pyannote", "none"]
 WordTimes = Literal["ctc", "attention", "none"]
 Preset = Literal["netflix", "bbc", "default"]
 SpeakerMarks = Literal["label", "dash", "voice", "none"]
+RedactKind = Literal["names", "emails", "phones", "cards", "accounts", "ids", "numbers"]
 # Voice activity detection: speech begins at this probability, for every detection model.
 VAD_ONSET = 0.5
 # Samples per second of decoded audio, which is mono: Whisper, alignment and speaker models expect this rate.
@@ -62,7 +66,8 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     The description of each field is its help text on the command line.
 
     Raises:
-        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``.
+        InvalidOption: ``min_speakers`` is above ``max_speakers``, or ``vad_offset`` above ``vad_onset``; ``redact``
+            names an unknown kind.
     """
 
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
@@ -104,8 +109,13 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     max_speakers: Annotated[SpeakerCount | None, _described("at most so many speakers")] = None
     speaker_embeddings: Annotated[bool, _described("return one embedding vector for each speaker")] = False
     logprobs: Annotated[bool, _described("keep the log probability of every token")] = False
+    redact: Annotated[
+        str | None,
+        _described(f"replace personal data by markers, kinds with commas between: {', '.join(get_args(RedactKind))}"),
+    ] = None
 
     def __post_init__(self) -> None:
+        redact_kinds(self.redact)
         low, high = self.min_speakers, self.max_speakers
         if low is not None and high is not None and low > high:
             raise InvalidOption("min_speakers", f"{low} is more than max_speakers ({high})")
@@ -122,6 +132,24 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
             spoken: code of the spoken language.
         """
         return "en" if self.task == "translate" else spoken
+
+
+def redact_kinds(redact: str | None) -> frozenset[RedactKind]:
+    """The kinds of personal data that the option ``redact`` names.
+
+    Args:
+        redact: kinds with commas between them, in any case; None for no kind.
+
+    Raises:
+        InvalidOption: there is no such kind.
+    """
+    kinds: set[RedactKind] = set()
+    for name in (word.strip().lower() for word in (redact or "").split(",")):
+        if name and name not in get_args(RedactKind):
+            raise InvalidOption("redact", f"unknown kind {name[:40]!r}; there are {', '.join(get_args(RedactKind))}")
+        if name:
+            kinds.add(cast(RedactKind, name))
+    return frozenset(kinds)
 
 
 class RenderOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -250,6 +278,19 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class Redaction(Record, frozen=True, kw_only=True):
+    """A place at which the option ``redact`` replaced what was said.
+
+    Attributes:
+        kind: the kind of personal data.
+        start, end: seconds: the times of the replaced words, or of the segment where the words have no times.
+    """
+
+    kind: RedactKind
+    start: float
+    end: float
+
+
 class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
     """The text of one window of speech, before the transcript is complete.
 
@@ -281,7 +322,8 @@ class Transcript(Record, frozen=True, kw_only=True):
             cross-attention) or ``none``.
         model, model_revision: name of the Whisper model, and revision of its files.
         alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
-        options: the options, with all defaults filled in.
+        redactions: where personal data was replaced, in order of time; empty unless the option ``redact`` is set.
+        options: the options, with all defaults filled in; with ``redact``, without the prompt and the hotwords.
         timings: stage name to seconds of wall time. Diarization runs in parallel with recognition; its time is the
             time that it takes longer.
         warnings: a sentence for each request that could not be fulfilled.
@@ -299,6 +341,7 @@ class Transcript(Record, frozen=True, kw_only=True):
     model_revision: str | None = None
     alignment_model: str | None = None
     diarization_model: str | None = None
+    redactions: tuple[Redaction, ...] = ()
     options: TranscriptionOptions
     timings: dict[str, float] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()

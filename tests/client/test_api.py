@@ -510,6 +510,7 @@ def test_results_come_as_values_and_as_the_text_of_a_file(client: Client, rest: 
     result = client.result(job_id)
     assert (result.text, result.language, result.segments[0].text) == (TEXT, "en", TEXT)
     assert client.result_as(job_id, "srt") == f"srt of {job_id}"
+    assert client.result_file(job_id) == f"docx of {job_id}".encode()
 
 
 def test_the_layout_of_subtitles_goes_with_the_job_and_with_each_format(client: Client, rest: Rest) -> None:

@@ -17,7 +17,7 @@ from playwright.sync_api import FilePayload, Page, expect
 from server.harness import RunningServer
 
 from page.visits import Visit
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 
 PLAYING = "({ time: audio.currentTime, paused: audio.paused, word: document.querySelector('.w.now')?.textContent })"
 
@@ -172,7 +172,7 @@ def test_words_are_reached_with_the_keyboard(
 def test_every_format_is_downloaded_and_the_text_copied(reader: Visit, call: str, page_server: RunningServer) -> None:
     page = reader.job(call)
     with page_server.client() as client:
-        for format in FORMATS:
+        for format in (*FORMATS, *DOCUMENTS):
             page.get_by_text("Download", exact=True).click()
             if format == "srt":
                 reader.picture("13-download")

@@ -25,6 +25,8 @@ from whisper_api.config import settings
 SHOWN_BY = {
     "WHISPER_API_HOST": "test_host_and_port",
     "WHISPER_API_PORT": "test_host_and_port",
+    "WHISPER_METRICS_HOST": "test_metrics.py",
+    "WHISPER_METRICS_PORT": "test_metrics.py",
     "WHISPER_API_TIMEOUT": "test_contract_errors.py: 408",
     "WHISPER_API_KEEPALIVE": "test_an_idle_connection_is_closed",
     "HTTP_WORKER_NUMBER": "test_the_status_reports_the_configuration",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import docx
 import httpx
 import pytest
 
 from server.harness import RunningServer, finish, post, problem, submit, transcribed
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 
 MEDIA_TYPES = {
     "srt": "application/x-subrip",
@@ -155,6 +157,20 @@ def test_the_text_is_that_of_the_segments(result: dict[str, Any]) -> None:
         f"[{segment['speaker']}]: {segment['text'].strip()}\n" for segment in result["segments"]
     )
     assert "Chicago" in result["text"]
+
+
+def test_a_document_can_be_had_of_any_job(finished: tuple[httpx.Client, str], result: dict[str, Any]) -> None:
+    client, job_id = finished
+    response = client.get(f"/transcription/{job_id}/result", params={"format": "docx"})
+    assert response.headers["Content-Type"] == DOCUMENTS["docx"].media_type
+    read = docx.Document(io.BytesIO(response.content))
+    written = "".join(paragraph.text for paragraph in read.paragraphs if paragraph.style.name == "Normal")
+    spoken = "".join(segment["text"] for segment in result["segments"])
+    assert "".join(written.split()) == "".join(spoken.split())
+    assert read.paragraphs[0].text.startswith(f"{result['segments'][0]['speaker']} (0:0")
+    laid_out = client.get(f"/transcription/{job_id}/result", params={"format": "docx", "karaoke": "true"})
+    assert "only subtitles have a layout; docx is without it" in laid_out.headers["Warning"]
+    assert laid_out.content == response.content
 
 
 @pytest.mark.parametrize("name", MEDIA_TYPES)

@@ -406,9 +406,10 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
             step(earlier) if callable(step) else earlier.execute(step)
     # Versions before the fourth did not search metadata.
     metadata = {"case": "É\n7", "pages": 3.0, "tags": ["a"]} if version > 1 else None
+    attempts = "attempts" if version >= 7 else "interruptions"
     insert = (
         "INSERT INTO jobs (place, job_id, owner, state, options, output_format, keep_result, audio_bytes, warnings,"
-        " created_at, finished_at, crashes, interruptions, error_name, fingerprint)"
+        f" created_at, finished_at, crashes, {attempts}, error_name, fingerprint)"
         """ VALUES (?, ?, 'ada', ?, '{"model":"base"}', 'srt', 1, 5, '["one"]', 1.5, ?, 0, 0, '', 'print')"""
     )
     earlier.execute(insert, (7, "job", "Queued", None))
@@ -510,7 +511,9 @@ def test_a_damaged_database_is_a_named_error(path: Path) -> None:
         store.add(new_job(f"job-{number}", file_name="x" * 1000))
     store.close()
     content = bytearray(path.read_bytes())
-    content[8192:] = bytes(len(content) - 8192)
+    # The schema, which is read at the opening, stays.
+    half = len(content) // 2
+    content[half:] = bytes(len(content) - half)
     path.write_bytes(content)
     store = JobStore(path)
     with pytest.raises(StorageError, match="damaged"):

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     create = add("create", "make a key and print it; it cannot be shown again", _create)
     create.add_argument("name", metavar="NAME", help="the key's name")
     create.add_argument(
-        "--role", choices=["user", "admin"], default="user", help="a user sees its own jobs, an admin all"
+        "--role",
+        choices=["user", "admin", "metrics"],
+        default="user",
+        help="a user sees its own jobs, an admin all; metrics: reads /metrics and nothing else",
     )
     add("list", "show the keys, without their secrets", _list)
     revoke = add("revoke", "refuse a key from now on", _revoke)

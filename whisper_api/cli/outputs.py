@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_api.cli.flags import add_struct_flags
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 STDIN = "-"
+ALL_FORMATS = {**FORMATS, **DOCUMENTS}
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_formats,
         metavar="FORMAT",
-        help=f"{', '.join(FORMATS)} or all; may be repeated or separated by commas",
+        help=f"{', '.join(ALL_FORMATS)} or all; may be repeated or separated by commas",
     )
     output.add_argument("-o", "--output-dir", type=Path, metavar="DIR", help="write files there; made when missing")
     add_struct_flags(output, RenderOptions)
@@ -62,7 +63,7 @@ class Outputs:
     """The formats and the destination of transcripts.
 
     Attributes:
-        formats: at least one name in :data:`~whisper_api.formats.FORMATS`.
+        formats: at least one name in :data:`~whisper_api.formats.FORMATS` or :data:`~whisper_api.formats.DOCUMENTS`.
         directory: the directory of the files; None for standard output.
     """
 
@@ -92,7 +93,7 @@ class Outputs:
 
     def stems(self, inputs: Sequence[str]) -> list[str]:
         """The file name without suffix for each input; see :func:`output_stems`."""
-        return output_stems(inputs, self.directory, [FORMATS[name].extension for name in self.formats])
+        return output_stems(inputs, self.directory, [ALL_FORMATS[name].extension for name in self.formats])
 
     def check(self, stem: str) -> None:
         """Check before the transcription that files of this name can be written.
@@ -105,29 +106,32 @@ class Outputs:
                 if stat.S_ISDIR(path.lstat().st_mode):
                     raise IsADirectoryError(errno.EISDIR, f"{path} is a directory")
 
-    def write(self, name: str, stem: str, text: str) -> str | None:
+    def write(self, name: str, stem: str, content: str | bytes) -> str | None:
         """Write a transcript in one format.
 
         Args:
             name: the format.
             stem: the file's name without its suffix.
-            text: the transcript.
+            content: the transcript: text, or the bytes of a document.
 
         Returns:
             None on success. When the file could not be written, the reason and the path of the file written instead.
 
         Raises:
-            OSError: the text could not be written to any file.
+            OSError: the transcript could not be written to any file.
         """
         if self.directory is not None:
-            return _write_somewhere(self._path(stem, name), text)
-        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+            return _write_somewhere(self._path(stem, name), content)
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content if content.endswith("\n") or not content else f"{content}\n")
         sys.stdout.flush()
         return None
 
     def _path(self, stem: str, name: str) -> Path:
         assert self.directory is not None
-        return self.directory / f"{stem}.{FORMATS[name].extension}"
+        return self.directory / f"{stem}.{ALL_FORMATS[name].extension}"
 
 
 def complain(command: str, message: object, code: int) -> int:
@@ -165,10 +169,10 @@ def one_line(error: BaseException) -> str:
 
 def _formats(text: str) -> list[str]:
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in (*FORMATS, "all")]
+    unknown = [name for name in names if name not in (*ALL_FORMATS, "all")]
     if unknown or not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(FORMATS)} or all")
-    return list(FORMATS) if "all" in names else names
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(ALL_FORMATS)} or all")
+    return list(ALL_FORMATS) if "all" in names else names
 
 
 def output_stems(inputs: Sequence[str], directory: Path | None, extensions: Sequence[str]) -> list[str]:
@@ -220,34 +224,34 @@ def renamed(stem: str, file: str) -> str | None:
     return f"written as {stem}, because its own name is too long or belongs to another file"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader finds the old content or the new content, never a part.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: a reader finds the old content or the new content, never a part.
 
     Args:
         path: path of the file.
-        text: content of the file.
+        content: content of the file; text becomes UTF-8.
     """
     # The temporary name does not contain the file's name, because the two together could be too long.
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _write_somewhere(path: Path, text: str) -> str | None:
+def _write_somewhere(path: Path, content: str | bytes) -> str | None:
     """Write a file; on failure, write another file in the same directory or in the directory for temporary files."""
     try:
-        write_whole(path, text)
+        write_whole(path, content)
         return None
     except OSError as error:
         failed = error
     for directory in (path.parent, Path(tempfile.gettempdir())):
         other = directory / f"transcript-{secrets.token_hex(4)}{path.suffix}"
         with contextlib.suppress(OSError):
-            write_whole(other, text)
+            write_whole(other, content)
             return f"{path} could not be written ({one_line(failed)}); the transcript is in {other}"
     raise failed
 

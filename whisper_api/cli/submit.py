@@ -31,6 +31,7 @@ from whisper_api.errors import (
     UnknownModel,
     WhisperApiError,
 )
+from whisper_api.formats import DOCUMENTS
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class _Work:
             job_id = self.client.submit(
                 sys.stdin.buffer if file == STDIN else Path(file),
                 self.options,
-                output_format=self.outputs.formats[0],
+                output_format=self._job_format(),
                 render_options=self.render_options,
                 # The server must keep the result until all formats are fetched and written.
                 keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
@@ -204,6 +205,10 @@ class _Work:
                 self.sent.append(_Sent(file, "", job_id))
                 raise KeyboardInterrupt
         return job_id
+
+    def _job_format(self) -> str | None:
+        """The format of the job's text; None for the server's default, when only documents are wanted."""
+        return next((name for name in self.outputs.formats if name not in DOCUMENTS), None)
 
     def _finish(self, sent: _Sent) -> bool:
         """Wait for a job, write its transcript, and return whether that failed."""
@@ -229,13 +234,16 @@ class _Work:
     def _write(self, sent: _Sent) -> bool:
         """Fetch a result, write it in all formats, and return whether a file has another path than planned."""
         result = self.client.result(sent.job_id)
-        first, *others = self.outputs.formats
-        texts = {first: result.text, **{name: self.client.result_as(sent.job_id, name) for name in others}}
+        first = self._job_format()
+        contents = {
+            name: result.text if name == first else self.client.result_file(sent.job_id, name)
+            for name in self.outputs.formats
+        }
         self.line.clear()
         moved = False
         try:
-            for name, text in texts.items():
-                if notice := self.outputs.write(name, sent.stem, text):
+            for name, content in contents.items():
+                if notice := self.outputs.write(name, sent.stem, content):
                     self._say(sent.file, notice)
                     moved = True
         except BrokenPipeError:

@@ -18,7 +18,7 @@ from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
-from whisper_api.formats import RenderOptions, has_subtitles, rendered
+from whisper_api.formats import DOCUMENTS, RenderOptions, document, has_subtitles, option_warnings, rendered
 from whisper_api.schema import TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -144,8 +144,12 @@ class _Work:
         moved = False
         warnings: dict[str, tuple[str, ...]] = {}
         for name in self.outputs.formats:
-            text, warnings[name] = rendered(transcript, name, self.render_options)
-            if notice := self.outputs.write(name, stem, text):
+            content: str | bytes
+            if name in DOCUMENTS:
+                content, warnings[name] = document(transcript, name), option_warnings(self.render_options, name)
+            else:
+                content, warnings[name] = rendered(transcript, name, self.render_options)
+            if notice := self.outputs.write(name, stem, content):
                 self._say(file, notice)
                 moved = True
         if self.outputs.directory is not None and not self.quiet and (notice := renamed(stem, file)):

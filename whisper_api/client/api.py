@@ -192,6 +192,20 @@ class Client:
         """
         return self._transport.run(self._calls.result_as(job_id, format, render_options))
 
+    def result_file(self, job_id: str, format: str = "docx", render_options: RenderOptions | None = None) -> bytes:
+        """The result of a job that has ended, as the bytes of a file.
+
+        Args:
+            job_id: id of the job.
+            format: docx, or a format of :meth:`result_as`.
+            render_options: as in :meth:`result_as`.
+
+        Raises:
+            InvalidOption: there is no such format.
+            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
+        """
+        return self._transport.run(self._calls.result_file(job_id, format, render_options))
+
     def corrections(self, job_id: str) -> Corrections:
         """The corrections of a job's result. The result contains them already.
 

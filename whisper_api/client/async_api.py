@@ -190,6 +190,21 @@ class AsyncClient:
         """
         return await self._transport.run(self._calls.result_as(job_id, format, render_options))
 
+    async def result_file(
+        self, job_id: str, format: str = "docx", render_options: RenderOptions | None = None
+    ) -> bytes:
+        """The result of a job that has ended, as the bytes of a file.
+
+        Args:
+            job_id: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
+            format: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
+            render_options: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
+        """
+        return await self._transport.run(self._calls.result_file(job_id, format, render_options))
+
     async def corrections(self, job_id: str) -> Corrections:
         """The corrections of a job's result. The result contains them already.
 

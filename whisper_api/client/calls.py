@@ -175,9 +175,20 @@ class Calls:
             format: srt, vtt, txt, tsv, json, aud, ass, md or rttm.
             render_options: the layout of subtitles.
         """
+        body = yield from self.result_file(job_id, format, render_options)
+        return body.decode("utf-8")
+
+    def result_file(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[bytes]:
+        """The result as the bytes of a file.
+
+        Args:
+            job_id: id of the job.
+            format: as in :meth:`result_as`, or docx.
+            render_options: the layout of subtitles.
+        """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
         response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id, params))
-        return response.body.decode("utf-8")
+        return response.body
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
         """The corrections of a job's result."""

@@ -44,6 +44,7 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "model_unavailable": errors.ModelUnavailable,
     "unknown_model": errors.UnknownModel,
     "device_unavailable": errors.DeviceUnavailable,
+    "extra_missing": errors.ExtraMissing,
     "storage_unavailable": errors.StorageError,
     "storage_full": errors.StorageFull,
     "storage_locked": errors.StorageLocked,

@@ -61,6 +61,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     host: Annotated[Text, _is("address the server listens on")] = _key("WHISPER_API_HOST", "127.0.0.1")
     port: Annotated[Port, _is("port the server listens on; 0 = any free one")] = _key("WHISPER_API_PORT", 8181)
+    metrics_host: Annotated[Text, _is("address of the port for metrics")] = _key("WHISPER_METRICS_HOST", "127.0.0.1")
+    metrics_port: Annotated[
+        Port | None, _is("port that gives /metrics to callers without a key; none unless it is named")
+    ] = _key("WHISPER_METRICS_PORT", None)
     timeout_seconds: Annotated[Seconds, _is("seconds a request may take")] = _key("WHISPER_API_TIMEOUT", 480)
     keepalive_seconds: Annotated[SecondsOrZero, _is("seconds an idle connection stays open")] = _key(
         "WHISPER_API_KEEPALIVE", 480

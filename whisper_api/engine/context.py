@@ -186,14 +186,20 @@ class JobContext:
         if message not in self.warnings:
             self.warnings.append(message)
 
-    def emit_partial(self, index: int, segments: Sequence[Segment], *, aligned: bool) -> None:
+    def emit_partial(self, index: int, segments: Sequence[Segment], *, aligned: bool, redacted: bool = False) -> None:
         """Call the caller's ``on_partial`` with the text of one window.
+
+        A job with the option ``redact`` emits redacted text only, which is known when the whole recording is
+        recognised: a number may be cut between two windows, and a name may show itself late.
 
         Args:
             index: number of the window, among those that have text.
             segments: the text.
             aligned: whether the words have their final times.
+            redacted: whether personal data is replaced in the text.
         """
+        if self.options.redact and not redacted:
+            return
         if self._on_partial is not None:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
             self._call(self._on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))

@@ -211,7 +211,7 @@ class Engine:
             options: the options of the job; None for the defaults.
             on_progress: called from this thread with the job's progress.
             on_partial: called from this thread with the text of each decoded window, and again when the window's words
-                have their final times.
+                have their final times. With the option ``redact``, called once for each window, when all are decoded.
             known_speakers: name of a person to a recording of a few seconds in which only that person speaks. A
                 recognised speaker gets the name as label; the others keep ``SPEAKER_NN``.
             cancel: an event that another thread sets to stop the job within one work item.
@@ -227,6 +227,7 @@ class Engine:
             InvalidAudio: the source cannot be decoded as audio.
             InvalidOption: an option cannot be used.
             ModelError: a required model is not available.
+            ExtraMissing: the option ``redact`` needs libraries that are not installed.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
             ForkedProcess: a parent of this process ran models before the fork.
@@ -234,6 +235,10 @@ class Engine:
         fork.use_models()
         self._check_open()
         resolved = self.resolve(options)
+        if resolved.redact:
+            from whisper_api.engine.redaction import check_installed
+
+            check_installed()
         if known_speakers:
             from whisper_api.engine.diarize.enrollment import check_names
 

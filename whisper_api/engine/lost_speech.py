@@ -7,11 +7,12 @@ tell nothing: they are as many in a second as those of slow speech. Their times 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.vad import Span
 from whisper_api.engine.voicing import LOST_APART, Interval, Voicing
 from whisper_api.engine.whisper.tokens import hand_out_tokens
@@ -33,7 +34,7 @@ VOICED_PART = 0.5
 FEW_WORDS, ALIKE = 4, 0.7
 
 
-def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence[Segment]]) -> None:
+def decode_lost_speech(text: Text, written: str) -> None:
     """Decode the stretches of voice without words again, insert the new words, and emit the windows that have some.
 
     A warning names what stays without text, and the sentence before it gets a flag. A translation stays as it is,
@@ -41,7 +42,7 @@ def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence
 
     Args:
         text: the text, with word times.
-        timed: gives new segments their final word times.
+        written: code of the text's language.
     """
     voicing, recognizer = text.voicing, text.recognizer
     if voicing is None or text.word_times == "none" or recognizer.ctx.options.task == "translate":
@@ -56,7 +57,7 @@ def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence
     found = recognizer.transcribe_again(text.language, pieces)
     seeks = {segment.seek for segment in text.segments}
     changed = set()
-    for segment in text.bounded(timed(found)) if found else ():
+    for segment in text.bounded(_timed(text, found, written)) if found else ():
         index = next(index for index, (_, end) in enumerate(spans) if segment.start < end)
         # The tokens of a window are found by its start.
         own = replace(segment, seek=segment.seek + 1) if segment.seek in seeks and segment.seek is not None else segment
@@ -68,6 +69,15 @@ def decode_lost_speech(text: Text, timed: Callable[[Sequence[Segment]], Sequence
     for index in sorted(changed):
         sentences = hand_out_tokens(text.windows[index], recognizer.whisper.token_bytes)
         recognizer.ctx.emit_partial(index, sentences, aligned=True)
+
+
+def _timed(text: Text, segments: Sequence[Segment], written: str) -> Sequence[Segment]:
+    """New segments as sentences, with word times of the same source as the others."""
+    from whisper_api.engine.align.align import align
+
+    if text.word_times == "ctc":
+        return align(text.recognizer.ctx, text.audio, segments, text.language).segments
+    return split_sentences(segments, written)
 
 
 def _doubt(text: Text, voicing: Voicing, spans: Sequence[Interval], lost: Sequence[Interval]) -> set[int]:

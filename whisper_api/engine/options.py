@@ -37,8 +37,12 @@ class ResolvedOptions(TranscriptionOptions, frozen=True, kw_only=True, omit_defa
     vad_padding: float
 
     def for_transcript(self) -> TranscriptionOptions:
-        """The same values as the type that transcripts are stored and sent with."""
-        return TranscriptionOptions(**msgspec.structs.asdict(self))
+        """The same values as the type that transcripts are stored and sent with.
+
+        With ``redact``, the prompt and the hotwords are left out: they may have the names that the text lost.
+        """
+        values = msgspec.structs.asdict(self)
+        return TranscriptionOptions(**values | ({"prompt": None, "hotwords": None} if self.redact else {}))
 
 
 def resolve(options: TranscriptionOptions, *, model: str, language: str) -> ResolvedOptions:

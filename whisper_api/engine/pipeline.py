@@ -1,4 +1,4 @@
-"""The stages of one transcription, in order: decode, load, VAD, ASR, alignment, diarization.
+"""The stages of one transcription, in order: decode, load, VAD, ASR, alignment, redaction, diarization.
 
 Diarization and the loading of the alignment model run in threads of their own during ASR. Both are optional: their
 errors become warnings, and the transcript lacks speakers or has word times of another kind. Only fatal errors
@@ -30,7 +30,7 @@ from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
-from whisper_api.schema import Segment, Stage, Transcript
+from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class TranscriptionRun:
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
                     self._complete(text)
+            redactions = self._redact(text) if options.redact else ()
             segments, diarization = self._assign_speakers(text)
         # A window with more words than milliseconds may run into the next window.
         segments = in_order(hand_out_tokens(segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
@@ -148,6 +149,7 @@ class TranscriptionRun:
             word_times=text.word_times if segments else "none",
             alignment_model=text.alignment_model,
             diarization_model=diarization.model if diarization else None,
+            redactions=redactions,
         )
 
     def _transcript(self, model: LocalModel, duration: float, *, language: str, **found: Any) -> Transcript:
@@ -247,19 +249,26 @@ class TranscriptionRun:
 
     def _complete(self, text: Text) -> None:
         """Decode the stretches of voice without words again."""
-        from whisper_api.engine.align.align import align
-
-        written = self._options.written_language(text.language)
-
-        def timed(segments: Sequence[Segment]) -> Sequence[Segment]:
-            if text.word_times == "ctc":
-                return align(self._ctx, text.audio, segments, text.language).segments
-            return split_sentences(segments, written)
-
         try:
-            decode_lost_speech(text, timed)
+            decode_lost_speech(text, self._options.written_language(text.language))
         except Exception as error:
             self._ctx.continue_without("speech without text was not decoded again", error)
+
+    def _redact(self, text: Text) -> tuple[Redaction, ...]:
+        """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
+        from whisper_api.engine.redaction import limits, redact
+
+        kinds, language = redact_kinds(self._options.redact), self._options.written_language(text.language)
+        for warning in limits(text.segments, kinds, language):
+            self._ctx.warn(warning)
+        segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        text.take(segments)
+        if redactions and self._options.logprobs:
+            self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
+        for index, window in enumerate(text.windows):
+            pieces = hand_out_tokens(window, text.recognizer.whisper.token_bytes)
+            self._ctx.emit_partial(index, pieces, aligned=text.word_times != "none", redacted=True)
+        return redactions
 
     def _references(self) -> dict[str, Any]:
         """The decoded recordings of the known speakers; empty if they are not needed."""

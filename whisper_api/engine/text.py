@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ class Text:
     def segments(self) -> list[Segment]:
         """The segments of all windows."""
         return [segment for window in self.windows for segment in window]
+
+    def take(self, segments: Sequence[Segment]) -> None:
+        """Replace each segment by another one, in order."""
+        rest = iter(segments)
+        self.windows = [list(itertools.islice(rest, len(window))) for window in self.windows]
 
     @functools.cached_property
     def voicing(self) -> Voicing | None:

@@ -131,6 +131,10 @@ class Reservations:
         self._retention.protect(reservation.job_id)
         return reservation
 
+    def __len__(self) -> int:
+        """The number of uploads that have begun and are neither submitted nor released."""
+        return len(self._open)
+
     def release(self, reservation: Reservation) -> None:
         """The same as :meth:`Reservation.release`."""
         with self._lock:

@@ -79,6 +79,7 @@ class Executor(Protocol):
             UnknownModel: the server does not serve the named model.
             ModelUnavailable: ``diarize`` is true and no diarization model is available, or the Whisper model must be
                 downloaded and the disk has no room for it.
+            ExtraMissing: ``redact`` needs libraries that are not installed.
         """
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:

@@ -94,6 +94,10 @@ class HealthWatch:
         loading = f"models for word times and speakers{self._activity()}" if self._preload.warming_up else ""
         return Health(ready=True, state="ready", loading=loading)
 
+    def stalled(self) -> int:
+        """The number of running jobs that make no progress."""
+        return sum(self._is_stalled(each) for each in self._running.snapshots().values())
+
     def _activity(self) -> str:
         activity = self._executor.activity
         return f": {activity}" if activity else ""

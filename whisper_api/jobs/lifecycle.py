@@ -25,6 +25,7 @@ from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
+from whisper_api.telemetry import Metrics, ServiceState
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
@@ -49,6 +50,7 @@ class Lifecycle:
     Attributes:
         store: the job database.
         events: the events of the jobs.
+        metrics: the metrics of the service and of the server in front of it.
         hangs: whether the executor was still at work when the service was closed.
     """
 
@@ -81,6 +83,7 @@ class Lifecycle:
         )
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0))
+        self.metrics = Metrics(self._state)
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -89,6 +92,7 @@ class Lifecycle:
             running=self._running,
             events=self.events,
             estimates=self._estimates,
+            metrics=self.metrics,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
             max_attempts=config.max_job_attempts,
@@ -212,6 +216,20 @@ class Lifecycle:
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
 
+    def _state(self) -> ServiceState:
+        queued, running = self.counts()
+        facts = self._executor.facts()
+        return ServiceState(
+            ready=self.health().ready,
+            queued_jobs=queued,
+            running_jobs=running,
+            stalled_jobs=self._watch.stalled(),
+            open_uploads=len(self._reservations),
+            open_streams=len(self.events.watches),
+            resident_models=facts.resident_models,
+            resident_bytes=facts.resident_bytes,
+        )
+
     def _recover(self) -> None:
         """Put interrupted jobs back, and fill the queue."""
         now = time.time()
@@ -235,6 +253,7 @@ class Lifecycle:
     def _after_cancel(self, job_id: str) -> None:
         """Clean up after a job that was canceled while no worker ran it."""
         log.info("job canceled", extra={"job_id": job_id})
+        self.metrics.job_ended("canceled")
         self._estimates.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)

@@ -120,7 +120,11 @@ class LocalExecutor:
             self._end_preloading()
 
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
-        """Refuse unknown model names, a full disk, and diarization without its models."""
+        """Refuse unknown model names, a full disk, and diarization and redaction without what they need."""
+        if options.redact:
+            from whisper_api.engine.redaction import check_installed
+
+            check_installed()
         name = self._model(options)
         if not self._names.trusts(name):
             _check_name(name)

@@ -133,6 +133,7 @@ class JobService(Lifecycle):
                 return there.job
             self._estimates.expect(job)
             enqueue()
+        self.metrics.job_submitted(job.audio_bytes)
         log.info(
             "job submitted",
             extra={"job_id": job.job_id, "audio_bytes": job.audio_bytes, "audio_seconds": job.audio_seconds},

@@ -30,8 +30,9 @@ from whisper_api.jobs.outcomes import (
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
-from whisper_api.schema import PartialSegments, Progress
+from whisper_api.schema import PartialSegments, Progress, Transcript
 from whisper_api.store.jobs import Job, JobStore
+from whisper_api.telemetry import Metrics
 
 __all__ = ["Worker", "WorkerDeps"]
 
@@ -53,7 +54,7 @@ class WorkerDeps:
     """The parts of a service that all its workers share.
 
     Attributes:
-        store, queue, executor, downloads, running, events, estimates: parts of the service.
+        store, queue, executor, downloads, running, events, estimates, metrics: parts of the service.
         uploads_dir: holds one directory for each job, named by its id.
         on_completed: called when a job has its result.
         max_attempts: number of attempts at a job that ends the process or the engine.
@@ -69,6 +70,7 @@ class WorkerDeps:
     running: RunningJobs
     events: JobEvents
     estimates: Estimates
+    metrics: Metrics
     uploads_dir: Path
     on_completed: Callable[[], None]
     max_attempts: int
@@ -157,7 +159,10 @@ class Worker:
                 deps.running.leave(running)
         if claimed is None:
             return None
-        log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(time.time() - job.created_at)})
+        waited = time.time() - job.created_at
+        log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(waited)})
+        if job.attempts == 0:
+            deps.metrics.job_started(waited)
         deps.events.publish(event_of(claimed))
         return claimed, running
 
@@ -292,11 +297,13 @@ class Worker:
             StorageError: the database cannot be written now.
         """
         store, job_id, now = self._deps.store, job.job_id, time.time()
-        figures = {"job_id": job_id, "seconds": _rounded(now - (job.started_at or now))}
+        metrics, seconds = self._deps.metrics, now - (job.started_at or now)
+        figures = {"job_id": job_id, "seconds": _rounded(seconds)}
         match outcome:
             case Completed(transcript):
                 if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
+                    metrics.job_completed(_model_label(transcript), transcript.timings, transcript.duration, seconds)
                     self._deps.on_completed()
                     self._deps.estimates.forget(job_id)
                     self._deps.downloads.forget(job_id)
@@ -306,12 +313,15 @@ class Worker:
             case Failed(error_name, error):
                 if store.fail(job_id, error_name, error, now):
                     log.warning("job failed", extra={**figures, "error": error_name})
+                    metrics.job_ended("failed")
             case WasCanceled():
                 if store.cancel(job_id, now, states=("Processing",)):
                     log.info("job canceled", extra=figures)
+                    metrics.job_ended("canceled")
             case PutBack(counted):
                 if store.requeue(job_id, counted=counted, last=counted):
                     log.info("job requeued", extra=figures)
+                    metrics.job_ended("requeued")
                 return self._settle(job_id, first=not counted)
         return self._settle(job_id)
 
@@ -336,6 +346,14 @@ class Worker:
             deps.queue.put(job_id, reserved=False, first=first)
             deps.events.update_positions()
         return None
+
+
+def _model_label(transcript: Transcript) -> str:
+    """The model as the catalogue names it. Other names may be paths of this machine, and have no bound."""
+    from whisper_api.engine.models.store import model_facts
+
+    entry = model_facts(transcript.model)
+    return "other" if entry is None else entry.name
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -34,18 +34,20 @@ from whisper_api.server.routes import (
     health,
     jobs,
     languages,
+    metrics,
     openai,
     page,
     status,
     transcription,
 )
+from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "create_metrics_app"]
 
 NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
@@ -60,6 +62,7 @@ NATIVE_ROUTES = {
     "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
     "/status": Resource({"GET": status.STATUS}),
+    "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
     "/health": Resource({"GET": health.READYZ}),
@@ -87,6 +90,8 @@ ROUTES = {
     **NATIVE_ROUTES,
     **{f"{prefix}{path}": route for prefix, routes in OPENAI_MOUNTS.items() for path, route in routes.items()},
 }
+# Resource to the template of its path. A resource of several prefixes has the template of the first.
+TEMPLATES = {resource: path for path, resource in reversed(ROUTES.items())}
 
 
 def create_app(
@@ -115,7 +120,11 @@ def create_app(
     if config is None:
         config = Config.load().config
     config = _checked(config)
-    layers = [Middleware(AccessLog), Middleware(BehindProxy, config=config), Middleware(LingeringClose)]
+    layers = [
+        Middleware(AccessLog, templates=TEMPLATES),
+        Middleware(BehindProxy, config=config),
+        Middleware(LingeringClose),
+    ]
     layers += [Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
     admit = Middleware(LocalCallers, config=config, insecure=insecure, logged=set())
     if config.enable_authorization:
@@ -132,6 +141,21 @@ def create_app(
     # The native routes are the default and not a mount, so that they also refuse paths without a leading slash.
     app.router.default = _part(NATIVE_ROUTES, handler(problem_response), admit, state)
     return app
+
+
+def create_metrics_app(app: Starlette, config: Config) -> Starlette:
+    """An application with ``/metrics`` only, which needs no key, for a port that only monitoring can reach.
+
+    Args:
+        app: the application of the server; its lifespan must run.
+        config: names the host of the port.
+    """
+    local = msgspec.structs.replace(config, host=config.metrics_host)
+    admit = Middleware(LocalCallers, config=local, insecure=not only_local(local.host))
+    outer = Starlette(middleware=[Middleware(AccessLog, templates=TEMPLATES)])
+    outer.state = app.state
+    outer.router.default = _part({"/metrics": NATIVE_ROUTES["/metrics"]}, handler(problem_response), admit, app.state)
+    return outer
 
 
 def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middleware, state: State) -> Starlette:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
+from whisper_api.store.rows import Role
 
 __all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
 
@@ -127,6 +128,7 @@ class Operation:
         parameters: parameters outside the body.
         body: body of the request; None without a body.
         open: whether the operation needs no key.
+        roles: roles of the keys that may call the operation.
         hidden: whether the description leaves the operation out.
     """
 
@@ -137,4 +139,5 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     body: FormBody | JsonBody | None = None
     open: bool = False
+    roles: tuple[Role, ...] = ("user", "admin")
     hidden: bool = False

@@ -30,6 +30,8 @@ class JsonResponse(Response):
 class Resource:
     """An ASGI application for one path. HEAD works as GET, OPTIONS lists the methods, any other method is a 405.
 
+    A key whose role may not call the operation is a 403.
+
     Args:
         operations: method to operation.
     """
@@ -39,12 +41,16 @@ class Resource:
         self.handlers = {method: operation.handler for method, operation in operations.items()}
         if "GET" in self.handlers:
             self.handlers["HEAD"] = self.handlers["GET"]
+        self._roles = {method: operation.roles for method, operation in operations.items() if not operation.open}
+        if "GET" in self._roles:
+            self._roles["HEAD"] = self._roles["GET"]
         self._with_body = {method for method, operation in operations.items() if operation.body is not None}
         self.allow = ", ".join([*self.handlers, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.handlers.get(scope["method"])
         if handler is not None:
+            self._check_role(scope)
             if scope["method"] in self._with_body:
                 _check_encoding(Headers(scope=scope))
             response = await handler(Request(scope, receive, send))
@@ -53,6 +59,15 @@ class Resource:
         else:
             raise HTTPException(405, headers={"Allow": self.allow})
         await response(scope, receive, send)
+
+    def _check_role(self, scope: Scope) -> None:
+        key, roles = scope["state"].get("key"), self._roles.get(scope["method"])
+        if key is not None and roles is not None and key.role not in roles:
+            raise Problem(
+                403,
+                "forbidden_role",
+                f"A key with the role {key.role} may not do this: use a key with the role {' or '.join(roles)}",
+            )
 
 
 def _check_encoding(headers: Headers) -> None:

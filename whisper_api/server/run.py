@@ -17,6 +17,7 @@ from whisper_api.config import Config
 from whisper_api.errors import ConfigError, ForkedProcess
 from whisper_api.logs import Repeats
 from whisper_api.server.sockets import listen, only_local, url_of
+from whisper_api.server.systemd import Supervisor
 
 if TYPE_CHECKING:
     from whisper_api.server.state import ServerState
@@ -62,7 +63,7 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
     """
     stop = _Stop()
     with _signals(stop):
-        return _run(config, insecure, stop, on_ready)
+        return _run(config, insecure, stop, on_ready, Supervisor())
 
 
 class Server:
@@ -144,7 +145,8 @@ class Server:
 
     def _serve(self) -> None:
         try:
-            _run(self._config, self._insecure, self._stop, self._on_ready)
+            # The service manager of this process waits for the program that embeds the server.
+            _run(self._config, self._insecure, self._stop, self._on_ready, Supervisor({}))
         except BaseException as error:
             self._failure = error
             if self._started is not None:
@@ -162,7 +164,13 @@ class Server:
         return self._started
 
 
-def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Started], None] | None) -> bool:
+def _run(
+    config: Config,
+    insecure: bool,
+    stop: _Stop,
+    on_ready: Callable[[Started], None] | None,
+    supervisor: Supervisor,
+) -> bool:
     """Run a server in this thread until it stops; whether all of its threads have ended."""
     if not config.enable_authorization and not insecure and not only_local(config.host):
         raise ConfigError(
@@ -171,11 +179,14 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         )
     with contextlib.ExitStack() as stack:
         sockets = listen(config.host, config.port, timeout_seconds=config.timeout_seconds)
-        for sock in sockets:
+        metrics_sockets = []
+        if config.metrics_port is not None:
+            metrics_sockets = listen(config.metrics_host, config.metrics_port, timeout_seconds=config.timeout_seconds)
+        for sock in (*sockets, *metrics_sockets):
             stack.callback(sock.close)
         # Imported after the sockets listen: the imports take a while, and clients that connect meanwhile wait.
         from whisper_api.jobs.service import JobService
-        from whisper_api.server.app import create_app
+        from whisper_api.server.app import create_app, create_metrics_app
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
         from whisper_api.server.middleware.proxies import TrustedAddresses
 
@@ -190,23 +201,32 @@ def _run(config: Config, insecure: bool, stop: _Stop, on_ready: Callable[[Starte
         keys = service.keys
         if config.enable_authorization and not keys.any():
             _, token = keys.create(FIRST_KEY_NAME, "admin")
-        started = Started(url_of("https" if settings.ssl_enabled else "http", sockets[0]), token)
+        scheme = "https" if settings.ssl_enabled else "http"
+        started = Started(url_of(scheme, sockets[0]), token)
 
         async def serve_until_stopped() -> None:
             asyncio.get_running_loop().set_exception_handler(_log_loop_error)
             connections = Connections(app, settings, bounds, proxies=proxies)
+            for_monitoring = Connections(create_metrics_app(app, config), settings, bounds)
             # A thread of its own, because running jobs may occupy all other threads.
             with ThreadPoolExecutor(1, thread_name_prefix="stop") as thread:
                 async with app.router.lifespan_context(app):
                     try:
                         await _in(thread, service.start)
                         await connections.accept(sockets)
+                        if metrics_sockets:
+                            await for_monitoring.accept(metrics_sockets)
+                            log.info("metrics", extra={"url": f"{url_of(scheme, metrics_sockets[0])}/metrics"})
                         if on_ready is not None:
                             on_ready(started)
-                        await stop.wait()
-                        await _drain(app.state.server, thread)
+                        supervisor.report("READY=1")
+                        with supervisor.watched():
+                            await stop.wait()
+                            supervisor.report("STOPPING=1")
+                            await _drain(app.state.server, thread)
                     finally:
                         await connections.close(LAST_ANSWERS_SECONDS)
+                        await for_monitoring.close(0.0)
 
         asyncio.run(serve_until_stopped())
     log.info("stopped")

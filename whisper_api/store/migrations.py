@@ -165,4 +165,22 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE jobs RENAME COLUMN interruptions TO attempts",
         "UPDATE jobs SET attempts = attempts + crashes, crashes = 0 WHERE crashes",
     ),
+    (
+        # SQLite cannot change a CHECK, so the table is made again. It names the roles of later versions too.
+        """
+        CREATE TABLE new_keys (
+            key_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            role TEXT NOT NULL CHECK (role IN ('user', 'admin', 'metrics', 'operator')),
+            created_at REAL NOT NULL,
+            revoked_at REAL,
+            digest BLOB NOT NULL
+        )
+        """,
+        # In the order of the old table, which lists keys of the same moment in the order of their creation.
+        "INSERT INTO new_keys SELECT key_id, name, role, created_at, revoked_at, digest FROM keys ORDER BY rowid",
+        "DROP TABLE keys",
+        "ALTER TABLE new_keys RENAME TO keys",
+        "CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL",
+    ),
 )

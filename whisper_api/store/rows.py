@@ -29,7 +29,7 @@ __all__ = [
     "values_of",
 ]
 
-Role = Literal["user", "admin"]
+Role = Literal["user", "admin", "metrics"]
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key_id: 8 hexadecimal digits; the public part of the key.
         name: name of the key, for people.
-        role: a user sees its own jobs, an admin sees all jobs.
+        role: a user sees its own jobs, an admin sees all jobs; ``metrics`` may read the metrics and nothing else.
         created_at, revoked_at: seconds since 1970, UTC.
     """
 

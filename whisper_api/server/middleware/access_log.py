@@ -1,4 +1,4 @@
-"""The outermost layers: an id and a log line for every request, and a response to every error."""
+"""The outermost layers: an id, a log line and a measured time for every request, and a response to every error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -47,10 +48,12 @@ class AccessLog:
 
     Args:
         app: the application.
+        templates: resource to the template of its path, for the metrics.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, templates: Mapping[Any, str]) -> None:
         self.app = app
+        self._templates = templates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,6 +88,8 @@ class AccessLog:
         try:
             await self.app(scope, counted_receive, counted_send)
         finally:
+            seconds = time.perf_counter() - begun
+            self._measure(scope, status, seconds)
             key = scope["state"].get("key")
             path: str = scope["path"]
             log.log(
@@ -95,7 +100,7 @@ class AccessLog:
                     "method": scope["method"],
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,
-                    "ms": round(1000 * (time.perf_counter() - begun), 1),
+                    "ms": round(1000 * seconds, 1),
                     "bytes_in": bytes_in,
                     "bytes_out": bytes_out,
                     "key_id": key.key_id if key is not None else None,
@@ -103,6 +108,13 @@ class AccessLog:
                 },
             )
             current_request.reset(token)
+
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+        # Absent while the application starts and stops.
+        server = getattr(scope["app"].state, "server", None) if "app" in scope else None
+        if server is not None:
+            template = self._templates.get(scope.get("endpoint"))
+            server.service.metrics.request_ended(scope["method"], template, status, seconds)
 
 
 class ErrorAnswers:

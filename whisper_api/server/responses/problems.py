@@ -127,6 +127,7 @@ RULES: dict[type[Exception], tuple[int, str]] = {
     errors.ModelError: (422, "model_unavailable"),
     errors.UnknownModel: (422, "unknown_model"),
     errors.DeviceError: (422, "device_unavailable"),
+    errors.ExtraMissing: (422, "extra_missing"),
     errors.JobNotFound: (404, "job_not_found"),
     errors.JobNotFinished: (409, "job_not_finished"),
     errors.JobIsProcessing: (409, "job_processing"),

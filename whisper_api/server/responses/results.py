@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
-from whisper_api.formats import FORMATS, rendered
+from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
+from whisper_api.schema import RenderOptions
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import RULES, Problem
 from whisper_api.server.responses.warning_headers import add_warnings
@@ -45,16 +46,16 @@ async def result_response(
     Args:
         request: the caller's request.
         job_id: id of the job.
-        format: a name in :data:`~whisper_api.formats.FORMATS`, for that text alone; None for JSON with the whole
-            result, whose ``text`` is in the job's own format.
+        format: a name in :data:`~whisper_api.formats.FORMATS` or :data:`~whisper_api.formats.DOCUMENTS`, for that file
+            alone; None for JSON with the whole result, whose ``text`` is in the job's own format.
         layout: fields of :class:`~whisper_api.schema.RenderOptions` that replace the job's own.
 
     Raises:
         InvalidOption: the format does not exist.
         JobError: the job has no result; the class says why.
     """
-    if format is not None and format not in FORMATS:
-        raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join(FORMATS)}")
+    if format is not None and format not in (*FORMATS, *DOCUMENTS):
+        raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join((*FORMATS, *DOCUMENTS))}")
     service = state_of(request).service
     body = await in_turn(request, _body, service, job_id, viewer_of(request), format, layout or {})
     response = delivered(request, job_id, body.content, {"Content-Type": body.content_type})
@@ -138,6 +139,9 @@ def failed_in_sync(error: JobFailed) -> Problem:
 def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
+    if format in DOCUMENTS:
+        warnings = option_warnings(msgspec.structs.replace(RenderOptions(), **layout), format)
+        return _Body(document(transcript, format), DOCUMENTS[format].media_type, warnings)
     text, warnings = rendered(transcript, format or job.output_format, options)
     if format is None:
         whole = job_result(transcript, text, (*job.warnings, *warnings), job.metadata)

@@ -21,7 +21,7 @@ from whisper_api.errors import (
     ResultGone,
     StorageError,
 )
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobResult, JobState, JobStatus
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
@@ -38,12 +38,16 @@ __all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
 
 JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
-FORMAT = Parameter("format", Literal[tuple(FORMATS)], "Respond with this format alone")
+FORMAT = Parameter("format", Literal[(*FORMATS, *DOCUMENTS)], "Respond with this format alone")
 LAYOUT = tuple(
     Parameter(field.name, field.type, f"{field.description}, instead of the job's own") for field in RENDER_FIELDS
 )
 FORCE = Parameter("force", bool, "Also stop a running job", False)
-TEXTS = {format.media_type: str for format in FORMATS.values() if not format.media_type.endswith("json")}
+TEXTS = {
+    format.media_type: str
+    for format in (*FORMATS.values(), *DOCUMENTS.values())
+    if not format.media_type.endswith("json")
+}
 STATE = Parameter("status", JobState, "Only jobs in this state")
 METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this key at the top of their metadata")
 METADATA_VALUE = Parameter(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.schema import Task
+from whisper_api.schema import RedactKind, Task
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.bodies import (
     DiarizedTranscription,
@@ -165,6 +165,7 @@ MODEL_FIELD = FormField(
 PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
 TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt")
 HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
+REDACT = FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}")
 AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
 KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
@@ -182,6 +183,7 @@ TRANSCRIPTION_FIELDS = (
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    REDACT,
     AUDIO_TRACK,
     KEYWORDS,
     FormField(
@@ -219,6 +221,7 @@ TRANSLATION_FIELDS = (
     PROMPT,
     TEMPERATURE,
     HOTWORDS,
+    REDACT,
     AUDIO_TRACK,
     KEYWORDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
-from whisper_api.formats import FORMATS
+from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import FormFields, converted
@@ -183,7 +183,10 @@ def _output_format(texts: Mapping[str, str], default: str) -> str:
     formats = {name: text.lower() for name, text in texts.items()}
     for name, value in formats.items():
         if value not in FORMATS:
-            raise InvalidOption(name, f"unknown format {shown(value)}; valid are {', '.join(FORMATS)}")
+            problem = (
+                f"{value} is a file, for ?format={value}" if value in DOCUMENTS else f"unknown format {shown(value)}"
+            )
+            raise InvalidOption(name, f"{problem}; valid are {', '.join(FORMATS)}")
     if len(set(formats.values())) > 1:
         raise InvalidOption(FORMAT_FIELDS[0], f"{FORMAT_FIELDS[1]} names another format; give one of the two")
     return next(iter(formats.values()), default)

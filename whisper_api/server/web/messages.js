@@ -110,6 +110,7 @@ const en = {
   format_aud: "Audacity labels",
   format_ass: "subtitles with styles",
   format_md: "Markdown to read",
+  format_docx: "for Word",
   format_rttm: "turns of speakers",
 
   player: "Player",
@@ -258,6 +259,7 @@ const fr = {
   format_aud: "marqueurs Audacity",
   format_ass: "sous-titres avec styles",
   format_md: "Markdown à lire",
+  format_docx: "pour Word",
   format_rttm: "tours de parole",
 
   player: "Lecteur",

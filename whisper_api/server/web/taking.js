@@ -5,7 +5,7 @@ import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { noted } from "./notes.js";
 
-const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"];
+const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "docx", "rttm"];
 const SUBTITLES = ["srt", "vtt", "ass"];
 const PRESETS = ["", "default", "netflix", "bbc"];
 // A warning in a Warning header (RFC 7234, section 5.5).

@@ -1,0 +1,149 @@
+"""Finds numbers that identify somebody, written as digits or as the words of digits."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from whisper_api.engine.redaction.checks import possible_kinds, regions
+from whisper_api.engine.redaction.findings import Finding
+from whisper_api.engine.redaction.number_words import Digits, spoken_digits
+from whisper_api.schema import RedactKind
+
+__all__ = ["LEAST_DIGITS", "find_numbers"]
+
+# The kind "numbers" is every run of so many digits.
+LEAST_DIGITS = 3
+# An account number and an id may have letters too, at most so many together.
+TOKEN = re.compile(r"\d+|[^\W\d_]+")
+MOST_LETTERS = 4
+PLAIN_GAP = re.compile(r"[\s.,;:/()*#+–—_'’-]{0,4}")
+# People hesitate while they dictate a number.
+FILLED_GAP = re.compile(r"[\s.,…-]{1,4}(?:e?uh+|heu+|um+|hum+|hmm+|äh+|ähm+|eh+)[\s.,…-]{1,4}", re.IGNORECASE)
+# Digits and letters of the longest number here: an IBAN has at most 34.
+LONGEST = 34
+NUMBER_KINDS = frozenset(("phones", "cards", "accounts", "ids", "numbers"))
+
+
+class Code(NamedTuple):
+    """A part of a number.
+
+    Attributes:
+        start, end: characters of the text.
+        value: digits, or capital letters and digits.
+    """
+
+    start: int
+    end: int
+    value: str
+
+
+def find_numbers(text: str, language: str, kinds: Collection[RedactKind]) -> list[Finding]:
+    """The numbers of a text.
+
+    Every run of digits is told apart among all kinds of numbers first; so no part of a card's number is a phone number.
+
+    Args:
+        text: any text.
+        language: code of the text's language: says how its words of digits read, and whose phone numbers and ids they
+            may be.
+        kinds: the kinds to find; others are ignored.
+    """
+    if NUMBER_KINDS.isdisjoint(kinds):
+        return []
+    found = []
+    for run in _runs(text, language):
+        for parts, possible in _told_apart(text, run, language):
+            kind = next((each for each in possible if each in kinds), None)
+            if kind is not None:
+                found.append(Finding(parts[0].start, parts[-1].end, kind))
+            elif "numbers" in kinds:
+                found += _long_enough(run, parts)
+    return found
+
+
+def _long_enough(run: Sequence[Code], parts: Sequence[Code]) -> Iterator[Finding]:
+    """The digits of a part of a run, when the whole run has enough digits."""
+    if sum(map(_count, run)) >= LEAST_DIGITS and (digits := [part for part in parts if _count(part)]):
+        yield Finding(digits[0].start, digits[-1].end, "numbers")
+
+
+def _runs(text: str, language: str) -> Iterator[list[Code]]:
+    """Parts of numbers that follow each other, with at least one digit among them."""
+    run: list[Code] = []
+    for code in _codes(text, language):
+        if run and not _follows(text, run[-1].end, code.start):
+            yield from _with_digits(run)
+            run = []
+        run.append(code)
+    yield from _with_digits(run)
+
+
+def _with_digits(run: list[Code]) -> Iterator[list[Code]]:
+    if any(map(_count, run)):
+        yield run
+
+
+def _follows(text: str, end: int, start: int) -> bool:
+    """Whether the part of a number that begins at ``start`` continues the number that ends at ``end``."""
+    gap = text[end:start]
+    begins_sentence = "." in gap and text[start].isupper() and text[start + 1 : start + 2].islower()
+    return not begins_sentence and bool(PLAIN_GAP.fullmatch(gap) or FILLED_GAP.fullmatch(gap))
+
+
+def _codes(text: str, language: str) -> Iterator[Code]:
+    """The parts of numbers in a text: digits, words of digits, and letters that may belong to a number."""
+    spoken = {each.start: each for each in spoken_digits(text, language)}
+    position = 0
+    for match in TOKEN.finditer(text):
+        if match.start() < position:
+            continue
+        token = match[0]
+        words: Digits | None = spoken.get(match.start())
+        if words is not None:
+            position = words.end
+            yield Code(words.start, words.end, words.digits)
+        elif token.isdecimal():
+            yield Code(match.start(), match.end(), "".join(str(unicodedata.decimal(digit)) for digit in token))
+        elif len(token) <= MOST_LETTERS and token.isascii() and token.isupper():
+            yield Code(match.start(), match.end(), token)
+
+
+def _count(code: Code) -> int:
+    return sum(map(str.isdecimal, code.value))
+
+
+def _told_apart(
+    text: str, run: Sequence[Code], language: str
+) -> Iterator[tuple[Sequence[Code], tuple[RedactKind, ...]]]:
+    """Divide a run into numbers with the kinds that each may be, and the rest; the longest numbers first."""
+    start = position = 0
+    while position < len(run):
+        end, kinds = _longest_at(text, run, position, language)
+        if not kinds:
+            position += 1
+            continue
+        if start < position:
+            yield run[start:position], ()
+        yield run[position:end], kinds
+        start = position = end
+    if start < len(run):
+        yield run[start:], ()
+
+
+def _longest_at(text: str, run: Sequence[Code], first: int, language: str) -> tuple[int, tuple[RedactKind, ...]]:
+    start = run[first].start
+    plus = text[max(start - 6, 0) : start].rstrip().lower().endswith(("+", "plus"))
+    values = [""]
+    for code in run[first:]:
+        values.append(values[-1] + code.value)
+        if len(values[-1]) > LONGEST:
+            values.pop()
+            break
+    for number in range(len(values) - 1, 0, -1):
+        groups = tuple(len(code.value) for code in run[first : first + number])
+        if kinds := possible_kinds(values[number], groups, regions(language), plus=plus):
+            return first + number, kinds
+    return first, ()

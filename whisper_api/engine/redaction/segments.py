@@ -1,0 +1,169 @@
+"""Replaces findings in segments, so that text and words stay in step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from whisper_api.engine.redaction.emails import find_emails
+from whisper_api.engine.redaction.findings import Finding, merged
+from whisper_api.engine.redaction.names import find_names
+from whisper_api.engine.redaction.numbers import find_numbers
+from whisper_api.schema import Redaction, RedactKind, Segment, Word
+from whisper_api.word_spacing import word_spans
+
+__all__ = ["MARKERS", "Redacted", "find", "redact"]
+
+MARKERS: dict[RedactKind, str] = {
+    "names": "[NAME]",
+    "emails": "[EMAIL]",
+    "phones": "[PHONE]",
+    "cards": "[CARD]",
+    "accounts": "[ACCOUNT]",
+    "ids": "[ID]",
+    "numbers": "[NUMBER]",
+}
+
+
+class Redacted(NamedTuple):
+    """Segments without personal data.
+
+    Attributes:
+        segments: the segments, with a marker for each finding.
+        redactions: kinds and times of what was replaced.
+    """
+
+    segments: list[Segment]
+    redactions: tuple[Redaction, ...]
+
+
+class _Piece(NamedTuple):
+    """A segment with the places of its words in its text."""
+
+    segment: Segment
+    spans: list[tuple[int, int]]
+
+
+def redact(
+    segments: Sequence[Segment], kinds: Collection[RedactKind], language: str, names: Iterable[str] = ()
+) -> Redacted:
+    """Replace personal data by markers.
+
+    The words of a finding become one word, the marker, with the times of the first and the last of them and no score.
+    A window of the decoder in which something was replaced loses its tokens and their probabilities, because they spell
+    the whole text of the window.
+
+    Args:
+        segments: all segments of a transcript, in order: a number may be cut between two of them.
+        kinds: the kinds of personal data.
+        language: code of the text's language.
+        names: names of persons that are known beforehand.
+    """
+    pieces = [_located(segment) for segment in segments]
+    whole = " ".join(piece.segment.text for piece in pieces)
+    findings = find(whole, kinds, language, names)
+    done: list[Segment] = []
+    redactions: list[Redaction] = []
+    position = first = 0
+    for original, piece in zip(segments, pieces, strict=True):
+        end = position + len(piece.segment.text)
+        while first < len(findings) and findings[first].end <= position:
+            first += 1
+        inside = []
+        for finding in findings[first:]:
+            if finding.start >= end:
+                break
+            start, stop = max(finding.start - position, 0), min(finding.end, end) - position
+            if piece.segment.text[start:stop].strip():
+                inside.append(Finding(start, stop, finding.kind))
+        if inside:
+            segment, places = _redacted(piece, inside)
+            done.append(segment)
+            redactions += places
+        else:
+            done.append(original)
+        position = end + 1
+    return Redacted(_without_tokens(segments, done), tuple(redactions))
+
+
+def find(text: str, kinds: Collection[RedactKind], language: str, names: Iterable[str] = ()) -> list[Finding]:
+    """The personal data of a text, in order, without overlaps.
+
+    Args:
+        text: any text.
+        kinds: the kinds to find.
+        language: code of the text's language.
+        names: names of persons that are known beforehand.
+    """
+    # Numbers and emails are told apart before names, so that no part of an address is taken for a name.
+    found = find_emails(text) if "emails" in kinds else []
+    found += find_numbers(text, language, kinds)
+    if "names" in kinds:
+        found += find_names(text, language, names)
+    return merged(found)
+
+
+def _located(segment: Segment) -> _Piece:
+    """A segment with its words found in its text; a text that lacks them is made from them."""
+    words = [word.word for word in segment.words]
+    spans = word_spans(segment.text, words)
+    if spans is None:
+        text = " ".join(words)
+        segment, spans = replace(segment, text=text), word_spans(text, words) or []
+    return _Piece(segment, spans)
+
+
+def _redacted(piece: _Piece, findings: Sequence[Finding]) -> tuple[Segment, list[Redaction]]:
+    """A segment with its findings replaced, and their times."""
+    segment, spans = piece
+    words: list[Word] = []
+    redactions: list[Redaction] = []
+    index = 0
+    while index < len(spans):
+        begin, end = spans[index]
+        last = index
+        # Words that a finding joins become one word.
+        while True:
+            touching = [each for each in findings if each.start < end and each.end > begin]
+            reach = max((each.end for each in touching), default=end)
+            further = max((n for n in range(last, len(spans)) if spans[n][0] < reach), default=last)
+            if further == last:
+                break
+            last, end = further, max(end, spans[further][1])
+        group = segment.words[index : last + 1]
+        if touching:
+            joined = replace(
+                group[0],
+                word=_replaced(segment.text, findings, begin, end),
+                end=group[-1].end,
+                score=None,
+                interpolated=any(word.interpolated for word in group),
+            )
+            words.append(joined)
+            redactions += [Redaction(kind=each.kind, start=joined.start, end=joined.end) for each in touching]
+        else:
+            words += group
+        index = last + 1
+    if not segment.words:
+        redactions = [Redaction(kind=each.kind, start=segment.start, end=segment.end) for each in findings]
+    text = _replaced(segment.text, findings, 0, len(segment.text))
+    return replace(segment, text=text, words=tuple(words)), redactions
+
+
+def _replaced(text: str, findings: Sequence[Finding], begin: int, end: int) -> str:
+    """A part of a text with a marker for each finding that touches the part."""
+    parts = []
+    position = begin
+    for finding in findings:
+        if finding.start < end and finding.end > begin:
+            parts += [text[position : max(finding.start, position)], MARKERS[finding.kind]]
+            position = max(finding.end, position)
+    return "".join([*parts, text[position:end]])
+
+
+def _without_tokens(before: Sequence[Segment], after: Sequence[Segment]) -> list[Segment]:
+    """The segments, without the tokens of the windows in which a segment changed."""
+    changed = {old.seek for old, new in zip(before, after, strict=True) if old is not new}
+    return [replace(each, tokens=(), logprobs=()) if each.seek in changed else each for each in after]

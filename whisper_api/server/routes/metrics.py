@@ -1,0 +1,32 @@
+"""``/metrics``: the metrics for Prometheus."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.server.operations import Answer, Operation
+from whisper_api.server.state import blocking, state_of
+
+__all__ = ["METRICS"]
+
+
+async def metrics(request: Request) -> Response:
+    """Get the metrics of the server for Prometheus, as text or in the format of OpenMetrics.
+
+    With authorization, the key needs the role ``metrics`` or ``admin``. ``WHISPER_METRICS_PORT`` opens another port,
+    which has only this path and needs no key.
+    """
+    state = state_of(request)
+    accept = request.headers.get("accept", "")
+    body, content_type = await blocking(state.reads, state.service.metrics.render, accept)
+    # Not as the argument media_type, to which Starlette would add a second charset.
+    return Response(body, headers={"Content-Type": content_type})
+
+
+METRICS = Operation(
+    metrics,
+    "Server",
+    (Answer(200, "The metrics", {"text/plain": str}),),
+    roles=("metrics", "admin"),
+)
