@@ -19,7 +19,7 @@ from whisper_api.records import Record
 from whisper_api.schema import TokenLogprob
 
 KINDS: list[type[Record]] = [Transcript, JobResult, JobStatus, Segment, Word, Corrections, TranscriptionOptions]
-COLUMNS = ["word", "start", "end", "score", "speaker", "interpolated", "channel"]
+COLUMNS = ["word", "start", "end", "score", "speaker", "interpolated", "channel", "timing"]
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(max_size=20)
@@ -31,7 +31,14 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 WORDS = st.builds(
-    Word, word=TEXTS, start=NUMBERS, end=NUMBERS, score=maybe(NUMBERS), speaker=maybe(TEXTS), interpolated=st.booleans()
+    Word,
+    word=TEXTS,
+    start=NUMBERS,
+    end=NUMBERS,
+    score=maybe(NUMBERS),
+    speaker=maybe(TEXTS),
+    interpolated=st.booleans(),
+    timing=st.sampled_from([None, "attention"]),
 )
 TOKENS = st.builds(
     TokenLogprob, token=TEXTS, bytes=st.binary(max_size=4).map(tuple), logprob=st.floats(-1e9, 0, allow_nan=False)

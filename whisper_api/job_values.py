@@ -92,6 +92,8 @@ class ResultWord(Row, frozen=True, kw_only=True):
         score: confidence from 0 to 1; None without word times.
         speaker: label; None without diarization.
         channel: number of the channel, counted from 0; absent when the channels were mixed.
+        timing: ``attention`` for a number or symbol that the alignment model cannot spell, whose time comes from
+            Whisper's cross-attention; absent for all other words.
     """
 
     word: str
@@ -100,6 +102,7 @@ class ResultWord(Row, frozen=True, kw_only=True):
     score: float | None = None
     speaker: str | None = None
     channel: int | msgspec.UnsetType = msgspec.UNSET
+    timing: Literal["attention"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +246,7 @@ def result_segment(segment: Segment) -> ResultSegment:
                 score=word.score,
                 speaker=word.speaker,
                 channel=_or_unset(word.channel),
+                timing=word.timing or msgspec.UNSET,
             )
             for word in segment.words
         ),

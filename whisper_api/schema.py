@@ -262,6 +262,9 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
         speaker: the speaker's label, when diarization ran or the channels were separated.
         interpolated: True when the time was not measured but interpolated between the neighbouring words.
         channel: number of the word's channel, counted from 0; None when the channels were mixed.
+        timing: ``attention`` for a word of a transcript with CTC word times whose time comes from Whisper's
+            cross-attention, since the alignment model cannot spell it: numbers, amounts, symbols. None for all others:
+            their times come from where :attr:`Transcript.word_times` says.
     """
 
     word: str
@@ -271,6 +274,7 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     speaker: str | None = None
     interpolated: bool = False
     channel: int | None = None
+    timing: Literal["attention"] | None = None
 
 
 class Turn(Row, frozen=True):
@@ -416,8 +420,8 @@ class Transcript(Record, frozen=True, kw_only=True):
         """The words of all segments.
 
         ``pandas.DataFrame(transcript.words, columns=Word.__struct_fields__)`` is a table with a row for each word and
-        the columns ``word``, ``start``, ``end``, ``score``, ``speaker``, ``interpolated`` and ``channel``. The argument
-        ``columns`` gives an empty transcript the same columns.
+        the columns ``word``, ``start``, ``end``, ``score``, ``speaker``, ``interpolated``, ``channel`` and ``timing``.
+        The argument ``columns`` gives an empty transcript the same columns.
         """
         return tuple(word for segment in self.segments for word in segment.words)
 

@@ -63,7 +63,7 @@ def has_transcribed(names: Names, printed: str) -> None:
 
 def has_made_a_table(names: Names, printed: str) -> None:
     table = names["table"]
-    assert list(table.columns) == ["word", "start", "end", "score", "speaker", "interpolated", "channel"]
+    assert list(table.columns) == ["word", "start", "end", "score", "speaker", "interpolated", "channel", "timing"]
     assert len(table) == len(names["transcript"].words) > 0
     assert "SPEAKER_00" in set(table["speaker"])
 

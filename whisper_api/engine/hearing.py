@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from msgspec.structs import replace
 
 from whisper_api.engine import vad
@@ -42,7 +43,8 @@ class Heard:
         audio: float32, shape (samples,), mono, 16 kHz: the mix, or the channels one after the other.
         windows: the windows to transcribe, in order of their time in the recording.
         speech: the spans of speech, in order of their place in ``audio``.
-        silero: Silero's probabilities of the mix, if they are known.
+        silero: Silero's probabilities, if they are known.
+        frames: the probabilities of speech by which the windows were found; None without voice activity detection.
         channels: number of each channel in ``audio``, counted from 0; empty for the mix.
         spacing: whole seconds from the beginning of one channel to that of the next.
     """
@@ -51,6 +53,7 @@ class Heard:
     windows: list[Span]
     speech: list[Span]
     silero: SpeechFrames | None = None
+    frames: SpeechFrames | None = None
     channels: tuple[int, ...] = ()
     spacing: int = 0
 
@@ -111,8 +114,6 @@ class Heard:
         Args:
             seconds: at most so many of each channel.
         """
-        import numpy as np
-
         found: dict[int, list[Samples]] = {}
         left = dict.fromkeys(self.channels, round(seconds * SAMPLE_RATE))
         for span in self.speech or self.windows:
@@ -152,7 +153,7 @@ def hear(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard:
     audio = without_offset(decoded.audio, shared=decoded.shared)
     found = vad.detect(ctx, audio)
     audio = found.raised(audio, shared=decoded.shared and audio is decoded.audio)
-    return Heard(audio, found.windows, found.speech, found.silero)
+    return Heard(audio, found.windows, found.speech, found.silero, found.frames)
 
 
 def _separate(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard | None:
@@ -190,7 +191,24 @@ def _separate(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard |
     windows = [_moved(span, place * step) for place, number in enumerate(kept) for span in found[number].windows]
     speech = [_moved(span, place * step) for place, number in enumerate(kept) for span in found[number].speech]
     windows.sort(key=lambda span: (span.start % step, span.start))
-    return Heard(audio, windows, speech, None, tuple(kept), spacing)
+    silero = _joined([found[number].silero for number in kept], step)
+    frames = _joined([found[number].frames for number in kept], step)
+    return Heard(audio, windows, speech, silero, frames, tuple(kept), spacing)
+
+
+def _joined(parts: Sequence[SpeechFrames | None], samples: int) -> SpeechFrames | None:
+    """The frames of channels that lie one after the other, of so many samples each; None where some are not known."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({part.step for part in known}) != 1:
+        return None
+    frames, step = known[0].probabilities, known[0].step
+    at = np.arange(0, len(parts) * samples, step)
+    place, within = np.divmod(at, samples)
+    joined = np.zeros(len(at), frames.dtype)
+    for number, part in enumerate(known):
+        inside = (place == number) & (within // step < len(part.probabilities))
+        joined[inside] = part.probabilities[within[inside] // step]
+    return SpeechFrames(joined, step)
 
 
 def _moved(span: Span, samples: int) -> Span:

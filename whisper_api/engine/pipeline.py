@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
@@ -22,6 +21,7 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.invented import InventedText
 from whisper_api.engine.languages import translates
+from whisper_api.engine.lost_speech import decode_lost_speech
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import (
     PROGRESS_SECONDS,
@@ -31,13 +31,13 @@ from whisper_api.engine.speakers import (
     known_voices,
     speakers_in_order,
 )
+from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelError, ModelUnavailable
-from whisper_api.schema import Redaction, Segment, Stage, Transcript, WordTimes, redact_kinds
+from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
@@ -139,19 +139,20 @@ class TranscriptionRun:
                 )
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(diarizing(ctx, heard, references))
-            text = _Text(recognizer, judge, heard)
+            text = Text(recognizer, judge, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 alignment = self._alignment(text.language, leases, background) if spans and options.align else None
                 self._recognize(text, alignment)
-            if options.align and text.segments:
+            if options.align and text.windows:
                 with self._stage("align"):
                     if alignment is not None and text.word_times == "none":
                         self._align(text)
+                    self._complete(text)
             redactions = self._redact(text) if options.redact else ()
-            diarization = self._assign_speakers(text) if text.segments else None
+            segments, diarization = self._assign_speakers(text)
         # A window with more words than milliseconds may run into the next window.
-        segments = judge.settled(ctx, text.placed(text.segments), heard.elapsed)
+        segments = judge.settled(ctx, text.placed(segments), heard.elapsed)
         segments = in_order(segments, 0.0, round(duration, 3))
         return self._transcript(
             local,
@@ -190,17 +191,17 @@ class TranscriptionRun:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
+    def _recognize(self, text: Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
         """Decode every window of speech.
 
         If loading the alignment model fails meanwhile, all windows are decoded again, with word times from attention.
         """
         if not self._options.align:
-            text.segments = self._decoded(text, timed=False)
+            text.windows = self._decoded(text, timed=False)
         elif alignment is None:
             self._decode_timed(text)
         else:
-            text.segments = self._decoded(text, timed=False, give_up=alignment.failed)
+            text.windows = self._decoded(text, timed=False, number_times=True, give_up=alignment.failed)
             while not alignment.wait(PROGRESS_SECONDS):
                 self._ctx.check()
             try:
@@ -209,76 +210,94 @@ class TranscriptionRun:
                 self._warn_of_attention(text.language, error)
                 self._decode_timed(text)
 
-    def _decode_timed(self, text: _Text, untimed: Sequence[Segment] | None = None) -> None:
+    def _decode_timed(self, text: Text, windows: Sequence[Segment] | None = None) -> None:
         """Decode with word times from cross-attention. If that fails, take the text without, or decode it so."""
         try:
-            text.segments = self._decoded(text, timed=True)
+            text.windows = self._decoded(text, timed=True)
         except Exception as error:
             self._ctx.continue_without("there are no word times", error)
-            text.segments = self._decoded(text, timed=False) if untimed is None else untimed
+            if windows is None:
+                text.windows = self._decoded(text, timed=False)
+            else:
+                text.windows = [untimed([segment]) for segment in windows]
             return
         if any(segment.words for segment in text.segments):
             text.word_times = "attention"
         if missing := text.recognizer.untimed:
             self._ctx.warn(f"{missing} segments have no word times, because of an error, which is in the log")
 
-    def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
+    def _decoded(
+        self, text: Text, *, timed: bool, number_times: bool = False, give_up: Callable[[], bool] = lambda: False
+    ) -> list[Sequence[Segment]]:
         """Decode the windows, and emit the text of each.
 
         Args:
             text: the text so far, with the language.
             timed: True for sentences whose words have times, False for one segment per window.
+            number_times: True for words in windows with numbers, which the alignment model cannot spell.
             give_up: asked after every window; True ends the decoding.
         """
         ctx, recognizer = self._ctx, text.recognizer
         written = self._options.written_language(text.language)
         speech = sum(span.seconds for span in text.heard.windows) or 1.0
-        found: list[Segment] = []
+        found: list[Sequence[Segment]] = []
         windows = recognizer.transcribe(
-            text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
+            text.language,
+            word_times=timed,
+            number_times=number_times,
+            on_window=lambda done: ctx.progress(done / speech),
         )
         with contextlib.closing(windows):
             for index, segment in enumerate(windows):
-                pieces = text.judge.marked(split_sentences([segment], written)) if timed else (segment,)
-                ctx.emit_partial(index, text.shown(pieces), aligned=timed)
-                found.extend(pieces)
+                pieces = text.judge.marked(text.bounded(split_sentences([segment], written))) if timed else (segment,)
+                ctx.emit_partial(index, text.shown(pieces if timed else untimed(pieces)), aligned=timed)
+                found.append(pieces)
                 self._check_speakers()
                 if give_up():
                     break
         return found
 
-    def _align(self, text: _Text) -> None:
+    def _align(self, text: Text) -> None:
         """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
         from whisper_api.engine.align.align import align
 
-        untimed = text.segments
+        windows = text.segments
         found: dict[int, tuple[Segment, ...]] = {}
 
         def emit(index: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = text.judge.marked(in_order(sentences, untimed[index].start, untimed[index].end))
+            bounded = in_order(text.bounded(sentences), windows[index].start, windows[index].end)
+            found[index] = text.judge.marked(bounded)
             self._ctx.emit_partial(index, text.shown(found[index]), aligned=True)
 
         try:
-            model = align(self._ctx, text.heard.audio, untimed, text.language, emit).model
+            model = align(self._ctx, text.heard.audio, windows, text.language, emit).model
         except Exception as error:
             self._warn_of_attention(text.language, error)
-            self._decode_timed(text, untimed)
+            self._decode_timed(text, windows)
         else:
-            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
+            text.windows = [found[index] for index in sorted(found)]
             text.word_times, text.alignment_model = "ctc", model
 
-    def _redact(self, text: _Text) -> tuple[Redaction, ...]:
+    def _complete(self, text: Text) -> None:
+        """Decode the stretches of voice without words again."""
+        try:
+            decode_lost_speech(text, self._options.written_language(text.language))
+        except Exception as error:
+            self._ctx.continue_without("speech without text was not decoded again", error)
+
+    def _redact(self, text: Text) -> tuple[Redaction, ...]:
         """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
-        from whisper_api.engine.redaction import limits, redact, windows_of
+        from whisper_api.engine.redaction import limits, redact
 
         kinds, language = redact_kinds(self._options.redact), self._options.written_language(text.language)
         for warning in limits(text.segments, kinds, language):
             self._ctx.warn(warning)
-        text.segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        text.take(segments)
         if redactions and self._options.logprobs:
             self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
-        for index, window in enumerate(windows_of(text.segments)):
+        for index, window in enumerate(text.windows):
             self._ctx.emit_partial(index, text.shown(window), aligned=text.word_times != "none", redacted=True)
         left_out = set(text.segments) - set(text.judge.kept(text.segments))
         places = [each for each in redactions if not any(s.start <= each.start <= each.end <= s.end for s in left_out)]
@@ -359,18 +378,17 @@ class TranscriptionRun:
                 log.debug("diarization has failed; the job goes on without it")
                 forget_frames(error)
 
-    def _assign_speakers(self, text: _Text) -> Diarization | None:
+    def _assign_speakers(self, text: Text) -> tuple[Sequence[Segment], Diarization | None]:
         """Wait for diarization and assign its speakers to the words. The timing of the stage is this wait."""
         from whisper_api.engine.diarize.assignment import assign_speakers
 
         speakers = self._speakers
-        if speakers is None:
-            return None
+        if speakers is None or not text.windows:
+            return text.segments, None
         with self._stage("diarize"):
             try:
                 diarization = speakers.awaited(self._ctx)
-                text.segments = assign_speakers(text.segments, diarization.word_turns)
-                return diarization
+                return assign_speakers(text.segments, diarization.word_turns), diarization
             except Exception as error:
                 if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
                     self._ctx.continue_without("the speakers were not told apart", error)
@@ -383,35 +401,4 @@ class TranscriptionRun:
                         "`whisper-api models pull campplus` fetches one or says why not"
                     )
                     forget_frames(error)
-                return None
-
-
-@dataclass
-class _Text:
-    """The text of a job as it grows.
-
-    Attributes:
-        recognizer: decodes the windows.
-        judge: finds invented text.
-        heard: the audio and its windows of speech.
-        language: code of the spoken language; empty before it is resolved.
-        segments: the text, with times in ``heard.audio``.
-        word_times: where the word times come from.
-        alignment_model: name of the alignment model, if it gave the word times.
-    """
-
-    recognizer: Recognizer
-    judge: InventedText
-    heard: Heard
-    language: str = ""
-    segments: Sequence[Segment] = ()
-    word_times: WordTimes = "none"
-    alignment_model: str | None = None
-
-    def placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
-        """Segments of this text with their own tokens, their channel and their time in the recording."""
-        return self.heard.placed(hand_out_tokens(segments, self.recognizer.whisper.token_bytes))
-
-    def shown(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
-        """The segments as the transcript will show them: without those that are left out as invented."""
-        return self.judge.kept(self.placed(segments))
+                return text.segments, None

@@ -114,11 +114,13 @@ class Detection:
         windows: at most 30 s each, in order, not overlapping; they cover all speech.
         speech: the spans of speech, in order; empty when voice activity detection is off.
         silero: Silero's probabilities; None if another detector was asked for.
+        frames: the probabilities of speech; None when voice activity detection is off.
     """
 
     windows: list[Span]
     speech: list[Span]
     silero: SpeechFrames | None = None
+    frames: SpeechFrames | None = None
 
     def raised(self, audio: Floats, *, shared: bool) -> Floats:
         """The audio with its quiet speech raised; see :func:`raise_quiet_speech`."""
@@ -157,7 +159,7 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
             spans = speech_spans(frames, settings, len(audio))
     if loud >= LOUD_SECONDS and not spans:
         ctx.warn(f"no speech was found, though {loud:.1f} s of sound are loud; vad=none transcribes them all the same")
-    return Detection(windows(spans, frames, audio), spans, silero)
+    return Detection(windows(spans, frames, audio), spans, silero, frames)
 
 
 def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:

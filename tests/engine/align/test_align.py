@@ -317,6 +317,32 @@ def test_segments_are_told_as_they_get_their_times_those_that_cannot_be_aligned_
     assert all(word.interpolated for word in told[12][0].words)
 
 
+def test_numbers_have_the_times_of_attention_and_the_other_words_those_of_the_model(
+    bundle: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
+) -> None:
+    segment = Segment(id=0, start=1.0, end=9.0, text="Il y a 42 personnes, et ça coûte 3 000 €.", avg_logprob=-0.1)
+    ctx = contexts(bundle)
+    plain = [word for found in stage.align(ctx, speech, [segment], "fr").segments for word in found.words]
+    # Attention hears each word in the middle of the time that the model leaves it.
+    heard = tuple(
+        replace(
+            word, start=word.start + (word.end - word.start) / 4, end=word.end - (word.end - word.start) / 4, score=0.9
+        )
+        for word in plain
+    )
+    aligned = stage.align(ctx, speech, [replace(segment, words=heard)], "fr").segments
+    assert_well_formed(aligned)
+    mixed = [word for found in aligned for word in found.words]
+    numbers = {"42", "3", "000", "€."}
+    assert {word.word for word in mixed if word.timing == "attention"} == numbers
+    for word, before, attended in zip(mixed, plain, heard, strict=True):
+        if word.word in numbers:
+            assert (word.start, word.end) == pytest.approx((attended.start, attended.end), abs=1e-9)
+            assert word.score == 0.9
+        else:
+            assert word == before
+
+
 def test_japanese_sentences_have_the_characters_of_whisperx_once_each(
     japanese: Loaded, speech: Audio, contexts: Callable[[Loaded], JobContext]
 ) -> None:

@@ -98,6 +98,21 @@ def test_words_are_the_text_and_their_times_rise(
         assert times[-1] <= segment.end
 
 
+def test_only_windows_with_numbers_have_words_when_no_other_times_are_asked_for(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(whisper.tokenizer("en").encode(" 5,000% $")) & whisper.unspelled_tokens
+    assert not set(whisper.tokenizer("en").encode(" Well, it's a day. été")) & whisper.unspelled_tokens
+    # The call has no numbers, so a name stands for one.
+    monkeypatch.setitem(vars(whisper), "unspelled_tokens", frozenset(whisper.tokenizer("en").encode(" Texas")))
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    first, second = recognizer.transcribe("en", word_times=False, number_times=True)
+    assert "Texas" in second.text
+    assert not first.words
+    (timed,) = recognize(engine, worker, whisper, call, [SECOND], words=True)
+    assert (second.words, second.text) == (timed.words, timed.text)
+
+
 def test_a_batch_gives_what_each_window_gives_alone(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:

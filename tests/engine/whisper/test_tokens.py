@@ -51,6 +51,14 @@ def cut(segment: Segment, *places: int) -> list[Segment]:
     return [replace(segment, text=segment.text[a:b].strip()) for a, b in itertools.pairwise(bounds)]
 
 
+def test_a_segment_between_those_of_a_window_keeps_its_own_tokens() -> None:
+    whole, content = window([b" Hello", b" there", b".", b" How", b" are", b" you", b"?"])
+    first, last = cut(whole, 13)
+    between = replace(first, text="Well.", seek=300, tokens=(5,), logprobs=())
+    found = hand_out_tokens([first, between, last], content.__getitem__)
+    assert [segment.tokens for segment in found] == [(0, 1, 2), (5,), (3, 4, 5, 6)]
+
+
 def test_a_segment_gets_the_tokens_of_its_words() -> None:
     segment, content = window([b" Hello", b" there", b".", b" How", b" are", b" you", b"?"])
     first, second = hand_out_tokens(cut(segment, 13), content.__getitem__)

@@ -1,8 +1,9 @@
 """Forced alignment: finds the times of the recognised words with a CTC model of the language.
 
 With the same model, the words, starts, ends and scores are those of ``whisperx.align`` (Bain et al., "WhisperX", 2023),
-with one exception: after a character that becomes two in lower case (Turkish "İ"), the characters keep their own times
-instead of their neighbours' times. Words without times in WhisperX get interpolated times.
+with two exceptions: after a character that becomes two in lower case (Turkish "İ"), the characters keep their own times
+instead of their neighbours' times; and words that the model cannot spell, such as numbers, have times from Whisper's
+cross-attention, if the segment brings some. Words without times in WhisperX get interpolated times.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine.align import ctc
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
+from whisper_api.engine.align.numbers import attention_times
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.sentences import spans
 from whisper_api.engine.worker.device import has_bfloat16
@@ -91,7 +93,8 @@ def align(
     Args:
         ctx: the job.
         audio: float32, shape (samples,), mono, 16 kHz.
-        segments: recognised text with approximate times, in seconds from the start of the audio.
+        segments: recognised text with approximate times, in seconds from the start of the audio. Words, if any, have
+            times from cross-attention.
         language: code of the text's language.
         on_aligned: called with the index of a segment and the segment's sentences, as soon as they have their times;
             not in order of time.
@@ -165,6 +168,8 @@ def _align_all(
             segment = segments[index]
             times = _character_times(segment, labels, emission)
             if times is not None:
+                if segment.words:
+                    _use_attention(segment, labels, times)
                 found[index] = _sentences(segment, times, language)
                 if on_aligned is not None:
                     on_aligned(index, found[index])
@@ -225,6 +230,7 @@ class _Time:
     start: float
     end: float
     score: float
+    attention: bool = False
 
 
 def _character_times(segment: Segment, labels: _Labels, emission: npt.NDArray[np.float32]) -> list[_Time | None] | None:
@@ -244,6 +250,16 @@ def _character_times(segment: Segment, labels: _Labels, emission: npt.NDArray[np
     return times
 
 
+def _use_attention(segment: Segment, labels: _Labels, times: list[_Time | None]) -> None:
+    """Replace the times of the words that the model cannot spell."""
+    spelled = {position for position, first, _ in labels.owners if labels.tokens[first] < len(labels.columns)}
+    heard = attention_times(segment, spelled, [None if time is None else (time.start, time.end) for time in times])
+    for word in heard:
+        for position in range(word.first, word.after):
+            if segment.text[position] != " ":
+                times[position] = _Time(word.start, word.end, word.score, attention=True)
+
+
 @dataclass(slots=True)
 class _Piece:
     """A word or sentence whose time may still be unknown."""
@@ -253,6 +269,7 @@ class _Piece:
     end: float | None
     score: float | None = None
     interpolated: bool = False
+    attention: bool = False
 
 
 def _sentences(segment: Segment, times: list[_Time | None], language: str) -> list[Segment]:
@@ -312,7 +329,8 @@ def _words(text: str, times: list[_Time | None], first: int, after: int, languag
         # Summed and rounded as pandas and NumPy do, because a score may be halfway between two rounded values.
         total = np.array([0.0 if part is None else part.score for part in parts]).sum()
         score = float(np.round(total / len(known), 3))
-        words.append(_Piece(word, min(part.start for part in known), max(part.end for part in known), score))
+        start, end = min(part.start for part in known), max(part.end for part in known)
+        words.append(_Piece(word, start, end, score, attention=any(part.attention for part in known)))
     return words
 
 
@@ -334,7 +352,8 @@ def _timed_words(pieces: list[_Piece], start: float, end: float) -> tuple[Word, 
     while index < len(pieces):
         piece = pieces[index]
         if piece.start is not None and piece.end is not None:
-            words.append(_word(piece.text, piece.start, piece.end, piece.score, piece.interpolated))
+            word = _word(piece.text, piece.start, piece.end, piece.score, piece.interpolated)
+            words.append(replace(word, timing="attention") if piece.attention else word)
             index += 1
             continue
         run = [piece]

@@ -6,6 +6,6 @@ The libraries of the extra ``redact`` are loaded at the first job that asks for 
 
 from whisper_api.engine.redaction.extra import check_installed
 from whisper_api.engine.redaction.limits import limits
-from whisper_api.engine.redaction.segments import Redacted, redact, windows_of
+from whisper_api.engine.redaction.segments import Redacted, redact
 
-__all__ = ["Redacted", "check_installed", "limits", "redact", "windows_of"]
+__all__ = ["Redacted", "check_installed", "limits", "redact"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from whisper_api.engine.redaction.numbers import find_numbers
 from whisper_api.schema import Redaction, RedactKind, Segment, Word
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["MARKERS", "Redacted", "find", "redact", "windows_of"]
+__all__ = ["MARKERS", "Redacted", "find", "redact"]
 
 MARKERS: dict[RedactKind, str] = {
     "names": "[NAME]",
@@ -104,11 +103,6 @@ def find(text: str, kinds: Collection[RedactKind], language: str, names: Iterabl
     if "names" in kinds:
         found += find_names(text, language, names)
     return merged(found)
-
-
-def windows_of(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """The segments of each window of the decoder, in order."""
-    return [list(window) for _, window in groupby(segments, key=lambda segment: segment.seek)]
 
 
 def _located(segment: Segment) -> _Piece:

@@ -259,7 +259,7 @@ class Ct2Decode(_Ct2Operation):
             logprobs: tuple[float, ...] = ()
             if settings.logprobs_from is not None and attention is not None:
                 logprobs = tuple(np.log(np.maximum(attention.probabilities, np.finfo(np.float64).tiny)).tolist())
-            times = attention if settings.align_from is not None else None
+            times = attention if settings.aligns(tokens) else None
             decoded.append(DecodedTokens(tokens, logprob, float(result.no_speech_prob), length >= cap, times, logprobs))
         return decoded
 
@@ -268,7 +268,8 @@ class Ct2Decode(_Ct2Operation):
     ) -> list[Attention | None]:
         settings = self.settings
         start = settings.align_from or settings.logprobs_from
-        if start is None or not any(texts):
+        wanted = any(texts) if settings.logprobs_from is not None else any(map(settings.aligns, texts))
+        if start is None or not wanted:
             return [None] * len(texts)
         try:
             results = self.whisper.ct2.align(

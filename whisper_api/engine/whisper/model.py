@@ -7,6 +7,7 @@ is that of Radford et al., "Robust Speech Recognition via Large-Scale Weak Super
 from __future__ import annotations
 
 import functools
+import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "token_cap"]
+__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "is_unspelled", "token_cap"]
 
 FRAMES_PER_SECOND = 100
 MAX_FRAMES = 3000
@@ -109,6 +110,7 @@ class DecodeSettings:
         suppress: tokens that are never generated.
         encoded: whether the rows contain the encoder's output instead of samples.
         align_from: the start sequence for word times from cross-attention; None for no word times.
+        align_tokens: only texts with one of these tokens get word times; None for all texts.
         logprobs_from: the start sequence for log probabilities; None for no log probabilities.
     """
 
@@ -119,7 +121,13 @@ class DecodeSettings:
     suppress: tuple[int, ...]
     encoded: bool = False
     align_from: tuple[int, ...] | None = None
+    align_tokens: frozenset[int] | None = None
     logprobs_from: tuple[int, ...] | None = None
+
+    def aligns(self, tokens: tuple[int, ...]) -> bool:
+        """Whether a text gets word times from cross-attention."""
+        wanted = self.align_tokens is None or not self.align_tokens.isdisjoint(tokens)
+        return self.align_from is not None and bool(tokens) and wanted
 
 
 def token_cap(frames: int) -> int:
@@ -213,6 +221,19 @@ class Whisper(ABC):
         texts = self._tokenizers.decode_batch([[token] for token in range(self.end_of_text)], skip_special_tokens=False)
         signs = frozenset("0123456789%$£€")
         return tuple(token for token, text in enumerate(texts) if not signs.isdisjoint(text))
+
+    @functools.cached_property
+    def unspelled_tokens(self) -> frozenset[int]:
+        """Tokens with a digit or a symbol, which is read as words of other letters."""
+        texts = self._tokenizers.decode_batch([[token] for token in range(self.end_of_text)], skip_special_tokens=False)
+        return frozenset(token for token, text in enumerate(texts) if any(map(is_unspelled, text)))
+
+
+def is_unspelled(character: str) -> bool:
+    """Whether a character is a digit or a symbol, which is read as words of other letters."""
+    # U+FFFD is a part of a character.
+    symbol = unicodedata.category(character) in ("Nd", "Nl", "No", "Sc", "Sm", "So") and character != "\ufffd"
+    return symbol or character in "%&@#"
 
 
 def load_tokenizer(directory: Path, *, multilingual: bool, offline: bool = False) -> Any:

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Whisper
-from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS, Batching, Window, WindowDecoder
+from whisper_api.engine.whisper.window_decoder import (
+    SPARSE_PIECE_SECONDS,
+    SPARSE_VOICED_SECONDS,
+    Batching,
+    Window,
+    WindowDecoder,
+)
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment
@@ -47,6 +53,7 @@ class Recognizer:
 
     Attributes:
         untimed: number of segments of the last :meth:`transcribe` that lack the word times it was to give.
+        with_text: the span of each segment that the last call of :meth:`transcribe` gave.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Recognizer:
         self.audio = audio
         self.batching = batching
         self.untimed = 0
+        self.with_text: list[Span] = []
         self._invented = invented
         self._windows = [
             Window(span, batching.padded_frames(span.seconds), voiced=_overlap(span, speech)) for span in spans
@@ -134,20 +142,28 @@ class Recognizer:
         return asked, None
 
     def transcribe(
-        self, language: str, *, word_times: bool, on_window: Callable[[float], None] | None = None
+        self,
+        language: str,
+        *,
+        word_times: bool,
+        number_times: bool = False,
+        on_window: Callable[[float], None] | None = None,
     ) -> Generator[Segment, None, None]:
         """Decode all windows. Closing the generator drops the windows that wait.
 
         Args:
             language: code of the spoken language.
             word_times: whether to take word times from cross-attention.
+            number_times: whether windows with digits or symbols get such times all the same.
             on_window: called with the seconds of speech that are decoded.
 
         Yields:
             One segment for each window with speech, in order, with ids 0, 1, 2 ...
         """
-        lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
-        decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead, self._invented)
+        decoder = self._decoder(
+            language, word_times=word_times or number_times, only_numbers=number_times and not word_times
+        )
+        self.with_text = []
         if self._invented is not None:
             self._invented.begin()
         done, number, doubtful, textless = 0.0, 0, 0, 0.0
@@ -162,6 +178,7 @@ class Recognizer:
                     segment = self._invented.of_window(segment)
                     left_out |= segment is None
                 if segment is not None:
+                    self.with_text.append(piece.span)
                     yield segment
                     number += 1
                     doubtful += bool(segment.flags)
@@ -171,11 +188,49 @@ class Recognizer:
             if on_window is not None:
                 on_window(done)
         if textless:
-            self.ctx.warn(f"{textless:.1f} s of what sounds like speech gave no text")
+            self.warn_of_textless(textless)
         if doubtful:
             self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"
             )
+
+    def warn_of_textless(self, seconds: float) -> None:
+        """Warn of seconds of speech without text."""
+        self.ctx.warn(f"{seconds:.1f} s of what sounds like speech gave no text")
+
+    def transcribe_again(self, language: str, spans: Sequence[Span]) -> list[Segment]:
+        """Decode parts of windows whose text lacks what is spoken in them.
+
+        Such a part may be noise, for which Whisper invents words, so only text without any doubt is returned. Prompt
+        and hotwords are left out, because they come out of noise.
+
+        Args:
+            language: code of the spoken language.
+            spans: the parts, in order of time.
+
+        Returns:
+            Segments in order of time, with word times from cross-attention.
+        """
+        decoder = self._decoder(language, word_times=True, prompted=False)
+        attempts = decoder.once(spans, SPARSE_PIECE_SECONDS)
+        found = (decoder.segment(0, piece, attempt) for piece, attempt in attempts if attempt.is_certain)
+        return [segment for segment in found if segment is not None]
+
+    def timed_by_attention(self, language: str, spans: Sequence[Span]) -> list[Segment | None]:
+        """The windows with word times from cross-attention, decoded by a first attempt.
+
+        Args:
+            language: code of the spoken language.
+            spans: windows, in order of time.
+        """
+        decoder = self._decoder(language, word_times=True)
+        return [decoder.segment(0, piece, attempt) for piece, attempt in decoder.once(spans)]
+
+    def _decoder(self, language: str, *, word_times: bool, **options: bool) -> WindowDecoder:
+        lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
+        return WindowDecoder(
+            self.ctx, self.whisper, self.audio, self.batching, language, lead, self._invented, **options
+        )
 
     def _encode_and_detect(self, count: int) -> dict[str, float]:
         """Probability of each language: the mean over ``count`` windows, weighted by length. Keeps their encodings."""

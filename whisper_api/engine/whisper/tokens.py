@@ -10,7 +10,6 @@ import codecs
 import functools
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 from msgspec.structs import replace
 
@@ -75,12 +74,17 @@ def hand_out_tokens(segments: Sequence[Segment], bytes_of: BytesOf) -> tuple[Seg
 
     Args:
         segments: segments in order. The segments of one window have the same ``seek``, and each has all of its tokens.
+            Between them may be segments that were decoded by themselves.
         bytes_of: returns a token's bytes.
     """
-    divided: list[Segment] = []
-    for _, group in groupby(segments, key=lambda segment: segment.seek):
-        pieces = list(group)
-        divided.extend(pieces if len(pieces) == 1 else _divide(pieces, bytes_of))
+    divided = list(segments)
+    windows: dict[int | None, list[int]] = {}
+    for index, segment in enumerate(segments):
+        windows.setdefault(segment.seek, []).append(index)
+    for indices in windows.values():
+        if len(indices) > 1:
+            for index, piece in zip(indices, _divide([segments[i] for i in indices], bytes_of), strict=True):
+                divided[index] = piece
     return tuple(divided)
 
 

@@ -43,6 +43,8 @@ MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 NO_SPEECH_PROB = 0.6
 TEMPERATURE_STEP = 0.2
+# Text of what is likely noise needs a higher probability.
+CERTAIN_AVG_LOGPROB = -0.7
 FALLBACK_BEAM_SIZE = 5
 
 # A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
@@ -135,6 +137,12 @@ class Attempt:
         """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
         return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing speaks against this text: it holds where noise is likely, too."""
+        certain = self.decoded.avg_logprob >= CERTAIN_AVG_LOGPROB and self.decoded.no_speech_prob <= NO_SPEECH_PROB
+        return certain and not self.flags
+
 
 class WindowDecoder:
     """Decodes windows in one language, and retries failed ones.
@@ -147,6 +155,8 @@ class WindowDecoder:
         language: code of the spoken language.
         lead: seconds by which the model's cross-attention runs ahead of the voice; None for no word times.
         invented: judges invented text; None to keep it.
+        prompted: whether to give the decoder the job's prompt and hotwords.
+        only_numbers: whether only windows with digits or symbols get word times.
 
     Attributes:
         untimed: number of segments whose words should have times, and have none because the model gives no attention.
@@ -161,6 +171,9 @@ class WindowDecoder:
         language: str,
         lead: float | None,
         invented: InventedText | None = None,
+        *,
+        prompted: bool = True,
+        only_numbers: bool = False,
     ) -> None:
         self._ctx = ctx
         self._whisper = whisper
@@ -172,13 +185,15 @@ class WindowDecoder:
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
-        self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
+        before = (options.prompt, options.hotwords) if prompted else (None, None)
+        self._prompt = prompt_tokens(self._tokenizer, *before)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
         self._suppress = suppress
         start = tuple(self._tokenizer.sot_sequence)
         self._align_from = start if lead is not None else None
+        self._align_tokens = whisper.unspelled_tokens if only_numbers else None
         self._logprobs_from = start if options.logprobs else None
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
@@ -202,6 +217,7 @@ class WindowDecoder:
             suppress=self._suppress,
             encoded=window.encoded is not None,
             align_from=self._align_from,
+            align_tokens=self._align_tokens,
             logprobs_from=self._logprobs_from,
         )
         operation = self._whisper.decode(settings, self._batching.max_items, self._batching.max_cost)
@@ -256,6 +272,15 @@ class WindowDecoder:
             (decoded,) = self._ctx.run([self._item(piece, self._beam_size, self.first_temperature)])
             yield from self.settle(piece, self.attempt(decoded, self.first_temperature))
 
+    def once(self, spans: Sequence[Span], seconds: float = WINDOW_SECONDS) -> Iterator[tuple[Window, Attempt]]:
+        """Decode stretches once. Those of more than so many seconds are cut at their pauses into pieces."""
+        stretches = [Window(span, self._batching.padded_frames(span.seconds)) for span in spans]
+        pieces = [piece for stretch in stretches for piece in self._pieces(stretch, seconds)]
+        items = (self._item(piece, self._beam_size, self.first_temperature) for piece in pieces)
+        results = self._ctx.run(items, window=self._batching.window)
+        for piece, decoded in zip(pieces, results, strict=True):
+            yield piece, self.attempt(decoded, self.first_temperature)
+
     def _next_attempt(self, window: Window, number: int) -> tuple[Window, int, float] | None:
         """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""
         whole = replace(window, frames=MAX_FRAMES, encoded=None)
@@ -287,7 +312,7 @@ class WindowDecoder:
             words = tuple(
                 words_of(decoded.attention, decoded.tokens, self._written, audio, offset=start, lead=self._lead)
             )
-        elif self._lead is not None and decoded.tokens:
+        elif self._lead is not None and decoded.tokens and self._align_tokens is None:
             self.untimed += 1
         logprobs: tuple[TokenLogprob, ...] = ()
         if decoded.logprobs:

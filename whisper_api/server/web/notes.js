@@ -184,6 +184,14 @@ const FRENCH = [
     "il n’a pas été vérifié que l’enregistrement est en {1}, à cause d’une erreur notée dans le journal du serveur",
   ],
   [
+    "speech without text was not decoded again, because the memory ran out",
+    "la parole restée sans texte n’a pas été décodée de nouveau, faute de mémoire",
+  ],
+  [
+    "speech without text was not decoded again, because of an error, which is in the log",
+    "la parole restée sans texte n’a pas été décodée de nouveau, à cause d’une erreur notée dans le journal du serveur",
+  ],
+  [
     "there are no word times, because the memory ran out",
     "il n’y a pas de temps de mots, faute de mémoire",
   ],

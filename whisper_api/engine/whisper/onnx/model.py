@@ -257,7 +257,7 @@ class OnnxAdvance(_OnnxOperation):
 
     def _align(self, running: RunningDecode, tokens: tuple[int, ...]) -> Attention | None:
         start = running.settings.align_from
-        if start is None or not tokens:
+        if start is None or not running.settings.aligns(tokens):
             return None
         running.state.clear()
         frames = max(2, min(running.row.speech_frames, running.settings.frames))
