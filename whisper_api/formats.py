@@ -8,6 +8,7 @@ same segments. The output differs in these cases, in which whisperx fails:
 - Every word, segment and subtitle lasts at least a millisecond and does not overlap another.
 - A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
+- With the option ``language`` as ``multi``, the segments of json have a ``language``.
 - For the task ``detect_language``, txt is one line with the code and the probability of the language.
 
 :mod:`whisper_api.subtitles` describes the effect of the options.
@@ -199,6 +200,8 @@ def _segment_dict(segment: Segment, has_words: bool) -> dict[str, Any]:
         given["avg_logprob"] = segment.avg_logprob
     if segment.speaker is not None:
         given["speaker"] = segment.speaker
+    if segment.language is not None:
+        given["language"] = segment.language
     return given
 
 

@@ -110,6 +110,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
         speaker: label of the speaker with the most speech in the segment; None without diarization.
         words: empty without word times.
         logprobs: log probability of every decoded token; absent unless the option ``logprobs`` is set.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
     """
 
     id: int
@@ -119,6 +120,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     speaker: str | None = None
     words: tuple[ResultWord, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(Record, frozen=True, kw_only=True):
@@ -126,7 +128,7 @@ class JobResult(Record, frozen=True, kw_only=True):
 
     Attributes:
         text: the transcript in the job's format.
-        language: code of the spoken language; the detected language for ``auto``.
+        language: code of the spoken language; the detected language for ``auto``, that with most speech for ``multi``.
         language_probability: probability of the detected language; None when the options name the language.
         duration: seconds of audio.
         model: name of the Whisper model.
@@ -134,6 +136,8 @@ class JobResult(Record, frozen=True, kw_only=True):
         speakers: labels in order of appearance.
         warnings: a sentence for each request that could not be fulfilled.
         speaker_embeddings: label to vector; absent unless the option ``speaker_embeddings`` is set.
+        languages: the languages of the segments, the one with most speech first; absent unless the option ``language``
+            is ``multi``.
         language_probabilities: code to probability; absent unless the task is ``detect_language``.
         metadata: the client's metadata of the job; absent without metadata.
     """
@@ -147,6 +151,7 @@ class JobResult(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    languages: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -225,6 +230,7 @@ def result_segment(segment: Segment) -> ResultSegment:
             for word in segment.words
         ),
         logprobs=segment.logprobs or msgspec.UNSET,
+        language=_or_unset(segment.language),
     )
 
 
@@ -249,6 +255,7 @@ def job_result(
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         speakers=transcript.speakers,
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
+        languages=transcript.languages or msgspec.UNSET,
         language_probabilities=_or_unset(transcript.language_probabilities),
         metadata=_or_unset(metadata),
     )

@@ -68,7 +68,10 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
     language: Annotated[
         str | None,
-        _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
+        _described(
+            "language spoken in the audio: a code or a name (fr, pt-BR, French), auto to detect it, or multi: "
+            "several languages in one recording"
+        ),
     ] = None
     task: Annotated[
         Task, _described("transcribe, translate into English, or detect_language: only say which one is spoken")
@@ -228,6 +231,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.
+        language: code of the spoken language; None unless the option ``language`` is ``multi``.
     """
 
     id: int
@@ -244,6 +248,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     seek: int | None = None
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    language: str | None = None
 
 
 class PartialSegments(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,8 +269,11 @@ class Transcript(Record, frozen=True, kw_only=True):
     """The result of a transcription.
 
     Attributes:
-        language: code of the spoken language.
-        language_probability: probability of the detected language; None when the options name the language.
+        language: code of the spoken language; of several languages, the one with most speech.
+        language_probability: probability of the detected language; None when the options name the language, or several
+            languages were detected.
+        languages: with the option ``language`` as ``multi``, the languages of the segments, the one with most speech
+            first; otherwise empty.
         language_probabilities: code to probability of all languages, the most probable first; only for the task
             ``detect_language``.
         duration: seconds of audio.
@@ -276,7 +284,8 @@ class Transcript(Record, frozen=True, kw_only=True):
         word_times: source of the word times: ``ctc`` (an alignment model), ``attention`` (Whisper's own
             cross-attention) or ``none``.
         model, model_revision: name of the Whisper model, and revision of its files.
-        alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
+        alignment_model, diarization_model: the models of these stages; None for a stage that did not run. The alignment
+            models of several languages are separated by commas.
         options: the options, with all defaults filled in.
         timings: stage name to seconds of wall time. Diarization runs in parallel with recognition; its time is the
             time that it takes longer.
@@ -287,6 +296,7 @@ class Transcript(Record, frozen=True, kw_only=True):
     duration: float
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    languages: tuple[str, ...] = ()
     language_probabilities: dict[str, float] | None = None
     speakers: tuple[str, ...] = ()
     speaker_embeddings: dict[str, tuple[float, ...]] | None = None
@@ -298,6 +308,10 @@ class Transcript(Record, frozen=True, kw_only=True):
     options: TranscriptionOptions
     timings: dict[str, float] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def written_language(self, segment: Segment) -> str:
+        """Code of the language in which a segment's text is written."""
+        return self.options.written_language(segment.language or self.language)
 
     @property
     def text(self) -> str:

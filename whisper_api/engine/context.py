@@ -7,9 +7,9 @@ import logging
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -92,6 +92,7 @@ class JobContext:
         self._plan = StagePlan.of(options)
         self._stage: Stage = "load"
         self._reported = -1.0
+        self._range = (0.0, 1.0)
 
     def check(self) -> None:
         """Raise if the job was canceled or the engine closed.
@@ -121,9 +122,31 @@ class JobContext:
 
     def can_have(self, name: str) -> bool:
         """Whether a model is on this machine, or :meth:`fetch_model` may download it now."""
-        if self.store.find(name) is not None:
-            return True
-        return not self._leaves_to_caller(name) and self.store.can_download(name)
+        return name in self.can_have_of((name,))
+
+    def can_have_of(self, names: Iterable[str]) -> set[str]:
+        """The models that are on this machine, or that :meth:`fetch_model` may download now.
+
+        The caller is told about all missing models, even when its error at the first of them ends the job: so a queue
+        downloads all of them before the job runs again.
+        """
+        found = set()
+        stop: BaseException | None = None
+        for name in names:
+            if self.store.find(name) is not None:
+                found.add(name)
+                continue
+            try:
+                left = self._leaves_to_caller(name)
+            except BaseException as error:
+                stop = stop or error
+            else:
+                if not left and self.store.can_download(name):
+                    found.add(name)
+        if stop is not None:
+            self._callers_error = stop
+            raise stop
+        return found
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether an error ends the job even if an optional stage raised it.
@@ -207,13 +230,23 @@ class JobContext:
     def progress(self, fraction: float) -> None:
         """Report the completed fraction of the running stage, from 0 to 1. The reported progress never decreases."""
         self.check()
-        self.stage_done = max(self.stage_done, min(max(fraction, 0.0), 1.0))
+        first, last = self._range
+        self.stage_done = max(self.stage_done, first + (last - first) * min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
             return
         progress = self._plan.progress(self._stage, self.stage_done)
         if progress.fraction > self._reported or fraction == 0.0:
             self._reported = max(progress.fraction, self._reported)
             self._call(self._on_progress, replace(progress, fraction=self._reported))
+
+    @contextmanager
+    def within(self, first: float, last: float) -> Iterator[None]:
+        """While open, what is reported as 0 to 1 counts as ``first`` to ``last`` of the stage."""
+        before, self._range = self._range, (first, last)
+        try:
+            yield
+        finally:
+            self._range = before
 
     def _leaves_to_caller(self, name: str) -> bool:
         """Tell the caller about a missing model. Returns False when the job itself may download it, or has it."""

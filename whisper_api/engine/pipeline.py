@@ -1,6 +1,6 @@
 """The stages of one transcription, in order: decode, load, VAD, ASR, alignment, diarization.
 
-Diarization and the loading of the alignment model run in threads of their own during ASR. Both are optional: their
+Diarization and the loading of alignment models run in threads of their own during ASR. Both are optional: their
 errors become warnings, and the transcript lacks speakers or has word times of another kind. Only fatal errors
 (:meth:`JobContext.is_fatal`) end a job whose text is there.
 """
@@ -11,13 +11,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
 from whisper_api.engine import vad
+from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.level import without_offset
 from whisper_api.engine.context import JobContext, forget_frames
@@ -28,13 +29,11 @@ from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.engine.whisper.window_decoder import Batching
-from whisper_api.engine.worker.background import BackgroundTask
-from whisper_api.errors import InvalidAudio, ModelError, ModelUnavailable
+from whisper_api.errors import InvalidAudio, ModelError
 from whisper_api.schema import Segment, Stage, Transcript, WordTimes
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
-    from whisper_api.engine.align.models import AlignmentModel
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
     from whisper_api.engine.models.store import LocalModel
@@ -127,12 +126,15 @@ class TranscriptionRun:
             text = _Text(recognizer, audio, spans)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
-                alignment = self._alignment(text.language, leases, background) if spans and options.align else None
-                self._recognize(text, alignment)
-            if options.align and text.segments:
+                text.languages = recognizer.languages or (text.language,)
+                models = AlignmentModels(ctx, text.languages, leases, background) if spans and options.align else None
+                self._recognize(text, models)
+            if models is not None and text.windows:
                 with self._stage("align"):
-                    if alignment is not None and text.word_times == "none":
-                        self._align(text)
+                    aligned = [code for code in models.languages if text.windows_in(code)]
+                    if aligned:
+                        self._align(text, aligned)
+            text.segments = [segment for window in text.windows for segment in window]
             diarization = self._assign_speakers(text) if text.segments else None
         # A window with more words than milliseconds may run into the next window.
         segments = in_order(hand_out_tokens(text.segments, whisper.token_bytes), 0.0, round(decoded.duration, 3))
@@ -141,6 +143,7 @@ class TranscriptionRun:
             decoded.duration,
             language=text.language,
             language_probability=probability,
+            languages=recognizer.languages,
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=speakers_in_order(segments),
             speaker_embeddings=speaker_embeddings(diarization) if options.speaker_embeddings else None,
@@ -162,80 +165,97 @@ class TranscriptionRun:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: _Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
+    def _recognize(self, text: _Text, models: AlignmentModels | None) -> None:
         """Decode every window of speech.
 
-        If loading the alignment model fails meanwhile, all windows are decoded again, with word times from attention.
-        """
-        if not self._options.align:
-            text.segments = self._decoded(text, timed=False)
-        elif alignment is None:
-            self._decode_timed(text)
-        else:
-            text.segments = self._decoded(text, timed=False, give_up=alignment.failed)
-            while not alignment.wait(PROGRESS_SECONDS):
-                self._ctx.check()
-            try:
-                alignment.result()
-            except Exception as error:
-                self._warn_of_attention(text.language, error)
-                self._decode_timed(text)
-
-    def _decode_timed(self, text: _Text) -> None:
-        """Decode with word times from cross-attention. If that fails, decode without: the text matters more."""
-        try:
-            text.segments, text.word_times = self._decoded(text, timed=True), "attention"
-        except Exception as error:
-            self._ctx.continue_without("there are no word times", error)
-            text.segments, text.word_times = self._decoded(text, timed=False), "none"
-
-    def _decoded(self, text: _Text, *, timed: bool, give_up: Callable[[], bool] = lambda: False) -> Sequence[Segment]:
-        """Decode the windows, and emit the text of each.
+        If loading an alignment model fails meanwhile, all windows are decoded again, with word times from attention in
+        that model's language.
 
         Args:
-            text: the text so far, with the language.
-            timed: True for sentences whose words have times, False for one segment per window.
+            text: the text so far, with its languages.
+            models: the alignment models; None for a text without word times.
+        """
+        if models is None:
+            self._decode(text, ())
+            return
+        while True:
+            self._decode(text, set(text.languages).difference(models.languages), give_up=models.failed)
+            if not models.drop_failed():
+                break
+
+    def _decode(self, text: _Text, timed: Collection[str], give_up: Callable[[], bool] = lambda: False) -> None:
+        """Decode with word times from cross-attention. If that fails, decode without: the text matters more.
+
+        Args:
+            text: the text so far, with its languages.
+            timed: the languages whose word times come from cross-attention.
             give_up: asked after every window; True ends the decoding.
         """
+        try:
+            text.windows = self._decoded(text, timed, give_up)
+        except Exception as error:
+            if not timed:
+                raise
+            self._ctx.continue_without("there are no word times", error)
+            text.windows, timed = self._decoded(text, (), give_up), ()
+        text.word_times = "attention" if timed else "none"
+
+    def _decoded(self, text: _Text, timed: Collection[str], give_up: Callable[[], bool]) -> list[Sequence[Segment]]:
+        """Decode the windows, and emit the text of each: sentences when their words have times, or one segment."""
         ctx, recognizer = self._ctx, text.recognizer
-        written = self._options.written_language(text.language)
         speech = sum(span.seconds for span in text.spans) or 1.0
-        found: list[Segment] = []
-        windows = recognizer.transcribe(
-            text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
-        )
-        with contextlib.closing(windows):
-            for index, segment in enumerate(windows):
-                pieces = split_sentences([segment], written) if timed else (segment,)
-                ctx.emit_partial(index, hand_out_tokens(pieces, recognizer.whisper.token_bytes), aligned=timed)
-                found.extend(pieces)
-                self._check_speakers()
-                if give_up():
-                    break
+        found: list[Sequence[Segment]] = []
+        with ctx.within(ctx.stage_done, 1.0):
+            windows = recognizer.transcribe(
+                text.language, word_times=timed, on_window=lambda done: ctx.progress(done / speech)
+            )
+            with contextlib.closing(windows):
+                for index, segment in enumerate(windows):
+                    spoken = segment.language or text.language
+                    written = self._options.written_language(spoken)
+                    pieces = split_sentences([segment], written) if spoken in timed else (segment,)
+                    shown = hand_out_tokens(pieces, recognizer.whisper.token_bytes)
+                    ctx.emit_partial(index, shown, aligned=spoken in timed)
+                    found.append(pieces)
+                    self._check_speakers()
+                    if give_up():
+                        break
         return found
 
-    def _align(self, text: _Text) -> None:
-        """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
+    def _align(self, text: _Text, languages: Sequence[str]) -> None:
+        """Take word times from the alignment models and emit them; if that fails, from cross-attention."""
+        untimed = list(text.windows)
+        seconds = {code: text.seconds_in(code) for code in languages}
+        total, done, names = sum(seconds.values()), 0.0, []
+        language = text.language
+        try:
+            for language, share in seconds.items():
+                with self._ctx.within(done / total, (done + share) / total):
+                    names.append(self._align_language(text, language))
+                done += share
+        except Exception as error:
+            warn_of_attention(self._ctx, language, error)
+            self._decode(text, text.languages)
+            if text.word_times == "none":
+                text.windows = untimed
+        else:
+            text.word_times, text.alignment_model = "ctc", ", ".join(names)
+
+    def _align_language(self, text: _Text, language: str) -> str:
+        """Take the word times of one language. Returns the name of the alignment model."""
         from whisper_api.engine.align.align import align
 
-        untimed, token_bytes = text.segments, text.recognizer.whisper.token_bytes
-        found: dict[int, tuple[Segment, ...]] = {}
+        token_bytes = text.recognizer.whisper.token_bytes
+        indices = text.windows_in(language)
+        untimed = [text.windows[index][0] for index in indices]
 
-        def emit(index: int, sentences: Sequence[Segment]) -> None:
+        def emit(number: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            found[index] = in_order(sentences, untimed[index].start, untimed[index].end)
-            self._ctx.emit_partial(index, hand_out_tokens(found[index], token_bytes), aligned=True)
+            index = indices[number]
+            text.windows[index] = in_order(sentences, untimed[number].start, untimed[number].end)
+            self._ctx.emit_partial(index, hand_out_tokens(text.windows[index], token_bytes), aligned=True)
 
-        try:
-            model = align(self._ctx, text.audio, untimed, text.language, emit).model
-        except Exception as error:
-            self._warn_of_attention(text.language, error)
-            self._decode_timed(text)
-            if text.word_times == "none":
-                text.segments = untimed
-        else:
-            text.segments = [sentence for index in sorted(found) for sentence in found[index]]
-            text.word_times, text.alignment_model = "ctc", model
+        return align(self._ctx, text.audio, untimed, language, emit).model
 
     def _references(self) -> dict[str, Any]:
         """The decoded recordings of the known speakers; empty if they are not needed."""
@@ -262,54 +282,6 @@ class TranscriptionRun:
             yield
         finally:
             self._timings[stage] = self._timings.get(stage, 0.0) + time.perf_counter() - begun
-
-    def _alignment(
-        self, language: str, leases: contextlib.ExitStack, background: contextlib.ExitStack
-    ) -> BackgroundTask[AlignmentModel] | None:
-        """Start to download and load the alignment model of a language, while the windows are decoded.
-
-        Returns:
-            None if the language has no alignment model, or if it is not on the disk and no source answers.
-        """
-        from whisper_api.engine.align.align import alignment_source, has_model
-
-        # An alignment model needs text in the spoken language; a translation is English text over other speech.
-        if self._options.task == "translate" or not has_model(language):
-            return None
-        name = f"align-{language}"
-        if not self._ctx.can_have(name):
-            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and cannot be downloaded now"))
-            return None
-        stop = threading.Event()
-        part = self._ctx.subcontext(stop)
-        loading = BackgroundTask(
-            "alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language)))
-        )
-        # Joined before the leases end: only one thread at a time may use the stack of leases.
-        background.callback(loading.join)
-        background.callback(stop.set)
-        return loading
-
-    def _warn_of_attention(self, language: str, error: Exception) -> None:
-        """Warn that word times come from cross-attention, not from the alignment model.
-
-        Args:
-            language: code of the language.
-            error: why the alignment model is not used.
-
-        Raises:
-            Exception: ``error`` itself, if it is fatal.
-        """
-        if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
-            self._ctx.continue_without("word times come from Whisper's cross-attention", error)
-            return
-        log.info("no alignment model for %s: %s", language, error)
-        # The error's text may name paths of this machine, and transcripts are given to other people: leave it out.
-        self._ctx.warn(
-            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
-            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
-        )
-        forget_frames(error)
 
     @contextlib.contextmanager
     def _diarizing(self, audio: Any, references: Mapping[str, Any]) -> Iterator[Diarizing]:
@@ -379,19 +351,31 @@ class _Text:
         recognizer: decodes the windows.
         audio: shape (samples,), mono, 16 kHz.
         spans: the windows of speech.
-        language: code of the spoken language; empty before it is resolved.
-        segments: the text.
+        language: code of the spoken language, the one with most speech; empty before it is resolved.
+        languages: all spoken languages.
+        windows: the text of each window that has text.
+        segments: the whole text.
         word_times: where the word times come from.
-        alignment_model: name of the alignment model, if it gave the word times.
+        alignment_model: names of the alignment models that gave word times.
     """
 
     recognizer: Recognizer
     audio: Any
     spans: Sequence[Span]
     language: str = ""
+    languages: Sequence[str] = ()
+    windows: list[Sequence[Segment]] = field(default_factory=list)
     segments: Sequence[Segment] = ()
     word_times: WordTimes = "none"
     alignment_model: str | None = None
+
+    def windows_in(self, language: str) -> list[int]:
+        """The indices of the windows in one language."""
+        return [index for index, window in enumerate(self.windows) if (window[0].language or self.language) == language]
+
+    def seconds_in(self, language: str) -> float:
+        """The length of the windows in one language, which are not split into sentences yet."""
+        return sum(self.windows[index][0].end - self.windows[index][0].start for index in self.windows_in(language))
 
 
 def translates(model: str) -> bool:

@@ -14,7 +14,7 @@ from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper, token_cap
+from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.window_decoder import compression_ratio, prompt_tokens
@@ -366,7 +366,8 @@ def test_the_token_cap_holds_for_any_prompt_length(
 
 
 def test_encoding_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
-    ((encoded, languages),) = whisper.encode_and_detect(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
+    (found,) = whisper.encode_and_detect(1300, 1, 60.0).run([DetectionInput(call[FIRST.start : FIRST.end])])
+    encoded, languages = found.encoded, found.languages
     assert encoded.shape == (650, 512)
     assert set(languages) == whisper.languages
     assert sum(languages.values()) == pytest.approx(1.0, abs=1e-3)

@@ -73,7 +73,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         text: the text in one line.
-        languages: the detected language, or the language of the request.
+        languages: the detected languages, or the language of the request.
         logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
         usage: length of the audio.
     """
@@ -107,6 +107,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
         avg_logprob: mean log probability per token of the accepted decoding.
         compression_ratio: zlib compression ratio of the text; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
+        language: English name of the language, in lower case; absent unless the request's ``language`` is ``multi``.
     """
 
     id: int
@@ -119,6 +120,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerboseWord(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +141,7 @@ class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         task: always ``transcribe``.
-        language: English name of the language, in lower case.
+        language: English name of the language, in lower case; of several languages, the one with most speech.
         duration: seconds of audio.
         text: the text in one line.
         segments: absent when the request asks for words only.
@@ -285,7 +287,7 @@ class TextDone(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         type: type of the event.
         text: the text in one line.
-        languages: the detected language, or the language of the request.
+        languages: the detected languages, or the language of the request.
         logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
     """
 

@@ -33,6 +33,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
         words: words with times; absent without word times.
         avg_logprob: mean log probability per token, when it is known.
         speaker: label of the speaker, when it is known.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
     """
 
     start: float
@@ -41,6 +42,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
     avg_logprob: float | msgspec.UnsetType = msgspec.UNSET
     speaker: str | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):
