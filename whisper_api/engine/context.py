@@ -120,11 +120,7 @@ class JobContext:
             raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` downloads it.")
         return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
 
-    def can_have(self, name: str) -> bool:
-        """Whether a model is on this machine, or :meth:`fetch_model` may download it now."""
-        return name in self.can_have_of((name,))
-
-    def can_have_of(self, names: Iterable[str]) -> set[str]:
+    def obtainable(self, names: Iterable[str]) -> set[str]:
         """The models that are on this machine, or that :meth:`fetch_model` may download now.
 
         The caller is told about all missing models, even when its error at the first of them ends the job: so a queue

@@ -130,12 +130,13 @@ def test_the_language_is_judged_and_its_encoding_used_again(
 def test_a_wrong_language_is_used_as_asked_and_warned_about(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
-    ctx = context(engine, worker)
+    ctx = context(engine, worker, language="de")
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
     assert recognizer.resolve_language("de") == ("de", None)
-    assert len(ctx.warnings) == 1
-    assert "'en'" in ctx.warnings[0]
-    assert "'de'" in ctx.warnings[0]
+    list(recognizer.transcribe("de", word_times=False))
+    (warning,) = ctx.warnings
+    assert warning.startswith("the audio sounds like 'en' (probability 0.9")
+    assert "'de'" in warning
 
 
 def test_a_model_without_cantonese_writes_chinese_and_says_so(
@@ -166,6 +167,8 @@ def test_an_english_only_model_says_so(
         recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
         assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
+        assert recognizer.resolve_language("multi") == ("en", None)
+        assert ctx.warnings[1] == "the model knows English only: it cannot tell languages apart"
         (segment,) = recognizer.transcribe("en", word_times=True)
     assert "New Jersey" in segment.text
     assert segment.words

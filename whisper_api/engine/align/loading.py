@@ -44,7 +44,7 @@ class AlignmentModels:
         self._ctx = ctx
         # An alignment model needs text in the spoken language; a translation is English text over other speech.
         known = [code for code in languages if has_model(code)] if ctx.options.task != "translate" else []
-        here = ctx.can_have_of([_name(language) for language in known])
+        here = ctx.obtainable([_name(language) for language in known])
         for language in known:
             if _name(language) not in here:
                 error = ModelUnavailable(f"{_name(language)} is not here, and cannot be downloaded now")

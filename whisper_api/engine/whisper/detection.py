@@ -21,6 +21,7 @@ __all__ = [
     "Disagreement",
     "LanguageDetector",
     "clearly_other",
+    "differ",
     "mean_languages",
     "speech_parts",
     "speech_stretches",
@@ -154,19 +155,28 @@ def spread(windows: Sequence[Window], count: int) -> list[int]:
     return chosen
 
 
-def mean_languages(windows: Sequence[Window], languages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def differ(whole: Mapping[str, float], stretches: Sequence[tuple[Span, Mapping[str, float]]]) -> bool:
+    """Whether a stretch of a window sounds like another language than the whole window."""
+    best = max(whole, key=lambda code: whole[code])
+    return any(
+        span.seconds >= LEAST_CLEAR_SECONDS and found[best] < LIKELY_BELOW and max(found.values()) >= LIKELY_ABOVE
+        for span, found in stretches
+    )
+
+
+def mean_languages(seconds: Sequence[float], languages: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean probability of each language, weighted by speech and certainty.
 
-    A window of music or noise has no certain language, so it counts for little.
+    Music or noise has no certain language, so it counts for little.
 
     Args:
-        windows: at least one window.
-        languages: language code to probability, for each window.
+        seconds: the speech in each place; at least one place.
+        languages: language code to probability, for each place.
     """
     sums: dict[str, float] = {}
     total = 0.0
-    for window, found in zip(windows, languages, strict=True):
-        weight = window.speech_seconds * max(found.values())
+    for length, found in zip(seconds, languages, strict=True):
+        weight = length * max(found.values())
         total += weight
         for code, probability in found.items():
             sums[code] = sums.get(code, 0.0) + weight * probability

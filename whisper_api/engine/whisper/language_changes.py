@@ -19,7 +19,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector, speech_parts
 from whisper_api.engine.whisper.window_decoder import Window
 
-__all__ = ["in_their_languages"]
+__all__ = ["evidence", "in_their_languages", "most_likely_languages"]
 
 # Longest stretch of speech whose language is judged as a whole. Speakers who change their language mostly pause.
 PART_SECONDS = 8.0
@@ -81,8 +81,8 @@ def in_their_languages(
     doubtful = [index for index, part in enumerate(parts) if part.window in unclear]
     for index, languages in zip(doubtful, detector.alone([parts[i].span for i in doubtful]), strict=True):
         alone[index] = _probabilities(languages, codes)
-    evidence = [_evidence(part.probabilities, alone[index], part.span.seconds) for index, part in enumerate(parts)]
-    chosen = most_likely_languages(np.array(evidence))
+    scores = [evidence(part.probabilities, alone[index], part.span.seconds) for index, part in enumerate(parts)]
+    chosen = most_likely_languages(np.array(scores))
     found: list[Window] = []
     in_languages = [(codes[language], part) for language, part in zip(chosen, parts, strict=True)]
     for index, mine in groupby(in_languages, key=lambda each: each[1].window):
@@ -129,7 +129,7 @@ def _agree(whole: Scores, parts: Sequence[_Part]) -> bool:
     return float(whole[best]) >= AGREEMENT and all(p >= bound for p, bound in zip(likely, least, strict=True))
 
 
-def _evidence(inside: Scores, alone: Scores, seconds: float) -> Scores:
+def evidence(inside: Scores, alone: Scores, seconds: float) -> Scores:
     """Log probability of each language in a stretch.
 
     Args:

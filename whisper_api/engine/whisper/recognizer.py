@@ -17,6 +17,7 @@ from whisper_api.engine.whisper.detection import (
     Disagreement,
     LanguageDetector,
     clearly_other,
+    differ,
     mean_languages,
     speech_stretches,
     spread,
@@ -112,7 +113,7 @@ class Recognizer:
         if not self.whisper.multilingual:
             self.ctx.warn("the model knows English only: it cannot tell languages apart")
             return "en", {"en": 1.0}
-        found = self._detect()
+        found = self._detect(parts=self.whisper.tells_language)
         probabilities = {code: round(found[code], 4) for code in sorted(found, key=lambda code: (-found[code], code))}
         return next(iter(probabilities)), probabilities
 
@@ -236,7 +237,7 @@ class Recognizer:
             self._listen([index for index in spread(self._windows, count) if index not in self._heard], parts=parts)
             indices = sorted(self._heard)
             mean = mean_languages(
-                [self._windows[index] for index in indices], [self._heard[index] for index in indices]
+                [self._windows[index].speech_seconds for index in indices], [self._heard[index] for index in indices]
             )
             if max(mean.values()) >= CLEAR_LANGUAGE:
                 break
@@ -251,6 +252,14 @@ class Recognizer:
             self._windows[index] = replace(window, encoded=detected.encoded)
             self._heard[index] = detected.languages
             self._stretches[index] = list(zip(inside, detected.parts, strict=True))
+        for index in indices:
+            stretches = self._stretches[index]
+            if differ(self._heard[index], stretches):
+                # The language that a window begins with outweighs the others, so each stretch is heard alone.
+                spans = [span for span, _ in stretches]
+                alone = list(self._detector.alone(spans))
+                self._stretches[index] = list(zip(spans, alone, strict=True))
+                self._heard[index] = mean_languages([span.seconds for span in spans], alone)
 
     def _compare(self, index: int, languages: Mapping[str, float], other: Disagreement) -> None:
         """Compare the language of a window, and of its stretches of speech, with that of the transcript."""
