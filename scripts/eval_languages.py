@@ -64,6 +64,9 @@ def main() -> None:
     clips = [clip for clip in clips if len(clip.audio) <= LONGEST * RATE]
     with Engine(device="cpu", models_dir=models, model=arguments.model) as engine:
         changes(engine, clips)
+        if len({clip.language for clip in clips}) == 1:
+            print("the other measurements need clips in another language")
+            return
         answers(engine, clips)
         detected(engine, clips)
 
@@ -140,9 +143,9 @@ def in_turn(clips: Sequence[Clip], seed: int) -> list[Clip]:
         order.append(max(new, key=lambda clip: counts[clip.language]))
         left.remove(order[-1])
         # The language with few clips is repeated, so that the others have something between them.
-        if len(set(counts)) == 1 and len(counts) == 1 and left:
-            filler = [clip for clip in clips if clip.language != left[0].language]
-            order.append(rng.choice(filler))
+        fillers = [clip for clip in clips if clip.language != order[-1].language]
+        if len(counts) == 1 and left and fillers:
+            order.append(rng.choice(fillers))
     return order
 
 

@@ -242,9 +242,10 @@ class Disagreement:
                     f"{self.language!r} as asked; use language 'auto' to have it detected"
                 )
             else:
-                minutes, start = divmod(found[0][0].start / SAMPLE_RATE, 60)
+                minutes, seconds_in = divmod(found[0][0].start / SAMPLE_RATE, 60)
+                first = f"{int(minutes)}:{seconds_in:04.1f}"
                 ctx.warn(
-                    f"{seconds:.1f} s of the speech, first at {int(minutes)}:{start:04.1f}, sound like {other!r}, but "
+                    f"{seconds:.1f} s of the speech, first at {first}, sound like {other!r}, but "
                     f"were transcribed as {self.language!r}; language 'multi' transcribes each part in its own "
                     "language"
                 )

@@ -256,10 +256,10 @@ class Recognizer:
             stretches = self._stretches[index]
             if differ(self._heard[index], stretches):
                 # The language that a window begins with outweighs the others, so each stretch is heard alone.
-                spans = [span for span, _ in stretches]
-                alone = list(self._detector.alone(spans))
-                self._stretches[index] = list(zip(spans, alone, strict=True))
-                self._heard[index] = mean_languages([span.seconds for span in spans], alone)
+                apart = [span for span, _ in stretches]
+                alone = list(self._detector.alone(apart))
+                self._stretches[index] = list(zip(apart, alone, strict=True))
+                self._heard[index] = mean_languages([span.seconds for span in apart], alone)
 
     def _compare(self, index: int, languages: Mapping[str, float], other: Disagreement) -> None:
         """Compare the language of a window, and of its stretches of speech, with that of the transcript."""
