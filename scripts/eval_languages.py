@@ -28,6 +28,7 @@ from whisper_api.engine.audio.decode import decode
 
 RATE = 16_000
 PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)
+ALONE_PAUSE = 1.0
 ANSWERS = (1.0, 1.5, 2.0, 3.0)
 # A clip this long is most of a recording by itself.
 LONGEST = 30.0
@@ -77,8 +78,14 @@ def transcribed(engine: Engine, audio: Floats, language: str) -> Transcript:
 
 def changes(engine: Engine, clips: Sequence[Clip]) -> None:
     """The language changes from clip to clip."""
+    # With the same noise around it, because a few milliseconds in a window's start may change a word.
+    quiet = np.zeros(0, np.float32)
     alone = {
-        clip.name: errors([clip.text], transcribed(engine, clip.audio, clip.language).text, clip.language)
+        clip.name: errors(
+            [clip.text],
+            transcribed(engine, joined_with([quiet, clip], ALONE_PAUSE)[0], clip.language).text,
+            clip.language,
+        )
         for clip in clips
     }
     right = total = 0.0
