@@ -15,9 +15,10 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.vad import Span
+from whisper_api.engine.vad import MAX_SILENCE_SECONDS, WINDOW_SECONDS, Span
 from whisper_api.engine.whisper.detection import LanguageDetector, speech_parts
 from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["evidence", "in_their_languages", "most_likely_languages"]
 
@@ -84,9 +85,16 @@ def in_their_languages(
     scores = [evidence(part.probabilities, alone[index], part.span.seconds) for index, part in enumerate(parts)]
     chosen = most_likely_languages(np.array(scores))
     found: list[Window] = []
+    cut = False
     in_languages = [(codes[language], part) for language, part in zip(chosen, parts, strict=True)]
     for index, mine in groupby(in_languages, key=lambda each: each[1].window):
-        found.extend(_cut(detector, heard[index], mine))
+        pieces = list(_cut(detector, heard[index], mine))
+        before, cut = cut, len(pieces) > 1
+        if found and (cut or before) and (joined := _joined(detector, found[-1], pieces[0])) is not None:
+            # Two pieces of cut windows are one, so that the text of each has its context.
+            found[-1:] = [joined]
+            del pieces[0]
+        found.extend(pieces)
     return found
 
 
@@ -184,6 +192,16 @@ def _viterbi(evidence: Scores) -> tuple[NDArray[np.int64], float]:
     for index in range(count - 1, 0, -1):
         path[index - 1] = came_from[index, path[index]]
     return path, float(scores.max())
+
+
+def _joined(detector: LanguageDetector, window: Window, following: Window) -> Window | None:
+    """Two neighbours in one window; None when they have different languages, or would be too long together."""
+    span = Span(window.span.start, following.span.end)
+    pause = (following.span.start - window.span.end) / SAMPLE_RATE
+    if window.language != following.language or span.seconds > WINDOW_SECONDS or pause > MAX_SILENCE_SECONDS:
+        return None
+    frames = detector.batching.padded_frames(span.seconds)
+    return Window(span, frames, voiced=window.voiced + following.voiced, language=window.language)
 
 
 def _cut(detector: LanguageDetector, window: Window, parts: Iterable[tuple[str, _Part]]) -> Iterator[Window]:
