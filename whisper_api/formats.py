@@ -8,6 +8,7 @@ same segments. The output differs in these cases, in which whisperx fails:
 - Every word, segment and subtitle lasts at least a millisecond and does not overlap another of the same channel.
 - A segment without words among segments with words becomes a subtitle with the segment's text and times.
 - A line of more than 1000 characters is not broken.
+- With the option ``language`` as ``multi``, the segments of json have a ``language``.
 - For the task ``detect_language``, txt is one line with the code and the probability of the language.
 - For the task ``diarize``, txt and md have a line for each turn, json has the key ``turns``, and the text of the other
   formats is the labels of those who speak.
@@ -248,6 +249,8 @@ def _segment_dict(segment: Segment, has_words: bool) -> dict[str, Any]:
         given["channel"] = segment.channel
     if HALLUCINATION in segment.flags:
         given["flags"] = list(segment.flags)
+    if segment.language is not None:
+        given["language"] = segment.language
     return given
 
 

@@ -119,6 +119,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
             channels may overlap.
         flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``); absent
             without doubt.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
     """
 
     id: int
@@ -130,6 +131,7 @@ class ResultSegment(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
     channel: int | msgspec.UnsetType = msgspec.UNSET
     flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobResult(Record, frozen=True, kw_only=True):
@@ -137,7 +139,8 @@ class JobResult(Record, frozen=True, kw_only=True):
 
     Attributes:
         text: the transcript in the job's format.
-        language: code of the spoken language; the detected language for ``auto``; empty for the task ``diarize``.
+        language: code of the spoken language; the detected language for ``auto``, that with most speech for ``multi``;
+            empty for the task ``diarize``.
         language_probability: probability of the detected language; None when the options name the language.
         duration: seconds of audio.
         model: name of the Whisper model; empty for the task ``diarize``.
@@ -149,6 +152,8 @@ class JobResult(Record, frozen=True, kw_only=True):
             known voices were looked for.
         turns: who speaks when; turns of people who talk at once overlap. Absent without diarization.
         redactions: where personal data was replaced; absent unless the option ``redact`` is set.
+        languages: the languages of the segments, the one with most speech first; absent unless the option ``language``
+            is ``multi``.
         language_probabilities: code to probability; absent unless the task is ``detect_language``.
         metadata: the client's metadata of the job; absent without metadata.
     """
@@ -165,6 +170,7 @@ class JobResult(Record, frozen=True, kw_only=True):
     speaker_scores: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     turns: tuple[Turn, ...] | msgspec.UnsetType = msgspec.UNSET
     redactions: tuple[Redaction, ...] | msgspec.UnsetType = msgspec.UNSET
+    languages: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     language_probabilities: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -253,6 +259,7 @@ def result_segment(segment: Segment) -> ResultSegment:
         logprobs=segment.logprobs or msgspec.UNSET,
         channel=_or_unset(segment.channel),
         flags=segment.flags or msgspec.UNSET,
+        language=_or_unset(segment.language),
     )
 
 
@@ -280,6 +287,7 @@ def job_result(
         speaker_scores=_or_unset(transcript.speaker_scores),
         turns=transcript.turns if transcript.turns or transcript.options.task == "diarize" else msgspec.UNSET,
         redactions=transcript.redactions if transcript.options.redact else msgspec.UNSET,
+        languages=transcript.languages or msgspec.UNSET,
         language_probabilities=_or_unset(transcript.language_probabilities),
         metadata=_or_unset(metadata),
     )

@@ -81,7 +81,10 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     model: Annotated[str | None, _described("Whisper model: a name (base, turbo ...), a directory or a hub id")] = None
     language: Annotated[
         str | None,
-        _described("language spoken in the audio: a code or a name (fr, pt-BR, French), or auto to detect it"),
+        _described(
+            "language spoken in the audio: a code or a name (fr, pt-BR, French), auto to detect it, or multi: "
+            "several languages in one recording"
+        ),
     ] = None
     task: Annotated[
         Task,
@@ -311,6 +314,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.
         channel: number of the segment's channel, counted from 0; None when the channels were mixed.
+        language: code of the spoken language; None unless the option ``language`` is ``multi``.
     """
 
     id: int
@@ -328,6 +332,7 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     channel: int | None = None
+    language: str | None = None
 
 
 class Redaction(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -363,8 +368,12 @@ class Transcript(Record, frozen=True, kw_only=True):
     """The result of a transcription.
 
     Attributes:
-        language: code of the spoken language; empty for the task ``diarize``.
-        language_probability: probability of the detected language; None when the options name the language.
+        language: code of the spoken language; of several languages, the one with most speech; empty for the task
+            ``diarize``.
+        language_probability: probability of the detected language; None when the options name the language, or several
+            languages were detected.
+        languages: with the option ``language`` as ``multi``, the languages of the segments, the one with most speech
+            first; otherwise empty.
         language_probabilities: code to probability of all languages, the most probable first; only for the task
             ``detect_language``.
         duration: seconds of audio.
@@ -382,7 +391,8 @@ class Transcript(Record, frozen=True, kw_only=True):
             cross-attention) or ``none``.
         model, model_revision: name of the Whisper model, and revision of its files; empty and None for the task
             ``diarize``, which needs no Whisper model.
-        alignment_model, diarization_model: the models of these stages; None for a stage that did not run.
+        alignment_model, diarization_model: the models of these stages; None for a stage that did not run. The alignment
+            models of several languages are separated by commas.
         redactions: where personal data was replaced, in order of time; empty unless the option ``redact`` is set.
         options: the options, with all defaults filled in; with ``redact``, without the prompt and the hotwords.
         timings: stage name to seconds of wall time. Diarization runs in parallel with recognition; its time is the
@@ -394,6 +404,7 @@ class Transcript(Record, frozen=True, kw_only=True):
     duration: float
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    languages: tuple[str, ...] = ()
     language_probabilities: dict[str, float] | None = None
     speakers: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
@@ -409,6 +420,10 @@ class Transcript(Record, frozen=True, kw_only=True):
     options: TranscriptionOptions
     timings: dict[str, float] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def written_language(self, segment: Segment) -> str:
+        """Code of the language in which a segment's text is written."""
+        return self.options.written_language(segment.language or self.language)
 
     @property
     def text(self) -> str:

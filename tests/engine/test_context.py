@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,11 @@ def worker() -> Iterator[GpuWorker]:
 
 
 def context(
-    worker: GpuWorker, tmp_path: Path, cancel: threading.Event | None = None, seen: list[Progress] | None = None
+    worker: GpuWorker,
+    tmp_path: Path,
+    cancel: threading.Event | None = None,
+    seen: list[Progress] | None = None,
+    on_missing_model: Callable[[str], None] | None = None,
 ) -> JobContext:
     return JobContext(
         options=resolve(TranscriptionOptions(), model="base", language="auto"),
@@ -52,6 +56,7 @@ def context(
         store=ModelStore(tmp_path),
         cancel=cancel,
         on_progress=None if seen is None else seen.append,
+        on_missing_model=on_missing_model,
     )
 
 
@@ -129,3 +134,45 @@ def test_a_warning_is_kept_once(worker: GpuWorker, tmp_path: Path) -> None:
     for message in ("a", "b", "a"):
         ctx.warn(message)
     assert ctx.warnings == ["a", "b"]
+
+
+def test_the_caller_hears_of_all_missing_models_before_its_error_ends_the_job(
+    worker: GpuWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue then downloads all of them before the job runs again."""
+    told: list[str] = []
+
+    def refuse(name: str) -> None:
+        told.append(name)
+        raise LookupError(name)
+
+    names = ["align-fr", "align-ca", "align-de"]
+    # Nothing has the second model.
+    monkeypatch.setattr(ModelStore, "can_download", lambda store, name: name != names[1])
+    ctx = context(worker, tmp_path, on_missing_model=refuse)
+    with pytest.raises(LookupError, match="align-fr") as caught:
+        ctx.obtainable(names)
+    assert told == ["align-fr", "align-de"]
+    assert ctx.is_fatal(caught.value)
+    # When the caller has given the downloads up, the job goes on without the models.
+    assert context(worker, tmp_path, on_missing_model=told.append).obtainable(names) == set()
+    assert context(worker, tmp_path).obtainable(names) == {"align-fr", "align-de"}
+
+
+def test_a_part_of_a_stage_has_its_share_of_the_progress(worker: GpuWorker, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    ctx = context(worker, tmp_path, seen=seen)
+    ctx.begin("asr")
+    with ctx.within(0.0, 0.2):
+        ctx.progress(0.5)
+        assert ctx.stage_done == pytest.approx(0.1)
+        ctx.progress(2.0)
+    with ctx.within(0.2, 1.0):
+        ctx.progress(0.0)
+        assert ctx.stage_done == pytest.approx(0.2)
+        ctx.progress(0.5)
+    assert ctx.stage_done == pytest.approx(0.6)
+    ctx.progress(1.0)
+    fractions = [each.stage_fraction for each in seen if each.stage == "asr"]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0

@@ -18,7 +18,7 @@ from whisper_api.engine.align.models import AlignmentSource
 from whisper_api.engine.diarize.ecapa import EcapaSource
 from whisper_api.engine.diarize.embedding import embed
 from whisper_api.engine.diarize.segmentation import SegmentationSource, SegmentWindows
-from whisper_api.engine.whisper.model import DecodeSettings, Row
+from whisper_api.engine.whisper.model import DecodeSettings, DetectionInput, Row
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
 
@@ -85,7 +85,8 @@ def test_lanes_run_at_once_and_give_the_same(whisper: Any) -> None:
 
 def test_the_language_is_judged_and_the_encoding_kept(whisper: Any) -> None:
     audio = speech(30.0)
-    ((encoded, languages),) = whisper.encode_and_detect(3000, 4, float("inf")).run([audio])
+    (found,) = whisper.encode_and_detect(3000, 4, float("inf")).run([DetectionInput(audio)])
+    encoded, languages = found.encoded, found.languages
     assert encoded.shape == (1500, 512)
     assert sum(languages.values()) == pytest.approx(1.0, abs=0.01)
     tokenizer = whisper.tokenizer("en")

@@ -98,6 +98,13 @@ def test_auto_and_an_undetermined_language_are_detected() -> None:
     assert [language_or_auto(each) for each in ("auto", " AUTO ", "und", "nb")] == ["auto", "auto", "auto", "no"]
 
 
+def test_several_languages_are_no_language() -> None:
+    assert [language_or_auto(each) for each in ("multi", " Multi ", "mul")] == ["multi"] * 3
+    for each in ("multi", "mul"):
+        with pytest.raises(InvalidOption):
+            language_code(each)
+
+
 def test_the_nearest_of_some_languages() -> None:
     assert nearest_language("yue", ("en", "zh"), RELATED_LANGUAGE) == "zh"
     assert nearest_language("gsw", ("de", "en")) is None

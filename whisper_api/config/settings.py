@@ -92,7 +92,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model_aliases: Annotated[ModelAliases | None, _is("own names for models: name=model, with commas between")] = _key(
         "MODEL_ALIASES", None
     )
-    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it")] = _key(
+    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it; multi = several")] = _key(
         "WHISPER_LANGUAGE", "fr"
     )
     device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(

@@ -91,8 +91,8 @@ class JobContext:
         self._job: Hashable = object()
         self._plan = StagePlan.of(options)
         self._stage: Stage = "load"
-        self._part = (0, 1)
         self._reported = -1.0
+        self._range = (0.0, 1.0)
 
     def check(self) -> None:
         """Raise if the job was canceled or the engine closed.
@@ -120,11 +120,29 @@ class JobContext:
             raise ModelUnavailable(f"{name} is not on this machine. `whisper-api models pull {name}` downloads it.")
         return self.store.ensure(name, hf_token=self.hf_token, check=self.check)
 
-    def can_have(self, name: str) -> bool:
-        """Whether a model is on this machine, or :meth:`fetch_model` may download it now."""
-        if self.store.find(name) is not None:
-            return True
-        return not self._leaves_to_caller(name) and self.store.can_download(name)
+    def obtainable(self, names: Iterable[str]) -> set[str]:
+        """The models that are on this machine, or that :meth:`fetch_model` may download now.
+
+        The caller is told about all missing models, even when its error at the first of them ends the job: so a queue
+        downloads all of them before the job runs again.
+        """
+        found = set()
+        stop: BaseException | None = None
+        for name in names:
+            if self.store.find(name) is not None:
+                found.add(name)
+                continue
+            try:
+                left = self._leaves_to_caller(name)
+            except BaseException as error:
+                stop = stop or error
+            else:
+                if not left and self.store.can_download(name):
+                    found.add(name)
+        if stop is not None:
+            self._callers_error = stop
+            raise stop
+        return found
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether an error ends the job even if an optional stage raised it.
@@ -214,9 +232,8 @@ class JobContext:
     def progress(self, fraction: float) -> None:
         """Report the completed fraction of the running stage, from 0 to 1. The reported progress never decreases."""
         self.check()
-        place, parts = self._part
-        fraction = (place + min(max(fraction, 0.0), 1.0)) / parts
-        self.stage_done = max(self.stage_done, fraction)
+        first, last = self._range
+        self.stage_done = max(self.stage_done, first + (last - first) * min(max(fraction, 0.0), 1.0))
         if self._on_progress is None:
             return
         progress = self._plan.progress(self._stage, self.stage_done)
@@ -225,18 +242,13 @@ class JobContext:
             self._call(self._on_progress, replace(progress, fraction=self._reported))
 
     @contextlib.contextmanager
-    def part(self, place: int, parts: int) -> Iterator[None]:
-        """Count progress within the block as that of one of several equal parts of the stage.
-
-        Args:
-            place: number of the part, counted from 0.
-            parts: how many parts there are.
-        """
-        self._part = (place, parts)
+    def within(self, first: float, last: float) -> Iterator[None]:
+        """While open, what is reported as 0 to 1 counts as ``first`` to ``last`` of the stage."""
+        before, self._range = self._range, (first, last)
         try:
             yield
         finally:
-            self._part = (0, 1)
+            self._range = before
 
     def _leaves_to_caller(self, name: str) -> bool:
         """Tell the caller about a missing model. Returns False when the job itself may download it, or has it."""

@@ -66,7 +66,8 @@ class Engine:
     Args:
         model: the Whisper model of jobs that name no model; ``auto`` is large-v3 on a GPU and base on a CPU. Jobs that
             name one of OpenAI's models (``whisper-1``, ``gpt-4o-transcribe`` ...) also use this model.
-        language: the language of jobs that name no language; ``auto`` detects the language.
+        language: the language of jobs that name no language; ``auto`` detects the language,
+            ``multi`` that of each part of a recording.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>``, or ``cuda:all``, which assigns each job to the GPU with
             the fewest jobs.
         device_index: number of the GPU for ``cuda``.
@@ -353,9 +354,9 @@ class Engine:
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
         ctx = self._context(runtime, options, hf_token=self._hf_token)
-        if options.align and options.language != "auto":
-            from whisper_api.engine.align.align import alignment_source
+        from whisper_api.engine.align.align import alignment_source, has_model
 
+        if options.align and has_model(options.language):
             with contextlib.suppress(ModelError), ctx.lease(alignment_source(ctx, options.language)):
                 pass
         if options.diarize is not False:

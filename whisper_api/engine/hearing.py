@@ -177,7 +177,7 @@ def _separate(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard |
         )
     found: dict[int, Detection] = {}
     for place, number in enumerate(kept):
-        with ctx.part(place, len(kept)):
+        with ctx.within(place / len(kept), (place + 1) / len(kept)):
             found[number] = vad.detect(ctx, channels[number])
     if auto and not _have_voices([each.speech for each in found.values()], mingled=common.mingled):
         return None

@@ -12,9 +12,20 @@ from collections.abc import Iterable
 
 from whisper_api.errors import InvalidOption
 
-__all__ = ["AUTO", "CODES", "ENGLISH_NAMES", "language_code", "language_or_auto", "nearest_language", "translates"]
+__all__ = [
+    "AUTO",
+    "CODES",
+    "ENGLISH_NAMES",
+    "MULTI",
+    "language_code",
+    "language_or_auto",
+    "nearest_language",
+    "translates",
+]
 
+# Values of the option ``language`` that name no language: detect the one that is spoken, or the several ones.
 AUTO = "auto"
+MULTI = "multi"
 # Whisper's code to the language's English name, as in OpenAI's tokenizer and responses. Only models from large-v3 on
 # know the last language. whisperx has the same table, but a transcription does not load whisperx.
 ENGLISH_NAMES = {
@@ -129,14 +140,21 @@ RELATED_LANGUAGE = 25
 # Matches a language's code with optional subtags for region, script and so on (RFC 5646), or a POSIX locale:
 # ``fr_FR.UTF-8@euro``. The second subtag may be the actual code: ``zh-yue``.
 _TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3})(?![a-z0-9]))?(?:[-_][a-z0-9]{1,8})*(?:\.[a-z0-9-]+)?(?:@[a-z0-9]+)?")
-# Language of a media track without a known language (ISO 639-2).
+# Language of a media track without a known language, and of one with several languages (ISO 639-2).
 UNDETERMINED = "und"
+MULTIPLE = "mul"
 MAX_CHARACTERS = 255
 
 
 def language_or_auto(language: str) -> str:
-    """As :func:`language_code`, except that ``auto`` and ``und`` (undetermined) give ``auto``, which detects it."""
-    return AUTO if language.strip().lower() in (AUTO, UNDETERMINED) else language_code(language)
+    """As :func:`language_code`, except for languages that are to be detected.
+
+    ``auto`` and ``und`` (undetermined) give ``auto``; ``multi`` and ``mul`` (multiple languages) give ``multi``.
+    """
+    name = language.strip().lower()
+    if name in (AUTO, UNDETERMINED):
+        return AUTO
+    return MULTI if name in (MULTI, MULTIPLE) else language_code(language)
 
 
 def language_code(language: str) -> str:
@@ -209,7 +227,7 @@ def _codes_in(name: str) -> list[str]:
 def _refusal(name: str, candidates: list[str]) -> str:
     import langcodes
 
-    choices = f"auto or one of {', '.join(CODES)}"
+    choices = f"auto, multi or one of {', '.join(CODES)}"
     if candidates:
         code = candidates[0]
         unknown = f"Whisper does not know {name[:80]!r} ({langcodes.get(code).display_name()}, {code})"

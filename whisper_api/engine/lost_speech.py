@@ -33,7 +33,7 @@ VOICED_PART = 0.5
 FEW_WORDS, ALIKE = 4, 0.7
 
 
-def decode_lost_speech(text: Text, written: str) -> None:
+def decode_lost_speech(text: Text) -> None:
     """Decode the stretches of voice without words again, insert the new words, and emit the windows that have some.
 
     A warning names what stays without text, and the sentence before it gets a flag. A translation stays as it is,
@@ -41,26 +41,34 @@ def decode_lost_speech(text: Text, written: str) -> None:
 
     Args:
         text: the text, with word times.
-        written: code of the text's language.
     """
     voicing, recognizer = text.voicing, text.recognizer
     if voicing is None or text.word_times == "none" or recognizer.ctx.options.task == "translate":
         return
     spans = [(span.start / SAMPLE_RATE, span.end / SAMPLE_RATE) for span in recognizer.with_text]
-    lost = _lost(text, voicing, spans)
-    if lost and text.word_times == "ctc":
-        lost = _confirmed(text, voicing, lost)
+    by_language: dict[str, list[Interval]] = {}
+    for stretch in _lost(text, voicing, spans):
+        by_language.setdefault(text.language_of(_window_at(spans, stretch[0])), []).append(stretch)
+    lost: list[Interval] = []
+    found: list[Segment] = []
+    for language, stretches in by_language.items():
+        if text.word_times == "ctc":
+            stretches = _confirmed(text, voicing, language, stretches)
+        if stretches:
+            pieces = [Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in stretches]
+            again = recognizer.transcribe_again(language, pieces)
+            lost += stretches
+            found += text.judge.marked(text.bounded(_timed(text, language, again))) if again else ()
     if not lost:
         return
-    pieces = [Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in lost]
-    found = recognizer.transcribe_again(text.language, pieces)
-    timed = text.judge.marked(text.bounded(_timed(text, found, written))) if found else ()
     seeks = {segment.seek for segment in text.segments}
     changed = set()
-    for segment in timed:
+    for segment in found:
         index = _window_at(spans, segment.start)
         # The tokens of a window are found by its start.
-        own = replace(segment, seek=segment.seek + 1) if segment.seek in seeks and segment.seek is not None else segment
+        own = replace(segment, language=text.windows[index][0].language)
+        if segment.seek is not None and segment.seek in seeks:
+            own = replace(own, seek=segment.seek + 1)
         window = inserted(text.windows[index], own, voicing)
         if window is not None:
             text.windows[index] = window
@@ -70,13 +78,13 @@ def decode_lost_speech(text: Text, written: str) -> None:
         recognizer.ctx.emit_partial(index, text.shown(text.windows[index]), aligned=True)
 
 
-def _timed(text: Text, segments: Sequence[Segment], written: str) -> Sequence[Segment]:
+def _timed(text: Text, language: str, segments: Sequence[Segment]) -> Sequence[Segment]:
     """New segments as sentences, with word times of the same source as the others."""
     from whisper_api.engine.align.align import align
 
     if text.word_times == "ctc":
-        return align(text.recognizer.ctx, text.heard.audio, segments, text.language).segments
-    return split_sentences(segments, written)
+        return align(text.recognizer.ctx, text.heard.audio, segments, language).segments
+    return split_sentences(segments, language)
 
 
 def _doubt(text: Text, voicing: Voicing, spans: Sequence[Interval], lost: Sequence[Interval]) -> set[int]:
@@ -117,7 +125,7 @@ def _window_at(spans: Sequence[Interval], time: float) -> int:
     return min((index for index, (_, end) in enumerate(spans) if time < end), key=lambda index: spans[index][1])
 
 
-def _confirmed(text: Text, voicing: Voicing, lost: Sequence[Interval]) -> list[Interval]:
+def _confirmed(text: Text, voicing: Voicing, language: str, lost: Sequence[Interval]) -> list[Interval]:
     """The stretches that have no words by cross-attention either.
 
     Where forced alignment fails, its words are far from where they are spoken. Their text would then be there twice.
@@ -129,7 +137,7 @@ def _confirmed(text: Text, voicing: Voicing, lost: Sequence[Interval]) -> list[I
         for index, span in enumerate(spans)
         if any(start * SAMPLE_RATE < span.end and end * SAMPLE_RATE > span.start for start, end in lost)
     ]
-    again = recognizer.timed_by_attention(text.language, [spans[index] for index in concerned])
+    again = recognizer.timed_by_attention(language, [spans[index] for index in concerned])
     empty: list[Interval] = []
     for index, segment in zip(concerned, again, strict=True):
         if segment is not None and _bare(segment.text) == _bare("".join(each.text for each in text.windows[index])):

@@ -22,7 +22,7 @@ class ResolvedOptions(TranscriptionOptions, frozen=True, kw_only=True, omit_defa
 
     Attributes:
         model: a name of the catalogue, a directory or a hub id.
-        language: a code that Whisper knows, or ``auto``.
+        language: a code that Whisper knows, ``auto`` or ``multi``.
         beam_size: beams of the first attempt.
         vad_onset, vad_offset: probabilities from 0 to 1; the offset is not above the onset.
         vad_min_silence, vad_padding: seconds.

@@ -1,6 +1,6 @@
 """The stages of one transcription, in order: decode, load, VAD, ASR, alignment, redaction, diarization.
 
-Diarization and the loading of the alignment model run in threads of their own during ASR. Both are optional: their
+Diarization and the loading of alignment models run in threads of their own during ASR. Both are optional: their
 errors become warnings, and the transcript lacks speakers or has word times of another kind. Only fatal errors
 (:meth:`JobContext.is_fatal`) end a job whose text is there.
 """
@@ -8,14 +8,15 @@ errors become warnings, and the transcript lacks speakers or has word times of a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
+from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
@@ -24,7 +25,6 @@ from whisper_api.engine.languages import translates
 from whisper_api.engine.lost_speech import decode_lost_speech
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.speakers import (
-    PROGRESS_SECONDS,
     Diarizing,
     diarizing,
     found_in,
@@ -35,13 +35,11 @@ from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.window_decoder import Batching
-from whisper_api.engine.worker.background import BackgroundTask
-from whisper_api.errors import ModelError, ModelUnavailable
+from whisper_api.errors import ModelError
 from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
-    from whisper_api.engine.align.models import AlignmentModel
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
     from whisper_api.engine.models.store import LocalModel
@@ -126,7 +124,7 @@ class TranscriptionRun:
             audio, spans = heard.audio, heard.windows
             sizes = self._engine.batching_on(ctx.device)
             judge = InventedText.of(options, audio, heard.silero)
-            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge)
+            recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge, heard.elapsed)
             if options.task == "detect_language":
                 with self._stage("asr"):
                     language, probabilities = recognizer.detect_language(options.language)
@@ -142,12 +140,14 @@ class TranscriptionRun:
             text = Text(recognizer, judge, heard)
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
-                alignment = self._alignment(text.language, leases, background) if spans and options.align else None
-                self._recognize(text, alignment)
-            if options.align and text.windows:
+                text.languages = recognizer.languages or (text.language,)
+                models = AlignmentModels(ctx, text.languages, leases, background) if spans and options.align else None
+                self._recognize(text, models)
+            if models is not None and text.windows:
                 with self._stage("align"):
-                    if alignment is not None and text.word_times == "none":
-                        self._align(text)
+                    aligned = [code for code in models.languages if text.windows_in(code)]
+                    if aligned:
+                        self._align(text, aligned)
                     self._complete(text)
             redactions = self._redact(text) if options.redact else ()
             segments, diarization = self._assign_speakers(text)
@@ -159,6 +159,7 @@ class TranscriptionRun:
             duration,
             language=text.language,
             language_probability=probability,
+            languages=recognizer.languages,
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(segments)),
             speakers=speakers_in_order(segments),
             channels=heard.channels,
@@ -191,98 +192,126 @@ class TranscriptionRun:
             **{"segments": (), **found},
         )
 
-    def _recognize(self, text: Text, alignment: BackgroundTask[AlignmentModel] | None) -> None:
+    def _recognize(self, text: Text, models: AlignmentModels | None) -> None:
         """Decode every window of speech.
 
-        If loading the alignment model fails meanwhile, all windows are decoded again, with word times from attention.
-        """
-        if not self._options.align:
-            text.windows = self._decoded(text, timed=False)
-        elif alignment is None:
-            self._decode_timed(text)
-        else:
-            text.windows = self._decoded(text, timed=False, number_times=True, give_up=alignment.failed)
-            while not alignment.wait(PROGRESS_SECONDS):
-                self._ctx.check()
-            try:
-                alignment.result()
-            except Exception as error:
-                self._warn_of_attention(text.language, error)
-                self._decode_timed(text)
+        If loading an alignment model fails meanwhile, all windows are decoded again, with word times from attention in
+        that model's language.
 
-    def _decode_timed(self, text: Text, windows: Sequence[Segment] | None = None) -> None:
-        """Decode with word times from cross-attention. If that fails, take the text without, or decode it so."""
+        Args:
+            text: the text so far, with its languages.
+            models: the alignment models; None for a text without word times.
+        """
+        if models is None:
+            self._decode(text, ())
+            return
+        while True:
+            timed = set(text.languages).difference(models.languages)
+            self._decode(text, timed, number_times=bool(models.languages), give_up=models.failed)
+            if not models.drop_failed():
+                break
+
+    def _decode(
+        self,
+        text: Text,
+        timed: Collection[str],
+        *,
+        number_times: bool = False,
+        give_up: Callable[[], bool] = lambda: False,
+        windows: Sequence[Sequence[Segment]] | None = None,
+    ) -> None:
+        """Decode with word times from cross-attention. If that fails, take the text without, or decode it so.
+
+        Args:
+            text: the text so far, with its languages.
+            timed: the languages whose word times come from cross-attention.
+            number_times: whether windows with numbers, which alignment models cannot spell, have such times too.
+            give_up: asked after every window; True ends the decoding.
+            windows: the text without word times, if it is known.
+        """
         try:
-            text.windows = self._decoded(text, timed=True)
+            text.windows = self._decoded(text, timed, number_times=number_times, give_up=give_up)
         except Exception as error:
+            if not timed:
+                raise
             self._ctx.continue_without("there are no word times", error)
             if windows is None:
-                text.windows = self._decoded(text, timed=False)
+                text.windows = self._decoded(text, (), give_up=give_up)
             else:
-                text.windows = [untimed([segment]) for segment in windows]
+                text.windows = [untimed(window) for window in windows]
+            text.word_times = "none"
             return
-        if any(segment.words for segment in text.segments):
-            text.word_times = "attention"
-        if missing := text.recognizer.untimed:
+        has_words = timed and any(segment.words for segment in text.segments)
+        text.word_times = "attention" if has_words else "none"
+        if timed and (missing := text.recognizer.untimed):
             self._ctx.warn(f"{missing} segments have no word times, because of an error, which is in the log")
 
     def _decoded(
-        self, text: Text, *, timed: bool, number_times: bool = False, give_up: Callable[[], bool] = lambda: False
+        self, text: Text, timed: Collection[str], *, number_times: bool = False, give_up: Callable[[], bool]
     ) -> list[Sequence[Segment]]:
-        """Decode the windows, and emit the text of each.
-
-        Args:
-            text: the text so far, with the language.
-            timed: True for sentences whose words have times, False for one segment per window.
-            number_times: True for words in windows with numbers, which the alignment model cannot spell.
-            give_up: asked after every window; True ends the decoding.
-        """
+        """Decode the windows, and emit the text of each: sentences when their words have times, or one segment."""
         ctx, recognizer = self._ctx, text.recognizer
-        written = self._options.written_language(text.language)
         speech = sum(span.seconds for span in text.heard.windows) or 1.0
         found: list[Sequence[Segment]] = []
-        windows = recognizer.transcribe(
-            text.language,
-            word_times=timed,
-            number_times=number_times,
-            on_window=lambda done: ctx.progress(done / speech),
-        )
-        with contextlib.closing(windows):
-            for index, segment in enumerate(windows):
-                pieces = text.judge.marked(text.bounded(split_sentences([segment], written))) if timed else (segment,)
-                ctx.emit_partial(index, text.shown(pieces if timed else untimed(pieces)), aligned=timed)
-                found.append(pieces)
-                self._check_speakers()
-                if give_up():
-                    break
+        with ctx.within(ctx.stage_done, 1.0):
+            windows = recognizer.transcribe(
+                text.language,
+                word_times=timed,
+                number_times=number_times,
+                on_window=lambda done: ctx.progress(done / speech),
+            )
+            with contextlib.closing(windows):
+                for index, segment in enumerate(windows):
+                    spoken = segment.language or text.language
+                    pieces: Sequence[Segment] = (segment,)
+                    if spoken in timed:
+                        sentences = split_sentences([segment], self._options.written_language(spoken))
+                        pieces = text.judge.marked(text.bounded(sentences))
+                    shown = text.shown(pieces if spoken in timed else untimed(pieces))
+                    ctx.emit_partial(index, shown, aligned=spoken in timed)
+                    found.append(pieces)
+                    self._check_speakers()
+                    if give_up():
+                        break
         return found
 
-    def _align(self, text: Text) -> None:
-        """Take word times from the alignment model and emit them; if it fails, from cross-attention."""
+    def _align(self, text: Text, languages: Sequence[str]) -> None:
+        """Take word times from the alignment models and emit them; if that fails, from cross-attention."""
+        windows = list(text.windows)
+        seconds = {code: text.seconds_in(code) for code in languages}
+        total, done, names = sum(seconds.values()), 0.0, []
+        language = text.language
+        try:
+            for language, share in seconds.items():
+                with self._ctx.within(done / total, (done + share) / total):
+                    names.append(self._align_language(text, language))
+                done += share
+        except Exception as error:
+            warn_of_attention(self._ctx, language, error)
+            self._decode(text, text.languages, windows=windows)
+        else:
+            text.word_times, text.alignment_model = "ctc", ", ".join(names)
+
+    def _align_language(self, text: Text, language: str) -> str:
+        """Take the word times of one language. Returns the name of the alignment model."""
         from whisper_api.engine.align.align import align
 
-        windows = text.segments
-        found: dict[int, tuple[Segment, ...]] = {}
+        indices = text.windows_in(language)
+        windows = [text.windows[index][0] for index in indices]
 
-        def emit(index: int, sentences: Sequence[Segment]) -> None:
+        def emit(number: int, sentences: Sequence[Segment]) -> None:
             # Not in align(), whose times equal WhisperX's to the last digit.
-            bounded = in_order(text.bounded(sentences), windows[index].start, windows[index].end)
-            found[index] = text.judge.marked(bounded)
-            self._ctx.emit_partial(index, text.shown(found[index]), aligned=True)
+            index = indices[number]
+            bounded = in_order(text.bounded(sentences), windows[number].start, windows[number].end)
+            text.windows[index] = text.judge.marked(bounded)
+            self._ctx.emit_partial(index, text.shown(text.windows[index]), aligned=True)
 
-        try:
-            model = align(self._ctx, text.heard.audio, windows, text.language, emit).model
-        except Exception as error:
-            self._warn_of_attention(text.language, error)
-            self._decode_timed(text, windows)
-        else:
-            text.windows = [found[index] for index in sorted(found)]
-            text.word_times, text.alignment_model = "ctc", model
+        return align(self._ctx, text.heard.audio, windows, language, emit).model
 
     def _complete(self, text: Text) -> None:
         """Decode the stretches of voice without words again."""
         try:
-            decode_lost_speech(text, self._options.written_language(text.language))
+            decode_lost_speech(text)
         except Exception as error:
             self._ctx.continue_without("speech without text was not decoded again", error)
 
@@ -290,10 +319,16 @@ class TranscriptionRun:
         """Replace personal data, and emit the text. An error ends the job: the text must not leave as it is."""
         from whisper_api.engine.redaction import limits, redact
 
-        kinds, language = redact_kinds(self._options.redact), self._options.written_language(text.language)
-        for warning in limits(text.segments, kinds, language):
-            self._ctx.warn(warning)
-        segments, redactions = redact(text.segments, kinds, language, self._known_speakers)
+        kinds = redact_kinds(self._options.redact)
+        segments: list[Segment] = []
+        redactions: list[Redaction] = []
+        for spoken, part in itertools.groupby(text.segments, key=lambda segment: segment.language or text.language):
+            before, written = list(part), self._options.written_language(spoken)
+            for warning in limits(before, kinds, written):
+                self._ctx.warn(warning)
+            redacted = redact(before, kinds, written, self._known_speakers)
+            segments += redacted.segments
+            redactions += redacted.redactions
         text.take(segments)
         if redactions and self._options.logprobs:
             self._ctx.warn("redact: windows in which something was replaced have no log probabilities")
@@ -311,54 +346,6 @@ class TranscriptionRun:
             yield
         finally:
             self._timings[stage] = self._timings.get(stage, 0.0) + time.perf_counter() - begun
-
-    def _alignment(
-        self, language: str, leases: contextlib.ExitStack, background: contextlib.ExitStack
-    ) -> BackgroundTask[AlignmentModel] | None:
-        """Start to download and load the alignment model of a language, while the windows are decoded.
-
-        Returns:
-            None if the language has no alignment model, or if it is not on the disk and no source answers.
-        """
-        from whisper_api.engine.align.align import alignment_source, has_model
-
-        # An alignment model needs text in the spoken language; a translation is English text over other speech.
-        if self._options.task == "translate" or not has_model(language):
-            return None
-        name = f"align-{language}"
-        if not self._ctx.can_have(name):
-            self._warn_of_attention(language, ModelUnavailable(f"{name} is not here, and cannot be downloaded now"))
-            return None
-        stop = threading.Event()
-        part = self._ctx.subcontext(stop)
-        loading = BackgroundTask(
-            "alignment", lambda: leases.enter_context(part.lease(alignment_source(part, language)))
-        )
-        # Joined before the leases end: only one thread at a time may use the stack of leases.
-        background.callback(loading.join)
-        background.callback(stop.set)
-        return loading
-
-    def _warn_of_attention(self, language: str, error: Exception) -> None:
-        """Warn that word times come from cross-attention, not from the alignment model.
-
-        Args:
-            language: code of the language.
-            error: why the alignment model is not used.
-
-        Raises:
-            Exception: ``error`` itself, if it is fatal.
-        """
-        if self._ctx.is_fatal(error) or not isinstance(error, ModelError):
-            self._ctx.continue_without("word times come from Whisper's cross-attention", error)
-            return
-        log.info("no alignment model for %s: %s", language, error)
-        # The error's text may name paths of this machine, and transcripts are given to other people: leave it out.
-        self._ctx.warn(
-            f"word times come from Whisper's cross-attention, since the alignment model align-{language} cannot be had "
-            f"here; `whisper-api models pull align-{language}` fetches it or says why not"
-        )
-        forget_frames(error)
 
     def _check_speakers(self) -> None:
         """End a job early whose diarization has failed with an error that ends the job.

@@ -30,16 +30,18 @@ class Text:
         recognizer: decodes the windows.
         judge: finds invented text.
         heard: the audio and its windows of speech.
-        language: code of the spoken language; empty before it is resolved.
+        language: code of the spoken language, the one with most speech; empty before it is resolved.
+        languages: all spoken languages.
         windows: the segments of each window that has text, in order.
         word_times: where the word times come from.
-        alignment_model: name of the alignment model, if it gave the word times.
+        alignment_model: names of the alignment models that gave word times.
     """
 
     recognizer: Recognizer
     judge: InventedText
     heard: Heard
     language: str = ""
+    languages: Sequence[str] = ()
     windows: list[Sequence[Segment]] = field(default_factory=list)
     word_times: WordTimes = "none"
     alignment_model: str | None = None
@@ -53,6 +55,18 @@ class Text:
         """Replace each segment by another one, in order."""
         rest = iter(segments)
         self.windows = [list(itertools.islice(rest, len(window))) for window in self.windows]
+
+    def language_of(self, index: int) -> str:
+        """The language of one window."""
+        return self.windows[index][0].language or self.language
+
+    def windows_in(self, language: str) -> list[int]:
+        """The indices of the windows in one language."""
+        return [index for index in range(len(self.windows)) if self.language_of(index) == language]
+
+    def seconds_in(self, language: str) -> float:
+        """The length of the windows in one language, which are not split into sentences yet."""
+        return sum(self.windows[index][0].end - self.windows[index][0].start for index in self.windows_in(language))
 
     @functools.cached_property
     def voicing(self) -> Voicing | None:

@@ -23,6 +23,7 @@ __all__ = [
     "Span",
     "SpeechFrames",
     "VadSettings",
+    "cut_at_pauses",
     "detect",
     "pyannote_frames",
     "silero_frames",
@@ -222,6 +223,20 @@ def windows(spans: Sequence[Span], frames: SpeechFrames, audio: Floats, seconds:
             else:
                 merged.append(piece)
     return merged
+
+
+def cut_at_pauses(span: Span, audio: Floats, seconds: float) -> list[Span]:
+    """Cut a span where it is quiet into pieces of at most so many seconds.
+
+    Args:
+        span: a part of the audio.
+        audio: shape (samples,), mono, 16 kHz.
+        seconds: longest piece.
+    """
+    piece = audio[span.start : span.end]
+    flat = SpeechFrames(np.ones(len(piece) // SILERO_FRAME + 1, np.float32), SILERO_FRAME)
+    found = windows([Span(0, len(piece))], flat, piece, seconds=seconds)
+    return [Span(span.start + each.start, span.start + each.end) for each in found]
 
 
 def _cut(span: Span, frames: SpeechFrames, audio: Floats, longest: int) -> Iterator[Span]:

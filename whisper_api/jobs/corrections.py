@@ -71,13 +71,12 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
     by_segment: dict[int, dict[int, str]] = {}
     for each in corrections.words:
         by_segment.setdefault(each.segment, {})[-1 if each.word is None else each.word] = each.text
-    written = transcript.options.written_language(transcript.language)
-    space = "" if written in LANGUAGES_WITHOUT_SPACES else " "
     names = corrections.speakers
     segments = []
     for segment in transcript.segments:
         changed = segment
         if segment.id in by_segment:
+            space = "" if transcript.written_language(segment) in LANGUAGES_WITHOUT_SPACES else " "
             changed = _rewritten(segment, by_segment[segment.id], space)
             if not changed.text:
                 continue

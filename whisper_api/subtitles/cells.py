@@ -75,7 +75,7 @@ def cells_of(segments: Sequence[Segment], language: str) -> list[Cell]:
 
     Args:
         segments: with or without word times.
-        language: code of the text's language.
+        language: code of the text's language, for segments that have none of their own.
     """
     timed = in_order([segment if segment.words else _with_estimated_words(segment) for segment in segments])
     return _cells(list(_tokens(timed, language)))
@@ -137,10 +137,11 @@ class _Token:
 
 
 def _tokens(segments: Sequence[Segment], language: str) -> Iterator[_Token]:
-    spaced = language not in LANGUAGES_WITHOUT_SPACES
     last = ""
     for number, segment in enumerate(segments):
-        for index, (word, piece) in enumerate(zip(segment.words, pieces(segment, language), strict=True)):
+        spoken = segment.language or language
+        spaced = spoken not in LANGUAGES_WITHOUT_SPACES
+        for index, (word, piece) in enumerate(zip(segment.words, pieces(segment, spoken), strict=True)):
             # Players read an arrow as the times of a subtitle, and an empty line as the end of a subtitle.
             text = " ".join(piece.split()).replace("-->", "->")
             space = piece[:1].isspace() if index else spaced or bool(space_between(last, text))

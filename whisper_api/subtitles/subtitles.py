@@ -75,7 +75,8 @@ def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:
     worded = bool(segments and segments[0].words)
     for segment in segments:
         if worded and segment.words:
-            start, end, text = segment.words[0].start, segment.words[-1].end, "".join(pieces(segment, language))
+            texts = pieces(segment, segment.language or language)
+            start, end, text = segment.words[0].start, segment.words[-1].end, "".join(texts)
         else:
             start, end, text = segment.start, segment.end, segment.text.strip().replace("-->", "->")
         line = Line(speaker_label(segment.speaker), (CueWord(text, False, start, end),))

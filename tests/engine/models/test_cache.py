@@ -358,10 +358,10 @@ def whisper(path: Path) -> ModelSource[object]:
 
 
 def use_whisper(model: object) -> object:
-    from whisper_api.engine.whisper.model import Whisper
+    from whisper_api.engine.whisper.model import DetectionInput, Whisper
 
     assert isinstance(model, Whisper)
-    return model.encode_and_detect(100, 1, 60.0).run([np.zeros(16_000, np.float32)])[0][0].shape
+    return model.encode_and_detect(100, 1, 60.0).run([DetectionInput(np.zeros(16_000, np.float32))])[0].encoded.shape
 
 
 def segmentation(path: Path) -> ModelSource[object]:

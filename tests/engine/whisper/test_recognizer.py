@@ -15,7 +15,7 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.invented import InventedText, Voice
 from whisper_api.engine.vad import SILERO_FRAME, Span, SpeechFrames
-from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper, token_cap
+from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.window_decoder import compression_ratio, prompt_tokens
@@ -146,12 +146,13 @@ def test_the_language_is_judged_and_its_encoding_used_again(
 def test_a_wrong_language_is_used_as_asked_and_warned_about(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
-    ctx = context(engine, worker)
+    ctx = context(engine, worker, language="de")
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
     assert recognizer.resolve_language("de") == ("de", None)
-    assert len(ctx.warnings) == 1
-    assert "'en'" in ctx.warnings[0]
-    assert "'de'" in ctx.warnings[0]
+    list(recognizer.transcribe("de", word_times=False))
+    (warning,) = ctx.warnings
+    assert warning.startswith("the audio sounds like 'en' (probability 0.9")
+    assert "'de'" in warning
 
 
 def test_a_model_without_cantonese_writes_chinese_and_says_so(
@@ -182,6 +183,8 @@ def test_an_english_only_model_says_so(
         recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
         assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
+        assert recognizer.resolve_language("multi") == ("en", None)
+        assert ctx.warnings[1] == "the model knows English only: it cannot tell languages apart"
         (segment,) = recognizer.transcribe("en", word_times=True)
     assert "New Jersey" in segment.text
     assert segment.words
@@ -385,7 +388,8 @@ def test_the_token_cap_holds_for_any_prompt_length(
 
 
 def test_encoding_gives_a_probability_for_each_language(whisper: Whisper, call: Floats) -> None:
-    ((encoded, languages),) = whisper.encode_and_detect(1300, 1, 60.0).run([call[FIRST.start : FIRST.end]])
+    (found,) = whisper.encode_and_detect(1300, 1, 60.0).run([DetectionInput(call[FIRST.start : FIRST.end])])
+    encoded, languages = found.encoded, found.languages
     assert encoded.shape == (650, 512)
     assert set(languages) == whisper.languages
     assert sum(languages.values()) == pytest.approx(1.0, abs=1e-3)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from whisper_api.cli.doctor.check import Check, failure
 from whisper_api.engine.context import JobContext
+from whisper_api.engine.languages import AUTO, MULTI
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Segment
@@ -178,7 +179,7 @@ def _alignment(bench: _Bench) -> Check | str:
 
     language = bench.engine.default_language
     segments = [Segment(id=0, start=0.0, end=len(bench.sound) / SAMPLE_RATE, text="la la la")]
-    if language == "auto":
+    if language in (AUTO, MULTI):
         language, recognized = bench.recognize(word_times=False)
         segments = recognized or segments
     if not has_model(language):

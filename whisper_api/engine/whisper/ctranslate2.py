@@ -24,6 +24,8 @@ from whisper_api.engine.whisper.model import (
     Attention,
     DecodedTokens,
     DecodeSettings,
+    Detected,
+    DetectionInput,
     Row,
     Whisper,
     token_cap,
@@ -175,15 +177,25 @@ class Ct2EncodeAndDetect(_Ct2Operation):
         """As in :class:`BatchOperation`."""
         return ("encode_and_detect", self.whisper.key, self.frames)
 
-    def run(self, inputs: Sequence[Floats]) -> list[tuple[NDArray[Any], dict[str, float]]]:
-        """Samples to the encoder's output and the probability of each language."""
-        encoded = self.whisper.encode(inputs, self.frames)
-        detected = self.whisper.ct2.detect_language(encoded)
+    def run(self, inputs: Sequence[DetectionInput]) -> list[Detected]:
+        """Encode the windows, and return the languages of each and of its parts."""
+        encoded = self.whisper.encode([each.samples for each in inputs], self.frames)
+        found = self._languages(encoded)
         rows = _to_numpy(encoded)
         return [
-            (row, {token[2:-2]: float(probability) for token, probability in languages})
-            for row, languages in zip(rows, detected, strict=True)
+            Detected(row, languages, tuple(self._of_part(row[first:after]) for first, after in each.parts))
+            for row, languages, each in zip(rows, found, inputs, strict=True)
         ]
+
+    def _of_part(self, encoded: NDArray[Any]) -> dict[str, float]:
+        """The languages of a part of a window. CTranslate2 has no mask, so parts of unequal length share no batch."""
+        import ctranslate2
+
+        return self._languages(ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded[None])))[0]
+
+    def _languages(self, encoded: Any) -> list[dict[str, float]]:
+        detected = self.whisper.ct2.detect_language(encoded)
+        return [{token[2:-2]: float(probability) for token, probability in row} for row in detected]
 
 
 @dataclass(frozen=True)

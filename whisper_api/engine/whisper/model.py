@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import unicodedata
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,21 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attention", "DecodeSettings", "DecodedTokens", "Row", "Whisper", "is_unspelled", "token_cap"]
+__all__ = [
+    "Attention",
+    "DecodeSettings",
+    "DecodedTokens",
+    "Detected",
+    "DetectionInput",
+    "Row",
+    "Whisper",
+    "is_unspelled",
+    "token_cap",
+]
 
 FRAMES_PER_SECOND = 100
+# Positions of the encoder's output.
+POSITIONS_PER_SECOND = 50
 MAX_FRAMES = 3000
 # Most tokens that one decoding generates: half of Whisper's text context. The other half is for the prompt.
 MAX_NEW_TOKENS = 224
@@ -62,6 +74,36 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class DetectionInput:
+    """One window whose language is to be detected.
+
+    Attributes:
+        samples: float32, shape (samples,), 16 kHz, at most as long as the padded window.
+        parts: first position and position after the last, 50 a second, of parts of the window whose languages are
+            detected too.
+    """
+
+    samples: NDArray[np.float32]
+    parts: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Detected:
+    """The languages of a window.
+
+    Attributes:
+        encoded: the encoder's output, shape (positions, width).
+        languages: language code to probability, in the whole window.
+        parts: the same in each part. The encoder has heard the whole window, so the language of a part is clearer than
+            in the part alone, but what is around the part has some influence.
+    """
+
+    encoded: NDArray[Any]
+    languages: dict[str, float]
+    parts: tuple[dict[str, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Attention:
     """The times of tokens, from dynamic time warping (DTW) over the decoder's cross-attention.
 
@@ -88,6 +130,8 @@ class DecodedTokens:
         logprobs: natural logarithm of each token's probability; empty as for ``attention``. On a CPU, the
             search computes them, given the prompt and among the allowed tokens. CTranslate2 does not return them, so on
             a GPU the text is fed once more, without the prompt, and the probabilities are among all text tokens.
+        languages: language code to probability; empty where the decoder does not tell (CTranslate2, English-only
+            models).
     """
 
     tokens: tuple[int, ...]
@@ -96,6 +140,7 @@ class DecodedTokens:
     capped: bool
     attention: Attention | None
     logprobs: tuple[float, ...] = ()
+    languages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +190,9 @@ class Whisper(ABC):
         offline: whether downloads are forbidden.
     """
 
+    tells_language: ClassVar[bool] = False
+    """Whether every decoding tells the window's languages, and those of a window's parts take no time."""
+
     def __init__(self, directory: Path, mels: int, *, multilingual: bool, offline: bool = False) -> None:
         self.mels = mels
         self.multilingual = multilingual
@@ -152,10 +200,7 @@ class Whisper(ABC):
 
     @abstractmethod
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> BatchOperation:
-        """The operation that encodes windows and detects their languages.
-
-        Its input is samples, float32, shape (samples,), 16 kHz. Its result is the encoder's output, shape (positions,
-        width), and language code to probability.
+        """The operation that encodes windows and detects their languages: :class:`DetectionInput` to :class:`Detected`.
 
         Args:
             frames: length of a padded window, 100 a second.

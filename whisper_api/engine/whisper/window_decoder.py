@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.vad import WINDOW_SECONDS, Span, SpeechFrames, windows
+from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -98,12 +98,19 @@ class Window:
         frames: what it is padded to.
         encoded: the encoder's output, if it was encoded already.
         voiced: seconds of it in which somebody speaks; 0 where that is not known.
+        language: code of its language; None for the language of the recording.
     """
 
     span: Span
     frames: int
     encoded: NDArray[Any] | None = None
     voiced: float = 0.0
+    language: str | None = None
+
+    @property
+    def speech_seconds(self) -> float:
+        """Seconds in which somebody speaks; the length where that is not known."""
+        return self.voiced or self.span.seconds
 
     def is_sparse(self, attempt: Attempt) -> bool:
         """Whether an attempt has too little text for what is spoken in the window."""
@@ -198,13 +205,15 @@ class WindowDecoder:
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
 
-    def items(self, pending: Sequence[Window]) -> Iterator[tuple[BatchOperation, Row, float]]:
-        """The work items of the first attempt on each window."""
-        for number, window in enumerate(pending):
-            following = len(pending) - 1 - number
-            # The client waits for the text of the first window, so it does not wait for a batch.
-            alone = number == 0
-            yield self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
+    def first_item(self, window: Window, following: int, *, alone: bool) -> tuple[BatchOperation, Row, float]:
+        """The work item of the first attempt on a window.
+
+        Args:
+            window: the window.
+            following: number of later windows of the same recording.
+            alone: whether to decode the window in its own batch.
+        """
+        return self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
 
     def _item(
         self, window: Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
@@ -294,11 +303,8 @@ class WindowDecoder:
 
     def _pieces(self, window: Window, seconds: float) -> list[Window]:
         """Cut a window at its pauses into pieces of at most so many seconds."""
-        audio = self._audio[window.span.start : window.span.end]
-        flat = SpeechFrames(np.ones(len(audio) // 512 + 1, np.float32), 512)
-        pieces = windows([Span(0, len(audio))], flat, audio, seconds=seconds)
-        start = window.span.start
-        return [Window(Span(start + p.start, start + p.end), self._batching.padded_frames(p.seconds)) for p in pieces]
+        pieces = cut_at_pauses(window.span, self._audio, seconds)
+        return [Window(piece, self._batching.padded_frames(piece.seconds)) for piece in pieces]
 
     def segment(self, number: int, window: Window, attempt: Attempt) -> Segment | None:
         """The attempt as a segment; None without speech."""

@@ -129,6 +129,7 @@ def verbose_segments(segments: Sequence[Segment]) -> tuple[VerboseSegment, ...]:
             compression_ratio=segment.compression_ratio or 0.0,
             no_speech_prob=segment.no_speech_prob or 0.0,
             flags=segment.flags or msgspec.UNSET,
+            language=_language_name(segment.language) if segment.language else UNSET,
         )
         for before, text, segment in zip((".", *texts), texts, segments, strict=False)
     )
@@ -152,12 +153,10 @@ def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body
     segments = verbose_segments(transcript.segments)
     if openai_request.options.task == "translate":
         return _encoded(VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments))
-    from whisper_api.engine.languages import ENGLISH_NAMES
-
     words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
         VerboseTranscription(
-            language=ENGLISH_NAMES.get(transcript.language, transcript.language),
+            language=_language_name(transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
             segments=segments if "segment" in openai_request.granularities else UNSET,
@@ -200,8 +199,15 @@ def _usage(transcript: Transcript) -> Usage:
     return Usage(seconds=math.ceil(transcript.duration))
 
 
+def _language_name(code: str) -> str:
+    from whisper_api.engine.languages import ENGLISH_NAMES
+
+    return ENGLISH_NAMES.get(code, code)
+
+
 def _languages(transcript: Transcript) -> tuple[Language, ...]:
-    return (Language(code=transcript.language),) if transcript.segments else ()
+    codes = transcript.languages or (transcript.language,)
+    return tuple(Language(code=code) for code in codes) if transcript.segments else ()
 
 
 def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[TokenLogprob, ...] | UnsetType:

@@ -73,7 +73,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         text: the text in one line.
-        languages: the detected language, or the language of the request.
+        languages: the detected languages, or the language of the request.
         logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
         usage: length of the audio.
     """
@@ -108,6 +108,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
         compression_ratio: zlib compression ratio of the text; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
         flags: reasons to doubt the text, such as ``hallucination``; absent without doubt.
+        language: English name of the language, in lower case; absent unless the request's ``language`` is ``multi``.
     """
 
     id: int
@@ -121,6 +122,7 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
     compression_ratio: float
     no_speech_prob: float
     flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerboseWord(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +143,7 @@ class VerboseTranscription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         task: always ``transcribe``.
-        language: English name of the language, in lower case.
+        language: English name of the language, in lower case; of several languages, the one with most speech.
         duration: seconds of audio.
         text: the text in one line.
         segments: absent when the request asks for words only.
@@ -287,7 +289,7 @@ class TextDone(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         type: type of the event.
         text: the text in one line.
-        languages: the detected language, or the language of the request.
+        languages: the detected languages, or the language of the request.
         logprobs: log probabilities of all tokens, when ``include[]=logprobs`` asks for them.
     """
 

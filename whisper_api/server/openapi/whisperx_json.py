@@ -38,6 +38,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
         channel: number of the channel, counted from 0, when the channels were recognized separately.
         flags: reasons to doubt the text; only with ``hallucinations=flag``, in segments with the flag
             ``hallucination``.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
     """
 
     start: float
@@ -48,6 +49,7 @@ class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
     speaker: str | msgspec.UnsetType = msgspec.UNSET
     channel: int | msgspec.UnsetType = msgspec.UNSET
     flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):

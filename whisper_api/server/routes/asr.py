@@ -142,10 +142,13 @@ def _json(transcript: Transcript, words: bool) -> str:
     segments: list[dict[str, Any]] = []
     for segment, verbose in zip(transcript.segments, verbose_segments(transcript.segments), strict=True):
         fields = msgspec.structs.asdict(verbose)
+        del fields["language"]
+        if segment.language is not None:
+            fields["language"] = segment.language
         if words:
             # Whisper's words have the spaces of the text, also the space before the first word.
             space = verbose.text.removesuffix(segment.text.strip())
-            texts = pieces(segment, transcript.language)
+            texts = pieces(segment, transcript.written_language(segment))
             texts[:1] = [space + text for text in texts[:1]]
             fields["words"] = [
                 {"word": text, "start": word.start, "end": word.end, "probability": word.score or 0.0}

@@ -71,6 +71,7 @@ export class Composer {
     others.sort(([, one], [, two]) => compare(one, two));
     $("language").append(
       option("auto", t("languageAuto")),
+      option("multi", t("languageMulti")),
       ...near.map((code) => option(code, languageName(code))),
       h("hr"),
       ...others.map(([code, name]) => option(code, name)),

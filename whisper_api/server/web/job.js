@@ -170,7 +170,7 @@ export class JobView {
   #showFacts() {
     const { created_at: created, audio_seconds: length } = this.status;
     const seconds = this.result?.duration ?? length;
-    const facts = [moment(created), seconds && clock(seconds), this.result && languageName(this.result.language), this.result?.model];
+    const facts = [moment(created), seconds && clock(seconds), this.result && (this.result.languages ?? [this.result.language]).map(languageName).join(", "), this.result?.model];
     $("facts").textContent = facts.filter(Boolean).join(" · ");
   }
 

@@ -30,6 +30,14 @@ const FRENCH = [
     "on croit entendre la langue {1} (probabilité {2}), mais la transcription est en {3}, comme demandé ; choisissez « Détecter » pour que la langue soit détectée",
   ],
   [
+    "{} s of the speech, first at {}, sound like {}, but were transcribed as {}; language 'multi' transcribes each part in its own language",
+    "{1} s de parole, d’abord à {2}, semblent être en {3}, mais la transcription est en {4} ; choisissez « Plusieurs » pour transcrire chaque partie dans sa langue",
+  ],
+  [
+    "the words in {} have their times from Whisper's cross-attention, since there is no alignment model for that language",
+    "les temps des mots en {1} viennent de l’attention croisée de Whisper, faute de modèle d’alignement pour cette langue",
+  ],
+  [
     "{} of {} windows stay doubtful after every attempt; their segments have flags",
     "{1} passages sur {2} restent douteux après tous les essais ; leurs segments sont signalés",
   ],

@@ -129,10 +129,13 @@ export class Transcript {
     let text = null;
     let count = 0;
     let ended = 0;
+    let language = null;
     for (const segment of segments) {
       const pause = segment.start - ended;
-      if (!text || count > LONG_WORDS || (count > SHORT_WORDS && pause > PAUSE_SECONDS)) {
-        text = h("span", { class: "text" });
+      const turns = (segment.language ?? null) !== language;
+      language = segment.language ?? null;
+      if (!text || turns || count > LONG_WORDS || (count > SHORT_WORDS && pause > PAUSE_SECONDS)) {
+        text = h("span", { class: "text", lang: language });
         const time = h("span", { class: "at", "data-start": segment.start }, clock(segment.start));
         paragraphs.push(h("p", { dir: "auto" }, time, text));
         count = 0;

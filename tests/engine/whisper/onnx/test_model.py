@@ -14,7 +14,7 @@ import pytest
 
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Probe, Ct2Whisper
-from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Row, Whisper
+from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper
 from whisper_api.engine.whisper.onnx import model as whisper_onnx
 from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, RunningDecode
 from whisper_api.engine.whisper.onnx.search import Decoding
@@ -119,13 +119,19 @@ def test_both_backends_give_the_probability_of_each_token(
 
 def test_both_hear_the_same_language(exact: OnnxWhisper, peer: Ct2Whisper, call: Floats) -> None:
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
-    ((encoded, ours),) = exact.encode_and_detect(1300, 1, 60.0).run([audio])
-    ((their_encoded, theirs),) = peer.encode_and_detect(1300, 1, 60.0).run([audio])
+    parts = ((50, 200), (200, 400))
+    (mine,) = exact.encode_and_detect(1300, 1, 60.0).run([DetectionInput(audio, parts)])
+    (other,) = peer.encode_and_detect(1300, 1, 60.0).run([DetectionInput(audio, parts)])
+    encoded, ours, their_encoded, theirs = mine.encoded, mine.languages, other.encoded, other.languages
     np.testing.assert_allclose(encoded, their_encoded, atol=5e-3)
     assert ours.keys() == theirs.keys()
     assert max(ours, key=lambda code: ours[code]) == "en"
     for code in ours:
         assert ours[code] == pytest.approx(theirs[code], abs=2e-3)
+    for part, their_part in zip(mine.parts, other.parts, strict=True):
+        assert max(part, key=lambda code: part[code]) == "en"
+        for code in part:
+            assert part[code] == pytest.approx(their_part[code], abs=5e-3)
 
 
 def test_a_window_gives_the_same_alone_and_beside_others(worker: GpuWorker, quick: OnnxWhisper, call: Floats) -> None:

@@ -20,6 +20,8 @@ from whisper_api.engine.whisper.model import (
     Attention,
     DecodedTokens,
     DecodeSettings,
+    Detected,
+    DetectionInput,
     Row,
     Whisper,
     token_cap,
@@ -55,6 +57,8 @@ class OnnxWhisper(Whisper):
     Raises:
         ModelCorrupt: the files do not belong to a Whisper model.
     """
+
+    tells_language: ClassVar[bool] = True
 
     def __init__(self, directory: Path, *, int8: bool, threads: int, offline: bool = False) -> None:
         self._sessions: Sessions | None = open_sessions(directory, int8=int8, threads=threads)
@@ -97,6 +101,12 @@ class OnnxWhisper(Whisper):
         except (OSError, ValueError, KeyError, TypeError):
             return (*self.tokenizer("en").encode(" "), self.end_of_text)
 
+    def languages_of(self, logits: Floats) -> dict[str, float]:
+        """Language code to probability, from the logits after ``<|startoftranscript|>``."""
+        codes = self.language_tokens
+        probabilities = language_probabilities(logits, list(codes.values()))
+        return dict(zip(codes, probabilities.tolist(), strict=True))
+
     def rules(self, suppress: tuple[int, ...]) -> TokenRules:
         """The rules of a decoding that never generates these tokens."""
         tokenizer = self.tokenizer("en")
@@ -106,6 +116,7 @@ class OnnxWhisper(Whisper):
             no_speech=tokenizer.no_speech,
             suppress=suppress,
             blank=self.blank,
+            languages=tuple(self.language_tokens.values()) if self.multilingual else (),
         )
 
     @property
@@ -136,16 +147,24 @@ class OnnxEncodeAndDetect(_OnnxOperation):
     # Encoding is bound by arithmetic, so a batch saves nothing.
     max_items: ClassVar[int] = 1
 
-    def run(self, inputs: Sequence[Floats]) -> list[tuple[Floats, dict[str, float]]]:
-        """Samples to the encoder's output and the probability of each language."""
-        return [self._encode_and_detect(samples) for samples in inputs]
+    def run(self, inputs: Sequence[DetectionInput]) -> list[Detected]:
+        """Encode the windows, and return the languages of each and of its parts."""
+        return [self._encode_and_detect(each) for each in inputs]
 
-    def _encode_and_detect(self, samples: Floats) -> tuple[Floats, dict[str, float]]:
-        encoded = self.whisper.encode(samples, self.frames)
-        codes = self.whisper.language_tokens
-        logits = feed_sequence(self.whisper.start(encoded), [self.whisper.tokenizer("en").sot])
-        probabilities = language_probabilities(logits[0], list(codes.values()))
-        return encoded, dict(zip(codes, probabilities.tolist(), strict=True))
+    def _encode_and_detect(self, window: DetectionInput) -> Detected:
+        encoded = self.whisper.encode(window.samples, self.frames)
+        state = self.whisper.start(encoded)
+        whole = self._languages(state)
+        parts = []
+        for first, after in window.parts:
+            state.clear()
+            state.attend_to(first, after)
+            parts.append(self._languages(state))
+        return Detected(encoded, whole, tuple(parts))
+
+    def _languages(self, state: State) -> dict[str, float]:
+        logits = feed_sequence(state, [self.whisper.tokenizer("en").sot])
+        return self.whisper.languages_of(logits[0])
 
 
 @dataclass(eq=False, slots=True)
@@ -253,7 +272,9 @@ class OnnxAdvance(_OnnxOperation):
         if running.settings.logprobs_from is not None:
             pairs = zip(best.tokens, best.logprobs, strict=True)
             logprobs = tuple(each for token, each in pairs if token < self.whisper.end_of_text)
-        return DecodedTokens(tokens, logprob, best.no_speech_prob, best.capped, self._align(running, tokens), logprobs)
+        languages = dict(zip(self.whisper.language_tokens, best.languages, strict=False))
+        attention = self._align(running, tokens)
+        return DecodedTokens(tokens, logprob, best.no_speech_prob, best.capped, attention, logprobs, languages)
 
     def _align(self, running: RunningDecode, tokens: tuple[int, ...]) -> Attention | None:
         start = running.settings.align_from

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.whisper.onnx.sampling import TokenPicker, log_sum_exp
+from whisper_api.engine.whisper.onnx.sampling import TokenPicker, language_probabilities, log_sum_exp
 
 __all__ = ["DecoderState", "Decoding", "Feed", "Hypothesis", "TokenRules", "feed_sequence"]
 
@@ -62,6 +62,7 @@ class TokenRules:
         no_speech: ``<|nospeech|>``, in old models ``<|nocaptions|>``.
         suppress: tokens that a text never contains.
         blank: tokens that a text does not begin with: a single space, and the end of text.
+        languages: the tokens of the languages; empty in English-only models.
     """
 
     sot: int
@@ -69,6 +70,7 @@ class TokenRules:
     no_speech: int
     suppress: tuple[int, ...]
     blank: tuple[int, ...]
+    languages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Hypothesis:
         no_speech_prob: probability of the no-speech token after ``<|startoftranscript|>``.
         capped: whether the text has the largest allowed number of tokens.
         logprobs: natural logarithm of each token's probability, given the tokens before, among the allowed tokens.
+        languages: probability of each of :attr:`TokenRules.languages` after ``<|startoftranscript|>``.
     """
 
     tokens: tuple[int, ...]
@@ -89,6 +92,7 @@ class Hypothesis:
     no_speech_prob: float
     capped: bool
     logprobs: tuple[float, ...]
+    languages: tuple[float, ...] = ()
 
 
 def feed_sequence(state: DecoderState, tokens: Sequence[int]) -> Floats:
@@ -156,6 +160,7 @@ class Decoding:
         self._suppress = np.array(sorted(set(rules.suppress)), np.int64)
         self._max_new_tokens = max_new_tokens
         self._no_speech_prob = math.nan
+        self._languages: tuple[float, ...] = ()
         self._search: _Beams | _Samples
         if temperature == 0 and beam_size > 1:
             self._search = _Beams(rules.eot, max_new_tokens, beam_size, patience)
@@ -220,7 +225,8 @@ class Decoding:
         tokens, totals = max(self._search.finished, key=_score)
         logprobs = np.diff(totals[: len(tokens)], prepend=0.0).tolist()
         capped = len(tokens) >= self._max_new_tokens
-        return Hypothesis(tokens, _score((tokens, totals)), self._no_speech_prob, capped, tuple(logprobs))
+        score = _score((tokens, totals))
+        return Hypothesis(tokens, score, self._no_speech_prob, capped, tuple(logprobs), self._languages)
 
     @property
     def finished(self) -> bool:
@@ -233,6 +239,8 @@ class Decoding:
         start = logits[self._sot_index]
         normalizer = log_sum_exp(start, float(start.max()), np.empty_like(start))
         self._no_speech_prob = math.exp(float(start[self._rules.no_speech]) - normalizer)
+        if self._rules.languages:
+            self._languages = tuple(language_probabilities(start, self._rules.languages).tolist())
         first = logits[-1:]
         first[:, list(self._rules.blank)] = -np.inf
         return first

@@ -155,6 +155,17 @@ class State:
         """Remove all cache entries."""
         self.length = 0
 
+    def attend_to(self, first: int, after: int) -> None:
+        """Limit the cross-attention of the next feeds to positions of the encoder's output, 50 a second.
+
+        Args:
+            first: the first position.
+            after: the position after the last.
+        """
+        mask = self.group.inputs["memory_mask"]
+        mask[self.row] = MASKED
+        mask[self.row, ..., first:after] = 0.0
+
 
 def feed_together(states: Sequence[State], feeds: Sequence[Feed]) -> list[Floats]:
     """Feed several windows in one call, which takes little longer than a feed of one window.

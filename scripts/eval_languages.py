@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Several languages in one recording: which language each second has, and the word errors beside each clip alone.
+
+    scripts/eval_languages.py FOLDER [--model NAME]
+
+FOLDER holds a manifest.json: a list of {"file", "language", "text"}. The recordings are made of its clips: joined with
+pauses so that the language changes from clip to clip, with short answers in another language, and behind tones like
+music or a clip in another language. Needs the extra "eval" (jiwer, whisper-normalizer).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import needs
+
+from whisper_api import Engine, Transcript, TranscriptionOptions
+from whisper_api.engine.audio.decode import decode
+
+RATE = 16_000
+PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)
+ALONE_PAUSE = 1.0
+ANSWERS = (1.0, 1.5, 2.0, 3.0)
+# A clip this long is most of a recording by itself.
+LONGEST = 30.0
+TONES_SECONDS = 20.0
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip in one language.
+
+    Attributes:
+        name: its file.
+        language: code.
+        text: what is said.
+        audio: float32, shape (samples,), mono, 16 kHz.
+    """
+
+    name: str
+    language: str
+    text: str
+    audio: Floats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="base")
+    arguments = needs.parsed(parser, needs.MODEL, needs.JIWER, needs.NORMALIZER)
+    models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
+    items = [item for item in json.loads((arguments.folder / "manifest.json").read_text()) if item.get("text")]
+    clips = [Clip(i["file"], i["language"], i["text"], decode(arguments.folder / i["file"]).audio) for i in items]
+    clips = [clip for clip in clips if len(clip.audio) <= LONGEST * RATE]
+    with Engine(device="cpu", models_dir=models, model=arguments.model) as engine:
+        changes(engine, clips)
+        if len({clip.language for clip in clips}) == 1:
+            print("the other measurements need clips in another language")
+            return
+        answers(engine, clips)
+        detected(engine, clips)
+
+
+def transcribed(engine: Engine, audio: Floats, language: str) -> Transcript:
+    return engine.transcribe(audio, TranscriptionOptions(language=language, diarize=False))
+
+
+def changes(engine: Engine, clips: Sequence[Clip]) -> None:
+    """The language changes from clip to clip."""
+    # With the same noise around it, because a few milliseconds in a window's start may change a word.
+    quiet = np.zeros(0, np.float32)
+    alone = {
+        clip.name: errors(
+            [clip.text],
+            transcribed(engine, joined_with([quiet, clip], ALONE_PAUSE)[0], clip.language).text,
+            clip.language,
+        )
+        for clip in clips
+    }
+    right = total = 0.0
+    for pause in PAUSES:
+        order = in_turn(clips, seed=round(10 * pause))
+        audio, begins = joined_with(order, pause)
+        transcript = transcribed(engine, audio, "multi")
+        for begin, clip in zip(begins, order, strict=True):
+            seconds = seconds_by_language(transcript, begin, begin + len(clip.audio) / RATE)
+            right += seconds[clip.language]
+            total += sum(seconds.values())
+        found_in: list[str] = []
+        for language in sorted({clip.language for clip in clips}):
+            mine = [clip for clip in order if clip.language == language]
+            text = " ".join(each.text for each in transcript.segments if each.language == language)
+            joined = errors([clip.text for clip in mine], text, language)
+            found_in.append(f"{language} {joined} / {sum(alone[clip.name] for clip in mine)}")
+        print(f"word errors with pauses of {pause} s, joined / each clip alone:", ", ".join(found_in), flush=True)
+    print(f"seconds in the right language: {right:.1f} of {total:.1f}", flush=True)
+
+
+def answers(engine: Engine, clips: Sequence[Clip]) -> None:
+    """A short answer in another language between two longer stretches."""
+    heard: dict[float, list[bool]] = {seconds: [] for seconds in ANSWERS}
+    for seconds in ANSWERS:
+        for answer in clips:
+            others = [clip for clip in clips if clip.language != answer.language and len(clip.audio) > 6 * RATE]
+            around = random.Random(answer.name).sample(others, 1) * 2
+            piece = voiced(answer.audio)[: round(seconds * RATE)]
+            audio, begins = joined_with([around[0].audio, piece, around[1].audio], 0.7)
+            found = seconds_by_language(transcribed(engine, audio, "multi"), begins[1], begins[1] + seconds)
+            heard[seconds].append(bool(found) and found.most_common(1)[0][0] == answer.language)
+    for seconds, right in heard.items():
+        print(f"answers of {seconds} s in the right language: {sum(right)} of {len(right)}")
+
+
+def detected(engine: Engine, clips: Sequence[Clip]) -> None:
+    """What ``auto`` detects behind tones, and behind a clip in another language."""
+    counted: Counter[str] = Counter()
+    for clip in clips:
+        other = next(each for each in clips if each.language != clip.language and len(each.audio) > 6 * RATE)
+        main = [clip.audio] * max(1, round(3 * len(other.audio) / len(clip.audio)))
+        cases = {
+            "alone": clip.audio,
+            "behind tones": joined_with([tones(), clip.audio], 0.3)[0],
+            "behind another language": joined_with([other.audio, *main], 1.0)[0],
+        }
+        for case, audio in cases.items():
+            counted[case] += transcribed(engine, audio, "auto").language == clip.language
+    for case, right in counted.items():
+        print(f"auto, {case}: {right} of {len(clips)} right")
+
+
+def in_turn(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """All clips in an order in which the language changes as often as it can."""
+    rng = random.Random(seed)
+    left = rng.sample(list(clips), len(clips))
+    order: list[Clip] = []
+    while left:
+        counts = Counter(clip.language for clip in left)
+        new = [clip for clip in left if not order or clip.language != order[-1].language] or left
+        order.append(max(new, key=lambda clip: counts[clip.language]))
+        left.remove(order[-1])
+        # The language with few clips is repeated, so that the others have something between them.
+        fillers = [clip for clip in clips if clip.language != order[-1].language]
+        if len(counts) == 1 and left and fillers:
+            order.append(rng.choice(fillers))
+    return order
+
+
+def joined_with(parts: Iterable[Clip | Floats], pause: float) -> tuple[Floats, list[float]]:
+    """The parts with quiet noise between them, and the second at which each begins."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, round(pause * RATE)).astype(np.float32)
+    audio: list[Floats] = []
+    begins, at = [], 0
+    for part in parts:
+        samples = part.audio if isinstance(part, Clip) else part
+        begins.append(at / RATE)
+        audio += [samples, noise]
+        at += len(samples) + len(noise)
+    return np.concatenate(audio), begins
+
+
+def voiced(audio: Floats) -> Floats:
+    """The audio from its first loud tenth of a second."""
+    frames = audio[: len(audio) // 1600 * 1600].reshape(-1, 1600)
+    loud = np.square(frames).mean(axis=1)
+    return audio[1600 * int(np.argmax(loud > 0.1 * loud.max())) :]
+
+
+def tones() -> Floats:
+    """Chords with overtones and a beat, as a jingle has them."""
+    time = np.arange(round(TONES_SECONDS * RATE)) / RATE
+    chords = ((262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294))
+    sound = np.zeros(len(time))
+    for number, chord in enumerate(chords * 5):
+        inside = (time >= number) & (time < number + 1)
+        for note in chord:
+            for overtone in (1, 2, 3, 4):
+                sound[inside] += np.sin(2 * np.pi * note * overtone * time[inside]) / overtone
+    beat = np.exp(-4 * (time * 2 % 1))
+    return (0.05 * sound * (0.4 + beat)).astype(np.float32)
+
+
+def seconds_by_language(transcript: Transcript, begin: float, end: float) -> Counter[str]:
+    """Seconds of text in each language between two times."""
+    found: Counter[str] = Counter()
+    for segment in transcript.segments:
+        inside = min(end, segment.end) - max(begin, segment.start)
+        if inside > 0:
+            found[segment.language or transcript.language] += inside  # type: ignore[assignment]
+    return found
+
+
+def errors(texts: Sequence[str], found: str, language: str) -> int:
+    import jiwer
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    compared = jiwer.process_words(normalize(" ".join(texts)), normalize(found))
+    return int(compared.substitutions + compared.deletions + compared.insertions)
+
+
+if __name__ == "__main__":
+    main()

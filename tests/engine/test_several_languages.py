@@ -1,0 +1,184 @@
+"""Recordings in several languages: the windows of each language, their text, their word times, and the warnings.
+
+All speech that the tests have is English. So the models run as they are, but the second half of a recording is said to
+be in German: the detected probabilities of English and German are exchanged there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from whisper_api import Engine, Segment, TranscriptionOptions, render
+from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.vad import Span
+from whisper_api.engine.whisper.detection import LanguageDetector
+from whisper_api.engine.whisper.model import Detected, Row
+from whisper_api.engine.whisper.onnx.model import OnnxDecode
+from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.worker.worker import Again
+from whisper_api.schema import PartialSegments
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
+
+import random_models
+
+pytestmark = pytest.mark.models
+
+RATE = 16_000
+SPEECH_SECONDS = 8.0
+BORDER = SPEECH_SECONDS + 0.5
+MULTI = TranscriptionOptions(language="multi", diarize=False)
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def speech(short_call: Path) -> Floats:
+    return decode(short_call).audio
+
+
+@pytest.fixture(scope="module")
+def twice(speech: Floats) -> Floats:
+    """Eight seconds of speech, a pause of a second, and the same again: a single window of speech."""
+    return np.concatenate([speech, np.zeros(RATE, np.float32), speech])
+
+
+def exchanged(languages: dict[str, float], span: Span) -> dict[str, float]:
+    late = span.start >= BORDER * RATE
+    return {**languages, "en": languages["de"], "de": languages["en"]} if late else languages
+
+
+@pytest.fixture
+def german_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    listen = LanguageDetector.windows
+
+    def windows(
+        self: LanguageDetector, windows: Sequence[Window], parts: Sequence[Sequence[Span]] | None = None, **also: Any
+    ) -> Generator[Detected, None, None]:
+        spans = parts if parts is not None else [()] * len(windows)
+        for window, inside, found in zip(windows, spans, listen(self, windows, parts, **also), strict=True):
+            told = tuple(exchanged(each, span) for each, span in zip(found.parts, inside, strict=True))
+            yield Detected(found.encoded, exchanged(found.languages, window.span), told)
+
+    monkeypatch.setattr(LanguageDetector, "windows", windows)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The windows that are decoded."""
+    rows: list[Row] = []
+    run = OnnxDecode.run
+
+    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+        rows.extend(inputs)
+        return run(self, inputs)
+
+    monkeypatch.setattr(OnnxDecode, "run", watched)
+    return rows
+
+
+def plain(segments: Sequence[Segment]) -> list[Segment]:
+    return [replace(segment, language=None) for segment in segments]
+
+
+def test_a_recording_in_one_language_is_transcribed_as_with_that_language(
+    engine: Engine, twice: Floats, decoded: list[Row]
+) -> None:
+    several = engine.transcribe(twice, MULTI)
+    rows = len(decoded)
+    one = engine.transcribe(twice, replace(MULTI, language="en"))
+    assert (several.language, several.languages) == ("en", ("en",))
+    assert {segment.language for segment in several.segments} == {"en"}
+    assert plain(several.segments) == list(one.segments)
+    assert several.warnings == one.warnings
+    # The windows were encoded for the detection, and not again.
+    assert all(row.input.ndim == 2 for row in decoded[:rows])
+    assert one.languages == ()
+    assert '"language": "en"' in render(several, "json")
+    assert render(replace(several, segments=tuple(plain(several.segments))), "json") == render(one, "json")
+
+
+@pytest.mark.usefixtures("german_second_half")
+def test_a_window_is_cut_where_the_language_changes(
+    engine: Engine, speech: Floats, twice: Floats, decoded: list[Row], base_model_dir: Path
+) -> None:
+    partial: list[PartialSegments] = []
+    transcript = engine.transcribe(twice, MULTI, on_partial=partial.append)
+    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+        tokens = whisper.language_tokens
+        assert [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded] == [
+            (True, False),
+            (False, True),
+        ]
+    assert set(transcript.languages) == {"en", "de"}
+    assert transcript.language == transcript.languages[0]
+    assert transcript.language_probability is None
+    for segment in transcript.segments:
+        assert segment.language == ("en" if segment.end <= BORDER else "de")
+        assert segment.end <= BORDER or segment.start >= BORDER
+    # The first half has the text that it has alone.
+    alone = engine.transcribe(speech, replace(MULTI, language="en"))
+    first = [segment for segment in transcript.segments if segment.language == "en"]
+    assert [segment.text for segment in first] == [segment.text for segment in alone.segments]
+    assert [{segment.language for segment in each.segments} for each in partial] == [{"en"}, {"de"}]
+
+
+@pytest.mark.usefixtures("german_second_half")
+def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Floats) -> None:
+    # More English than German.
+    transcript = engine.transcribe(twice[: round(15.5 * RATE)], replace(MULTI, language="auto", align=False))
+    assert transcript.language == "en"
+    assert {segment.language for segment in transcript.segments} == {None}
+    assert transcript.languages == ()
+    (warning,) = transcript.warnings
+    assert "of the speech, first at 0:08." in warning
+    assert "sound like 'de', but were transcribed as 'en'" in warning
+
+
+@pytest.fixture(scope="module")
+def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with an alignment model for English alone, of the true shape with random weights."""
+    root = tmp_path_factory.mktemp("models")
+    random_models.make_alignment(root)
+    (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
+    with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
+        yield engine
+
+
+@pytest.mark.usefixtures("german_second_half")
+def test_each_language_has_the_word_times_that_it_can_have(aligning: Engine, twice: Floats) -> None:
+    partial: dict[int, PartialSegments] = {}
+    transcript = aligning.transcribe(twice, MULTI, on_partial=lambda each: partial.update({each.index: each}))
+    assert transcript.word_times == "ctc"
+    assert transcript.alignment_model == "WAV2VEC2_ASR_BASE_960H"
+    (warning,) = transcript.warnings
+    assert "align-de" in warning
+    for segment in transcript.segments:
+        assert " ".join(word.word for word in segment.words) == segment.text
+    assert {each.index for each in partial.values() if each.aligned} == {0, 1}
+    times = [time for word in transcript.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    shown = [segment for _, each in sorted(partial.items()) for segment in each.segments]
+    assert [replace(segment, id=0) for segment in shown] == [replace(each, id=0) for each in transcript.segments]
+
+
+@pytest.mark.usefixtures("german_second_half")
+def test_when_no_language_can_be_aligned_attention_times_all_words(
+    aligning: Engine, twice: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*ignored: object) -> None:
+        raise OSError("the disk is gone")
+
+    aligning.models.evict_idle()
+    monkeypatch.setattr("whisper_api.engine.align.models.AlignmentSource.load", fail)
+    transcript = aligning.transcribe(twice, MULTI)
+    assert transcript.word_times == "attention"
+    assert transcript.alignment_model is None
+    assert all(segment.words for segment in transcript.segments)
+    assert set(transcript.languages) == {"en", "de"}
