@@ -224,7 +224,9 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
         temperature: temperature of the accepted decoding; above 0 the first attempts had failed.
-        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``); empty without doubt.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``), and ``prompt_leak`` where
+            the prompt's own words came out without being heard and the text without the prompt replaces them; empty
+            without doubt.
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from whisper_api.engine.languages import AUTO, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, Whisper
-from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS, Batching, Window, WindowDecoder
+from whisper_api.engine.whisper.window_decoder import (
+    PROMPT_LEAK,
+    SPARSE_VOICED_SECONDS,
+    Batching,
+    Window,
+    WindowDecoder,
+)
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment
@@ -144,16 +150,17 @@ class Recognizer:
         """
         lead = LEAD_SECONDS.get(self._model_name, 0.0) if word_times else None
         decoder = WindowDecoder(self.ctx, self.whisper, self.audio, self.batching, language, lead)
-        done, number, doubtful, textless = 0.0, 0, 0, 0.0
+        done, number, doubtful, leaked, textless = 0.0, 0, 0, 0, 0.0
         results = self.ctx.run(decoder.items(self._windows), window=self.batching.window, ahead=1)
         for window, decoded in zip(self._windows, results, strict=True):
             before = number
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
+                leaked += attempt.leaked
                 segment = decoder.segment(number, piece, attempt)
                 if segment is not None and not (self._doubtful and segment.flags):
                     yield segment
                     number += 1
-                    doubtful += bool(segment.flags)
+                    doubtful += bool(set(segment.flags) - {PROMPT_LEAK})
             if number == before and window.voiced >= SPARSE_VOICED_SECONDS:
                 textless += window.voiced
             done += window.span.seconds
@@ -161,6 +168,11 @@ class Recognizer:
                 on_window(done)
         if textless:
             self.ctx.warn(f"{textless:.1f} s of what sounds like speech gave no text")
+        if leaked:
+            self.ctx.warn(
+                f"the prompt's own words came out of {leaked} windows in which they were not heard; what these windows "
+                "have without the prompt replaces them"
+            )
         if doubtful:
             self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"

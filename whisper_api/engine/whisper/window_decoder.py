@@ -20,6 +20,8 @@ from whisper_api.engine.whisper.model import (
     Row,
     Whisper,
 )
+from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
+from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attempt", "Batching", "Window", "WindowDecoder"]
+__all__ = ["PROMPT_LEAK", "Attempt", "Batching", "Window", "WindowDecoder"]
 
 # A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
 # Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
@@ -52,6 +54,9 @@ MIN_SPLIT_SECONDS = 4.0
 SPARSE_TOKENS = 1.0
 SPARSE_VOICED_SECONDS = 4.0
 SPARSE_PIECE_SECONDS = 6.0
+
+# The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
+PROMPT_LEAK = "prompt_leak"
 
 Floats = NDArray[np.float32]
 
@@ -109,13 +114,23 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What one decoding of a window gave, as text and figures."""
+    """What one decoding of a window gave, as text and figures.
+
+    Attributes:
+        decoded: the decoded tokens.
+        text: their text.
+        compression_ratio: of the text.
+        temperature: temperature of the decoding.
+        sparse: whether there is too little text for the window's speech.
+        leaked: whether the prompt's words came out before, without being heard; this text is decoded without a prompt.
+    """
 
     decoded: DecodedTokens
     text: str
     compression_ratio: float
     temperature: float
     sparse: bool = False
+    leaked: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -127,6 +142,8 @@ class Attempt:
             flags.append("low_confidence")
         if self.decoded.capped:
             flags.append("truncated")
+        if self.leaked:
+            flags.append(PROMPT_LEAK)
         return tuple(flags)
 
     @property
@@ -165,6 +182,9 @@ class WindowDecoder:
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
         self._prompt = prompt_tokens(self._tokenizer, options.prompt, options.hotwords)
+        self._bare = prompt_tokens(self._tokenizer, None, None)
+        # The empty word is in no text, so no copied run goes from the hotwords into the prompt.
+        self._prompt_words = [*plain_words(options.hotwords or ""), "", *plain_words(options.prompt or "")]
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
@@ -181,14 +201,21 @@ class WindowDecoder:
             following = len(pending) - 1 - number
             # The client waits for the text of the first window, so it does not wait for a batch.
             alone = number == 0
-            yield self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
+            yield self._item(window, self._prompt, self._beam_size, self.first_temperature, following, alone=alone)
 
     def _item(
-        self, window: Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
+        self,
+        window: Window,
+        prompt: tuple[int, ...],
+        beam_size: int,
+        temperature: float,
+        following: int = 0,
+        *,
+        alone: bool = False,
     ) -> tuple[BatchOperation, Row, float]:
         settings = DecodeSettings(
             window.frames,
-            prompt_length=len(self._prompt),
+            prompt_length=len(prompt),
             beam_size=beam_size,
             temperature=temperature,
             suppress=self._suppress,
@@ -198,7 +225,7 @@ class WindowDecoder:
         )
         operation = self._whisper.decode(settings, self._batching.max_items, self._batching.max_cost)
         value = window.encoded if window.encoded is not None else self._audio[window.span.start : window.span.end]
-        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
+        row = Row(value, prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
         return operation, row, window.frames / FRAMES_PER_SECOND
 
     def attempt(self, decoded: DecodedTokens, temperature: float) -> Attempt:
@@ -206,14 +233,31 @@ class WindowDecoder:
         return Attempt(decoded, text, compression_ratio(text), temperature)
 
     def settle(self, window: Window, first: Attempt) -> Iterator[tuple[Window, Attempt]]:
-        """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs."""
+        """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs.
+
+        Text that the prompt brought, and not the audio, is replaced by what the window has without a prompt.
+        """
+        for piece, attempt in self._settled(window, first, self._prompt):
+            yield from self._without_leak(piece, attempt)
+
+    def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
+        runs = copied_runs(attempt.text, self._prompt_words)
+        if may_be_leaked(attempt.text, runs, attempt.decoded.no_speech_prob):
+            plain = list(self._decoded_again([window], self._bare))
+            if not is_heard(runs, " ".join(each.text for _, each in plain if not each.is_silence)):
+                # Text that counts as silence would not have come out.
+                yield from ((piece, replace(each, leaked=not attempt.is_silence)) for piece, each in plain)
+                return
+        yield window, attempt
+
+    def _settled(self, window: Window, first: Attempt, prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
         attempts = [first]
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
             if step is None:
                 break
             again, beam_size, temperature = step
-            (decoded,) = self._ctx.run([self._item(again, beam_size, temperature)])
+            (decoded,) = self._ctx.run([self._item(again, prompt, beam_size, temperature)])
             attempts.append(self.attempt(decoded, temperature))
         best = attempts[-1]
         if best.flags and not best.is_silence:
@@ -221,11 +265,11 @@ class WindowDecoder:
             best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
         if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
             # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
-            yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67))
+            yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67), prompt)
             return
         if window.is_sparse(best):
             # Whisper sometimes ends the text of a window early. Shorter pieces give the missing text.
-            pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS)))
+            pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS), prompt))
             tokens = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
             invented = any("repetitive" in each.flags for _, each in pieces)
             if not invented and tokens >= max(2 * len(best.decoded.tokens), SPARSE_TOKENS * window.voiced / 2):
@@ -234,10 +278,10 @@ class WindowDecoder:
             best = replace(best, sparse=True)
         yield window, best
 
-    def _decoded_again(self, pieces: Sequence[Window]) -> Iterator[tuple[Window, Attempt]]:
+    def _decoded_again(self, pieces: Sequence[Window], prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
         for piece in pieces:
-            (decoded,) = self._ctx.run([self._item(piece, self._beam_size, self.first_temperature)])
-            yield from self.settle(piece, self.attempt(decoded, self.first_temperature))
+            (decoded,) = self._ctx.run([self._item(piece, prompt, self._beam_size, self.first_temperature)])
+            yield from self._settled(piece, self.attempt(decoded, self.first_temperature), prompt)
 
     def _next_attempt(self, window: Window, number: int) -> tuple[Window, int, float] | None:
         """The next try after ``number`` failed attempts: beam search on 30 s, then rising temperatures."""
