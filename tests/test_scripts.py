@@ -40,6 +40,7 @@ RUNS: dict[str, list[str]] = {
     "bench_throughput.py": [*SMALL, "--no-peers"],
     "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer"],
     "eval_diarization.py": [],
+    "eval_vocabulary.py": ["{folder}", "--model", "tiny.en", "--distractors", "20"],
     "load_server.py": ["--seconds=1", "--pollers=2", "--uploaders=1", "--megabytes=1", "--uploads=1", "--rest=0.3"],
     "quickstart.py": ["{folder}/hello.wav", "--once"],
     "random_models.py": ["{folder}/models", "--whisper", "tiny"],
@@ -50,6 +51,7 @@ EXTRAS = {
     "bench_start.py": [needs.NORMALIZER],
     "bench_throughput.py": [needs.NORMALIZER],
     "eval_accuracy.py": [needs.NORMALIZER, needs.JIWER],
+    "eval_vocabulary.py": [needs.NORMALIZER, needs.JIWER],
 }
 # For each part of a script, a script that imports or starts it, and so runs it in these tests.
 PARTS = {

@@ -51,10 +51,11 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        VocabularyNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, render, rendered
-    from whisper_api.job_values import JobResult, JobStatus
+    from whisper_api.job_values import JobResult, JobStatus, Vocabulary
     from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions, Word
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
@@ -107,6 +108,8 @@ __all__ = [
     "Transcript",
     "TranscriptionOptions",
     "UnknownModel",
+    "Vocabulary",
+    "VocabularyNotFound",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -130,6 +133,7 @@ _HOMES = {
     "PartialSegments": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
+    "Vocabulary": "whisper_api.job_values",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "render": "whisper_api.formats",

@@ -26,6 +26,7 @@
     │   ├── JobCanceled            the job was canceled, so there is no result
     │   ├── ResultGone             the job's result was delivered, has expired or was deleted
     │   └── IdempotencyConflict    the same idempotency key came with another payload
+    ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
@@ -75,6 +76,7 @@ __all__ = [
     "StorageFull",
     "StorageLocked",
     "UnknownModel",
+    "VocabularyNotFound",
     "WhisperApiError",
 ]
 
@@ -222,6 +224,10 @@ class ResultGone(JobError):
 
 class IdempotencyConflict(JobError):
     """The idempotency key was used before, with another payload."""
+
+
+class VocabularyNotFound(WhisperApiError):
+    """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
 
 
 class Busy(WhisperApiError):

@@ -84,6 +84,12 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     ] = None
     prompt: Annotated[str | None, _described("text that precedes the audio: spelling, style, names")] = None
     hotwords: Annotated[str | None, _described("words to expect, put before every window")] = None
+    vocabulary: Annotated[
+        str | tuple[str, ...] | None,
+        _described(
+            "names and terms that may be said: the name of a server's vocabulary, or a file with a term in each line"
+        ),
+    ] = None
     temperature: Annotated[float, Meta(ge=0.0, le=1.0, description="sampling temperature of the first attempt")] = 0.0
     beam_size: Annotated[
         Annotated[int, Meta(ge=1, le=32)] | None,

@@ -27,7 +27,7 @@ from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import AlreadyThere, Job, JobStore
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
-from whisper_api.store.texts import JobText, digest, put_text
+from whisper_api.store.texts import PAGE_BYTES, JobText, digest, put_text
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60.0
@@ -408,7 +408,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(path: Path, vers
     metadata = {"case": "É\n7", "pages": 3.0, "tags": ["a"]} if version > 1 else None
     insert = (
         "INSERT INTO jobs (place, job_id, owner, state, options, output_format, keep_result, audio_bytes, warnings,"
-        " created_at, finished_at, crashes, interruptions, error_name, fingerprint)"
+        f" created_at, finished_at, crashes, {'interruptions' if version < 7 else 'attempts'}, error_name, fingerprint)"
         """ VALUES (?, ?, 'ada', ?, '{"model":"base"}', 'srt', 1, 5, '["one"]', 1.5, ?, 0, 0, '', 'print')"""
     )
     earlier.execute(insert, (7, "job", "Queued", None))
@@ -509,8 +509,11 @@ def test_a_damaged_database_is_a_named_error(path: Path) -> None:
     for number in range(50):
         store.add(new_job(f"job-{number}", file_name="x" * 1000))
     store.close()
+    with sqlite3.connect(path) as reader:
+        ((page,),) = reader.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchall()
+    reader.close()
     content = bytearray(path.read_bytes())
-    content[8192:] = bytes(len(content) - 8192)
+    content[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = bytes(PAGE_BYTES)
     path.write_bytes(content)
     store = JobStore(path)
     with pytest.raises(StorageError, match="damaged"):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from whisper_api.coercion import convert, help_line, union_parts
 from whisper_api.config import settings
+from whisper_api.errors import InvalidOption
+from whisper_api.schema import TranscriptionOptions
 
 __all__ = [
     "add_flag",
     "add_setting_flags",
     "add_struct_flags",
+    "options_of",
     "overridden_settings",
     "struct_of",
     "subcommand_adder",
+    "terms_in",
 ]
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -66,6 +71,37 @@ def struct_of(args: argparse.Namespace, struct: type[S]) -> S:
     """
     names = struct.__struct_fields__
     return struct(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def terms_in(file: Path) -> tuple[str, ...]:
+    """The terms of a file: its lines without empty ones and without surrounding spaces.
+
+    Args:
+        file: UTF-8, a term in each line.
+
+    Raises:
+        InvalidOption: the file cannot be read.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption("vocabulary", f"{file} cannot be read: {error}") from None
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def options_of(args: argparse.Namespace) -> TranscriptionOptions:
+    """The options of a transcription. A vocabulary that is the path of a file becomes the terms of the file.
+
+    Args:
+        args: the parsed arguments, with the flags of :class:`~whisper_api.schema.TranscriptionOptions`.
+
+    Raises:
+        InvalidOption: the options contradict each other, or the file of terms cannot be read.
+    """
+    options = struct_of(args, TranscriptionOptions)
+    if isinstance(options.vocabulary, str) and (file := Path(options.vocabulary)).is_file():
+        return msgspec.structs.replace(options, vocabulary=terms_in(file))
+    return options
 
 
 def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str]) -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "serve": "answer over HTTP: a REST API with a durable queue",
     "models": "list, fetch, check and remove models",
     "keys": "make, list and revoke the keys of the server's callers",
+    "vocabularies": "store names and terms on a server, and list, show and delete them",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -14,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.cli.flags import struct_of
+from whisper_api.cli.flags import options_of, struct_of
 from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
-from whisper_api.client import DEFAULT_URL, Client
+from whisper_api.cli.server_arguments import add_server_arguments, api_key
+from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import (
     Busy,
@@ -40,7 +40,6 @@ __all__ = ["add_arguments", "run"]
 
 log = logging.getLogger(__name__)
 
-KEY_VARIABLE = "WHISPER_API_KEY"
 # Number of unfinished jobs at the server: enough that the server never waits for an upload.
 FILES_AHEAD = 4
 # Seconds that the cancelation of a job may take after Ctrl-C.
@@ -57,13 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         common: flags of every command; they are in the parser already.
     """
     server = parser.add_argument_group("server")
-    server.add_argument("--url", default=DEFAULT_URL, help=f"URL of the server; {DEFAULT_URL} by default")
-    server.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="FILE",
-        help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
-    )
+    add_server_arguments(server)
     server.add_argument("--detach", action="store_true", help="print the jobs' ids instead of waiting for them")
     server.add_argument("--keep-result", action="store_true", help="leave the result there until the job expires")
     add_file_arguments(parser)
@@ -80,7 +73,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when a file failed or the server cannot be used, 2 when the arguments or options are wrong.
     """
     try:
-        key = _api_key(args.key_file)
+        key = api_key(args.key_file)
     except (OSError, UnicodeDecodeError) as error:
         return complain("submit", f"--key-file {args.key_file}: {one_line(error)}", 2)
     try:
@@ -92,7 +85,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         with line, Client(args.url, key) as client:
             work = _Work(
                 client,
-                struct_of(args, TranscriptionOptions),
+                options_of(args),
                 struct_of(args, RenderOptions),
                 outputs,
                 keep_result=args.keep_result,
@@ -305,7 +298,3 @@ def _held_interrupt() -> Iterator[_Interrupt]:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _api_key(file: Path | None) -> str | None:
-    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
@@ -19,7 +19,7 @@ import msgspec
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus
+from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
@@ -73,6 +73,10 @@ class Page(msgspec.Struct):
 
 class _Accepted(msgspec.Struct):
     job_id: str
+
+
+class _Vocabularies(msgspec.Struct):
+    vocabularies: tuple[Vocabulary, ...]
 
 
 class Calls:
@@ -198,6 +202,32 @@ class Calls:
         )
         return decoded(response, Corrections)
 
+    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
+        """Store a vocabulary, and return it as the server keeps it.
+
+        Args:
+            name: name of the vocabulary.
+            terms: names and terms.
+        """
+        headers = {"Content-Type": "application/json"}
+        body = msgspec.json.encode({"terms": list(terms)})
+        response = yield from self._response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
+        return decoded(response, Vocabulary)
+
+    def vocabulary(self, name: str) -> Steps[Vocabulary]:
+        """A stored vocabulary."""
+        response = yield from self._response(Request("GET", _vocabulary_path(name)))
+        return decoded(response, Vocabulary)
+
+    def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
+        """All vocabularies of the caller."""
+        response = yield from self._response(Request("GET", "/vocabularies"))
+        return decoded(response, _Vocabularies).vocabularies
+
+    def delete_vocabulary(self, name: str) -> Steps[None]:
+        """Delete a vocabulary."""
+        yield from self._response(Request("DELETE", _vocabulary_path(name)))
+
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
 
@@ -281,6 +311,8 @@ def form_fields(
     # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
     fields |= msgspec.to_builtins(render_options or RenderOptions())
+    if isinstance(fields.get("vocabulary"), (list, tuple)):
+        fields["vocabulary"] = msgspec.json.encode(fields["vocabulary"]).decode()
     fields["output_format"] = output_format
     fields["keep_result"] = keep_result or None
     fields["hf_token"] = hf_token or None
@@ -322,6 +354,10 @@ def job_path(job_id: str, rest: str = "") -> str:
         rest: path of the resource under the job, with a slash.
     """
     return f"/transcription/{quote(job_id, safe='')}{rest}"
+
+
+def _vocabulary_path(name: str) -> str:
+    return f"/vocabularies/{quote(name, safe='')}"
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:

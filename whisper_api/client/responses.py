@@ -47,6 +47,7 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "storage_unavailable": errors.StorageError,
     "storage_full": errors.StorageFull,
     "storage_locked": errors.StorageLocked,
+    "vocabulary_not_found": errors.VocabularyNotFound,
 }
 OF_THE_JOB: dict[str, type[errors.JobError]] = {
     "job_not_finished": errors.JobNotFinished,

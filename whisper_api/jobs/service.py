@@ -31,6 +31,7 @@ from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
+from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
@@ -79,6 +80,11 @@ class JobService(Lifecycle):
     def keys(self) -> KeyRing:
         """The keys of callers, which are in the same database."""
         return KeyRing(self.store)
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The vocabularies of the keys, which are in the same database."""
+        return Vocabularies(self.store)
 
     def facts(self) -> ExecutorFacts:
         """The device and the models that jobs run on. The first call may take long."""

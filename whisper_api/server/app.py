@@ -38,6 +38,7 @@ from whisper_api.server.routes import (
     page,
     status,
     transcription,
+    vocabularies,
 )
 from whisper_api.server.state import ServerState
 
@@ -59,6 +60,10 @@ NATIVE_ROUTES = {
     "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
     "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
+    "/vocabularies": Resource({"GET": vocabularies.LIST}),
+    "/vocabularies/{name}": Resource(
+        {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
+    ),
     "/status": Resource({"GET": status.STATUS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),

@@ -165,4 +165,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE jobs RENAME COLUMN interruptions TO attempts",
         "UPDATE jobs SET attempts = attempts + crashes, crashes = 0 WHERE crashes",
     ),
+    (
+        # ``name`` is a digest; ``texts.py`` says why.
+        """
+        CREATE TABLE vocabularies (
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            content BLOB NOT NULL,
+            PRIMARY KEY (owner, name)
+        )
+        """,
+    ),
 )

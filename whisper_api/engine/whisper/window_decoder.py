@@ -23,6 +23,7 @@ from whisper_api.engine.whisper.model import (
 from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
+from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, Vocabulary, has_term
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment
 
@@ -57,6 +58,9 @@ SPARSE_PIECE_SECONDS = 6.0
 
 # The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
 PROMPT_LEAK = "prompt_leak"
+
+# Hotwords and prompt fill at most half of the 448 tokens of context, less the start of the text.
+PROMPT_TOKENS = 448 // 2 - 5
 
 Floats = NDArray[np.float32]
 
@@ -185,6 +189,9 @@ class WindowDecoder:
         self._bare = prompt_tokens(self._tokenizer, None, None)
         # The empty word is in no text, so no copied run goes from the hotwords into the prompt.
         self._prompt_words = [*plain_words(options.hotwords or ""), "", *plain_words(options.prompt or "")]
+        self._vocabulary = Vocabulary(options.vocabulary or (), self._fits)
+        if warning := self._vocabulary.warning:
+            ctx.warn(warning)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
@@ -238,7 +245,36 @@ class WindowDecoder:
         Text that the prompt brought, and not the audio, is replaced by what the window has without a prompt.
         """
         for piece, attempt in self._settled(window, first, self._prompt):
-            yield from self._without_leak(piece, attempt)
+            for each, kept in self._without_leak(piece, attempt):
+                yield from self._with_terms(each, kept)
+
+    def _with_terms(self, window: Window, draft: Attempt) -> Iterator[tuple[Window, Attempt]]:
+        """Decode again with the terms that sound like the text. Yields that text if it has one of them."""
+        terms = [] if draft.is_silence else self._vocabulary.like(draft.text)
+        if terms:
+            again = list(self._decoded_again([window], self._prompt_with(terms)))
+            text = " ".join(each.text for _, each in again)
+            logprob = min(each.decoded.avg_logprob for _, each in again)
+            if (
+                any(has_term(text, term) for term in terms)
+                and all(set(each.flags) <= set(draft.flags) for _, each in again)
+                and logprob >= draft.decoded.avg_logprob - LOGPROB_MARGIN
+            ):
+                yield from again
+                return
+        yield window, draft
+
+    def _prompt_with(self, terms: Sequence[str]) -> tuple[int, ...]:
+        """The job's prompt with as many of the terms as have room, the first first."""
+        options = self._ctx.options
+        fitting: list[str] = []
+        for term in terms:
+            if self._fits(", ".join((*fitting, term))):
+                fitting.append(term)
+        return prompt_tokens(self._tokenizer, options.prompt, ", ".join(filter(None, (*fitting, options.hotwords))))
+
+    def _fits(self, terms: str) -> bool:
+        return len(self._tokenizer.encode(f" {terms}")) <= PROMPT_TOKENS // 2
 
     def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
         runs = copied_runs(attempt.text, self._prompt_words)
@@ -349,7 +385,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str | None, hotwords: str | None
         prompt: text that precedes the audio.
         hotwords: words to expect.
     """
-    room = 448 // 2 - 5
+    room = PROMPT_TOKENS
     before: list[int] = []
     if hotwords and hotwords.strip():
         before = tokenizer.encode(" " + hotwords.strip())[: room // 2 if prompt else room]

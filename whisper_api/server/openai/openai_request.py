@@ -54,7 +54,8 @@ TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
-COMMON_FIELDS = ("model", "prompt", "temperature", "response_format", "hotwords", "audio_track", "url", *RENDER_FIELDS)
+OPTIONS = ("audio_track", "prompt", "temperature", "vocabulary")
+COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *OPTIONS, *RENDER_FIELDS)
 SINGLE_FIELDS = {
     "transcribe": frozenset((*COMMON_FIELDS, "language", "stream", CHUNKING_FIELD)),
     "translate": frozenset(COMMON_FIELDS),
@@ -114,7 +115,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         stream = False
     speakers = _known_speakers(form, name, response_format)
     values: dict[str, Any] = {
-        **form.texts(("audio_track", "prompt", "temperature")),
+        **form.texts(OPTIONS),
         **chunking_options(form.last(CHUNKING_FIELD), form.inside(CHUNKING_FIELD)),
         "task": task,
         "model": chosen_model(name, state),

@@ -46,7 +46,7 @@ from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
-from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL
+from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, RENDER_FIELDS, URL, VOCABULARY
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ TRANSCRIPTION_FIELDS = (
     HOTWORDS,
     AUDIO_TRACK,
     KEYWORDS,
+    VOCABULARY,
     FormField(
         "response_format",
         ResponseFormat,
@@ -221,6 +222,7 @@ TRANSLATION_FIELDS = (
     HOTWORDS,
     AUDIO_TRACK,
     KEYWORDS,
+    VOCABULARY,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )
