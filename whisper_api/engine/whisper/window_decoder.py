@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -198,7 +199,8 @@ class WindowDecoder:
         self._suppress = suppress
         start = tuple(self._tokenizer.sot_sequence)
         self._align_from = start if lead is not None else None
-        self._logprobs_from = start if options.logprobs else None
+        self._logprobs_from = start if options.logprobs or self._vocabulary.terms else None
+        self._keeps_logprobs = options.logprobs
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
 
@@ -250,7 +252,7 @@ class WindowDecoder:
 
     def _with_terms(self, window: Window, draft: Attempt) -> Iterator[tuple[Window, Attempt]]:
         """Decode again with the terms that sound like the text. Yields that text if it has one of them."""
-        terms = [] if draft.is_silence else self._vocabulary.like(draft.text)
+        terms = self._like(draft) if self._vocabulary.terms and not draft.is_silence else []
         if terms:
             again = list(self._decoded_again([window], self._prompt_with(terms)))
             text = " ".join(each.text for _, each in again)
@@ -263,6 +265,14 @@ class WindowDecoder:
                 yield from again
                 return
         yield window, draft
+
+    def _like(self, draft: Attempt) -> list[str]:
+        """The terms that sound like the text of an attempt."""
+        words, pieces = self._tokenizer.split_to_word_tokens([*draft.decoded.tokens, self._tokenizer.eot])
+        logprobs = iter(draft.decoded.logprobs)
+        # Without probabilities, which a window of only special tokens lacks, every word counts as doubtful.
+        least = [min(itertools.islice(logprobs, len(piece)), default=-math.inf) for piece in pieces[:-1]]
+        return self._vocabulary.like(words[:-1], least)
 
     def _prompt_with(self, terms: Sequence[str]) -> tuple[int, ...]:
         """The job's prompt with as many of the terms as have room, the first first."""
@@ -364,7 +374,7 @@ class WindowDecoder:
             seek=round(start * FRAMES_PER_SECOND),
             tokens=decoded.tokens,
             logprobs=token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
-            if self._logprobs_from is not None
+            if self._keeps_logprobs
             else (),
         )
 
