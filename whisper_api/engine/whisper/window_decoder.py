@@ -21,6 +21,7 @@ from whisper_api.engine.whisper.model import (
     Row,
     Whisper,
 )
+from whisper_api.engine.whisper.prompt import PROMPT_TOKENS, prompt_tokens
 from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
@@ -29,8 +30,6 @@ from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
-    from faster_whisper.tokenizer import Tokenizer
-
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.worker.worker import BatchOperation
 
@@ -59,9 +58,6 @@ SPARSE_PIECE_SECONDS = 6.0
 
 # The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
 PROMPT_LEAK = "prompt_leak"
-
-# Hotwords and prompt fill at most half of the 448 tokens of context, less the start of the text.
-PROMPT_TOKENS = 448 // 2 - 5
 
 Floats = NDArray[np.float32]
 
@@ -254,13 +250,18 @@ class WindowDecoder:
         """Decode again with the terms that sound like the text. Yields that text if it has one of them."""
         terms = self._like(draft) if self._vocabulary.terms and not draft.is_silence else []
         if terms:
-            again = list(self._decoded_again([window], self._prompt_with(terms)))
+            prompt = self._prompt_with(terms, alone=draft.leaked)
+            again = [
+                (piece, replace(each, leaked=draft.leaked)) for piece, each in self._decoded_again([window], prompt)
+            ]
             text = " ".join(each.text for _, each in again)
-            logprob = min(each.decoded.avg_logprob for _, each in again)
+            runs = copied_runs(text, [*plain_words(" ".join(terms)), "", *self._prompt_words])
+            no_speech = max(each.decoded.no_speech_prob for _, each in again)
             if (
                 any(has_term(text, term) for term in terms)
                 and all(set(each.flags) <= set(draft.flags) for _, each in again)
-                and logprob >= draft.decoded.avg_logprob - LOGPROB_MARGIN
+                and min(each.decoded.avg_logprob for _, each in again) >= draft.decoded.avg_logprob - LOGPROB_MARGIN
+                and (is_heard(runs, draft.text) or not may_be_leaked(text, runs, no_speech))
             ):
                 yield from again
                 return
@@ -274,20 +275,22 @@ class WindowDecoder:
         least = [min(itertools.islice(logprobs, len(piece)), default=-math.inf) for piece in pieces[:-1]]
         return self._vocabulary.like(words[:-1], least)
 
-    def _prompt_with(self, terms: Sequence[str]) -> tuple[int, ...]:
-        """The job's prompt with as many of the terms as have room, the first first."""
+    def _prompt_with(self, terms: Sequence[str], *, alone: bool) -> tuple[int, ...]:
+        """The job's prompt with as many of the terms as have room, the first first; or these terms alone."""
         options = self._ctx.options
         fitting: list[str] = []
         for term in terms:
             if self._fits(", ".join((*fitting, term))):
                 fitting.append(term)
+        if alone:
+            return prompt_tokens(self._tokenizer, None, ", ".join(fitting))
         return prompt_tokens(self._tokenizer, options.prompt, ", ".join(filter(None, (*fitting, options.hotwords))))
 
     def _fits(self, terms: str) -> bool:
         return len(self._tokenizer.encode(f" {terms}")) <= PROMPT_TOKENS // 2
 
     def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
-        runs = copied_runs(attempt.text, self._prompt_words)
+        runs = copied_runs(attempt.text, self._prompt_words) if self._prompt != self._bare else []
         if may_be_leaked(attempt.text, runs, attempt.decoded.no_speech_prob):
             plain = list(self._decoded_again([window], self._bare))
             if not is_heard(runs, " ".join(each.text for _, each in plain if not each.is_silence)):
@@ -383,23 +386,3 @@ def compression_ratio(text: str) -> float:
     """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
-    """The prompt of the decoder: hotwords, the end of the prompt, then the task.
-
-    Hotwords and prompt fill at most half of the 448 tokens of context.
-
-    Args:
-        tokenizer: the tokenizer of the language.
-        prompt: text that precedes the audio.
-        hotwords: words to expect.
-    """
-    room = PROMPT_TOKENS
-    before: list[int] = []
-    if hotwords and hotwords.strip():
-        before = tokenizer.encode(" " + hotwords.strip())[: room // 2 if prompt else room]
-    if prompt and prompt.strip():
-        before += tokenizer.encode(" " + prompt.strip())[-(room - len(before)) :]
-    start = [tokenizer.sot_prev, *before] if before else []
-    return (*start, *tokenizer.sot_sequence, tokenizer.no_timestamps)
