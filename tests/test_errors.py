@@ -212,6 +212,7 @@ def values() -> Iterator[object]:
         Config(port=0, hf_token="secret"),
     )
     yield schema.Progress(0.5, "asr")
+    yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})
     yield job_values.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})

@@ -273,6 +273,24 @@ PROMISES = (
     ),
     Promise(
         r"docs/api",
+        r"has up to (\d+) vocabularies of up to (\d+) terms of up to (\d+) characters",
+        lambda: tuple(constant("jobs", f"MAX_{name}") for name in ("VOCABULARIES", "TERMS", "TERM_CHARACTERS")),
+        ("test_limits_are_named",),
+    ),
+    Promise(
+        r"docs/api",
+        r"at most (\d+) of them",
+        lambda: (constant("engine/whisper", "TERMS_OF_A_WINDOW"),),
+        ("test_the_most_similar_terms_come_first_and_those_of_the_text_not_at_all",),
+    ),
+    Promise(
+        rf"{CLIENT}\.put_vocabulary",
+        r"1 to (\d+) letters",
+        lambda: (64,),
+        ("test_limits_are_named",),
+    ),
+    Promise(
+        r"docs/api",
         r"with (\d+) to (\d+) seconds of sound",
         lambda: (constant("server/uploads", "MIN_SECONDS"), constant("server/uploads", "MAX_SECONDS")),
         ("test_invalid_known_speakers_are_refused_and_leave_no_files",),

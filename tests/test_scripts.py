@@ -43,6 +43,7 @@ RUNS: dict[str, list[str]] = {
     "eval_speakers.py": [],
     "eval_invented.py": ["--model=tiny.en", "--vad=none", "--language=en", "--sound=hum", "--seconds=2", "--no-peer"],
     "eval_languages.py": ["{folder}", "--model", "tiny.en"],
+    "eval_vocabulary.py": ["{folder}", "--model", "tiny.en", "--distractors", "20"],
     "load_server.py": ["--seconds=1", "--pollers=2", "--uploaders=1", "--megabytes=1", "--uploads=1", "--rest=0.3"],
     "quickstart.py": ["{folder}/hello.wav", "--once"],
     "random_models.py": ["{folder}/models", "--whisper", "tiny"],
@@ -54,6 +55,7 @@ EXTRAS = {
     "bench_throughput.py": [needs.NORMALIZER],
     "eval_accuracy.py": [needs.NORMALIZER, needs.JIWER],
     "eval_languages.py": [needs.NORMALIZER, needs.JIWER],
+    "eval_vocabulary.py": [needs.NORMALIZER, needs.JIWER],
 }
 # For each part of a script, a script that imports or starts it, and so runs it in these tests.
 PARTS = {

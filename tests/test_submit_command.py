@@ -83,6 +83,19 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+def test_a_vocabulary_is_a_file_of_terms_or_a_name(
+    submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("names.txt").write_text("\ufeffZoë Ångström\n\n  Bo \n", encoding="utf-8")
+    for given in ("names.txt", "clients"):
+        assert submit("a.wav", "--vocabulary", given) == 0
+    sent = [request.fields.get("vocabulary") for request in rest.of("POST")]
+    assert sent == ['["Zoë Ångström","Bo"]', "clients"]
+    Path("names.txt").write_bytes(b"\xff")
+    assert submit("a.wav", "--vocabulary", "names.txt") == 2
+    assert "names.txt cannot be read" in capsys.readouterr().err
+
+
 def test_a_file_goes_there_and_its_text_comes_back(
     submit: Submit, rest: Rest, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,10 +57,11 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        VocabularyNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
-    from whisper_api.job_values import JobResult, JobStatus
+    from whisper_api.job_values import JobResult, JobStatus, Vocabulary
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -132,6 +133,8 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "Vocabulary",
+    "VocabularyNotFound",
     "VoiceEmbedding",
     "WhisperApiError",
     "Word",
@@ -160,6 +163,7 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",

@@ -32,6 +32,7 @@
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
+    ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
@@ -87,6 +88,7 @@ __all__ = [
     "StorageFull",
     "StorageLocked",
     "UnknownModel",
+    "VocabularyNotFound",
     "WhisperApiError",
 ]
 
@@ -269,6 +271,10 @@ class SpeakerExists(SpeakerError):
 
 class SpeakerLimit(SpeakerError):
     """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
+
+
+class VocabularyNotFound(WhisperApiError):
+    """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
 
 
 class Busy(WhisperApiError):

@@ -30,6 +30,7 @@ __all__ = [
     "ResultSegment",
     "ResultWord",
     "SpokenLanguage",
+    "Vocabulary",
     "job_result",
     "result_segment",
 ]
@@ -295,6 +296,18 @@ def job_result(
 
 def _or_unset(value: T | None) -> T | msgspec.UnsetType:
     return msgspec.UNSET if value is None else value
+
+
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored list of names and terms.
+
+    Attributes:
+        name: the name by which jobs use it.
+        terms: each as it is to be written; each once.
+    """
+
+    name: str
+    terms: tuple[str, ...]
 
 
 class JobQueuedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="queued"):

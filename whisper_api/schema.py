@@ -111,6 +111,12 @@ class TranscriptionOptions(Record, frozen=True, kw_only=True, omit_defaults=True
     ] = None
     prompt: Annotated[str | None, _described("text that precedes the audio: spelling, style, names")] = None
     hotwords: Annotated[str | None, _described("words to expect, put before every window")] = None
+    vocabulary: Annotated[
+        str | tuple[str, ...] | None,
+        _described(
+            "names and terms that may be said: the name of a server's vocabulary, or a file with a term in each line"
+        ),
+    ] = None
     temperature: Annotated[float, Meta(ge=0.0, le=1.0, description="sampling temperature of the first attempt")] = 0.0
     beam_size: Annotated[
         Annotated[int, Meta(ge=1, le=32)] | None,
@@ -308,8 +314,9 @@ class Segment(Record, frozen=True, kw_only=True, omit_defaults=True):
         compression_ratio: of the UTF-8 text under zlib; above 2.4 the text repeats itself.
         no_speech_prob: probability that the window holds no speech.
         temperature: temperature of the accepted decoding; above 0 the first attempts had failed.
-        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``); empty
-            without doubt.
+        flags: reasons to doubt the text (``repetitive``, ``low_confidence``, ``truncated``, ``hallucination``), and
+            ``prompt_leak`` where the prompt's own words came out without being heard and other text replaces them.
+            Empty without doubt.
         seek: start of the decoded window, in hundredths of a second.
         tokens: ids of the text tokens. When a segment's end cuts a word, its tokens belong to the first part.
         logprobs: log probabilities of the tokens; empty unless the option ``logprobs`` is set.

@@ -167,7 +167,12 @@ async def test_the_log_has_a_line_for_each_request_and_nothing_private(
         _, key_id, secret = token.split("_", 2)  # the secret may have underscores of its own
         async with app.client(token) as client:
             files = {"file": ("unlogged-name.wav", AUDIO)}
-            fields = {"prompt": "unlogged-prompt", "hotwords": "unlogged-words", "hf_token": "unlogged-token"}
+            fields = {
+                "prompt": "unlogged-prompt",
+                "hotwords": "unlogged-words",
+                "vocabulary": '["unlogged-term"]',
+                "hf_token": "unlogged-token",
+            }
             answer = await client.post("/transcribe", data=fields, files=files, headers={"X-Request-ID": "mine"})
             job_id = answer.json()["job_id"]
             await client.get(f"/transcription/{job_id}?note=unlogged-query")

@@ -155,6 +155,8 @@ ANSWERS = {
     "format=srt": "1\n00:00:0",
     "/events": "event: completed",
     "--data-binary": '"status_url"',
+    "-X PUT": '"terms":["Zoë Ångström","Kubernetes"]',
+    "vocabulary=clients": '"status_url"',
 }
 
 

@@ -27,7 +27,7 @@ from whisper_api.store.job_search import JobFilter
 from whisper_api.store.jobs import AlreadyThere, Job, JobStore
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
-from whisper_api.store.texts import JobText, digest, put_text
+from whisper_api.store.texts import PAGE_BYTES, JobText, digest, put_text
 
 ROOT = Path(__file__).parents[2]
 WAIT = 60.0
@@ -510,10 +510,11 @@ def test_a_damaged_database_is_a_named_error(path: Path) -> None:
     for number in range(50):
         store.add(new_job(f"job-{number}", file_name="x" * 1000))
     store.close()
+    with sqlite3.connect(path) as reader:
+        ((page,),) = reader.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchall()
+    reader.close()
     content = bytearray(path.read_bytes())
-    # The schema, which is read at the opening, stays.
-    half = len(content) // 2
-    content[half:] = bytes(len(content) - half)
+    content[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = bytes(PAGE_BYTES)
     path.write_bytes(content)
     store = JobStore(path)
     with pytest.raises(StorageError, match="damaged"):

@@ -102,6 +102,7 @@ class Plants:
         values: dict[str, Any] = {
             "prompt": self.word(),
             "hotwords": self.word(),
+            "vocabulary": (self.word(), self.word()),
             "file_name": f"{self.word()}.wav",
             "hf_token": self.word(),
             "metadata": {self.word(): self.word(), "nested": {"deep": [self.word()]}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,21 +11,21 @@ import msgspec
 
 from whisper_api.coercion import convert, help_line, union_parts
 from whisper_api.config import settings
+from whisper_api.errors import InvalidOption
+from whisper_api.schema import TranscriptionOptions
 
 __all__ = [
     "add_flag",
-    "add_server_arguments",
     "add_setting_flags",
     "add_struct_flags",
-    "api_key",
+    "options_of",
     "overridden_settings",
     "struct_of",
     "subcommand_adder",
+    "terms_in",
 ]
 
 S = TypeVar("S", bound=msgspec.Struct)
-
-KEY_VARIABLE = "WHISPER_API_KEY"
 
 
 def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, dest: str, help: str) -> None:
@@ -74,6 +73,37 @@ def struct_of(args: argparse.Namespace, struct: type[S]) -> S:
     return struct(**{name: value for name, value in vars(args).items() if name in names})
 
 
+def terms_in(file: Path) -> tuple[str, ...]:
+    """The terms of a file: its lines without empty ones and without surrounding spaces.
+
+    Args:
+        file: UTF-8, a term in each line.
+
+    Raises:
+        InvalidOption: the file cannot be read.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption("vocabulary", f"{file} cannot be read: {error}") from None
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def options_of(args: argparse.Namespace) -> TranscriptionOptions:
+    """The options of a transcription. A vocabulary that is the path of a file becomes the terms of the file.
+
+    Args:
+        args: the parsed arguments, with the flags of :class:`~whisper_api.schema.TranscriptionOptions`.
+
+    Raises:
+        InvalidOption: the options contradict each other, or the file of terms cannot be read.
+    """
+    options = struct_of(args, TranscriptionOptions)
+    if isinstance(options.vocabulary, str) and (file := Path(options.vocabulary)).is_file():
+        return msgspec.structs.replace(options, vocabulary=terms_in(file))
+    return options
+
+
 def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str]) -> None:
     """Add flags that override settings of the configuration.
 
@@ -84,32 +114,6 @@ def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str
     table = {setting.key: setting for setting in settings()}
     for flag, key in flags.items():
         add_flag(group, flag, table[key].type, dest=key, help=table[key].help)
-
-
-def add_server_arguments(group: argparse._ActionsContainer) -> None:
-    """Add the arguments that name a server and the key for it.
-
-    Args:
-        group: a parser or an argument group.
-    """
-    from whisper_api.client import DEFAULT_URL
-
-    group.add_argument("--url", default=DEFAULT_URL, help=f"URL of the server; {DEFAULT_URL} by default")
-    group.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="FILE",
-        help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
-    )
-
-
-def api_key(file: Path | None) -> str | None:
-    """The key in a file, or in the environment; None without a key.
-
-    Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
-    """
-    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
 
 
 def overridden_settings(args: argparse.Namespace) -> dict[str, object]:

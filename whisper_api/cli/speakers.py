@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from whisper_api.cli.flags import add_server_arguments, api_key, subcommand_adder
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import complain, one_line, print_table
+from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound, WhisperApiError

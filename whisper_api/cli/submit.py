@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.cli.flags import add_server_arguments, api_key, struct_of
+from whisper_api.cli.flags import options_of, struct_of
 from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
+from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import (
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         with line, Client(args.url, key) as client:
             work = _Work(
                 client,
-                struct_of(args, TranscriptionOptions),
+                options_of(args),
                 struct_of(args, RenderOptions),
                 outputs,
                 keep_result=args.keep_result,

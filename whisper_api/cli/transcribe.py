@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import add_setting_flags, struct_of
+from whisper_api.cli.flags import add_setting_flags, options_of, struct_of
 from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         return complain("transcribe", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
-        work = _Work(struct_of(args, TranscriptionOptions), outputs, struct_of(args, RenderOptions), line, args.quiet)
+        work = _Work(options_of(args), outputs, struct_of(args, RenderOptions), line, args.quiet)
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
     except (UnknownModel, InvalidOption, DeviceUnavailable) as error:

@@ -15,7 +15,7 @@ from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.voices import Speaker
 
@@ -230,6 +230,53 @@ class Client:
             JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
         """
         return self._transport.run(self._calls.correct(job_id, corrections))
+
+    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
+        """Store names and terms, which jobs use with ``TranscriptionOptions(vocabulary=name)``.
+
+        Args:
+            name: 1 to 64 letters, digits, dots, hyphens and underscores. A vocabulary of this name is replaced.
+            terms: names and terms as they are to be written.
+
+        Returns:
+            The vocabulary as the server keeps it: each term once.
+
+        Raises:
+            InvalidOption: the name or the terms cannot be used, or there are too many.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.put_vocabulary(name, terms))
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """A stored vocabulary of the caller's key.
+
+        Args:
+            name: name of the vocabulary.
+
+        Raises:
+            VocabularyNotFound: there is no such vocabulary, or it belongs to another key.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.vocabulary(name))
+
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """All stored vocabularies of the caller's key, in the order of their names.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.vocabularies())
+
+    def delete_vocabulary(self, name: str) -> None:
+        """Delete a stored vocabulary. Jobs that were submitted before keep its terms.
+
+        Args:
+            name: name of the vocabulary.
+
+        Raises:
+            VocabularyNotFound, RequestError: as with :meth:`vocabulary`.
+        """
+        self._transport.run(self._calls.delete_vocabulary(name))
 
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.

@@ -16,7 +16,7 @@ from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.voices import Speaker
 
@@ -225,6 +225,48 @@ class AsyncClient:
             WhisperApiError: as in :meth:`Client.correct <whisper_api.Client.correct>`.
         """
         return await self._transport.run(self._calls.correct(job_id, corrections))
+
+    async def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
+        """Store names and terms, and return them as the server keeps them.
+
+        Args:
+            name: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
+            terms: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
+        """
+        return await self._transport.run(self._calls.put_vocabulary(name, terms))
+
+    async def vocabulary(self, name: str) -> Vocabulary:
+        """A stored vocabulary of the caller's key.
+
+        Args:
+            name: as in :meth:`Client.vocabulary <whisper_api.Client.vocabulary>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.vocabulary <whisper_api.Client.vocabulary>`.
+        """
+        return await self._transport.run(self._calls.vocabulary(name))
+
+    async def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """All stored vocabularies of the caller's key, in the order of their names.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.vocabularies <whisper_api.Client.vocabularies>`.
+        """
+        return await self._transport.run(self._calls.vocabularies())
+
+    async def delete_vocabulary(self, name: str) -> None:
+        """Delete a stored vocabulary.
+
+        Args:
+            name: as in :meth:`Client.delete_vocabulary <whisper_api.Client.delete_vocabulary>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.delete_vocabulary <whisper_api.Client.delete_vocabulary>`.
+        """
+        await self._transport.run(self._calls.delete_vocabulary(name))
 
     async def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.

@@ -20,7 +20,7 @@ import msgspec
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus
+from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.voices import Speaker
 
@@ -81,6 +81,10 @@ class _Speakers(msgspec.Struct):
 
 class _Accepted(msgspec.Struct):
     job_id: str
+
+
+class _Vocabularies(msgspec.Struct):
+    vocabularies: tuple[Vocabulary, ...]
 
 
 class Calls:
@@ -217,6 +221,32 @@ class Calls:
         )
         return decoded(response, Corrections)
 
+    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
+        """Store a vocabulary, and return it as the server keeps it.
+
+        Args:
+            name: name of the vocabulary.
+            terms: names and terms.
+        """
+        headers = {"Content-Type": "application/json"}
+        body = msgspec.json.encode({"terms": list(terms)})
+        response = yield from self._response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
+        return decoded(response, Vocabulary)
+
+    def vocabulary(self, name: str) -> Steps[Vocabulary]:
+        """A stored vocabulary."""
+        response = yield from self._response(Request("GET", _vocabulary_path(name)))
+        return decoded(response, Vocabulary)
+
+    def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
+        """All vocabularies of the caller."""
+        response = yield from self._response(Request("GET", "/vocabularies"))
+        return decoded(response, _Vocabularies).vocabularies
+
+    def delete_vocabulary(self, name: str) -> Steps[None]:
+        """Delete a vocabulary."""
+        yield from self._response(Request("DELETE", _vocabulary_path(name)))
+
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
 
@@ -342,6 +372,8 @@ def form_fields(
     # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
     fields |= msgspec.to_builtins(render_options or RenderOptions())
+    if isinstance(fields.get("vocabulary"), (list, tuple)):
+        fields["vocabulary"] = msgspec.json.encode(fields["vocabulary"]).decode()
     fields["output_format"] = output_format
     fields["keep_result"] = keep_result or None
     fields["hf_token"] = hf_token or None
@@ -391,6 +423,10 @@ def _speaker_path(speaker_id: str, rest: str = "") -> str:
 
 def _data_urls(samples: Sequence[bytes]) -> list[str]:
     return [f"data:;base64,{base64.b64encode(sample).decode()}" for sample in samples]
+
+
+def _vocabulary_path(name: str) -> str:
+    return f"/vocabularies/{quote(name, safe='')}"
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:

@@ -50,6 +50,7 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "storage_locked": errors.StorageLocked,
     "speaker_exists": errors.SpeakerExists,
     "speaker_limit": errors.SpeakerLimit,
+    "vocabulary_not_found": errors.VocabularyNotFound,
 }
 OF_THE_JOB: dict[str, type[errors.JobError]] = {
     "job_not_finished": errors.JobNotFinished,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from whisper_api.engine.languages import language_or_auto
+from whisper_api.errors import InvalidOption
 from whisper_api.schema import VAD_ONSET, TranscriptionOptions, VadMethod
 
 __all__ = ["DEFAULT_BEAM_SIZE", "ResolvedOptions", "resolve"]
@@ -26,6 +27,7 @@ class ResolvedOptions(TranscriptionOptions, frozen=True, kw_only=True, omit_defa
         beam_size: beams of the first attempt.
         vad_onset, vad_offset: probabilities from 0 to 1; the offset is not above the onset.
         vad_min_silence, vad_padding: seconds.
+        vocabulary: names and terms, not the name of a stored vocabulary.
     """
 
     model: str
@@ -35,14 +37,17 @@ class ResolvedOptions(TranscriptionOptions, frozen=True, kw_only=True, omit_defa
     vad_offset: float
     vad_min_silence: float
     vad_padding: float
+    vocabulary: tuple[str, ...] | None = None
 
     def for_transcript(self) -> TranscriptionOptions:
         """The same values as the type that transcripts are stored and sent with.
 
-        With ``redact``, the prompt and the hotwords are left out: they may have the names that the text lost.
+        With ``redact``, prompt, hotwords and vocabulary are left out: they may have the names that the text lost.
         """
         values = msgspec.structs.asdict(self)
-        return TranscriptionOptions(**values | ({"prompt": None, "hotwords": None} if self.redact else {}))
+        return TranscriptionOptions(
+            **values | ({"prompt": None, "hotwords": None, "vocabulary": None} if self.redact else {})
+        )
 
 
 def resolve(options: TranscriptionOptions, *, model: str, language: str) -> ResolvedOptions:
@@ -54,8 +59,10 @@ def resolve(options: TranscriptionOptions, *, model: str, language: str) -> Reso
         language: the language of jobs that name no language: a code, a name or ``auto``.
 
     Raises:
-        InvalidOption: the language is unknown.
+        InvalidOption: the language is unknown, or the options name a stored vocabulary, which only a server has.
     """
+    if isinstance(options.vocabulary, str):
+        raise InvalidOption("vocabulary", "expected a list of terms: only a server stores vocabularies by name")
     onset = VAD_ONSET if options.vad_onset is None else options.vad_onset
     # A low onset lowers the default offset: speech must not end before it begins.
     offset = min(VAD_OFFSET[options.vad], onset) if options.vad_offset is None else options.vad_offset

@@ -1,4 +1,4 @@
-"""Cancels the jobs of revoked keys, waiting or running."""
+"""Cancels the jobs of revoked keys, waiting or running, and deletes their vocabularies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ POLL_SECONDS = 2.0
 
 
 class Revocations:
-    """Cancels the jobs of revoked keys. Running jobs end too, because no caller may fetch their results.
+    """Cancels the jobs of revoked keys and deletes their vocabularies.
+
+    Running jobs end too, because no caller may fetch their results.
 
     Args:
         store: the store of keys and jobs.
@@ -50,7 +52,7 @@ class Revocations:
         self._periodic.close()
 
     def check(self) -> None:
-        """Cancel all jobs of revoked keys that have not ended.
+        """Cancel all jobs of revoked keys that have not ended, and delete the vocabularies of these keys.
 
         Raises:
             StorageError: the database cannot be used; the next call goes on.
@@ -69,6 +71,7 @@ class Revocations:
                     self._on_canceled(job_id)
                 else:
                     self._running.ask(running, "cancel")
+        self._store.delete_vocabularies_of_revoked_keys()
 
     def _canceled(self, job_id: str, state: JobState) -> bool:
         if not self._store.cancel(job_id, time.time(), states=(state,), reason=REASON):

@@ -32,6 +32,7 @@ from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
@@ -85,6 +86,11 @@ class JobService(Lifecycle):
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
         return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The vocabularies of the keys, which are in the same database."""
+        return Vocabularies(self.store)
 
     def facts(self) -> ExecutorFacts:
         """The device and the models that jobs run on. The first call may take long."""

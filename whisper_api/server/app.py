@@ -40,6 +40,7 @@ from whisper_api.server.routes import (
     speakers,
     status,
     transcription,
+    vocabularies,
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
@@ -65,6 +66,10 @@ NATIVE_ROUTES = {
     "/speakers/{speaker_id}/samples": Resource({"POST": speakers.ADD_SAMPLES}),
     "/asr": Resource({"POST": asr.ASR}),
     "/detect-language": Resource({"POST": languages.DETECT}),
+    "/vocabularies": Resource({"GET": vocabularies.LIST}),
+    "/vocabularies/{name}": Resource(
+        {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
+    ),
     "/status": Resource({"GET": status.STATUS}),
     "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),

@@ -1,8 +1,8 @@
 """JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py`` and ``job_search.py``, and for the
-schema in ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two
-concurrent changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and
+All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
+``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
+must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and
 ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job then runs again, or its
 result stays longer.
 """
@@ -28,6 +28,7 @@ from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
+from whisper_api.store.vocabularies import VocabularyTable
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
@@ -71,7 +72,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -294,7 +295,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable):
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job, and the prompt, hotwords and names of known speakers.
+        """Remove the transcript of a job, and the prompt, hotwords, vocabulary and names of known speakers.
 
         The job stays, with the file name and the metadata, so that its owner finds it.
 
@@ -305,7 +306,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable):
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
-            text = replace(text_of(job), prompt=None, hotwords=None, known_speakers=())
+            text = replace(text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=())
             put_text(connection, job.seq, text)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
@@ -340,7 +341,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable):
 def _to_join(connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]) -> Job | None:
     rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
     found = (job_of(row) for row in rows.fetchall() if row["job_id"] not in not_to_join)
-    # The column holds the options without prompt and hotwords.
+    # The column holds the options without prompt, hotwords and vocabulary.
     return next((each for each in found if each.options == job.options), None)
 
 

@@ -195,4 +195,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    (
+        # ``name`` is a digest; ``texts.py`` says why.
+        """
+        CREATE TABLE vocabularies (
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            content BLOB NOT NULL,
+            PRIMARY KEY (owner, name)
+        )
+        """,
+    ),
 )

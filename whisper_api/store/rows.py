@@ -145,7 +145,7 @@ KEY_COLUMNS = Key.__struct_fields__
 def values_of(job: Job) -> dict[str, Any]:
     """The columns of a job; :func:`text_of` makes the text."""
     values = {name: getattr(job, name) for name in JOB_COLUMNS}
-    options = replace(job.options, prompt=None, hotwords=None)
+    options = replace(job.options, prompt=None, hotwords=None, vocabulary=None)
     values["options"] = msgspec.json.encode(options).decode()
     values["render_options"] = msgspec.json.encode(job.render_options).decode()
     if job.idempotency_key is not None:
@@ -157,7 +157,8 @@ def text_of(job: Job) -> JobText:
     """The text of a job for the table of texts; each warning once."""
     values = {name: getattr(job, name) for name in (*_TEXT_FIELDS, "idempotency_key")}
     values["warnings"] = tuple(dict.fromkeys(job.warnings))
-    return JobText(prompt=job.options.prompt, hotwords=job.options.hotwords, **values)
+    options = job.options
+    return JobText(prompt=options.prompt, hotwords=options.hotwords, vocabulary=options.vocabulary, **values)
 
 
 def job_of(row: sqlite3.Row) -> Job:
@@ -177,7 +178,7 @@ def job_of(row: sqlite3.Row) -> Job:
         text = JobText() if content is None else msgspec.json.decode(content, type=JobText)
     except msgspec.DecodeError as error:
         raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error
-    values["options"] = replace(options, prompt=text.prompt, hotwords=text.hotwords)
+    values["options"] = replace(options, prompt=text.prompt, hotwords=text.hotwords, vocabulary=text.vocabulary)
     values["keep_result"] = bool(row["keep_result"])
     values["has_result"] = bool(row["has_result"])
     # When the text was deleted, the digest still shows that there was a key.

@@ -26,12 +26,13 @@ DIGEST_BYTES = 16
 class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The texts of a submission, and sentences of the server that may repeat words of them.
 
-    The fields mean the same as in :class:`~whisper_api.store.rows.Job`; the prompt and the hotwords belong to the job's
-    options.
+    The fields mean the same as in :class:`~whisper_api.store.rows.Job`; the prompt, the hotwords and the vocabulary
+    belong to the job's options.
     """
 
     prompt: str | None = None
     hotwords: str | None = None
+    vocabulary: str | tuple[str, ...] | None = None
     file_name: str | None = None
     hf_token: str | None = None
     metadata: dict[str, Any] | None = None

@@ -17,8 +17,9 @@ from whisper_api.engine.invented import InventedText, Voice
 from whisper_api.engine.vad import SILERO_FRAME, Span, SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
+from whisper_api.engine.whisper.prompt import prompt_tokens
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.whisper.window_decoder import compression_ratio, prompt_tokens
+from whisper_api.engine.whisper.window_decoder import compression_ratio
 from whisper_api.engine.worker.worker import Again, GpuWorker
 from whisper_api.schema import Segment
 

@@ -25,6 +25,7 @@ from whisper_api.engine.whisper.detection import (
 from whisper_api.engine.whisper.language_changes import in_their_languages
 from whisper_api.engine.whisper.model import Row, Whisper
 from whisper_api.engine.whisper.window_decoder import (
+    PROMPT_LEAK,
     SPARSE_PIECE_SECONDS,
     SPARSE_VOICED_SECONDS,
     Batching,
@@ -204,13 +205,14 @@ class Recognizer:
         if self._invented is not None:
             self._invented.begin()
         other = Disagreement(language)
-        done, number, doubtful, textless = 0.0, 0, 0, 0.0
+        done, number, doubtful, leaked, textless = 0.0, 0, 0, 0, 0.0
         self.untimed = 0
         results = self.ctx.run(self._items(decoders, language), window=self.batching.window, ahead=1)
         for index, (window, decoded) in enumerate(zip(self._windows, results, strict=True)):
             before, left_out = number, False
             decoder = decoders[window.language or language]
             for piece, attempt in decoder.settle(window, decoder.attempt(decoded, decoder.first_temperature)):
+                leaked += attempt.leaked
                 segment = decoder.segment(number, piece, attempt)
                 self.untimed = sum(each.untimed for each in decoders.values())
                 if segment is not None and self._invented is not None:
@@ -222,7 +224,7 @@ class Recognizer:
                     self.with_text.append(piece.span)
                     yield segment
                     number += 1
-                    doubtful += bool(segment.flags)
+                    doubtful += bool(set(segment.flags) - {PROMPT_LEAK})
             if number == before and not left_out and window.voiced >= SPARSE_VOICED_SECONDS:
                 textless += window.voiced
             if window.language is None:
@@ -234,6 +236,11 @@ class Recognizer:
         other.warn(self.ctx, speech, asked=self.ctx.options.language != AUTO, elapsed=self._elapsed)
         if textless:
             self.warn_of_textless(textless)
+        if leaked:
+            self.ctx.warn(
+                f"the prompt's own words came out of {leaked} windows in which they were not heard; what these windows "
+                "have without the prompt replaces them"
+            )
         if doubtful:
             self.ctx.warn(
                 f"{doubtful} of {number} windows stay doubtful after every attempt; their segments have flags"

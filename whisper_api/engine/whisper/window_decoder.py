@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,18 +21,20 @@ from whisper_api.engine.whisper.model import (
     Row,
     Whisper,
 )
+from whisper_api.engine.whisper.prompt import PROMPT_TOKENS, prompt_tokens
+from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
+from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
+from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, Vocabulary, has_term
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
 if TYPE_CHECKING:
-    from faster_whisper.tokenizer import Tokenizer
-
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.invented import InventedText
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attempt", "Batching", "Window", "WindowDecoder"]
+__all__ = ["PROMPT_LEAK", "Attempt", "Batching", "Window", "WindowDecoder"]
 
 # A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
 # Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
@@ -55,6 +58,9 @@ MIN_SPLIT_SECONDS = 4.0
 SPARSE_TOKENS = 1.0
 SPARSE_VOICED_SECONDS = 4.0
 SPARSE_PIECE_SECONDS = 6.0
+
+# The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
+PROMPT_LEAK = "prompt_leak"
 
 Floats = NDArray[np.float32]
 
@@ -119,13 +125,23 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What one decoding of a window gave, as text and figures."""
+    """What one decoding of a window gave, as text and figures.
+
+    Attributes:
+        decoded: the decoded tokens.
+        text: their text.
+        compression_ratio: of the text.
+        temperature: temperature of the decoding.
+        sparse: whether there is too little text for the window's speech.
+        leaked: whether the prompt's words came out before, without being heard; this text is decoded without a prompt.
+    """
 
     decoded: DecodedTokens
     text: str
     compression_ratio: float
     temperature: float
     sparse: bool = False
+    leaked: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -137,6 +153,8 @@ class Attempt:
             flags.append("low_confidence")
         if self.decoded.capped:
             flags.append("truncated")
+        if self.leaked:
+            flags.append(PROMPT_LEAK)
         return tuple(flags)
 
     @property
@@ -192,8 +210,14 @@ class WindowDecoder:
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
-        before = (options.prompt, options.hotwords) if prompted else (None, None)
-        self._prompt = prompt_tokens(self._tokenizer, *before)
+        prompt, hotwords = (options.prompt, options.hotwords) if prompted else (None, None)
+        self._prompt = prompt_tokens(self._tokenizer, prompt, hotwords)
+        self._bare = prompt_tokens(self._tokenizer, None, None)
+        # The empty word is in no text, so no copied run goes from the hotwords into the prompt.
+        self._prompt_words = [*plain_words(hotwords or ""), "", *plain_words(prompt or "")]
+        self._vocabulary = Vocabulary((options.vocabulary or ()) if prompted else (), self._fits)
+        if warning := self._vocabulary.warning:
+            ctx.warn(warning)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
             suppress = tuple(sorted({*suppress, *self._whisper.numeral_tokens}))
@@ -201,7 +225,8 @@ class WindowDecoder:
         start = tuple(self._tokenizer.sot_sequence)
         self._align_from = start if lead is not None else None
         self._align_tokens = whisper.unspelled_tokens if only_numbers else None
-        self._logprobs_from = start if options.logprobs else None
+        self._logprobs_from = start if options.logprobs or self._vocabulary.terms else None
+        self._keeps_logprobs = options.logprobs
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
 
@@ -213,14 +238,21 @@ class WindowDecoder:
             following: number of later windows of the same recording.
             alone: whether to decode the window in its own batch.
         """
-        return self._item(window, self._beam_size, self.first_temperature, following, alone=alone)
+        return self._item(window, self._prompt, self._beam_size, self.first_temperature, following, alone=alone)
 
     def _item(
-        self, window: Window, beam_size: int, temperature: float, following: int = 0, *, alone: bool = False
+        self,
+        window: Window,
+        prompt: tuple[int, ...],
+        beam_size: int,
+        temperature: float,
+        following: int = 0,
+        *,
+        alone: bool = False,
     ) -> tuple[BatchOperation, Row, float]:
         settings = DecodeSettings(
             window.frames,
-            prompt_length=len(self._prompt),
+            prompt_length=len(prompt),
             beam_size=beam_size,
             temperature=temperature,
             suppress=self._suppress,
@@ -231,7 +263,7 @@ class WindowDecoder:
         )
         operation = self._whisper.decode(settings, self._batching.max_items, self._batching.max_cost)
         value = window.encoded if window.encoded is not None else self._audio[window.span.start : window.span.end]
-        row = Row(value, self._prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
+        row = Row(value, prompt, math.ceil(window.span.seconds * FRAMES_PER_SECOND), following, alone)
         return operation, row, window.frames / FRAMES_PER_SECOND
 
     def attempt(self, decoded: DecodedTokens, temperature: float) -> Attempt:
@@ -239,17 +271,78 @@ class WindowDecoder:
         return Attempt(decoded, text, compression_ratio(text), temperature)
 
     def settle(self, window: Window, first: Attempt) -> Iterator[tuple[Window, Attempt]]:
-        """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs."""
+        """Retry until an attempt is good. Yields the window with its best attempt, or its pieces with theirs.
+
+        Text that the prompt brought, and not the audio, is replaced by what the window has without a prompt.
+        """
         if first.flags and self._is_hopeless(window, first):
             yield window, first
             return
+        for piece, attempt in self._settled(window, first, self._prompt):
+            for each, kept in self._without_leak(piece, attempt):
+                yield from self._with_terms(each, kept)
+
+    def _with_terms(self, window: Window, draft: Attempt) -> Iterator[tuple[Window, Attempt]]:
+        """Decode again with the terms that sound like the text. Yields that text if it has one of them."""
+        terms = self._like(draft) if self._vocabulary.terms and not draft.is_silence else []
+        if terms:
+            prompt = self._prompt_with(terms, alone=draft.leaked)
+            again = [
+                (piece, replace(each, leaked=draft.leaked)) for piece, each in self._decoded_again([window], prompt)
+            ]
+            text = " ".join(each.text for _, each in again)
+            runs = copied_runs(text, [*plain_words(" ".join(terms)), "", *self._prompt_words])
+            no_speech = max(each.decoded.no_speech_prob for _, each in again)
+            if (
+                any(has_term(text, term) for term in terms)
+                and all(set(each.flags) <= set(draft.flags) for _, each in again)
+                and min(each.decoded.avg_logprob for _, each in again) >= draft.decoded.avg_logprob - LOGPROB_MARGIN
+                and (is_heard(runs, draft.text) or not may_be_leaked(text, runs, no_speech))
+            ):
+                yield from again
+                return
+        yield window, draft
+
+    def _like(self, draft: Attempt) -> list[str]:
+        """The terms that sound like the text of an attempt."""
+        words, pieces = self._tokenizer.split_to_word_tokens([*draft.decoded.tokens, self._tokenizer.eot])
+        logprobs = iter(draft.decoded.logprobs)
+        # Without probabilities, which a window of only special tokens lacks, every word counts as doubtful.
+        least = [min(itertools.islice(logprobs, len(piece)), default=-math.inf) for piece in pieces[:-1]]
+        return self._vocabulary.like(words[:-1], least)
+
+    def _prompt_with(self, terms: Sequence[str], *, alone: bool) -> tuple[int, ...]:
+        """The job's prompt with as many of the terms as have room, the first first; or these terms alone."""
+        options = self._ctx.options
+        fitting: list[str] = []
+        for term in terms:
+            if self._fits(", ".join((*fitting, term))):
+                fitting.append(term)
+        if alone:
+            return prompt_tokens(self._tokenizer, None, ", ".join(fitting))
+        return prompt_tokens(self._tokenizer, options.prompt, ", ".join(filter(None, (*fitting, options.hotwords))))
+
+    def _fits(self, terms: str) -> bool:
+        return len(self._tokenizer.encode(f" {terms}")) <= PROMPT_TOKENS // 2
+
+    def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
+        runs = copied_runs(attempt.text, self._prompt_words) if self._prompt != self._bare else []
+        if may_be_leaked(attempt.text, runs, attempt.decoded.no_speech_prob):
+            plain = list(self._decoded_again([window], self._bare))
+            if not is_heard(runs, " ".join(each.text for _, each in plain if not each.is_silence)):
+                # Text that counts as silence would not have come out.
+                yield from ((piece, replace(each, leaked=not attempt.is_silence)) for piece, each in plain)
+                return
+        yield window, attempt
+
+    def _settled(self, window: Window, first: Attempt, prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
         attempts = [first]
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
             if step is None:
                 break
             again, beam_size, temperature = step
-            (decoded,) = self._ctx.run([self._item(again, beam_size, temperature)])
+            (decoded,) = self._ctx.run([self._item(again, prompt, beam_size, temperature)])
             attempts.append(self.attempt(decoded, temperature))
         best = attempts[-1]
         if best.flags and not best.is_silence:
@@ -257,11 +350,11 @@ class WindowDecoder:
             best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
         if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
             # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
-            yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67))
+            yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67), prompt)
             return
         if window.is_sparse(best):
             # Whisper sometimes ends the text of a window early. Shorter pieces give the missing text.
-            pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS)))
+            pieces = list(self._decoded_again(self._pieces(window, SPARSE_PIECE_SECONDS), prompt))
             tokens = sum(len(each.decoded.tokens) for _, each in pieces if not each.flags)
             invented = any("repetitive" in each.flags for _, each in pieces)
             if not invented and tokens >= max(2 * len(best.decoded.tokens), SPARSE_TOKENS * window.voiced / 2):
@@ -276,16 +369,16 @@ class WindowDecoder:
             start, end, decoded.no_speech_prob, decoded.avg_logprob
         )
 
-    def _decoded_again(self, pieces: Sequence[Window]) -> Iterator[tuple[Window, Attempt]]:
+    def _decoded_again(self, pieces: Sequence[Window], prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
         for piece in pieces:
-            (decoded,) = self._ctx.run([self._item(piece, self._beam_size, self.first_temperature)])
-            yield from self.settle(piece, self.attempt(decoded, self.first_temperature))
+            (decoded,) = self._ctx.run([self._item(piece, prompt, self._beam_size, self.first_temperature)])
+            yield from self._settled(piece, self.attempt(decoded, self.first_temperature), prompt)
 
     def once(self, spans: Sequence[Span], seconds: float = WINDOW_SECONDS) -> Iterator[tuple[Window, Attempt]]:
         """Decode stretches once. Those of more than so many seconds are cut at their pauses into pieces."""
         stretches = [Window(span, self._batching.padded_frames(span.seconds)) for span in spans]
         pieces = [piece for stretch in stretches for piece in self._pieces(stretch, seconds)]
-        items = (self._item(piece, self._beam_size, self.first_temperature) for piece in pieces)
+        items = (self._item(piece, self._prompt, self._beam_size, self.first_temperature) for piece in pieces)
         results = self._ctx.run(items, window=self._batching.window)
         for piece, decoded in zip(pieces, results, strict=True):
             yield piece, self.attempt(decoded, self.first_temperature)
@@ -321,9 +414,9 @@ class WindowDecoder:
         elif self._lead is not None and decoded.tokens and self._align_tokens is None:
             self.untimed += 1
         logprobs: tuple[TokenLogprob, ...] = ()
-        if decoded.logprobs:
+        if decoded.logprobs and self._keeps_logprobs:
             logprobs = token_logprobs(decoded.tokens, decoded.logprobs, self._whisper.token_bytes)
-        elif self._logprobs_from is not None and decoded.tokens:
+        elif self._keeps_logprobs and decoded.tokens:
             self._ctx.warn("some text has no log probabilities, because of an error, which is in the log")
         return Segment(
             id=number,
@@ -346,23 +439,3 @@ def compression_ratio(text: str) -> float:
     """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
-    """The prompt of the decoder: hotwords, the end of the prompt, then the task.
-
-    Hotwords and prompt fill at most half of the 448 tokens of context.
-
-    Args:
-        tokenizer: the tokenizer of the language.
-        prompt: text that precedes the audio.
-        hotwords: words to expect.
-    """
-    room = 448 // 2 - 5
-    before: list[int] = []
-    if hotwords and hotwords.strip():
-        before = tokenizer.encode(" " + hotwords.strip())[: room // 2 if prompt else room]
-    if prompt and prompt.strip():
-        before += tokenizer.encode(" " + prompt.strip())[-(room - len(before)) :]
-    start = [tokenizer.sot_prev, *before] if before else []
-    return (*start, *tokenizer.sot_sequence, tokenizer.no_timestamps)

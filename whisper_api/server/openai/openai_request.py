@@ -55,8 +55,8 @@ TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
-EXTRA_FIELDS = ("hotwords", "redact", "audio_track", "channels", "hallucinations", "url", *RENDER_FIELDS)
-COMMON_FIELDS = ("model", "prompt", "temperature", "response_format", *EXTRA_FIELDS)
+OPTIONS = ("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature", "vocabulary")
+COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *OPTIONS, *RENDER_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
@@ -118,7 +118,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         stream = False
     speakers = _known_speakers(form, name, response_format)
     values: dict[str, Any] = {
-        **form.texts(("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature")),
+        **form.texts(OPTIONS),
         **_identify(form, response_format),
         **chunking_options(form.last(CHUNKING_FIELD), form.inside(CHUNKING_FIELD)),
         "task": task,

@@ -13,7 +13,13 @@ Object = Mapping[str, Any]
 
 REFERENCE = "#/components/schemas/"
 # Path parameter to its value in an example. Shell variables are expanded between double quotes.
-PATH_VALUES = {"job_id": "$JOB", "speaker_id": "$SPEAKER", "id": "whisper-1", "deployment": "whisper-1"}
+PATH_VALUES = {
+    "job_id": "$JOB",
+    "speaker_id": "$SPEAKER",
+    "id": "whisper-1",
+    "deployment": "whisper-1",
+    "name": "clients",
+}
 
 
 def curl_of(api: Object, path: str, method: str, operation: Object) -> str:

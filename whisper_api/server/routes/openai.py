@@ -47,7 +47,14 @@ from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
-from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, OPTION_FIELDS, RENDER_FIELDS, URL
+from whisper_api.server.uploads.upload_fields import (
+    FILE,
+    IDEMPOTENCY_KEY,
+    OPTION_FIELDS,
+    RENDER_FIELDS,
+    URL,
+    VOCABULARY,
+)
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
@@ -198,6 +205,7 @@ TRANSCRIPTION_FIELDS = (
     CHANNELS,
     HALLUCINATIONS,
     KEYWORDS,
+    VOCABULARY,
     FormField(
         "response_format",
         ResponseFormat,
@@ -239,6 +247,7 @@ TRANSLATION_FIELDS = (
     CHANNELS,
     HALLUCINATIONS,
     KEYWORDS,
+    VOCABULARY,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )

@@ -12,6 +12,7 @@ from msgspec import Meta
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import DOCUMENTS, FORMATS
+from whisper_api.jobs.vocabularies import checked_terms
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import FormFields, converted
@@ -79,7 +80,7 @@ class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
     known_speakers: tuple[KnownSpeaker, ...] = ()
 
     def __repr__(self) -> str:
-        # The token, the prompt, the hotwords and the speakers' names must not appear in a log.
+        # The token, the prompt, the terms and the speakers' names must not appear in a log.
         return f"{type(self).__name__}(output_format={self.output_format!r}, ...)"
 
 
@@ -137,11 +138,24 @@ def transcription_options(values: Mapping[str, Any]) -> TranscriptionOptions:
         name: converted(name, value, OPTION_TYPES[name]) if isinstance(value, str) else value
         for name, value in values.items()
     }
+    if typed.get("vocabulary") is not None:
+        typed["vocabulary"] = _vocabulary(typed["vocabulary"])
     model = typed.get("model")
     # The engine chooses the model for "auto".
     typed["model"] = None if model is None or model.lower() == "auto" else model
     typed["language"] = language_or_auto(typed.get("language") or "auto")
     return TranscriptionOptions(**typed)
+
+
+def _vocabulary(text: str) -> str | tuple[str, ...]:
+    """The terms of a JSON array; any other text is the name of a stored vocabulary."""
+    if not text.startswith("["):
+        return text
+    try:
+        terms = msgspec.json.decode(text, type=list[str])
+    except msgspec.MsgspecError:
+        raise InvalidOption("vocabulary", "expected the name of a vocabulary, or a JSON array of terms") from None
+    return checked_terms("vocabulary", terms)
 
 
 def render_options(form: FormFields) -> RenderOptions:

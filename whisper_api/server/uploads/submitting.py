@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -252,6 +253,11 @@ class _Submitter(Generic[F]):
         """The files to fetch, each with the file on the disk and the URL."""
         return [(file, stored, file.url) for file, stored in self._pending if file.url is not None]
 
+    @functools.cached_property
+    def _options(self) -> TranscriptionOptions:
+        """The options with the terms of their vocabulary as they are now: later changes do not affect the jobs."""
+        return self._state.service.vocabularies.resolved(self._owner, self.form.options)
+
     @property
     def _pending(self) -> list[tuple[IncomingFile, StoredFile]]:
         return [
@@ -277,6 +283,9 @@ class _Submitter(Generic[F]):
                     self.jobs[file.number] = found[key]
                     # The queue may refuse the file this time, but the file already has a job.
                     file.error = None
+        if self._pending:
+            # An unknown vocabulary is an error before anything is fetched.
+            _ = self._options
         if self._rules.join:
             # A file with an existing job is not fetched again.
             for file, stored, _ in self.to_fetch:
@@ -309,7 +318,7 @@ class _Submitter(Generic[F]):
         return Submission(
             job_id=self._reservations.of(stored).job_id,
             owner=self._owner,
-            options=form.options,
+            options=self._options,
             output_format=form.output_format,
             render_options=form.render_options,
             keep_result=form.keep_result,

@@ -42,6 +42,7 @@ __all__ = [
     "RENDER_FIELDS",
     "SYNC",
     "URL",
+    "VOCABULARY",
 ]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
@@ -72,9 +73,14 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
+VOCABULARY = FormField(
+    "vocabulary", str, "Names and terms that may be said: the name of a stored vocabulary, or a JSON array of terms"
+)
 # The configuration has a default of its own for the model and the language.
 OPTION_FIELDS = tuple(
-    FormField(field.name, field.type, _sentence(help_line(field.type)), default=getattr(DEFAULTS, field.name))
+    VOCABULARY
+    if field.name == VOCABULARY.name
+    else FormField(field.name, field.type, _sentence(help_line(field.type)), default=getattr(DEFAULTS, field.name))
     for field in msgspec.structs.fields(TranscriptionOptions)
 )
 RENDER_FIELDS = tuple(

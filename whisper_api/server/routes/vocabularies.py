@@ -1,0 +1,107 @@
+"""``/vocabularies``: lists of names and terms that jobs use by name."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from whisper_api.errors import CallerLimit, InvalidInput, InvalidOption, StorageError, VocabularyNotFound
+from whisper_api.job_values import Vocabulary
+from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
+from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
+from whisper_api.server.state import blocking, owner_of, state_of
+from whisper_api.server.uploads.receiving import received_body
+
+__all__ = ["DELETE", "LIST", "PUT", "READ"]
+
+MAX_BYTES = 1 << 20
+
+
+class VocabularyList(msgspec.Struct, frozen=True):
+    """The vocabularies of a caller.
+
+    Attributes:
+        vocabularies: in the order of their names.
+    """
+
+    vocabularies: tuple[Vocabulary, ...]
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """The content of a vocabulary.
+
+    Attributes:
+        terms: names and terms as they are to be written, 1 to 2000 of 1 to 100 characters.
+    """
+
+    terms: tuple[str, ...]
+
+
+async def list_all(request: Request) -> Response:
+    """List your vocabularies. Other keys do not see them."""
+    state = state_of(request)
+    found = await blocking(state.reads, state.service.vocabularies.list, owner_of(request))
+    return JsonResponse(VocabularyList(tuple(found)))
+
+
+async def read(request: Request) -> Response:
+    """Read a vocabulary."""
+    state, name = state_of(request), request.path_params["name"]
+    return JsonResponse(await blocking(state.reads, state.service.vocabularies.get, owner_of(request), name))
+
+
+async def put(request: Request) -> Response:
+    """Create a vocabulary, or replace its terms. Jobs that were submitted before keep the earlier terms."""
+    state, name = state_of(request), request.path_params["name"]
+    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state.config.timeout_seconds)
+    try:
+        terms = msgspec.json.decode(body, type=Terms).terms
+    except RecursionError:
+        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidInput(f"The body cannot be used: {error}") from None
+    stored = await blocking(state.uploads, state.service.vocabularies.put, owner_of(request), name, terms)
+    return JsonResponse(stored)
+
+
+async def delete(request: Request) -> Response:
+    """Delete a vocabulary. Jobs that were submitted before keep its terms until they are deleted."""
+    state, name = state_of(request), request.path_params["name"]
+    await blocking(state.uploads, state.service.vocabularies.delete, owner_of(request), name)
+    return Response(status_code=204)
+
+
+NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
+STORED = Answer(200, "The vocabulary", {"application/json": Vocabulary})
+
+LIST = Operation(
+    list_all,
+    "Vocabularies",
+    (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
+    refusals=(StorageError,),
+)
+READ = Operation(read, "Vocabularies", (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,))
+PUT = Operation(
+    put,
+    "Vocabularies",
+    (STORED,),
+    refusals=(
+        InvalidInput,
+        InvalidOption,
+        StorageError,
+        CallerLimit,
+        Problem(408, "slow_sender", "The body comes too slowly"),
+        Problem(413, "body_too_large", "The body is larger than 1 MiB"),
+    ),
+    parameters=(NAME,),
+    body=JsonBody(Terms),
+)
+DELETE = Operation(
+    delete,
+    "Vocabularies",
+    (Answer(204, "The vocabulary is deleted"),),
+    refusals=(VocabularyNotFound, StorageError),
+    parameters=(NAME,),
+)
