@@ -3,8 +3,8 @@
 All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
 ``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
 must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
-changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job then
-runs again, or its result stays longer.
+changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
+then runs again, or its result stays longer.
 """
 
 from __future__ import annotations
