@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
-from whisper_api.client import DEFAULT_URL
+from whisper_api.cli.outputs import complain, one_line
+from whisper_api.client import DEFAULT_URL, Client
+from whisper_api.errors import WhisperApiError
 
-__all__ = ["KEY_VARIABLE", "add_server_arguments", "api_key"]
+__all__ = ["KEY_VARIABLE", "add_server_arguments", "api_key", "run_action"]
+
+log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "WHISPER_API_KEY"
 
@@ -38,3 +43,25 @@ def api_key(file: Path | None) -> str | None:
         OSError, UnicodeDecodeError: the file cannot be read.
     """
     return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
+
+
+def run_action(args: argparse.Namespace, command: str, wrong_usage: tuple[type[Exception], ...]) -> int:
+    """Run the action of a subcommand that calls a server.
+
+    Args:
+        args: the parsed arguments, with the action.
+        command: name of the command, for its complaints.
+        wrong_usage: errors that an argument or a file causes.
+
+    Returns:
+        0 on success, 1 when the server or a file cannot be used, 2 on one of the errors of wrong usage.
+    """
+    try:
+        with Client(args.url, api_key(args.key_file)) as client:
+            args.action(args, client)
+    except wrong_usage as error:
+        return complain(command, one_line(error), 2)
+    except (WhisperApiError, OSError, UnicodeDecodeError) as error:
+        log.debug("%s: the server cannot be used", command, exc_info=True)
+        return complain(command, one_line(error), 1)
+    return 0

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, one_line, print_table
-from whisper_api.cli.server_arguments import add_server_arguments, api_key
+from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments, run_action
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound, WhisperApiError
+from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound
 from whisper_api.voices import Speaker
 
 __all__ = ["add_arguments", "run"]
@@ -56,15 +56,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 1 when the server or a file cannot be used, 2 when an argument or a recording is wrong.
     """
-    try:
-        with Client(args.url, api_key(args.key_file)) as client:
-            args.action(args, client)
-    except (InvalidOption, SpeakerError) as error:
-        return complain("speakers", error, 2)
-    except (WhisperApiError, OSError, UnicodeDecodeError) as error:
-        log.debug("the speakers cannot be used", exc_info=True)
-        return complain("speakers", one_line(error), 1)
-    return 0
+    return run_action(args, "speakers", (InvalidOption, SpeakerError))
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:

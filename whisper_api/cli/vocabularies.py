@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from whisper_api.cli.flags import subcommand_adder, terms_in
-from whisper_api.cli.outputs import complain, one_line, print_table
-from whisper_api.cli.server_arguments import add_server_arguments, api_key
+from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments, run_action
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidInput, VocabularyNotFound, WhisperApiError
+from whisper_api.errors import InvalidInput, VocabularyNotFound
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,14 +45,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used, 2 when there is no such vocabulary or file, or the name or the
         terms cannot be used.
     """
-    try:
-        with Client(args.url, api_key(args.key_file)) as client:
-            args.action(args, client)
-    except (OSError, UnicodeDecodeError, InvalidInput, VocabularyNotFound) as error:
-        return complain("vocabularies", one_line(error), 2)
-    except WhisperApiError as error:
-        return complain("vocabularies", error, 1)
-    return 0
+    return run_action(args, "vocabularies", (OSError, UnicodeDecodeError, InvalidInput, VocabularyNotFound))
 
 
 def _put(args: argparse.Namespace, client: Client) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import (
-    CallerLimit,
-    InvalidInput,
     InvalidOption,
     JobCanceled,
     JobFailed,
@@ -23,17 +20,15 @@ from whisper_api.job_values import Corrections
 from whisper_api.server.operations import Answer, JsonBody, Operation
 from whisper_api.server.query import job_id_of
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import JOB_ID
 from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.uploads.json_body import BODY_REFUSALS, MAX_JSON_BYTES, decoded
 from whisper_api.server.uploads.receiving import received_body
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
 __all__ = ["CORRECT", "CORRECTIONS"]
-
-MAX_BYTES = 1 << 20
 
 
 async def corrections(request: Request) -> Response:
@@ -51,22 +46,13 @@ async def correct(request: Request) -> Response:
     """
     state = state_of(request)
     job_id = job_id_of(request)
-    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state.config.timeout_seconds)
+    body = await received_body(request, max_bytes=MAX_JSON_BYTES, seconds=state.config.timeout_seconds)
     return JsonResponse(await blocking(state.uploads, _correct, state.service, job_id, viewer_of(request), body))
 
 
 def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) -> Corrections:
-    service.correct(job_id, viewer, _read(body))
+    service.correct(job_id, viewer, decoded(body, Corrections))
     return service.corrections(job_id, viewer)
-
-
-def _read(body: bytes) -> Corrections:
-    try:
-        return msgspec.json.decode(body, type=Corrections)
-    except RecursionError:
-        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidInput(f"The body cannot be used: {error}") from None
 
 
 WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
@@ -77,15 +63,7 @@ CORRECT = Operation(
     correct,
     "Jobs",
     (STORED,),
-    refusals=(
-        InvalidInput,
-        InvalidOption,
-        *WITHOUT_RESULT,
-        StorageError,
-        CallerLimit,
-        Problem(408, "slow_sender", "The body comes too slowly"),
-        Problem(413, "body_too_large", "The body is larger than 1 MiB"),
-    ),
+    refusals=(InvalidOption, *WITHOUT_RESULT, StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
     body=JsonBody(Corrections),
 )

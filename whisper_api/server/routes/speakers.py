@@ -13,9 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import (
-    CallerLimit,
     Draining,
-    InvalidInput,
     InvalidOption,
     ModelUnavailable,
     SpeakerExists,
@@ -30,6 +28,7 @@ from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
+from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
 from whisper_api.server.uploads.receiving import received_body, upload_turn
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
 from whisper_api.voices import Speaker
@@ -108,10 +107,7 @@ async def rename(request: Request) -> Response:
     state = state_of(request)
     speaker_id = _speaker_id(request)
     body = await received_body(request, max_bytes=MAX_NAME_BYTES, seconds=state.config.timeout_seconds)
-    try:
-        name = msgspec.json.decode(body, type=SpeakerName).name
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise InvalidInput(f"The body cannot be used: {error}") from None
+    name = decoded(body, SpeakerName).name
     return _response(await blocking(state.uploads, state.service.speakers.rename, speaker_id, viewer_of(request), name))
 
 
@@ -153,14 +149,7 @@ def _response(speaker: Speaker, status: int = 200, headers: dict[str, str] | Non
 SAMPLES = FormField(f"{SAMPLES_FIELD}[]", bytes, "Recordings of 2 to 10 seconds of this person alone", True, True)
 JSON_SAMPLES = FormField(SAMPLES_FIELD, str, "The recordings as data URLs", True, True)
 NAME = FormField(NAME_FIELD, str, "The label of the person in transcripts", required=True)
-BODY: tuple[Cause, ...] = (
-    InvalidInput,
-    InvalidOption,
-    CallerLimit,
-    StorageError,
-    Problem(408, "slow_sender", "The body comes too slowly"),
-    Problem(413, "body_too_large", "The body is larger than the address takes"),
-)
+BODY: tuple[Cause, ...] = (InvalidOption, StorageError, *BODY_REFUSALS)
 FORM: tuple[Cause, ...] = (
     *BODY,
     Problem(400, "not_multipart", "The body is not a form"),

@@ -6,17 +6,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import CallerLimit, InvalidInput, InvalidOption, StorageError, VocabularyNotFound
+from whisper_api.errors import InvalidOption, StorageError, VocabularyNotFound
 from whisper_api.job_values import Vocabulary
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, owner_of, state_of
+from whisper_api.server.uploads.json_body import BODY_REFUSALS, MAX_JSON_BYTES, decoded
 from whisper_api.server.uploads.receiving import received_body
 
 __all__ = ["DELETE", "LIST", "PUT", "READ"]
-
-MAX_BYTES = 1 << 20
 
 
 class VocabularyList(msgspec.Struct, frozen=True):
@@ -55,13 +53,8 @@ async def read(request: Request) -> Response:
 async def put(request: Request) -> Response:
     """Create a vocabulary, or replace its terms. Jobs that were submitted before keep the earlier terms."""
     state, name = state_of(request), request.path_params["name"]
-    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state.config.timeout_seconds)
-    try:
-        terms = msgspec.json.decode(body, type=Terms).terms
-    except RecursionError:
-        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidInput(f"The body cannot be used: {error}") from None
+    body = await received_body(request, max_bytes=MAX_JSON_BYTES, seconds=state.config.timeout_seconds)
+    terms = decoded(body, Terms).terms
     stored = await blocking(state.uploads, state.service.vocabularies.put, owner_of(request), name, terms)
     return JsonResponse(stored)
 
@@ -87,14 +80,7 @@ PUT = Operation(
     put,
     "Vocabularies",
     (STORED,),
-    refusals=(
-        InvalidInput,
-        InvalidOption,
-        StorageError,
-        CallerLimit,
-        Problem(408, "slow_sender", "The body comes too slowly"),
-        Problem(413, "body_too_large", "The body is larger than 1 MiB"),
-    ),
+    refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     parameters=(NAME,),
     body=JsonBody(Terms),
 )

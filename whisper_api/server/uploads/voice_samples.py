@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 
-from whisper_api.errors import InvalidInput, InvalidOption
+from whisper_api.errors import InvalidOption
 from whisper_api.jobs.speakers import MAX_SAMPLES, NAME_FIELD, SAMPLES_FIELD
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.form_fields import plain_name
 from whisper_api.server.uploads.incoming import Limits, invalid_form
+from whisper_api.server.uploads.json_body import decoded
 from whisper_api.server.uploads.json_reader import JSON_TYPE
 from whisper_api.server.uploads.known_speakers import check_recording, recording_in
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
@@ -79,7 +80,7 @@ def read_voice_form(content_type: str, body: bytes) -> VoiceForm:
         InvalidInput: the JSON is malformed, or a member has a wrong value.
     """
     if content_type.partition(";")[0].strip().lower() == JSON_TYPE:
-        given = _read_json(body)
+        given = decoded(body, _JsonForm)
         return VoiceForm(name=given.name, samples=given.samples)
     form = _Parts()
     reader = MultipartReader(boundary_of(content_type, HOW_TO_SEND), form)
@@ -91,14 +92,6 @@ def read_voice_form(content_type: str, body: bytes) -> VoiceForm:
 class _JsonForm(msgspec.Struct):
     name: str = ""
     samples: tuple[str, ...] = ()
-
-
-def _read_json(body: bytes) -> _JsonForm:
-    try:
-        return msgspec.json.decode(body, type=_JsonForm)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        reason = "its JSON is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise InvalidInput(f"The body cannot be used: {reason}") from None
 
 
 class _Parts:
