@@ -22,6 +22,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
@@ -231,7 +232,7 @@ def to_whisperx(transcript: Transcript) -> dict[str, Any]:
     if has_words:
         result["language"] = transcript.language
     if transcript.options.task == "diarize":
-        result["turns"] = [asdict(turn) for turn in transcript.turns]
+        result["turns"] = [to_builtins(turn) for turn in transcript.turns]
     return result
 
 

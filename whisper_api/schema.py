@@ -286,7 +286,7 @@ class Word(Row, frozen=True, kw_only=True, omit_defaults=True):
     timing: Literal["attention"] | None = None
 
 
-class Turn(Row, frozen=True):
+class Turn(Row, frozen=True, omit_defaults=True):
     """An interval in which one person speaks.
 
     Attributes:

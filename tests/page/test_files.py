@@ -183,5 +183,6 @@ def test_the_files_are_in_the_package() -> None:
 
 def test_the_files_stay_small() -> None:
     for name, text in FILES.items():
-        assert len(text.encode()) < 16_000, name
-    assert sum(len(text.encode()) for text in FILES.values()) < 140_000
+        # The table of translated warnings has a row for each warning of the engine.
+        assert len(text.encode()) < (24_000 if name == "notes.js" else 16_000), name
+    assert sum(len(text.encode()) for text in FILES.values()) < 150_000

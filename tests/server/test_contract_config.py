@@ -57,6 +57,7 @@ SHOWN_BY = {
     "MAX_QUEUED_JOBS": "test_contract_errors.py: 503",
     "MAX_JOB_ATTEMPTS": "jobs/test_recovery.py",
     "MAX_JOBS_PER_KEY": "test_contract_errors.py: 429",
+    "MAX_SPEAKERS_PER_KEY": "test_speakers.py",
     "MAX_UPLOADS_PER_KEY": "test_slow_uploads.py: shares",
     "MAX_UPLOADS_PER_ADDRESS": "test_slow_uploads.py: shares",
     "MIN_UPLOAD_BYTES_PER_SECOND": "test_slow_uploads.py: configured",

@@ -141,8 +141,9 @@ def _json(transcript: Transcript, words: bool) -> str:
     """The dictionary that OpenAI's ``whisper`` returns; with speakers, each segment also has a ``speaker``."""
     segments: list[dict[str, Any]] = []
     for segment, verbose in zip(transcript.segments, verbose_segments(transcript.segments), strict=True):
-        fields = msgspec.structs.asdict(verbose)
-        del fields["language"]
+        # Leaves out the fields that this segment does not have.
+        fields = msgspec.to_builtins(verbose)
+        fields.pop("language", None)
         if segment.language is not None:
             fields["language"] = segment.language
         if words:

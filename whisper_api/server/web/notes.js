@@ -296,6 +296,18 @@ const FRENCH = [
     "la parole suivante vient avant {1} secondes pour {2} sous-titres sur {3}, d’abord à {4}",
   ],
   [
+    "some text has no log probabilities, because of an error, which is in the log",
+    "une partie du texte n’a pas de log-probabilités à cause d’une erreur, qui est dans le journal",
+  ],
+  [
+    "{} segments have no word times, because of an error, which is in the log",
+    "{1} segments n’ont pas de temps de mots à cause d’une erreur, qui est dans le journal",
+  ],
+  [
+    "the prompt's own words came out of {} windows in which they were not heard; what these windows have without the prompt replaces them",
+    "des mots de l’invite sont sortis de {1} fenêtres où ils n’ont pas été entendus ; le texte obtenu sans l’invite les remplace",
+  ],
+  [
     "min_gap: the next speech comes before {} seconds in {} of {} subtitles, first at {}",
     "l’écart de {1} seconde manque après {2} sous-titres sur {3}, d’abord à {4}",
   ],
