@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "reading": VALUES | WORDS | {"subtitles"},
     "formats": VALUES | WORDS | {"reading", "subtitles"},
     "logs": SETTINGS,
-    "telemetry": set(),
+    "telemetry": {"engine"},
     "engine": ENGINE,
     "store": STORE,
     "access": STORE,

@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.conftest import Start
 from server.harness import free_port
 from server.inside import AUDIO, inside, on_a_loop, problem
+from whisper_api.engine.worker.statistics import DeviceStatistics, WorkerCounts
+from whisper_api.jobs.executor import ExecutorFacts
 from whisper_api.server.app import ROUTES
 from whisper_api.server.operations import Operation
 from whisper_api.store.jobs import Job
@@ -109,6 +112,24 @@ async def test_each_role_may_call_what_its_operations_allow_and_nothing_else(tmp
                         assert refused is not may_call(role, operation), f"{role}: {method} {path}"
 
 
+class FakeWithDevice(FakeExecutor):
+    def facts(self) -> ExecutorFacts:
+        counts = WorkerCounts(busy_seconds=1.5, batches=3, items=5, room=8, out_of_memory=1)
+        device = DeviceStatistics(device="cuda:0", lanes=2, counts=counts, model_loads=2, model_unloads=1, free_bytes=7)
+        return msgspec.structs.replace(super().facts(), devices=(device,))
+
+
+@on_a_loop
+async def test_devices_have_their_own_series(tmp_path: Path) -> None:
+    async with inside(tmp_path, FakeWithDevice()) as app, app.client() as client:
+        text = (await client.get("/metrics")).text
+    assert value(text, "whisper_api_device_busy_seconds_total", device="cuda:0") == 1.5
+    assert value(text, "whisper_api_batch_items_total", device="cuda:0") == 5
+    assert value(text, "whisper_api_batch_room_total", device="cuda:0") == 8
+    assert value(text, "whisper_api_device_free_bytes", device="cuda:0") == 7
+    assert value(text, "whisper_api_lost_decoders_total") >= 0
+
+
 def may_call(role: str, operation: Operation) -> bool:
     return operation.open or role in operation.roles
 
@@ -143,7 +164,7 @@ def test_a_port_for_monitoring_has_the_metrics_and_nothing_else(start_server: St
 
 @on_a_loop
 async def test_alerts_dashboard_and_documents_name_metrics_that_there_are(tmp_path: Path) -> None:
-    executor = FakeExecutor()
+    executor = FakeWithDevice()
     executor.timings = {"asr": 0.2}
     async with inside(tmp_path, executor) as app, app.client() as client:
         await app.finish(client, await app.submit(client))

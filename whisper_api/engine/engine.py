@@ -29,6 +29,7 @@ from whisper_api.engine.worker.device import Device, choose_compute_type, choose
 from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.device_thread import DeviceThread
+from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
@@ -155,6 +156,20 @@ class Engine:
     def models(self) -> ModelCache:
         """The cache of resident models; with several GPUs, the cache of the first."""
         return self._pool.runtimes[0].models
+
+    def statistics(self) -> tuple[DeviceStatistics, ...]:
+        """What each device has done since the engine was made."""
+        return tuple(
+            DeviceStatistics(
+                device=runtime.device.torch_name,
+                lanes=runtime.worker.lanes,
+                counts=runtime.worker.counts,
+                model_loads=runtime.models.loaded,
+                model_unloads=runtime.models.unloaded,
+                free_bytes=runtime.device.free_memory() if runtime.device.kind == "cuda" else None,
+            )
+            for runtime in self._pool.runtimes
+        )
 
     @property
     def batching(self) -> Batching:

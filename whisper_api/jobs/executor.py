@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 from whisper_api.voices import VoiceEmbedding
@@ -29,6 +30,7 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
         compute_type: CTranslate2's name of the type; ``auto`` while no model is loaded.
         resident_models: number of models in memory.
         resident_bytes: approximate size of these models.
+        devices: what each device has done; empty while there is no engine.
     """
 
     device: str
@@ -36,6 +38,7 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str
     resident_models: int = 0
     resident_bytes: int = 0
+    devices: tuple[DeviceStatistics, ...] = ()
 
 
 class Executor(Protocol):

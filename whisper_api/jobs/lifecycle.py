@@ -246,6 +246,8 @@ class Lifecycle:
             callback()
 
     def _state(self) -> ServiceState:
+        from whisper_api.engine.audio.process import DECODERS
+
         queued, running = self.counts()
         facts = self._executor.facts()
         return ServiceState(
@@ -257,6 +259,8 @@ class Lifecycle:
             open_streams=len(self.events.watches),
             resident_models=facts.resident_models,
             resident_bytes=facts.resident_bytes,
+            lost_decoders=DECODERS.lost,
+            devices=facts.devices,
         )
 
     def _recover(self) -> None:

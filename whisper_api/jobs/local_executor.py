@@ -91,6 +91,7 @@ class LocalExecutor:
             compute_type=engine.compute_type if engine is not None else self._config.compute_type,
             resident_models=len(resident),
             resident_bytes=sum(model.bytes for model in resident),
+            devices=engine.statistics() if engine is not None else (),
         )
 
     def model_name(self, options: TranscriptionOptions) -> str:

@@ -1,6 +1,6 @@
 """What an operator sees of a running server: metrics for Prometheus.
 
-Imports no other part of the package: ``jobs`` and ``server`` report to it.
+Imports the engine's statistics and no other part of the package: ``jobs`` and ``server`` report to it.
 """
 
 from whisper_api.telemetry.metrics import Metrics

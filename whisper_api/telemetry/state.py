@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from whisper_api.engine.worker.statistics import DeviceStatistics
 
 __all__ = ["ServiceState", "StateCollector"]
 
@@ -24,6 +26,8 @@ class ServiceState:
         open_streams: number of watches of jobs: event streams and synchronous requests.
         resident_models: number of models in memory.
         resident_bytes: their approximate size.
+        lost_decoders: number of decoder processes that died or were killed over a file.
+        devices: what each device has done.
     """
 
     ready: bool
@@ -34,6 +38,8 @@ class ServiceState:
     open_streams: int
     resident_models: int
     resident_bytes: int
+    lost_decoders: int
+    devices: Sequence[DeviceStatistics]
 
 
 # Attribute to the name of its metric and the help text.
@@ -48,6 +54,36 @@ GAUGES = {
     "resident_bytes": ("whisper_api_resident_model_bytes", "Approximate memory of the resident models"),
 }
 
+LOST_DECODERS = ("whisper_api_lost_decoders", "Decoder processes that died, or were killed, over a file")
+Value = Callable[[DeviceStatistics], float | None]
+# Kind of metric, name, help text, and how to read it off a device; None leaves the device out.
+OF_DEVICES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Value], ...] = (
+    (GaugeMetricFamily, "whisper_api_device_lanes", "Batches that may run at once", lambda d: d.lanes),
+    (
+        CounterMetricFamily,
+        "whisper_api_device_busy_seconds",
+        "Seconds in which lanes ran batches; divide the rate by the lanes for the busy share",
+        lambda d: d.counts.busy_seconds,
+    ),
+    (CounterMetricFamily, "whisper_api_batches", "Batches that ran", lambda d: d.counts.batches),
+    (CounterMetricFamily, "whisper_api_batch_items", "Work items in these batches", lambda d: d.counts.items),
+    (
+        CounterMetricFamily,
+        "whisper_api_batch_room",
+        "Work items that these batches could have held; items by room is how full they were",
+        lambda d: d.counts.room,
+    ),
+    (
+        CounterMetricFamily,
+        "whisper_api_out_of_memory",
+        "Batches that did not fit into memory and ran again",
+        lambda d: d.counts.out_of_memory,
+    ),
+    (CounterMetricFamily, "whisper_api_model_loads", "Models that were loaded", lambda d: d.model_loads),
+    (CounterMetricFamily, "whisper_api_model_unloads", "Models that were unloaded", lambda d: d.model_unloads),
+    (GaugeMetricFamily, "whisper_api_device_free_bytes", "Free memory of a GPU", lambda d: d.free_bytes),
+)
+
 
 class StateCollector(Collector):
     """Reads the state of a service whenever the metrics are read.
@@ -61,10 +97,20 @@ class StateCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Name the metrics without reading the state, which may take long before the device is known."""
-        return (GaugeMetricFamily(name, text) for name, text in GAUGES.values())
+        yield from (GaugeMetricFamily(name, text) for name, text in GAUGES.values())
+        yield CounterMetricFamily(*LOST_DECODERS)
+        yield from (kind(name, text) for kind, name, text, _ in OF_DEVICES)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with their values."""
         state = self._read()
         for attribute, (name, text) in GAUGES.items():
             yield GaugeMetricFamily(name, text, value=float(getattr(state, attribute)))
+        yield CounterMetricFamily(*LOST_DECODERS, value=state.lost_decoders)
+        for kind, name, text, read in OF_DEVICES:
+            family = kind(name, text, labels=("device",))
+            for device in state.devices:
+                value = read(device)
+                if value is not None:
+                    family.add_metric((device.device,), value)
+            yield family

@@ -242,6 +242,9 @@ class DecoderPool:
     Args:
         limit: how many run at a time; None for as many as there are processors, four at least.
         idle_seconds, stall_seconds: see :class:`DecoderProcess`.
+
+    Attributes:
+        lost: how many processes died or were killed over a file so far.
     """
 
     def __init__(
@@ -250,6 +253,7 @@ class DecoderPool:
         self._limit = limit or max(4, os.cpu_count() or 1)
         self._idle_seconds = idle_seconds
         self._stall_seconds = stall_seconds
+        self.lost = 0
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
@@ -287,6 +291,7 @@ class DecoderPool:
                 with self._lock:
                     if process.usable and process in self._processes:
                         self._idle.append(process)
+                    self.lost += not process.usable
                 if not process.usable:
                     self._end([process])
         finally:

@@ -84,6 +84,9 @@ class ModelCache:
         clock: monotonic clock, in seconds.
         thread: loads and unloads all models of a GPU; None to load each in a thread of its own.
         fault: takes the report that the device is lost. After it, no model is loaded or unloaded.
+
+    Attributes:
+        loaded, unloaded: how many models were loaded and unloaded so far.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class ModelCache:
         self._entries: dict[ModelSource[Any], _Entry] = {}
         self._loads: set[_Entry] = set()
         self._closed = False
+        self.loaded = 0
+        self.unloaded = 0
         _caches.add(self)
 
     @contextmanager
@@ -155,7 +160,7 @@ class ModelCache:
         """
         with self._changed:
             idle = [source for source, entry in self._entries.items() if entry.leases == 0]
-            evicted = [(source, self._entries.pop(source)) for source in idle]
+            evicted = [self._pop(source) for source in idle]
         self._unload(evicted)
         return bool(evicted)
 
@@ -234,12 +239,16 @@ class ModelCache:
         for source in idle:
             if used + size <= self._budget:
                 break
-            entry = self._entries.pop(source)
-            used -= entry.bytes
-            evicted.append((source, entry))
+            evicted.append(self._pop(source))
+            used -= evicted[-1][1].bytes
         if used + size > self._budget:
             log.warning("models take %d MB, over the budget of %d MB", (used + size) >> 20, self._budget >> 20)
         return evicted
+
+    def _pop(self, source: ModelSource[Any]) -> tuple[ModelSource[Any], _Entry]:
+        """Take a model out of the cache, to be unloaded. Called with the lock held."""
+        self.unloaded += 1
+        return source, self._entries.pop(source)
 
     def _load(self, source: ModelSource[Any], entry: _Entry, evicted: _Evicted) -> None:
         """Unload models to make room, then load a model. Settles the entry in every case."""
@@ -265,6 +274,7 @@ class ModelCache:
         with self._changed:
             if failure is None:
                 entry.loading.set_result(model)
+                self.loaded += 1
             else:
                 entry.loading.set_exception(failure)
                 if self._entries.get(source) is entry:
@@ -296,7 +306,7 @@ class ModelCache:
             return []
         entry.idle_since = self._clock()
         if self._closed or self._keep_alive == 0:
-            return [(source, self._entries.pop(source))]
+            return [self._pop(source)]
         if self._keep_alive > 0:
             timer = threading.Timer(self._keep_alive, self._expire, (source, entry))
             timer.daemon = True
@@ -304,7 +314,7 @@ class ModelCache:
                 timer.start()
             except RuntimeError:
                 log.warning("%s is unloaded at once, since no timer thread can be started", source)
-                return [(source, self._entries.pop(source))]
+                return [self._pop(source)]
             entry.timer = timer
         return []
 
@@ -312,8 +322,8 @@ class ModelCache:
         with self._changed:
             if entry.leases > 0 or self._entries.get(source) is not entry:
                 return
-            del self._entries[source]
-        self._unload([(source, entry)])
+            expired = self._pop(source)
+        self._unload([expired])
 
     def _unload(self, evicted: _Evicted, *, wait: bool = True) -> None:
         """Unload models that are no longer in the cache.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ from whisper_api.engine.worker.batch_size import BatchLimits
 from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
 from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
 from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
+from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import DeviceLost, EngineClosed, OutOfMemory
 
 __all__ = ["Again", "BatchOperation", "GpuWorker"]
@@ -62,6 +64,7 @@ class GpuWorker:
     Attributes:
         lanes: number of batches that may run at once.
         fault: as the argument.
+        counts: what the lanes have done.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class GpuWorker:
         self._probe = probe
         self.lanes = max(1, lanes)
         self.fault = fault or DeviceFault()
+        self.counts = WorkerCounts()
         self._limits = BatchLimits()
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
@@ -219,6 +223,7 @@ class GpuWorker:
 
     def _serve(self, lane: int) -> None:
         while (batch := self._next(lane)) is not None:
+            begun = time.perf_counter()
             try:
                 self._run(batch.operation, batch.items)
             except BaseException:
@@ -228,6 +233,10 @@ class GpuWorker:
             finally:
                 with self._changed:
                     del self._running[lane]
+                    self.counts.busy_seconds += time.perf_counter() - begun
+                    self.counts.batches += 1
+                    self.counts.items += len(batch.items)
+                    self.counts.room += max(len(batch.items), self.item_limit(batch.operation))
                     if self._queue:
                         self._changed.notify_all()
             # Frees the batch's inputs and results before the wait for the next batch.
@@ -291,6 +300,8 @@ class GpuWorker:
             kind = self._kind(error)
             if kind != "memory":
                 break
+            with self._changed:
+                self.counts.out_of_memory += 1
             log.warning(
                 "out of memory with %d items of %s: %s", len(items), type(operation).__name__, first_line(error)
             )
