@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 from whisper_api.voices import VoiceEmbedding
+
+if TYPE_CHECKING:
+    from whisper_api.engine.worker.statistics import DeviceStatistics
 
 __all__ = ["Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
 

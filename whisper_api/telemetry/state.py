@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from whisper_api.engine.worker.statistics import DeviceStatistics
+if TYPE_CHECKING:
+    from whisper_api.engine.worker.statistics import DeviceStatistics
 
 __all__ = ["ServiceState", "StateCollector"]
 
@@ -55,7 +57,7 @@ GAUGES = {
 }
 
 LOST_DECODERS = ("whisper_api_lost_decoders", "Decoder processes that died, or were killed, over a file")
-Value = Callable[[DeviceStatistics], float | None]
+Value = Callable[["DeviceStatistics"], float | None]
 # Kind of metric, name, help text, and how to read it off a device; None leaves the device out.
 OF_DEVICES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Value], ...] = (
     (GaugeMetricFamily, "whisper_api_device_lanes", "Batches that may run at once", lambda d: d.lanes),
