@@ -155,6 +155,14 @@ def unharmed(server: RunningServer) -> Iterator[None]:
     assert "Traceback" not in server.log
 
 
+@pytest.fixture
+def no_speakers(server: RunningServer) -> None:
+    """Delete the known speakers that tests of other files have left on the shared server."""
+    with server.client(server.admin_key) as client:
+        for speaker in client.get("/speakers").json()["speakers"]:
+            assert client.delete(f"/speakers/{speaker['speaker_id']}").status_code == 200
+
+
 # --- audio ---
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from server.harness import finish, submit
 from whisper_api.engine.diarize.open_models import CAMPPLUS
@@ -12,6 +13,7 @@ from whisper_api.engine.diarize.open_models import CAMPPLUS
 Cut = Callable[[float, float], bytes]
 
 
+@pytest.mark.usefixtures("no_speakers")
 def test_an_enrolled_voice_is_named_in_the_turns_of_a_call(client: httpx.Client, cut: Cut) -> None:
     made = client.post("/speakers", data={"name": "Sheila"}, files={"samples[]": ("s.wav", cut(21.9, 5.9))})
     assert made.status_code == 201, made.text

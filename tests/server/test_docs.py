@@ -136,6 +136,7 @@ async def test_the_page_mentions_no_key_when_authorization_is_off(tmp_path: Path
         assert "KEY=" not in text
 
 
+@pytest.mark.usefixtures("no_speakers")
 def test_the_examples_work(server: RunningServer, hello: bytes, speech: bytes, tmp_path: Path) -> None:
     curl = shutil.which("curl")
     if curl is None:
