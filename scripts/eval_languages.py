@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def answers(engine: Engine, clips: Sequence[Clip]) -> None:
             piece = voiced(answer.audio)[: round(seconds * RATE)]
             audio, begins = joined_with([around[0].audio, piece, around[1].audio], 0.7)
             found = seconds_by_language(transcribed(engine, audio, "multi"), begins[1], begins[1] + seconds)
-            heard[seconds].append(bool(found) and found.most_common(1)[0][0] == answer.language)
+            heard[seconds].append(bool(found) and max(found, key=lambda code: found[code]) == answer.language)
     for seconds, right in heard.items():
         print(f"answers of {seconds} s in the right language: {sum(right)} of {len(right)}")
 
@@ -190,13 +190,13 @@ def tones() -> Floats:
     return (0.05 * sound * (0.4 + beat)).astype(np.float32)
 
 
-def seconds_by_language(transcript: Transcript, begin: float, end: float) -> Counter[str]:
+def seconds_by_language(transcript: Transcript, begin: float, end: float) -> dict[str, float]:
     """Seconds of text in each language between two times."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for segment in transcript.segments:
         inside = min(end, segment.end) - max(begin, segment.start)
         if inside > 0:
-            found[segment.language or transcript.language] += inside  # type: ignore[assignment]
+            found[segment.language or transcript.language] += inside
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import logging
@@ -21,6 +22,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from whisper_api import Engine
+    from whisper_api.engine.context import JobContext
 
 # No example fails for being slow; what is run for others tries the same examples every time.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -174,3 +176,20 @@ def engine(models_dir: Path, base_model_dir: Path) -> Iterator[Engine]:
 
     with Engine(device="cpu", model="base", models_dir=models_dir) as engine:
         yield engine
+
+
+@pytest.fixture
+def ctx(engine: Engine) -> Iterator[JobContext]:
+    """A job of that engine with the default options and a worker of its own."""
+    from whisper_api import TranscriptionOptions
+    from whisper_api.engine.context import JobContext
+    from whisper_api.engine.worker.worker import GpuWorker
+
+    with contextlib.closing(GpuWorker()) as worker:
+        yield JobContext(
+            options=engine.resolve(TranscriptionOptions()),
+            device=engine.device,
+            worker=worker,
+            models=engine.models,
+            store=engine.store,
+        )

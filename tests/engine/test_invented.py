@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from whisper_api.engine.languages import CODES
 from whisper_api.engine.vad import SILERO_FRAME, SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
-from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.formats import render
 from whisper_api.job_values import result_segment
 from whisper_api.schema import HALLUCINATION, PartialSegments
@@ -170,18 +168,6 @@ def test_a_sentence_of_a_window_is_judged_by_its_own_time() -> None:
 
 
 # --- with the models ---
-
-
-@pytest.fixture
-def ctx(engine: Engine) -> Iterator[JobContext]:
-    with contextlib.closing(GpuWorker()) as worker:
-        yield JobContext(
-            options=engine.resolve(TranscriptionOptions()),
-            device=engine.device,
-            worker=worker,
-            models=engine.models,
-            store=engine.store,
-        )
 
 
 def test_the_warning_counts_what_is_left_out_with_its_times(ctx: JobContext) -> None:

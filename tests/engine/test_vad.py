@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,18 +223,6 @@ def test_pyannote_finds_the_speech_of_a_real_call(call: np.ndarray[Any, np.dtype
     times = np.arange(0, len(call), 1_600)
     both = [a.probabilities[np.minimum(times // a.step, len(a.probabilities) - 1)] > 0.5 for a in (activity, silero)]
     assert np.mean(both[0] == both[1]) > 0.85
-
-
-@pytest.fixture
-def ctx(engine: Engine) -> Iterator[JobContext]:
-    with contextlib.closing(GpuWorker()) as worker:
-        yield JobContext(
-            options=engine.resolve(TranscriptionOptions()),
-            device=engine.device,
-            worker=worker,
-            models=engine.models,
-            store=engine.store,
-        )
 
 
 def test_pyannote_is_asked_where_silero_hears_nothing_in_loud_sound(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import complain, one_line
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.errors import WhisperApiError
 
-__all__ = ["KEY_VARIABLE", "add_server_arguments", "api_key", "run_action"]
+__all__ = ["KEY_VARIABLE", "add_server_arguments", "api_key", "run_action", "server_subcommand_adder"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,25 @@ def add_server_arguments(group: argparse._ActionsContainer) -> None:
         metavar="FILE",
         help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
     )
+
+
+def server_subcommand_adder(
+    parser: argparse.ArgumentParser, common: argparse.ArgumentParser
+) -> Callable[[str, str, Callable[..., Any]], argparse.ArgumentParser]:
+    """A function that adds a subcommand with the arguments of this module; see :func:`subcommand_adder`.
+
+    Args:
+        parser: parser of the command.
+        common: flags of every command.
+    """
+    add_subcommand = subcommand_adder(parser, common, {})
+
+    def add(name: str, help: str, action: Callable[..., Any]) -> argparse.ArgumentParser:
+        command = add_subcommand(name, help, action)
+        add_server_arguments(command)
+        return command
+
+    return add
 
 
 def api_key(file: Path | None) -> str | None:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import add_server_arguments, run_action
+from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound
@@ -30,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {})
+    add = server_subcommand_adder(parser, common)
     create = add("create", "enrol a person from recordings of 2 to 10 seconds, which are not kept", _create)
     create.add_argument("name", metavar="NAME", help="the person's label in transcripts")
-    listing = add("list", "show the known speakers", _list)
+    add("list", "show the known speakers", _list)
     samples = add("add", "add recordings to a known speaker", _add)
     rename = add("rename", "give a known speaker another name", _rename)
     delete = add("delete", "delete a known speaker's name and voice", _delete)
@@ -42,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     rename.add_argument("name", metavar="NAME", help="the new name")
     for command in (create, samples):
         command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a recording of this person alone")
-    for command in (create, listing, samples, rename, delete):
-        add_server_arguments(command)
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from whisper_api.cli.flags import subcommand_adder, terms_in
+from whisper_api.cli.flags import terms_in
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import add_server_arguments, run_action
+from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidInput, VocabularyNotFound
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {})
+    add = server_subcommand_adder(parser, common)
     put = add("put", "store the terms of a file instead of those of this name", _put)
     put.add_argument("name", metavar="NAME", help="1 to 64 letters, digits, dots, hyphens and underscores")
     put.add_argument("file", metavar="FILE", type=Path, help="UTF-8, a term in each line")
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     delete = add("delete", "delete a vocabulary", _delete)
     for command in (show, delete):
         command.add_argument("name", metavar="NAME", help="as the list shows it")
-    for command in (put, show, delete, add("list", "show the names and sizes of the vocabularies", _list)):
-        add_server_arguments(command)
+    add("list", "show the names and sizes of the vocabularies", _list)
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -146,7 +146,7 @@ def hear(ctx: JobContext, decoded: Decoded, memory: AudioMemory) -> Heard:
         if separate is not None:
             return separate
         if wanted == "auto":
-            # What was tried is not what was done.
+            # The warnings about the attempt to separate the channels do not apply to the mix.
             ctx.warnings[before:] = decoded.mix_warnings
         elif not decoded.separate:
             ctx.warn("the channels were not separated: the recording has one channel")

@@ -119,7 +119,7 @@ class TranscriptionRun:
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
                 heard = hear(ctx, decoded, self._engine.audio_memory)
-                # What is not used is freed.
+                # Frees the separate channels and the mix that ``heard`` does not use.
                 del decoded
             audio, spans = heard.audio, heard.windows
             sizes = self._engine.batching_on(ctx.device)

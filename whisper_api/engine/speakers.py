@@ -44,7 +44,7 @@ class Diarizing(BackgroundTask["Diarization"]):
         super().__init__("diarize", functools.partial(self._diarize, heard, references))
 
     def awaited(self, job: JobContext) -> Diarization:
-        """Wait for the result, and report the progress as that of the job. The job gets the warnings."""
+        """Wait for the diarization. Its progress and its warnings become those of the job."""
         try:
             while not self.wait(PROGRESS_SECONDS):
                 job.progress(self.ctx.stage_done)

@@ -51,7 +51,7 @@ class KeyTable(Tables):
         )
 
     def revoke_key(self, key_id: str, now: float) -> bool:
-        """Revoke a key, and delete its known speakers: nobody else may use their voices.
+        """Revoke a key, and delete its known speakers, whose voices no other key may use.
 
         Args:
             key_id: id of the key.

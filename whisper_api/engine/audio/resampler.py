@@ -48,7 +48,7 @@ class _Graph:
         self._input, self._output = nodes[0], nodes[-1]
 
     def pull(self) -> Iterator[Samples]:
-        """What is ready. Each block is valid until the next one is asked for."""
+        """Yield the blocks of samples that are ready. A block is valid until the next block is pulled."""
         from av.error import BlockingIOError as NotYet
         from av.error import EOFError as AtEnd
 

@@ -331,7 +331,7 @@ class Recognizer:
                 self._heard[index] = mean_languages([span.seconds for span in apart], alone)
 
     def _compare(self, index: int, languages: Mapping[str, float], other: Disagreement) -> None:
-        """Compare the language of a window, and of its stretches of speech, with that of the transcript."""
+        """Compare the languages of a window and of its stretches of speech with the language of the transcript."""
         window = self._windows[index]
         languages = languages or self._heard.get(index, {})
         if other.add(window.span, window.speech_seconds, languages):

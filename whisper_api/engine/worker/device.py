@@ -178,7 +178,7 @@ def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
     for device, problem in problems.items():
         if problem and usable:
             log.warning("%s is not used: %s", device.torch_name, problem)
-    # Where none can be used, the error is that of the first.
+    # If no GPU can be used, the error of the first GPU is raised.
     return usable or (choose_device("cuda", 0),)
 
 
