@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
@@ -21,7 +20,7 @@ from whisper_api.errors import (
     JobNotFound,
     ResultGone,
 )
-from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
+from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus, rfc3339
 from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.events import Watch
@@ -402,9 +401,9 @@ def _status(
         job_id=job.job_id,
         status=job.state,
         queue_position=position,
-        created_at=_rfc3339(job.created_at),
-        started_at=None if job.started_at is None else _rfc3339(job.started_at),
-        finished_at=None if job.finished_at is None else _rfc3339(job.finished_at),
+        created_at=rfc3339(job.created_at),
+        started_at=None if job.started_at is None else rfc3339(job.started_at),
+        finished_at=None if job.finished_at is None else rfc3339(job.finished_at),
         progress=progress,
         stage=stage,
         eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
@@ -415,8 +414,3 @@ def _status(
         metadata=job.metadata,
         result_gone=completed and not job.has_result,
     )
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

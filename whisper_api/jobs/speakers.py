@@ -6,11 +6,11 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
+from whisper_api.job_values import rfc3339
 from whisper_api.jobs.executor import Executor
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.speakers import KnownVoice
@@ -191,12 +191,7 @@ def _shown(speaker: KnownVoice, warnings: tuple[str, ...] = ()) -> Speaker:
         model_revision=speaker.voice.revision,
         samples=len(speaker.voice.samples),
         seconds=round(speaker.voice.seconds, 1),
-        created_at=_rfc3339(speaker.created_at),
-        updated_at=_rfc3339(speaker.updated_at),
+        created_at=rfc3339(speaker.created_at),
+        updated_at=rfc3339(speaker.updated_at),
         warnings=warnings,
     )
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
