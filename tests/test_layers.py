@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "access": STORE,
     "jobs": JOBS,
     "testing": JOBS,
+    "cluster": JOBS | {"logs", "whisper_api"},
     "server": JOBS | {"logs"},
     "client": VALUES,
     "cli": JOBS | {"client", "logs", "server", "whisper_api"},

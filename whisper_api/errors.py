@@ -19,6 +19,7 @@
     ├── ExtraMissing               an optional part of the package is not installed; says how to install it
     ├── Canceled                   the caller's ``cancel`` event was set
     ├── EngineClosed               the engine was closed before or during the call
+    │   └── EngineLost             the process, the device or the machine of a cluster's engine ended
     ├── ForkedProcess              an object from before a fork cannot be used after it; says what to do
     ├── JobError
     │   ├── JobNotFound            the job does not exist, or belongs to another caller
@@ -61,6 +62,7 @@ __all__ = [
     "DeviceUnavailable",
     "Draining",
     "EngineClosed",
+    "EngineLost",
     "ExtraMissing",
     "ForkedProcess",
     "IdempotencyConflict",
@@ -186,6 +188,10 @@ class Canceled(WhisperApiError):
 
 class EngineClosed(WhisperApiError):
     """The engine was closed."""
+
+
+class EngineLost(EngineClosed):
+    """The process, the device or the machine of a cluster's engine ended under the job. Other engines go on."""
 
 
 class ForkedProcess(WhisperApiError):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from whisper_api.errors import Canceled, EngineClosed, InvalidAudio
-from whisper_api.jobs.executor import ExecutorFacts, OnMissingModel, OnPartial, OnProgress
+from whisper_api.jobs.executor import EngineCount, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 from whisper_api.voices import VoiceEmbedding, VoiceSample
@@ -81,6 +81,7 @@ class FakeExecutor:
 
     device = "cpu"
     activity = ""
+    isolates = False
 
     def __init__(
         self,
@@ -117,6 +118,14 @@ class FakeExecutor:
         self.used_after_close = False
         self._released: set[str] = set()
         self._lock = threading.Lock()
+
+    def engines(self) -> EngineCount:
+        """One engine."""
+        return EngineCount(running=1, wanted=1)
+
+    def on_engines(self, callback: Callable[[int], None]) -> None:
+        """Call the function once, with one engine."""
+        callback(1)
 
     def facts(self) -> ExecutorFacts:
         """A fixed description: the device ``cpu`` and the model ``fake``."""

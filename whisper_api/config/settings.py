@@ -37,6 +37,13 @@ ModelAliases = Annotated[
         examples=["my-asr=base, scribe=large-v3"],
     ),
 ]
+WorkerResources = Annotated[
+    str,
+    Meta(
+        pattern=r"^\s*[A-Za-z]\w*\s*=\s*\d+(\.\d+)?(\s*,\s*[A-Za-z]\w*\s*=\s*\d+(\.\d+)?)*\s*$",
+        examples=["large=1, CPU=8"],
+    ),
+]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -128,10 +135,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_audio_memory: Annotated[
         CountOrZero, _is("bytes of decoded audio in memory, over all jobs; more goes to files in WHISPER_TMP_FILES")
     ] = _key("MAX_AUDIO_MEMORY", 536870912)
+    executor: Annotated[
+        Literal["local", "ray"], _is("where jobs run: local = in this process, ray = on the engines of a Ray cluster")
+    ] = _key("WHISPER_EXECUTOR", "local")
+    ray_address: Annotated[
+        str | None, _is("host:port of the Ray cluster's head; none = start Ray on this machine alone")
+    ] = _key("RAY_ADDRESS", None)
+    cluster_workers: Annotated[
+        Count | Literal["auto"],
+        _is("engines of the cluster; auto = one for each GPU, or for each machine where there is no GPU"),
+    ] = _key("WHISPER_CLUSTER_WORKERS", "auto")
+    worker_resources: Annotated[
+        WorkerResources | None, _is("what an engine takes of its machine: resource=amount, with commas between")
+    ] = _key("WHISPER_WORKER_RESOURCES", None)
     enable_concurrency: Annotated[bool, _is("work on several jobs at a time")] = _key("ENABLE_CONCURRENCY", False)
-    max_concurrent_jobs: Annotated[Count, _is("how many, when ENABLE_CONCURRENCY is true")] = _key(
-        "MAX_CONCURRENT_JOBS", 6
-    )
+    max_concurrent_jobs: Annotated[
+        Count, _is("how many, when ENABLE_CONCURRENCY is true; for each engine of a cluster")
+    ] = _key("MAX_CONCURRENT_JOBS", 6)
     max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
     max_job_attempts: Annotated[
         Count, _is("how often a job is tried that ends the server or the engine; from the second time on it runs alone")

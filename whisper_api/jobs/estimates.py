@@ -55,12 +55,17 @@ class Estimates:
         self._store = store
         self._device = device
         self._model = model
-        self._slots = slots
         self._lock = threading.Lock()
         # Guarded by _lock:
+        self._slots = slots
         self._rates: dict[tuple[str, str, str], float] | None = None
         self._plans: dict[str, _Plan] = {}
         self._queue: tuple[float, dict[str, float | None]] = (-FRESH_SECONDS, {})
+
+    def resize(self, slots: int) -> None:
+        """Change how many jobs run at a time."""
+        with self._lock:
+            self._slots = max(slots, 1)
 
     def expect(self, job: Job) -> None:
         """Include a job that waits or runs."""

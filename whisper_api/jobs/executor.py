@@ -1,11 +1,11 @@
-"""The interface of what runs jobs. :mod:`whisper_api.jobs.local_executor` has the implementation."""
+"""The interface of what runs jobs. :mod:`whisper_api.jobs.local_executor` has the implementation for one process."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -16,11 +16,58 @@ from whisper_api.voices import VoiceEmbedding
 if TYPE_CHECKING:
     from whisper_api.engine.worker.statistics import DeviceStatistics
 
-__all__ = ["Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
+__all__ = ["EngineCount", "EngineFacts", "Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
 
 OnProgress = Callable[[Progress], None]
 OnPartial = Callable[[PartialSegments], None]
 OnMissingModel = Callable[[str], None]
+
+
+class EngineCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How many engines run jobs.
+
+    Attributes:
+        running: number of engines that take jobs now.
+        wanted: number of engines that the configuration and the machines ask for.
+        reason: why fewer run than are wanted, in a sentence; empty while they start.
+    """
+
+    running: int
+    wanted: int
+    reason: str = ""
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine of a cluster.
+
+    Attributes:
+        name: name of the engine.
+        node: name of the machine that it runs on.
+        state: ``starting`` loads models; ``ready`` takes jobs; ``draining`` ends its jobs and takes no others;
+            ``refused`` cannot be used, for the reason; ``lost`` has ended and is started again.
+        reason: a sentence about the state; empty when there is nothing to say.
+        device: ``cpu``, ``cuda:0`` ...
+        version: version of the package on the machine.
+        running_jobs: number of jobs that it runs.
+        queued_audio_seconds: seconds of audio of these jobs that remain.
+        resident_models: names of the models in memory.
+        resident_bytes: approximate size of these models.
+        audio_seconds: seconds of audio of the jobs that it has completed.
+        audio_seconds_per_second: the same for each second of the last minutes.
+    """
+
+    name: str
+    node: str
+    state: Literal["starting", "ready", "draining", "refused", "lost"]
+    reason: str = ""
+    device: str = ""
+    version: str = ""
+    running_jobs: int = 0
+    queued_audio_seconds: float = 0.0
+    resident_models: tuple[str, ...] = ()
+    resident_bytes: int = 0
+    audio_seconds: float = 0.0
+    audio_seconds_per_second: float = 0.0
 
 
 class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +79,9 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
         compute_type: CTranslate2's name of the type; ``auto`` while no model is loaded.
         resident_models: number of models in memory.
         resident_bytes: approximate size of these models.
+        models: names of the models in memory, as far as their files have one.
         devices: what each device has done; empty while there is no engine.
+        engines: the engines of a cluster; empty for an engine in this process.
     """
 
     device: str
@@ -40,7 +89,9 @@ class ExecutorFacts(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str
     resident_models: int = 0
     resident_bytes: int = 0
+    models: tuple[str, ...] = ()
     devices: tuple[DeviceStatistics, ...] = ()
+    engines: tuple[EngineFacts, ...] = ()
 
 
 class Executor(Protocol):
@@ -53,6 +104,16 @@ class Executor(Protocol):
     @property
     def activity(self) -> str:
         """A few words on the executor's other work, such as a download; empty when there is none."""
+
+    @property
+    def isolates(self) -> bool:
+        """Whether :meth:`run` itself keeps a job that is tried again apart from other jobs."""
+
+    def engines(self) -> EngineCount:
+        """How many engines run jobs. Returns at once."""
+
+    def on_engines(self, callback: Callable[[int], None]) -> None:
+        """Call a function with the number of running engines: now, and in any thread whenever the number changes."""
 
     def facts(self) -> ExecutorFacts:
         """The description of this executor."""
@@ -147,6 +208,7 @@ class Executor(Protocol):
             DeviceLost: the device has failed. No later call in this process can run a job.
             EngineClosed: the executor was closed, or its engine failed. After a failure, the next call gets a new
                 engine.
+            EngineLost: the engine's process or machine ended under the job. Other engines may run it again.
             Exception: any other error of the job.
         """
 

@@ -28,14 +28,14 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ready: whether the service runs jobs now.
-        state: the state in one word.
-        reason: why the service is not ready, and what to do; empty when it is ready. Health checks need no key, so the
-            text reveals nothing about jobs.
+        state: the state in one word. ``degraded`` with fewer engines than are wanted; ready as long as one runs.
+        reason: why the service is not ready or is degraded, and what to do; empty when all is well. Health checks need
+            no key, so the text reveals nothing about jobs.
         loading: the models that are still being loaded while jobs run; empty when none are.
     """
 
     ready: bool
-    state: Literal["starting", "ready", "stalled", "draining", "disk_full", "device_lost", "failed"]
+    state: Literal["starting", "ready", "stalled", "draining", "disk_full", "device_lost", "degraded", "failed"]
     reason: str = ""
     loading: str = ""
 
@@ -87,11 +87,17 @@ class HealthWatch:
             longest = max(stalled, key=lambda each: each.idle_seconds)
             reason = f"A job has made no progress for {longest.idle_seconds:.0f} s (stage {longest.progress.stage})."
             return Health(ready=False, state="stalled", reason=f"{reason} The log names it; restart the server.")
+        engines = self._executor.engines()
+        shortage = f"{engines.running} of {engines.wanted} engines run. {engines.reason}".rstrip()
+        if engines.running == 0 and (engines.reason or self._preload.tried):
+            return Health(ready=False, state="degraded", reason=f"{shortage} Jobs wait meanwhile.")
         if failure := self._preload.failure:
             return Health(ready=False, state="failed", reason=failure)
         if not self._preload.tried:
             return Health(ready=False, state="starting", reason=f"Models are being loaded{self._activity()}.")
         loading = f"models for word times and speakers{self._activity()}" if self._preload.warming_up else ""
+        if engines.running < engines.wanted:
+            return Health(ready=True, state="degraded", reason=shortage, loading=loading)
         return Health(ready=True, state="ready", loading=loading)
 
     def stalled(self) -> int:

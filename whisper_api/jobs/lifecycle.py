@@ -73,7 +73,7 @@ class Lifecycle:
         self._process = os.getpid()
         self._config = config
         self._executor = executor
-        slots = config.max_concurrent_jobs if config.enable_concurrency else 1
+        slots = self._jobs_per_engine = config.max_concurrent_jobs if config.enable_concurrency else 1
         self._queue = JobQueue(
             config.max_queued_jobs, slots, draining_seconds=config.shutdown_grace_seconds + DRAINING_RETRY_SECONDS
         )
@@ -106,6 +106,8 @@ class Lifecycle:
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
+        self._workers_lock = threading.Lock()
+        # Guarded by _workers_lock:
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
@@ -138,10 +140,7 @@ class Lifecycle:
             self._revocations.start()
             self._watch.start()
             self._preload.start()
-            for number in range(self._running.slots):
-                thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
-                self._workers.append(thread)
-                thread.start()
+            self._executor.on_engines(self._resize)
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -180,7 +179,9 @@ class Lifecycle:
             for each in running.all():
                 running.ask(each, "stop")
             deadline = time.monotonic() + STOP_SECONDS
-            for thread in self._workers:
+            with self._workers_lock:
+                workers = list(self._workers)
+            for thread in workers:
                 thread.join(max(0.0, deadline - time.monotonic()))
             for each in running.all():
                 log.error("a job did not stop: it runs again after the next start", extra={"job_id": each.job_id})
@@ -233,6 +234,18 @@ class Lifecycle:
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
 
+    def _resize(self, engines: int) -> None:
+        """Let as many jobs run as the engines take. Threads are added and never ended: one without a job only waits."""
+        slots = engines * self._jobs_per_engine
+        self._queue.resize(slots)
+        self._estimates.resize(slots)
+        self._running.resize(slots)
+        with self._workers_lock:
+            while len(self._workers) < slots and not self._draining:
+                thread = threading.Thread(target=self._work, name=f"job-{len(self._workers)}", daemon=True)
+                self._workers.append(thread)
+                thread.start()
+
     def _lose_device(self, error: DeviceLost) -> None:
         """Start no more jobs after the device has failed."""
         with self._fault_lock:
@@ -261,6 +274,7 @@ class Lifecycle:
             resident_bytes=facts.resident_bytes,
             lost_decoders=DECODERS.lost,
             devices=facts.devices,
+            engines=facts.engines,
         )
 
     def _recover(self) -> None:

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
-from whisper_api.jobs.executor import Executor, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
+from whisper_api.jobs.executor import EngineCount, Executor, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.schema import Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
@@ -80,6 +81,16 @@ class LocalExecutor:
         with self._lock:
             return self._activity
 
+    isolates = False
+
+    def engines(self) -> EngineCount:
+        """The engine of this process."""
+        return EngineCount(running=1, wanted=1)
+
+    def on_engines(self, callback: Callable[[int], None]) -> None:
+        """Call the function once: there is always one engine."""
+        callback(1)
+
     def facts(self) -> ExecutorFacts:
         """The device, the default model and the models in memory. Loads nothing."""
         with self._lock:
@@ -91,6 +102,7 @@ class LocalExecutor:
             compute_type=engine.compute_type if engine is not None else self._config.compute_type,
             resident_models=len(resident),
             resident_bytes=sum(model.bytes for model in resident),
+            models=tuple(Path(path).name for model in resident if (path := getattr(model.source, "path", None))),
             devices=engine.statistics() if engine is not None else (),
         )
 
@@ -127,15 +139,27 @@ class LocalExecutor:
             from whisper_api.engine.redaction import check_installed
 
             check_installed()
-        name = self._model(options)
-        if not self._names.trusts(name):
-            _check_name(name)
+        self.check_name(options)
         self._check_room(options)
         if (options.diarize or options.task == "diarize") and not self._tells_speakers_apart(hf_token):
             raise ModelUnavailable(
                 "diarize: there is no model here to tell speakers apart; `whisper-api models pull campplus` on the "
                 "server fetches one or says why not"
             )
+
+    def check_name(self, options: TranscriptionOptions) -> None:
+        """Refuse a name that neither the configuration nor the catalogue has.
+
+        Raises:
+            UnknownModel: names what there is.
+        """
+        name = self._model(options)
+        if not self._names.trusts(name):
+            _check_name(name)
+
+    def is_default(self, options: TranscriptionOptions) -> bool:
+        """Whether the job uses the model of jobs that name no model."""
+        return self._model(options) == self._model(TranscriptionOptions())
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:
         """Whether ``WHISPER_MODEL`` or an alias names the model of the job."""
@@ -375,4 +399,10 @@ def _check_name(name: str) -> None:
     raise UnknownModel(f"model: {name[:80]!r} is not a Whisper model of this server; {hint}")
 
 
-EXECUTORS: dict[str, Callable[[Config], Executor]] = {"local": LocalExecutor}
+def _ray_executor(config: Config) -> Executor:
+    """The executor of a cluster. Its package is imported only when it is configured."""
+    executor: Executor = import_module("whisper_api.cluster.executor").RayExecutor(config)
+    return executor
+
+
+EXECUTORS: dict[str, Callable[[Config], Executor]] = {"local": LocalExecutor, "ray": _ray_executor}

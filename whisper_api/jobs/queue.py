@@ -26,10 +26,10 @@ class JobQueue:
 
     def __init__(self, capacity: int, slots: int = 1, *, draining_seconds: float = RETRY_SECONDS) -> None:
         self._capacity = capacity
-        self._slots = slots
         self._draining_seconds = draining_seconds
         self._changed = threading.Condition()
         # Guarded by _changed:
+        self._slots = slots
         self._ids: list[str] = []
         # Jobs that were taken and do not run yet.
         self._starting: dict[str, None] = {}
@@ -40,6 +40,15 @@ class JobQueue:
         self._held: set[str] = set()
         self._reserved = 0
         self._closed = False
+
+    def resize(self, slots: int) -> None:
+        """Change how many jobs run at a time, from which the positions follow.
+
+        Args:
+            slots: number of jobs.
+        """
+        with self._changed:
+            self._slots = max(slots, 1)
 
     def reserve(self, *, extra_slots: int = 0) -> None:
         """Reserve room for a job that is about to be put in.

@@ -72,12 +72,22 @@ class RunningJobs:
     """
 
     def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.slots = slots
         self._clock = clock
         self._changed = threading.Condition()
         # Guarded by _changed, and with it the fields of each RunningJob:
+        self._slots = slots
         self._jobs: dict[str, RunningJob] = {}
         self._closed = False
+
+    def resize(self, slots: int) -> None:
+        """Change how many jobs may run at a time. Jobs that run go on.
+
+        Args:
+            slots: number of jobs.
+        """
+        with self._changed:
+            self._slots = slots
+            self._changed.notify_all()
 
     def wait_for_room(self) -> bool:
         """Wait until another job could run.
@@ -204,5 +214,5 @@ class RunningJobs:
 
     def _has_room(self, alone: bool) -> bool:
         if alone:
-            return not self._jobs
-        return len(self._jobs) < self.slots and not any(each.alone for each in self._jobs.values())
+            return not self._jobs and self._slots > 0
+        return len(self._jobs) < self._slots and not any(each.alone for each in self._jobs.values())

@@ -63,7 +63,7 @@ class JobService(Lifecycle):
 
         Args:
             config: the configuration.
-            executor: runs the jobs; None for the engine of this process.
+            executor: runs the jobs; None for the configured one.
 
         Raises:
             StorageError: the database cannot be used; StorageLocked when another server uses it.
@@ -71,7 +71,7 @@ class JobService(Lifecycle):
         store = JobStore(config.data_dir / DATABASE_NAME)
         try:
             store.exclusive(config.tmp_dir)
-            return cls(config, store, executor or EXECUTORS["local"](config))
+            return cls(config, store, executor or EXECUTORS[config.executor](config))
         except BaseException:
             store.close()
             raise

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from whisper_api.errors import Canceled, DeviceLost, EngineClosed, StorageError, WhisperApiError
+from whisper_api.errors import Canceled, DeviceLost, EngineClosed, EngineLost, StorageError, WhisperApiError
 from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
@@ -152,7 +152,7 @@ class Worker:
             return None
         if deps.downloads.hold_back(job):
             return None
-        running = deps.running.enter(job_id, alone=job.attempts > 0)
+        running = deps.running.enter(job_id, alone=job.attempts > 0 and not deps.executor.isolates)
         if running is None:
             return None
         claimed = None
@@ -260,6 +260,9 @@ class Worker:
                 return PutBack(counted=False)
         if isinstance(error, WaitsForModel):
             return PutBack(counted=False)
+        if isinstance(error, EngineLost):
+            log.error("a job has lost its engine: %s", error, extra=about)
+            return after_crash(job, self._deps.max_attempts, "the engine's process ended")
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.attempts + 1 < self._deps.max_attempts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from whisper_api.engine.worker.statistics import DeviceStatistics
 
 __all__ = ["ServiceState", "StateCollector"]
+
+
+class EngineState(Protocol):
+    """What the metrics need to know of an engine of a cluster; a node is a machine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def running_jobs(self) -> int: ...
+    @property
+    def queued_audio_seconds(self) -> float: ...
+    @property
+    def audio_seconds(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +47,7 @@ class ServiceState:
         resident_bytes: their approximate size.
         lost_decoders: number of decoder processes that died or were killed over a file.
         devices: what each device has done.
+        engines: the engines of a cluster.
     """
 
     ready: bool
@@ -42,6 +60,7 @@ class ServiceState:
     resident_bytes: int
     lost_decoders: int
     devices: Sequence[DeviceStatistics]
+    engines: Sequence[EngineState] = ()
 
 
 # Attribute to the name of its metric and the help text.
@@ -87,6 +106,26 @@ OF_DEVICES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str,
 )
 
 
+OF_ENGINES: tuple[
+    tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[EngineState], float]], ...
+] = (
+    (GaugeMetricFamily, "whisper_api_engine_ready", "Whether an engine takes jobs", lambda e: e.state == "ready"),
+    (GaugeMetricFamily, "whisper_api_engine_running_jobs", "Jobs that an engine runs", lambda e: e.running_jobs),
+    (
+        GaugeMetricFamily,
+        "whisper_api_engine_queued_audio_seconds",
+        "Seconds of audio that the jobs of an engine have before them",
+        lambda e: e.queued_audio_seconds,
+    ),
+    (
+        CounterMetricFamily,
+        "whisper_api_engine_audio_seconds",
+        "Seconds of audio of the jobs that an engine has completed",
+        lambda e: e.audio_seconds,
+    ),
+)
+
+
 class StateCollector(Collector):
     """Reads the state of a service whenever the metrics are read.
 
@@ -102,6 +141,7 @@ class StateCollector(Collector):
         yield from (GaugeMetricFamily(name, text) for name, text in GAUGES.values())
         yield CounterMetricFamily(*LOST_DECODERS)
         yield from (kind(name, text) for kind, name, text, _ in OF_DEVICES)
+        yield from (kind(name, text) for kind, name, text, _ in OF_ENGINES)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with their values."""
@@ -110,9 +150,16 @@ class StateCollector(Collector):
             yield GaugeMetricFamily(name, text, value=float(getattr(state, attribute)))
         yield CounterMetricFamily(*LOST_DECODERS, value=state.lost_decoders)
         for kind, name, text, read in OF_DEVICES:
-            family = kind(name, text, labels=("device",))
+            # The engine of this process has no node, and its metrics have no such label.
+            of_nodes = any(device.node for device in state.devices)
+            family = kind(name, text, labels=("device", "node") if of_nodes else ("device",))
             for device in state.devices:
                 value = read(device)
                 if value is not None:
-                    family.add_metric((device.device,), value)
+                    family.add_metric((device.device, device.node) if of_nodes else (device.device,), value)
+            yield family
+        for kind, name, text, of_engine in OF_ENGINES:
+            family = kind(name, text, labels=("engine", "node"))
+            for engine in state.engines:
+                family.add_metric((engine.name, engine.node), of_engine(engine))
             yield family

@@ -32,12 +32,14 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The server runs jobs.
 
     Attributes:
-        status: the state in one word.
+        status: the state in one word: ``ready``, or ``degraded`` when fewer engines run than are wanted.
         loading: the models that are being loaded; absent when none are.
+        reason: how many engines run, and why not more; absent unless degraded.
     """
 
     status: str
     loading: str = ""
+    reason: str = ""
 
 
 async def livez(request: Request) -> Response:
@@ -49,14 +51,14 @@ async def readyz(request: Request) -> Response:
     """Check that the server runs jobs, and list the models that are still being loaded.
 
     Raises:
-        Problem: 503 with the state as its code: starting, stalled, draining, disk_full, device_lost or
-        failed.
+        Problem: 503 with the state as its code: starting, stalled, draining, disk_full, device_lost, degraded
+        or failed.
     """
     state = state_of(request)
     health = await blocking(state.reads, state.service.health)
     if not health.ready:
         raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
-    return JsonResponse(Ready(status=health.state, loading=health.loading))
+    return JsonResponse(Ready(status=health.state, loading=health.loading, reason=health.reason))
 
 
 LIVEZ = Operation(livez, "Health", (Answer(200, "The process responds", {"application/json": Alive}),), open=True)
@@ -69,6 +71,7 @@ READYZ = Operation(
         Problem(503, "stalled", "A running job makes no progress"),
         Problem(503, "disk_full", "The disk that holds the job database is full"),
         Problem(503, "device_lost", "The GPU has failed: the process ends, and its supervisor starts it anew"),
+        Problem(503, "degraded", "No engine of the cluster runs: jobs wait until one does"),
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),
     open=True,

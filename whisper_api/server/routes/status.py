@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.jobs.executor import EngineFacts
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
@@ -123,13 +124,24 @@ class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings and the state of the server."""
+    """The settings and the state of the server.
+
+    Attributes:
+        server: the process.
+        processing: the settings of transcriptions.
+        resources: limits and their use.
+        security: access to the server.
+        queue_state: the numbers of jobs.
+        engines: the engines of a cluster; empty for an engine in the server's process, and for a user, because they
+            reveal the work of other users.
+    """
 
     server: AboutServer
     processing: AboutProcessing
     resources: AboutResources
     security: AboutSecurity
     queue_state: AboutQueue
+    engines: tuple[EngineFacts, ...] = ()
 
 
 async def server_status(request: Request) -> Response:
@@ -185,6 +197,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
         ),
         security=AboutSecurity(authorization_enabled=config.enable_authorization),
         queue_state=AboutQueue(queued_jobs=queued, processing_jobs=processing),
+        engines=facts.engines if viewer is None else (),
     )
 
 

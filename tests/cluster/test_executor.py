@@ -1,0 +1,156 @@
+"""The executor of a cluster does what the interface says, whatever happens to its engines."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from fakes import until
+
+from cluster.loopback import Loopback
+from cluster.running import Watched, script
+from whisper_api.cluster.executor import RayExecutor
+from whisper_api.cluster.runs import PIECE_BYTES
+from whisper_api.errors import Canceled, EngineLost, InvalidAudio, ModelUnavailable, UnknownModel
+from whisper_api.schema import TranscriptionOptions
+from whisper_api.voices import VoiceEmbedding, VoiceSample
+
+pytestmark = pytest.mark.cluster
+
+
+def text_of(watched: Watched) -> str:
+    """The text of a job, once it has ended."""
+    transcript = watched.end().transcript
+    assert transcript is not None
+    return transcript.text
+
+
+def test_a_job_reports_and_returns_what_its_engine_does(executor: RayExecutor, tmp_path: Path) -> None:
+    watched = Watched(executor, script(tmp_path, "say Hello."))
+    assert watched.run().text == "Hello."
+    assert [segment.text for part in watched.partial for segment in part.segments] == ["Hello."]
+    assert watched.progress[-1].stage == "asr"
+
+
+def test_recordings_and_voices_of_known_speakers_come_along(executor: RayExecutor, tmp_path: Path) -> None:
+    audio = script(tmp_path, "speakers")
+    (tmp_path / "speaker-0").write_text("first")
+    (tmp_path / "speaker-1").write_text("second")
+    voice = VoiceEmbedding(model="m", samples=(VoiceSample(seconds=1.0, vector=(1.0, 0.0)),))
+    watched = Watched(executor, audio, known_speakers=("A", "B"), voices={"Zoe": voice})
+    assert watched.run().text == "first second Zoe"
+
+
+def test_a_large_upload_passes_in_pieces_and_arrives_whole(
+    executor: RayExecutor, tmp_path: Path, loopback: Loopback
+) -> None:
+    content = os.urandom(2 * PIECE_BYTES + 12345)
+    (tmp_path / "audio").write_bytes(content)
+    assert Watched(executor, tmp_path / "audio").run().text == hashlib.sha256(content).hexdigest()
+    assert loopback.left_over() == []
+
+
+def test_errors_keep_their_class_and_message(executor: RayExecutor, tmp_path: Path) -> None:
+    with pytest.raises(InvalidAudio, match="no sound"):
+        Watched(executor, script(tmp_path, "fail no sound")).run()
+    with pytest.raises(Exception, match="very odd") as caught:
+        Watched(executor, script(tmp_path, "odd")).run()
+    assert type(caught.value).__name__ == "Odd"
+
+
+def test_a_canceled_job_ends_at_once(executor: RayExecutor, tmp_path: Path) -> None:
+    watched = Watched(executor, script(tmp_path, "sleep 50", "say late")).start()
+    until(lambda: watched.progress, "the job runs")
+    watched.cancel.set()
+    assert isinstance(watched.end().error, Canceled)
+    before = Watched(executor, script(tmp_path, "sleep 50"))
+    before.cancel.set()
+    with pytest.raises(Canceled):
+        before.run()
+
+
+def test_a_missing_model_is_reported_and_the_job_goes_on_or_ends(executor: RayExecutor, tmp_path: Path) -> None:
+    names: list[str] = []
+    audio = script(tmp_path, "miss align-xx")
+    assert Watched(executor, audio, missing=names.append).run().text == "without align-xx"
+    assert names == ["align-xx"]
+
+    def wait(name: str) -> None:
+        raise LookupError(name)
+
+    with pytest.raises(LookupError, match="align-xx"):
+        Watched(executor, audio, missing=wait).run()
+
+
+def test_engines_refuse_jobs_and_name_what_they_lack(executor: RayExecutor) -> None:
+    executor.check(TranscriptionOptions(), None)
+    with pytest.raises(ModelUnavailable, match="no model here"):
+        executor.check(TranscriptionOptions(diarize=True), None)
+    with pytest.raises(UnknownModel):
+        executor.check(TranscriptionOptions(model="no-such"), None)
+    assert executor.missing_models(TranscriptionOptions(), None) == ()
+    assert executor.named_by_configuration(TranscriptionOptions())
+    assert executor.enroll([b"12"]).vector == (1.0, 0.0)
+    executor.download_model("base", threading.Event(), None)
+
+
+def test_the_facts_are_those_of_the_engines(executor: RayExecutor) -> None:
+    facts = executor.facts()
+    assert (facts.device, facts.model) == ("cpu", "fake")
+    assert [each.state for each in facts.engines] == ["ready", "ready"]
+    assert len({each.node for each in facts.engines}) == 2
+    assert all(each.version for each in facts.engines)
+
+
+def test_jobs_spread_over_the_engines(executor: RayExecutor, tmp_path: Path) -> None:
+    jobs = [
+        Watched(executor, script(tmp_path / str(number), "sleep 0.5", "where"), job_id=str(number)).start()
+        for number in range(2)
+    ]
+    assert len({text_of(each) for each in jobs}) == 2
+
+
+@pytest.mark.parametrize("command", ["die", "break"])
+def test_a_job_hears_of_the_end_of_its_engine_which_comes_back(
+    executor: RayExecutor, tmp_path: Path, command: str
+) -> None:
+    with pytest.raises(EngineLost):
+        Watched(executor, script(tmp_path, command)).run()
+    # The other engine, or this one after its restart.
+    assert Watched(executor, script(tmp_path, "say on")).run().text == "on"
+    until(lambda: executor.engines().running == 2, "both run again")
+    assert executor.engines().reason == ""
+
+
+def test_a_killed_engine_is_missed_at_once_and_started_again(executor: RayExecutor, tmp_path: Path) -> None:
+    counts: list[int] = []
+    executor.on_engines(counts.append)
+    pid = int(Watched(executor, script(tmp_path, "where")).run().text)
+    watched = [
+        Watched(executor, script(tmp_path / str(number), "sleep 1", "where"), job_id=str(number)).start()
+        for number in range(2)
+    ]
+    until(lambda: all(each.progress for each in watched), "both engines work")
+    os.kill(pid, signal.SIGKILL)
+    ended = [each.end() for each in watched]
+    assert sorted(type(each.error).__name__ for each in ended) == ["EngineLost", "NoneType"]
+    until(lambda: executor.engines().running == 2, "both run again")
+    assert counts[0] == 2
+    assert 1 in counts
+    assert counts[-1] == 2
+
+
+def test_the_driver_process_is_started_again_and_jobs_wait_for_it(executor: RayExecutor, tmp_path: Path) -> None:
+    process = executor._driver.pid  # noqa: SLF001 - only a test kills it
+    assert process is not None
+    running = Watched(executor, script(tmp_path / "running", "sleep 50")).start()
+    until(lambda: running.progress, "the job runs")
+    os.kill(process, signal.SIGKILL)
+    assert isinstance(running.end().error, EngineLost)
+    waiting = Watched(executor, script(tmp_path / "waiting", "say here")).start()
+    assert waiting.end().transcript is not None
+    until(lambda: executor.engines().running == 2, "both run again")

@@ -1,0 +1,108 @@
+"""Which engine gets a job, and where engines belong."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_api.cluster.fleet import Node, parse_resources, posts
+from whisper_api.cluster.placement import LOAD_SECONDS, Load, Seat, choose
+
+
+def seat(name: str, *lengths: float, capacity: int = 2, **values: object) -> Seat:
+    found = Seat(name, capacity)
+    for number, seconds in enumerate(lengths):
+        found.loads[number] = Load(number, seconds)
+    for key, value in values.items():
+        setattr(found, key, value)
+    return found
+
+
+def chosen(seats: list[Seat], load: Load) -> str | None:
+    found = choose(seats, load)
+    return found.name if found is not None else None
+
+
+def test_the_engine_with_the_least_audio_gets_the_job() -> None:
+    seats = [seat("a", 3600.0), seat("b", 10.0), seat("c", 60.0)]
+    assert chosen(seats, Load(9, 10.0)) == "b"
+    seats[0].loads[0].fraction = 1.0
+    assert chosen(seats, Load(9, 10.0)) == "a"
+
+
+def test_a_short_job_does_not_queue_behind_a_long_one_when_another_engine_is_free() -> None:
+    assert chosen([seat("a", 7200.0), seat("b")], Load(9, 5.0)) == "b"
+
+
+def test_a_resident_model_is_worth_some_audio_but_not_any_amount() -> None:
+    ready, cold = seat("ready", 30.0, resident=frozenset({"m"})), seat("cold")
+    assert chosen([cold, ready], Load(9, 10.0, "m")) == "ready"
+    ready.loads[0].audio_seconds = LOAD_SECONDS * 2
+    assert chosen([cold, ready], Load(9, 10.0, "m")) == "cold"
+
+
+def test_an_engine_that_lacks_a_model_comes_last() -> None:
+    lacking = seat("lacking", lacks={"x": 1})
+    assert chosen([lacking, seat("busy", 500.0)], Load(9, 10.0, needs="x")) == "busy"
+    assert chosen([lacking], Load(9, 10.0, needs="x")) == "lacking"
+
+
+def test_full_and_closed_engines_get_nothing() -> None:
+    assert chosen([seat("full", 1.0, 1.0), seat("closed", open=False)], Load(9, 1.0)) is None
+
+
+def test_a_job_that_must_be_alone_reserves_an_engine_until_it_is_empty() -> None:
+    a, b = seat("a", 100.0), seat("b", 10.0)
+    alone = Load(7, 10.0, alone=True)
+    assert choose([a, b], alone) is None
+    assert (a.reserved, b.reserved) == (None, 7)
+    assert chosen([a, b], Load(8, 10.0)) == "a"
+    b.loads.clear()
+    assert choose([a, b], alone) is b
+    b.loads[7] = alone
+    assert b.reserved is None
+    assert chosen([b], Load(8, 10.0)) is None
+
+
+@given(st.lists(st.floats(1, 7200), min_size=1, max_size=40), st.integers(1, 8))
+def test_no_engine_gets_more_than_its_share_and_a_job(lengths: list[float], engines: int) -> None:
+    """The bound of list scheduling (Graham, 1969)."""
+    seats = [seat(str(number), capacity=100) for number in range(engines)]
+    for number, seconds in enumerate(lengths):
+        load = Load(number, seconds)
+        found = choose(seats, load)
+        assert found is not None
+        found.loads[number] = load
+    total = sum(each.queued for each in seats)
+    assert max(each.queued for each in seats) <= total / engines + max(lengths) + 5.0 + 1e-6
+
+
+def nodes(*resources: dict[str, float]) -> list[Node]:
+    return [Node(str(number), f"host{number}", each) for number, each in enumerate(resources)]
+
+
+def test_each_gpu_gets_an_engine_and_machines_without_none() -> None:
+    found = posts(nodes({"CPU": 16, "GPU": 2}, {"CPU": 8}, {"CPU": 8, "GPU": 1}), {})
+    assert [(each.node.name, each.number) for each in found] == [("host0", 0), ("host2", 0), ("host0", 1)]
+    assert found[0].needs == {"GPU": 1.0, "CPU": 8.0}
+    assert len({each.name for each in found}) == 3
+
+
+def test_each_machine_without_a_gpu_gets_an_engine_with_all_of_its_processors() -> None:
+    found = posts(nodes({"CPU": 4}, {"CPU": 2}), {})
+    assert [(each.node.name, dict(each.needs)) for each in found] == [("host0", {"CPU": 4.0}), ("host1", {"CPU": 2.0})]
+
+
+def test_a_number_of_engines_is_spread_over_the_machines() -> None:
+    found = posts(nodes({"CPU": 4}, {"CPU": 4}), {}, workers=3)
+    assert sorted(each.node.name for each in found) == ["host0", "host0", "host1"]
+    assert posts(nodes({"CPU": 4, "GPU": 4}), {}, workers=2)[1].needs == {"GPU": 1.0, "CPU": 1.0}
+    assert posts([], {}, workers=3) == []
+
+
+def test_own_resources_choose_machines_and_bound_engines() -> None:
+    machines = nodes({"CPU": 8, "large": 2}, {"CPU": 8})
+    assert [each.node.name for each in posts(machines, parse_resources("large=1"))] == ["host0", "host0"]
+    assert [each.needs for each in posts(machines, parse_resources("large=2, CPU=3"))] == [{"large": 2.0, "CPU": 3.0}]
+    assert len(posts(nodes({"CPU": 8, "GPU": 1}), parse_resources("GPU=0.5"))) == 2
+    assert posts(nodes({"CPU": 8, "GPU": 1}), parse_resources("GPU=0"))[0].needs == {"CPU": 8.0}

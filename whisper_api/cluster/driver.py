@@ -1,0 +1,240 @@
+"""The driver process: joins the cluster, keeps its engines, and passes calls of the front on to them.
+
+It ends when the front has ended or when its cluster is lost; the front starts another one then. Its actors end with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from whisper_api.cluster.keeper import Keeper
+from whisper_api.cluster.messages import (
+    ANSWER,
+    RAISED,
+    STATE,
+    Ask,
+    Cancel,
+    ClusterState,
+    Proceed,
+    Request,
+    RunJob,
+    Setup,
+    decode_error,
+    encode_error,
+)
+from whisper_api.cluster.runs import Run
+from whisper_api.cluster.security import check_address, check_nodes
+from whisper_api.errors import Canceled, EngineLost
+
+__all__ = ["main"]
+
+NAMESPACE = "whisper-api"
+# Ray itself retries for minutes before it says that nothing answers.
+PROBE_SECONDS = 3.0
+ASK_SECONDS = 15.0
+# Downloads take as long as they take; they end by themselves when nothing arrives.
+LONG = frozenset(("download_model", "enroll"))
+# Ray on this machine alone: audio passes in pieces, so little room is enough.
+LOCAL_STORE_BYTES = 256 << 20
+
+
+def main(descriptor: int) -> None:
+    """Serve the front until it or the cluster has gone.
+
+    Args:
+        descriptor: of the socket to the front.
+    """
+    front = Front(Connection(descriptor))
+    try:
+        setup = msgspec.msgpack.decode(front.receive(), type=Setup)
+        keeper = _join(setup, front)
+    except Exception as error:
+        front.send(0, STATE, msgspec.msgpack.encode(ClusterState(reason=_sentence(error))))
+        traceback.print_exc()
+        return
+    Driver(front, keeper).serve()
+    # Without Ray's farewell, which waits for a cluster that may be gone. The actors end with their driver.
+    os._exit(0)
+
+
+def _join(setup: Setup, front: Front) -> Keeper:
+    check_address(setup.address)
+    if setup.address is not None:
+        host, _, port = setup.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(f"Nothing answers at RAY_ADDRESS {setup.address}: {error}") from error
+    import ray
+
+    local: dict[str, Any] = {}
+    if setup.address is None:
+        local = {
+            "include_dashboard": False,
+            "object_store_memory": LOCAL_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    ray.init(
+        address=setup.address or "local", namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **local
+    )
+    check_nodes(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
+    keeper = Keeper(setup, lambda state: front.send(0, STATE, msgspec.msgpack.encode(state)))
+    keeper.start()
+    return keeper
+
+
+class Front:
+    """The other end of the socket. Any thread may send."""
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def receive(self) -> bytes:
+        """The next message.
+
+        Raises:
+            EOFError, OSError: the front has ended.
+        """
+        return self._connection.recv_bytes()
+
+    def send(self, call: int, kind: str, payload: bytes) -> None:
+        """Send a frame. Ends the process when the front has ended."""
+        frame = msgspec.msgpack.encode((call, kind, payload))
+        try:
+            with self._sending:
+                self._connection.send_bytes(frame)
+        except OSError:
+            os._exit(0)
+
+
+class Driver:
+    """Handles the requests of the front, each in a thread.
+
+    Args:
+        front: the front.
+        keeper: keeps the engines.
+    """
+
+    def __init__(self, front: Front, keeper: Keeper) -> None:
+        self._front = front
+        self._keeper = keeper
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._runs: dict[int, Run] = {}
+        self._asks: dict[int, threading.Event] = {}
+
+    def serve(self) -> None:
+        """Handle requests until the front has ended."""
+        decoder = msgspec.msgpack.Decoder(Request)
+        while True:
+            try:
+                request = decoder.decode(self._front.receive())
+            except (EOFError, OSError):
+                return
+            self._handle(request)
+
+    def _handle(self, request: Request) -> None:
+        match request:
+            case RunJob():
+                run = Run(request, self._keeper, self._front.send)
+                with self._lock:
+                    self._runs[request.call] = run
+                threading.Thread(target=self._run, args=(run,), name=f"run-{request.call}", daemon=True).start()
+            case Ask():
+                with self._lock:
+                    self._asks[request.call] = threading.Event()
+                threading.Thread(target=self._ask, args=(request,), name=f"ask-{request.call}", daemon=True).start()
+            case Cancel(call) | Proceed(call):
+                with self._lock:
+                    found, ask = self._runs.get(call), self._asks.get(call)
+                if ask is not None:
+                    ask.set()
+                elif found is not None and isinstance(request, Cancel):
+                    found.cancel()
+                elif found is not None:
+                    found.proceed()
+
+    def _run(self, run: Run) -> None:
+        try:
+            run.until_end()
+        except BaseException as error:
+            traceback.print_exc()
+            self._front.send(run.call, RAISED, encode_error(EngineLost(f"{type(error).__name__}: {error}")))
+        finally:
+            with self._lock:
+                self._runs.pop(run.call, None)
+
+    def _ask(self, request: Ask) -> None:
+        with self._lock:
+            canceled = self._asks[request.call]
+        try:
+            answers: list[bytes] = []
+            names = self._keeper.preferred(request.needs)
+            if request.of == "every":
+                answers = self._answers(request, names, canceled)
+            else:
+                for name in names:
+                    answers += self._answers(request, [name], canceled)
+                    if request.of == "one" and answers:
+                        break
+                    if answers and self._keeper.learn(name, request.needs, answers[-1]) == 0:
+                        answers = answers[-1:]
+                        break
+            self._front.send(request.call, ANSWER, msgspec.msgpack.encode(answers))
+        except BaseException as error:
+            self._front.send(request.call, RAISED, encode_error(error))
+        finally:
+            with self._lock:
+                self._asks.pop(request.call, None)
+
+    def _answers(self, request: Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
+        """The answers of engines, without those that have ended meanwhile.
+
+        Raises:
+            Canceled: the front has canceled the call.
+            BaseException: the first error of an engine.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        call = str(request.call)
+        waiting = {self._keeper.invoke(name, "call", call, request.method, request.arguments): name for name in names}
+        everyone = list(waiting.values())
+        deadline = time.monotonic() + ASK_SECONDS
+        answers: list[bytes] = []
+        failure: BaseException | None = None
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            for ref in done:
+                del waiting[ref]
+                try:
+                    returned, content = ray.get(ref)
+                except RayError:
+                    continue
+                if returned:
+                    answers.append(content)
+                else:
+                    failure = failure or decode_error(content)
+            if canceled.is_set():
+                for name in everyone:
+                    self._keeper.invoke(name, "cancel", call)
+                raise Canceled("the call was canceled")
+            if request.method not in LONG and time.monotonic() > deadline:
+                break
+        if failure is not None:
+            raise failure
+        return answers
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text.rstrip('.')}."

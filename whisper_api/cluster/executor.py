@@ -1,0 +1,397 @@
+"""The executor that runs jobs on the engines of a Ray cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from whisper_api.cluster.actor import revisions
+from whisper_api.cluster.fleet import parse_resources
+from whisper_api.cluster.messages import (
+    ANSWER,
+    BEGAN,
+    DONE,
+    GONE,
+    LOST,
+    MISSING,
+    PARTIAL,
+    PROGRESS,
+    RAISED,
+    Ask,
+    Cancel,
+    ClusterState,
+    Placed,
+    Proceed,
+    RunJob,
+    Setup,
+    decode_error,
+    partial_decoder,
+    progress_decoder,
+    transcript_decoder,
+)
+from whisper_api.cluster.process import DriverProcess
+from whisper_api.cluster.security import check_address
+from whisper_api.errors import Canceled, EngineClosed, EngineLost, ModelUnavailable
+from whisper_api.jobs.executor import EngineCount, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
+from whisper_api.jobs.local_executor import LocalExecutor
+from whisper_api.schema import Progress, Transcript, TranscriptionOptions
+from whisper_api.store.jobs import Job
+
+if TYPE_CHECKING:
+    from whisper_api.config import Config
+    from whisper_api.engine.worker.statistics import DeviceStatistics
+    from whisper_api.voices import VoiceEmbedding
+
+__all__ = ["LOCAL_ENGINE", "RayExecutor"]
+
+log = logging.getLogger("whisper_api.cluster")
+
+# What runs in each actor, by module and class.
+LOCAL_ENGINE = "whisper_api.jobs.local_executor:LocalExecutor"
+# How often a thread that waits looks whether its job was canceled.
+LOOK_SECONDS = 0.1
+# A job that waits for an engine shows that it is not stuck.
+BEAT_SECONDS = 15.0
+# For an answer before a job is accepted; an engine that is too busy to answer refuses nothing.
+ANSWER_SECONDS = 5.0
+# About the rate of compressed speech, for a job of unknown length.
+BYTES_PER_SECOND = 16_000
+
+
+class RayExecutor:
+    """Runs jobs on engines that a driver process keeps on the machines of a cluster.
+
+    Args:
+        config: the configuration; the engines have the same, with the directories and the token of their machines.
+        engine: module and class of the executor inside each actor.
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster may not be used without a token.
+    """
+
+    isolates = True
+
+    def __init__(self, config: Config, engine: str = LOCAL_ENGINE) -> None:
+        check_address(config.ray_address)
+        # Knows names and the front's own models. It never makes an engine.
+        self._names = LocalExecutor(config)
+        workers = None if config.cluster_workers == "auto" else config.cluster_workers
+        setup = Setup(
+            address=config.ray_address,
+            config=pickle.dumps(config),
+            engine=engine,
+            workers=workers,
+            resources=parse_resources(config.worker_resources),
+            jobs_per_engine=config.max_concurrent_jobs if config.enable_concurrency else 1,
+            revisions=revisions(config.models_dir, config.model),
+        )
+        self._workers = workers or 1
+        self._configured_device = config.device
+        self._driver = DriverProcess(setup, self._on_state)
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._state = ClusterState()
+        self._callbacks: list[Callable[[int], None]] = []
+        self._running = 0
+        self._closed = False
+
+    @property
+    def device(self) -> str:
+        """The device of an engine, once one is ready."""
+        return self._now().device or self._configured_device
+
+    @property
+    def activity(self) -> str:
+        """What an engine does besides jobs."""
+        return self._now().activity
+
+    def engines(self) -> EngineCount:
+        """The engines that take jobs, and how many are wanted."""
+        state = self._now()
+        return EngineCount(
+            running=_ready(state), wanted=max(state.wanted, self._workers), reason=state.reason if state else ""
+        )
+
+    def on_engines(self, callback: Callable[[int], None]) -> None:
+        """Call the function with 0, and again as engines come and go."""
+        with self._changed:
+            self._callbacks.append(callback)
+            running = self._running
+        callback(running)
+
+    def facts(self) -> ExecutorFacts:
+        """The engines, and the device and the model of one that is ready."""
+        from whisper_api.engine.worker.statistics import DeviceStatistics
+
+        state = self._now()
+        statistics: list[DeviceStatistics] = msgspec.convert(list(state.statistics), list[DeviceStatistics])
+        return ExecutorFacts(
+            device=self.device,
+            model=self.model_name(TranscriptionOptions()),
+            compute_type=state.compute_type or "auto",
+            resident_models=sum(len(each.resident_models) for each in state.engines),
+            resident_bytes=sum(each.resident_bytes for each in state.engines),
+            models=tuple(sorted({name for each in state.engines for name in each.resident_models})),
+            devices=tuple(statistics),
+            engines=state.engines,
+        )
+
+    def model_name(self, options: TranscriptionOptions) -> str:
+        """The catalogue's name of the model; ``auto`` is what it is on the engines."""
+        model = self._now().model
+        return model if model and self._names.is_default(options) else self._names.model_name(options)
+
+    def preload(self) -> None:
+        """Wait until an engine has tried to load its models."""
+        self._driver.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._running > 0)
+            if self._closed:
+                raise EngineClosed("the executor is closed")
+            failure = self._state.failure
+        if failure:
+            raise ModelUnavailable(failure)
+
+    def warm_up(self) -> None:
+        """Nothing: each engine does it by itself."""
+
+    def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
+        """Let an engine refuse a job. Without an engine, only names are checked."""
+        self._names.check_name(options)
+        self._ask("check", (options, hf_token), seconds=ANSWER_SECONDS)
+
+    def named_by_configuration(self, options: TranscriptionOptions) -> bool:
+        """Whether ``WHISPER_MODEL`` or an alias names the model of the job."""
+        return self._names.named_by_configuration(options)
+
+    def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
+        """The models to download before the job runs, on the engine that lacks least."""
+        answers = self._ask(
+            "missing_models",
+            (options, hf_token),
+            of="content",
+            needs=_needs(options, hf_token),
+            seconds=ANSWER_SECONDS,
+        )
+        return min((tuple(answer) for answer in answers), key=len, default=())
+
+    def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
+        """Download a model on every engine that lacks it."""
+        if not self._ask("download_model", (name, hf_token), of="every", cancel=cancel):
+            raise ModelUnavailable(f"{name}: no engine of the cluster runs now")
+
+    def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+        """Compute a voice on an engine."""
+        answers = self._ask("enroll", (tuple(recordings),))
+        if not answers:
+            raise EngineClosed("no engine of the cluster runs now: try again later")
+        voice: VoiceEmbedding = answers[0]
+        return voice
+
+    def run(
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+        cancel: threading.Event,
+        voices: Mapping[str, VoiceEmbedding] | None = None,
+    ) -> Transcript:
+        """Run a job on an engine. Waits for an engine, and for the cluster, when there is none."""
+        names = ("audio", *(f"speaker-{number}" for number in range(len(job.known_speakers))))
+        encoded, known = msgspec.msgpack.encode(job), msgspec.msgpack.encode(voices or {})
+        length = job.audio_seconds or job.audio_bytes / BYTES_PER_SECOND
+
+        def request(call: int) -> RunJob:
+            return RunJob(
+                call=call,
+                job=encoded,
+                files={name: str(audio.with_name(name).absolute()) for name in names},
+                voices=known,
+                audio_seconds=length,
+                model=self.model_name(job.options) if job.options.task != "diarize" else "",
+                needs=_needs(job.options, job.hf_token),
+                alone=job.attempts > 0,
+            )
+
+        while True:
+            call = self._driver.open(request)
+            try:
+                found = _Job(self._driver, call, cancel, on_progress, on_partial, on_missing_model).until_end()
+            finally:
+                self._driver.end(call)
+            if found is not None:
+                return found
+            # The driver has ended before the job had begun.
+            self._wait_for_cluster(cancel, on_progress)
+
+    def close(self) -> None:
+        """End the driver process, and with it the engines."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._driver.close()
+        self._names.close()
+
+    def _now(self) -> ClusterState:
+        with self._changed:
+            return self._state
+
+    def _on_state(self, state: ClusterState) -> None:
+        with self._changed:
+            if not state.connected:
+                # What was known of the models stays true while the cluster is away.
+                before = self._state
+                kept = {"device": before.device, "model": before.model, "compute_type": before.compute_type}
+                state = replace(state, wanted=max(state.wanted, before.wanted), **kept)
+            before_running, self._state, self._running = self._running, state, _ready(state)
+            changed = before_running != self._running
+            callbacks = list(self._callbacks)
+            running = self._running
+            self._changed.notify_all()
+        if changed:
+            log.log(
+                logging.INFO if running >= state.wanted else logging.WARNING,
+                "engines",
+                extra={"running": running, "wanted": state.wanted, "reason": state.reason or None},
+            )
+            for callback in callbacks:
+                callback(running)
+
+    def _wait_for_cluster(self, cancel: threading.Event, on_progress: OnProgress) -> None:
+        beat = time.monotonic()
+        with self._changed:
+            while not self._running and not cancel.is_set():
+                if self._closed:
+                    raise EngineClosed("the executor was closed")
+                self._changed.wait(LOOK_SECONDS)
+                if time.monotonic() - beat > BEAT_SECONDS:
+                    beat = time.monotonic()
+                    on_progress(Progress(0.0, "load"))
+        if cancel.is_set():
+            raise Canceled("the job was canceled")
+
+    def _ask(
+        self,
+        method: str,
+        arguments: tuple[Any, ...],
+        *,
+        of: str = "one",
+        needs: str = "",
+        cancel: threading.Event | None = None,
+        seconds: float | None = None,
+    ) -> list[Any]:
+        """The answers of engines; none when no engine runs, or none answers in time."""
+        content = pickle.dumps(arguments)
+        call = self._driver.open(lambda number: Ask(number, method, content, of, needs))
+        deadline = time.monotonic() + (seconds if seconds is not None else float("inf"))
+        asked = False
+        try:
+            while time.monotonic() < deadline:
+                frame = call.next(LOOK_SECONDS)
+                if cancel is not None and cancel.is_set() and not asked:
+                    asked = self._driver.send(Cancel(call.number))
+                match frame:
+                    case (kind, payload) if kind == ANSWER:
+                        return [pickle.loads(answer) for answer in msgspec.msgpack.decode(payload, type=list[bytes])]
+                    case (kind, payload) if kind == RAISED:
+                        raise decode_error(payload)
+                    case (kind, _) if kind == GONE:
+                        return []
+            return []
+        finally:
+            self._driver.end(call)
+
+
+class _Job:
+    """The frames of one job, turned into the executor's callbacks."""
+
+    def __init__(
+        self,
+        driver: DriverProcess,
+        call: Any,
+        cancel: threading.Event,
+        on_progress: OnProgress,
+        on_partial: OnPartial,
+        on_missing_model: OnMissingModel,
+    ) -> None:
+        self._driver = driver
+        self._call = call
+        self._cancel = cancel
+        self._on_progress = on_progress
+        self._on_partial = on_partial
+        self._on_missing_model = on_missing_model
+        self._failure: BaseException | None = None
+        self._asked_to_stop = False
+        self._began = False
+
+    def until_end(self) -> Transcript | None:
+        """Handle frames until the job has ended.
+
+        Returns:
+            The transcript; None when the driver process ended before the job had begun.
+        """
+        beat = time.monotonic()
+        while True:
+            frame = self._call.next(LOOK_SECONDS)
+            if self._cancel.is_set():
+                self._stop()
+            if frame is not None:
+                kind, payload = frame
+                if kind == DONE:
+                    return transcript_decoder.decode(payload)
+                if kind == GONE and not self._began and self._failure is None:
+                    return None
+                self._handle(kind, payload)
+            elif not self._began and time.monotonic() - beat > BEAT_SECONDS:
+                beat = time.monotonic()
+                self._on_progress(Progress(0.0, "load"))
+
+    def _handle(self, kind: str, payload: bytes) -> None:
+        match kind:
+            case _ if kind == BEGAN:
+                self._began = True
+                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=Placed).engine})
+            case _ if kind == PROGRESS:
+                self._on_progress(progress_decoder.decode(payload))
+            case _ if kind == PARTIAL:
+                self._on_partial(partial_decoder.decode(payload))
+            case _ if kind == MISSING:
+                try:
+                    self._on_missing_model(payload.decode())
+                    self._driver.send(Proceed(self._call.number))
+                except BaseException as error:
+                    self._failure = error
+                    self._stop()
+            case _ if kind == RAISED:
+                raise self._failure or decode_error(payload)
+            case _ if kind == LOST:
+                raise self._failure or EngineLost(payload.decode())
+            case _ if kind == GONE:
+                raise self._failure or EngineLost("the cluster is lost")
+
+    def _stop(self) -> None:
+        if not self._asked_to_stop:
+            self._asked_to_stop = True
+            self._driver.send(Cancel(self._call.number))
+
+
+def _ready(state: ClusterState) -> int:
+    return sum(each.state == "ready" for each in state.engines)
+
+
+def _needs(options: TranscriptionOptions, hf_token: str | None) -> str:
+    """What decides which models a job needs, in short; without a text of the job."""
+    parts = (options.model, options.task, options.language, options.align, options.diarize, bool(hf_token))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,428 @@
+"""Keeps an actor on each place for an engine, and knows which of them take jobs."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from whisper_api.cluster.actor import CONTROL, JOBS, EngineActor, EngineStatus, identity
+from whisper_api.cluster.fleet import Node, Post, posts
+from whisper_api.cluster.messages import ClusterState, Setup
+from whisper_api.cluster.placement import Load, Seat, choose
+from whisper_api.jobs.executor import EngineFacts
+
+__all__ = ["Keeper"]
+
+TICK_SECONDS = 0.5
+# The state is sent on after this time, even when nothing has changed but numbers.
+REPORT_SECONDS = 2.0
+# An engine that says nothing for this time gets no jobs: a model that loads may hold the interpreter for a while.
+SILENT_SECONDS = 30.0
+# Ray answers no question about the cluster for this time: the head has gone, and a new driver looks for it.
+AWAY_SECONDS = 20.0
+CONTROL_THREADS = 8
+# The speed of an engine is the mean of this time.
+SPEED_SECONDS = 300.0
+
+
+@dataclass(eq=False)
+class _Engine:
+    """An actor and what is known of it.
+
+    Attributes:
+        post: its place.
+        actor: Ray's handle.
+        seat: what the placement knows.
+        status: its last status; None until it answers, and again when its process has ended.
+        heard_at: when it answered last.
+        question: the reference of the status that it was asked for.
+        refusal: why it is not used.
+        draining: whether it gets no further jobs and ends when it has none.
+        done: times and lengths of the jobs that it has completed lately.
+        audio_seconds: seconds of audio of all jobs that it has completed.
+    """
+
+    post: Post
+    actor: Any
+    seat: Seat
+    status: EngineStatus | None = None
+    heard_at: float = 0.0
+    question: Any = None
+    refusal: str = ""
+    draining: bool = False
+    done: collections.deque[tuple[float, float]] = field(default_factory=collections.deque)
+    audio_seconds: float = 0.0
+
+    def facts(self, now: float) -> EngineFacts:
+        """What people see of it."""
+        status = self.status or EngineStatus()
+        while self.done and now - self.done[0][0] > SPEED_SECONDS:
+            self.done.popleft()
+        reason = self.refusal or status.failure
+        return EngineFacts(
+            name=self.post.name,
+            node=self.post.node.name,
+            state="refused"
+            if self.refusal
+            else "draining"
+            if self.draining
+            else "lost"
+            if self.status is None and self.heard_at
+            else "ready"
+            if self.seat.open
+            else "starting",
+            reason=reason,
+            device=status.device,
+            version=status.version,
+            running_jobs=len(self.seat.loads),
+            queued_audio_seconds=round(self.seat.queued if self.seat.loads else 0.0, 1),
+            resident_models=status.models,
+            resident_bytes=status.resident_bytes,
+            audio_seconds=round(self.audio_seconds, 1),
+            audio_seconds_per_second=round(sum(seconds for _, seconds in self.done) / SPEED_SECONDS, 2),
+        )
+
+
+class Keeper:
+    """Makes, watches and ends the engines of a cluster that this process has joined.
+
+    Args:
+        setup: what the front wants.
+        report: receives the state of the cluster, in any thread.
+    """
+
+    def __init__(self, setup: Setup, report: Callable[[ClusterState], None]) -> None:
+        self._setup = setup
+        self._report = report
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._engines: dict[str, _Engine] = {}
+        self._nodes: list[Node] = []
+        self._wanted = 0
+        self._reported: tuple[Any, ...] = ()
+        self._reported_at = 0.0
+        self._revisions = dict(setup.revisions)
+        # Of the keeper's thread only:
+        self._trouble = ""
+
+    def start(self) -> None:
+        """Begin to keep engines, in a thread."""
+        threading.Thread(target=self._loop, name="keeper", daemon=True).start()
+
+    def wake(self) -> None:
+        """Let everyone who waits for an engine look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, load: Load, canceled: threading.Event) -> str | None:
+        """Wait for an engine for a job, and place the job there.
+
+        Args:
+            load: the job.
+            canceled: set, followed by :meth:`wake`, when nobody waits for the job any more.
+
+        Returns:
+            The engine's name; None when the job was canceled.
+        """
+        with self._changed:
+            while not canceled.is_set():
+                seat = choose([engine.seat for engine in self._engines.values()], load)
+                if seat is not None:
+                    load.fraction = 0.0
+                    seat.loads[load.call] = load
+                    return seat.name
+                self._changed.wait()
+            self._unreserve(load.call)
+            return None
+
+    def give_back(self, name: str, load: Load) -> None:
+        """Take a job from an engine."""
+        with self._changed:
+            if name in self._engines:
+                self._engines[name].seat.loads.pop(load.call, None)
+            self._changed.notify_all()
+
+    def completed(self, name: str, load: Load) -> None:
+        """Count a job that an engine has ended without an error."""
+        with self._changed:
+            if name in self._engines:
+                engine = self._engines[name]
+                engine.audio_seconds += load.audio_seconds
+                engine.done.append((time.monotonic(), load.audio_seconds))
+
+    def lost(self, name: str) -> None:
+        """Give no more jobs to an engine whose process has ended, until it answers again."""
+        with self._changed:
+            if name in self._engines:
+                self._engines[name].status = None
+                self._engines[name].question = None
+                self._open_seats()
+        # At once, because the engine may be back before the next tick.
+        self._tell()
+
+    def preferred(self, needs: str) -> list[str]:
+        """The engines that answer questions: those that lack least first, then those with least work."""
+        with self._changed:
+            seats = [engine.seat for engine in self._engines.values() if engine.seat.open]
+            seats.sort(key=lambda seat: (seat.lacks.get(needs, 0), seat.queued, seat.name))
+            return [seat.name for seat in seats]
+
+    def learn(self, name: str, needs: str, answer: bytes) -> int:
+        """Note how many models an engine lacks.
+
+        Args:
+            name: the engine.
+            needs: what the models depend on.
+            answer: the pickled names.
+
+        Returns:
+            The number.
+        """
+        number = len(pickle.loads(answer))
+        with self._changed:
+            if name in self._engines:
+                lacks = self._engines[name].seat.lacks
+                if len(lacks) > 1000:
+                    lacks.clear()
+                lacks[needs] = number
+        return number
+
+    def place_of(self, name: str) -> tuple[str, str]:
+        """The name of an engine and of its machine."""
+        with self._changed:
+            engine = self._engines.get(name)
+            return name, engine.post.node.name if engine is not None else ""
+
+    def invoke(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call a method of an actor that does not wait for jobs; the reference of its value."""
+        return self._method(name, method).options(concurrency_group=CONTROL).remote(*arguments)
+
+    def stream(self, name: str, method: str, *arguments: Any) -> Iterator[Any]:
+        """Call a generator method of an actor; the references of what it yields."""
+        options = {"concurrency_group": JOBS, "num_returns": "streaming"}
+        found: Iterator[Any] = self._method(name, method).options(**options).remote(*arguments)
+        return found
+
+    def _method(self, name: str, method: str) -> Any:
+        from ray.exceptions import ActorDiedError
+
+        with self._changed:
+            if name not in self._engines:
+                raise ActorDiedError(f"engine {name} is no longer there")
+            return getattr(self._engines[name].actor, method)
+
+    def _loop(self) -> None:
+        answered_at = time.monotonic()
+        while True:
+            try:
+                self._tick()
+                self._trouble = ""
+                answered_at = time.monotonic()
+            except BaseException as error:
+                traceback.print_exc()
+                self._trouble = f"The cluster gives no answer: {type(error).__name__}: {' '.join(str(error).split())}"
+                self._tell()
+                if time.monotonic() - answered_at > AWAY_SECONDS:
+                    os._exit(1)
+            time.sleep(TICK_SECONDS)
+
+    def _tick(self) -> None:
+        nodes, draining = self._look()
+        with self._changed:
+            self._nodes = nodes
+        staying = [node for node in nodes if node.node_id not in draining]
+        wanted = {post.name: post for post in posts(staying, self._setup.resources, self._setup.workers)}
+        alive = {node.node_id for node in nodes}
+        with self._changed:
+            self._wanted = max(len(wanted), self._setup.workers or 0, 1)
+            engines = list(self._engines.values())
+        for engine in engines:
+            if engine.post.node.node_id not in alive:
+                self._drop(engine)
+            engine.draining = engine.post.name not in wanted
+            if engine.draining and not engine.seat.loads:
+                self._drop(engine)
+        for name, post in wanted.items():
+            if name not in self._engines:
+                self._add(post)
+        self._hear()
+        self._tell()
+
+    def _look(self) -> tuple[list[Node], set[str]]:
+        """The machines, and the ids of those that are to be emptied."""
+        import ray
+        from ray._private.state import state
+
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        own = ray.get_runtime_context().get_node_id()
+        if own not in {node["NodeID"] for node in alive}:
+            # The driver cannot use the cluster without its machine's part.
+            os._exit(1)
+        hosts = collections.Counter(node["NodeManagerHostname"] for node in alive)
+        nodes = []
+        for node in alive:
+            host = node["NodeManagerHostname"] or node["NodeManagerAddress"]
+            name = host if hosts[host] < 2 else f"{host}/{node['NodeID'][:6]}"
+            nodes.append(Node(node["NodeID"], name, node["Resources"]))
+        # Machines without a resource at all hold the head or the front, and no engine.
+        usable = [node for node in nodes if node.resources.get("CPU", 0) or node.resources.get("GPU", 0)]
+        return usable, set(state.get_draining_nodes())
+
+    def _add(self, post: Post) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        needs = dict(post.needs)
+        gpus = needs.pop("GPU", 0)
+        options: dict[str, Any] = {
+            "num_cpus": needs.pop("CPU", 0),
+            "num_gpus": gpus,
+            "resources": needs,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(post.node.node_id, soft=False),
+            "concurrency_groups": {JOBS: self._setup.jobs_per_engine, CONTROL: CONTROL_THREADS},
+        }
+        kind: Any = ray.remote(**options)(EngineActor)
+        actor = kind.remote(post.name, identity(), self._setup.config, self._setup.engine, gpus > 0)
+        seat = Seat(post.name, self._setup.jobs_per_engine, open=False)
+        with self._changed:
+            self._engines[post.name] = _Engine(post, actor, seat)
+
+    def _drop(self, engine: _Engine) -> None:
+        import ray
+
+        with self._changed:
+            self._engines.pop(engine.post.name, None)
+            self._changed.notify_all()
+        ray.kill(engine.actor)
+
+    def _hear(self) -> None:
+        """Take the statuses that have come, and ask for the next ones."""
+        import ray
+        from ray.exceptions import RayError
+
+        with self._changed:
+            engines = list(self._engines.values())
+        asked = {engine.question: engine for engine in engines if engine.question is not None}
+        done = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
+        for ref in done:
+            engine = asked[ref]
+            engine.question = None
+            try:
+                found = ray.get(ref)
+            except RayError as error:
+                self._not_heard(engine, error)
+                continue
+            with self._changed:
+                self._judge(engine, found)
+        for engine in engines:
+            if engine.question is None:
+                engine.question = engine.actor.status.options(concurrency_group=CONTROL).remote()
+        with self._changed:
+            self._open_seats()
+
+    def _not_heard(self, engine: _Engine, error: Exception) -> None:
+        from ray.exceptions import ActorDiedError
+
+        with self._changed:
+            engine.status = None
+            # An actor that dies while it is made never comes back by itself: it is made again.
+            if isinstance(error, ActorDiedError):
+                text = " ".join(str(error).split())
+                engine.refusal = f"The engine cannot start: {text[:300]}"
+                self._engines.pop(engine.post.name, None)
+
+    def _judge(self, engine: _Engine, found: dict[str, Any]) -> None:
+        """Decide whether an engine is used, by its status."""
+        own = identity()
+        if found.get("refusal"):
+            engine.refusal = found["refusal"]
+            engine.status = EngineStatus(version=str(found.get("version")), refusal=engine.refusal)
+            return
+        status = msgspec.convert(found, EngineStatus)
+        if status.incarnation != (engine.status.incarnation if engine.status else ""):
+            engine.seat.lacks.clear()
+        engine.status, engine.heard_at = status, time.monotonic()
+        engine.refusal = ""
+        for name, revision in status.revisions.items():
+            if self._revisions.setdefault(name, revision) != revision:
+                engine.refusal = (
+                    f"This machine has revision {revision[:20]} of the model {name}, the others have "
+                    f"{self._revisions[name][:20]}: `whisper-api models pull {name}` on all of them"
+                )
+        if status.version != own["version"]:
+            engine.refusal = f"This machine has whisper-api {status.version}, the front has {own['version']}"
+        engine.seat.resident = frozenset(status.models)
+
+    def _open_seats(self) -> None:
+        now = time.monotonic()
+        for engine in self._engines.values():
+            status = engine.status
+            fresh = now - engine.heard_at < SILENT_SECONDS
+            engine.seat.open = (
+                status is not None and status.ready and fresh and not engine.refusal and not engine.draining
+            )
+        self._changed.notify_all()
+
+    def _unreserve(self, call: int) -> None:
+        for engine in self._engines.values():
+            if engine.seat.reserved == call:
+                engine.seat.reserved = None
+
+    def _tell(self) -> None:
+        """Report the state when it has changed, or after a while."""
+        now = time.monotonic()
+        with self._changed:
+            state = self._state(now)
+            key = state.reason, state.wanted, state.failure, tuple((each.name, each.state) for each in state.engines)
+            if key != self._reported or now - self._reported_at > REPORT_SECONDS:
+                self._reported, self._reported_at = key, now
+                self._report(state)
+
+    def _state(self, now: float) -> ClusterState:
+        engines = tuple(engine.facts(now) for engine in self._engines.values())
+        ready = [engine.status for engine in self._engines.values() if engine.status is not None and engine.seat.open]
+        failures = [status.failure for status in ready if status.failure]
+        troubled = [f"{each.name}: {each.reason}" for each in engines if each.reason]
+        lost = [each.name for each in engines if each.state == "lost"]
+        reason = self._trouble or (troubled[0] if troubled else "")
+        if not reason and lost:
+            reason = f"Engine {lost[0]} has ended and is started again."
+        if not reason and not self._nodes:
+            reason = "The cluster has no machine with a GPU or a CPU for engines."
+        elif not reason and len(engines) < self._wanted:
+            reason = f"The machines have room for {len(engines)} engines."
+        first = ready[0] if ready else EngineStatus()
+        return ClusterState(
+            connected=True,
+            reason=reason,
+            wanted=self._wanted,
+            nodes=len(self._nodes),
+            engines=engines,
+            device=first.device,
+            model=first.model,
+            compute_type=first.compute_type,
+            failure=failures[0] if failures and len(failures) == len(ready) else "",
+            activity=next((status.activity for status in ready if status.activity), ""),
+            statistics=tuple(self._statistics()),
+        )
+
+    def _statistics(self) -> Iterator[dict[str, Any]]:
+        seen: set[tuple[str, str]] = set()
+        for engine in self._engines.values():
+            for each in engine.status.statistics if engine.status is not None else ():
+                node, device = engine.post.node.name, each["device"]
+                if (node, device) in seen:
+                    device = f"{device}/{engine.post.number}"
+                seen.add((node, device))
+                yield {**each, "device": device, "node": node}
