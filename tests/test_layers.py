@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": JOBS | {"logs", "whisper_api"},
     "server": JOBS | {"logs"},
     "client": VALUES,
-    "cli": JOBS | {"client", "logs", "server", "whisper_api"},
+    "cli": JOBS | {"client", "cluster", "logs", "server", "whisper_api"},
     "__main__": {"cli"},
     # The package itself only says where its names are.
     "whisper_api": JOBS | {"client", "server"},

@@ -41,6 +41,8 @@ COMMANDS = {
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
+    "worker": "make this machine a part of a Ray cluster, on which a server runs its jobs",
+    "cluster": "show the engines of a server's cluster, and empty machines",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }
 

@@ -231,6 +231,14 @@ class Client:
         """
         return self._transport.run(self._calls.correct(job_id, corrections))
 
+    def server_status(self) -> dict[str, Any]:
+        """The settings and the state of the server, as ``GET /status`` returns them.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.server_status())
+
     def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
         """Store names and terms, which jobs use with ``TranscriptionOptions(vocabulary=name)``.
 

@@ -226,6 +226,14 @@ class AsyncClient:
         """
         return await self._transport.run(self._calls.correct(job_id, corrections))
 
+    async def server_status(self) -> dict[str, Any]:
+        """The settings and the state of the server, as ``GET /status`` returns them.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.server_status <whisper_api.Client.server_status>`.
+        """
+        return await self._transport.run(self._calls.server_status())
+
     async def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
         """Store names and terms, and return them as the server keeps them.
 

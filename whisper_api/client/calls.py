@@ -243,6 +243,11 @@ class Calls:
         response = yield from self._response(Request("GET", "/vocabularies"))
         return decoded(response, _Vocabularies).vocabularies
 
+    def server_status(self) -> Steps[dict[str, Any]]:
+        """The settings and the state of the server."""
+        response = yield from self._response(Request("GET", "/status"))
+        return decoded(response, dict[str, Any])
+
     def delete_vocabulary(self, name: str) -> Steps[None]:
         """Delete a vocabulary."""
         yield from self._response(Request("DELETE", _vocabulary_path(name)))

@@ -260,7 +260,7 @@ class RayExecutor:
             callbacks = list(self._callbacks)
             running = self._running
             self._changed.notify_all()
-        if changed:
+        if changed and not self._closed:
             log.log(
                 logging.INFO if running >= state.wanted else logging.WARNING,
                 "engines",

@@ -1,0 +1,145 @@
+"""Ray clusters on loopback, whose machines are made of logical resources and can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STORE_BYTES = 80 << 20
+LOOPBACK: dict[str, Any] = {
+    "node_ip_address": "127.0.0.1",
+    "include_dashboard": False,
+    "object_store_memory": STORE_BYTES,
+}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Variables of a machine: what its Python processes import, and the settings of tests."""
+    folders = (ROOT / "tests/cluster", ROOT / "tests", ROOT / "scripts", ROOT)
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **more}
+
+
+class Loopback:
+    """A cluster whose head has no engines.
+
+    Args:
+        directory: holds the uploads of the engines.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._port = free_port()
+        self._cluster: Any = None
+        self.nodes: list[Any] = []
+        self._count = 0
+        self._disks: dict[Any, Path] = {}
+        self._killed: list[Path] = []
+        self.start_head()
+
+    @property
+    def address(self) -> str:
+        """Address of the head."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def session(self) -> Path:
+        """Where Ray keeps its logs."""
+        return Path(self._cluster.head_node.get_session_dir_path())
+
+    def start_head(self) -> None:
+        """Start the head, also after it was killed: at the same address."""
+        from ray.cluster_utils import Cluster
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._cluster = Cluster(
+                initialize_head=True,
+                shutdown_at_exit=True,
+                head_node_args={"num_cpus": 0, "gcs_server_port": self._port, "env_vars": environment(), **LOOPBACK},
+            )
+
+    def add(self, *, cpus: int = 1, resources: dict[str, float] | None = None, first_path: Path | None = None) -> Any:
+        """Add a machine: the last one that was killed comes back with its disk, else a new one.
+
+        Args:
+            cpus: number of its CPUs.
+            resources: its further resources.
+            first_path: where its Python programs look for modules first.
+        """
+        if not self._killed:
+            self._count += 1
+            self._killed.append(self._directory / f"machine-{self._count}")
+        uploads = self._killed.pop()
+        variables = environment(WHISPER_TMP_FILES=str(uploads))
+        if first_path is not None:
+            variables["PYTHONPATH"] = os.pathsep.join([str(first_path), variables["PYTHONPATH"]])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            node = self._cluster.add_node(
+                num_cpus=cpus,
+                resources=resources or {},
+                env_vars=variables,
+                **LOOPBACK,
+            )
+        self.nodes.append(node)
+        self._disks[node] = uploads
+        return node
+
+    def kill(self, node: Any) -> None:
+        """Kill a machine at once."""
+        self.nodes.remove(node)
+        self._killed.append(self._disks.pop(node))
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def kill_head(self) -> None:
+        """Kill the head at once, and with it the cluster: its machines belong to no other."""
+        for node in list(self.nodes):
+            self.kill(node)
+        self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
+
+    def close(self) -> None:
+        """End everything."""
+        with contextlib.suppress(Exception):
+            self.kill_head()
+
+    def left_over(self) -> list[str]:
+        """The files of uploads that are on the machines."""
+        return [
+            str(path)
+            for path in self._directory.rglob("*")
+            if path.is_file() and path.suffix != ".lock" and path.name != ".lock"
+        ]
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, machines: int = 2) -> Iterator[Loopback]:
+    """A cluster while open.
+
+    Args:
+        directory: holds the uploads of the engines.
+        machines: number of machines with a CPU.
+    """
+    loopback = Loopback(directory)
+    try:
+        for _ in range(machines):
+            loopback.add()
+        yield loopback
+    finally:
+        loopback.close()
