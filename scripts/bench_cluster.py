@@ -222,17 +222,22 @@ def drawing(figures: list[dict[str, float]]) -> str:
         for each, (a, b), (c, d) in zip(figures, speed, waits, strict=True)
     )
     axes = f'<path d="M{left} 20V{height - bottom}H{width - left}" fill="none" stroke="#888"/>'
-    linear = line([(x(0), y(0)), (x(most), y(one * most / top))], 'stroke="#bbb" stroke-dasharray="5 4"')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="12">'
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{axes}{linear}'
-        f"{line(speed, 'stroke="#3f51b5" stroke-width="2"')}{line(waits, 'stroke="#e65100" stroke-width="2"')}"
-        f"{marks}{labels}"
-        f"{text(left + 8, 32, 'seconds of audio per second (dashed: linear)', 'fill="#3f51b5"')}"
-        f"{text(left + 8, 48, '99th percentile of the time of short jobs', 'fill="#e65100"')}"
-        f"{text(width / 2, height - 6, 'engines', 'text-anchor="middle"')}</svg>\n"
+    blue, orange = ('fill="#3f51b5"', 'fill="#e65100"')
+    parts = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="{width}" height="{height}" fill="#fff"/>',
+        axes,
+        line([(x(0), y(0)), (x(most), y(one * most / top))], 'stroke="#bbb" stroke-dasharray="5 4"'),
+        line(speed, 'stroke="#3f51b5" stroke-width="2"'),
+        line(waits, 'stroke="#e65100" stroke-width="2"'),
+        marks,
+        labels,
+        text(left + 8, 32, "seconds of audio per second (dashed: linear)", blue),
+        text(left + 8, 48, "99th percentile of the time of short jobs", orange),
+        text(width / 2, height - 6, "engines", 'text-anchor="middle"'),
+        "</svg>",
     )
+    return "\n".join(parts) + "\n"
 
 
 # --- one front ---

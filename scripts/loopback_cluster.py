@@ -67,27 +67,35 @@ class Loopback:
                 head_node_args={"num_cpus": 0, "gcs_server_port": self._port, "env_vars": environment(), **LOOPBACK},
             )
 
-    def add(self, *, cpus: int = 1, resources: dict[str, float] | None = None, first_path: Path | None = None) -> Any:
+    def add(
+        self,
+        *,
+        cpus: int = 1,
+        resources: dict[str, float] | None = None,
+        first_path: Path | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> Any:
         """Add a machine: the last one that was killed comes back with its disk, else a new one.
 
         Args:
             cpus: number of its CPUs.
             resources: its further resources.
             first_path: where its Python programs look for modules first.
+            variables: its further environment variables.
         """
         if not self._killed:
             self._count += 1
             self._killed.append(self._directory / f"machine-{self._count}")
         uploads = self._killed.pop()
-        variables = environment(WHISPER_TMP_FILES=str(uploads))
+        given = environment(WHISPER_TMP_FILES=str(uploads), **(variables or {}))
         if first_path is not None:
-            variables["PYTHONPATH"] = os.pathsep.join([str(first_path), variables["PYTHONPATH"]])
+            given["PYTHONPATH"] = os.pathsep.join([str(first_path), given["PYTHONPATH"]])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             node = self._cluster.add_node(
                 num_cpus=cpus,
                 resources=resources or {},
-                env_vars=variables,
+                env_vars=given,
                 **LOOPBACK,
             )
         self.nodes.append(node)
