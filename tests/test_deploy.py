@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from whisper_api.config import settings
@@ -65,3 +66,72 @@ def test_compose_mounts_files_that_there_are_and_scrapes_the_port_of_the_metrics
     assert server["cap_drop"] == ["ALL"]
     published = [port for service in services.values() for port in service.get("ports", ())]
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+# --- deploy/cluster ---
+
+CLUSTER: dict[str, Any] = yaml.safe_load((DEPLOY / "cluster/compose.yaml").read_text(encoding="utf-8"))
+MANIFESTS: list[dict[str, Any]] = list(
+    yaml.safe_load_all((DEPLOY / "cluster/raycluster.yaml").read_text(encoding="utf-8"))
+)
+
+
+def test_the_machines_of_the_compose_file_make_one_cluster() -> None:
+    services = CLUSTER["services"]
+    head, front, worker = services["head"], services["front"], services["worker"]
+    address = head["networks"]["cluster"]["ipv4_address"]
+    assert head["command"] == ["worker", "--head", "--node-address", address]
+    assert worker["command"] == ["worker", "--address", f"{address}:6379"]
+    assert front["environment"]["RAY_ADDRESS"] == f"{address}:6379"
+    assert front["environment"]["WHISPER_EXECUTOR"] == "ray"
+    for service in services.values():
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == f"/run/secrets/{service['secrets'][0]}"
+        assert (DEPLOY / "cluster" / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+        assert service["build"]["args"]["EXTRAS"] == "[cluster]"
+        assert service["cap_drop"] == ["ALL"]
+        for volume in service["volumes"]:
+            assert volume.partition(":")[0] in CLUSTER["volumes"]
+    # A driver needs the sockets of its machine's part of Ray.
+    assert front["network_mode"] == "service:head"
+    assert "ray:/tmp" in head["volumes"]
+    assert "ray:/tmp" in front["volumes"]
+    assert worker["deploy"]["replicas"] == 2
+    assert 'ARG EXTRAS=""' in DOCKERFILE
+    assert '".${EXTRAS}"' in DOCKERFILE
+
+
+def test_the_commands_of_the_compose_file_are_those_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    from whisper_api.cli.main import main
+
+    for service in CLUSTER["services"].values():
+        assert main([*service["command"], "--help"]) == 0
+        assert capsys.readouterr().out
+
+
+def test_the_manifest_is_a_ray_cluster_with_the_front_in_its_head() -> None:
+    (cluster,) = (each for each in MANIFESTS if each["kind"] == "RayCluster")
+    spec = cluster["spec"]
+    head = spec["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    containers = {each["name"]: each for each in head["template"]["spec"]["containers"]}
+    front = containers["front"]
+    names = {each["name"] for each in front["env"]}
+    assert {"WHISPER_EXECUTOR", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} <= names
+    assert front["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    (workers,) = spec["workerGroupSpecs"]
+    wanted = next(each["value"] for each in front["env"] if each["name"] == "WHISPER_CLUSTER_WORKERS")
+    assert workers["minReplicas"] <= int(wanted) <= workers["maxReplicas"]
+    pods = [head["template"]["spec"], workers["template"]["spec"]]
+    claims = {each["metadata"]["name"] for each in MANIFESTS if each["kind"] == "PersistentVolumeClaim"}
+    for pod in pods:
+        volumes = {each["name"] for each in pod["volumes"]}
+        used = {
+            each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each
+        }
+        assert used <= claims
+        for container in pod["containers"]:
+            assert {each["name"] for each in container["volumeMounts"]} <= volumes
+            assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
+    (service,) = (each for each in MANIFESTS if each["kind"] == "Service")
+    assert service["spec"]["selector"]["ray.io/cluster"] == cluster["metadata"]["name"]

@@ -62,6 +62,8 @@ PARTS = {
     "client_calls": "try_clients.py",
     "conversations.py": "eval_diarization.py",
     "clients.py": "bench_events.py",
+    "loopback_cluster.py": "bench_cluster.py",
+    "simulated_engine.py": "bench_cluster.py",
     "fixed_tokens.py": "gpu_sides.py",
     "gpu_floor.py": "bench_gpu.py",
     "gpu_gauge.py": "bench_gpu.py",
@@ -72,7 +74,12 @@ PARTS = {
     "stage_sides.py": "bench_stages.py",
 }
 # Scripts with a file of tests of their own.
-TESTED = {"fuzz_decoder.py": "test_fuzz_decoder.py", "try_clients.py": "test_try_clients.py"}
+TESTED = {
+    "bench_cluster.py": "cluster/test_scripts.py",
+    "chaos_cluster.py": "cluster/test_scripts.py",
+    "fuzz_decoder.py": "test_fuzz_decoder.py",
+    "try_clients.py": "test_try_clients.py",
+}
 # They install the project before they do anything, so only their syntax is looked at.
 SHELL = {"lint", "quickstart", "setup.sh", "test"}
 

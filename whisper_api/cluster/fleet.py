@@ -53,7 +53,8 @@ def parse_resources(text: str | None) -> dict[str, float]:
 def posts(nodes: Sequence[Node], resources: Mapping[str, float], workers: int | None = None) -> list[Post]:
     """The places for engines, one machine after the other, so that few engines are spread over many machines.
 
-    When one machine has a GPU, machines without one get no engine, unless ``GPU`` is 0 in the resources.
+    When one machine has a GPU or the resources name one, machines without a GPU get no engine; with ``GPU`` 0 in the
+    resources, GPUs are not used.
 
     Args:
         nodes: the machines that take engines.
@@ -63,7 +64,7 @@ def posts(nodes: Sequence[Node], resources: Mapping[str, float], workers: int | 
     """
     nodes = sorted(nodes, key=lambda node: node.node_id)
     gpu = resources.get("GPU", 1.0)
-    on_gpus = gpu > 0 and any(node.resources.get("GPU", 0) >= gpu for node in nodes)
+    on_gpus = gpu > 0 and ("GPU" in resources or any(node.resources.get("GPU", 0) >= gpu for node in nodes))
     per_node: list[list[Post]] = []
     for node in nodes:
         needs = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU") and amount > 0}

@@ -116,6 +116,14 @@ class Keeper:
 
     def start(self) -> None:
         """Begin to keep engines, in a thread."""
+        if self._setup.workers is not None:
+            from ray.autoscaler.sdk import request_resources
+
+            # Without an autoscaler nobody reads this.
+            each = self._setup.resources or {"CPU": 1.0}
+            request_resources(
+                bundles=[{name: int(-(-amount // 1)) for name, amount in each.items()}] * self._setup.workers
+            )
         threading.Thread(target=self._loop, name="keeper", daemon=True).start()
 
     def wake(self) -> None:
