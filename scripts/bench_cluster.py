@@ -123,8 +123,8 @@ def submit(jobs: Any, seconds: float) -> str:
         place.directory.mkdir(mode=0o700, parents=True)
         (place.directory / "audio").write_bytes(b"x" * 1000)
         options = TranscriptionOptions(language="en", diarize=False)
-        given = {"owner": "", "output_format": "txt", "audio_bytes": 1000, "audio_seconds": seconds}
-        job_id: str = jobs.submit(Submission(job_id=place.job_id, options=options, **given), place).job_id
+        given: dict[str, Any] = {"output_format": "txt", "audio_bytes": 1000, "audio_seconds": seconds}
+        job_id: str = jobs.submit(Submission(job_id=place.job_id, owner="", options=options, **given), place).job_id
         return job_id
 
 

@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--model", default="base")
     parser.add_argument("--models-dir", type=Path, default=os.environ.get("WHISPER_MODELS_DIR", "models_cache"))
     parser.add_argument("--seconds", type=float, default=8.0, help="of each recording")
-    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two deaths, about")
+    parser.add_argument("--pause", type=float, default=1.0, help="most seconds that a death waits for its moment")
     parser.add_argument("--seed", type=int, default=1)
     for name, number in (("actors", 3), ("nodes", 2), ("fronts", 2), ("heads", 1)):
         parser.add_argument(f"--{name}", type=int, default=number, help="how many are killed")
@@ -139,9 +139,12 @@ def chaos(folder: Path, arguments: argparse.Namespace) -> int:
         clients = [Client(front.url, work, results) for _ in range(arguments.clients)]
         for client in clients:
             client.start()
-        for kind in deaths:
+        for number, kind in enumerate(deaths, start=1):
+            # One death after the other while jobs run, whatever the machine's speed.
+            while len(results) < arguments.jobs * number // (len(deaths) + 2) and time.monotonic() - began < DEADLINE:
+                time.sleep(0.1)
             wait_for_engine(front.url)
-            time.sleep(chance.uniform(0.3, 1.0) * arguments.pause)
+            time.sleep(chance.uniform(0.0, 1.0) * arguments.pause)
             print(f"{time.monotonic() - began:6.1f} s  {len(results):3} done, kill one of {kind}", flush=True)
             kill(kind, loopback, front, chance)
         for client in clients:
@@ -219,7 +222,7 @@ def judge(
     }
     jobs = httpx.get(f"{front.url}/transcriptions", params={"limit": 1000}, timeout=60).json()["jobs"]
     time.sleep(2.0)
-    left = [str(path.relative_to(folder)) for path in (folder / "uploads").rglob("*") if path.is_file()]
+    left = [str(path.relative_to(folder)) for path in (folder / "uploads").rglob("audio*")]
     left += loopback.left_over()
     figures = {
         "jobs": arguments.jobs,
@@ -238,9 +241,11 @@ def stored_bytes(address: str) -> int:
     """Bytes that the object stores of all machines hold."""
     code = (
         "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)\n"
-        "from ray._private.internal_api import get_memory_info_reply, get_state_from_address\n"
-        "reply = get_memory_info_reply(get_state_from_address(sys.argv[1]))\n"
-        "print('bytes', reply.store_stats.object_store_bytes_used)"
+        "from ray._private.internal_api import node_stats\n"
+        "alive = [node for node in ray.nodes() if node['Alive']]\n"
+        "places = [(node['NodeManagerAddress'], node['NodeManagerPort']) for node in alive]\n"
+        "stats = [node_stats(*place, include_memory_info=False) for place in places]\n"
+        "print('bytes', sum(each.store_stats.object_store_bytes_used for each in stats))"
     )
     environment_of_driver = {**os.environ, **environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     done = subprocess.run(

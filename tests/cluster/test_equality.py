@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import config_in, until
@@ -42,7 +43,7 @@ def test_text_words_speakers_events_and_warnings_are_those_of_a_local_engine(
     local = LocalExecutor(config_in(tmp_path / "local", **settings))
     cluster = new_executor(LOCAL_ENGINE, engines=2, **settings)
     (tmp_path / "speaker-0").write_bytes(cut(14.0, 3.0))
-    jobs = {
+    jobs: dict[str, tuple[bytes, dict[str, Any], TranscriptionOptions]] = {
         "two voices": (cut(12.0, 8.0), {"known_speakers": ("Ann",)}, TranscriptionOptions()),
         "translated": (cut(12.0, 5.0), {}, TranscriptionOptions(task="translate", language="fr", diarize=False)),
         "short": (cut(0.0, 0.2), {}, TranscriptionOptions()),

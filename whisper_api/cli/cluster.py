@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used or jobs still run, 2 when the cluster or the machine cannot be
         found.
     """
-    if args.action is _drain:
+    if args.action == _drain:
         return _drain(args, loaded)
     return run_action(args, "cluster", (InvalidInput,))
 

@@ -88,7 +88,6 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         print("ray", *given)
         return 0
     os.execve(sys.executable, [sys.executable, "-c", START, *given], ray_start.environment(loaded.config, loaded.path))
-    return 1
 
 
 def _can_decode(loaded: Loaded) -> bool:

