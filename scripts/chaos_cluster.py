@@ -244,8 +244,13 @@ def stored_bytes(address: str) -> int:
         "from ray._private.internal_api import node_stats\n"
         "alive = [node for node in ray.nodes() if node['Alive']]\n"
         "places = [(node['NodeManagerAddress'], node['NodeManagerPort']) for node in alive]\n"
-        "stats = [node_stats(*place, include_memory_info=False) for place in places]\n"
-        "print('bytes', sum(each.store_stats.object_store_bytes_used for each in stats))"
+        "total = 0\n"
+        "for place in places:\n"
+        "    try:\n"
+        "        total += node_stats(*place, include_memory_info=False).store_stats.object_store_bytes_used\n"
+        "    except Exception:\n"
+        "        print(place, 'was killed, which Ray has not noticed yet')\n"
+        "print('bytes', total)"
     )
     environment_of_driver = {**os.environ, **environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     done = subprocess.run(

@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 DESCRIPTION = """\
 Checks what `whisper-api doctor` checks, then runs `ray start` with the right flags until it is stopped or the cluster
-is lost; let a supervisor start it again. The first SIGTERM lets running jobs end, for 30 seconds. The server makes an
+is lost; let a supervisor start it again. The first SIGTERM lets running jobs end for a while. The server makes an
 engine here by itself. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) on every machine.
 """
 START = "from whisper_api.cluster.ray_start import main; main()"
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--address", metavar="HOST:PORT", help="the cluster's head; else RAY_ADDRESS")
     place.add_argument("--head", action="store_true", help="start the head of a cluster, which has no engines")
-    parser.add_argument("--port", type=int, default=6379, metavar="N", help="port of the head; 6379 by default")
+    parser.add_argument("--port", type=int, default=6379, metavar="N", help="port of the head")
     parser.add_argument("--node-address", metavar="IP", help="address under which the others reach this machine")
     parser.add_argument("--cpus", type=int, metavar="N", help="processors for engines; all by default")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs for engines; all by default")
-    parser.add_argument("--offers", metavar="RESOURCES", help="own resources of this machine, as in large=1,fast=2")
+    parser.add_argument("--offers", metavar="RESOURCES", help="own resources of this machine: name=amount, with commas between")
     parser.add_argument("--no-check", action="store_true", help="start without the checks of `whisper-api doctor`")
     parser.add_argument("--check", action="store_true", help="only check, and print the command that would run")
     add_setting_flags(

@@ -32,7 +32,7 @@ from whisper_api.cluster.messages import (
 )
 from whisper_api.cluster.runs import Run
 from whisper_api.cluster.security import check_address, check_nodes
-from whisper_api.errors import Canceled, EngineLost
+from whisper_api.errors import Canceled
 
 __all__ = ["main"]
 
@@ -168,7 +168,7 @@ class Driver:
             run.until_end()
         except BaseException as error:
             traceback.print_exc()
-            self._front.send(run.call, RAISED, encode_error(EngineLost(f"{type(error).__name__}: {error}")))
+            self._front.send(run.call, RAISED, encode_error(error))
         finally:
             with self._lock:
                 self._runs.pop(run.call, None)
