@@ -148,7 +148,7 @@ def loaded(jobs: Any, engines: int, seconds: float, notes: Path) -> dict[str, fl
     threads = [threading.Thread(target=each) for each in (feed_long, feed_short)]
     for thread in threads:
         thread.start()
-    time.sleep(WARM_SECONDS)
+    time.sleep(min(WARM_SECONDS, seconds))
     begin, cpu = time.time(), time.process_time()
     time.sleep(seconds)
     end, used = time.time(), time.process_time() - cpu
@@ -319,7 +319,8 @@ def measured(host: str, port: int, process: int, requests: int) -> dict[str, flo
         wall = time.monotonic() - begin
         while json.loads(call("GET", "/status"))["queue_state"]["queued_jobs"]:
             time.sleep(0.1)
-        each = (processor_time(process) - cpu) / requests
+        # At least a tick of the clock, for few requests.
+        each = max(processor_time(process) - cpu, 1 / os.sysconf("SC_CLK_TCK")) / requests
         figures[f"{name}_cpu_ms"] = round(each * 1000, 2)
         figures[f"{name}_per_core_second"] = round(1 / each)
         figures[f"{name}_per_second_one_client"] = round(requests / wall)

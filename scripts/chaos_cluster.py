@@ -123,7 +123,7 @@ def main() -> int:
 
 def chaos(folder: Path, arguments: argparse.Namespace) -> int:
     chance = random.Random(arguments.seed)
-    recordings = [piece(number * 5.0, arguments.seconds) for number in range(PIECES)]
+    recordings = [piece(number * 5.0, arguments.seconds) for number in range(min(PIECES, -(-arguments.jobs // 4)))]
     expected = [local_text(folder, arguments, audio) for audio in recordings]
     deaths = [kind for kind in ("actors", "nodes", "fronts", "heads") for _ in range(getattr(arguments, kind))]
     chance.shuffle(deaths)
@@ -134,7 +134,7 @@ def chaos(folder: Path, arguments: argparse.Namespace) -> int:
         for _ in range(2):
             loopback.add()
         front = Front(folder, loopback.address, arguments.model, arguments.models_dir.absolute())
-        work = [(number, recordings[number % PIECES]) for number in range(arguments.jobs)]
+        work = [(number, recordings[number % len(recordings)]) for number in range(arguments.jobs)]
         results: dict[int, dict[str, Any]] = {}
         clients = [Client(front.url, work, results) for _ in range(arguments.clients)]
         for client in clients:
@@ -218,7 +218,7 @@ def judge(
     wrong = {
         number: result
         for number, result in results.items()
-        if result["status"] != "Completed" or result["text"].split() != expected[number % PIECES].split()
+        if result["status"] != "Completed" or result["text"].split() != expected[number % len(expected)].split()
     }
     jobs = httpx.get(f"{front.url}/transcriptions", params={"limit": 1000}, timeout=60).json()["jobs"]
     time.sleep(2.0)

@@ -24,7 +24,16 @@ def environment(**more: str) -> dict[str, str]:
     """Variables of a machine: what its Python processes import, and the settings of tests."""
     folders = (ROOT / "tests/cluster", ROOT / "tests", ROOT / "scripts", ROOT)
     path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **more}
+    return {
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A machine that was killed is missed sooner than on a network, and so is the head.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "4",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+        **more,
+    }
 
 
 class Loopback:

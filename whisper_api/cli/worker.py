@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     parser.add_argument("--node-address", metavar="IP", help="address under which the others reach this machine")
     parser.add_argument("--cpus", type=int, metavar="N", help="processors for engines; all by default")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs for engines; all by default")
-    parser.add_argument("--offers", metavar="RESOURCES", help="own resources of this machine: name=amount, with commas between")
+    parser.add_argument(
+        "--offers", metavar="RESOURCES", help="own resources of this machine: name=amount, with commas between"
+    )
     parser.add_argument("--no-check", action="store_true", help="start without the checks of `whisper-api doctor`")
     parser.add_argument("--check", action="store_true", help="only check, and print the command that would run")
     add_setting_flags(
