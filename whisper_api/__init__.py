@@ -82,6 +82,7 @@ __all__ = [
     "DEFAULT_URL",
     "AsyncClient",
     "AudioTooLong",
+    "AuditRecord",
     "Busy",
     "CallerLimit",
     "Canceled",
@@ -133,6 +134,7 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "UploadMissing",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
@@ -148,6 +150,7 @@ __all__ = [
 _HOMES = {
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
+    "AuditRecord": "whisper_api.audit_records",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.engine",

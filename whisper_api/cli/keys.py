@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,12 @@ from whisper_api.errors import InvalidOption
 
 if TYPE_CHECKING:
     from whisper_api.access.keys import Key, KeyRing
+    from whisper_api.audit_records import Action
 
 __all__ = ["add_arguments", "run"]
 
+# Records an action on a key in the audit trail.
+Record = Callable[["Action", str], None]
 SHOWN_COLUMNS = ("id", "name", "role", "created", "revoked")
 
 
@@ -51,12 +56,13 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 2 when the key does not exist or the name cannot be used.
     """
+    from whisper_api.access.audit import record_command
     from whisper_api.access.keys import KeyRing
     from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
     store = JobStore(loaded.config.data_dir / DATABASE_NAME)
     try:
-        args.action(args, KeyRing(store))
+        args.action(args, KeyRing(store), functools.partial(record_command, store, loaded.config))
     except InvalidOption as error:
         return complain("keys", error, 2)
     finally:
@@ -64,8 +70,9 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     return 0
 
 
-def _create(args: argparse.Namespace, ring: KeyRing) -> None:
+def _create(args: argparse.Namespace, ring: KeyRing, record: Record) -> None:
     key, token = ring.create(args.name, args.role)
+    record("key.create", key.key_id)
     # Standard output has the key only, so that a script can read it.
     print(token, flush=True)
     print(
@@ -75,12 +82,13 @@ def _create(args: argparse.Namespace, ring: KeyRing) -> None:
     )
 
 
-def _list(args: argparse.Namespace, ring: KeyRing) -> None:
+def _list(args: argparse.Namespace, ring: KeyRing, record: Record) -> None:
     print_table([SHOWN_COLUMNS, *map(_as_row, ring.list())])
 
 
-def _revoke(args: argparse.Namespace, ring: KeyRing) -> None:
+def _revoke(args: argparse.Namespace, ring: KeyRing, record: Record) -> None:
     key = ring.revoke(args.key)
+    record("key.revoke", key.key_id)
     print(f"key {key.name!r} (id {key.key_id}) is revoked", file=sys.stderr)
 
 

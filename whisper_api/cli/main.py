@@ -41,6 +41,9 @@ COMMANDS = {
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
+    "audit": "print who did what on this machine's server",
+    "backup": "copy the jobs, results and keys of a server, also while it runs",
+    "restore": "put a backup in the place of the jobs, results and keys",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
@@ -72,6 +73,13 @@ class Page(msgspec.Struct):
     """A page of the caller's jobs, and the cursor of the next page."""
 
     jobs: tuple[JobStatus, ...]
+    next: str | None = None
+
+
+class AuditPage(msgspec.Struct):
+    """A page of the audit trail, and the cursor of the next page."""
+
+    records: tuple[AuditRecord, ...]
     next: str | None = None
 
 
@@ -261,6 +269,11 @@ class Calls:
         response = yield from self._response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
+    def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
+        """A page of the audit trail, for the query of :func:`audit_search`."""
+        response = yield from self._response(Request("GET", "/admin/audit", params=params))
+        return decoded(response, AuditPage)
+
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.
 
@@ -403,6 +416,25 @@ def search(
         "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
         "created_after": None if created_after is None else created_after.astimezone().isoformat(),
         "created_before": None if created_before is None else created_before.astimezone().isoformat(),
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def audit_search(since: datetime | None, until: datetime | None, key: str | None, action: str | None) -> dict[str, str]:
+    """The query of a search in the audit trail.
+
+    Args:
+        since: only entries of this time or later.
+        until: only earlier entries.
+        key: only entries of the key with this id or name.
+        action: only entries of this action or kind of action.
+    """
+    query = {
+        "since": None if since is None else since.astimezone().isoformat(),
+        "until": None if until is None else until.astimezone().isoformat(),
+        "key": key,
+        "action": action,
+        "limit": "1000",
     }
     return {name: value for name, value in query.items() if value is not None}
 

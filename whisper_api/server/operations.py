@@ -9,6 +9,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.audit_records import Action
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
 from whisper_api.store.rows import Role
@@ -130,6 +131,8 @@ class Operation:
         open: whether the operation needs no key.
         roles: roles of the keys that may call the operation.
         hidden: whether the description leaves the operation out.
+        audit: the action that the audit trail records; None when it records nothing. A test asks for it where an
+            operation changes something.
     """
 
     handler: Handler
@@ -141,3 +144,4 @@ class Operation:
     open: bool = False
     roles: tuple[Role, ...] = ("user", "admin")
     hidden: bool = False
+    audit: Action | None = None

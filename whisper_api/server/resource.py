@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from whisper_api.server.auditing import begin
 from whisper_api.server.operations import Operation
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.part_headers import shown
@@ -44,10 +45,15 @@ class Resource:
         self._roles = {method: operation.roles for method, operation in operations.items() if not operation.open}
         if "GET" in self._roles:
             self._roles["HEAD"] = self._roles["GET"]
+        # Not of HEAD, whose response has no text.
+        self._actions = {method: operation.audit for method, operation in operations.items()}
         self._with_body = {method for method, operation in operations.items() if operation.body is not None}
         self.allow = ", ".join([*self.handlers, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        action = self._actions.get(scope["method"])
+        if action is not None:
+            begin(scope, action)
         handler = self.handlers.get(scope["method"])
         if handler is not None:
             self._check_role(scope)

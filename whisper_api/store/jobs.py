@@ -1,7 +1,7 @@
-"""JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
+"""JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
-``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
+All SQL is in this folder: here, in the modules of the other tables and ``job_search.py``, and for the schema in
+``migrations.py``. A statement that changes a job names the state that the job
 must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
 changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
 then runs again, or its result stays longer.
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from whisper_api.errors import Portable
 from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
+from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
@@ -72,7 +73,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, AuditTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.config import Config
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
-from whisper_api.server.middleware.proxies import PUBLIC_HOST
+from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, state_in, state_of
@@ -46,7 +46,12 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope):
-            scope["state"]["key"] = await self._key(scope)
+            try:
+                scope["state"]["key"] = await self._key(scope)
+            except Problem as problem:
+                if problem.status == 401:
+                    state_in(scope).service.audit.refused(client_address(scope))
+                raise
         await self.app(scope, receive, send)
 
     async def _key(self, scope: Scope) -> object:
@@ -84,15 +89,24 @@ class LocalCallers:
 
     Args:
         app: the rest of the application.
-        config: names the host and the allowed origins.
+        config: names the host.
+        allowed: the allowed origins.
         insecure: other machines may reach the server, so that ``Host`` may be any name.
         logged: the refused origins that the log has already, shared by the parts of an application.
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False, logged: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: Config,
+        allowed: AllowedOrigins,
+        insecure: bool = False,
+        logged: set[str] | None = None,
+    ) -> None:
         self.app = app
         self.host = config.host.strip("[]").lower()
-        self.allowed = AllowedOrigins.of(config)
+        self.allowed = allowed
         self.insecure = insecure
         self._logged = set() if logged is None else logged
 
