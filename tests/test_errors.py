@@ -12,6 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ import pytest
 
 import whisper_api
 from whisper_api import errors, job_values, schema
+from whisper_api.audit_records import AuditRecord
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
 from whisper_api.store.rows import Job
@@ -212,6 +214,7 @@ def values() -> Iterator[object]:
         Config(port=0, hf_token="secret"),
     )
     yield schema.Progress(0.5, "asr")
+    yield AuditRecord(time=datetime.now(timezone.utc), action="job.read", actor="key", target="j", status=200)
     yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_api.audit_records import AuditRecord
     from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        UploadMissing,
         VocabularyNotFound,
         WhisperApiError,
     )

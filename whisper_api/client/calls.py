@@ -34,6 +34,8 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
+# Entries of the audit trail that one request asks for.
+AUDIT_PAGE = 1000
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 
@@ -434,7 +436,7 @@ def audit_search(since: datetime | None, until: datetime | None, key: str | None
         "until": None if until is None else until.astimezone().isoformat(),
         "key": key,
         "action": action,
-        "limit": "1000",
+        "limit": str(AUDIT_PAGE),
     }
     return {name: value for name, value in query.items() if value is not None}
 
