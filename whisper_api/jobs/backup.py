@@ -68,18 +68,15 @@ def back_up(config: Config, target: Path, *, audio: bool) -> BackedUp:
     Raises:
         StorageError: the database or the target cannot be used.
     """
-    with_audio: set[str] = set()
 
     def open_uploads(job_ids: list[str]) -> list[OpenUpload]:
-        uploads = [each for job_id in job_ids for each in _open_upload(config.tmp_dir / job_id)] if audio else []
-        with_audio.update(each.job_id for each in uploads if each.name == AUDIO)
-        return uploads
+        return [each for job_id in job_ids for each in _open_upload(config.tmp_dir / job_id)]
 
     database = config.data_dir / DATABASE_NAME
-    unfinished = write_backup(database, target, open_uploads)
+    unfinished, with_audio = write_backup(database, target, open_uploads if audio else None)
     with contextlib.closing(JobStore(database)) as store:
         record_command(store, config, "backup.create")
-    return BackedUp(unfinished, len(with_audio), target.stat().st_size)
+    return BackedUp(unfinished, with_audio, target.stat().st_size)
 
 
 def restore(config: Config, source: Path) -> Restored:

@@ -24,6 +24,7 @@ __all__ = ["BackupFile", "OpenUpload", "write_backup"]
 
 BUSY_SECONDS = 30.0
 PIECE_BYTES = 4 << 20
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,20 @@ class OpenUpload:
     file: BinaryIO
 
 
-def write_backup(database: Path, target: Path, open_uploads: Callable[[list[str]], list[OpenUpload]]) -> int:
+OpenUploads = Callable[[list[str]], list[OpenUpload]]
+"""Opens the files of the uploads of jobs, by their ids; those that are there."""
+
+
+def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None) -> tuple[int, int]:
     """Copy a job database while a server may use it.
 
     Args:
         database: path of the database.
         target: path of the backup, which must not exist; made with mode 0600.
-        open_uploads: opens the files of the unfinished jobs with these ids that belong into the backup; called at the
-            moment whose state is copied. The files are closed here.
+        open_uploads: opens the files of the uploads of the unfinished jobs; None leaves them out.
 
     Returns:
-        The number of unfinished jobs.
+        The number of unfinished jobs, and the number of those whose upload is in the backup.
 
     Raises:
         StorageError: the database or the target cannot be used.
@@ -69,10 +73,7 @@ def write_backup(database: Path, target: Path, open_uploads: Callable[[list[str]
         with contextlib.ExitStack() as stack:
             stack.enter_context(named_errors(f"{database}: "))
             source = _opened(stack, database, "rw")
-            source.execute("BEGIN")
-            _check_schema(source, database)
-            rows = source.execute("SELECT job_id FROM jobs WHERE finished_at IS NULL ORDER BY place").fetchall()
-            uploads = open_uploads([row[0] for row in rows])
+            unfinished, uploads = _begin(source, database, open_uploads)
             for upload in uploads:
                 stack.enter_context(upload.file)
             copy = _opened(stack, part, "rw")
@@ -89,7 +90,31 @@ def write_backup(database: Path, target: Path, open_uploads: Callable[[list[str]
     finally:
         for path in (part, part.with_name(f"{part.name}-journal")):
             path.unlink(missing_ok=True)
-    return len(rows)
+    return len(unfinished), len({upload.job_id for upload in uploads})
+
+
+def _begin(
+    source: sqlite3.Connection, database: Path, open_uploads: OpenUploads | None
+) -> tuple[list[str], list[OpenUpload]]:
+    """Begin to read one state of the database, and open the uploads of its unfinished jobs.
+
+    A job that ends between the two has no upload any more. Then a later state is read, in which the job has ended.
+
+    Returns:
+        The ids of the unfinished jobs, and the open files.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        source.execute("BEGIN")
+        _check_schema(source, database)
+        rows = source.execute("SELECT job_id FROM jobs WHERE finished_at IS NULL ORDER BY place").fetchall()
+        unfinished = [row[0] for row in rows]
+        uploads = [] if open_uploads is None else open_uploads(unfinished)
+        if open_uploads is None or attempt == ATTEMPTS or {each.job_id for each in uploads} == set(unfinished):
+            break
+        for upload in uploads:
+            upload.file.close()
+        source.execute("ROLLBACK")
+    return unfinished, uploads
 
 
 class BackupFile:
