@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -119,7 +118,7 @@ def test_the_copied_state_is_that_of_one_moment(
     executor = FakeExecutor(held=True)
     with running(config, executor) as service:
         first, second = submit(service, "first", keep_result=True), submit(service, "second", keep_result=True)
-        inner, later = store_backup._begin, []
+        inner, later = store_backup.begin_reading, []
 
         def begin(source: sqlite3.Connection, database: Path, open_uploads: store_backup.OpenUploads | None) -> object:
             def open_late(job_ids: list[str]) -> list[store_backup.OpenUpload]:
@@ -137,7 +136,7 @@ def test_the_copied_state_is_that_of_one_moment(
             later.append(submit(service, "later"))
             return found
 
-        monkeypatch.setattr(store_backup, "_begin", begin)
+        monkeypatch.setattr(store_backup, "begin_reading", begin)
         made = back_up(config, file, audio=True)
         assert (made.unfinished, made.with_audio) == (1, 1)
     restore(elsewhere, file)
@@ -146,8 +145,8 @@ def test_the_copied_state_is_that_of_one_moment(
         assert [job.job_id for job in store.in_state("Queued", "Processing")] == [second]
         assert store.get(later[0]) is None
     assert (elsewhere.tmp_dir / second / "audio").read_text() == "second"
-    assert os.stat(elsewhere.tmp_dir / second / "audio").st_mode & 0o777 == 0o600
-    assert os.stat(elsewhere.tmp_dir / second).st_mode & 0o777 == 0o700
+    assert (elsewhere.tmp_dir / second / "audio").stat().st_mode & 0o777 == 0o600
+    assert (elsewhere.tmp_dir / second).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_restore_keeps_what_was_there_and_uses_audio_that_is_still_there(tmp_path: Path, file: Path) -> None:

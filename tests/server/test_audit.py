@@ -22,7 +22,8 @@ from server.openai_inside import PATH as OPENAI
 from server.openai_inside import upload
 from whisper_api import AuditRecord, Client, RequestError, Server
 from whisper_api.access import audit
-from whisper_api.audit_records import DURABLE
+from whisper_api.access.keys import Role
+from whisper_api.audit_records import DURABLE, AuditFilter
 from whisper_api.server.app import ROUTES
 from whisper_api.store.texts import digest
 from whisper_api.testing import FakeExecutor
@@ -67,7 +68,7 @@ class Trail:
         self._seen = 0
 
     def new(self) -> list[AuditRecord]:
-        self._app.service.audit.page(audit.AuditFilter(), limit=1)
+        self._app.service.audit.page(AuditFilter(), limit=1)
         found = [each for each in self._app.service.store.audit_records() if each.seq > self._seen]
         self._seen = found[-1].seq if found else self._seen
         return found
@@ -260,8 +261,9 @@ async def test_failed_authentications_are_counted_by_address(tmp_path: Path) -> 
 @on_a_loop
 async def test_only_administrators_read_the_trail_and_reading_is_recorded(tmp_path: Path) -> None:
     async with recorded(tmp_path) as (app, trail):
-        for role in ("user", "metrics"):
-            async with app.client(app.token(role, role)) as client:  # type: ignore[arg-type]
+        roles: tuple[Role, ...] = ("user", "metrics")
+        for role in roles:
+            async with app.client(app.token(role, role)) as client:
                 problem(await client.get("/admin/audit"), 403, "forbidden_role")
                 trail.one("audit.read", None, 403, "forbidden_role")
         async with app.client(app.token("boss", "admin")) as boss:

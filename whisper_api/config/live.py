@@ -64,10 +64,19 @@ class LiveConfig:
         Args:
             new: a configuration that was checked.
         """
-        old = self.config
-        self.config = with_new_values(old, new)
+        change = self.difference(new)
+        self.config = with_new_values(self.config, new)
         for take in self._parts:
             take(self.config)
+        return change
+
+    def difference(self, new: Config) -> Change:
+        """What :meth:`change` would change now.
+
+        Args:
+            new: a configuration that was checked.
+        """
+        old = self.config
         changed = [each for each in settings() if getattr(old, each.attribute) != getattr(new, each.attribute)]
         return Change(
             tuple(_told(each, old, new) for each in changed if each.key in RELOADABLE),

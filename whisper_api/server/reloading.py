@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from whisper_api.config import LiveConfig, Loaded
+from whisper_api.config import Change, LiveConfig, Loaded
 from whisper_api.errors import ConfigError
 from whisper_api.server.signals import Asked
 from whisper_api.server.systemd import Supervisor
@@ -58,12 +58,22 @@ async def _reload(load: LoadConfig, settings: LiveConfig, connections: Sequence[
         return
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    change = settings.change(loaded.config)
-    log.info("configuration read again", extra={"changed": "; ".join(change.applied) or "nothing"})
-    if change.waiting:
-        log.warning("these keys have new values that need a restart: %s", ", ".join(change.waiting))
+    change = settings.difference(loaded.config)
+    # Told before or after the change: a new level of the log must not hide what has changed.
+    told = log.isEnabledFor(logging.INFO)
+    if told:
+        _tell(change)
+    settings.change(loaded.config)
+    if not told:
+        _tell(change)
     try:
         for each in connections:
             each.renew_certificate()
     except OSError as error:
         log.error("the certificate cannot be used, and the old one stays in force: %s", error)
+
+
+def _tell(change: Change) -> None:
+    log.info("configuration read again", extra={"changed": "; ".join(change.applied) or "nothing"})
+    if change.waiting:
+        log.warning("these keys have new values that need a restart: %s", ", ".join(change.waiting))

@@ -73,7 +73,7 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
         with contextlib.ExitStack() as stack:
             stack.enter_context(named_errors(f"{database}: "))
             source = _opened(stack, database, "rw")
-            unfinished, uploads = _begin(source, database, open_uploads)
+            unfinished, uploads = begin_reading(source, database, open_uploads)
             for upload in uploads:
                 stack.enter_context(upload.file)
             copy = _opened(stack, part, "rw")
@@ -93,7 +93,7 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
     return len(unfinished), len({upload.job_id for upload in uploads})
 
 
-def _begin(
+def begin_reading(
     source: sqlite3.Connection, database: Path, open_uploads: OpenUploads | None
 ) -> tuple[list[str], list[OpenUpload]]:
     """Begin to read one state of the database, and open the uploads of its unfinished jobs.
