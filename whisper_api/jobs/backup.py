@@ -21,6 +21,7 @@ from whisper_api.store.backup import BackupFile, OpenUpload, write_backup
 from whisper_api.store.database import sync_directory
 from whisper_api.store.jobs import DATABASE_NAME, JobStore
 from whisper_api.store.locks import locked_directories
+from whisper_api.store.migrations import MIGRATIONS
 
 __all__ = ["BackedUp", "Restored", "back_up", "restore"]
 
@@ -73,10 +74,12 @@ def back_up(config: Config, target: Path, *, audio: bool) -> BackedUp:
         return [each for job_id in job_ids for each in _open_upload(config.tmp_dir / job_id)]
 
     database = config.data_dir / DATABASE_NAME
-    unfinished, with_audio = write_backup(database, target, open_uploads if audio else None)
-    with contextlib.closing(JobStore(database)) as store:
-        record_command(store, config, "backup.create")
-    return BackedUp(unfinished, with_audio, target.stat().st_size)
+    written = write_backup(database, target, open_uploads if audio else None)
+    # Before an upgrade, the database has no table for the entry, and must not be brought up to date by a backup.
+    if written.version == len(MIGRATIONS):
+        with contextlib.closing(JobStore(database)) as store:
+            record_command(store, config, "backup.create")
+    return BackedUp(written.unfinished, written.with_upload, target.stat().st_size)
 
 
 def restore(config: Config, source: Path) -> Restored:
@@ -115,17 +118,24 @@ def restore(config: Config, source: Path) -> Restored:
     return Restored(waiting, failed, replaced)
 
 
-def _open_upload(directory: Path) -> Iterator[OpenUpload]:
-    """Open the files of an upload; none when the job has just ended."""
-    try:
-        for path in sorted(directory.iterdir()):
-            if UPLOAD_FILES.fullmatch(path.name) and path.suffix != ".part":
-                yield OpenUpload(directory.name, path.name, path.open("rb"))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        help = ": raise the limit on open files (ulimit -n)" if error.errno == errno.EMFILE else ""
-        raise StorageError(f"Cannot read {directory}: {error.strerror}{help}") from error
+def _open_upload(directory: Path) -> list[OpenUpload]:
+    """Open the files of an upload; none when the job has just ended, and its upload is being removed."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = [
+                OpenUpload(directory.name, path.name, stack.enter_context(path.open("rb")))
+                for path in directory.iterdir()
+                if UPLOAD_FILES.fullmatch(path.name) and path.suffix != ".part"
+            ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            help = ": raise the limit on open files (ulimit -n)" if error.errno == errno.EMFILE else ""
+            raise StorageError(f"Cannot read {directory}: {error.strerror}{help}") from error
+        if all(each.name != AUDIO for each in found):
+            return []
+        stack.pop_all()
+    return found
 
 
 def _write_upload(uploads_dir: Path, job_id: str, name: str, content: Iterator[bytes]) -> None:

@@ -42,11 +42,26 @@ class OpenUpload:
     file: BinaryIO
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a backup has.
+
+    Attributes:
+        version: version of the schema.
+        unfinished: number of the unfinished jobs.
+        with_upload: number of those whose upload is in the backup.
+    """
+
+    version: int
+    unfinished: int
+    with_upload: int
+
+
 OpenUploads = Callable[[list[str]], list[OpenUpload]]
 """Opens the files of the uploads of jobs, by their ids; those that are there."""
 
 
-def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None) -> tuple[int, int]:
+def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None) -> Written:
     """Copy a job database while a server may use it.
 
     Args:
@@ -55,7 +70,7 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
         open_uploads: opens the files of the uploads of the unfinished jobs; None leaves them out.
 
     Returns:
-        The number of unfinished jobs, and the number of those whose upload is in the backup.
+        What was written.
 
     Raises:
         StorageError: the database or the target cannot be used.
@@ -74,6 +89,7 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
             stack.enter_context(named_errors(f"{database}: "))
             source = _opened(stack, database, "rw")
             unfinished, uploads = begin_reading(source, database, open_uploads)
+            version = _version(source)
             for upload in uploads:
                 stack.enter_context(upload.file)
             copy = _opened(stack, part, "rw")
@@ -90,7 +106,7 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
     finally:
         for path in (part, part.with_name(f"{part.name}-journal")):
             path.unlink(missing_ok=True)
-    return len(unfinished), len({upload.job_id for upload in uploads})
+    return Written(version, len(unfinished), len({upload.job_id for upload in uploads}))
 
 
 def begin_reading(
@@ -192,7 +208,7 @@ def _opened(stack: contextlib.ExitStack, path: Path, mode: str) -> sqlite3.Conne
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    version = _version(connection)
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not version or not {"jobs", "keys"} <= tables:
         raise StorageError(f"{path} is no job database of Whisper API")
@@ -201,6 +217,10 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer version of Whisper API (schema {version}, this one knows "
             f"{len(MIGRATIONS)}): install that version"
         )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
