@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.coercion import convert, expected
-from whisper_api.config import RELOADABLE, ComputeType, Config, Loaded, OutputFormat, Setting, describe, format_value, settings
+from whisper_api.config import (
+    RELOADABLE,
+    ComputeType,
+    Config,
+    Loaded,
+    OutputFormat,
+    Setting,
+    describe,
+    format_value,
+    settings,
+)
 from whisper_api.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -29,10 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         common: flags of every command; they are in the parser already.
     """
     parser.description = f"{parser.description}\n\n{DESCRIPTION}"
-    time_help = "a time (2026-01-31, 2026-01-31T12:00:00+01:00; local without a zone), or how long ago (30m, 12h, 7d)"
-    parser.add_argument(
-        "--since", type=_moment, metavar="TIME", help=f"only entries of this time or later: {time_help}"
-    )
+    times = "a date or a time (RFC 3339; local without a zone), or a number with m, h or d: so long ago"
+    parser.add_argument("--since", type=_moment, metavar="TIME", help=f"not before this time: {times}")
     parser.add_argument("--until", type=_moment, metavar="TIME", help="only entries before this time")
     parser.add_argument("--key", metavar="NAME_OR_ID", help="only entries of this key, or of this user of the system")
     kinds = sorted({action.partition(".")[0] for action in ACTIONS})

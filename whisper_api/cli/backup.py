@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 DESCRIPTION = """\
 The backup is an SQLite file with jobs, results, hashes of keys, known speakers, vocabularies and the audit trail, as
-they are at one moment. Only its owner can read it (mode 600). Deleted text stays in old backups.
+they are at one moment. Only its owner can read it. Deleted text stays in old backups.
 """
 
 
