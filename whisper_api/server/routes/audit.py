@@ -15,6 +15,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, seconds_of
 from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, state_of
 
 __all__ = ["AUDIT"]
@@ -60,7 +61,7 @@ AUDIT = Operation(
     audit,
     "Server",
     (Answer(200, "A page of entries", {"application/json": AuditPage}),),
-    refusals=(InvalidOption,),
+    refusals=(InvalidOption, Problem(403, "forbidden_role", "The role of the key does not allow this")),
     parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
     roles=("admin",),
     audit="audit.read",
