@@ -146,9 +146,8 @@ def report_confidence(engine: Engine, arguments: argparse.Namespace, items: list
     for tenth in np.unique(tenths):
         mine = tenths == tenth
         error += mine.mean() * abs(scores[mine].mean() - right[mine].mean())
-        print(
-            f"scores from {tenth / 10:.1f}: {mine.sum()} words, mean {scores[mine].mean():.2f}, right {right[mine].mean():.2f}"
-        )
+        means = f"mean {scores[mine].mean():.2f}, right {right[mine].mean():.2f}"
+        print(f"scores from {tenth / 10:.1f}: {mine.sum()} words, {means}")
     print(f"{len(judged)} words, {right.mean():.3f} right; expected calibration error {error:.3f}")
 
 
