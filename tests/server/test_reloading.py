@@ -42,6 +42,11 @@ def reloaded(server: RunningServer, changes: Mapping[str, object], told: str) ->
 def hung_up(server: RunningServer, told: str) -> str:
     begin = len(server.log)
     server.send(signal.SIGHUP)
+    return lines_with(server, told, begin)
+
+
+def lines_with(server: RunningServer, told: str, begin: int) -> str:
+    """The log from a place on, as soon as it has a text."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while told not in server.log[begin:]:
         assert server.running
@@ -88,7 +93,7 @@ def test_a_running_server_takes_limits_level_and_origins_and_keeps_the_rest(star
         assert server.log[begin:] == ""
         reloaded(server, {"WHISPER_LOG_LEVEL": "debug"}, "configuration read again")
         admin.get("/livez")
-        assert "path=/livez" in server.log[begin:]
+        lines_with(server, "path=/livez", begin)
     assert server.stop() == 0
 
 
