@@ -57,7 +57,8 @@ async def record(scope: Scope, status: int) -> None:
     state = state_in(scope)
     for entry in _entries(state, scope, status):
         if entry.action in DURABLE:
-            await blocking(state.uploads, state.service.audit.write, entry)
+            # Not in a pool of the server, whose threads may all wait for a slow disk of uploads.
+            await blocking(None, state.service.audit.write, entry)
         else:
             state.service.audit.add(entry)
 
