@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from whisper_api.access.keys import Key, KeyRing
+from whisper_api.access.keys import KeyRing
 from whisper_api.errors import InvalidOption
 from whisper_api.store.jobs import JobStore
 
