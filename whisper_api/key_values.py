@@ -91,8 +91,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = "user"
     expires_at: Expiry = None
     scopes: Scopes = ()
-    rate: Scopes = Annotated[tuple[Scope, ...], Meta(examples=[["read"]])]
-RateText = None
+    rate: RateText = None
     quota: QuotaText = None
 
 
