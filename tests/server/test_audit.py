@@ -36,6 +36,8 @@ NOT_RECORDED = {
     "/assets/{name}",
     "/transcription/{job_id}",
     "/transcriptions",
+    "/admin/keys",
+    "/admin/keys/{key_id}",
     "/status",
     "/metrics",
     "/livez",
@@ -186,6 +188,27 @@ async def test_speakers_and_vocabularies_are_recorded(tmp_path: Path, cut: Cut) 
         trail.one("vocabulary.read", None, 200)
         await ada.delete("/vocabularies/clients")
         trail.one("vocabulary.delete", digest("clients"), 204)
+
+
+@on_a_loop
+async def test_changes_of_keys_are_recorded_without_their_secrets(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as (app, trail), app.client(app.token("boss", "admin")) as boss:
+        made = (await boss.post("/admin/keys", json={"name": "Ada"})).json()
+        key_id = made["key"]["key_id"]
+        entries = [trail.one("key.create", key_id, 201)]
+        path = f"/admin/keys/{key_id}"
+        await boss.get(path)
+        assert trail.new() == []
+        await boss.patch(path, json={"name": "Ada L."})
+        entries.append(trail.one("key.change", key_id, 200))
+        rotated = (await boss.post(f"{path}/rotate", json={})).json()
+        entries.append(trail.one("key.rotate", key_id, 200))
+        await boss.delete(path)
+        entries.append(trail.one("key.revoke", key_id, 200))
+        await boss.delete("/admin/keys/a-secret-text")
+        trail.one("key.revoke", None, 404, "key_not_found")
+        for token in (made["token"], rotated["token"]):
+            assert token[12:] not in repr(entries)
 
 
 @on_a_loop

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.audit_records import AuditRecord
 from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
@@ -30,7 +31,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient:
+class AsyncClient(AsyncKeyMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::

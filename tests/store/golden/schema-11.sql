@@ -1,20 +1,4 @@
 BEGIN TRANSACTION;
-CREATE TABLE audit (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            time REAL NOT NULL,
-            action TEXT NOT NULL,
-            actor TEXT NOT NULL,
-            key_id TEXT,
-            name TEXT,
-            role TEXT,
-            target TEXT,
-            address TEXT,
-            request_id TEXT,
-            status INTEGER,
-            error TEXT,
-            count INTEGER NOT NULL
-        );
-INSERT INTO "audit" VALUES(1,1700000011.0,'job.read','key','aaaaaaaa','golden user','user','11111111-1111-4111-8111-111111111111','192.0.2.1','golden request',200,NULL,1);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO "facts" VALUES('written','1700000000.0');
 CREATE TABLE job_metadata (
@@ -72,9 +56,9 @@ CREATE TABLE "keys" (
             created_at REAL NOT NULL,
             revoked_at REAL,
             digest BLOB NOT NULL
-        );
-INSERT INTO "keys" VALUES('aaaaaaaa','golden user','user',1700000000.0,NULL,X'0102');
-INSERT INTO "keys" VALUES('bbbbbbbb','golden admin','admin',1700000000.5,1700000009.0,X'0304');
+        , expires_at REAL, last_used_at REAL, scopes TEXT NOT NULL DEFAULT '[]', rate TEXT, quota TEXT, old_secrets TEXT NOT NULL DEFAULT '[]');
+INSERT INTO "keys" VALUES('aaaaaaaa','golden user','user',1700000000.0,NULL,X'0102',NULL,NULL,'[]',NULL,NULL,'[]');
+INSERT INTO "keys" VALUES('bbbbbbbb','golden admin','admin',1700000000.5,1700000009.0,X'0304',NULL,NULL,'[]',NULL,NULL,'[]');
 CREATE TABLE speakers (
             seq INTEGER PRIMARY KEY,
             speaker_id TEXT NOT NULL UNIQUE,
@@ -115,17 +99,7 @@ CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idemp
 CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL;
 CREATE INDEX metadata_by_job ON job_metadata (seq);
 CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL;
-CREATE INDEX audit_by_time ON audit (time);
-CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
-        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not changed'); END;
-CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
-        WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
-        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not replaced'); END;
-CREATE TRIGGER audit_loses_only_its_oldest BEFORE DELETE ON audit
-        WHEN OLD.time > CAST(strftime('%s', 'now') AS REAL) - 86400 OR EXISTS (SELECT 1 FROM audit WHERE seq < OLD.seq)
-        BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END;
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('jobs',4);
-INSERT INTO "sqlite_sequence" VALUES('audit',1);
 COMMIT;
 PRAGMA user_version=11;

@@ -20,7 +20,7 @@ RETRY_HEADER = "x-should-retry"
 RETRIED_STATUSES = frozenset((408, 429))
 RETRIED_CODES = frozenset(("job_not_finished", "job_processing"))
 # This server's code to OpenAI's code.
-CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
+CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key", "key_expired": "invalid_api_key"}
 FILE_CODES = ("invalid_audio", "audio_too_long", "no_file", "file_too_large")
 # This server's code to the field in OpenAI's ``param``.
 PARAMS = dict.fromkeys(FILE_CODES, "file") | {"unknown_model": "model"}

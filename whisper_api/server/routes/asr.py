@@ -181,4 +181,5 @@ ASR = Operation(
     parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
     body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
     audit="job.submit",
+    scope="transcribe",
 )

@@ -15,7 +15,6 @@ from whisper_api.errors import InvalidOption
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, seconds_of
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, state_of
 
 __all__ = ["AUDIT"]
@@ -61,8 +60,9 @@ AUDIT = Operation(
     audit,
     "Server",
     (Answer(200, "A page of entries", {"application/json": AuditPage}),),
-    refusals=(InvalidOption, Problem(403, "forbidden_role", "The role of the key does not allow this")),
+    refusals=(InvalidOption,),
     parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
     roles=("admin",),
+    scope="admin",
     audit="audit.read",
 )

@@ -101,4 +101,5 @@ DETECT = Operation(
         raw=True,
     ),
     audit="job.submit",
+    scope="transcribe",
 )

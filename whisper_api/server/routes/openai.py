@@ -290,6 +290,7 @@ TRANSCRIBE = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
+    scope="transcribe",
 )
 TRANSLATE = Operation(
     translate,
@@ -306,6 +307,7 @@ TRANSLATE = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
+    scope="transcribe",
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", location="path", required=True),

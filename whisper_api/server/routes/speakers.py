@@ -165,7 +165,11 @@ FORM: tuple[Cause, ...] = (
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
 SPEAKERS = Operation(
-    speakers, "Speakers", (Answer(200, "The speakers", {"application/json": SpeakerList}),), audit="speaker.read"
+    speakers,
+    "Speakers",
+    (Answer(200, "The speakers", {"application/json": SpeakerList}),),
+    scope="speakers",
+    audit="speaker.read",
 )
 ENROLL = Operation(
     enroll,
@@ -173,10 +177,17 @@ ENROLL = Operation(
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
     refusals=(*FORM, SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
+    scope="speakers",
     audit="speaker.create",
 )
 SPEAKER = Operation(
-    speaker, "Speakers", (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,), audit="speaker.read"
+    speaker,
+    "Speakers",
+    (FOUND,),
+    refusals=(SpeakerNotFound,),
+    parameters=(SPEAKER_ID,),
+    scope="speakers",
+    audit="speaker.read",
 )
 RENAME = Operation(
     rename,
@@ -186,6 +197,7 @@ RENAME = Operation(
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
     audit="speaker.change",
+    scope="speakers",
 )
 ADD_SAMPLES = Operation(
     add_samples,
@@ -195,6 +207,7 @@ ADD_SAMPLES = Operation(
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
     audit="speaker.change",
+    scope="speakers",
 )
 DELETE = Operation(
     delete,
@@ -203,4 +216,5 @@ DELETE = Operation(
     refusals=(SpeakerNotFound, StorageError),
     parameters=(SPEAKER_ID,),
     audit="speaker.delete",
+    scope="speakers",
 )

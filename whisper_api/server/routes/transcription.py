@@ -84,6 +84,7 @@ SUBMIT = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
     audit="job.submit",
+    scope="transcribe",
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,
@@ -93,4 +94,5 @@ SUBMIT_SEVERAL = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
     audit="job.submit",
+    scope="transcribe",
 )

@@ -84,6 +84,7 @@ LIST = Operation(
     (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
     refusals=(StorageError,),
     audit="vocabulary.read",
+    scope="vocabularies",
 )
 READ = Operation(
     read,
@@ -92,6 +93,7 @@ READ = Operation(
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
     audit="vocabulary.read",
+    scope="vocabularies",
 )
 PUT = Operation(
     put,
@@ -101,6 +103,7 @@ PUT = Operation(
     parameters=(NAME,),
     body=JsonBody(Terms),
     audit="vocabulary.write",
+    scope="vocabularies",
 )
 DELETE = Operation(
     delete,
@@ -109,4 +112,5 @@ DELETE = Operation(
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
     audit="vocabulary.delete",
+    scope="vocabularies",
 )
