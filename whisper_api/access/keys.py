@@ -17,7 +17,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import Key, Role
 
-__all__ = ["ROLES", "Key", "KeyRing", "Role"]
+__all__ = ["ROLES", "Key", "KeyRing", "Role", "key_id_in"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -112,6 +112,12 @@ class KeyRing:
 
     def _live(self) -> Sequence[Key]:
         return [key for key in self.list() if key.revoked_at is None]
+
+
+def key_id_in(token: str) -> str:
+    """The id of the key that a token names; empty when it names none."""
+    match = _TOKEN.fullmatch(token)
+    return match[1] if match else ""
 
 
 def _digest(secret: str) -> bytes:

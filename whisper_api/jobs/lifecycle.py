@@ -22,6 +22,7 @@ from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.usage import UsageLog
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -51,6 +52,7 @@ class Lifecycle:
         store: the job database.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -89,6 +91,7 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -136,6 +139,7 @@ class Lifecycle:
             self._started = True
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
@@ -201,6 +205,7 @@ class Lifecycle:
             self._watch.close()
             self._revocations.close()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()

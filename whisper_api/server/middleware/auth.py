@@ -11,15 +11,18 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
+from whisper_api.errors import RateLimited
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
+from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
+__all__ = ["LIMITS", "OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ MAX_ORIGINS_LOGGED = 20
 # reveals anything about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
+METRICS_PATH = "/metrics"
+# Key of a request's state: the limits of its key, and what is left of them.
+LIMITS = "limits"
 AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
 # Clients of whisper-asr-webservice take a key only as a part of the server's address: http://user:key@host.
@@ -46,10 +52,12 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope):
-            scope["state"]["key"] = await self._key(scope)
+            key = scope["state"]["key"] = await self._key(scope)
+            if is_counted(scope):
+                _count(scope, key)
         await self.app(scope, receive, send)
 
-    async def _key(self, scope: Scope) -> object:
+    async def _key(self, scope: Scope) -> Key:
         token = _token_of(scope)
         if not token:
             raise Problem(
@@ -59,10 +67,35 @@ class Authentication:
                 {"WWW-Authenticate": CHALLENGE},
             )
         state = state_in(scope)
+        limits = state.limits
+        if limits.has_failures:
+            limits.check_attempt(client_network(scope), key_id_in(token))
         key = await blocking(state.reads, state.keys.verify, token)
         if key is None:
+            limits.note_failure(client_network(scope))
             raise _refused()
+        limits.note_success(key.key_id)
         return key
+
+
+def is_counted(scope: Scope) -> bool:
+    """Whether a request counts towards rate limits and usage: health checks, metrics and the page's files do not."""
+    return not _is_open(scope) and _path_in(scope) != METRICS_PATH
+
+
+def _count(scope: Scope, key: Key) -> None:
+    """Count a request of a key with rate limits. The access log adds the limits to the response.
+
+    Raises:
+        RateLimited: the key has sent too many requests.
+    """
+    limits = state_in(scope).limits
+    if limits.rates_of(key):
+        try:
+            scope["state"][LIMITS] = list(limits.count(key))
+        except RateLimited:
+            scope["state"][LIMITS] = list(limits.standings(key))
+            raise
 
 
 def check_key(request: Request) -> None:

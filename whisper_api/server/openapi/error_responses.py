@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
+from whisper_api.errors import Busy, Draining, JobNotFinished, RateLimited, StorageError
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.docstrings import described
 from whisper_api.server.operations import Cause, Operation
@@ -60,7 +60,7 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     if operation.body is not None:
         causes.append(ENCODED)
     if not operation.open:
-        causes.append(401 if authorization else 403)
+        causes += [401, RateLimited] if authorization else [403]
     meanings: dict[int, dict[str, None]] = {}
     retried = set()
     for cause in causes:

@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from starlette.requests import Request
 
 from whisper_api.config import Config
-from whisper_api.errors import DeviceError, Draining, IdempotencyConflict, InvalidOption, ModelError, WhisperApiError
+from whisper_api.errors import (
+    DeviceError,
+    Draining,
+    IdempotencyConflict,
+    InvalidOption,
+    ModelError,
+    QuotaExceeded,
+    WhisperApiError,
+)
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.middleware.auth import check_key
+from whisper_api.server.middleware.auth import LIMITS, check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
@@ -179,6 +187,25 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
 
 
 async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
+    try:
+        submitter = await _receive_and_submit(request, read, rules)
+    except QuotaExceeded:
+        await _note_quotas(request)
+        raise
+    await _note_quotas(request)
+    return submitter
+
+
+async def _note_quotas(request: Request) -> None:
+    """Let the response to a key with quotas say what is left of them."""
+    state, key = state_of(request), request.scope["state"].get("key")
+    quotas = state.service.usage.quotas
+    if key is not None and quotas.of_key(key):
+        left = await blocking(state.reads, quotas.standings, key.key_id)
+        request.scope["state"].setdefault(LIMITS, []).extend(left)
+
+
+async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     state, owner, caller = state_of(request), owner_of(request), caller_of(request)
     key = idempotency_key(request)
     async with contextlib.AsyncExitStack() as stack:
