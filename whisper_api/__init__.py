@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         ModelUnavailable,
         OutOfMemory,
         QueueFull,
+        QuotaExceeded,
+        RateLimited,
         RequestError,
         ResultGone,
         SpeakerError,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
 
     __version__: str
@@ -115,6 +118,8 @@ __all__ = [
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "Redaction",
     "RenderOptions",
     "RequestError",
@@ -133,6 +138,7 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "Usage",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
@@ -163,6 +169,7 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",

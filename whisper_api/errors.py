@@ -37,7 +37,7 @@
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
     │   ├── RateLimited            the caller has sent too many requests
-    │   ├── QuotaExceeded          the caller has used up a quota of audio or jobs
+    │   │   └── QuotaExceeded      the caller has used up a quota of audio or jobs
     │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk

@@ -15,7 +15,7 @@ class UsageRow(Record, frozen=True, kw_only=True):
     """What a key has used on one day with one model.
 
     Attributes:
-        day: the day in UTC, as in ``2026-03-31``.
+        day: the day in UTC, as year, month and day with hyphens.
         key_id: id of the key; empty without authorization.
         key_name: name of the key; empty when there is none.
         model: name of the model; ``other`` when the catalogue does not know it, empty for requests.
@@ -57,7 +57,7 @@ class Usage(Record, frozen=True, kw_only=True):
     """What has been used from one day to another.
 
     Attributes:
-        since, until: the first and the last day in UTC, as in ``2026-03-31``.
+        since, until: the first and the last day in UTC, as year, month and day with hyphens.
         rows: one for each day, key and model, in this order.
         requests, jobs, audio_seconds, compute_seconds: sums of the rows.
         quotas: the quotas of the caller's key; empty when the usage of all keys was asked for.

@@ -157,8 +157,8 @@ def test_the_examples_work(server: RunningServer, hello: bytes, speech: bytes, t
             ["/bin/sh", "-c", line.replace("curl ", 'curl -sS -o /dev/null -w "%{http_code}" --noproxy "*" ', 1)],
             env={
                 "URL": server.url,
-                # A user's key may not read the metrics.
-                "KEY": server.admin_key if "/metrics" in line else server.user_key,
+                # A user's key may not read the metrics and what is for administrators.
+                "KEY": server.admin_key if "/metrics" in line or "/admin/" in line else server.user_key,
                 "JOB": job_id,
                 "SPEAKER": speaker_id,
                 "PATH": str(Path(curl).parent),

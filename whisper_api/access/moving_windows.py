@@ -98,6 +98,8 @@ class MovingWindows:
         for (name, seconds), times in list(self._times.items()):
             if not times or now - times[-1] >= seconds:
                 del self._times[name, seconds]
-        while len(self._times) >= MOST_NAMES:
-            del self._times[next(iter(self._times))]
+        if len(self._times) >= MOST_NAMES:
+            # A quarter, so that a flood of names does not sweep with each of them.
+            for window in list(self._times)[: MOST_NAMES // 4]:
+                del self._times[window]
         self._sweep_at = min(MOST_NAMES, max(LEAST_SWEEP, 2 * len(self._times)))

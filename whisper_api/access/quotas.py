@@ -130,10 +130,10 @@ class Quotas:
             if allowance.column == "jobs":
                 sentences.append(f"all {allowance.amount} jobs of this {period} are used")
             elif audio_seconds > 0 and amount < allowance.amount:
-                left = _minutes(allowance.amount - amount)
+                left = _minutes(allowance.amount - amount, math.floor)
                 sentences.append(
                     f"{left} of the {_minutes(allowance.amount)} minutes of this {period} are left, and the recording "
-                    f"counts as {_minutes(audio_seconds)}"
+                    f"counts as {_minutes(audio_seconds, math.ceil)}"
                 )
             else:
                 sentences.append(f"all {_minutes(allowance.amount)} minutes of this {period} are used")
@@ -166,5 +166,5 @@ def _period(period: Period, now: float) -> tuple[datetime, datetime]:
     return first, (first + timedelta(days=32)).replace(day=1)
 
 
-def _minutes(seconds: float) -> str:
-    return f"{max(0.0, seconds) / 60:.1f}".removesuffix(".0")
+def _minutes(seconds: float, rounded: Callable[[float], int] = round) -> str:
+    return f"{rounded(max(0.0, seconds) / 6) / 10}".removesuffix(".0")

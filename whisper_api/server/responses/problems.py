@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -41,7 +40,7 @@ STORAGE_RETRY_SECONDS = 10
 ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-class ProblemType(NamedTuple):
+class ProblemType(msgspec.Struct, frozen=True):
     """A type of problems that clients may know (RFC 9457, section 3.1.1).
 
     Attributes:
