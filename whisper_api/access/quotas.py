@@ -73,8 +73,7 @@ class Quotas:
 
     def of_key(self, key: Key) -> tuple[Quota, ...]:
         """The quotas of a key: its own, or else those of the configuration."""
-        own: str | None = getattr(key, "quota", None)
-        return self._default if own is None else _quotas(own)
+        return self._default if key.quota is None else _quotas(key.quota)
 
     def allowances(self, owner: str) -> tuple[Allowance, ...]:
         """The quotas of a key for the current day and month."""

@@ -47,8 +47,7 @@ class RequestLimits:
 
     def rates_of(self, key: Key) -> tuple[Rate, ...]:
         """The limits of a key: its own, or else those of the configuration."""
-        own: str | None = getattr(key, "rate", None)
-        return self._default if own is None else _rates(own)
+        return self._default if key.rate is None else _rates(key.rate)
 
     def count(self, key: Key) -> tuple[Standing, ...]:
         """Count a request of a key.

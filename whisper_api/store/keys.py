@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from whisper_api.store.rows import KEY_COLUMNS, Key, key_of
+from whisper_api.store.rows import KEY_COLUMNS, Key, key_of, key_values
 from whisper_api.store.tables import Tables
 
 __all__ = ["KeyTable"]
 
-_SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest FROM keys"
+_SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest, old_secrets FROM keys"
 
 
 class KeyTable(Tables):
@@ -28,9 +28,10 @@ class KeyTable(Tables):
                 "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
             ).fetchone()
             if existing is None:
+                values = key_values(key)
+                columns, marks = ", ".join(values), ", ".join("?" * len(values))
                 connection.execute(
-                    "INSERT INTO keys (key_id, name, role, created_at, revoked_at, digest) VALUES (?, ?, ?, ?, ?, ?)",
-                    (*(getattr(key, name) for name in KEY_COLUMNS), digest),
+                    f"INSERT INTO keys ({columns}, digest) VALUES ({marks}, ?)", (*values.values(), digest)
                 )
         return existing is None
 
