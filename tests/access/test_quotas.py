@@ -123,6 +123,16 @@ def test_a_recording_that_is_too_long_for_the_rest_is_refused_with_the_reason(se
     submit(service, owner=alice, audio_seconds=300.0)
 
 
+def test_a_keys_own_quota_wins(serve: Services) -> None:
+    service = serve(FakeExecutor(held=True), quota="1 job/day")
+    free, few, plain = (key_of(service, name) for name in ("free", "few", "plain"))
+    with service.store.database.write() as connection:
+        connection.execute("UPDATE keys SET quota = 'none' WHERE key_id = ?", (free,))
+        connection.execute("UPDATE keys SET quota = '2 jobs/month' WHERE key_id = ?", (few,))
+    assert (left(service, free), left(service, few), left(service, plain)) == ({}, {"jobs-month": 2}, {"jobs-day": 1})
+    assert [len(race(service, owner, 5)) for owner in (free, few, plain)] == [5, 2, 1]
+
+
 def test_days_and_months_begin_at_midnight_in_utc(store: JobStore, tmp_path: Path) -> None:
     alice = KeyRing(store).create("alice")[0].key_id
     now = 0.0

@@ -257,3 +257,20 @@ def test_a_full_server_is_a_temporary_reduced_capacity() -> None:
     full = problem_of(QueueFull("full", 30.0))
     assert full.kind is not None
     assert (full.status, full.kind.uri, full.policies) == (503, REDUCED_CAPACITY, ())
+
+
+@on_a_loop
+async def test_a_keys_own_limit_wins(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True, rate_limit="3/minute") as app:
+
+        async def statuses(name: str, rate: str | None) -> list[int]:
+            token = app.token(name)
+            with app.service.store.database.write() as connection:
+                connection.execute("UPDATE keys SET rate = ? WHERE name = ?", (rate, name))
+            async with app.client(token) as client:
+                return [(await client.get("/status")).status_code for _ in range(5)]
+
+        assert await statuses("free", "none") == [200] * 5
+        assert await statuses("more", "4/minute") == [200] * 4 + [429]
+        assert await statuses("less", "1/hour") == [200] + [429] * 4
+        assert await statuses("plain", None) == [200] * 3 + [429] * 2
