@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
+        AccessError,
         AudioTooLong,
         Busy,
         CallerLimit,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
         JobIsProcessing,
         JobNotFinished,
         JobNotFound,
+        KeyExpired,
+        KeyNotFound,
+        LastAdminKey,
         ModelCorrupt,
         ModelError,
         ModelUnavailable,
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
         RateLimited,
         RequestError,
         ResultGone,
+        ScopeMissing,
         SpeakerError,
         SpeakerExists,
         SpeakerLimit,
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus, Vocabulary
+    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -83,6 +89,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessError",
+    "AccessKey",
     "AsyncClient",
     "AudioTooLong",
     "Busy",
@@ -111,9 +119,15 @@ __all__ = [
     "JobNotFound",
     "JobResult",
     "JobStatus",
+    "KeyChange",
+    "KeyExpired",
+    "KeyNotFound",
+    "KeyWithSecret",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
+    "NewKey",
     "OutOfMemory",
     "PartialSegments",
     "Progress",
@@ -124,6 +138,7 @@ __all__ = [
     "RenderOptions",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "Segment",
     "Server",
     "Speaker",
@@ -152,6 +167,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NewKey": "whisper_api.key_values",
+    "KeyWithSecret": "whisper_api.key_values",
+    "KeyChange": "whisper_api.key_values",
+    "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
     "Client": "whisper_api.client",

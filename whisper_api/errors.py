@@ -32,6 +32,11 @@
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
+    ├── AccessError
+    │   ├── KeyNotFound            no valid key has this id
+    │   ├── KeyExpired             the key has expired, or a rotation has replaced its secret
+    │   ├── ScopeMissing           the scopes of the caller's key do not allow this
+    │   └── LastAdminKey           the last key that can manage keys would be lost
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
@@ -53,6 +58,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessError",
     "AudioTooLong",
     "Busy",
     "CallerLimit",
@@ -75,6 +81,9 @@ __all__ = [
     "JobIsProcessing",
     "JobNotFinished",
     "JobNotFound",
+    "KeyExpired",
+    "KeyNotFound",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
@@ -84,6 +93,7 @@ __all__ = [
     "RateLimited",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "SpeakerError",
     "SpeakerExists",
     "SpeakerLimit",
@@ -275,6 +285,26 @@ class SpeakerExists(SpeakerError):
 
 class SpeakerLimit(SpeakerError):
     """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
+
+
+class AccessError(WhisperApiError):
+    """A key cannot be used or changed in this way."""
+
+
+class KeyNotFound(AccessError):
+    """No valid key has this id."""
+
+
+class KeyExpired(AccessError):
+    """The key has expired, or a rotation has replaced its secret."""
+
+
+class ScopeMissing(AccessError):
+    """The scopes of the caller's key do not allow this."""
+
+
+class LastAdminKey(AccessError):
+    """The last key that can manage keys would be lost."""
 
 
 class VocabularyNotFound(WhisperApiError):

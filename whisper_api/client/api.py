@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
+from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
@@ -28,7 +29,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client:
+class Client(KeyMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:

@@ -13,6 +13,7 @@ from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
+from whisper_api.client.keys import AsyncKeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
@@ -30,7 +31,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient:
+class AsyncClient(AsyncKeyMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::

@@ -276,6 +276,18 @@ class Calls:
         response = yield from self._response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
+    def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
+        """Send a request with JSON, and return the value of the response.
+
+        Args:
+            method, path: parts of the request.
+            kind: type of the response's value.
+            value: the body; None for none.
+        """
+        headers = {} if value is None else {"Content-Type": "application/json"}
+        body = None if value is None else msgspec.json.encode(value)
+        return decoded((yield from self._response(Request(method, path, headers=headers, body=body))), kind)
+
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import (
     IdempotencyConflict,
@@ -76,11 +75,6 @@ class JobService(Lifecycle):
         except BaseException:
             store.close()
             raise
-
-    @property
-    def keys(self) -> KeyRing:
-        """The keys of callers, which are in the same database."""
-        return KeyRing(self.store)
 
     @property
     def speakers(self) -> KnownSpeakers:

@@ -34,6 +34,7 @@ from whisper_api.server.routes import (
     events,
     health,
     jobs,
+    keys,
     languages,
     metrics,
     openai,
@@ -72,6 +73,9 @@ NATIVE_ROUTES = {
     "/vocabularies/{name}": Resource(
         {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
     ),
+    "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
+    "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
+    "/admin/keys/{key_id}/rotate": Resource({"POST": keys.ROTATE}),
     "/usage": Resource({"GET": usage.OWN}),
     "/admin/usage": Resource({"GET": usage.ALL}),
     "/status": Resource({"GET": status.STATUS}),

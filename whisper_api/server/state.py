@@ -23,7 +23,17 @@ from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
+__all__ = [
+    "ServerState",
+    "blocking",
+    "caller_of",
+    "owner_of",
+    "sees_texts",
+    "state_in",
+    "state_of",
+    "thread_count",
+    "viewer_of",
+]
 
 T = TypeVar("T")
 
@@ -126,9 +136,18 @@ def caller_of(request: Request) -> str:
 
 
 def viewer_of(request: Request) -> str | None:
-    """The owner whose jobs the caller may see; None, for an admin and without authorization, sees all jobs."""
+    """The owner whose jobs the caller may see; None, for an admin and without authorization, sees all jobs.
+
+    An operator sees the states of all jobs, and only operations that show no text of a job take its key.
+    """
     key = request.scope["state"].get("key")
-    return None if key is None or key.role == "admin" else key.key_id
+    return None if key is None or key.role in ("admin", "operator") else key.key_id
+
+
+def sees_texts(request: Request) -> bool:
+    """Whether the caller may see the texts of jobs: all but an operator."""
+    key = request.scope["state"].get("key")
+    return key is None or key.role != "operator"
 
 
 async def blocking(pool: Executor | None, function: Callable[..., T], *args: object) -> T:

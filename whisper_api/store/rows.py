@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
+from whisper_api.key_values import KeyState, Role, Scope
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
 
@@ -23,8 +24,6 @@ __all__ = [
     "Key",
     "OldSecret",
     "Rates",
-    "Role",
-    "Scope",
     "job_of",
     "key_of",
     "key_values",
@@ -32,9 +31,6 @@ __all__ = [
     "text_of",
     "values_of",
 ]
-
-Role = Literal["user", "admin", "metrics", "operator"]
-Scope = Literal["transcribe", "read", "correct", "delete", "speakers", "vocabularies", "admin"]
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +141,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     rate: str | None = None
     quota: str | None = None
     old_secret_until: float | None = None
+
+    def state(self, now: float) -> KeyState:
+        """Whether the key is accepted at a time, in seconds since 1970."""
+        end = self.expires_at
+        if self.revoked_at is None:
+            return "active" if end is None or now < end else "expired"
+        return "expired" if end is not None and self.revoked_at >= end else "revoked"
 
 
 @dataclass(frozen=True)

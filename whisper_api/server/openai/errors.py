@@ -23,6 +23,7 @@ RETRIED_CODES = frozenset(("job_not_finished", "job_processing"))
 CODES = {
     "unknown_model": "model_not_found",
     "unauthorized": "invalid_api_key",
+    "key_expired": "invalid_api_key",
     "quota_exceeded": "insufficient_quota",
 }
 # Another attempt fails until the next day or month.

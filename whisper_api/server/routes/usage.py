@@ -11,7 +11,6 @@ from starlette.responses import Response
 from whisper_api.errors import InvalidOption, StorageError
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, owner_of, state_of
 from whisper_api.usage_records import Usage, usage_csv
 
@@ -52,7 +51,8 @@ ALL = Operation(
     all_keys,
     "Usage",
     (FOUND,),
-    refusals=(InvalidOption, StorageError, Problem(403, "forbidden_role", "The key has another role")),
+    refusals=(InvalidOption, StorageError),
     parameters=(SINCE, UNTIL, FORMAT, KEY),
     roles=("admin", "operator"),
+    scope="read",
 )
