@@ -260,6 +260,24 @@ def test_a_full_server_is_a_temporary_reduced_capacity() -> None:
 
 
 @on_a_loop
+async def test_a_running_server_takes_new_limits_and_forgets_no_request(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"rate_limit": "2/hour", "quota": "1 job/day"}
+    async with (
+        inside(tmp_path, enable_authorization=True, **settings) as app,
+        app.client(app.token("alice")) as client,
+    ):
+        await app.submit(client)
+        assert [(await client.get("/status")).status_code for _ in range(2)] == [200, 429]
+        new = config_in(tmp_path, rate_limit="5/hour", quota="2 jobs/day")
+        app.state.limits.configure(new)
+        app.service.usage.configure(new)
+        answer = await app.post(client)
+        assert answer.status_code == 202
+        left = fields(answer, "RateLimit")
+        assert (left["hour"]["r"], left["jobs-day"]["r"]) == (2, 0)
+
+
+@on_a_loop
 async def test_a_keys_own_limit_wins(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True, rate_limit="3/minute") as app:
 

@@ -43,8 +43,6 @@ class UsageLog:
 
     def __init__(self, store: JobStore, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.quotas = Quotas(store, config, clock)
-        self.records = config.usage_retention_days > 0
-        self._days = config.usage_retention_days
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
@@ -52,6 +50,17 @@ class UsageLog:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._pruned = ""
         self._periodic = Periodic("usage", self._flush_and_prune)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Use the quota and the retention of a configuration from now on.
+
+        Raises:
+            InvalidOption: the quota cannot be read.
+        """
+        self.quotas.configure(config)
+        self.records = config.usage_retention_days > 0
+        self._days = config.usage_retention_days
 
     def start(self) -> None:
         """Start the thread that writes counted requests and deletes what is too old."""
