@@ -120,6 +120,8 @@ def test_a_recording_that_is_too_long_for_the_rest_is_refused_with_the_reason(se
     assert "5 of the 10 minutes of this day are left, and the recording counts as 5.1" in str(refused.value)
     assert refused.value.policies == ("audio-day",)
     assert 0 < refused.value.retry_after <= 86400
+    with pytest.raises(QuotaExceeded, match="counts as 720 by its size, because its file does not state its length"):
+        submit(service, owner=alice, audio_seconds=None, audio_bytes=10**9)
     submit(service, owner=alice, audio_seconds=300.0)
 
 

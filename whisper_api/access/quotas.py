@@ -18,7 +18,7 @@ from whisper_api.access.ratelimit_fields import QUOTA_UNITS, Standing, quota_pol
 from whisper_api.config import Config
 from whisper_api.errors import QuotaExceeded
 from whisper_api.store.jobs import JobStore
-from whisper_api.store.rows import Key
+from whisper_api.store.rows import JobRequest, Key
 from whisper_api.store.usage import Allowance
 
 __all__ = ["Quotas", "charged_seconds"]
@@ -30,14 +30,17 @@ LEAST_BYTES_PER_SECOND = 2000
 _quotas = functools.lru_cache(maxsize=1024)(parse_quota)
 
 
-def charged_seconds(audio_seconds: float | None, audio_bytes: int) -> float:
+def charged_seconds(job: JobRequest, longest: float) -> float:
     """The length for which a job is charged when it is accepted.
 
     Args:
-        audio_seconds: length that the file states; None when it states none.
-        audio_bytes: size of the file.
+        job: the job.
+        longest: seconds that audio may last; 0 for any length.
     """
-    return audio_bytes / LEAST_BYTES_PER_SECOND if audio_seconds is None else audio_seconds
+    if job.audio_seconds is not None:
+        return job.audio_seconds
+    seconds = job.audio_bytes / LEAST_BYTES_PER_SECOND
+    return min(seconds, longest) if longest else seconds
 
 
 class Quotas:
@@ -113,12 +116,15 @@ class Quotas:
             )
         return tuple(found)
 
-    def exceeded(self, used: Sequence[tuple[Allowance, float]], audio_seconds: float = 0.0) -> QuotaExceeded:
+    def exceeded(
+        self, used: Sequence[tuple[Allowance, float]], audio_seconds: float = 0.0, *, stated: bool = True
+    ) -> QuotaExceeded:
         """The error for quotas without room.
 
         Args:
             used: each of these quotas, and how much of it is used.
-            audio_seconds: length of the recording that was refused.
+            audio_seconds: length for which the refused recording would be charged.
+            stated: whether its file states this length.
         """
         now = self._clock()
         sentences = []
@@ -133,6 +139,7 @@ class Quotas:
                 sentences.append(
                     f"{left} of the {_minutes(allowance.amount)} minutes of this {period} are left, and the recording "
                     f"counts as {_minutes(audio_seconds, math.ceil)}"
+                    + ("" if stated else " by its size, because its file does not state its length")
                 )
             else:
                 sentences.append(f"all {_minutes(allowance.amount)} minutes of this {period} are used")

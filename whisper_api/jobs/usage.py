@@ -61,6 +61,7 @@ class UsageLog:
         self.quotas.configure(config)
         self.records = config.usage_retention_days > 0
         self._days = config.usage_retention_days
+        self._longest = config.max_audio_seconds
 
     def start(self) -> None:
         """Start the thread that writes counted requests and deletes what is too old."""
@@ -91,7 +92,7 @@ class UsageLog:
         allowances = self.quotas.allowances(job.owner)
         if not self.records and not allowances:
             return None
-        return Charge(model_label(model), charged_seconds(job.audio_seconds, job.audio_bytes), allowances)
+        return Charge(model_label(model), charged_seconds(job, self._longest), allowances)
 
     def report(self, owner: str | None, since: date | None = None, until: date | None = None) -> Usage:
         """The usage of some days.
