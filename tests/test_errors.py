@@ -12,13 +12,14 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
 import pytest
 
 import whisper_api
-from whisper_api import errors, job_values, schema
+from whisper_api import errors, job_values, key_values, schema
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
 from whisper_api.server.responses.problems import QUOTA_EXCEEDED
@@ -232,6 +233,11 @@ def values() -> Iterator[object]:
         quotas=(QuotaUse(policy="jobs-day", unit="jobs", limit=2, remaining=1, reset_seconds=60),),
     )
     yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
+    key = key_values.AccessKey(key_id="0" * 8, name="a", role="user", state="active", created_at="2026-01-02T00:00:00Z")
+    yield key
+    yield key_values.KeyWithSecret(key=key, token="wk_secret")
+    yield key_values.NewKey(name="a", expires_at=datetime(2030, 1, 2, tzinfo=timezone.utc), scopes=("read",))
+    yield key_values.KeyChange(rate=None)
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})
     yield job_values.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})

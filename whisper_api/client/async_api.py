@@ -10,10 +10,10 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
-from whisper_api.client.keys import AsyncKeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError

@@ -280,7 +280,8 @@ class Calls:
         """Send a request with JSON, and return the value of the response.
 
         Args:
-            method, path: parts of the request.
+            method: method of the request.
+            path: path of the request.
             kind: type of the response's value.
             value: the body; None for none.
         """

@@ -1,4 +1,4 @@
-"""The methods of both clients that manage keys; they need a key with the role ``admin``."""
+"""The methods of the blocking client that manage keys; they need a key with the role ``admin``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from whisper_api.key_values import (
 )
 
 if TYPE_CHECKING:
-    from whisper_api.client.async_transport import AsyncTransport
     from whisper_api.client.calls import Calls
     from whisper_api.client.transport import Transport
 
-__all__ = ["AsyncKeyMethods", "KeyMethods"]
+__all__ = ["PATH", "KeyList", "KeyMethods", "key_path"]
 
 PATH = "/admin/keys"
 
 
-class _Keys(msgspec.Struct):
+class KeyList(msgspec.Struct):
+    """All keys of a server."""
+
     keys: tuple[AccessKey, ...]
 
 
@@ -38,7 +39,7 @@ class KeyMethods:
 
     def keys(self) -> tuple[AccessKey, ...]:
         """All keys, the oldest first, also those that have expired or were revoked."""
-        return self._transport.run(self._calls.value("GET", PATH, _Keys)).keys
+        return self._transport.run(self._calls.value("GET", PATH, KeyList)).keys
 
     def key(self, key_id: str) -> AccessKey:
         """A key.
@@ -49,7 +50,7 @@ class KeyMethods:
         Raises:
             KeyNotFound: no key has this id.
         """
-        return self._transport.run(self._calls.value("GET", _path(key_id), AccessKey))
+        return self._transport.run(self._calls.value("GET", key_path(key_id), AccessKey))
 
     def create_key(self, new: NewKey) -> KeyWithSecret:
         """Create a key.
@@ -80,7 +81,7 @@ class KeyMethods:
             LastAdminKey: no key could manage keys afterwards.
             ScopeMissing: the key can do more than the caller's, or would be able to.
         """
-        return self._transport.run(self._calls.value("PATCH", _path(key_id), AccessKey, change))
+        return self._transport.run(self._calls.value("PATCH", key_path(key_id), AccessKey, change))
 
     def rotate_key(self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> KeyWithSecret:
         """Give a valid key a new secret.
@@ -98,7 +99,7 @@ class KeyMethods:
             ScopeMissing: the key can do more than the caller's.
         """
         rotation = Rotation(grace_seconds=grace_seconds)
-        return self._transport.run(self._calls.value("POST", _path(key_id, "/rotate"), KeyWithSecret, rotation))
+        return self._transport.run(self._calls.value("POST", key_path(key_id, "/rotate"), KeyWithSecret, rotation))
 
     def revoke_key(self, key_id: str) -> AccessKey:
         """Revoke a key for good: its jobs are canceled, its known speakers and vocabularies are deleted.
@@ -110,77 +111,9 @@ class KeyMethods:
             KeyNotFound: no key has this id.
             LastAdminKey: no key could manage keys afterwards.
         """
-        return self._transport.run(self._calls.value("DELETE", _path(key_id), AccessKey))
+        return self._transport.run(self._calls.value("DELETE", key_path(key_id), AccessKey))
 
 
-class AsyncKeyMethods:
-    """The same as :class:`KeyMethods`, as coroutines."""
-
-    _calls: Calls
-    _transport: AsyncTransport
-
-    async def keys(self) -> tuple[AccessKey, ...]:
-        """All keys, as with :meth:`whisper_api.Client.keys`."""
-        return (await self._transport.run(self._calls.value("GET", PATH, _Keys))).keys
-
-    async def key(self, key_id: str) -> AccessKey:
-        """A key, as with :meth:`whisper_api.Client.key`.
-
-        Args:
-            key_id: id of the key.
-
-        Raises:
-            KeyNotFound: no key has this id.
-        """
-        return await self._transport.run(self._calls.value("GET", _path(key_id), AccessKey))
-
-    async def create_key(self, new: NewKey) -> KeyWithSecret:
-        """Create a key, as with :meth:`whisper_api.Client.create_key`.
-
-        Args:
-            new: name, role, expiry, scopes and limits.
-
-        Raises:
-            InvalidOption, ScopeMissing: as there.
-        """
-        return await self._transport.run(self._calls.value("POST", PATH, KeyWithSecret, new))
-
-    async def change_key(self, key_id: str, change: KeyChange) -> AccessKey:
-        """Change a valid key, as with :meth:`whisper_api.Client.change_key`.
-
-        Args:
-            key_id: id of the key.
-            change: the changes; what is not set stays as it is.
-
-        Raises:
-            KeyNotFound, InvalidOption, LastAdminKey, ScopeMissing: as there.
-        """
-        return await self._transport.run(self._calls.value("PATCH", _path(key_id), AccessKey, change))
-
-    async def rotate_key(self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> KeyWithSecret:
-        """Give a valid key a new secret, as with :meth:`whisper_api.Client.rotate_key`.
-
-        Args:
-            key_id: id of the key.
-            grace_seconds: seconds for which earlier secrets are still accepted; up to 30 days.
-
-        Raises:
-            KeyNotFound, LastAdminKey, ScopeMissing: as there.
-        """
-        rotation = Rotation(grace_seconds=grace_seconds)
-        return await self._transport.run(self._calls.value("POST", _path(key_id, "/rotate"), KeyWithSecret, rotation))
-
-    async def revoke_key(self, key_id: str) -> AccessKey:
-        """Revoke a key for good, as with :meth:`whisper_api.Client.revoke_key`.
-
-        Args:
-            key_id: id of the key.
-
-        Raises:
-            KeyNotFound, LastAdminKey: as there.
-        """
-        return await self._transport.run(self._calls.value("DELETE", _path(key_id), AccessKey))
-
-
-def _path(key_id: str, rest: str = "") -> str:
+def key_path(key_id: str, rest: str = "") -> str:
+    """The path of a key, and of what is under it."""
     return f"{PATH}/{quote(key_id, safe='')}{rest}"
