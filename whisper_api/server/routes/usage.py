@@ -54,5 +54,5 @@ ALL = Operation(
     refusals=(InvalidOption, StorageError),
     parameters=(SINCE, UNTIL, FORMAT, KEY),
     roles=("admin", "operator"),
-    scope="read",
+    scope="admin",
 )
