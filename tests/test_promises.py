@@ -33,6 +33,7 @@ from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -270,6 +271,18 @@ PROMISES = (
         r"docstring VoiceEmbedding\.",
         r"with length 1|from -1 to 1|of two voices",
         tests=("test_the_mean_has_length_one_and_leans_to_the_longer_recordings",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d+) hours by default, (\d+) days at most",
+        lambda: (DEFAULT_GRACE_SECONDS / 3600, MAX_GRACE_SECONDS / 86400),
+        ("test_a_rotation_prints_the_new_key_and_lists_how_long_the_old_one_lives", "test_a_grace_has_bounds"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"a grace of (\d+) seconds",
+        lambda: (constant("access", "LEAST_ADMIN_GRACE_SECONDS"),),
+        ("test_the_last_administrators_key_is_not_rotated_without_grace",),
     ),
     Promise(
         r"docs/api",

@@ -19,15 +19,17 @@ KeyState = Literal["active", "expired", "revoked"]
 DEFAULT_GRACE_SECONDS = 86400.0
 MAX_GRACE_SECONDS = 30 * 86400.0
 
-# msgspec reads the time zone's presence from the type.
-Moment = Annotated[datetime, Meta(tz=True)]
+Expiry = Annotated[Annotated[datetime, Meta(tz=True)] | None, Meta(examples=["2999-12-31T00:00:00Z"])]
+Scopes = Annotated[tuple[Scope, ...], Meta(examples=[["read"]])]
+RateText = Annotated[str | None, Meta(examples=["60/minute; 1000/day"])]
+QuotaText = Annotated[str | None, Meta(examples=["600 minutes/day; 1000 jobs/month"])]
 
 
 class AccessKey(Record, frozen=True, kw_only=True):
     """A key, without its secret.
 
     Attributes:
-        key_id: 8 hexadecimal digits; the public part of the key.
+        key_id: the public part of the key, in hexadecimal digits.
         name: name of the key, for people.
         role: ``user`` sees its own jobs, ``admin`` all jobs, ``operator`` the states of all jobs and none of their
             texts, ``metrics`` the metrics and nothing else.
@@ -76,21 +78,21 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key to create.
 
     Attributes:
-        name: 1 to 64 printable characters, different from the names of all other valid keys.
+        name: name for people, different from the names of all other valid keys.
         role: role of the key.
         expires_at: when the key expires; None for never.
         scopes: what the key may do of all that its role allows; empty for all of it.
-        rate: rate limits such as ``60/minute; 1000/day``; ``none`` for no limit, None for those of the configuration.
-        quota: quotas such as ``600 minutes/day; 1000 jobs/month``; ``none`` for none, None for those of the
+        rate: rate limits, with semicolons between; ``none`` for no limit, None for those of the configuration.
+        quota: quotas of audio and jobs, with semicolons between; ``none`` for no quota, None for those of the
             configuration.
     """
 
-    name: str
+    name: Annotated[str, Meta(examples=["app"])]
     role: Role = "user"
-    expires_at: Moment | None = None
-    scopes: tuple[Scope, ...] = ()
-    rate: str | None = None
-    quota: str | None = None
+    expires_at: Expiry = None
+    scopes: Scopes = ()
+    rate: RateText = None
+    quota: QuotaText = None
 
 
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,12 +102,12 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         name, role, expires_at, scopes, rate, quota: as of a new key.
     """
 
-    name: str | UnsetType = UNSET
-    role: Role | UnsetType = UNSET
-    expires_at: Moment | UnsetType | None = UNSET
-    scopes: tuple[Scope, ...] | UnsetType = UNSET
-    rate: str | UnsetType | None = UNSET
-    quota: str | UnsetType | None = UNSET
+    name: Annotated[str, Meta(examples=["web"])] | UnsetType = UNSET
+    role: Annotated[Role, Meta(examples=["user"])] | UnsetType = UNSET
+    expires_at: Expiry | UnsetType = UNSET
+    scopes: Scopes | UnsetType = UNSET
+    rate: RateText | UnsetType = UNSET
+    quota: QuotaText | UnsetType = UNSET
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):

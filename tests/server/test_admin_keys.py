@@ -65,7 +65,8 @@ async def test_a_key_is_managed_over_rest(tmp_path: Path) -> None:
         assert (await root.delete(path)).status_code == 200
         problem(await root.patch(path, json={"name": "x"}), 404, "key_not_found")
         problem(await root.get(f"{KEYS}/00000000"), 404, "key_not_found")
-        for body in ({}, {"name": "app", "role": "root"}, {"name": "app", "scopes": ["all"]}, []):
+        bodies: list[Any] = [{}, {"name": "app", "role": "root"}, {"name": "app", "scopes": ["all"]}, []]
+        for body in bodies:
             problem(await root.post(KEYS, json=body), 400, "invalid_input")
         for body in ({"name": " "}, {"name": "b", "rate": "fast"}, {"name": "b", "expires_at": "2001-01-01T00:00:00Z"}):
             problem(await root.post(KEYS, json=body), 400, "invalid_field")
