@@ -136,8 +136,7 @@ class JobService(Lifecycle):
             try:
                 job = self.store.add(submission.job(now), join_after=join_after, not_to_join=not_to_join, charge=charge)
             except OverQuota as full:
-                seconds, stated = charge.audio_seconds if charge else 0.0, submission.audio_seconds is not None
-                raise self.usage.quotas.exceeded(full.used, seconds, stated=stated) from None
+                raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})

@@ -11,11 +11,11 @@ from datetime import date, datetime, timedelta, timezone
 
 from whisper_api.access.quotas import Quotas, charged_seconds
 from whisper_api.config import Config
-from whisper_api.errors import InvalidOption, StorageError
+from whisper_api.errors import InvalidOption, QuotaExceeded, StorageError
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import JobRequest
-from whisper_api.store.usage import Charge, day_of
+from whisper_api.store.usage import Charge, OverQuota, day_of
 from whisper_api.usage_records import QuotaUse, Usage
 
 __all__ = ["UsageLog", "model_label"]
@@ -93,6 +93,16 @@ class UsageLog:
         if not self.records and not allowances:
             return None
         return Charge(model_label(model), charged_seconds(job, self._longest), allowances)
+
+    def refusal(self, full: OverQuota, job: JobRequest) -> QuotaExceeded:
+        """The error for a job that does not fit into the quotas of its key.
+
+        Args:
+            full: the quotas without room.
+            job: the job.
+        """
+        seconds = charged_seconds(job, self._longest)
+        return self.quotas.exceeded(full.used, seconds, stated=job.audio_seconds is not None)
 
     def report(self, owner: str | None, since: date | None = None, until: date | None = None) -> Usage:
         """The usage of some days.

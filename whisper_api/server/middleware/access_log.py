@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.access.ratelimit_fields import fields_of
 from whisper_api.logs import Repeats, current_request
-from whisper_api.server.middleware.auth import LIMITS, is_counted
+from whisper_api.server.limits import LIMITS
+from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 

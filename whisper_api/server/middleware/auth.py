@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
-from whisper_api.errors import KeyExpired, RateLimited
+from whisper_api.errors import KeyExpired
+from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST
 from whisper_api.server.responses.problems import Problem
@@ -24,7 +25,7 @@ from whisper_api.server.state import blocking, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
 from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["LIMITS", "OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted", "key_seconds"]
+__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted", "key_seconds"]
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ MAX_ORIGINS_LOGGED = 20
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
 METRICS_PATH = "/metrics"
-# Key of a request's state: the limits of its key, and what is left of them.
-LIMITS = "limits"
 # Clocks differ a little, so a request waits at least this long before it looks at its key again.
 SHORTEST_WAIT_SECONDS = 0.02
 AZURE_HEADER = "api-key"
@@ -58,7 +57,7 @@ class Authentication:
         if scope["type"] == "http" and not _is_open(scope):
             key = scope["state"]["key"] = await self._key(scope)
             if is_counted(scope):
-                _count(scope, key)
+                count_request(scope, key)
         await self.app(scope, receive, send)
 
     async def _key(self, scope: Scope) -> Key:
@@ -88,21 +87,6 @@ class Authentication:
 def is_counted(scope: Scope) -> bool:
     """Whether a request counts towards rate limits and usage: health checks, metrics and the page's files do not."""
     return not _is_open(scope) and _path_in(scope) != METRICS_PATH
-
-
-def _count(scope: Scope, key: Key) -> None:
-    """Count a request of a key with rate limits. The access log adds the limits to the response.
-
-    Raises:
-        RateLimited: the key has sent too many requests.
-    """
-    limits = state_in(scope).limits
-    if limits.rates_of(key):
-        try:
-            scope["state"][LIMITS] = list(limits.count(key))
-        except RateLimited:
-            scope["state"][LIMITS] = list(limits.standings(key))
-            raise
 
 
 def check_key(request: Request) -> None:

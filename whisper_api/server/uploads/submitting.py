@@ -29,7 +29,8 @@ from whisper_api.errors import (
 )
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
-from whisper_api.server.middleware.auth import LIMITS, check_key
+from whisper_api.server.limits import note_quotas
+from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
@@ -190,19 +191,10 @@ async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: Up
     try:
         submitter = await _receive_and_submit(request, read, rules)
     except QuotaExceeded:
-        await _note_quotas(request)
+        await note_quotas(request)
         raise
-    await _note_quotas(request)
+    await note_quotas(request)
     return submitter
-
-
-async def _note_quotas(request: Request) -> None:
-    """Let the response to a key with quotas say what is left of them."""
-    state, key = state_of(request), request.scope["state"].get("key")
-    quotas = state.service.usage.quotas
-    if key is not None and quotas.of_key(key):
-        left = await blocking(state.reads, quotas.standings, key.key_id)
-        request.scope["state"].setdefault(LIMITS, []).extend(left)
 
 
 async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
