@@ -115,7 +115,7 @@ class KeyTable(Tables):
             columns = ", ".join(f"{name} = ?" for name in values)
             connection.execute(f"UPDATE keys SET {columns} WHERE key_id = ?", (*values.values(), key_id))
             if changed.revoked_at is not None:
-                connection.execute("DELETE FROM speakers WHERE owner = ?", (key_id,))
+                _delete_belongings(connection, key_id)
         found = self.key(key_id)
         return None if found is None else found[0]
 
@@ -157,7 +157,13 @@ class KeyTable(Tables):
 
 
 def _expire(connection: sqlite3.Connection, now: float) -> None:
-    """Revoke the keys that have expired, and delete their known speakers, whose voices no other key may use."""
-    expired = "revoked_at IS NULL AND expires_at <= ?"
-    connection.execute(f"DELETE FROM speakers WHERE owner IN (SELECT key_id FROM keys WHERE {expired})", (now,))
-    connection.execute(f"UPDATE keys SET revoked_at = expires_at WHERE {expired}", (now,))
+    """Revoke the keys that have expired."""
+    expired = connection.execute("SELECT key_id FROM keys WHERE revoked_at IS NULL AND expires_at <= ?", (now,))
+    for (key_id,) in expired.fetchall():
+        connection.execute("UPDATE keys SET revoked_at = expires_at WHERE key_id = ?", (key_id,))
+        _delete_belongings(connection, key_id)
+
+
+def _delete_belongings(connection: sqlite3.Connection, key_id: str) -> None:
+    """Delete what belongs to a key that has ended, and no other key may use: its known speakers."""
+    connection.execute("DELETE FROM speakers WHERE owner = ?", (key_id,))

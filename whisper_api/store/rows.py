@@ -173,6 +173,10 @@ JOB_COLUMNS = tuple(
     # ``has_result`` is read from the table of transcripts, so that the two cannot disagree.
     if name != "has_result" and name not in _TEXT_FIELDS
 )
+# An empty list in JSON.
+EMPTY = "[]"
+_SCOPES = msgspec.json.Decoder(tuple[Scope, ...])
+_OLD_SECRETS = msgspec.json.Decoder(tuple[OldSecret, ...])
 # ``old_secret_until`` is read from the secrets that rotations have replaced.
 KEY_COLUMNS = tuple(name for name in Key.__struct_fields__ if name != "old_secret_until")
 
@@ -229,10 +233,13 @@ def key_values(key: Key) -> dict[str, Any]:
 def key_of(row: sqlite3.Row) -> Key:
     """The key of a row with the :data:`KEY_COLUMNS` and ``old_secrets``."""
     values = {name: row[name] for name in KEY_COLUMNS}
-    values["scopes"] = msgspec.json.decode(row["scopes"], type=tuple[Scope, ...])
+    # Every request reads its key, and most keys have neither scopes nor old secrets.
+    scopes = values["scopes"]
+    values["scopes"] = () if scopes == EMPTY else _SCOPES.decode(scopes)
     return Key(**values, old_secret_until=max((each.valid_until for each in old_secrets_of(row)), default=None))
 
 
 def old_secrets_of(row: sqlite3.Row) -> tuple[OldSecret, ...]:
     """The secrets of a key that rotations have replaced."""
-    return msgspec.json.decode(row["old_secrets"], type=tuple[OldSecret, ...])
+    text = row["old_secrets"]
+    return () if text == EMPTY else _OLD_SECRETS.decode(text)
