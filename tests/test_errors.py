@@ -23,7 +23,10 @@ from whisper_api import errors, job_values, key_values, schema
 from whisper_api.audit_records import AuditRecord
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
+from whisper_api.server.responses.problems import QUOTA_EXCEEDED
 from whisper_api.store.rows import Job
+from whisper_api.store.usage import Allowance
+from whisper_api.usage_records import QuotaUse, Usage, UsageRow
 from whisper_api.voices import Speaker, VoiceEmbedding, VoiceSample
 
 
@@ -78,6 +81,9 @@ def argument(parameter: inspect.Parameter, number: int) -> Any:
         "str | None": f"text of {parameter.name}",
         "Mapping[str, str] | None": {"Retry-After": str(number)},
         "tuple[FileOutcome, ...] | None": (),
+        "tuple[str, ...]": (f"text of {parameter.name}",),
+        "ProblemType | None": QUOTA_EXCEEDED,
+        "Sequence[tuple[Allowance, float]]": [(Allowance("jobs-day", "jobs", 1, "2026-01-02"), 1.0)],
         "Exception": OSError("the disk is gone"),
         "WhisperApiError": errors.OutOfMemory(f"text of {parameter.name}"),
         "Job": Job(
@@ -214,6 +220,19 @@ def values() -> Iterator[object]:
         Config(port=0, hf_token="secret"),
     )
     yield schema.Progress(0.5, "asr")
+    row = UsageRow(
+        day="2026-01-02", key_id="k", model="base", requests=1, jobs=1, audio_seconds=1.0, compute_seconds=0.5
+    )
+    yield Usage(
+        since="2026-01-01",
+        until="2026-01-02",
+        rows=(row,),
+        requests=1,
+        jobs=1,
+        audio_seconds=1.0,
+        compute_seconds=0.5,
+        quotas=(QuotaUse(policy="jobs-day", unit="jobs", limit=2, remaining=1, reset_seconds=60),),
+    )
     yield AuditRecord(time=datetime.now(timezone.utc), action="job.read", actor="key", target="j", status=200)
     yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
     key = key_values.AccessKey(key_id="0" * 8, name="a", role="user", state="active", created_at="2026-01-02T00:00:00Z")

@@ -556,7 +556,35 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at (\d+) kbit/s",
+        lambda: (8 * constant("access", "LEAST_BYTES_PER_SECOND") / 1000,),
+        ("test_what_is_given_back_and_what_is_not",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"the requests of up to (\d+) seconds",
+        lambda: (constant("jobs", "FLUSH_SECONDS"),),
+        ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
+    ),
+    Promise(
+        r"docstring Client\.usage",
+        r"at most (\d+) days before",
+        lambda: (constant("jobs", "MAX_DAYS") - 1,),
+        ("test_days_are_checked",),
+    ),
     # Settings and the flags that repeat them
+    Promise(
+        r"setting WHISPER_(RATE_LIMIT|QUOTA|AUTH_FAILURE_LIMIT)",
+        r"as in \d+/minute; \d+/day|as in \d+ minutes/day; \d+ jobs/month|as in \d+/minute",
+        tests=("test_rates_are_read", "test_quotas_are_read"),
+    ),
+    Promise(
+        r"setting WHISPER_USAGE_RETENTION_DAYS",
+        r"0 = none is recorded",
+        tests=("test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded",),
+    ),
     Promise(
         r"help|setting WHISPER_API_PORT|docstring Server",
         r"0 = any free one|port 0 any free one",

@@ -42,6 +42,8 @@
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
+    │   ├── RateLimited            the caller has sent too many requests
+    │   │   └── QuotaExceeded      the caller has used up a quota of audio or jobs
     │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk
@@ -88,6 +90,8 @@ __all__ = [
     "ModelUnavailable",
     "OutOfMemory",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "RequestError",
     "ResultGone",
     "ScopeMissing",
@@ -332,6 +336,24 @@ class QueueFull(Busy):
 
 class CallerLimit(Busy):
     """The caller has too many unfinished jobs."""
+
+
+class RateLimited(Busy):
+    """The caller has sent too many requests.
+
+    Args:
+        message: the reason.
+        retry_after: seconds to wait before the next attempt.
+        policies: names of the limits, as in the field ``RateLimit-Policy`` of responses.
+    """
+
+    def __init__(self, message: str, retry_after: float, policies: tuple[str, ...] = ()) -> None:
+        super().__init__(message, retry_after)
+        self.policies = policies
+
+
+class QuotaExceeded(RateLimited):
+    """The caller has used up a quota of audio or jobs, or the recording is longer than what is left of it."""
 
 
 class Draining(Busy):

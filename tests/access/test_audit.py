@@ -51,7 +51,7 @@ def start(counted: CountedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[St
     monkeypatch.setattr(audit, "RETRY_SECONDS", 0.05)
     trails: list[AuditTrail] = []
 
-    def begin(*, days: float = 90.0) -> AuditTrail:
+    def begin(*, days: int = 90) -> AuditTrail:
         trails.append(AuditTrail(counted, Config(audit_retention_days=days)))
         trails[-1].start()
         return trails[-1]
@@ -146,7 +146,7 @@ def test_zero_days_record_nothing_and_old_entries_go(counted: CountedStore, star
     kept = start()
     until(lambda: len(list(counted.audit_records())) == 2)
     kept.close()
-    trail = start(days=0.0)
+    trail = start(days=0)
     trail.add(entry())
     trail.write(entry())
     trail.refused("192.0.2.1")

@@ -36,6 +36,8 @@ NOT_RECORDED = {
     "/assets/{name}",
     "/transcription/{job_id}",
     "/transcriptions",
+    "/usage",
+    "/admin/usage",
     "/admin/keys",
     "/admin/keys/{key_id}",
     "/status",
@@ -335,7 +337,7 @@ async def test_a_deletion_is_on_the_disk_before_its_answer(tmp_path: Path, monke
 
 @on_a_loop
 async def test_without_a_retention_nothing_is_recorded(tmp_path: Path) -> None:
-    async with inside(tmp_path, audit_retention_days=0.0) as app, app.client() as client:
+    async with inside(tmp_path, audit_retention_days=0) as app, app.client() as client:
         job_id = await app.submit(client)
         await client.delete(f"/transcription/{job_id}?force=true")
         assert (await client.get("/admin/audit")).json() == {"records": [], "next": None}

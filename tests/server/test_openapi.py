@@ -280,7 +280,7 @@ def test_an_operation_has_the_texts_of_its_declaration() -> None:
     assert told["parameters"][0]["required"] is True
     assert told["parameters"][1]["schema"] == {"type": "integer", "maximum": 9, "default": 3}
     assert told["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/FormFields"}
-    assert list(told["responses"]) == ["200", "400", "401", "403", "409", "413", "415", "422", "500", "503"]
+    assert list(told["responses"]) == ["200", "400", "401", "403", "409", "413", "415", "422", "429", "500", "503"]
     done = told["responses"]["200"]
     assert done["content"]["text/plain"]["schema"] == {"type": "string"}
     assert done["headers"]["Location"]["description"] == "Where"

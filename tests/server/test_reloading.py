@@ -109,9 +109,12 @@ def another(setting: Any) -> object:
     others: dict[str, object] = {
         "ALLOWED_ORIGINS": "https://app.example",
         "URL_PRIVATE_HOSTS": "files.example",
+        "WHISPER_AUTH_FAILURE_LIMIT": "5/minute",
         "WHISPER_LOG_LEVEL": "error",
         "WHISPER_MODEL_DOWNLOADS": "nobody",
         "WHISPER_OUTPUT_FORMAT": "srt",
+        "WHISPER_QUOTA": "5 jobs/day",
+        "WHISPER_RATE_LIMIT": "5/minute",
     }
     return others.get(setting.key, not setting.default if isinstance(setting.default, bool) else 7)
 
@@ -129,6 +132,10 @@ async def test_every_reloadable_value_reaches_the_part_that_holds_it(tmp_path: P
         "service._retention.grace_seconds",
         "service._watch.stall_seconds",
         "service.audit._days",
+        "service.usage._days",
+        "service.usage.quotas._default",
+        "state.limits._default",
+        "state.limits._failure_rates",
         "service.speakers._most",
         "state.key_uploads._most",
         "state.address_uploads._most",

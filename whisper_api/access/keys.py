@@ -33,7 +33,7 @@ from whisper_api.store.jobs import JobStore
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
 
-__all__ = ["ROLES", "SCOPES", "Key", "KeyRing", "Role", "Scope", "access_key"]
+__all__ = ["ROLES", "SCOPES", "Key", "KeyRing", "Role", "Scope", "access_key", "key_id_in"]
 
 log = logging.getLogger("whisper_api.access")
 
@@ -380,6 +380,12 @@ def _check_future(expires_at: float | None, now: float) -> None:
 
 def _time(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
+
+
+def key_id_in(token: str) -> str:
+    """The id of the key that a token names; empty when it names none."""
+    match = _TOKEN.fullmatch(token)
+    return match[1] if match else ""
 
 
 def _digest(secret: str) -> bytes:

@@ -17,6 +17,9 @@ Period = Literal["day", "month"]
 # The text of a key that has no limit, whatever the configuration's default is.
 NO_LIMIT = "none"
 MAX_AMOUNT = 10**9
+# The time of each request of a window is in memory.
+MAX_REQUESTS = 100_000
+MAX_WINDOW_SECONDS = 31 * 86400
 MAX_LIMITS = 8
 UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE_HELP = "60/minute; 1000/day (the units are second, minute, hour and day), or none for no limit"
@@ -69,8 +72,10 @@ def parse_rate(text: str) -> tuple[Rate, ...]:
         match = _RATE.fullmatch(item)
         if match is None:
             raise InvalidOption("rate", f"{item!r} is not a rate limit; expected something like {RATE_HELP}")
-        seconds = int(match[2] or 1) * UNIT_SECONDS[match[3].lower()]
-        limits.append(Rate(_amount("rate", match[1]), _amount("rate", str(seconds))))
+        seconds = _amount("rate", match[2] or "1") * UNIT_SECONDS[match[3].lower()]
+        if seconds > MAX_WINDOW_SECONDS:
+            raise InvalidOption("rate", f"the window of {item!r} is too long; expected at most 31 days, or a quota")
+        limits.append(Rate(_amount("rate", match[1], MAX_REQUESTS), seconds))
     _check_distinct("rate", [limit.seconds for limit in limits], "window")
     return tuple(sorted(limits, key=lambda limit: limit.seconds))
 
@@ -103,10 +108,10 @@ def _items(text: str) -> list[str]:
     return [item for each in text.split(";") if (item := each.strip())]
 
 
-def _amount(field: str, digits: str) -> int:
-    amount = int(digits) if len(digits) <= len(str(MAX_AMOUNT)) else MAX_AMOUNT + 1
-    if not 1 <= amount <= MAX_AMOUNT:
-        raise InvalidOption(field, f"expected amounts from 1 to {MAX_AMOUNT}; a key that may do nothing is revoked")
+def _amount(field: str, digits: str, most: int = MAX_AMOUNT) -> int:
+    amount = int(digits) if len(digits) <= len(str(most)) else most + 1
+    if not 1 <= amount <= most:
+        raise InvalidOption(field, f"expected amounts from 1 to {most}; to let a key do nothing, revoke it")
     return amount
 
 

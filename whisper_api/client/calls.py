@@ -11,7 +11,7 @@ import base64
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -23,6 +23,7 @@ from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
@@ -256,6 +257,20 @@ class Calls:
     def delete_vocabulary(self, name: str) -> Steps[None]:
         """Delete a vocabulary."""
         yield from self._response(Request("DELETE", _vocabulary_path(name)))
+
+    def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
+        """What the caller's key, or all keys, have used.
+
+        Args:
+            path: ``/usage`` or ``/admin/usage``.
+            since: the first day.
+            until: the last day.
+            key_id: id of the key among all keys.
+        """
+        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
+        params = {**days, **({} if key_id is None else {"key": key_id})}
+        response = yield from self._response(Request("GET", path, params=params))
+        return decoded(response, Usage)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.

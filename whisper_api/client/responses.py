@@ -67,6 +67,8 @@ FOR_NOW: dict[str, type[errors.Busy]] = {
     "queue_full": errors.QueueFull,
     "draining": errors.Draining,
     "caller_limit": errors.CallerLimit,
+    "rate_limit_exceeded": errors.RateLimited,
+    "quota_exceeded": errors.QuotaExceeded,
 }
 
 

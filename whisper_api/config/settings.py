@@ -28,7 +28,7 @@ KeepAlive = Annotated[int, Meta(ge=-1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
-DaysOrZero = Annotated[float, Meta(ge=0, le=36_500)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
 ModelAliases = Annotated[
@@ -63,13 +63,17 @@ RELOADABLE = frozenset(
         "URL_FETCH_TIMEOUT_SECONDS",
         "URL_PRIVATE_HOSTS",
         "WHISPER_AUDIT_RETENTION_DAYS",
+        "WHISPER_AUTH_FAILURE_LIMIT",
         "WHISPER_JOB_RETENTION_HOURS",
         "WHISPER_LOG_LEVEL",
         "WHISPER_MODEL_DOWNLOADS",
         "WHISPER_OUTPUT_FORMAT",
+        "WHISPER_QUOTA",
+        "WHISPER_RATE_LIMIT",
         "WHISPER_RESULT_GRACE_SECONDS",
         "WHISPER_SHUTDOWN_GRACE_SECONDS",
         "WHISPER_STALL_SECONDS",
+        "WHISPER_USAGE_RETENTION_DAYS",
     }
 )
 
@@ -151,7 +155,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "WHISPER_RESULT_GRACE_SECONDS", 300
     )
     audit_retention_days: Annotated[
-        DaysOrZero, _is("days until an entry of the audit trail is removed; 0 = keep no trail")
+        Days, _is("days until an entry of the audit trail is removed; 0 = keep no trail")
     ] = _key("WHISPER_AUDIT_RETENTION_DAYS", 90)
     max_file_size: Annotated[Count, _is("bytes an upload may have")] = _key("MAX_FILE_SIZE", 536870912)
     max_audio_seconds: Annotated[SecondsOrZero, _is("seconds audio may last, 12 hours as shipped; 0 = any length")] = (
@@ -180,6 +184,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_uploads_per_address: Annotated[
         CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
     ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
+    rate_limit: Annotated[
+        str | None, _is("requests that a key may send, as in 60/minute; 1000/day; a key's own limit wins")
+    ] = _key("WHISPER_RATE_LIMIT", None)
+    quota: Annotated[
+        str | None, _is("audio and jobs that a key may have, as in 600 minutes/day; 1000 jobs/month; a key's own wins")
+    ] = _key("WHISPER_QUOTA", None)
+    auth_failure_limit: Annotated[
+        str | None, _is("requests with wrong keys from one network address, as in 60/minute; none = any number")
+    ] = _key("WHISPER_AUTH_FAILURE_LIMIT", "60/minute")
+    usage_retention_days: Annotated[
+        Days, _is("days that the usage of keys is kept; 0 = none is recorded, but what quotas need")
+    ] = _key("WHISPER_USAGE_RETENTION_DAYS", 400)
     min_upload_bytes_per_second: Annotated[
         CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
     ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)

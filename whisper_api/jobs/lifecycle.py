@@ -25,6 +25,7 @@ from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.usage import UsageLog
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -59,6 +60,7 @@ class Lifecycle:
         audit: the audit trail, for those who let callers in.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -99,6 +101,7 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -153,6 +156,7 @@ class Lifecycle:
             self.audit.start()
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
             self._key_uses.start(KEY_USES_SECONDS)
             self._watch.start()
             self._preload.start()
@@ -229,6 +233,7 @@ class Lifecycle:
             self._key_uses.close()
             self.keys.write_uses()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
@@ -280,6 +285,7 @@ class Lifecycle:
         self._retention.retention_seconds = config.job_retention_hours * 3600
         self._retention.grace_seconds = config.result_grace_seconds
         self._watch.stall_seconds = config.stall_seconds
+        self.usage.configure(config)
         self.audit.take_settings(config)
 
     def _state(self) -> ServiceState:

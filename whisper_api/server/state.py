@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 from starlette.types import Scope
 
+from whisper_api.access.request_limits import RequestLimits
 from whisper_api.config import Config, with_new_values
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
@@ -63,6 +64,7 @@ class ServerState:
         draining: set when the server begins to stop; status requests that wait for a change end then.
         stopped: set when no job runs any more; all other waiting requests end then.
         started: when the server started, by ``time.monotonic``.
+        limits: the rate limits of the keys.
         waiters: the open synchronous requests, whose jobs are canceled when the client goes away.
         key_uploads, address_uploads: limit the unfinished uploads of one key and of one address.
         form_bytes: limits the bytes on the disk of one caller's unfinished forms with several files.
@@ -85,6 +87,7 @@ class ServerState:
         self.stopped = asyncio.Event()
         self.started = time.monotonic()
         self.waiters = Waiters(service)
+        self.limits = RequestLimits(config)
         self.key_uploads = Turns(config.max_uploads_per_key)
         self.address_uploads = Turns(config.max_uploads_per_address)
         # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
@@ -97,6 +100,7 @@ class ServerState:
     def take_settings(self, config: Config) -> None:
         """Use the new values of a configuration. Runs on the event loop."""
         self.config = config = with_new_values(self.config, config)
+        self.limits.configure(config)
         self.key_uploads.resize(config.max_uploads_per_key)
         self.address_uploads.resize(config.max_uploads_per_address)
         self.form_bytes.most = config.max_uploads_per_key * config.max_file_size

@@ -216,6 +216,31 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE keys ADD COLUMN old_secrets TEXT NOT NULL DEFAULT '[]'",
     ),
     (
+        # Counts only, so that they may stay when a job is deleted.
+        """
+        CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            audio_seconds REAL NOT NULL,
+            compute_seconds REAL NOT NULL,
+            PRIMARY KEY (owner, day, model)
+        ) WITHOUT ROWID
+        """,
+        # What unfinished jobs were charged.
+        """
+        CREATE TABLE charges (
+            job_id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            audio_seconds REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
         # ``audit.py`` says what the triggers are for. The id of an entry is never used again (AUTOINCREMENT).
         """
         CREATE TABLE audit (

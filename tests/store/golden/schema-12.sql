@@ -1,20 +1,13 @@
 BEGIN TRANSACTION;
-CREATE TABLE audit (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            time REAL NOT NULL,
-            action TEXT NOT NULL,
-            actor TEXT NOT NULL,
-            key_id TEXT,
-            name TEXT,
-            role TEXT,
-            target TEXT,
-            address TEXT,
-            request_id TEXT,
-            status INTEGER,
-            error TEXT,
-            count INTEGER NOT NULL
-        );
-INSERT INTO "audit" VALUES(1,1700000011.0,'job.read','key','aaaaaaaa','golden user','user','11111111-1111-4111-8111-111111111111','192.0.2.1','golden request',200,NULL,1);
+CREATE TABLE charges (
+            job_id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            audio_seconds REAL NOT NULL
+        ) WITHOUT ROWID
+        ;
+INSERT INTO "charges" VALUES('golden','golden','golden','golden',1.0);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO "facts" VALUES('written','1700000000.0');
 CREATE TABLE job_metadata (
@@ -99,6 +92,18 @@ CREATE TABLE transcripts (
             content BLOB NOT NULL
         , corrections BLOB);
 INSERT INTO "transcripts" VALUES(1,CAST(printf('%4096s', '') || '{"language":"en","duration":1.0,"segments":[{"id":0,"start":0.0,"end":1.0,"text":" golden text"}],"model":"base","options":{"language":"en"}}' AS BLOB),X'7B22776F726473223A5B7B227365676D656E74223A302C2274657874223A22676F6C64656E20636F7272656374696F6E227D5D2C22737065616B657273223A7B7D7D');
+CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            audio_seconds REAL NOT NULL,
+            compute_seconds REAL NOT NULL,
+            PRIMARY KEY (owner, day, model)
+        ) WITHOUT ROWID
+        ;
+INSERT INTO "usage" VALUES('golden','golden','golden',1,1,1.0,1.0);
 CREATE TABLE vocabularies (
             owner TEXT NOT NULL,
             name TEXT NOT NULL,
@@ -115,17 +120,7 @@ CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idemp
 CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL;
 CREATE INDEX metadata_by_job ON job_metadata (seq);
 CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL;
-CREATE INDEX audit_by_time ON audit (time);
-CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
-        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not changed'); END;
-CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
-        WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
-        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not replaced'); END;
-CREATE TRIGGER audit_loses_only_its_oldest BEFORE DELETE ON audit
-        WHEN OLD.time > CAST(strftime('%s', 'now') AS REAL) - 86400 OR EXISTS (SELECT 1 FROM audit WHERE seq < OLD.seq)
-        BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END;
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('jobs',4);
-INSERT INTO "sqlite_sequence" VALUES('audit',1);
 COMMIT;
 PRAGMA user_version=12;

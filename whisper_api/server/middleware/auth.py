@@ -13,16 +13,19 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
 from whisper_api.errors import KeyExpired
+from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
+from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "key_seconds"]
+__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted", "key_seconds"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ MAX_ORIGINS_LOGGED = 20
 # reveals anything about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
+METRICS_PATH = "/metrics"
 # Clocks differ a little, so a request waits at least this long before it looks at its key again.
 SHORTEST_WAIT_SECONDS = 0.02
 AZURE_HEADER = "api-key"
@@ -52,14 +56,16 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope):
             try:
-                scope["state"]["key"] = await self._key(scope)
+                key = scope["state"]["key"] = await self._key(scope)
             except Problem as problem:
                 if problem.status == 401:
                     state_in(scope).service.audit.refused(client_address(scope))
                 raise
+            if is_counted(scope):
+                count_request(scope, key)
         await self.app(scope, receive, send)
 
-    async def _key(self, scope: Scope) -> object:
+    async def _key(self, scope: Scope) -> Key:
         token = _token_of(scope)
         if not token:
             raise Problem(
@@ -69,13 +75,23 @@ class Authentication:
                 {"WWW-Authenticate": CHALLENGE},
             )
         state = state_in(scope)
+        limits = state.limits
+        if limits.has_failures:
+            limits.check_attempt(client_network(scope), key_id_in(token))
         try:
             key = await blocking(state.reads, state.keys.verify, token)
         except KeyExpired as error:
             raise _expired(error) from None
         if key is None:
+            limits.note_failure(client_network(scope))
             raise _refused()
+        limits.note_success(key.key_id)
         return key
+
+
+def is_counted(scope: Scope) -> bool:
+    """Whether a request counts towards rate limits and usage: health checks, metrics and the page's files do not."""
+    return not _is_open(scope) and _path_in(scope) != METRICS_PATH
 
 
 def check_key(request: Request) -> None:

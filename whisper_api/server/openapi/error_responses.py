@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Busy, Draining, JobNotFinished, KeyExpired, ScopeMissing, StorageError
+from whisper_api.errors import Busy, Draining, JobNotFinished, KeyExpired, RateLimited, ScopeMissing, StorageError
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.docstrings import described
 from whisper_api.server.operations import Cause, Operation
@@ -84,9 +84,9 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
 
 
 def _of_keys(operation: Operation) -> list[Cause]:
-    """The refusals of keys that the operation does not take."""
+    """The refusals of keys that the operation does not take, or that send too many requests."""
     scope: list[Cause] = [ScopeMissing] if operation.scope else []
-    return [401, KeyExpired, WRONG_ROLE, *scope]
+    return [401, KeyExpired, WRONG_ROLE, RateLimited, *scope]
 
 
 def _meaning(cause: Cause, *, openai: bool) -> tuple[int, str]:
