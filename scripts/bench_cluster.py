@@ -196,7 +196,7 @@ def drawing(figures: list[dict[str, float]]) -> str:
     most = max(each["engines"] for each in figures)
     one = figures[0]["audio_seconds_per_second"] / figures[0]["engines"]
     top = one * most * 1.1
-    slowest = max(each["short_p99_seconds"] for each in figures) * 2.5
+    slowest = max(each["short_p99_seconds"] for each in figures) * 2.5 or 1.0
 
     def x(engines: float) -> float:
         return left + (width - 2 * left) * engines / most

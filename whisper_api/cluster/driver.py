@@ -39,6 +39,8 @@ __all__ = ["main"]
 NAMESPACE = "whisper-api"
 # Ray itself retries for minutes before it says that nothing answers.
 PROBE_SECONDS = 3.0
+JOIN_SECONDS = 6.0
+WAITING = "The cluster has not let the front join yet: the token (RAY_AUTH_TOKEN) and Ray's version must be the same."
 ASK_SECONDS = 15.0
 # Downloads take as long as they take; they end by themselves when nothing arrives.
 LONG = frozenset(("download_model", "enroll"))
@@ -82,9 +84,15 @@ def _join(setup: Setup, front: Front) -> Keeper:
             "object_store_memory": LOCAL_STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
         }
+    waiting = threading.Timer(
+        JOIN_SECONDS, front.send, (0, STATE, msgspec.msgpack.encode(ClusterState(reason=WAITING)))
+    )
+    waiting.daemon = True
+    waiting.start()
     ray.init(
         address=setup.address or "local", namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **local
     )
+    waiting.cancel()
     check_nodes(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
     keeper = Keeper(setup, lambda state: front.send(0, STATE, msgspec.msgpack.encode(state)))
     keeper.start()

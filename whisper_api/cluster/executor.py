@@ -117,9 +117,7 @@ class RayExecutor:
     def engines(self) -> EngineCount:
         """The engines that take jobs, and how many are wanted."""
         state = self._now()
-        return EngineCount(
-            running=_ready(state), wanted=max(state.wanted, self._workers), reason=state.reason if state else ""
-        )
+        return EngineCount(running=_ready(state), wanted=max(state.wanted, self._workers), reason=state.reason)
 
     def on_engines(self, callback: Callable[[int], None]) -> None:
         """Call the function with 0, and again as engines come and go."""

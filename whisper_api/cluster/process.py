@@ -193,13 +193,15 @@ class DriverProcess:
         finally:
             with self._lock:
                 self._connection = None
-                calls = list(self._calls.values())
             connection.close()
+            # A driver that could not join has said why.
+            reason = last.reason if not last.connected else ""
+            self._on_state(ClusterState(reason=reason or LOST_CLUSTER, wanted=last.wanted))
+            # Last, so that a job that waits for the cluster does not find the old state.
+            with self._lock:
+                calls = list(self._calls.values())
             for each in calls:
                 each.put(GONE, b"")
-        # A driver that could not join has said why.
-        reason = last.reason if not last.connected else ""
-        self._on_state(ClusterState(reason=reason or LOST_CLUSTER, wanted=last.wanted))
         _end(process)
 
 
