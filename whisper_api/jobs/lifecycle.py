@@ -22,10 +22,11 @@ from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.traces import fail_trace
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
-from whisper_api.telemetry import Metrics, ServiceState
+from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
@@ -46,11 +47,13 @@ class Lifecycle:
         executor: runs the jobs. Closed with the service.
         preload_retry_seconds: pauses after each failed attempt to get the executor ready; the last one repeats.
         write_retry_seconds: pause between two attempts to write to a database that cannot be written.
+        tracing: the traces, closed with the service; None for those that the environment configures.
 
     Attributes:
         store: the job database.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        tracing: the traces of both.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -63,8 +66,10 @@ class Lifecycle:
         *,
         preload_retry_seconds: Sequence[float] = RETRY_SECONDS,
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
         self.store = store
+        self.tracing = start_tracing() if tracing is None else tracing
         self.hangs = False
         self.fault: DeviceLost | None = None
         self._fault_lock = threading.Lock()
@@ -98,6 +103,7 @@ class Lifecycle:
             events=self.events,
             estimates=self._estimates,
             metrics=self.metrics,
+            tracing=self.tracing,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
             on_device_lost=self._lose_device,
@@ -210,6 +216,7 @@ class Lifecycle:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
             self.store.close()
+            self.tracing.close()
 
     def health(self) -> Health:
         """Whether the service runs jobs, and the reason when it does not."""
@@ -266,8 +273,9 @@ class Lifecycle:
     def _recover(self) -> None:
         """Put interrupted jobs back, and fill the queue."""
         now = time.time()
-        for job_id in recover(self.store, self._config.max_job_attempts, now):
-            remove_upload(self._config.tmp_dir, job_id)
+        for job in recover(self.store, self._config.max_job_attempts, now):
+            remove_upload(self._config.tmp_dir, job.job_id)
+            fail_trace(self.tracing, job)
         # Before the queue is filled, because a key may have been revoked while no server ran.
         self._revocations.check()
         for job in self.store.in_state("Queued"):
@@ -287,6 +295,7 @@ class Lifecycle:
         """Clean up after a job that was canceled while no worker ran it."""
         log.info("job canceled", extra={"job_id": job_id})
         self.metrics.job_ended("canceled")
+        self.tracing.job_ended(job_id, "Canceled", {})
         self._estimates.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)

@@ -31,6 +31,7 @@ from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
@@ -135,9 +136,8 @@ class JobService(Lifecycle):
             now = time.time()
             join_after = now - JOIN_SECONDS if submission.join else None
             try:
-                job = self.store.add(
-                    submission.job(now), join_after=join_after, not_to_join=self._not_to_join(submission)
-                )
+                with traced(self.tracing, submission.job(now)) as new:
+                    job = self.store.add(new, join_after=join_after, not_to_join=self._not_to_join(submission))
             except AlreadyThere as there:
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})

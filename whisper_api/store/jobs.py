@@ -3,8 +3,8 @@
 All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
 ``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
 must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
-changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
-then runs again, or its result stays longer.
+changes of ``claim``, ``set_trace`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of
+power: the job then runs again, or its result stays longer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
 from whisper_api.store.vocabularies import VocabularyTable
+from whisper_api.trace_context import JobTrace
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
@@ -226,7 +227,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 (now, transcript.duration, job.seq),
             )
             warnings = (*job.warnings, *transcript.warnings)
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings, trace=None)))
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
@@ -252,7 +253,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
                 (now, error_name, job.seq),
             )
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
         return True
 
     def cancel(
@@ -328,6 +329,18 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             counted,
             job_id,
         )
+
+    def set_trace(self, job_id: str, trace: JobTrace) -> None:
+        """Keep another span of a job that has not ended.
+
+        Args:
+            job_id: id of the job.
+            trace: the trace with the new span.
+        """
+        with self.database.write(synced=False) as connection:
+            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            if job is not None:
+                put_text(connection, job.seq, text_of(replace(job, trace=trace)))
 
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""

@@ -38,17 +38,19 @@ PROBES = ("/livez", "/readyz", "/health")
 # The status that nginx logs when the client closes the connection before the response. It is never sent.
 CLIENT_GONE = 499
 PATH_CHARACTERS = 200
+# Parameters of a template that the server makes itself.
+_IDS = re.compile(r"\{(?:job|speaker)_id\}")
 
 
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
+    No query, form field, name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
 
     Args:
         app: the application.
-        templates: resource to the template of its path, for the metrics.
+        templates: resource to the template of its path, for the metrics and the log.
     """
 
     def __init__(self, app: ASGIApp, *, templates: Mapping[Any, str]) -> None:
@@ -89,15 +91,20 @@ class AccessLog:
             await self.app(scope, counted_receive, counted_send)
         finally:
             seconds = time.perf_counter() - begun
-            self._measure(scope, status, seconds)
+            route = self._templates.get(scope.get("endpoint"))
+            self._measure(scope, route, status, seconds)
             key = scope["state"].get("key")
             path: str = scope["path"]
+            if route is not None and "{" in _IDS.sub("", route):
+                # The caller has chosen the name in this path.
+                path = route
             log.log(
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
                 extra={
                     "client": client_address(scope),
                     "method": scope["method"],
+                    "route": route,
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,
                     "ms": round(1000 * seconds, 1),
@@ -109,12 +116,11 @@ class AccessLog:
             )
             current_request.reset(token)
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
         # Absent while the application starts and stops.
         server = getattr(scope["app"].state, "server", None) if "app" in scope else None
         if server is not None:
-            template = self._templates.get(scope.get("endpoint"))
-            server.service.metrics.request_ended(scope["method"], template, status, seconds)
+            server.service.metrics.request_ended(scope["method"], route, status, seconds)
 
 
 class ErrorAnswers:

@@ -1,0 +1,55 @@
+"""Traces whose spans stay in this process, to look at."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from whisper_api.telemetry.spans import Spans
+
+__all__ = ["KeptSpans", "attributes", "span_id", "trace_id"]
+
+
+class KeptSpans(Spans):
+    """Keeps the spans that have ended."""
+
+    def __init__(self) -> None:
+        self._kept = InMemorySpanExporter()
+        super().__init__(SimpleSpanProcessor(self._kept))
+
+    @property
+    def ended(self) -> tuple[ReadableSpan, ...]:
+        return self._kept.get_finished_spans()
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.ended if span.name == name]
+
+    def the(self, name: str) -> ReadableSpan:
+        """The only span of a name; waits for it, since a job's span ends after the job."""
+        deadline = time.monotonic() + 30
+        while not (found := self.named(name)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        (span,) = found
+        return span
+
+    def under(self, span: ReadableSpan) -> list[str]:
+        """The names of the children of a span, in the order of their beginnings."""
+        parent = span.get_span_context().span_id
+        children = [each for each in self.ended if each.parent is not None and each.parent.span_id == parent]
+        return [each.name for each in sorted(children, key=lambda each: each.start_time or 0)]
+
+
+def trace_id(span: ReadableSpan) -> str:
+    return f"{span.get_span_context().trace_id:032x}"
+
+
+def span_id(span: ReadableSpan) -> str:
+    return f"{span.get_span_context().span_id:016x}"
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
