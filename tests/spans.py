@@ -8,10 +8,11 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 
 from whisper_api.telemetry.spans import Spans
 
-__all__ = ["KeptSpans", "attributes", "span_id", "trace_id"]
+__all__ = ["KeptSpans", "attributes", "context_of", "span_id", "trace_id"]
 
 
 class KeptSpans(Spans):
@@ -38,17 +39,23 @@ class KeptSpans(Spans):
 
     def under(self, span: ReadableSpan) -> list[str]:
         """The names of the children of a span, in the order of their beginnings."""
-        parent = span.get_span_context().span_id
+        parent = context_of(span).span_id
         children = [each for each in self.ended if each.parent is not None and each.parent.span_id == parent]
         return [each.name for each in sorted(children, key=lambda each: each.start_time or 0)]
 
 
+def context_of(span: ReadableSpan) -> SpanContext:
+    context = span.get_span_context()
+    assert context is not None
+    return context
+
+
 def trace_id(span: ReadableSpan) -> str:
-    return f"{span.get_span_context().trace_id:032x}"
+    return f"{context_of(span).trace_id:032x}"
 
 
 def span_id(span: ReadableSpan) -> str:
-    return f"{span.get_span_context().span_id:016x}"
+    return f"{context_of(span).span_id:016x}"
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from whisper_api.errors import StorageError
 from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.outcomes import Completed, Outcome
-from whisper_api.store.jobs import AlreadyThere, Job, JobStore
+from whisper_api.store.jobs import Job, JobStore
 from whisper_api.telemetry import Tracing, model_label
 
 __all__ = ["end_trace", "fail_trace", "start_trace", "traced"]
@@ -31,8 +31,8 @@ def traced(tracing: Tracing, job: Job) -> Iterator[Job]:
     trace = tracing.job_submitted(job.job_id, job.created_at)
     try:
         yield job if trace is None else replace(job, trace=trace)
-    except BaseException as error:
-        tracing.job_not_added(job.job_id, error.job.trace if isinstance(error, AlreadyThere) else None)
+    except BaseException:
+        tracing.job_not_added(job.job_id)
         raise
 
 

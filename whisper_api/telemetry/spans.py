@@ -103,11 +103,9 @@ class Spans(Tracing):
         state = _shortened(request.trace_state.to_header()) if request.is_valid else ""
         return self._begin(job_id, JobTrace(parent=parent, state=state), at).kept
 
-    def job_not_added(self, job_id: str, instead: JobTrace | None = None) -> None:
+    def job_not_added(self, job_id: str) -> None:
         with self._lock:
             self._jobs.pop(job_id, None)
-        if instead is not None and (other := _context_of(instead.span, instead.state)).is_valid:
-            trace.get_current_span().add_link(other)
 
     def job_resumed(self, job_id: str, kept: JobTrace | None) -> JobTrace | None:
         with self._lock:

@@ -73,13 +73,8 @@ class Tracing:
         """
         return None
 
-    def job_not_added(self, job_id: str, instead: JobTrace | None = None) -> None:
-        """Drop the span of a job that was not added.
-
-        Args:
-            job_id: id of the job.
-            instead: the trace of the job that the request gets instead.
-        """
+    def job_not_added(self, job_id: str) -> None:
+        """Drop the span of a job that was refused, or whose request got another job."""
 
     def job_resumed(self, job_id: str, kept: JobTrace | None) -> JobTrace | None:
         """Begin another span for a job of an earlier process.
