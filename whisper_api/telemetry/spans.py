@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from whisper_api.errors import ConfigError, ExtraMissing
-from whisper_api.logs import Repeats, current_trace
+from whisper_api.logs import current_trace
 from whisper_api.telemetry.tracing import AttributeValue, RequestSpan, Tracing
 from whisper_api.trace_context import JobTrace
 
@@ -34,15 +29,10 @@ __all__ = ["Spans"]
 
 SERVICE = "whisper-api"
 PREFIX = "whisper_api"
-# The name of an entry point of ``opentelemetry_traces_exporter`` for each protocol of OTLP.
-OTLP_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 # How long the end of the process waits for a collector that does not answer.
 FLUSH_SECONDS = 5.0
 # A row keeps at most so many characters of a caller's tracestate: what all have to pass on (section 3.3.1.5).
 MAX_STATE_CHARACTERS = 512
-# Their lines repeat with each batch while the collector is away.
-EXPORT_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
-
 W3C = TraceContextTextMapPropagator()
 
 
@@ -68,21 +58,6 @@ class Spans(Tracing):
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._jobs: dict[str, _JobSpans] = {}
-
-    @classmethod
-    def from_environment(cls, exporters: tuple[str, ...]) -> Spans:
-        """Spans that exporters send, as the variables ``OTEL_*`` configure them.
-
-        Args:
-            exporters: names as in ``OTEL_TRACES_EXPORTER``.
-
-        Raises:
-            ExtraMissing: an exporter is not installed.
-            ConfigError: there is no exporter of this protocol.
-        """
-        for logger in EXPORT_LOGGERS:
-            logging.getLogger(logger).addFilter(Repeats(lines=3))
-        return cls(*(BatchSpanProcessor(_exporter(name)) for name in exporters))
 
     @contextlib.contextmanager
     def request(self, headers: Callable[[str], list[str]]) -> Iterator[RequestSpan | None]:
@@ -240,24 +215,6 @@ class _HeaderGetter(Getter[Callable[[str], list[str]]]):
 
     def keys(self, carrier: Callable[[str], list[str]]) -> list[str]:
         return []
-
-
-def _exporter(name: str) -> Any:
-    """The exporter of a name in ``OTEL_TRACES_EXPORTER``; its package registers it under this name."""
-    entry_name = name
-    if name == "otlp":
-        variables = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-        protocol = next((value for each in variables if (value := os.environ.get(each, "").strip())), "http/protobuf")
-        if protocol not in OTLP_PROTOCOLS:
-            known = " or ".join(OTLP_PROTOCOLS)
-            raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is not known here; expected {known}")
-        entry_name = OTLP_PROTOCOLS[protocol]
-    found = importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=entry_name)
-    for entry in found:
-        return entry.load()()
-    package = f"opentelemetry-exporter-{entry_name.replace('_', '-')}"
-    remedy = "'whisper-api[otel]'" if entry_name == "otlp_proto_http" else package
-    raise ExtraMissing(f"the exporter {name} of OTEL_TRACES_EXPORTER is not installed; `pip install {remedy}` may help")
 
 
 def _set(span: Span, attributes: Mapping[str, AttributeValue | None]) -> None:

@@ -1,27 +1,16 @@
-"""Traces of requests and jobs for OpenTelemetry: what is reported, and whether traces are on.
-
-Nothing of OpenTelemetry is imported here: :mod:`~whisper_api.telemetry.spans` does, and is imported when traces are on.
-"""
+"""Traces of requests and jobs: what is reported. :mod:`~whisper_api.telemetry.spans` makes spans of it."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from whisper_api.errors import ExtraMissing
 from whisper_api.trace_context import JobTrace
 
-__all__ = ["AttributeValue", "RequestSpan", "Tracing", "exporters_wanted", "start_tracing"]
-
-log = logging.getLogger(__name__)
+__all__ = ["AttributeValue", "RequestSpan", "Tracing"]
 
 AttributeValue = str | int | float | bool
-# Each of them alone switches traces on.
-EXPORTERS_VARIABLE = "OTEL_TRACES_EXPORTER"
-ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 class RequestSpan(Protocol):
@@ -114,37 +103,3 @@ class Tracing:
 
     def close(self) -> None:
         """End the spans of all jobs, and send all spans, for a bounded time."""
-
-
-def exporters_wanted() -> tuple[str, ...]:
-    """The exporters that the environment names; none when traces are off.
-
-    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
-    """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return ()
-    named = [each.strip() for each in os.environ.get(EXPORTERS_VARIABLE, "").split(",") if each.strip()]
-    if not named and any(os.environ.get(name, "").strip() for name in ENDPOINT_VARIABLES):
-        named = ["otlp"]
-    return () if "none" in named else tuple(named)
-
-
-def start_tracing() -> Tracing:
-    """Traces as the variables ``OTEL_*`` of the environment configure them. A warning says why none can be sent."""
-    exporters = exporters_wanted()
-    if not exporters:
-        return Tracing()
-    try:
-        try:
-            from whisper_api.telemetry.spans import Spans
-        except ImportError as error:
-            raise ExtraMissing(
-                f"{error.name} cannot be imported here; `pip install 'whisper-api[otel]'` installs it"
-            ) from None
-        tracing = Spans.from_environment(exporters)
-    except Exception as error:
-        # A server without traces is worth more than none.
-        log.warning("no traces are sent: %s", error, extra={"error": type(error).__name__})
-        return Tracing()
-    log.info("traces are sent", extra={"exporters": ",".join(exporters)})
-    return tracing
