@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,16 @@ http://:{port} {{
 
 
 @contextlib.contextmanager
-def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]:
+def reverse_proxy(
+    name: str, server_port: int, directory: Path, change: Callable[[str], str] = lambda example: example
+) -> Iterator[str]:
     """A proxy that runs while this is open; the test is skipped where it is not installed.
 
     Args:
         name: one of :data:`PROXIES`.
         server_port: of the server on this machine.
         directory: for its files.
+        change: makes another set-up of that of the document.
 
     Yields:
         The server's address through it, without a slash at the end.
@@ -76,7 +79,7 @@ def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]
     assert example is not None
     assert ADDRESS in example[1]
     file = directory / f"{name}.conf"
-    text = example[1].replace(ADDRESS, f"127.0.0.1:{server_port}")
+    text = change(example[1]).replace(ADDRESS, f"127.0.0.1:{server_port}")
     file.write_text(frame.format(directory=directory, port=port, example=text), encoding="utf-8")
     arguments = (
         ["-p", str(directory), "-c", str(file)]

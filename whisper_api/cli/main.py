@@ -41,7 +41,7 @@ COMMANDS = {
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
-    "doctor": "say what can run on this machine, and why the rest cannot",
+    "doctor": "say what can run on this machine or how a server is, and why the rest cannot",
 }
 
 

@@ -240,6 +240,15 @@ class Lifecycle:
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
 
+    def oldest_wait(self, owner: str | None = None) -> float | None:
+        """Seconds since the submission of the oldest job that waits; None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        submitted = self.store.oldest_waiting(owner)
+        return None if submitted is None else max(0.0, time.time() - submitted)
+
     def _lose_device(self, error: DeviceLost) -> None:
         """Start no more jobs after the device has failed."""
         with self._fault_lock:

@@ -40,6 +40,7 @@ from whisper_api.server.routes import (
     page,
     speakers,
     status,
+    stream_check,
     transcription,
     vocabularies,
 )
@@ -73,6 +74,7 @@ NATIVE_ROUTES = {
         {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
     ),
     "/status": Resource({"GET": status.STATUS}),
+    "/events/check": Resource({"GET": stream_check.CHECK}),
     "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),

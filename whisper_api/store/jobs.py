@@ -173,6 +173,17 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
         counts = {row[0]: int(row[1]) for row in rows}
         return counts.get("Queued", 0), counts.get("Processing", 0)
 
+    def oldest_waiting(self, owner: str | None) -> float | None:
+        """When the oldest job was submitted that waits; seconds since 1970, None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
+        moment: float | None = found[0][0]
+        return moment
+
     def page(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
     ) -> list[Job]:

@@ -49,7 +49,7 @@ def start_tracing() -> Tracing:
     except Exception as error:
         # A server without traces is worth more than none.
         log.warning("no traces are sent: %s", error, extra={"error": type(error).__name__})
-        return Tracing()
+        return Tracing(f"no traces are sent: {error}")
     log.info("traces are sent", extra={"exporters": ",".join(names)})
     return tracing
 

@@ -46,6 +46,7 @@ class Spans(Tracing):
     on = True
 
     def __init__(self, *processors: SpanProcessor) -> None:
+        super().__init__()
         version = importlib.metadata.version(SERVICE)
         named = OTELResourceDetector().detect().attributes
         own = {"service.name": SERVICE, "service.version": version}

@@ -32,11 +32,18 @@ class Tracing:
     A job has a span from its submission to its end. When the process ends before the job, the next process begins
     another span with a link to the first.
 
+    Args:
+        problem: why nothing is reported though the environment asks for it.
+
     Attributes:
         on: whether traces are on.
+        problem: as the argument; empty when nothing is wrong.
     """
 
     on = False
+
+    def __init__(self, problem: str = "") -> None:
+        self.problem = problem
 
     @contextmanager
     def request(self, headers: Callable[[str], list[str]]) -> Iterator[RequestSpan | None]:
