@@ -543,6 +543,24 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at most (\d+) seconds for the collector",
+        lambda: (constant("telemetry", "FLUSH_SECONDS"),),
+        ("test_a_collector_that_does_not_answer_holds_up_the_stop_for_a_bounded_time",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"less than (\d+) days and a clock that is off by more than (\d+) seconds",
+        lambda: (constant("cli/doctor", "FEW_DAYS"), constant("cli/doctor", "SKEW_SECONDS")),
+        ("test_the_end_of_a_certificate_is_told_before_it_comes", "test_a_clock_that_is_wrong_is_told"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d) when nothing is wrong, (\d) when something failed, (\d) for wrong usage",
+        lambda: tuple(constant("cli", f"EXIT_{name}") for name in ("OK", "FAILED", "USAGE")),
+        ("test_a_user_learns_what_a_user_may_know", "test_wrong_usage_has_its_exit_code"),
+    ),
     # Settings and the flags that repeat them
     Promise(
         r"help|setting WHISPER_API_PORT|docstring Server",

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     server = parser.add_argument_group("a running server instead of this machine")
     server.add_argument("--server", metavar="URL", help="URL of the server to examine, and the way to it")
     add_key_argument(server)
-    server.add_argument("--transcribe", action="store_true", help="let the server transcribe a clip of two seconds")
+    server.add_argument("--transcribe", action="store_true", help="let the server transcribe a short tone")
     add_setting_flags(
         parser.add_argument_group("what to try"),
         {
