@@ -221,6 +221,20 @@ async def test_a_caller_who_does_not_sample_gets_no_spans(tmp_path: Path) -> Non
     assert kept.ended == ()
 
 
+@pytest.mark.parametrize(("sampler", "alone", "called"), [("always_off", 0, 0), ("parentbased_always_off", 0, 1)])
+@on_a_loop
+async def test_the_sampler_of_the_environment_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, alone: int, called: int
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    kept = KeptSpans()
+    async with inside(tmp_path, tracing=kept) as app, app.client() as client:
+        await client.get("/status")
+        assert len(kept.ended) == alone
+        await client.get("/status", headers={"traceparent": PARENT})
+        assert len(kept.ended) == called
+
+
 # --- the log ---
 
 

@@ -31,7 +31,7 @@ SERVICE = "whisper-api"
 PREFIX = "whisper_api"
 # How long the end of the process waits for a collector that does not answer.
 FLUSH_SECONDS = 5.0
-# A row keeps at most so many characters of a caller's tracestate: what all have to pass on (section 3.3.1.5).
+# A row keeps at most so many characters of a caller's tracestate, which is what everybody should pass on.
 MAX_STATE_CHARACTERS = 512
 W3C = TraceContextTextMapPropagator()
 
@@ -47,15 +47,17 @@ class Spans(Tracing):
 
     def __init__(self, *processors: SpanProcessor) -> None:
         super().__init__()
-        version = importlib.metadata.version(SERVICE)
+        own = {"service.name": SERVICE}
+        # Absent where the package runs from its source.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            own["service.version"] = importlib.metadata.version(SERVICE)
         named = OTELResourceDetector().detect().attributes
-        own = {"service.name": SERVICE, "service.version": version}
         resource = Resource.create({name: value for name, value in own.items() if name not in named})
         # The sampler and the limits come from the environment, too.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for processor in processors:
             self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer(PREFIX, version)
+        self._tracer = self._provider.get_tracer(PREFIX, own.get("service.version"))
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._jobs: dict[str, _JobSpans] = {}

@@ -56,6 +56,8 @@ class AccessLog:
     def __init__(self, app: ASGIApp, *, templates: Mapping[Any, str]) -> None:
         self.app = app
         self._templates = templates
+        # Paths with a name that the caller has chosen.
+        self._named = {template for template in templates.values() if "{" in _IDS.sub("", template)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,10 +96,7 @@ class AccessLog:
             route = self._templates.get(scope.get("endpoint"))
             self._measure(scope, route, status, seconds)
             key = scope["state"].get("key")
-            path: str = scope["path"]
-            if route is not None and "{" in _IDS.sub("", route):
-                # The caller has chosen the name in this path.
-                path = route
+            path: str = route if route in self._named else scope["path"]
             log.log(
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
