@@ -4,8 +4,8 @@ Imports the engine's statistics, values and the log: ``jobs`` and ``server`` rep
 """
 
 from whisper_api.telemetry.exporters import exporters_wanted, start_tracing
-from whisper_api.telemetry.metrics import Metrics, model_label
+from whisper_api.telemetry.metrics import Metrics
 from whisper_api.telemetry.state import ServiceState
 from whisper_api.telemetry.tracing import Tracing
 
-__all__ = ["Metrics", "ServiceState", "Tracing", "exporters_wanted", "model_label", "start_tracing"]
+__all__ = ["Metrics", "ServiceState", "Tracing", "exporters_wanted", "start_tracing"]

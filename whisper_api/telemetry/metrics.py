@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 
 from whisper_api.telemetry.state import ServiceState, StateCollector
 
-__all__ = ["Metrics", "model_label"]
+__all__ = ["Metrics"]
 
 # Upper bounds in seconds. A status takes milliseconds; a synchronous request and an event stream many minutes.
 REQUEST_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -26,6 +26,7 @@ SPEEDS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 # Methods with a label of their own: a client may invent others.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 OTHER = "other"
+# A model that no catalogue names has one label for all, since its name may be a path.
 ENDS = ("completed", "failed", "canceled", "requeued")
 
 
@@ -140,15 +141,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, buckets=buckets, registry=self._registry)
-
-
-def model_label(name: str) -> str:
-    """A model as the catalogue names it, or ``other``: other names may be paths of this machine, and have no bound.
-
-    Args:
-        name: name of the model.
-    """
-    from whisper_api.engine.models.store import model_facts
-
-    entry = model_facts(name)
-    return OTHER if entry is None else entry.name

@@ -133,7 +133,7 @@ def _disks(facts: dict[str, Any]) -> Check:
     free = {name: resources.get(f"{name}_disk_free_bytes") for name in ("uploads", "data")}
     known = {name: count for name, count in free.items() if count is not None}
     if not known:
-        return Check("disks", "missing", "an admin's key shows what is free")
+        return Check("disks", "missing", "the key of an admin or an operator shows what is free")
     text = ", ".join(f"{human_bytes(count)} free for {name}" for name, count in known.items())
     largest = resources["max_file_size"]
     if min(known.values()) < largest:

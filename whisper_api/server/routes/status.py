@@ -11,12 +11,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.key_values import Role
 from whisper_api.permissions import exposed_files
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
 from whisper_api.server.version import version
-from whisper_api.store.rows import Role
 
 __all__ = ["STATUS", "ServerStatus"]
 
@@ -131,7 +131,7 @@ class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of jobs: a user's own jobs, or all jobs for an admin and without authorization.
+    """The numbers of jobs: a user's own jobs, or all jobs for an admin, for an operator and without authorization.
 
     Attributes:
         queued_jobs: number of waiting jobs.
@@ -239,4 +239,9 @@ def _free_bytes(directory: Path) -> int | None:
         return None
 
 
-STATUS = Operation(server_status, "Server", (Answer(200, "The status", {"application/json": ServerStatus}),))
+STATUS = Operation(
+    server_status,
+    "Server",
+    (Answer(200, "The status", {"application/json": ServerStatus}),),
+    roles=("user", "admin", "operator"),
+)

@@ -49,6 +49,7 @@ def _event(part: int) -> bytes:
 
 CHECK = Operation(
     check,
-    "Health",
+    "Server",
     (Answer(200, "A stream of three events", {"text/event-stream": StreamCheckEvent}),),
+    roles=("user", "admin", "operator"),
 )
