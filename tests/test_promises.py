@@ -558,6 +558,24 @@ PROMISES = (
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
     Promise(
         r"docs/operations",
+        r"at most (\d+) seconds for the collector",
+        lambda: (constant("telemetry", "FLUSH_SECONDS"),),
+        ("test_a_collector_that_does_not_answer_holds_up_the_stop_for_a_bounded_time",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"less than (\d+) days and a clock that is off by more than (\d+) seconds",
+        lambda: (constant("cli/doctor", "FEW_DAYS"), constant("cli/doctor", "SKEW_SECONDS")),
+        ("test_the_end_of_a_certificate_is_told_before_it_comes", "test_a_clock_that_is_wrong_is_told"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d) when nothing is wrong, (\d) when something failed, (\d) for wrong usage",
+        lambda: tuple(constant("cli", f"EXIT_{name}") for name in ("OK", "FAILED", "USAGE")),
+        ("test_a_user_learns_what_a_user_may_know", "test_wrong_usage_has_its_exit_code"),
+    ),
+    Promise(
+        r"docs/operations",
         r"at (\d+) kbit/s",
         lambda: (8 * constant("access", "LEAST_BYTES_PER_SECOND") / 1000,),
         ("test_what_is_given_back_and_what_is_not",),

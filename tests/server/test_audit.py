@@ -41,6 +41,7 @@ NOT_RECORDED = {
     "/admin/keys",
     "/admin/keys/{key_id}",
     "/status",
+    "/events/check",
     "/metrics",
     "/livez",
     "/readyz",

@@ -45,7 +45,7 @@ COMMANDS = {
     "audit": "print who did what on this machine's server",
     "backup": "copy the jobs, results and keys of a server, also while it runs",
     "restore": "put a backup in the place of the jobs, results and keys",
-    "doctor": "say what can run on this machine, and why the rest cannot",
+    "doctor": "say what can run on this machine or how a server is, and why the rest cannot",
 }
 
 

@@ -30,6 +30,7 @@ from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
@@ -134,7 +135,8 @@ class JobService(Lifecycle):
             join_after = now - JOIN_SECONDS if submission.join else None
             not_to_join = self._not_to_join(submission)
             try:
-                job = self.store.add(submission.job(now), join_after=join_after, not_to_join=not_to_join, charge=charge)
+                with traced(self.tracing, submission.job(now)) as new:
+                    job = self.store.add(new, join_after=join_after, not_to_join=not_to_join, charge=charge)
             except OverQuota as full:
                 raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:

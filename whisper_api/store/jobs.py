@@ -2,8 +2,9 @@
 
 All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
 ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
-changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and ``mark_delivered``
-survive the end of the process, but perhaps not a loss of power: the job then runs again, or its result stays longer.
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace`` and
+``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job then runs again, or its
+result stays longer.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
 from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
+from whisper_api.trace_context import JobTrace
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
@@ -184,6 +186,17 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         counts = {row[0]: int(row[1]) for row in rows}
         return counts.get("Queued", 0), counts.get("Processing", 0)
 
+    def oldest_waiting(self, owner: str | None) -> float | None:
+        """When the oldest job was submitted that waits; seconds since 1970, None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
+        moment: float | None = found[0][0]
+        return moment
+
     def page(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
     ) -> list[Job]:
@@ -238,7 +251,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 (now, transcript.duration, job.seq),
             )
             warnings = (*job.warnings, *transcript.warnings)
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings, trace=None)))
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
@@ -266,7 +279,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
                 (now, error_name, job.seq),
             )
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
             if error_name in CALLERS_FAULTS:
                 settle(connection, job_id)
             else:
@@ -350,6 +363,18 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             counted,
             job_id,
         )
+
+    def set_trace(self, job_id: str, trace: JobTrace) -> None:
+        """Keep another span of a job that has not ended.
+
+        Args:
+            job_id: id of the job.
+            trace: the trace with the new span.
+        """
+        with self.database.write(synced=False) as connection:
+            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            if job is not None:
+                put_text(connection, job.seq, text_of(replace(job, trace=trace)))
 
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""

@@ -15,6 +15,7 @@ from whisper_api.job_values import JobState
 from whisper_api.key_values import KeyState, Role, Scope
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
+from whisper_api.trace_context import JobTrace
 
 __all__ = [
     "JOB_COLUMNS",
@@ -52,6 +53,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
         fingerprint: fingerprint of the submission's content.
         metadata: the client's metadata, returned with the job.
         known_speakers: names; the file ``speaker-N`` in the upload's directory is a recording of speaker number N.
+        trace: the job's place in a trace; removed when the job ends. None while traces are off.
     """
 
     job_id: str
@@ -69,6 +71,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     metadata: dict[str, Any] | None = None
     known_speakers: tuple[str, ...] = ()
+    trace: JobTrace | None = None
 
     def __repr__(self) -> str:
         # The token, the prompt and the client's file name must not get into a log.
@@ -165,7 +168,7 @@ class Rates:
 
 
 # Fields of a job that the table of texts holds under the same name, and not the table of jobs.
-_TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
+_TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error", "trace")
 # Columns of the table of jobs. Its other columns hold what versions up to 4 stored there, and are empty now.
 JOB_COLUMNS = tuple(
     name
