@@ -282,6 +282,35 @@ def test_a_model_compares_the_encoders_when_it_is_loaded(
     assert [record.levelname for record in caplog.records] == (["WARNING"] if broken else [])
 
 
+@pytest.mark.models
+def test_an_encoder_that_fails_later_gives_way_and_costs_no_window(
+    tiny_en_model_dir: Path, audio: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Ct2Whisper, "prefers_torch", True)
+    auto, forced = whisper_with("auto", tiny_en_model_dir), whisper_with("torch", tiny_en_model_dir)
+    window = DecodeSettings(3000, 4, 1, 0.0, ())
+    before = auto.decode(window, 10_000, 60.0).max_items
+    texts = ["CUDA out of memory.", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"]
+
+    def failing(encoder: TorchEncoder, features: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(texts[0])
+
+    monkeypatch.setattr(TorchEncoder, "__call__", failing)
+    # Memory that runs out is the worker's to recover from.
+    with pytest.raises(RuntimeError, match="out of memory"):
+        auto.encode(audio, FRAMES)
+    texts.pop(0)
+    for _ in range(2):
+        assert np.array(auto.encode(audio, FRAMES)).shape == (2, FRAMES // 2, 384)
+    (record,) = caplog.records
+    assert "from now on" in record.getMessage()
+    assert auto.decode(window, 10_000, 60.0).max_items < before
+    with pytest.raises(MemoryError):
+        auto.encode([audio[0][:160]] * 96, 100)
+    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
+        forced.encode(audio, FRAMES)
+
+
 def counted(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
     def call(self: Any, *given: Any) -> Any:
         calls.append(1)

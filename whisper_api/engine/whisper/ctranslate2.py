@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.mel import HOP
 from whisper_api.engine.whisper.batch_memory import (
+    MOST_WINDOWS,
     decode_row_bytes,
     encode_row_bytes,
     lane_bytes,
@@ -39,7 +40,7 @@ from whisper_api.engine.whisper.model import (
 )
 from whisper_api.engine.whisper.torch_encoder import TorchEncoder, agreeing_encoder, encoder_bytes, load_encoder
 from whisper_api.engine.worker.device import release_cached_memory
-from whisper_api.engine.worker.device_errors import kind_of
+from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Ct2Whisper(Whisper):
         super().__init__(directory, int(self.ct2.n_mels), multilingual=multilingual, offline=offline)
         self._numbers = next((name for name in HALVES if name in self.ct2.compute_type), "float32")
         self._number_bytes = 4 if self._numbers == "float32" else 2
+        self._forced = encoder != "auto"
         self._encoder = self._torch_encoder(encoder, free_memory)
         # What torch keeps for later is free as well.
         release_cached_memory()
@@ -190,11 +192,23 @@ class Ct2Whisper(Whisper):
 
         Returns:
             A ``StorageView`` of shape (windows, positions, width).
+
+        Raises:
+            MemoryError: there are too many windows for CTranslate2's encoder, which has taken the place of torch's.
         """
-        features = self.features(windows, frames)
-        if self._encoder is None:
-            return self.ct2.encode(self.view(features))
-        return self.view(self._encoder(features))
+        features, encoder = self.features(windows, frames), self._encoder
+        if encoder is not None:
+            try:
+                return self.view(encoder(features))
+            except Exception as error:
+                if self._forced or kind_of(error) != "other":
+                    raise
+                log.warning("Whisper's encoder runs in CTranslate2 from now on: torch's failed: %s", first_line(error))
+                self._encoder = None
+        if len(windows) > MOST_WINDOWS:
+            # Batches that were planned for torch's encoder. The worker halves them.
+            raise MemoryError(f"{len(windows)} windows are too many for CTranslate2's encoder")
+        return self.ct2.encode(self.view(features))
 
     def features(self, windows: Sequence[Floats], frames: int) -> torch.Tensor:
         """The log-mel features of windows as in :meth:`encode`: shape (windows, mels, frames), on the device."""
