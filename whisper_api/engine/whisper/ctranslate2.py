@@ -38,7 +38,13 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
-from whisper_api.engine.whisper.torch_encoder import TorchEncoder, agreeing_encoder, encoder_bytes, load_encoder
+from whisper_api.engine.whisper.torch_encoder import (
+    TorchEncoder,
+    agreeing_encoder,
+    completed,
+    encoder_bytes,
+    load_encoder,
+)
 from whisper_api.engine.worker.device import release_cached_memory
 from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt
@@ -127,6 +133,8 @@ class Ct2Whisper(Whisper):
 
     def _torch_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> TorchEncoder | None:
         """The encoder in torch; None when CTranslate2's is to be used."""
+        import torch
+
         path = self._directory / "model.bin"
         if asked == "ctranslate2" or (asked == "auto" and not self.prefers_torch):
             return None
@@ -140,7 +148,7 @@ class Ct2Whisper(Whisper):
         noise = np.random.default_rng(0).normal(0, 0.1, COMPARED_FRAMES * HOP).astype(np.float32)
         return agreeing_encoder(
             load,
-            lambda features: _to_numpy(self.ct2.encode(self.view(features))),
+            lambda features: torch.stack(self.rows_of(self.ct2.encode(self.view(features)))),
             lambda: self.features([noise, noise[: len(noise) // 2]], COMPARED_FRAMES),
             encoder_bytes(path, self._number_bytes),
             free_memory(),
@@ -232,6 +240,24 @@ class Ct2Whisper(Whisper):
             view = ctranslate2.StorageView.from_array(tensor.cpu().numpy())
         return view
 
+    def rows_of(self, encoded: Any) -> list[torch.Tensor]:
+        """The rows of an encoder's output. They stay on the device until the decoding, and none keeps its batch."""
+        import ctranslate2
+        import torch
+
+        if encoded.dtype == ctranslate2.DataType.bfloat16:  # no other library takes it
+            encoded = encoded.to(ctranslate2.DataType.float32)
+        array = np.asarray(encoded) if encoded.device == "cpu" else encoded
+        rows = [row.clone() for row in torch.as_tensor(array, device=self._torch_device)]
+        completed(rows[-1])
+        return rows
+
+    def joined(self, rows: Sequence[Any]) -> Any:
+        """A ``StorageView`` of rows that :meth:`rows_of` gave."""
+        import torch
+
+        return self.view(completed(torch.stack(list(rows))))
+
 
 @dataclass(frozen=True)
 class _Ct2Operation:
@@ -255,17 +281,15 @@ class Ct2EncodeAndDetect(_Ct2Operation):
         """Encode the windows, and return the languages of each and of its parts."""
         encoded = self.whisper.encode([each.samples for each in inputs], self.frames)
         found = self._languages(encoded)
-        rows = _to_numpy(encoded)
+        rows = self.whisper.rows_of(encoded)
         return [
             Detected(row, languages, tuple(self._of_part(row[first:after]) for first, after in each.parts))
             for row, languages, each in zip(rows, found, inputs, strict=True)
         ]
 
-    def _of_part(self, encoded: NDArray[Any]) -> dict[str, float]:
+    def _of_part(self, encoded: torch.Tensor) -> dict[str, float]:
         """The languages of a part of a window. CTranslate2 has no mask, so parts of unequal length share no batch."""
-        import ctranslate2
-
-        return self._languages(ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded[None])))[0]
+        return self._languages(self.whisper.joined([encoded]))[0]
 
     def _languages(self, encoded: Any) -> list[dict[str, float]]:
         detected = self.whisper.ct2.detect_language(encoded)
@@ -305,11 +329,9 @@ class Ct2Decode(_Ct2Operation):
 
     def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
         """Return one result for each row."""
-        import ctranslate2
-
         settings, model = self.settings, self.whisper.ct2
         if settings.encoded:
-            encoder_output = ctranslate2.StorageView.from_array(np.stack([row.input for row in inputs]))
+            encoder_output = self.whisper.joined([row.input for row in inputs])
         else:
             encoder_output = self.whisper.encode([row.input for row in inputs], settings.frames)
         search: dict[str, Any] = (
@@ -379,14 +401,3 @@ class Ct2Decode(_Ct2Operation):
             )
             for result in results
         ]
-
-
-def _to_numpy(view: Any) -> NDArray[Any]:
-    import ctranslate2
-
-    if view.device != "cpu":
-        view = view.to_device(ctranslate2.Device.cpu)
-    if view.dtype == ctranslate2.DataType.bfloat16:  # NumPy has no such type
-        view = view.to(ctranslate2.DataType.float32)
-    # A copy: the view's memory belongs to the batch.
-    return np.array(view)
