@@ -133,17 +133,14 @@ class Ct2Whisper(Whisper):
 
     def _torch_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> TorchEncoder | None:
         """The encoder in torch; None when CTranslate2's is to be used."""
-        import torch
-
         path = self._directory / "model.bin"
         if asked == "ctranslate2" or (asked == "auto" and not self.prefers_torch):
             return None
-
-        def load() -> TorchEncoder:
-            return load_encoder(path, self.shape, self._torch_device, self._numbers)
-
+        load = functools.partial(load_encoder, path, self.shape, self._torch_device, self._numbers)
         if asked == "torch":
             return load()
+        import torch
+
         release_cached_memory()
         noise = np.random.default_rng(0).normal(0, 0.1, COMPARED_FRAMES * HOP).astype(np.float32)
         return agreeing_encoder(
@@ -169,13 +166,11 @@ class Ct2Whisper(Whisper):
         return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        in_torch = self._encoder is not None
-        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=in_torch)
+        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self._encoder is not None)
         return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
 
     def _most_windows(self, frames: int, row: int) -> int:
-        in_torch = self._encoder is not None
-        workspace = torch_workspace_bytes(self.shape, frames, self._number_bytes) if in_torch else None
+        workspace = None if self._encoder is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
         return most_windows(self._lane_bytes, row, workspace)
 
     @functools.cached_property
