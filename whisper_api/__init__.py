@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
+        AccessError,
         AudioTooLong,
         Busy,
         CallerLimit,
@@ -42,13 +43,19 @@ if TYPE_CHECKING:
         JobIsProcessing,
         JobNotFinished,
         JobNotFound,
+        KeyExpired,
+        KeyNotFound,
+        LastAdminKey,
         ModelCorrupt,
         ModelError,
         ModelUnavailable,
         OutOfMemory,
         QueueFull,
+        QuotaExceeded,
+        RateLimited,
         RequestError,
         ResultGone,
+        ScopeMissing,
         SpeakerError,
         SpeakerExists,
         SpeakerLimit,
@@ -62,6 +69,7 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus, Vocabulary
+    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -74,12 +82,15 @@ if TYPE_CHECKING:
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
 
     __version__: str
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessError",
+    "AccessKey",
     "AsyncClient",
     "AudioTooLong",
     "Busy",
@@ -108,17 +119,26 @@ __all__ = [
     "JobNotFound",
     "JobResult",
     "JobStatus",
+    "KeyChange",
+    "KeyExpired",
+    "KeyNotFound",
+    "KeyWithSecret",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
+    "NewKey",
     "OutOfMemory",
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "Segment",
     "Server",
     "Speaker",
@@ -133,6 +153,7 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "Usage",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
@@ -146,6 +167,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NewKey": "whisper_api.key_values",
+    "KeyWithSecret": "whisper_api.key_values",
+    "KeyChange": "whisper_api.key_values",
+    "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
     "Client": "whisper_api.client",
@@ -163,6 +188,7 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
@@ -16,12 +17,14 @@ from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.usage import UsageLog
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -35,6 +38,8 @@ log = logging.getLogger("whisper_api.jobs")
 STOP_SECONDS = 30.0
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
+# The last uses of all keys are written together, so that a request costs no write.
+KEY_USES_SECONDS = 60.0
 
 
 class Lifecycle:
@@ -49,8 +54,10 @@ class Lifecycle:
 
     Attributes:
         store: the job database.
+        keys: the keys of callers, which are in the same database.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -65,6 +72,7 @@ class Lifecycle:
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
     ) -> None:
         self.store = store
+        self.keys = KeyRing(store)
         self.hangs = False
         self.fault: DeviceLost | None = None
         self._fault_lock = threading.Lock()
@@ -89,6 +97,7 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -105,6 +114,7 @@ class Lifecycle:
             retry_seconds=write_retry_seconds,
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
+        self._key_uses = Periodic("key-uses", self.keys.write_uses)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -136,12 +146,22 @@ class Lifecycle:
             self._started = True
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
+            self._key_uses.start(KEY_USES_SECONDS)
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
+
+    def end_revoked(self) -> None:
+        """Cancel the jobs of revoked keys now, instead of some seconds later.
+
+        Raises:
+            StorageError: the database cannot be used; it happens later.
+        """
+        self._revocations.check()
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -200,7 +220,10 @@ class Lifecycle:
             self._closed = True
             self._watch.close()
             self._revocations.close()
+            self._key_uses.close()
+            self.keys.write_uses()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
