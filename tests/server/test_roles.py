@@ -20,7 +20,14 @@ from whisper_api.testing import FakeExecutor
 
 OPERATIONS = [(path, method, each) for path, route in ROUTES.items() for method, each in route.operations.items()]
 # What every key of the operation's roles may call, whatever its scopes.
-WITHOUT_SCOPE = {"GET /status", "GET /events/check", "GET /usage", "GET /metrics", "GET /models", "GET /models/{id:path}"}
+WITHOUT_SCOPE = {
+    "GET /status",
+    "GET /events/check",
+    "GET /usage",
+    "GET /metrics",
+    "GET /models",
+    "GET /models/{id:path}",
+}
 
 
 def code_in(answer: Any) -> str:
