@@ -304,7 +304,7 @@ PROMISES = (
     Promise(
         r"docs/api",
         r"after the same (\d+) seconds",
-        lambda: (constant("server/uploads/fetch", "LOOKUP_SECONDS"),),
+        lambda: (constant("outbound", "LOOKUP_SECONDS"),),
         ("test_a_forbidden_host_has_the_same_error_as_an_unknown_host",),
     ),
     Promise(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         CallerLimit,
         Canceled,
         ConfigError,
+        DeliveryNotFound,
         DeviceError,
         DeviceLost,
         DeviceUnavailable,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         InvalidAudio,
         InvalidInput,
         InvalidOption,
+        InvalidWebhook,
         JobCanceled,
         JobError,
         JobFailed,
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
         StorageLocked,
         UnknownModel,
         VocabularyNotFound,
+        WebhookError,
+        WebhookNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
     from whisper_api.voices import Speaker, VoiceEmbedding
+    from whisper_api.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret, verify_webhook
 
     __version__: str
 
@@ -88,6 +93,7 @@ __all__ = [
     "Client",
     "Config",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -100,6 +106,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
@@ -136,6 +143,12 @@ __all__ = [
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookError",
+    "WebhookEvent",
+    "WebhookNotFound",
+    "WebhookSecret",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -143,6 +156,7 @@ __all__ = [
     "document",
     "render",
     "rendered",
+    "verify_webhook",
 ]
 
 _HOMES = {
@@ -165,11 +179,16 @@ _HOMES = {
     "Turn": "whisper_api.schema",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
+    "WebhookDelivery": "whisper_api.webhooks",
+    "WebhookEndpoint": "whisper_api.webhooks",
+    "WebhookEvent": "whisper_api.webhooks",
+    "WebhookSecret": "whisper_api.webhooks",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "document": "whisper_api.formats",
     "render": "whisper_api.formats",
     "rendered": "whisper_api.formats",
+    "verify_webhook": "whisper_api.webhooks",
 }
 
 

@@ -33,6 +33,10 @@
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
+    ├── WebhookError
+    │   ├── WebhookNotFound        the endpoint does not exist, or belongs to another caller
+    │   ├── DeliveryNotFound       the delivery does not exist, or belongs to another caller
+    │   └── InvalidWebhook         a received request is no delivery of the server that knows the secret
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
@@ -56,6 +60,7 @@ __all__ = [
     "CallerLimit",
     "Canceled",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -67,6 +72,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
@@ -89,6 +95,8 @@ __all__ = [
     "StorageLocked",
     "UnknownModel",
     "VocabularyNotFound",
+    "WebhookError",
+    "WebhookNotFound",
     "WhisperApiError",
 ]
 
@@ -275,6 +283,22 @@ class SpeakerLimit(SpeakerError):
 
 class VocabularyNotFound(WhisperApiError):
     """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
+
+
+class WebhookError(WhisperApiError):
+    """The base class of errors about webhooks. No message has an address, because errors are logged."""
+
+
+class WebhookNotFound(WebhookError):
+    """The endpoint does not exist or belongs to another caller; the error does not tell which."""
+
+
+class DeliveryNotFound(WebhookError):
+    """The delivery does not exist or belongs to another caller; the error does not tell which."""
+
+
+class InvalidWebhook(WebhookError):
+    """A received request is no delivery of the server that knows the secret. The message says why."""
 
 
 class Busy(WhisperApiError):

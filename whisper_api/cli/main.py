@@ -41,6 +41,7 @@ COMMANDS = {
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
+    "webhooks": "have a server send the ends of jobs to addresses, and show what it has sent",
     "doctor": "say what can run on this machine, and why the rest cannot",
 }
 

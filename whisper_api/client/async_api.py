@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_transport import AsyncTransport
+from whisper_api.client.async_webhooks import AsyncWebhookMethods
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
@@ -29,7 +30,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient:
+class AsyncClient(AsyncWebhookMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -87,6 +88,8 @@ class AsyncClient:
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
+        webhook_url: str | None = None,
+        webhook_include_result: bool = False,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
         """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
@@ -99,6 +102,8 @@ class AsyncClient:
             keep_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             metadata: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             hf_token: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_url: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_include_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             on_upload: as in :meth:`Client.submit <whisper_api.Client.submit>`.
 
         Returns:
@@ -108,7 +113,16 @@ class AsyncClient:
             OSError: the file cannot be read.
             WhisperApiError: as in :meth:`Client.submit <whisper_api.Client.submit>`.
         """
-        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        fields = form_fields(
+            options,
+            output_format,
+            render_options,
+            keep_result,
+            metadata,
+            hf_token,
+            webhook_url,
+            webhook_include_result,
+        )
         key = str(uuid.uuid4())
         with contextlib.ExitStack() as stack:
             file, name = await asyncio.to_thread(stack.enter_context, opened(source))

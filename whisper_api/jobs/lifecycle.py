@@ -22,7 +22,11 @@ from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_sender import WebhookSender
+from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.jobs.worker import Worker, WorkerDeps
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
 from whisper_api.telemetry import Metrics, ServiceState
@@ -89,6 +93,12 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        private_hosts = hosts_in(config.webhook_private_hosts)
+        self._webhook_sender = WebhookSender(
+            store, self.metrics, Bodies(store).body_of, Webhooks(store).secrets_of, private_hosts=private_hosts
+        )
+        if config.enable_webhooks:
+            store.on_deliveries = self._webhook_sender.wake
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -136,6 +146,8 @@ class Lifecycle:
             self._started = True
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            if self._config.enable_webhooks:
+                self._webhook_sender.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
@@ -199,6 +211,7 @@ class Lifecycle:
                 return
             self._closed = True
             self._watch.close()
+            self._webhook_sender.close()
             self._revocations.close()
             self._retention.close()
             # In a thread, because a device that hangs must not keep the process from ending.
@@ -261,6 +274,7 @@ class Lifecycle:
             resident_bytes=facts.resident_bytes,
             lost_decoders=DECODERS.lost,
             devices=facts.devices,
+            pending_deliveries=self.store.pending_deliveries() if self._config.enable_webhooks else 0,
         )
 
     def _recover(self) -> None:

@@ -1,10 +1,10 @@
 """JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
-``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
-must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
-changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
-then runs again, or its result stays longer.
+All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py``, ``webhooks.py``,
+``deliveries.py`` and ``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names
+the state that the job must be in, so only one of two concurrent changes succeeds. When a method returns, its change is
+on the disk. The changes of ``claim``, ``mark_delivered`` and ``note_attempt`` survive the end of the process, but
+perhaps not a loss of power: the job then runs again, its result stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from whisper_api.errors import Portable
 from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
 from whisper_api.store.database import BUSY_SECONDS, Database
+from whisper_api.store.deliveries import DeliveryTable, forget_address
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
@@ -72,7 +73,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -230,6 +231,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
+            announced = self.announce(connection, job, "Completed", now)
+        if announced:
+            self.announced()
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -253,6 +257,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 (now, error_name, job.seq),
             )
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            announced = self.announce(connection, job, "Failed", now)
+        if announced:
+            self.announced()
         return True
 
     def cancel(
@@ -271,14 +278,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
         """
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
-            row = connection.execute(
-                f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
-                (job_id, *states),
-            ).fetchone()
-            if row is None:
+            job = _job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+            if job is None:
                 return False
-            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
-            delete_text(connection, row["seq"], error=reason)
+            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
+            announced = self.announce(connection, job, "Canceled", now)
+            delete_text(connection, job.seq, error=reason)
+        if announced:
+            self.announced()
         return True
 
     def erase(self, job_id: str) -> bool:
@@ -292,10 +299,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             if row is None:
                 return False
             delete_text(connection, row["seq"])
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job, and the prompt, hotwords, vocabulary and names of known speakers.
+        """Remove the transcript of a job, its prompt, hotwords, vocabulary, names of known speakers and webhook URL.
 
         The job stays, with the file name and the metadata, so that its owner finds it.
 
@@ -306,8 +314,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
-            text = replace(text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=())
+            text = replace(
+                text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=(), webhook_url=None
+            )
             put_text(connection, job.seq, text)
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
     def requeue(self, job_id: str, *, counted: bool = False, last: bool = False) -> bool:
@@ -331,7 +342,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
 
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""
-        self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
+        with self.database.write() as connection:
+            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            forget_address(connection, job_id)
 
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whisper_api.store.rows import KEY_COLUMNS, Key, key_of
 from whisper_api.store.tables import Tables
+from whisper_api.store.webhooks import forget_webhooks
 
 __all__ = ["KeyTable"]
 
@@ -51,7 +52,7 @@ class KeyTable(Tables):
         )
 
     def revoke_key(self, key_id: str, now: float) -> bool:
-        """Revoke a key, and delete its known speakers, whose voices no other key may use.
+        """Revoke a key, and delete its known speakers, whose voices no other key may use, and its webhooks.
 
         Args:
             key_id: id of the key.
@@ -65,4 +66,5 @@ class KeyTable(Tables):
             revoked = connection.execute(revoke, (now, key_id)).rowcount > 0
             if revoked:
                 connection.execute("DELETE FROM speakers WHERE owner = ?", (key_id,))
+                forget_webhooks(connection, key_id)
         return revoked

@@ -135,6 +135,8 @@ RULES: dict[type[Exception], tuple[int, str]] = {
     errors.JobCanceled: (409, "job_canceled"),
     errors.ResultGone: (410, "result_gone"),
     errors.VocabularyNotFound: (404, "vocabulary_not_found"),
+    errors.WebhookNotFound: (404, "webhook_not_found"),
+    errors.DeliveryNotFound: (404, "delivery_not_found"),
     errors.IdempotencyConflict: (422, "idempotency_conflict"),
     errors.SpeakerNotFound: (404, "speaker_not_found"),
     errors.SpeakerExists: (409, "speaker_exists"),
