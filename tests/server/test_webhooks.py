@@ -68,9 +68,7 @@ async def came(receiving: Receiver, path: str, count: int = 1) -> None:
 
 
 @on_a_loop
-async def test_each_end_of_a_job_is_an_event_for_its_receiver_and_the_endpoints_of_its_key(
-    tmp_path: Path, receiving: Receiver
-) -> None:
+async def test_each_end_of_a_job_is_an_event(tmp_path: Path, receiving: Receiver) -> None:
     executor = FakeExecutor("Hello.", behave=behave)
     async with inside(tmp_path, executor, **sending(receiving)) as app, app.client() as client:
         every = await create(client, receiving.url("/every"))
