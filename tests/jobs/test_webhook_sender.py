@@ -167,12 +167,30 @@ def test_an_attempt_comes_by_itself_when_it_is_due(
     assert sending.timers() == []
 
 
-def test_nothing_runs_while_nothing_is_to_be_sent(sending: Sending, receiving: Receiver) -> None:
+def test_no_thread_runs_and_nothing_is_looked_up_while_nothing_is_due(
+    sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     until(lambda: not sending.threads(), "it has looked once")
+    looked = list[float]()
+    due = sending.store.due_deliveries
+
+    def noted(now: float, **rest: Any) -> list[Delivery]:
+        looked.append(now)
+        return due(now, **rest)
+
+    monkeypatch.setattr(sending.store, "due_deliveries", noted)
     sending.end_job("none")
     sending.store.add(new_job("other", owner=""))
     sending.store.cancel("other", sending.now)
     assert (sending.threads(), sending.timers(), sending.all(), receiving.told) == ([], [], [], [])
+    assert looked == []
+    # A delivery that waits for its next attempt costs a timer.
+    receiving.answer = lambda path: (500, {})
+    sending.end_job("one", webhook_url=receiving.url())
+    sending.tried(1)
+    count = len(looked)
+    time.sleep(0.2)
+    assert (len(sending.threads()), len(sending.timers()), len(looked)) == (0, 1, count)
 
 
 # --- what a receiver says ---

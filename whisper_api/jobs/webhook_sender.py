@@ -17,7 +17,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -161,16 +161,14 @@ class WebhookSender:
             self._open = False
             self._stop_timer()
             threads = list(self._threads)
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        _join(threads, CLOSE_SECONDS)
         self._closing.set()
         with self._lock:
             connectors = list(self._connectors)
         for connector in connectors:
             connector.abort()
-        for thread in threads:
-            thread.join(RETRY_SECONDS)
+        # A thread that looks up a name may take longer. It finds the sender closed then.
+        _join(threads, RETRY_SECONDS)
 
     def _add_thread(self) -> None:
         """Start one more thread, if there may be one more. Needs _lock."""
@@ -360,6 +358,13 @@ class WebhookSender:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    """Wait for the ends of threads, not longer than a time for all of them."""
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _seconds_in(retry_after: str | None, now: float) -> float:
