@@ -121,8 +121,9 @@ def test_there_are_ten_attempts_in_about_three_days() -> None:
 
 
 def test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_visibly(
-    sending: Sending, receiving: Receiver
+    sending: Sending, receiving: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", "whisper_api")
     receiving.answer = lambda path: (500, {})
     sending.end_job("one", webhook_url=receiving.url())
     begun, times = sending.now, []
@@ -145,7 +146,9 @@ def test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_vi
     assert {told.id for told in receiving.told} == {given_up.delivery_id}
     assert len({told.headers["webhook-timestamp"] for told in receiving.told}) == 10
     assert sending.outcomes == ["retried"] * 9 + ["failed"]
-    assert sending.timers() == []
+    until(lambda: not sending.timers(), "the timer has ended")
+    assert "given up" in caplog.text
+    assert receiving.host not in caplog.text
 
     receiving.answer = lambda path: (200, {})
     sending.webhooks.resend("", given_up.delivery_id)
@@ -164,7 +167,7 @@ def test_an_attempt_comes_by_itself_when_it_is_due(
     sending.end_job("one", webhook_url=receiving.url())
     (delivery,) = sending.settled("Delivered")
     assert delivery.attempts == 4
-    assert sending.timers() == []
+    until(lambda: not sending.timers(), "the timer has ended")
 
 
 def test_no_thread_runs_and_nothing_is_looked_up_while_nothing_is_due(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from client.blocking import Blocking, MakeClient
-from fakes import eventually, until
+from fakes import eventually, until, watched_jobs
 from receiver import Receiver, receiver
 from store.test_deletion import on_disk
 
@@ -169,6 +170,26 @@ async def test_openais_route_and_several_files_take_a_receiver_too(tmp_path: Pat
         assert {told.event(secret)["data"]["job_id"] for told in receiving.at("/both")} == {
             job["job_id"] for job in response.json()["jobs"]
         }
+
+
+@on_a_loop
+async def test_the_same_upload_joins_its_job_only_with_the_same_receiver(tmp_path: Path, receiving: Receiver) -> None:
+    executor = FakeExecutor("Hello.", held=True)
+    async with inside(tmp_path, executor, **sending(receiving)) as app, app.client() as client:
+
+        async def post(path: str) -> str:
+            data = {"model": "whisper-1", "webhook_url": receiving.url(path)}
+            response = await client.post("/v1/audio/transcriptions", data=data, files={"file": ("a.wav", AUDIO)})
+            return str(response.headers["X-Job-ID"])
+
+        posts = [asyncio.create_task(post(path)) for path in ("/one", "/one", "/two")]
+        await eventually(lambda: len(tuple(app.service.events.watches)) == 3)
+        assert len(watched_jobs(app.service)) == 2
+        executor.release()
+        first, again, other = await asyncio.gather(*posts)
+        assert first == again != other
+        await came(receiving, "/one")
+        await came(receiving, "/two")
 
 
 # --- endpoints ---
@@ -465,6 +486,7 @@ def test_both_clients_and_the_command_manage_webhooks(
     make_config: MakeConfig,
     make_client: MakeClient,
     receiving: Receiver,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = make_config(**sending(receiving, enable_authorization=False))
@@ -496,6 +518,12 @@ def test_both_clients_and_the_command_manage_webhooks(
             assert main(["webhooks", *arguments, "--url", url]) == 0
             return capsys.readouterr().out.splitlines()
 
+        (tmp_path / "a.wav").write_bytes(AUDIO)
+        to = ("--detach", "--webhook-url", receiving.url("/submitted"), "--webhook-include-result", "--url", url)
+        assert main(["submit", str(tmp_path / "a.wav"), "--language", "en", *to]) == 0
+        submitted = capsys.readouterr().out.strip()
+        until(lambda: receiving.at("/submitted"), "the event of the submitted file")
+        assert receiving.at("/submitted")[0].event(client.webhook_secret().secret)["data"]["job_id"] == submitted
         endpoint_id, printed = command("create", receiving.url("/c"), "--event", "transcription.completed")
         assert printed == client.webhook_secret(endpoint_id).secret == command("secret", endpoint_id)[0]
         assert command("secret", "--rotate") == [client.webhook_secret().secret]
