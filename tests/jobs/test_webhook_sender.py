@@ -344,6 +344,24 @@ def test_a_full_disk_delays_the_outcome_and_makes_no_second_request(
     assert len(receiving.told) == 1
 
 
+def test_an_unexpected_error_costs_no_thread(
+    sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webhook_sender, "RETRY_SECONDS", 0.01)
+    note, failures = sending.store.note_attempt, iter(range(webhook_sender.THREADS + 1))
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        if next(failures, None) is not None:
+            raise ZeroDivisionError
+        note(*arguments, **named)
+
+    monkeypatch.setattr(sending.store, "note_attempt", fail)
+    sending.end_job("one", webhook_url=receiving.url())
+    sending.settled("Delivered")
+    assert sum(record.levelname == "ERROR" for record in caplog.records) == webhook_sender.THREADS + 1
+    assert len({told.id for told in receiving.told}) == 1
+
+
 def test_a_fault_of_the_server_counts_as_an_attempt(
     sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,10 @@ class WebhookSender:
                     return
             try:
                 self._attempt(delivery)
+            except Exception:
+                # The delivery is still due: without a pause, this thread would take it again at once.
+                log.exception("a webhook delivery has failed", extra={"delivery_id": delivery.delivery_id})
+                self._closing.wait(RETRY_SECONDS)
             finally:
                 with self._lock:
                     del self._active[delivery.seq]

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from whisper_api.errors import DeliveryNotFound, InvalidOption, WebhookNotFound
+from whisper_api.errors import DeliveryNotFound, InvalidOption, StorageError, WebhookNotFound
 from whisper_api.job_values import JobState
 from whisper_api.store.rows import Job
 from whisper_api.store.texts import JobText, padded
@@ -359,12 +359,12 @@ def _row(
 
 def _delivery(row: Any) -> Delivery:
     values = {name: row[name] for name in _COLUMNS}
-    address, endpoint = row["address"], row["endpoint"]
-    return Delivery(
-        **values,
-        address=None if address is None else msgspec.json.decode(address, type=Address),
-        endpoint=None if endpoint is None else endpoint_of(endpoint),
-    )
+    content, endpoint = row["address"], row["endpoint"]
+    try:
+        address = None if content is None else msgspec.json.decode(content, type=Address)
+    except msgspec.DecodeError as error:
+        raise StorageError(f"Webhook delivery {row['delivery_id']} cannot be read: {error}") from error
+    return Delivery(**values, address=address, endpoint=None if endpoint is None else endpoint_of(endpoint))
 
 
 def _check_enabled(endpoint: Endpoint) -> None:
