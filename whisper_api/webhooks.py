@@ -135,7 +135,7 @@ class WebhookDelivery(Record, frozen=True, kw_only=True):
         type: type of the event.
         job_id: the job of the event; None for a test.
         endpoint_id: the endpoint that gets the event; None for the ``webhook_url`` of a job.
-        url: where it is sent; None once the job's texts were deleted.
+        url: the ``webhook_url`` of the job; None for an endpoint, and once the texts of the job were deleted.
         state: ``Pending`` until an attempt succeeds, or the last one fails.
         attempts: attempts so far.
         last_status: HTTP status of the last response; None without one.

@@ -302,6 +302,7 @@ async def test_webhooks_are_their_keys_own_and_go_with_it(tmp_path: Path, receiv
                     problem(answer, 404, "delivery_not_found")
             assert (await two.get("/webhooks/deliveries")).json()["deliveries"] == []
             assert (await root.get("/webhooks/deliveries")).json()["deliveries"] == deliveries
+            assert {each["url"] for each in deliveries} == {None, receiving.url("/own")}
             assert len({await secret_of(client) for client in (one, two, root)}) == 3
             first = (await one.get("/webhooks/deliveries?limit=1")).json()
             rest = (await one.get(f"/webhooks/deliveries?after={first['next']}")).json()

@@ -338,7 +338,8 @@ def _shown_delivery(delivery: Delivery) -> WebhookDelivery:
         type=delivery.type,
         job_id=delivery.job_id,
         endpoint_id=delivery.endpoint_id,
-        url=delivery.url,
+        # Not the address of an endpoint, which is its key's own: an administrator sees deliveries of all keys.
+        url=None if delivery.address is None else delivery.address.url,
         state=delivery.state,
         attempts=delivery.attempts,
         last_status=delivery.last_status,
