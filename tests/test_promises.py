@@ -34,6 +34,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.jobs.webhook_sender import DELAYS
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -271,6 +272,18 @@ PROMISES = (
         r"docstring VoiceEmbedding\.",
         r"with length 1|from -1 to 1|of two voices",
         tests=("test_the_mean_has_length_one_and_leans_to_the_longer_recordings",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d+) hours by default, (\d+) days at most",
+        lambda: (DEFAULT_GRACE_SECONDS / 3600, MAX_GRACE_SECONDS / 86400),
+        ("test_a_rotation_prints_the_new_key_and_lists_how_long_the_old_one_lives", "test_a_grace_has_bounds"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"a grace of (\d+) seconds",
+        lambda: (constant("access", "LEAST_ADMIN_GRACE_SECONDS"),),
+        ("test_the_last_administrators_key_is_not_rotated_without_grace",),
     ),
     Promise(
         r"docs/api",
@@ -606,7 +619,35 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at (\d+) kbit/s",
+        lambda: (8 * constant("access", "LEAST_BYTES_PER_SECOND") / 1000,),
+        ("test_what_is_given_back_and_what_is_not",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"the requests of up to (\d+) seconds",
+        lambda: (constant("jobs", "FLUSH_SECONDS"),),
+        ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
+    ),
+    Promise(
+        r"docstring Client\.usage",
+        r"at most (\d+) days before",
+        lambda: (constant("jobs", "MAX_DAYS") - 1,),
+        ("test_days_are_checked",),
+    ),
     # Settings and the flags that repeat them
+    Promise(
+        r"setting WHISPER_(RATE_LIMIT|QUOTA|AUTH_FAILURE_LIMIT)",
+        r"as in \d+/minute; \d+/day|as in \d+ minutes/day; \d+ jobs/month|as in \d+/minute",
+        tests=("test_rates_are_read", "test_quotas_are_read"),
+    ),
+    Promise(
+        r"setting WHISPER_USAGE_RETENTION_DAYS",
+        r"0 = none is recorded",
+        tests=("test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded",),
+    ),
     Promise(
         r"help|setting WHISPER_API_PORT|docstring Server",
         r"0 = any free one|port 0 any free one",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
+        AccessError,
         AudioTooLong,
         Busy,
         CallerLimit,
@@ -44,13 +45,19 @@ if TYPE_CHECKING:
         JobIsProcessing,
         JobNotFinished,
         JobNotFound,
+        KeyExpired,
+        KeyNotFound,
+        LastAdminKey,
         ModelCorrupt,
         ModelError,
         ModelUnavailable,
         OutOfMemory,
         QueueFull,
+        QuotaExceeded,
+        RateLimited,
         RequestError,
         ResultGone,
+        ScopeMissing,
         SpeakerError,
         SpeakerExists,
         SpeakerLimit,
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus, Vocabulary
+    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -78,6 +86,7 @@ if TYPE_CHECKING:
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
     from whisper_api.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret, verify_webhook
 
@@ -85,6 +94,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessError",
+    "AccessKey",
     "AsyncClient",
     "AudioTooLong",
     "Busy",
@@ -115,17 +126,26 @@ __all__ = [
     "JobNotFound",
     "JobResult",
     "JobStatus",
+    "KeyChange",
+    "KeyExpired",
+    "KeyNotFound",
+    "KeyWithSecret",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
+    "NewKey",
     "OutOfMemory",
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "Segment",
     "Server",
     "Speaker",
@@ -140,6 +160,7 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "Usage",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
@@ -160,6 +181,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NewKey": "whisper_api.key_values",
+    "KeyWithSecret": "whisper_api.key_values",
+    "KeyChange": "whisper_api.key_values",
+    "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
     "Client": "whisper_api.client",
@@ -177,6 +202,7 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
     "WebhookDelivery": "whisper_api.webhooks",

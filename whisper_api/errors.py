@@ -32,6 +32,11 @@
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
+    ├── AccessError
+    │   ├── KeyNotFound            no valid key has this id
+    │   ├── KeyExpired             the key has expired, or a rotation has replaced its secret
+    │   ├── ScopeMissing           the scopes of the caller's key do not allow this
+    │   └── LastAdminKey           the last key that can manage keys would be lost
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
     ├── WebhookError
     │   ├── WebhookNotFound        the endpoint does not exist, or belongs to another caller
@@ -40,6 +45,8 @@
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
+    │   ├── RateLimited            the caller has sent too many requests
+    │   │   └── QuotaExceeded      the caller has used up a quota of audio or jobs
     │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk
@@ -55,6 +62,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessError",
     "AudioTooLong",
     "Busy",
     "CallerLimit",
@@ -79,13 +87,19 @@ __all__ = [
     "JobIsProcessing",
     "JobNotFinished",
     "JobNotFound",
+    "KeyExpired",
+    "KeyNotFound",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
     "OutOfMemory",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "SpeakerError",
     "SpeakerExists",
     "SpeakerLimit",
@@ -281,6 +295,26 @@ class SpeakerLimit(SpeakerError):
     """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
 
 
+class AccessError(WhisperApiError):
+    """A key cannot be used or changed in this way."""
+
+
+class KeyNotFound(AccessError):
+    """No valid key has this id."""
+
+
+class KeyExpired(AccessError):
+    """The key has expired, or a rotation has replaced its secret."""
+
+
+class ScopeMissing(AccessError):
+    """The scopes of the caller's key do not allow this."""
+
+
+class LastAdminKey(AccessError):
+    """The last key that can manage keys would be lost."""
+
+
 class VocabularyNotFound(WhisperApiError):
     """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
 
@@ -320,6 +354,24 @@ class QueueFull(Busy):
 
 class CallerLimit(Busy):
     """The caller has too many unfinished jobs."""
+
+
+class RateLimited(Busy):
+    """The caller has sent too many requests.
+
+    Args:
+        message: the reason.
+        retry_after: seconds to wait before the next attempt.
+        policies: names of the limits, as in the field ``RateLimit-Policy`` of responses.
+    """
+
+    def __init__(self, message: str, retry_after: float, policies: tuple[str, ...] = ()) -> None:
+        super().__init__(message, retry_after)
+        self.policies = policies
+
+
+class QuotaExceeded(RateLimited):
+    """The caller has used up a quota of audio or jobs, or the recording is longer than what is left of it."""
 
 
 class Draining(Busy):

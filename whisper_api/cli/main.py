@@ -40,6 +40,7 @@ COMMANDS = {
     "models": "list, fetch, check and remove models",
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
+    "usage": "show what keys have used on a server: requests, jobs, audio and work",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
     "webhooks": "have a server send the ends of jobs to addresses, and show what it has sent",
     "doctor": "say what can run on this machine, and why the rest cannot",

@@ -6,11 +6,12 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.calls import Calls, checked, form_fields, search
 from whisper_api.client.events import EventReader
+from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
@@ -18,6 +19,7 @@ from whisper_api.client.webhooks import WebhookMethods
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client(WebhookMethods):
+class Client(KeyMethods, WebhookMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -291,6 +293,32 @@ class Client(WebhookMethods):
             VocabularyNotFound, RequestError: as with :meth:`vocabulary`.
         """
         self._transport.run(self._calls.delete_vocabulary(name))
+
+    def usage(self, since: date | None = None, until: date | None = None) -> Usage:
+        """What the caller's key has used, by day and model, and what is left of its quotas.
+
+        Args:
+            since: the first day in UTC, at most 365 days before the last; None for the first of this month.
+            until: the last day; None for today.
+
+        Raises:
+            InvalidOption: the days are in the wrong order or too far apart.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.usage("/usage", since, until))
+
+    def all_usage(self, since: date | None = None, until: date | None = None, *, key_id: str | None = None) -> Usage:
+        """What all keys have used; only for administrators.
+
+        Args:
+            since: as with :meth:`usage`.
+            until: as with :meth:`usage`.
+            key_id: id of the only key that counts; None for all keys.
+
+        Raises:
+            InvalidOption, RequestError: as with :meth:`usage`.
+        """
+        return self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
 
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.async_webhooks import AsyncWebhookMethods
 from whisper_api.client.calls import Calls, checked, form_fields, search
@@ -19,6 +20,7 @@ from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient(AsyncWebhookMethods):
+class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -281,6 +283,33 @@ class AsyncClient(AsyncWebhookMethods):
             WhisperApiError: as in :meth:`Client.delete_vocabulary <whisper_api.Client.delete_vocabulary>`.
         """
         await self._transport.run(self._calls.delete_vocabulary(name))
+
+    async def usage(self, since: date | None = None, until: date | None = None) -> Usage:
+        """What the caller's key has used.
+
+        Args:
+            since: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+            until: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+        """
+        return await self._transport.run(self._calls.usage("/usage", since, until))
+
+    async def all_usage(
+        self, since: date | None = None, until: date | None = None, *, key_id: str | None = None
+    ) -> Usage:
+        """What all keys have used; only for administrators.
+
+        Args:
+            since: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+            until: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+            key_id: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+        """
+        return await self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
 
     async def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.

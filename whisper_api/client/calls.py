@@ -11,7 +11,7 @@ import base64
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +22,7 @@ from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
@@ -245,6 +246,20 @@ class Calls:
         """Delete a vocabulary."""
         yield from self.response(Request("DELETE", _vocabulary_path(name)))
 
+    def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
+        """What the caller's key, or all keys, have used.
+
+        Args:
+            path: ``/usage`` or ``/admin/usage``.
+            since: the first day.
+            until: the last day.
+            key_id: id of the key among all keys.
+        """
+        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
+        params = {**days, **({} if key_id is None else {"key": key_id})}
+        response = yield from self.response(Request("GET", path, params=params))
+        return decoded(response, Usage)
+
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
 
@@ -258,6 +273,19 @@ class Calls:
         """A page of the caller's jobs, for the query of :func:`search`."""
         response = yield from self.response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
+
+    def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
+        """Send a request with JSON, and return the value of the response.
+
+        Args:
+            method: method of the request.
+            path: path of the request.
+            kind: type of the response's value.
+            value: the body; None for none.
+        """
+        headers = {} if value is None else {"Content-Type": "application/json"}
+        body = None if value is None else msgspec.json.encode(value)
+        return decoded((yield from self.response(Request(method, path, headers=headers, body=body))), kind)
 
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.

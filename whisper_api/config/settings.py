@@ -28,6 +28,7 @@ KeepAlive = Annotated[int, Meta(ge=-1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
 ModelAliases = Annotated[
@@ -148,6 +149,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_uploads_per_address: Annotated[
         CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
     ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
+    rate_limit: Annotated[
+        str | None, _is("requests that a key may send, as in 60/minute; 1000/day; a key's own limit wins")
+    ] = _key("WHISPER_RATE_LIMIT", None)
+    quota: Annotated[
+        str | None, _is("audio and jobs that a key may have, as in 600 minutes/day; 1000 jobs/month; a key's own wins")
+    ] = _key("WHISPER_QUOTA", None)
+    auth_failure_limit: Annotated[
+        str | None, _is("requests with wrong keys from one network address, as in 60/minute; none = any number")
+    ] = _key("WHISPER_AUTH_FAILURE_LIMIT", "60/minute")
+    usage_retention_days: Annotated[
+        Days, _is("days that the usage of keys is kept; 0 = none is recorded, but what quotas need")
+    ] = _key("WHISPER_USAGE_RETENTION_DAYS", 400)
     min_upload_bytes_per_second: Annotated[
         CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
     ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
@@ -16,12 +17,14 @@ from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.usage import UsageLog
 from whisper_api.jobs.webhook_bodies import Bodies
 from whisper_api.jobs.webhook_sender import WebhookSender
 from whisper_api.jobs.webhooks import Webhooks
@@ -39,6 +42,8 @@ log = logging.getLogger("whisper_api.jobs")
 STOP_SECONDS = 30.0
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
+# The last uses of all keys are written together, so that a request costs no write.
+KEY_USES_SECONDS = 60.0
 
 
 class Lifecycle:
@@ -53,8 +58,10 @@ class Lifecycle:
 
     Attributes:
         store: the job database.
+        keys: the keys of callers, which are in the same database.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -69,6 +76,7 @@ class Lifecycle:
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
     ) -> None:
         self.store = store
+        self.keys = KeyRing(store)
         self.hangs = False
         self.fault: DeviceLost | None = None
         self._fault_lock = threading.Lock()
@@ -93,6 +101,7 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
         private_hosts = hosts_in(config.webhook_private_hosts)
         self._webhook_sender = WebhookSender(
             store, self.metrics, Bodies(store).body_of, Webhooks(store).secrets_of, private_hosts=private_hosts
@@ -115,6 +124,7 @@ class Lifecycle:
             retry_seconds=write_retry_seconds,
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
+        self._key_uses = Periodic("key-uses", self.keys.write_uses)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -146,6 +156,8 @@ class Lifecycle:
             self._started = True
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
+            self._key_uses.start(KEY_USES_SECONDS)
             if self._config.enable_webhooks:
                 self._webhook_sender.start()
             self._watch.start()
@@ -154,6 +166,14 @@ class Lifecycle:
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
+
+    def end_revoked(self) -> None:
+        """Cancel the jobs of revoked keys now, instead of some seconds later.
+
+        Raises:
+            StorageError: the database cannot be used; it happens later.
+        """
+        self._revocations.check()
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -213,7 +233,10 @@ class Lifecycle:
             self._watch.close()
             self._webhook_sender.close()
             self._revocations.close()
+            self._key_uses.close()
+            self.keys.write_uses()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()

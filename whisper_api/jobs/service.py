@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import (
     IdempotencyConflict,
@@ -36,6 +35,7 @@ from whisper_api.outbound.connecting import hosts_in
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
+from whisper_api.store.usage import OverQuota
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
@@ -77,11 +77,6 @@ class JobService(Lifecycle):
             raise
 
     @property
-    def keys(self) -> KeyRing:
-        """The keys of callers, which are in the same database."""
-        return KeyRing(self.store)
-
-    @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
         return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
@@ -112,10 +107,12 @@ class JobService(Lifecycle):
             extra_slots: number of the owner's jobs that do not count, because the upload may join one of them.
 
         Raises:
-            QueueFull, CallerLimit, Draining: no new job is accepted now.
+            QueueFull, CallerLimit, QuotaExceeded, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
         self.store.database.check_process()
+        if not extra_slots:
+            self.usage.quotas.check(owner)
         return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
@@ -131,18 +128,20 @@ class JobService(Lifecycle):
         Raises:
             UnknownModel, ModelUnavailable: the model cannot be used.
             IdempotencyConflict: the owner used this idempotency key for something else.
-            QueueFull, Draining: no new job is accepted now.
+            QueueFull, QuotaExceeded, Draining: no new job is accepted now.
             StorageError: the job could not be stored.
         """
         with self._reservations.submitting(reservation) as enqueue:
             self._executor.check(submission.options, submission.hf_token)
             check_download(submission, self._executor, self.store, self._config.model_downloads)
+            charge = self.usage.charge(submission, self._executor.model_name(submission.options))
             now = time.time()
             join_after = now - JOIN_SECONDS if submission.join else None
+            not_to_join = self._not_to_join(submission)
             try:
-                job = self.store.add(
-                    submission.job(now), join_after=join_after, not_to_join=self._not_to_join(submission)
-                )
+                job = self.store.add(submission.job(now), join_after=join_after, not_to_join=not_to_join, charge=charge)
+            except OverQuota as full:
+                raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})

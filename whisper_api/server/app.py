@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 
+from whisper_api.access.request_limits import check_limits
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
@@ -33,6 +34,7 @@ from whisper_api.server.routes import (
     events,
     health,
     jobs,
+    keys,
     languages,
     metrics,
     openai,
@@ -40,6 +42,7 @@ from whisper_api.server.routes import (
     speakers,
     status,
     transcription,
+    usage,
     vocabularies,
     webhooks,
 )
@@ -82,6 +85,11 @@ NATIVE_ROUTES = {
     "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
     "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
     "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
+    "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
+    "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
+    "/admin/keys/{key_id}/rotate": Resource({"POST": keys.ROTATE}),
+    "/usage": Resource({"GET": usage.OWN}),
+    "/admin/usage": Resource({"GET": usage.ALL}),
     "/status": Resource({"GET": status.STATUS}),
     "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),
@@ -196,13 +204,14 @@ def _checked(config: Config) -> Config:
     """The configuration with Whisper's code of the language.
 
     Raises:
-        ConfigError: the language, the root path, the proxies or the origins cannot be used.
+        ConfigError: the language, the root path, the proxies, the origins or the limits cannot be used.
     """
     from whisper_api.engine.languages import language_or_auto
 
     root_path_of(config)
     TrustedAddresses(config.trusted_proxies)
     AllowedOrigins.of(config)
+    check_limits(config)
     try:
         return msgspec.structs.replace(config, language=language_or_auto(config.language))
     except InvalidOption as error:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.key_values import Role, Scope
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
-from whisper_api.store.rows import Role
 
 __all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
 
@@ -129,6 +129,7 @@ class Operation:
         body: body of the request; None without a body.
         open: whether the operation needs no key.
         roles: roles of the keys that may call the operation.
+        scope: the scope that a key with scopes needs; None for an operation that every key of these roles may call.
         hidden: whether the description leaves the operation out.
     """
 
@@ -140,4 +141,5 @@ class Operation:
     body: FormBody | JsonBody | None = None
     open: bool = False
     roles: tuple[Role, ...] = ("user", "admin")
+    scope: Scope | None = None
     hidden: bool = False

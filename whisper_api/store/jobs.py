@@ -1,10 +1,10 @@
 """JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py``, ``webhooks.py``,
-``deliveries.py`` and ``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names
-the state that the job must be in, so only one of two concurrent changes succeeds. When a method returns, its change is
-on the disk. The changes of ``claim``, ``mark_delivered`` and ``note_attempt`` survive the end of the process, but
-perhaps not a loss of power: the job then runs again, its result stays longer, or a delivery is sent again.
+All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
+``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``mark_delivered`` and
+``note_attempt`` survive the end of the process, but perhaps not a loss of power: the job then runs again, its result
+stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
+from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
@@ -73,7 +74,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -91,7 +92,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
+    def add(
+        self,
+        job: Job,
+        *,
+        join_after: float | None = None,
+        not_to_join: Collection[str] = (),
+        charge: Charge | None = None,
+    ) -> Job:
         """Add a job behind all others.
 
         Args:
@@ -99,12 +107,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
             join_after: do not add the job if the owner has an equal one that waits, runs, or was Completed at this time
                 (seconds since 1970) or later and was not delivered; None to add the job in any case.
             not_to_join: ids of jobs that must not be joined.
+            charge: what the owner is charged for the job; None for nothing.
 
         Returns:
             The same job with ``seq`` set.
 
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or a job to be joined.
+            OverQuota: the owner's quotas have no room for the job.
         """
         with self.database.write() as connection:
             if job.idempotency_key is not None:
@@ -115,6 +125,8 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
                 there = _to_join(connection, job, join_after, not_to_join)
                 if there is not None:
                     raise AlreadyThere(there)
+            if charge is not None:
+                charge_job(connection, job.job_id, job.owner, job.created_at, charge)
             connection.execute(_INSERT_JOB, values_of(job))
             (seq,) = connection.execute("SELECT last_insert_rowid()").fetchone()
             put_text(connection, seq, text_of(job))
@@ -231,6 +243,8 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
+            work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
+            settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
             announced = self.announce(connection, job, "Completed", now)
         if announced:
             self.announced()
@@ -257,6 +271,10 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
                 (now, error_name, job.seq),
             )
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            if error_name in CALLERS_FAULTS:
+                settle(connection, job_id)
+            else:
+                give_back(connection, job_id)
             announced = self.announce(connection, job, "Failed", now)
         if announced:
             self.announced()
@@ -284,6 +302,10 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, DeliveryTab
             connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
             announced = self.announce(connection, job, "Canceled", now)
             delete_text(connection, job.seq, error=reason)
+            if job.state == "Queued":
+                give_back(connection, job_id)
+            else:
+                settle(connection, job_id)
         if announced:
             self.announced()
         return True

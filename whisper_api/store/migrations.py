@@ -207,6 +207,40 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     (
+        # ``scopes`` is a JSON list, ``old_secrets`` the JSON of the secrets that rotations have replaced.
+        "ALTER TABLE keys ADD COLUMN expires_at REAL",
+        "ALTER TABLE keys ADD COLUMN last_used_at REAL",
+        "ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE keys ADD COLUMN rate TEXT",
+        "ALTER TABLE keys ADD COLUMN quota TEXT",
+        "ALTER TABLE keys ADD COLUMN old_secrets TEXT NOT NULL DEFAULT '[]'",
+    ),
+    (
+        # Counts only, so that they may stay when a job is deleted.
+        """
+        CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            audio_seconds REAL NOT NULL,
+            compute_seconds REAL NOT NULL,
+            PRIMARY KEY (owner, day, model)
+        ) WITHOUT ROWID
+        """,
+        # What unfinished jobs were charged.
+        """
+        CREATE TABLE charges (
+            job_id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            audio_seconds REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
         """
         CREATE TABLE webhook_endpoints (
             seq INTEGER PRIMARY KEY,

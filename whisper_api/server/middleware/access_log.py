@@ -14,7 +14,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from whisper_api.access.ratelimit_fields import fields_of
 from whisper_api.logs import Repeats, current_request
+from whisper_api.server.limits import LIMITS
+from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 
@@ -80,6 +83,9 @@ class AccessLog:
                 headers["X-Request-ID"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Cache-Control", "no-store")
+                limits = scope["state"].get(LIMITS)
+                if limits:
+                    headers.update(fields_of(limits))
             bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -115,6 +121,9 @@ class AccessLog:
         if server is not None:
             template = self._templates.get(scope.get("endpoint"))
             server.service.metrics.request_ended(scope["method"], template, status, seconds)
+            key = scope["state"].get("key")
+            if template is not None and (key or not server.config.enable_authorization) and is_counted(scope):
+                server.service.usage.count_request(key.key_id if key else "")
 
 
 class ErrorAnswers:

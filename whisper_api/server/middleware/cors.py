@@ -17,7 +17,7 @@ from whisper_api.errors import ConfigError
 __all__ = ["AllowedOrigins", "CrossOrigin", "is_preflight"]
 
 ANY = "*"
-EXPOSED = "Location, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
+EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
 PREFLIGHT_HEADERS = {
     # The asterisk allows the headers with which OpenAI's client describes itself. It does not cover Authorization.
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID, *",

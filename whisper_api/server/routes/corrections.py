@@ -58,7 +58,7 @@ def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) 
 WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
 STORED = Answer(200, "The stored corrections", {"application/json": Corrections})
 
-CORRECTIONS = Operation(corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
+CORRECTIONS = Operation(corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,), scope="read")
 CORRECT = Operation(
     correct,
     "Jobs",
@@ -66,4 +66,5 @@ CORRECT = Operation(
     refusals=(InvalidOption, *WITHOUT_RESULT, StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
     body=JsonBody(Corrections),
+    scope="correct",
 )

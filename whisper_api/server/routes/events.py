@@ -96,4 +96,5 @@ EVENTS = Operation(
     ),
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
+    scope="read",
 )

@@ -292,6 +292,7 @@ TRANSCRIBE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
+    scope="transcribe",
 )
 TRANSLATE = Operation(
     translate,
@@ -307,6 +308,7 @@ TRANSLATE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+    scope="transcribe",
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", location="path", required=True),

@@ -160,15 +160,20 @@ FORM: tuple[Cause, ...] = (
 )
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
-SPEAKERS = Operation(speakers, "Speakers", (Answer(200, "The speakers", {"application/json": SpeakerList}),))
+SPEAKERS = Operation(
+    speakers, "Speakers", (Answer(200, "The speakers", {"application/json": SpeakerList}),), scope="speakers"
+)
 ENROLL = Operation(
     enroll,
     "Speakers",
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
     refusals=(*FORM, SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
+    scope="speakers",
 )
-SPEAKER = Operation(speaker, "Speakers", (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,))
+SPEAKER = Operation(
+    speaker, "Speakers", (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,), scope="speakers"
+)
 RENAME = Operation(
     rename,
     "Speakers",
@@ -176,6 +181,7 @@ RENAME = Operation(
     refusals=(*BODY, SpeakerNotFound, SpeakerExists),
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
+    scope="speakers",
 )
 ADD_SAMPLES = Operation(
     add_samples,
@@ -184,6 +190,7 @@ ADD_SAMPLES = Operation(
     refusals=(*FORM, SpeakerNotFound),
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
+    scope="speakers",
 )
 DELETE = Operation(
     delete,
@@ -191,4 +198,5 @@ DELETE = Operation(
     (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
     refusals=(SpeakerNotFound, StorageError),
     parameters=(SPEAKER_ID,),
+    scope="speakers",
 )

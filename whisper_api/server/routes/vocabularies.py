@@ -74,8 +74,16 @@ LIST = Operation(
     "Vocabularies",
     (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
     refusals=(StorageError,),
+    scope="vocabularies",
 )
-READ = Operation(read, "Vocabularies", (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,))
+READ = Operation(
+    read,
+    "Vocabularies",
+    (STORED,),
+    refusals=(VocabularyNotFound, StorageError),
+    parameters=(NAME,),
+    scope="vocabularies",
+)
 PUT = Operation(
     put,
     "Vocabularies",
@@ -83,6 +91,7 @@ PUT = Operation(
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     parameters=(NAME,),
     body=JsonBody(Terms),
+    scope="vocabularies",
 )
 DELETE = Operation(
     delete,
@@ -90,4 +99,5 @@ DELETE = Operation(
     (Answer(204, "The vocabulary is deleted"),),
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
+    scope="vocabularies",
 )

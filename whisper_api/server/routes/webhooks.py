@@ -213,6 +213,7 @@ LIST = Operation(
     TAG,
     (Answer(200, "The endpoints", {"application/json": EndpointList}),),
     refusals=(StorageError,),
+    scope="webhooks",
 )
 CREATE = Operation(
     create,
@@ -220,8 +221,9 @@ CREATE = Operation(
     (Answer(201, "The endpoint", {"application/json": WebhookEndpoint}, {"Location": "Path of the endpoint"}),),
     refusals=(*BODY, WebhookNotFound),
     body=JsonBody(NewEndpoint),
+    scope="webhooks",
 )
-READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,))
+READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
 CHANGE = Operation(
     change,
     TAG,
@@ -229,19 +231,25 @@ CHANGE = Operation(
     refusals=(*BODY, WebhookNotFound),
     parameters=(ENDPOINT_ID,),
     body=JsonBody(EndpointChange),
+    scope="webhooks",
 )
-DELETE = Operation(delete, TAG, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,))
-SECRET = Operation(secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,))
-ROTATE = Operation(rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,))
-OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND)
-ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND)
-TEST = Operation(test, TAG, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,))
+DELETE = Operation(
+    delete, TAG, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks"
+)
+SECRET = Operation(secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
+ROTATE = Operation(rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
+OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks")
+ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks")
+TEST = Operation(
+    test, TAG, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,), scope="webhooks"
+)
 DELIVERIES = Operation(
     deliveries,
     TAG,
     (Answer(200, "A page of deliveries", {"application/json": DeliveryPage}),),
     refusals=(InvalidOption, StorageError),
     parameters=(STATE, JOB_ID, ENDPOINT, LIMIT, AFTER),
+    scope="webhooks",
 )
 DELIVERY = Operation(
     delivery,
@@ -249,6 +257,7 @@ DELIVERY = Operation(
     (Answer(200, "The delivery", {"application/json": WebhookDelivery}),),
     refusals=(DeliveryNotFound, StorageError),
     parameters=(DELIVERY_ID,),
+    scope="webhooks",
 )
 RESEND = Operation(
     resend,
@@ -256,4 +265,5 @@ RESEND = Operation(
     (BEGUN,),
     refusals=(DeliveryNotFound, InvalidOption, OFF, StorageError),
     parameters=(DELIVERY_ID,),
+    scope="webhooks",
 )
