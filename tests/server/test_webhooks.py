@@ -317,6 +317,20 @@ async def test_webhooks_are_their_keys_own_and_go_with_it(tmp_path: Path, receiv
 
 
 @on_a_loop
+async def test_a_key_with_scopes_manages_webhooks_with_theirs_only_and_names_receivers_without(
+    tmp_path: Path, receiving: Receiver
+) -> None:
+    async with inside(tmp_path, FakeExecutor("Hello."), **sending(receiving, enable_authorization=True)) as app:
+        tokens = [app.service.keys.create(name, scopes=(name,))[1] for name in ("transcribe", "webhooks")]
+        async with app.client(tokens[0]) as submitting, app.client(tokens[1]) as managing:
+            problem(await submitting.get("/webhooks"), 403, "forbidden_scope")
+            await app.submit(submitting, webhook_url=receiving.url())
+            await came(receiving, "/hook")
+            await create(managing, receiving.url())
+            problem(await app.post(managing), 403, "forbidden_scope")
+
+
+@on_a_loop
 async def test_a_revoked_keys_jobs_send_nothing_more(
     tmp_path: Path, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
