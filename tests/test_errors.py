@@ -20,6 +20,7 @@ import pytest
 
 import whisper_api
 from whisper_api import errors, job_values, key_values, schema
+from whisper_api.audit_records import AuditRecord
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
 from whisper_api.server.responses.problems import QUOTA_EXCEEDED
@@ -247,6 +248,7 @@ def values() -> Iterator[object]:
         compute_seconds=0.5,
         quotas=(QuotaUse(policy="jobs-day", unit="jobs", limit=2, remaining=1, reset_seconds=60),),
     )
+    yield AuditRecord(time=datetime.now(timezone.utc), action="job.read", actor="key", target="j", status=200)
     yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
     key = key_values.AccessKey(key_id="0" * 8, name="a", role="user", state="active", created_at="2026-01-02T00:00:00Z")
     yield key

@@ -665,6 +665,29 @@ PROMISES = (
         r"0 = (?:any length|any rate|no limit of its own)",
         tests=(SENTINELS, "test_any_byte_ends_a_silence_when_no_least_rate_is_set"),
     ),
+    Promise(
+        r"docs/operations",
+        r"first (\d+) addresses",
+        lambda: (constant("access", "REFUSED_ADDRESSES"),),
+        ("test_failed_authentications_are_a_bounded_number_of_entries",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"up to (\d+) entries wait",
+        lambda: (constant("access", "MAX_WAITING"),),
+        ("test_entries_outlast_a_full_disk_and_lost_ones_are_counted",),
+    ),
+    Promise(
+        r"docs/operations|setting WHISPER_AUDIT|help",
+        r"0 (?:switches the trail off|= keep no trail)",
+        tests=("test_without_a_retention_nothing_is_recorded", "test_zero_days_record_nothing_and_old_entries_go"),
+    ),
+    Promise(
+        r"docstring AuditRecord",
+        r"(\d+) when the client went away",
+        lambda: (constant("server", "CLIENT_GONE"),),
+        ("test_a_client_that_goes_away_is_recorded",),
+    ),
     Promise(r"setting SYNC", r"0 = until it ends", tests=("test_a_wait_without_a_limit_lasts_until_the_job_ends",)),
 )
 

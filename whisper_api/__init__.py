@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_api.audit_records import AuditRecord
     from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        UploadMissing,
         VocabularyNotFound,
         WebhookError,
         WebhookNotFound,
@@ -98,6 +100,7 @@ __all__ = [
     "AccessKey",
     "AsyncClient",
     "AudioTooLong",
+    "AuditRecord",
     "Busy",
     "CallerLimit",
     "Canceled",
@@ -160,6 +163,7 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "UploadMissing",
     "Usage",
     "Vocabulary",
     "VocabularyNotFound",
@@ -187,6 +191,7 @@ _HOMES = {
     "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
+    "AuditRecord": "whisper_api.audit_records",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.engine",

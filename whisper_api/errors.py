@@ -27,6 +27,7 @@
     │   ├── JobFailed              the job ended without a result; says why
     │   ├── JobCanceled            the job was canceled, so there is no result
     │   ├── ResultGone             the job's result was delivered, has expired or was deleted
+    │   ├── UploadMissing          the job's audio is not there, as after a restore without it
     │   └── IdempotencyConflict    the same idempotency key came with another payload
     ├── SpeakerError
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
@@ -108,6 +109,7 @@ __all__ = [
     "StorageFull",
     "StorageLocked",
     "UnknownModel",
+    "UploadMissing",
     "VocabularyNotFound",
     "WebhookError",
     "WebhookNotFound",
@@ -265,6 +267,10 @@ class JobCanceled(JobError):
 
 class ResultGone(JobError):
     """The result was delivered, has expired or was deleted."""
+
+
+class UploadMissing(JobError):
+    """The audio of the job is not on this machine: the database was restored from a backup without it."""
 
 
 class IdempotencyConflict(JobError):

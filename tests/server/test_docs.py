@@ -161,7 +161,7 @@ def test_the_examples_work(server: RunningServer, hello: bytes, speech: bytes, t
             ["/bin/sh", "-c", line.replace("curl ", 'curl -sS -o /dev/null -w "%{http_code}" --noproxy "*" ', 1)],
             env={
                 "URL": server.url,
-                # A user's key may not read the metrics, and may not manage keys.
+                # A user's key may read neither the metrics nor the audit trail, and may not manage keys.
                 "KEY": server.admin_key if "/metrics" in line or "/admin/" in line else server.user_key,
                 "ID": server.key("tests-docs")[3:11],
                 "JOB": job_id,

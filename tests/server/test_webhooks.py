@@ -18,6 +18,7 @@ from store.test_deletion import on_disk
 from server.conftest import MakeConfig
 from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api import Client, Server, TranscriptionOptions, errors, verify_webhook
+from whisper_api.audit_records import AuditFilter
 from whisper_api.cli.main import main
 from whisper_api.jobs import revocations, webhook_bodies, webhooks
 from whisper_api.jobs.webhooks import MAX_ENDPOINTS
@@ -314,6 +315,33 @@ async def test_webhooks_are_their_keys_own_and_go_with_it(tmp_path: Path, receiv
             app.service.store.database.wipe()
             assert (await root.get("/webhooks/deliveries")).json()["deliveries"] == []
             assert on_disk(tmp_path / "data", ["plantedurl", "planteddescription", *secrets]) == set()
+
+
+@on_a_loop
+async def test_what_is_done_with_webhooks_is_in_the_audit_trail_without_addresses_and_secrets(
+    tmp_path: Path, receiving: Receiver
+) -> None:
+    async with inside(tmp_path, FakeExecutor("Hello."), **sending(receiving, enable_authorization=True)) as app:
+        async with app.client(app.token("one")) as client:
+            endpoint_id = (await create(client, receiving.url("/audited")))["endpoint_id"]
+            secret = await secret_of(client, endpoint_id)
+            path = f"/webhooks/{endpoint_id}"
+            await client.patch(path, json={"description": "a note"})
+            delivery_id = (await client.post(f"{path}/test")).json()["delivery_id"]
+            await client.post(f"/webhooks/deliveries/{delivery_id}/resend")
+            await client.post(f"{path}/secret/rotate")
+            await client.delete(path)
+            await client.get("/webhooks/no-id")
+        app.service.audit.page(AuditFilter(), limit=1)
+        entries = [each for each in app.service.store.audit_records() if each.action.startswith("webhook.")]
+        assert [(each.action, each.target) for each in entries] == [
+            *((f"webhook.{verb}", endpoint_id) for verb in ("create", "read", "change", "send")),
+            ("webhook.send", delivery_id),
+            *((f"webhook.{verb}", endpoint_id) for verb in ("rotate", "delete")),
+            ("webhook.read", None),
+        ]
+        assert "audited" not in repr(entries)
+        assert secret not in repr(entries)
 
 
 @on_a_loop

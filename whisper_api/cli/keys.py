@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,14 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 2 when the key does not exist or a value cannot be used.
     """
+    from whisper_api.access.audit import record_command
     from whisper_api.access.keys import KeyRing
     from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
     store = JobStore(loaded.config.data_dir / DATABASE_NAME)
     try:
+        # Records an action on a key in the audit trail.
+        args.record = functools.partial(record_command, store, loaded.config)
         args.action(args, KeyRing(store))
     except InvalidOption as error:
         return complain("keys", error, 2)
@@ -115,6 +119,7 @@ def _add_values(command: argparse.ArgumentParser) -> None:
 
 def _create(args: argparse.Namespace, ring: KeyRing) -> None:
     key, token = ring.create(args.name, **_values(args))
+    args.record("key.create", key.key_id)
     # Standard output has the key only, so that a script can read it.
     print(token, flush=True)
     print(
@@ -145,6 +150,7 @@ def _change(args: argparse.Namespace, ring: KeyRing) -> None:
     if "name" in vars(args):
         values["name"] = args.name
     key = ring.change(ring.find(args.key).key_id, KeyChange(**values))
+    args.record("key.change", key.key_id)
     print(f"key {key.name!r} (id {key.key_id}) is changed", file=sys.stderr)
 
 
@@ -156,6 +162,7 @@ def _rotate(args: argparse.Namespace, ring: KeyRing) -> None:
     except ValueError as error:
         raise InvalidOption("grace", str(error)) from None
     key, token = ring.rotate(ring.find(args.key).key_id, grace_seconds)
+    args.record("key.rotate", key.key_id)
     print(token, flush=True)
     until = f"are accepted until {_when(key.old_secret_until)}" if grace_seconds else "are refused from now on"
     print(f"key {key.name!r} (id {key.key_id}) has a new secret; earlier ones {until}", file=sys.stderr)
@@ -163,6 +170,7 @@ def _rotate(args: argparse.Namespace, ring: KeyRing) -> None:
 
 def _revoke(args: argparse.Namespace, ring: KeyRing) -> None:
     key = ring.revoke(args.key)
+    args.record("key.revoke", key.key_id)
     print(f"key {key.name!r} (id {key.key_id}) is revoked", file=sys.stderr)
 
 

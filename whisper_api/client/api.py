@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.audit_records import AuditRecord
+from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
@@ -424,6 +425,33 @@ class Client(KeyMethods, WebhookMethods):
         while True:
             page = self._transport.run(self._calls.page(params))
             yield from page.jobs
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    def audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        action: str | None = None,
+    ) -> Iterator[AuditRecord]:
+        """The server's audit trail, newest first: who did what. Only for administrators.
+
+        Args:
+            since: only entries of this time or later; local time when it has no zone.
+            until: only earlier entries.
+            key: only entries of the key with this id or name.
+            action: only this action, as in ``job.read``; or all of a kind, as in ``job``.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        params = audit_search(since, until, key, action)
+        while True:
+            page = self._transport.run(self._calls.audit_page(params))
+            yield from page.records
             if page.next is None:
                 return
             params["after"] = page.next

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
 from whisper_api.client.async_webhooks import AsyncWebhookMethods
-from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
@@ -404,6 +405,34 @@ class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
             page = await self._transport.run(self._calls.page(params))
             for job in page.jobs:
                 yield job
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    async def audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        action: str | None = None,
+    ) -> AsyncGenerator[AuditRecord, None]:
+        """The server's audit trail, newest first. Only for administrators.
+
+        Args:
+            since: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            until: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            key: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            action: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+
+        Raises:
+            RequestError: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+        """
+        params = audit_search(since, until, key, action)
+        while True:
+            page = await self._transport.run(self._calls.audit_page(params))
+            for record in page.records:
+                yield record
             if page.next is None:
                 return
             params["after"] = page.next

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
@@ -34,6 +35,8 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
+# Entries of the audit trail that one request asks for.
+AUDIT_PAGE = 1000
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 
@@ -73,6 +76,13 @@ class Page(msgspec.Struct):
     """A page of the caller's jobs, and the cursor of the next page."""
 
     jobs: tuple[JobStatus, ...]
+    next: str | None = None
+
+
+class AuditPage(msgspec.Struct):
+    """A page of the audit trail, and the cursor of the next page."""
+
+    records: tuple[AuditRecord, ...]
     next: str | None = None
 
 
@@ -274,6 +284,11 @@ class Calls:
         response = yield from self.response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
+    def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
+        """A page of the audit trail, for the query of :func:`audit_search`."""
+        response = yield from self.response(Request("GET", "/admin/audit", params=params))
+        return decoded(response, AuditPage)
+
     def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
         """Send a request with JSON, and return the value of the response.
 
@@ -435,6 +450,25 @@ def search(
         "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
         "created_after": None if created_after is None else created_after.astimezone().isoformat(),
         "created_before": None if created_before is None else created_before.astimezone().isoformat(),
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def audit_search(since: datetime | None, until: datetime | None, key: str | None, action: str | None) -> dict[str, str]:
+    """The query of a search in the audit trail.
+
+    Args:
+        since: only entries of this time or later.
+        until: only earlier entries.
+        key: only entries of the key with this id or name.
+        action: only entries of this action or kind of action.
+    """
+    query = {
+        "since": None if since is None else since.astimezone().isoformat(),
+        "until": None if until is None else until.astimezone().isoformat(),
+        "key": key,
+        "action": action,
+        "limit": str(AUDIT_PAGE),
     }
     return {name: value for name, value in query.items() if value is not None}
 

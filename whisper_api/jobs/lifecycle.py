@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from whisper_api.access.audit import AuditTrail
 from whisper_api.access.keys import KeyRing
-from whisper_api.config import Config
+from whisper_api.config import Config, LiveConfig
 from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
@@ -59,6 +60,8 @@ class Lifecycle:
     Attributes:
         store: the job database.
         keys: the keys of callers, which are in the same database.
+        settings: the configuration in force; parts that take new values register with it.
+        audit: the audit trail, for those who let callers in.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
         usage: what keys use, and their quotas.
@@ -83,7 +86,8 @@ class Lifecycle:
         # Guarded by _fault_lock:
         self._on_fault: list[Callable[[], None]] = []
         self._process = os.getpid()
-        self._config = config
+        self.settings = LiveConfig(config)
+        self.audit = AuditTrail(store, config)
         self._executor = executor
         slots = config.max_concurrent_jobs if config.enable_concurrency else 1
         self._queue = JobQueue(
@@ -133,6 +137,11 @@ class Lifecycle:
         self._draining = False
         self._stopped = False
         self._closed = False
+        self.settings.register(self._take_settings)
+
+    @property
+    def _config(self) -> Config:
+        return self.settings.config
 
     def start(self) -> None:
         """Put interrupted jobs back into the queue, remove orphans and begin to work; models are loaded meanwhile.
@@ -154,6 +163,7 @@ class Lifecycle:
                 log.warning("%s", warning)
             self._recover()
             self._started = True
+            self.audit.start()
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
             self.usage.start()
@@ -245,6 +255,7 @@ class Lifecycle:
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
+            self.audit.close()
             self.store.close()
 
     def health(self) -> Health:
@@ -280,6 +291,15 @@ class Lifecycle:
         self.drain()
         for callback in callbacks:
             callback()
+
+    def _take_settings(self, config: Config) -> None:
+        self._queue.resize(config.max_queued_jobs)
+        self._reservations.per_owner = config.max_jobs_per_key
+        self._retention.retention_seconds = config.job_retention_hours * 3600
+        self._retention.grace_seconds = config.result_grace_seconds
+        self._watch.stall_seconds = config.stall_seconds
+        self.usage.configure(config)
+        self.audit.take_settings(config)
 
     def _state(self) -> ServiceState:
         from whisper_api.engine.audio.process import DECODERS

@@ -279,7 +279,7 @@ class JobService(Lifecycle):
         self.store.mark_delivered(job_id, time.time())
         log.info("result delivered", extra={"job_id": job_id})
 
-    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> None:
+    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> bool:
         """Cancel a waiting job; remove the result and files of an ended job, or all of a job that Failed.
 
         Args:
@@ -287,25 +287,30 @@ class JobService(Lifecycle):
             owner: owner of the job.
             force: also stop a running job, and return when it has stopped.
 
+        Returns:
+            Whether the job was unfinished and is Canceled now.
+
         Raises:
             JobIsProcessing: the job runs, and ``force`` is false.
         """
+        stopped = False
         while True:
             job = self._job(job_id, owner)
             if job.state in FINAL_STATES:
                 self._remove(job)
-                return
+                return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
                 raise JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
+                stopped = True
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
             if self.store.cancel(job_id, time.time(), states=(job.state,)):
                 self._queue.remove(job_id)
                 self._after_cancel(job_id)
-                return
+                return True
 
     def cancel_unfinished(self, job_id: str) -> bool:
         """Cancel a job of any owner, running or not, unless it has ended; an ended job keeps its result.

@@ -29,6 +29,7 @@ from whisper_api.server.responses.delivery import LingeringClose
 from whisper_api.server.responses.problems import ErrorHandler, handler, problem_response
 from whisper_api.server.routes import (
     asr,
+    audit,
     corrections,
     docs,
     events,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
-__all__ = ["create_app", "create_metrics_app"]
+__all__ = ["checked", "create_app", "create_metrics_app"]
 
 NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
@@ -85,6 +86,7 @@ NATIVE_ROUTES = {
     "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
     "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
     "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
+    "/admin/audit": Resource({"GET": audit.AUDIT}),
     "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
     "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
     "/admin/keys/{key_id}/rotate": Resource({"POST": keys.ROTATE}),
@@ -148,14 +150,15 @@ def create_app(
     """
     if config is None:
         config = Config.load().config
-    config = _checked(config)
+    config = checked(config)
+    origins = AllowedOrigins.of(config)
     layers = [
         Middleware(AccessLog, templates=TEMPLATES),
         Middleware(BehindProxy, config=config),
         Middleware(LingeringClose),
     ]
-    layers += [Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
-    admit = Middleware(LocalCallers, config=config, insecure=insecure, logged=set())
+    layers += [Middleware(CrossOrigin, allowed=origins)]
+    admit = Middleware(LocalCallers, config=config, allowed=origins, insecure=insecure, logged=set())
     if config.enable_authorization:
         admit = Middleware(Authentication)
     state = State()
@@ -163,7 +166,7 @@ def create_app(
     app = Starlette(
         routes=[Mount(prefix, _part(routes, openai_errors, admit, state)) for prefix, routes in OPENAI_MOUNTS.items()],
         middleware=layers,
-        lifespan=functools.partial(_lifespan, config=config, outer_service=service, executor=executor),
+        lifespan=functools.partial(_lifespan, config=config, origins=origins, outer_service=service, executor=executor),
     )
     app.state = state
     app.router.redirect_slashes = False
@@ -180,7 +183,8 @@ def create_metrics_app(app: Starlette, config: Config) -> Starlette:
         config: names the host of the port.
     """
     local = msgspec.structs.replace(config, host=config.metrics_host)
-    admit = Middleware(LocalCallers, config=local, insecure=not only_local(local.host))
+    origins = AllowedOrigins.of(config)
+    admit = Middleware(LocalCallers, config=local, allowed=origins, insecure=not only_local(local.host))
     outer = Starlette(middleware=[Middleware(AccessLog, templates=TEMPLATES)])
     outer.state = app.state
     outer.router.default = _part({"/metrics": NATIVE_ROUTES["/metrics"]}, handler(problem_response), admit, app.state)
@@ -200,7 +204,7 @@ def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middlewar
     return app
 
 
-def _checked(config: Config) -> Config:
+def checked(config: Config) -> Config:
     """The configuration with Whisper's code of the language.
 
     Raises:
@@ -220,7 +224,12 @@ def _checked(config: Config) -> Config:
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    app: Starlette, *, config: Config, outer_service: JobService | None, executor: Executor | None
+    app: Starlette,
+    *,
+    config: Config,
+    origins: AllowedOrigins,
+    outer_service: JobService | None,
+    executor: Executor | None,
 ) -> AsyncIterator[None]:
     """Make the state of the application, and close it in reverse order."""
     from whisper_api.jobs.service import JobService
@@ -233,6 +242,8 @@ async def _lifespan(
             await asyncio.to_thread(service.start)
         state = ServerState(config, service)
         stack.callback(state.close)
+        service.settings.register(origins.take_settings)
+        stack.callback(service.settings.unregister, origins.take_settings)
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.audit_records import Action
 from whisper_api.key_values import Role, Scope
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
@@ -131,6 +132,8 @@ class Operation:
         roles: roles of the keys that may call the operation.
         scope: the scope that a key with scopes needs; None for an operation that every key of these roles may call.
         hidden: whether the description leaves the operation out.
+        audit: the action that the audit trail records; None when it records nothing. A test asks for it where an
+            operation changes something.
     """
 
     handler: Handler
@@ -143,3 +146,4 @@ class Operation:
     roles: tuple[Role, ...] = ("user", "admin")
     scope: Scope | None = None
     hidden: bool = False
+    audit: Action | None = None

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from whisper_api.access.key_rules import allows
 from whisper_api.errors import ScopeMissing
+from whisper_api.server.auditing import begin
 from whisper_api.server.operations import Operation
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.part_headers import shown
@@ -43,6 +44,8 @@ class Resource:
         self.handlers = {method: operation.handler for method, operation in operations.items()}
         if "GET" in self.handlers:
             self.handlers["HEAD"] = self.handlers["GET"]
+        # Not of HEAD, whose response has no text.
+        self._actions = {method: operation.audit for method, operation in operations.items()}
         self._guarded = {method: operation for method, operation in operations.items() if not operation.open}
         if "GET" in self._guarded:
             self._guarded["HEAD"] = self._guarded["GET"]
@@ -50,6 +53,9 @@ class Resource:
         self.allow = ", ".join([*self.handlers, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        action = self._actions.get(scope["method"])
+        if action is not None:
+            begin(scope, action)
         handler = self.handlers.get(scope["method"])
         if handler is not None:
             self._check_key(scope)

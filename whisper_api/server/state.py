@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from whisper_api.access.request_limits import RequestLimits
-from whisper_api.config import Config
+from whisper_api.config import Config, with_new_values
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
@@ -53,7 +53,7 @@ class ServerState:
         service: the job service.
 
     Attributes:
-        config: the configuration.
+        config: the configuration in force.
         service: the job service.
         keys: the keys of the callers.
         uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
@@ -95,9 +95,19 @@ class ServerState:
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
         self.caller_enrolments = Turns(1)
         self.caller_renders = Turns(1)
+        service.settings.register(self.take_settings)
+
+    def take_settings(self, config: Config) -> None:
+        """Use the new values of a configuration. Runs on the event loop."""
+        self.config = config = with_new_values(self.config, config)
+        self.limits.configure(config)
+        self.key_uploads.resize(config.max_uploads_per_key)
+        self.address_uploads.resize(config.max_uploads_per_address)
+        self.form_bytes.most = config.max_uploads_per_key * config.max_file_size
 
     def close(self) -> None:
         """End the threads, without waiting for work that has begun."""
+        self.service.settings.unregister(self.take_settings)
         for pool in (self.uploads, self.reads, self.renders, self.fetches, self.enrolments):
             pool.shutdown(wait=False, cancel_futures=True)
 

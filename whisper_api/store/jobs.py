@@ -1,4 +1,4 @@
-"""JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
+"""JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
 All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
 ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from whisper_api.errors import Portable
 from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
+from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.deliveries import DeliveryTable, forget_address
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
@@ -74,7 +75,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, DeliveryTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:

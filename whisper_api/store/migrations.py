@@ -241,6 +241,42 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     (
+        # ``audit.py`` says what the triggers are for. The id of an entry is never used again (AUTOINCREMENT).
+        """
+        CREATE TABLE audit (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            time REAL NOT NULL,
+            action TEXT NOT NULL,
+            actor TEXT NOT NULL,
+            key_id TEXT,
+            name TEXT,
+            role TEXT,
+            target TEXT,
+            address TEXT,
+            request_id TEXT,
+            status INTEGER,
+            error TEXT,
+            count INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX audit_by_time ON audit (time)",
+        """
+        CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not changed'); END
+        """,
+        # INSERT OR REPLACE removes a row without the trigger of a removal.
+        """
+        CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+        WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not replaced'); END
+        """,
+        """
+        CREATE TRIGGER audit_loses_only_its_oldest BEFORE DELETE ON audit
+        WHEN OLD.time > CAST(strftime('%s', 'now') AS REAL) - 86400 OR EXISTS (SELECT 1 FROM audit WHERE seq < OLD.seq)
+        BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END
+        """,
+    ),
+    (
         """
         CREATE TABLE webhook_endpoints (
             seq INTEGER PRIMARY KEY,

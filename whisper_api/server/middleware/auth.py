@@ -18,7 +18,7 @@ from whisper_api.config import Config
 from whisper_api.errors import KeyExpired
 from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
-from whisper_api.server.middleware.proxies import PUBLIC_HOST
+from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, state_in, state_of
@@ -55,7 +55,12 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope):
-            key = scope["state"]["key"] = await self._key(scope)
+            try:
+                key = scope["state"]["key"] = await self._key(scope)
+            except Problem as problem:
+                if problem.status == 401:
+                    state_in(scope).service.audit.refused(client_address(scope))
+                raise
             if is_counted(scope):
                 count_request(scope, key)
         await self.app(scope, receive, send)
@@ -123,15 +128,24 @@ class LocalCallers:
 
     Args:
         app: the rest of the application.
-        config: names the host and the allowed origins.
+        config: names the host.
+        allowed: the allowed origins.
         insecure: other machines may reach the server, so that ``Host`` may be any name.
         logged: the refused origins that the log has already, shared by the parts of an application.
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False, logged: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: Config,
+        allowed: AllowedOrigins,
+        insecure: bool = False,
+        logged: set[str] | None = None,
+    ) -> None:
         self.app = app
         self.host = config.host.strip("[]").lower()
-        self.allowed = AllowedOrigins.of(config)
+        self.allowed = allowed
         self.insecure = insecure
         self._logged = set() if logged is None else logged
 

@@ -17,6 +17,7 @@ from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 
 __all__ = [
+    "CODE",
     "TOO_MANY_CONNECTIONS",
     "TOO_MANY_RESPONSES",
     "ErrorHandler",
@@ -128,6 +129,8 @@ class Problem(Portable):
 
 # Key of an ASGI scope: the problem that the application answers with instead of handling the request.
 REFUSED = "whisper_api.refused"
+# Key of an ASGI scope: the code of the problem that was the response.
+CODE = "whisper_api.problem_code"
 TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",
@@ -274,6 +277,7 @@ def handler(respond: Callable[[Request, Problem], Response]) -> ErrorHandler:
         problem = problem_of(error)
         if problem.status == 500:
             log.error("a request failed", exc_info=error)
+        request.scope[CODE] = problem.code
         return respond(request, problem)
 
     return handle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,9 +22,10 @@ from whisper_api.errors import (
 )
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobResult, JobState, JobStatus
+from whisper_api.server.auditing import note
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
-from whisper_api.server.query import job_id_of
+from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
@@ -54,7 +54,6 @@ METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this key at the to
 METADATA_VALUE = Parameter(
     "metadata_value", str, "Only jobs with this value under metadata_key, as text or as JSON (5, true, null)"
 )
-MOMENT = Annotated[datetime, Meta(tz=True)]
 CREATED_AFTER = Parameter("created_after", MOMENT, "Only jobs submitted at this time or later (RFC 3339)")
 CREATED_BEFORE = Parameter("created_before", MOMENT, "Only jobs submitted before this time (RFC 3339)")
 LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Jobs on a page", 50)
@@ -122,7 +121,8 @@ async def cancel(request: Request) -> Response:
     force = FORCE.of(request)
     # With force the call waits until the running work item has ended, which would occupy a thread of the pool.
     pool = None if force else state.uploads
-    await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
+    canceled = await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
+    note(request, action="job.cancel" if canceled else "job.delete")
     return JsonResponse(CancelResponse())
 
 
@@ -136,8 +136,8 @@ async def jobs(request: Request) -> Response:
         state=STATE.of(request),
         metadata_key=METADATA_KEY.of(request),
         metadata_value=METADATA_VALUE.of(request),
-        created_after=_seconds(CREATED_AFTER.of(request)),
-        created_before=_seconds(CREATED_BEFORE.of(request)),
+        created_after=seconds_of(CREATED_AFTER.of(request)),
+        created_before=seconds_of(CREATED_BEFORE.of(request)),
     )
     shows_texts = sees_texts(request)
     if not shows_texts and (filter.metadata_key, filter.metadata_value) != (None, None):
@@ -153,10 +153,6 @@ def _without_texts(status: JobStatus) -> JobStatus:
     """A status without what comes from the client or from the audio."""
     error = None if status.error is None else HIDDEN
     return msgspec.structs.replace(status, error=error, warnings=(), file_name=None, metadata=None)
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
 
 
 STATUS = Operation(
@@ -181,6 +177,7 @@ RESULT = Operation(
     ),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
+    audit="job.read",
     scope="read",
 )
 CANCEL = Operation(
@@ -189,6 +186,7 @@ CANCEL = Operation(
     (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
     refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
     parameters=(JOB_ID, FORCE),
+    audit="job.cancel",
     scope="delete",
 )
 JOBS = Operation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,6 +11,7 @@ from starlette.responses import Response
 from whisper_api.access.keys import Key, KeyRing, access_key
 from whisper_api.errors import InvalidOption, KeyNotFound, LastAdminKey, StorageError
 from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
+from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import blocking, state_of
@@ -18,6 +21,7 @@ from whisper_api.server.uploads.receiving import received_body
 __all__ = ["CHANGE", "CREATE", "LIST", "REVOKE", "ROTATE", "SHOW"]
 
 MAX_BYTES = 16 << 10
+KEY_ID_FORM = re.compile("[0-9a-f]{8}")
 
 
 class KeyList(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,7 @@ async def create_key(request: Request) -> Response:
     """
     new = decoded(await _body(request), NewKey)
     key, token = await blocking(state_of(request).uploads, _ring(request).add, new, _by(request))
+    note(request, key.key_id)
     root = request.scope.get("root_path", "")
     headers = {"Location": f"{root}/admin/keys/{key.key_id}"}
     return JsonResponse(KeyWithSecret(key=access_key(key), token=token), 201, headers)
@@ -112,6 +117,8 @@ def _by(request: Request) -> Key | None:
 
 def _key_id(request: Request) -> str:
     key_id: str = request.path_params["key_id"]
+    if KEY_ID_FORM.fullmatch(key_id):
+        note(request, key_id)
     return key_id
 
 
@@ -133,6 +140,7 @@ CREATE = Operation(
     body=JsonBody(NewKey),
     roles=("admin",),
     scope="admin",
+    audit="key.create",
 )
 SHOW = Operation(key, "Keys", (FOUND,), refusals=(KeyNotFound,), parameters=(KEY_ID,), roles=("admin",), scope="admin")
 CHANGE = Operation(
@@ -144,6 +152,7 @@ CHANGE = Operation(
     body=JsonBody(KeyChange),
     roles=("admin",),
     scope="admin",
+    audit="key.change",
 )
 ROTATE = Operation(
     rotate_key,
@@ -154,6 +163,7 @@ ROTATE = Operation(
     body=JsonBody(Rotation),
     roles=("admin",),
     scope="admin",
+    audit="key.rotate",
 )
 REVOKE = Operation(
     revoke_key,
@@ -163,4 +173,5 @@ REVOKE = Operation(
     parameters=(KEY_ID,),
     roles=("admin",),
     scope="admin",
+    audit="key.revoke",
 )

@@ -292,6 +292,7 @@ TRANSCRIBE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
     scope="transcribe",
 )
 TRANSLATE = Operation(
@@ -308,6 +309,7 @@ TRANSLATE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
     scope="transcribe",
 )
 DEPLOYMENT = (

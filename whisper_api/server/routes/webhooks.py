@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from whisper_api.errors import DeliveryNotFound, InvalidOption, QueueFull, StorageError, WebhookNotFound
 from whisper_api.jobs.webhooks import EndpointChange
+from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, Cause, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
@@ -93,6 +95,7 @@ async def create(request: Request) -> Response:
     service = state_of(request).service
     others = EndpointChange(**{name: value for name, value in asdict(values).items() if name != "url"})
     made = await _in_turn(request, lambda: service.webhooks.create(owner_of(request), values.url, others))
+    note(request, made.endpoint_id)
     root = request.scope.get("root_path", "")
     return JsonResponse(made, 201, {"Location": f"{root}/webhooks/{made.endpoint_id}"})
 
@@ -107,8 +110,8 @@ async def change(request: Request) -> Response:
     """Change fields of an endpoint, or disable or enable it. Pending deliveries go to the new address."""
     check_webhooks_enabled(state_of(request).config)
     values = decoded(await _body(request), EndpointChange)
-    webhooks, owner = state_of(request).service.webhooks, owner_of(request)
-    return JsonResponse(await _in_turn(request, lambda: webhooks.change(owner, _id(request), values)))
+    webhooks, owner, endpoint_id = state_of(request).service.webhooks, owner_of(request), _id(request)
+    return JsonResponse(await _in_turn(request, lambda: webhooks.change(owner, endpoint_id, values)))
 
 
 async def delete(request: Request) -> Response:
@@ -171,6 +174,7 @@ async def resend(request: Request) -> Response:
     state, name = state_of(request), request.path_params["delivery_id"]
     check_webhooks_enabled(state.config)
     again = await blocking(state.uploads, state.service.webhooks.resend, viewer_of(request), name)
+    note(request, again.delivery_id)
     return JsonResponse(again, 202)
 
 
@@ -190,7 +194,12 @@ async def _in_turn(request: Request, work: Callable[[], T]) -> T:
 
 
 def _id(request: Request) -> str:
-    endpoint_id: str = request.path_params["endpoint_id"]
+    text: str = request.path_params["endpoint_id"]
+    try:
+        endpoint_id = str(uuid.UUID(text))
+    except ValueError:
+        raise WebhookNotFound(f"Webhook endpoint not found: {text[:64]}") from None
+    note(request, endpoint_id)
     return endpoint_id
 
 
@@ -214,6 +223,7 @@ LIST = Operation(
     (Answer(200, "The endpoints", {"application/json": EndpointList}),),
     refusals=(StorageError,),
     scope="webhooks",
+    audit="webhook.read",
 )
 CREATE = Operation(
     create,
@@ -222,8 +232,9 @@ CREATE = Operation(
     refusals=(*BODY, WebhookNotFound),
     body=JsonBody(NewEndpoint),
     scope="webhooks",
+    audit="webhook.create",
 )
-READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
+READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read")
 CHANGE = Operation(
     change,
     TAG,
@@ -232,16 +243,33 @@ CHANGE = Operation(
     parameters=(ENDPOINT_ID,),
     body=JsonBody(EndpointChange),
     scope="webhooks",
+    audit="webhook.change",
 )
 DELETE = Operation(
-    delete, TAG, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks"
+    delete,
+    TAG,
+    (Answer(204, "The endpoint is deleted"),),
+    refusals=FOUND,
+    parameters=(ENDPOINT_ID,),
+    scope="webhooks",
+    audit="webhook.delete",
 )
-SECRET = Operation(secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
-ROTATE = Operation(rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks")
-OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks")
-ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks")
+SECRET = Operation(
+    secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read"
+)
+ROTATE = Operation(
+    rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.rotate"
+)
+OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.read")
+ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.rotate")
 TEST = Operation(
-    test, TAG, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,), scope="webhooks"
+    test,
+    TAG,
+    (BEGUN,),
+    refusals=(*FOUND, InvalidOption, OFF),
+    parameters=(ENDPOINT_ID,),
+    scope="webhooks",
+    audit="webhook.send",
 )
 DELIVERIES = Operation(
     deliveries,
@@ -266,4 +294,5 @@ RESEND = Operation(
     refusals=(DeliveryNotFound, InvalidOption, OFF, StorageError),
     parameters=(DELIVERY_ID,),
     scope="webhooks",
+    audit="webhook.send",
 )

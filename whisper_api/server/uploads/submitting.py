@@ -29,6 +29,7 @@ from whisper_api.errors import (
 )
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.auditing import note
 from whisper_api.server.limits import note_quotas
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
@@ -180,6 +181,7 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
         ClientDisconnect: the client has gone.
     """
     submitter = await _accept(request, read, SEVERAL)
+    note(request, *(job.job_id for job in submitter.jobs.values()))
     outcomes = tuple(_outcome(file, submitter.jobs) for file in submitter.files)
     if not submitter.jobs:
         many = f"None of the {len(outcomes)} files was" if len(outcomes) > 1 else "The file was not"
