@@ -32,7 +32,7 @@ KILLS = 10
 JOBS = 40
 JOBS_OF_A_LIFE = JOBS // KILLS
 # A kill comes so much later than the last job of its life.
-MOST_SECONDS = 0.2
+MOST_SECONDS = 0.1
 CLIENTS = 2
 # What the jobs do. The first one runs until it has had all of its attempts.
 PROMPTS = ("stuck", *("fine", "fine", "fail", "hold") * (JOBS // 4))
@@ -54,7 +54,7 @@ def by_prompt(executor: FakeExecutor, job: Job) -> None:
 def serve_without_models() -> int:
     """Run the command line with an executor that loads no model, and with attempts that follow each other fast."""
     EXECUTORS["local"] = lambda config: FakeExecutor("Hello.", behave=by_prompt)
-    webhook_sender.DELAYS = (0.3,) * 60  # type: ignore[assignment]
+    webhook_sender.DELAYS = (0.15,) * 60  # type: ignore[assignment]
     return main()
 
 
