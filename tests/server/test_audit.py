@@ -36,6 +36,8 @@ NOT_RECORDED = {
     "/assets/{name}",
     "/transcription/{job_id}",
     "/transcriptions",
+    "/webhooks/deliveries",
+    "/webhooks/deliveries/{delivery_id}",
     "/usage",
     "/admin/usage",
     "/admin/keys",

@@ -83,6 +83,8 @@ SHOWN_BY = {
     "SYNC_REQUEST_TIMEOUT_SECONDS": "test_contract_jobs.py: takes too long",
     "DEFAULT_SYNC_MODE": "test_the_other_settings",
     "WHISPER_AUDIT_RETENTION_DAYS": "test_audit.py",
+    "ENABLE_WEBHOOKS": "test_webhooks.py",
+    "WEBHOOK_PRIVATE_HOSTS": "test_webhooks.py",
     "WHISPER_LOG_LEVEL": "test_the_other_settings",
     "WHISPER_LOG_FORMAT": "test_the_log_as_json",
     "WHISPER_CMD": "test_old_config.py",

@@ -42,6 +42,7 @@ COMMANDS = {
     "keys": "make, list and revoke the keys of the server's callers",
     "usage": "show what keys have used on a server: requests, jobs, audio and work",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
+    "webhooks": "have a server send the ends of jobs to addresses, and show what it has sent",
     "audit": "print who did what on this machine's server",
     "backup": "copy the jobs, results and keys of a server, also while it runs",
     "restore": "put a backup in the place of the jobs, results and keys",

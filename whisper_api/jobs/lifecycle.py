@@ -27,7 +27,11 @@ from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.traces import fail_trace
 from whisper_api.jobs.usage import UsageLog
+from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_sender import WebhookSender
+from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.jobs.worker import Worker, WorkerDeps
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
 from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
@@ -107,6 +111,12 @@ class Lifecycle:
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
         self.usage = UsageLog(store, config)
+        private_hosts = hosts_in(config.webhook_private_hosts)
+        self._webhook_sender = WebhookSender(
+            store, self.metrics, Bodies(store).body_of, Webhooks(store).secrets_of, private_hosts=private_hosts
+        )
+        if config.enable_webhooks:
+            store.on_deliveries = self._webhook_sender.wake
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -164,6 +174,8 @@ class Lifecycle:
             self._revocations.start()
             self.usage.start()
             self._key_uses.start(KEY_USES_SECONDS)
+            if self._config.enable_webhooks:
+                self._webhook_sender.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
@@ -235,6 +247,7 @@ class Lifecycle:
                 return
             self._closed = True
             self._watch.close()
+            self._webhook_sender.close()
             self._revocations.close()
             self._key_uses.close()
             self.keys.write_uses()
@@ -320,6 +333,7 @@ class Lifecycle:
             resident_bytes=facts.resident_bytes,
             lost_decoders=DECODERS.lost,
             devices=facts.devices,
+            pending_deliveries=self.store.pending_deliveries() if self._config.enable_webhooks else 0,
         )
 
     def _recover(self) -> None:

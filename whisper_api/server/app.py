@@ -47,6 +47,7 @@ from whisper_api.server.routes import (
     transcription,
     usage,
     vocabularies,
+    webhooks,
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
@@ -77,6 +78,17 @@ NATIVE_ROUTES = {
     "/vocabularies/{name}": Resource(
         {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
     ),
+    "/webhooks": Resource({"GET": webhooks.LIST, "POST": webhooks.CREATE}),
+    # Before the addresses of endpoints.
+    "/webhooks/secret": Resource({"GET": webhooks.OWN_SECRET}),
+    "/webhooks/secret/rotate": Resource({"POST": webhooks.ROTATE_OWN}),
+    "/webhooks/deliveries": Resource({"GET": webhooks.DELIVERIES}),
+    "/webhooks/deliveries/{delivery_id}": Resource({"GET": webhooks.DELIVERY}),
+    "/webhooks/deliveries/{delivery_id}/resend": Resource({"POST": webhooks.RESEND}),
+    "/webhooks/{endpoint_id}": Resource({"GET": webhooks.READ, "PATCH": webhooks.CHANGE, "DELETE": webhooks.DELETE}),
+    "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
+    "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
+    "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
     "/admin/audit": Resource({"GET": audit.AUDIT}),
     "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
     "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),

@@ -2,9 +2,9 @@
 
 All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
 ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
-changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace`` and
-``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job then runs again, or its
-result stays longer.
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace``,
+``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power: the job then
+runs again, its result stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
 from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
+from whisper_api.store.deliveries import DeliveryTable, forget_address
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
@@ -75,7 +76,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -257,6 +258,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 learn(connection, rates)
             work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
             settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
+            announced = self.announce(connection, job, "Completed", now)
+        if announced:
+            self.announced()
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -284,6 +288,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 settle(connection, job_id)
             else:
                 give_back(connection, job_id)
+            announced = self.announce(connection, job, "Failed", now)
+        if announced:
+            self.announced()
         return True
 
     def cancel(
@@ -302,18 +309,18 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
-            row = connection.execute(
-                f"SELECT seq, state FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
-                (job_id, *states),
-            ).fetchone()
-            if row is None:
+            job = _job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+            if job is None:
                 return False
-            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
-            delete_text(connection, row["seq"], error=reason)
-            if row["state"] == "Queued":
+            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
+            announced = self.announce(connection, job, "Canceled", now)
+            delete_text(connection, job.seq, error=reason)
+            if job.state == "Queued":
                 give_back(connection, job_id)
             else:
                 settle(connection, job_id)
+        if announced:
+            self.announced()
         return True
 
     def erase(self, job_id: str) -> bool:
@@ -327,10 +334,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             if row is None:
                 return False
             delete_text(connection, row["seq"])
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job, and the prompt, hotwords, vocabulary and names of known speakers.
+        """Remove the transcript of a job, its prompt, hotwords, vocabulary, names of known speakers and webhook URL.
 
         The job stays, with the file name and the metadata, so that its owner finds it.
 
@@ -341,8 +349,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
-            text = replace(text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=())
+            text = replace(
+                text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=(), webhook_url=None
+            )
             put_text(connection, job.seq, text)
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
     def requeue(self, job_id: str, *, counted: bool = False, last: bool = False) -> bool:
@@ -378,7 +389,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
 
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""
-        self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
+        with self.database.write() as connection:
+            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            forget_address(connection, job_id)
 
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before a time."""

@@ -43,6 +43,8 @@ class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     idempotency_key: str | None = None
     trace: JobTrace | None = None
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
 
 
 def padded(content: bytes) -> bytes:
