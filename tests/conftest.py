@@ -35,6 +35,11 @@ IN_MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 4 << 30
 # The files that take longest, longest first: the other process works through the short ones meanwhile.
 LONG_FILES = (
+    "tests/cluster/test_scripts.py",
+    "tests/cluster/test_service.py",
+    "tests/cluster/test_equality.py",
+    "tests/cluster/test_commands.py",
+    "tests/cluster/test_executor.py",
     "tests/test_scripts.py",
     "tests/engine/test_optional_stages.py",
     "tests/page/test_transcribing.py",
@@ -44,6 +49,7 @@ LONG_FILES = (
     "tests/engine/test_fork.py",
     "tests/server/test_crash.py",
     "tests/server/test_slow_uploads.py",
+    "tests/server/test_webhook_crash.py",
     "tests/page/test_setbacks.py",
     "tests/page/test_looks.py",
     "tests/page/test_reading.py",

@@ -16,7 +16,7 @@ from server.conftest import Start
 from server.harness import free_port
 from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api.engine.worker.statistics import DeviceStatistics, WorkerCounts
-from whisper_api.jobs.executor import ExecutorFacts
+from whisper_api.jobs.executor import EngineFacts, ExecutorFacts
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
 
@@ -102,7 +102,9 @@ class FakeWithDevice(FakeExecutor):
     def facts(self) -> ExecutorFacts:
         counts = WorkerCounts(busy_seconds=1.5, batches=3, items=5, room=8, out_of_memory=1)
         device = DeviceStatistics(device="cuda:0", lanes=2, counts=counts, model_loads=2, model_unloads=1, free_bytes=7)
-        return msgspec.structs.replace(super().facts(), devices=(device,))
+        return msgspec.structs.replace(
+            super().facts(), devices=(device,), engines=(EngineFacts(name="a-0", node="a", state="ready"),)
+        )
 
 
 @on_a_loop
