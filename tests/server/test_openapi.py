@@ -199,7 +199,7 @@ def test_errors_of_openai_routes_have_the_shape_of_openai() -> None:
 def test_the_description_lists_the_states_in_which_the_server_is_not_ready() -> None:
     refused = described()["paths"]["/readyz"]["get"]["responses"]["503"]["description"]
     states = {state for state in get_args(get_type_hints(Health)["state"]) if state != "ready"}
-    assert len(states) == 6
+    assert len(states) == 7
     assert states <= set(re.findall(r"`(\w+)`: ", refused))
 
 

@@ -9,16 +9,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from whisper_api.cluster.actor import CONTROL, JOBS, EngineActor, EngineStatus, identity
+from whisper_api.cluster.engine import Engine
 from whisper_api.cluster.fleet import Node, Post, posts
 from whisper_api.cluster.messages import ClusterState, Setup
 from whisper_api.cluster.placement import Load, Seat, choose
-from whisper_api.jobs.executor import EngineFacts
 
 __all__ = ["Keeper"]
 
@@ -30,66 +29,6 @@ SILENT_SECONDS = 30.0
 # Ray answers no question about the cluster for this time: the head has gone, and a new driver looks for it.
 AWAY_SECONDS = 20.0
 CONTROL_THREADS = 8
-# The speed of an engine is the mean of this time.
-SPEED_SECONDS = 300.0
-
-
-@dataclass(eq=False)
-class _Engine:
-    """An actor and what is known of it.
-
-    Attributes:
-        post: its place.
-        actor: Ray's handle.
-        seat: what the placement knows.
-        status: its last status; None until it answers, and again when its process has ended.
-        heard_at: when it answered last.
-        question: the reference of the status that it was asked for.
-        refusal: why it is not used.
-        draining: whether it gets no further jobs and ends when it has none.
-        done: times and lengths of the jobs that it has completed lately.
-        audio_seconds: seconds of audio of all jobs that it has completed.
-    """
-
-    post: Post
-    actor: Any
-    seat: Seat
-    status: EngineStatus | None = None
-    heard_at: float = 0.0
-    question: Any = None
-    refusal: str = ""
-    draining: bool = False
-    done: collections.deque[tuple[float, float]] = field(default_factory=collections.deque)
-    audio_seconds: float = 0.0
-
-    def facts(self, now: float) -> EngineFacts:
-        """What people see of it."""
-        status = self.status or EngineStatus()
-        while self.done and now - self.done[0][0] > SPEED_SECONDS:
-            self.done.popleft()
-        reason = self.refusal or status.failure
-        return EngineFacts(
-            name=self.post.name,
-            node=self.post.node.name,
-            state="refused"
-            if self.refusal
-            else "draining"
-            if self.draining
-            else "lost"
-            if self.status is None and self.heard_at
-            else "ready"
-            if self.seat.open
-            else "starting",
-            reason=reason,
-            device=status.device,
-            version=status.version,
-            running_jobs=len(self.seat.loads),
-            queued_audio_seconds=round(self.seat.queued if self.seat.loads else 0.0, 1),
-            resident_models=status.models,
-            resident_bytes=status.resident_bytes,
-            audio_seconds=round(self.audio_seconds, 1),
-            audio_seconds_per_second=round(sum(seconds for _, seconds in self.done) / SPEED_SECONDS, 2),
-        )
 
 
 class Keeper:
@@ -105,7 +44,7 @@ class Keeper:
         self._report = report
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self._engines: dict[str, _Engine] = {}
+        self._engines: dict[str, Engine] = {}
         self._nodes: list[Node] = []
         self._wanted = 0
         self._reported: tuple[Any, ...] = ()
@@ -304,9 +243,9 @@ class Keeper:
         actor = kind.remote(post.name, identity(), self._setup.config, self._setup.engine, gpus > 0)
         seat = Seat(post.name, self._setup.jobs_per_engine, open=False)
         with self._changed:
-            self._engines[post.name] = _Engine(post, actor, seat)
+            self._engines[post.name] = Engine(post, actor, seat)
 
-    def _drop(self, engine: _Engine) -> None:
+    def _drop(self, engine: Engine) -> None:
         import ray
 
         with self._changed:
@@ -339,7 +278,7 @@ class Keeper:
         with self._changed:
             self._open_seats()
 
-    def _not_heard(self, engine: _Engine, error: Exception) -> None:
+    def _not_heard(self, engine: Engine, error: Exception) -> None:
         from ray.exceptions import ActorDiedError
 
         with self._changed:
@@ -350,7 +289,7 @@ class Keeper:
                 engine.refusal = f"The engine cannot start: {text[:300]}"
                 self._engines.pop(engine.post.name, None)
 
-    def _judge(self, engine: _Engine, found: dict[str, Any]) -> None:
+    def _judge(self, engine: Engine, found: dict[str, Any]) -> None:
         """Decide whether an engine is used, by its status."""
         own = identity()
         if found.get("refusal"):
