@@ -43,6 +43,7 @@ SHOWN_BY = {
     "WHISPER_DEVICE_INDEX": "test_the_status_reports_the_configuration",
     "WHISPER_COMPUTE_TYPE": "test_the_other_settings",
     "WHISPER_BATCH_SIZE": "test_the_other_settings",
+    "WHISPER_ENCODER": "test_the_other_settings",
     "MODEL_KEEP_ALIVE_SECONDS": "test_the_other_settings",
     "PRELOAD_MODELS": "test_models_are_loaded_at_the_start",
     "WHISPER_MODEL_DOWNLOADS": "jobs/test_model_downloads.py",
@@ -185,6 +186,7 @@ def test_the_other_settings(start_server: Start, hello: bytes, hours: bytes) -> 
         "MODEL_KEEP_ALIVE_SECONDS": 0,
         "WHISPER_COMPUTE_TYPE": "float32",
         "WHISPER_BATCH_SIZE": 2,
+        "WHISPER_ENCODER": "ctranslate2",
         "WHISPER_LOG_LEVEL": "warning",
         "WHISPER_STALL_SECONDS": 0.001,
     }

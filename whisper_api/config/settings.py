@@ -39,6 +39,7 @@ ModelAliases = Annotated[
 ]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
+Encoder = Literal["auto", "torch", "ctranslate2"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
@@ -105,6 +106,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Annotated[Count | Literal["auto"], _is("windows of audio in a batch on a GPU; auto = by trial")] = _key(
         "WHISPER_BATCH_SIZE", "auto"
     )
+    encoder: Annotated[
+        Encoder, _is("runs Whisper's encoder on a GPU: torch or ctranslate2; auto = torch where it fits and agrees")
+    ] = _key("WHISPER_ENCODER", "auto")
     model_keep_alive_seconds: Annotated[
         KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")
     ] = _key("MODEL_KEEP_ALIVE_SECONDS", -1)

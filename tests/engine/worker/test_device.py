@@ -111,6 +111,8 @@ NO_IMAGE = "CUDA error: no kernel image is available for execution on the device
         ("ctranslate2", "CUDA failed with error CUDA driver version is insufficient", ["update the driver"]),
         ("torch", "CUDA out of memory. Tried to allocate 20 MB", ["memory of GPU 1 is full"]),
         ("ctranslate2", "CUDA failed with error something new\nmore", ["CTranslate2 cannot run", "something new)"]),
+        ("torch", "CUDA error: operation not supported", ["PYTORCH_CUDA_ALLOC_CONF=backend:native"]),
+        ("ctranslate2", "Asynchronous allocation is not supported by the current GPU", ["cub_caching"]),
         ("", "", []),
     ],
 )
