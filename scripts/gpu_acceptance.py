@@ -31,7 +31,7 @@ from typing import Any
 
 from acceptance.conditions import Conditions
 from acceptance.rows import Row, read
-from acceptance.speed import SHARED_POOL, TORCH_POOL
+from acceptance.speed import POOL, SHARED_POOL, TORCH_POOL
 from measuring import machine, needs
 from measuring.children import SCRIPTS, environment
 
@@ -58,12 +58,13 @@ class Probe:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-POOL = "PYTORCH_CUDA_ALLOC_CONF"
 # What is quick and tells most comes first, since the minutes may be spent before the end.
 PROBES = (
     Probe("machine", "acceptance.machine:devices"),
+    Probe("models", "acceptance.machine:models"),
     Probe("tests", "acceptance.machine:tests", 150),
     Probe("word-times", "acceptance.numerics:word_times"),
+    Probe("encoders", "acceptance.numerics:encoders"),
     Probe("lanes", "acceptance.numerics:lanes"),
     Probe("wav2vec2", "acceptance.numerics:wav2vec2"),
     Probe("tf32", "acceptance.numerics:tf32"),

@@ -1,4 +1,4 @@
-"""The sides of ``gpu_acceptance.py``: each function runs in a child process, loads models and returns a function for a job.
+"""The sides of ``gpu_acceptance.py``. Each function runs in a child process, loads models and returns a job.
 
 All sides of a comparison use the same randomly initialised weights, compute type, beam, windows and, by
 ``fixed_tokens``, the same number of tokens for each window. Each run returns its speed as a multiple of real time, and

@@ -152,7 +152,7 @@ class Forking(subprocess.Popen[Any]):
         is_program = args[0] == sys.executable and not options.get("pass_fds")
         # OpenTelemetry, which pyannote brings along, has daemon threads that wait.
         threads = [thread for thread in threading.enumerate() if not thread.daemon]
-        is_alone = threads == [threading.main_thread()] and (not self.counts_tasks or _count_tasks() == 1)
+        is_alone = threads == [threading.main_thread()] and not (self.counts_tasks and _has_native_threads())
         if is_program and is_alone:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -161,10 +161,10 @@ class Forking(subprocess.Popen[Any]):
         super().__init__(args, **options)
 
 
-def _count_tasks() -> int:
-    """Number of threads of this process, those of libraries included; 0 where the system does not say."""
+def _has_native_threads() -> bool:
+    """Whether this process has threads that Python has not started; true where the system does not say."""
     tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.exists() else 0
+    return not tasks.exists() or len(list(tasks.iterdir())) > threading.active_count()
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> None:

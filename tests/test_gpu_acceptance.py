@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from forked import Forked, run_script
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import gpu_acceptance
 from acceptance.conditions import Conditions
 from acceptance.rows import Findings, Row, read
 from gpu_acceptance import PROBES, Outcome, Probe, report, run
 
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
 # Probes with nothing to look at on a CPU.
-SKIPPED = {"tests", "gpus"}
+SKIPPED = {"tests", "gpus", "large"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_it_runs_on_a_cpu_from_end_to_end(tmp_path: Path, models_dir: Path) -> N
     assert all("fail" not in seen for seen in verdicts.values())
     # What does not need a GPU is judged on a CPU too.
     judged = {name for name, seen in verdicts.items() if "pass" in seen}
-    assert {"word-times", "lanes", "wav2vec2", "tf32", "out-of-memory", "eviction", "assert"} <= judged
+    assert {"word-times", "encoders", "lanes", "wav2vec2", "tf32", "out-of-memory", "eviction", "assert"} <= judged
     text = (tmp_path / "to" / "it.md").read_text("utf-8")
     assert "says nothing about a GPU" in text
     assert all(f"## {probe.name} (" in text for probe in PROBES)
@@ -57,7 +57,7 @@ def test_it_runs_on_a_cpu_from_end_to_end(tmp_path: Path, models_dir: Path) -> N
     assert "| at most 12 s |" in text
 
 
-PROBE = '''
+PROBE = """
 import os, time
 def crash(conditions, findings):
     findings.note("before", "here")
@@ -70,7 +70,7 @@ def hang(conditions, findings):
 def quick(conditions, findings):
     findings.figure("speed", 2.0, "times", at_least=3.0)
     findings.figure("errors", 2.0, at_most=1.0, everywhere=True)
-'''
+"""
 
 
 @pytest.mark.parametrize(

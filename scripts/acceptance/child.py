@@ -9,9 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from gpu_gauge import require_cuda
+
 from acceptance.conditions import Conditions
 from acceptance.rows import Findings
-from gpu_gauge import require_cuda
 
 __all__ = ["main"]
 

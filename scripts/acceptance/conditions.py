@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["Conditions", "Memory", "milliseconds", "percentile"]
+__all__ = ["ENCODERS", "Conditions", "Memory", "milliseconds", "percentile"]
 
 POLL_SECONDS = 0.002
+ENCODERS = ("ctranslate2", "torch")
 MEBI = 1 << 20
 
 
@@ -75,7 +76,7 @@ class Conditions:
 
     def windows(self, count: int) -> list[Floats]:
         """Speech for so many windows, each another stretch."""
-        return [speech(self.frames / 100, start=float(number)) for number in range(count)]
+        return [speech(self.frames / 100, start=12.0 + number) for number in range(count)]
 
     def scope(self) -> AbstractContextManager[None]:
         """The context of a thread that runs models."""
@@ -108,15 +109,22 @@ class Conditions:
         return root
 
     def load(
-        self, directory: Path, *, device: str | None = None, compute_type: str | None = None, lanes: int = 1
+        self,
+        directory: Path,
+        *,
+        device: str | None = None,
+        compute_type: str | None = None,
+        lanes: int = 1,
+        encoder: str = "auto",
     ) -> Ct2Whisper:
-        """A model that CTranslate2 runs, also on a CPU.
+        """A model whose decoder CTranslate2 runs, also on a CPU.
 
         Args:
             directory: of the model.
             device: in place of that of the run.
             compute_type: in place of half precision.
             lanes: calls at once.
+            encoder: what runs the encoder: one of :data:`ENCODERS`, or ``auto``.
         """
         from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
 
@@ -129,6 +137,7 @@ class Conditions:
             threads=1,
             lanes=lanes,
             offline=True,
+            encoder=encoder,
         )
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import clients
-from acceptance import server
-from acceptance.conditions import Conditions
-from acceptance.rows import Findings
 from fixed_tokens import Tally, our_tokens_fixed
 from gpu_gauge import speech
 from measuring import clip, served
+
+from acceptance import server
+from acceptance.conditions import Conditions
+from acceptance.rows import Findings
 
 __all__ = ["device_assert", "several_gpus"]
 
@@ -46,7 +47,9 @@ def device_assert(conditions: Conditions, findings: Findings) -> None:
         hold.unlink()
         code = first.process.wait(EXIT_SECONDS)
         sender.close()
-        findings.fact("exit code after a device-side assert", str(EXIT_DEVICE_LOST), str(code), code == EXIT_DEVICE_LOST)
+        findings.fact(
+            "exit code after a device-side assert", str(EXIT_DEVICE_LOST), str(code), code == EXIT_DEVICE_LOST
+        )
         log = (folder / "server.log").read_text(errors="replace")
         told = next((line for line in log.splitlines() if "device is lost" in line), "nothing")
         findings.fact("its log says why", "device-side assert triggered", told[:200], "assert" in told)

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from fixed_tokens import Tally, our_tokens_fixed
 
 from acceptance.conditions import MEBI, Conditions, Memory
 from acceptance.rows import Findings
-from fixed_tokens import Tally, our_tokens_fixed
 
 __all__ = ["eviction", "out_of_memory", "row_bytes"]
 
@@ -26,21 +26,19 @@ FEW = {"base": 16, "large-v3-turbo": 8, "large-v3": 8, "tiny": 2}
 def row_bytes(conditions: Conditions, findings: Findings) -> None:
     """Bytes of a window of 30 s in a batch, against the formula that limits batches."""
     for name in conditions.names("base", "large-v3-turbo", "large-v3"):
-        for beam in (1, 5):
-            _row_bytes(conditions, findings, name, beam)
+        for encoder, beam in (("torch", 1), ("torch", 5), ("ctranslate2", 1)):
+            _row_bytes(conditions, findings, name, encoder, beam)
     if not conditions.is_gpu:
         findings.skip("the formula's bounds", "the formula is about a GPU's memory")
 
 
-def _row_bytes(conditions: Conditions, findings: Findings, name: str, beam: int) -> None:
-    import torch
-
-    from whisper_api.engine.whisper.batch_memory import decode_row_bytes
-    from whisper_api.engine.whisper.ctranslate2 import Ct2Probe
+def _row_bytes(conditions: Conditions, findings: Findings, name: str, encoder: str, beam: int) -> None:
+    from whisper_api.engine.whisper.sweep import Ct2Probe
     from whisper_api.engine.worker.device import release_cached_memory
 
     memory, peaks = Memory(conditions), {}
-    whisper = conditions.load(conditions.whisper_dir(name))
+    whisper = conditions.load(conditions.whisper_dir(name), encoder=encoder)
+    what = f"{name}, beam {beam}, encoder of {encoder}"
     probe = Ct2Probe(whisper, beam, conditions.frames)
     few = FEW[name]
     with conditions.scope():
@@ -53,18 +51,24 @@ def _row_bytes(conditions: Conditions, findings: Findings, name: str, beam: int)
                 conditions.synchronize()
                 peaks[size] = peak()
             if not all(fitted):
-                findings.fact(f"{name}, beam {beam}", f"{size} windows fit", "out of memory", False)
+                findings.fact(what, f"{size} windows fit", "out of memory", False)
                 return
     found = (peaks[2 * few] - peaks[few]) / few
-    number = 2 if whisper.ct2.compute_type not in ("float32", "int8_float32", "int8") else 4
-    formula = decode_row_bytes(whisper.shape, probe.decode(few).settings, number)
-    what = f"{name}, beam {beam}: bytes of a window over the formula"
+    operation: Any = probe.decode(few)
+    formula = _formula(whisper, operation.settings, in_torch=encoder == "torch")
     note = f"({found / MEBI:.0f} of {formula / MEBI:.0f} MiB)"
-    findings.figure(what, found / formula, at_least=OVER, at_most=UNDER, note=note)
+    findings.figure(
+        f"{what}: bytes of a window over the formula", found / formula, at_least=OVER, at_most=UNDER, note=note
+    )
     whisper.unload()
-    del whisper, probe
-    if conditions.is_gpu:
-        torch.cuda.empty_cache()
+
+
+def _formula(whisper: Any, settings: Any, *, in_torch: bool) -> int:
+    """Bytes of a window by the formula that limits batches."""
+    from whisper_api.engine.whisper.batch_memory import decode_row_bytes
+
+    number = 2 if "float16" in whisper.ct2.compute_type else 4
+    return decode_row_bytes(whisper.shape, settings, number, in_torch=in_torch)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def eviction(conditions: Conditions, findings: Findings) -> None:
     memory = Memory(conditions)
     name = conditions.names("base")[0]
     models = conditions.all_models(name)
-    weights = sum(path.stat().st_size for path in Path(models).rglob("model.bin"))
+    weights = (models / "whisper" / name / "model.bin").stat().st_size
     stayed, freed = [], []
     audio = conditions.windows(1)[0]
     options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
@@ -158,7 +162,9 @@ def eviction(conditions: Conditions, findings: Findings) -> None:
             freed.append(loaded - stayed[-1])
         findings.figure("models in the cache after eviction", len(engine.models.resident()), at_most=0, everywhere=True)
     findings.figure("given back", freed[-1] / MEBI, "MiB", at_least=0.9 * weights / MEBI)
-    findings.figure("more in use after the second eviction than after the first", (stayed[1] - stayed[0]) / MEBI, "MiB", at_most=32)
+    findings.figure(
+        "more in use after the second eviction than after the first", (stayed[1] - stayed[0]) / MEBI, "MiB", at_most=32
+    )
 
 
 @contextlib.contextmanager

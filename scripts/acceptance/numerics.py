@@ -1,18 +1,21 @@
-"""Results of the device against those of the CPU: word times, encodings, TF32, and alignment in half precision."""
+"""Results of the device against those of the CPU: word times, encodings, TF32 and alignment."""
 
 from __future__ import annotations
 
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from acceptance.conditions import Conditions, milliseconds, percentile
-from acceptance.rows import Findings
 from measuring.options import models_dir
 
-__all__ = ["lanes", "tf32", "wav2vec2", "word_times"]
+from acceptance.conditions import ENCODERS, Conditions, milliseconds, percentile
+from acceptance.rows import Findings
+
+__all__ = ["encoders", "lanes", "tf32", "wav2vec2", "word_times"]
 
 # A frame of the decoder's cross-attention lasts 20 ms.
 FRAMES_APART = 1
@@ -54,34 +57,63 @@ def word_times(conditions: Conditions, findings: Findings) -> None:
     findings.figure("tokens that begin within 20 ms of the CPU's", 100 * float(same), "%", at_least=95)
 
 
+def encoders(conditions: Conditions, findings: Findings) -> None:
+    """The encoder in torch against CTranslate2's, and the tokens that one decoder makes of both outputs."""
+    from whisper_api.engine.whisper.ctranslate2 import _to_numpy
+
+    directory, name = _speaking_model(conditions)
+    findings.note("model", name)
+    # In int8, CTranslate2 itself differs.
+    compute_type = "float16" if conditions.is_gpu else "float32"
+    windows = conditions.windows(conditions.size(16, 1))
+    encoded, texts = {}, {}
+    with conditions.scope():
+        for encoder in ENCODERS:
+            whisper = conditions.load(directory, compute_type=compute_type, encoder=encoder)
+            encoded[encoder] = _to_numpy(whisper.encode(windows, conditions.frames)).astype(np.float32)
+            texts[encoder] = [_text(whisper, window, conditions) for window in windows]
+    reference, found = (encoded[encoder] for encoder in ENCODERS)
+    apart = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+    findings.figure("difference over the size of the output", apart, at_most=0.02, everywhere=True)
+    findings.figure("values that are not numbers", int((~np.isfinite(found)).sum()), at_most=0, everywhere=True)
+    # Half precision may decide a tie differently, and then the rest of a text differs.
+    same = sum(mine == other for mine, other in zip(texts["torch"], texts["ctranslate2"], strict=True))
+    findings.figure("equal texts", 100 * same / len(windows), "%", at_least=75, everywhere=True)
+
+
 def lanes(conditions: Conditions, findings: Findings) -> None:
     """Encodings from two threads at once, with the device's features, against those from the CPU's features."""
-    import ctranslate2
+    import torch
 
     from whisper_api.engine.audio.mel import log_mel
     from whisper_api.engine.whisper.ctranslate2 import _to_numpy
 
-    whisper = conditions.load(conditions.whisper_dir(conditions.names("base")[0]), lanes=2)
     windows = conditions.windows(conditions.size(8, 2))
     count = conditions.size(200, 6)
-    with conditions.scope():
+    for encoder in ENCODERS:
+        whisper = conditions.load(conditions.whisper_dir(conditions.names("base")[0]), lanes=2, encoder=encoder)
         reference = []
-        for window in windows:
-            features = log_mel(window, conditions.frames, whisper.mels)[None]
-            reference.append(_to_numpy(whisper.ct2.encode(ctranslate2.StorageView.from_array(features))))
-
-    def encode(number: int) -> float:
         with conditions.scope():
-            found = _to_numpy(whisper.encode([windows[number % len(windows)]], conditions.frames))
-        expected = reference[number % len(windows)].astype(np.float32)
-        difference = np.abs(found.astype(np.float32) - expected).max() / np.abs(expected).max()
-        # A maximum passes over what is not a number.
-        return float(difference) if np.isfinite(found).all() else math.inf
+            for window in windows:
+                features = log_mel(window, conditions.frames, whisper.mels)[None]
+                with mock.patch.object(
+                    whisper, "features", lambda *_, f=features: torch.tensor(f).to(conditions.device)
+                ):
+                    reference.append(_to_numpy(whisper.encode([window], conditions.frames)).astype(np.float32))
 
-    with ThreadPoolExecutor(2) as pool:
-        apart = list(pool.map(encode, range(count)))
-    findings.figure(f"{count} encodings on two lanes, greatest difference", max(apart), at_most=0.02, everywhere=True)
-    findings.figure("the same, 99th percentile", percentile(apart, 0.99))
+        def encode(number: int, whisper: Any = whisper, reference: Any = reference) -> float:
+            expected = reference[number % len(windows)]
+            with conditions.scope():
+                found = _to_numpy(whisper.encode([windows[number % len(windows)]], conditions.frames))
+            difference = np.abs(found.astype(np.float32) - expected).max() / np.abs(expected).max()
+            # A maximum passes over what is not a number.
+            return float(difference) if np.isfinite(found).all() else math.inf
+
+        with ThreadPoolExecutor(2) as pool:
+            apart = list(pool.map(encode, range(count)))
+        what = f"{encoder}, {count} encodings on two lanes"
+        findings.figure(f"{what}: greatest difference", max(apart), at_most=0.02, everywhere=True)
+        findings.figure(f"{what}: 99th percentile", percentile(apart, 0.99))
 
 
 def tf32(conditions: Conditions, findings: Findings) -> None:
@@ -125,9 +157,9 @@ def tf32(conditions: Conditions, findings: Findings) -> None:
 def wav2vec2(conditions: Conditions, findings: Findings) -> None:
     """The alignment network in half precision against float32 on the same device."""
     import torch
+    from random_models import make_alignment
 
     from whisper_api.engine.align.models import AlignmentSource
-    from random_models import make_alignment
 
     root = Path(conditions.models)
     if not (root / "align").exists():
@@ -140,7 +172,7 @@ def wav2vec2(conditions: Conditions, findings: Findings) -> None:
         for dtype in ("float32", half):
             source = AlignmentSource("en", root / "align" / "en", conditions.device, dtype)
             model = source.load()
-            spent = milliseconds(conditions, lambda model=model: model.logits(windows), conditions.size(5, 1))
+            spent = milliseconds(conditions, functools.partial(model.logits, windows), conditions.size(5, 1))
             findings.figure(f"{len(windows)} segments in {dtype}", percentile(spent, 0.5), "ms")
             found[dtype] = [logits.float().log_softmax(-1).cpu().numpy() for logits in model.logits(windows)]
             source.unload(model)

@@ -63,7 +63,8 @@ class Findings:
             what: what was measured.
             value: the figure.
             unit: of the figure.
-            at_least, at_most: bounds of the figure; None for none.
+            at_least: lower bound of the figure; None for none.
+            at_most: upper bound.
             everywhere: whether the bounds hold on a CPU too.
             note: words after the figure.
         """

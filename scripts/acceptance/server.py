@@ -27,7 +27,8 @@ def variables(tokens: int, device: str, hold: Path | None = None, fail: Path | N
     Args:
         tokens: of each window.
         device: as torch names it.
-        hold, fail: the files.
+        hold: the first file; None for none.
+        fail: the second file.
     """
     paths = os.pathsep.join(filter(None, (str(SCRIPTS), os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": paths, TOKENS: str(tokens), DEVICE: device, HOLD: str(hold or ""), FAIL: str(fail or "")}
@@ -51,7 +52,7 @@ def main() -> None:
     # The models directory lacks what the random models take the place of; no registry is to be asked for it.
     made = Engine.from_config
     Engine.from_config = lambda config, **given: made(config, **{"offline": True, **given})  # type: ignore[method-assign]
-    fixed_tokens.FixedOperation.run = run_or_fail  # type: ignore[method-assign]
+    fixed_tokens.FixedOperation.run = run_or_fail  # type: ignore[assignment,method-assign]
     with fixed_tokens.our_tokens_fixed(int(os.environ[TOKENS]), fixed_tokens.Tally()):
         raise SystemExit(command())
 

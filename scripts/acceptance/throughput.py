@@ -7,18 +7,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import clients as http
+from gpu_floor import ceiling, whisper_floor
+from gpu_gauge import WINDOW, speech
+from measuring import Resident, Sample, median, resident, served, take_turns
+from measuring.speech import write_wav
+from random_models import SHAPES
+
 from acceptance import server
 from acceptance.conditions import Conditions
 from acceptance.rows import Findings
-from gpu_floor import ceiling, whisper_floor
-from gpu_gauge import WINDOW, speech
-from measuring import Sample, median, resident, served, take_turns
-from measuring.speech import write_wav
-from random_models import SHAPES
+from acceptance.speed import POOL, TORCH_POOL
 
 __all__ = ["align", "clients", "hour", "large", "turbo"]
 
@@ -35,6 +38,9 @@ def turbo(conditions: Conditions, findings: Findings) -> None:
 
 def large(conditions: Conditions, findings: Findings) -> None:
     """Many windows of large-v3."""
+    if conditions.tiny:
+        findings.skip("windows of large-v3", "with the smallest shape it is the same as turbo")
+        return
     _windows(conditions, findings, "large-v3", None)
 
 
@@ -45,7 +51,7 @@ def _windows(conditions: Conditions, findings: Findings, name: str, goal: float 
     with contextlib.ExitStack() as stack:
         # Two lanes take half of the windows each.
         ours = stack.enter_context(resident("gpu_sides:ours", batch=IN_FLIGHT // 2, windows=windows, **setting))
-        theirs = stack.enter_context(resident("gpu_sides:whisperx", batch=IN_FLIGHT, windows=windows, **setting))
+        theirs = stack.enter_context(_peer("whisperx", batch=IN_FLIGHT, windows=windows, **setting))
         samples = _turns(conditions, {OURS: ours.run, WHISPERX: theirs.run})
         # The default beam takes more steps of the search; the goal is about greedy decoding.
         beams = ours.run(beam=5)
@@ -65,7 +71,7 @@ def hour(conditions: Conditions, findings: Findings) -> None:
     setting = {**_setting(conditions, name), "seconds": seconds}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(resident("gpu_sides:ours_hour", batch=IN_FLIGHT // 2, **setting))
-        theirs = stack.enter_context(resident("gpu_sides:whisperx_hour", batch=IN_FLIGHT, **setting))
+        theirs = stack.enter_context(_peer("whisperx_hour", batch=IN_FLIGHT, **setting))
         samples = _turns(conditions, {OURS: ours.run, WHISPERX: theirs.run})
     findings.figure(f"{seconds:.0f} s through all stages", _wall(samples, OURS), "s", at_most=HOUR_SECONDS)
     for stage, spent in samples[OURS][-1].values.items():
@@ -89,9 +95,11 @@ def clients(conditions: Conditions, findings: Findings) -> None:
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         folder = Path(directory)
         clips = [write_wav(folder / f"{n}.wav", speech(seconds, start=n)) for n in range(count)]
-        program = {"program": server.PROGRAM, "variables": server.variables(conditions.tokens, conditions.device)}
-        running = stack.enter_context(served(folder / "server", models, **program, **settings))
-        theirs = stack.enter_context(resident("gpu_sides:whisperx_clients", batch=IN_FLIGHT, **setting))
+        variables = server.variables(conditions.tokens, conditions.device)
+        running = stack.enter_context(
+            served(folder / "server", models, program=server.PROGRAM, variables=variables, **settings)
+        )
+        theirs = stack.enter_context(_peer("whisperx_clients", batch=IN_FLIGHT, **setting))
         http.settled(running.url)
 
         def send(clip: Path) -> None:
@@ -120,7 +128,7 @@ def align(conditions: Conditions, findings: Findings) -> None:
     setting = {**_setting(conditions, name), "segments": segments, "seconds": float(seconds)}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(resident("gpu_sides:ours_align", batch=1, **setting))
-        theirs = stack.enter_context(resident("gpu_sides:whisperx_align", batch=1, **setting))
+        theirs = stack.enter_context(_peer("whisperx_align", batch=1, **setting))
         samples = _turns(conditions, {OURS: ours.run, WHISPERX: theirs.run})
     mine, other = (samples[side][-1].values["with times"] for side in (OURS, WHISPERX))
     findings.figure("words with times, here over whisperx", mine / max(1.0, other), at_least=0.95)
@@ -137,6 +145,11 @@ def _setting(conditions: Conditions, name: str) -> dict[str, Any]:
         "tokens": conditions.tokens,
         "beam": 1,
     }
+
+
+def _peer(function: str, **setting: Any) -> AbstractContextManager[Resident]:
+    # With torch's own allocator, as it runs without this project.
+    return resident(f"gpu_sides:{function}", variables={POOL: TORCH_POOL}, **setting)
 
 
 def _turns(conditions: Conditions, sides: Mapping[str, Callable[[], Sample]]) -> dict[str, list[Sample]]:
