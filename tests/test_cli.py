@@ -424,8 +424,8 @@ def test_several_formats_go_to_files_here_and_replace_older_ones(
 ) -> None:
     Path("clip.txt").write_text("older")
     assert transcribe(clip, "--format", "all") == 0
-    written = {path.suffix for path in Path.cwd().iterdir()}
-    assert written == {f".{format.extension}" for format in (*FORMATS.values(), *DOCUMENTS.values())}
+    written = {path.name.partition(".")[2] for path in Path.cwd().iterdir()}
+    assert written == {format.extension for format in (*FORMATS.values(), *DOCUMENTS.values())}
     assert Path("clip.txt").read_text() != "older"
     assert capsys.readouterr().out == ""
 

@@ -33,6 +33,7 @@ from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.engine.worker.batch_size import SIZES
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -134,8 +135,8 @@ def texts() -> Mapping[str, str]:
     found = {"help": _help()}
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        # Held by test_config.py and test_docs.py.
-        for part in ("configuration", "errors", "comparison", "presets"):
+        # Held by test_config.py, test_docs.py and test_batch_memory.py.
+        for part in ("configuration", "errors", "comparison", "presets", "batches"):
             if f"<!-- {part} -->" in text:
                 text = text.replace(between(text, part), "")
         found[path.relative_to(ROOT).as_posix()] = re.sub(r"`[^`]*`|\]\([^)]*\)", "``", prose(text))
@@ -503,6 +504,23 @@ PROMISES = (
         r"streams end within (\d+) seconds",
         lambda: (constant("server/realtime", "HEARTBEAT_SECONDS"),),
         ("test_a_stream_ends_soon_after_its_key_was_revoked",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"more than a quarter of the free memory|takes another 1\.3 GB",
+        tests=("test_without_the_memory_for_it_ctranslate2_encodes", "test_the_document_tells_the_largest_batches"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"up to (\d+) windows",
+        lambda: (max(SIZES),),
+        ("test_it_is_that_of_long_windows_on_all_lanes_at_once",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"windows of (\d+) s\s+that fit into the batch of one of (\d+) lanes",
+        lambda: (constant("engine", "WINDOW_SECONDS"), constant("engine", "GPU_LANES")),
+        ("test_the_document_tells_the_largest_batches",),
     ),
     Promise(r"docs/operations", r"mode 0700", tests=("test_only_the_user_of_the_server_can_open_its_files",)),
     Promise(

@@ -37,7 +37,7 @@ RUNS: dict[str, list[str]] = {
     "bench_stages.py": [*SMALL, "--only", "diarization"],
     "bench_start.py": [*SMALL, "--no-peers"],
     "bench_throughput.py": [*SMALL, "--no-peers"],
-    "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer"],
+    "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer", "--confidence"],
     "eval_diarization.py": [],
     "eval_speakers.py": ["--only", "two-short", "two-telephone", "--seconds", "20"],
     "eval_invented.py": ["--model=tiny.en", "--vad=none", "--language=en", "--sound=hum", "--seconds=2", "--no-peer"],

@@ -29,7 +29,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.reading import docx, markdown
 from whisper_api.schema import HALLUCINATION, RenderOptions, Segment, Transcript, Turn, Word
 from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
-from whisper_api.subtitles import Cue, ass, speaker_label, srt, subtitles, vtt
+from whisper_api.subtitles import Cue, ass, cues_json, speaker_label, srt, subtitles, vtt
 from whisper_api.time_order import in_order
 
 __all__ = [
@@ -346,6 +346,7 @@ FORMATS: dict[str, Format | SubtitleFormat] = {
         Format("aud", "aud", "text/plain", _aud),
         SubtitleFormat("ass", "ass", "text/x-ssa", ass),
         Format("md", "md", "text/markdown", _markdown),
+        SubtitleFormat("cues", "cues.json", "application/json", cues_json),
         Format("rttm", "rttm", "text/plain", _rttm),
     )
 }

@@ -211,18 +211,21 @@ class SpokenLanguage(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
 
 
-class Correction(msgspec.Struct, frozen=True, kw_only=True):
-    """The replacement of a recognised word.
+class Correction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The correction of a recognised word.
 
     Attributes:
         segment: id of the segment.
         word: index of the word in the segment, from 0; None for the text of a segment without words.
-        text: the new text; empty text removes the word.
+        text: the new text; empty text removes the word. None keeps the recognised text.
+        start, end: the new times in seconds; None keeps a recognised time.
     """
 
     segment: Annotated[int, Meta(ge=0)]
     word: Annotated[int, Meta(ge=0)] | None = None
-    text: Annotated[str, Meta(max_length=10_000)]
+    text: Annotated[str, Meta(max_length=10_000)] | None = None
+    start: Annotated[float, Meta(ge=0)] | None = None
+    end: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Corrections(Record, frozen=True, kw_only=True):

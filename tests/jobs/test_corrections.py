@@ -254,6 +254,42 @@ def completed(service: JobService, transcript: Transcript) -> None:
     service.store.complete("job", transcript, 2.0)
 
 
+def test_corrected_times_are_those_of_the_word_and_of_its_segments_ends() -> None:
+    later = Correction(segment=0, word=0, start=0.25)
+    longer = Correction(segment=0, word=3, text="Smith.", end=4.5)
+    given = Corrections(words=(later, longer))
+    assert checked(TALK, given) == given
+    first = applied(TALK, given).segments[0]
+    assert [(each.word, each.start, each.end) for each in first.words] == [
+        ("Good", 0.25, 1.0),
+        ("morning,", 1.0, 2.0),
+        ("Mr.", 2.0, 3.0),
+        ("Smith.", 3.0, 4.5),
+    ]
+    assert (first.start, first.end) == (0.25, 4.5)
+    # A time that is recognised already changes nothing.
+    assert checked(TALK, Corrections(words=(Correction(segment=0, word=0, start=0.0, text="Good"),))) == Corrections()
+
+
+@pytest.mark.parametrize(
+    ("correction", "reason"),
+    [
+        (Correction(segment=0, word=1, start=0.9), "the word before it ends at 1 s"),
+        (Correction(segment=0, word=1, end=2.1), "the word before it ends at 2.1 s"),
+        (Correction(segment=0, word=1, start=1.5, end=1.5), "must end after it begins"),
+        (Correction(segment=2, word=1, end=60.5), "the audio, which lasts 60 s"),
+    ],
+)
+def test_times_that_overlap_are_refused(correction: Correction, reason: str) -> None:
+    with pytest.raises(InvalidOption, match=reason):
+        checked(TALK, Corrections(words=(correction,)))
+
+
+def test_a_removed_word_makes_room_for_its_neighbour() -> None:
+    given = Corrections(words=(Correction(segment=0, word=1, text=""), Correction(segment=0, word=2, start=1.2)))
+    assert [each.start for each in applied(TALK, checked(TALK, given)).segments[0].words] == [0.0, 1.2, 3.0]
+
+
 def test_corrections_replace_those_before_and_outlive_the_service(tmp_path: Path) -> None:
     results = new_service(tmp_path)
     completed(results, TALK)

@@ -179,10 +179,10 @@ def test_every_control_has_a_name_and_a_place_in_the_tab_order(
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     tab.finished()
     found: list[str] = []
-    for _ in range(9):
+    for _ in range(10):
         page.keyboard.press("Tab")
         found.append(page.evaluate("document.activeElement.id || document.activeElement.className || 'other'"))
-    expected = ["other", "search", "copy", "button", "delete", "speaker", "speaker", "w", "choose-audio"]
+    expected = ["other", "search", "as-cues", "copy", "button", "delete", "speaker", "speaker", "w", "choose-audio"]
     assert found == expected
     headings = page.get_by_role("heading").evaluate_all("all => all.map(each => Number(each.tagName[1]))")
     assert headings[0] == 1

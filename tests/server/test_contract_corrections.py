@@ -108,6 +108,8 @@ def test_corrections_need_a_key_that_may_see_the_job(
         ({"speakers": {"SPEAKER_00": ""}}, "invalid_input", "length"),
         ({"words": [{"segment": -1, "word": 0, "text": "x"}]}, "invalid_input", "$.words[0].segment"),
         ({"words": [{"word": 0, "text": "x"}]}, "invalid_input", "segment"),
+        ({"words": [{"segment": 0, "word": 0, "start": 9.0, "end": 8.0}]}, "invalid_field", "end after it begins"),
+        ({"words": [{"segment": 0, "word": 0, "start": -1.0}]}, "invalid_input", "$.words[0].start"),
         ({"words": {}}, "invalid_input", "array"),
         ([], "invalid_input", "object"),
         (b"", "invalid_input", "truncated"),

@@ -12,7 +12,7 @@ from server.conftest import Start
 from server.harness import RunningServer, finish, post, problem, submit, transcribed, until
 from whisper_api.engine.audio.decode import decode
 
-FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md")
+FORMATS = ("srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "cues")
 ALL_FIELDS = (
     *("language", "model", "task", "diarize", "num_speakers", "min_speakers", "max_speakers", "prompt", "hotwords"),
     *("align", "temperature", "beam_size", "vad_onset", "vad_offset", "output_format", "response_format", "sync"),
@@ -268,7 +268,7 @@ def test_the_text_is_in_the_format_asked_for(client: httpx.Client, hello: bytes,
     text = client.get(f"/transcription/{job_id}/result").json()["text"]
     assert text == client.get(f"/transcription/{job_id}/result", params={"format": name}).text
     signs = {"srt": "1\n00:", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "json": "{", "aud": "0", "txt": "Hello"}
-    signs |= {"ass": "[Script Info]\n", "md": "**0:0"}
+    signs |= {"ass": "[Script Info]\n", "md": "**0:0", "cues": "{"}
     assert text.startswith(signs[name])
     if name == "json":
         assert json.loads(text)["segments"]

@@ -24,6 +24,7 @@ MEDIA_TYPES = {
     "aud": "text/plain",
     "ass": "text/x-ssa",
     "md": "text/markdown",
+    "cues": "application/json",
     "rttm": "text/plain",
 }
 
@@ -183,7 +184,7 @@ def test_any_format_can_be_had_of_any_job(
     assert response.status_code == 200
     media_type, _, parameters = response.headers["Content-Type"].partition(";")
     assert media_type == MEDIA_TYPES[name]
-    assert name == "json" or parameters.strip().lower() == "charset=utf-8"
+    assert media_type == "application/json" or parameters.strip().lower() == "charset=utf-8"
     assert int(response.headers["Content-Length"]) == len(response.content)
     text = response.content.decode("utf-8")
     assert "Chicago" in text or name == "rttm"

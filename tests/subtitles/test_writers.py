@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import msgspec
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from subtitles.test_rules import talks
 from subtitles.test_subtitles import hundredths, spoken, transcript
@@ -88,6 +90,39 @@ def test_the_words_of_ass_karaoke_fill_the_time_of_their_subtitle(given: Transcr
     for line in text.split("Dialogue: ")[1:]:
         start, end = map(hundredths, line.split(",")[1:3])
         assert sum(map(int, re.findall(r"\{\\k(\d+)\}", line))) <= end - start
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    talks(),
+    st.sampled_from([RenderOptions(), RenderOptions(subtitle_preset="default"), RenderOptions(subtitle_preset="bbc")]),
+)
+def test_the_cues_are_those_of_srt_and_name_every_word_once_in_order(given: Transcript, options: RenderOptions) -> None:
+    cues = json.loads(rendered(given, "cues", options).text)["cues"]
+    blocks = [block.split("\n", 2) for block in rendered(given, "srt", options).text.split("\n\n")[:-1]]
+    shown = [
+        "\n".join(
+            (line["mark"] + "".join(" " * word["space"] + word["text"] for word in line["words"])).strip()
+            for line in cue["lines"]
+        )
+        for cue in cues
+    ]
+    assert shown == [text for _, _, text in blocks]
+    named = [(word["segment"], word["word"]) for cue in cues for line in cue["lines"] for word in line["words"]]
+    words = [
+        (each.id, index if each.words else None)
+        for each in given.segments
+        for index, _ in enumerate(each.words or (each,))
+    ]
+    assert list(dict.fromkeys(named)) == words
+
+
+def test_a_cue_names_the_rules_that_it_breaks() -> None:
+    fast = transcript(spoken("Extraordinarily incomprehensible.", ["Extraordinarily", "incomprehensible."], 0.0, None))
+    text, warnings = rendered(fast, "cues", RenderOptions(subtitle_preset="netflix", max_line_width=10))
+    (cue,) = json.loads(text)["cues"][:1]
+    assert set(cue["broken"]) == {warning.partition(":")[0].replace(" ", "_") for warning in warnings}
+    assert "max_line_width" in cue["broken"]
 
 
 @pytest.mark.parametrize("options", [RenderOptions(karaoke=True), RenderOptions(speakers="voice")])

@@ -37,7 +37,7 @@ ModelAliases = Annotated[
         examples=["my-asr=base, scribe=large-v3"],
     ),
 ]
-OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "rttm"]
+OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "cues", "rttm"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
 Encoder = Literal["auto", "torch", "ctranslate2"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]

@@ -28,24 +28,24 @@ SHOWN_CHARACTERS = 80
 
 
 def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
-    """Corrections in the form in which they are stored: one for each word, in order, on one line, without repetitions.
+    """Corrections in the form in which they are stored: one for each word, in order, and only what differs.
 
     Args:
         transcript: the recognised transcript.
         corrections: the client's corrections.
 
     Raises:
-        InvalidOption: the corrections name a segment, word or speaker that does not exist, or an empty name.
+        InvalidOption: the corrections name a segment, word or speaker that does not exist, or an empty name; or with
+            the new times two words would overlap, or a word would end before it begins or after the audio.
     """
     segments = {segment.id: segment for segment in transcript.segments}
     words: dict[tuple[int, int], Correction] = {}
     for correction in corrections.words:
-        before = _recognised(segments, correction)
-        text = _in_one_line(correction.text)
+        changed = _changed(_recognised(segments, correction), correction)
         key = (correction.segment, -1 if correction.word is None else correction.word)
         words.pop(key, None)
-        if text != before:
-            words[key] = replace(correction, text=text)
+        if changed is not None:
+            words[key] = changed
     known = _labels(transcript)
     speakers = {}
     for label, name in corrections.speakers.items():
@@ -55,7 +55,10 @@ def checked(transcript: Transcript, corrections: Corrections) -> Corrections:
             raise InvalidOption("speakers", f"the name of {label} is empty")
         if text != label:
             speakers[label] = text
-    return Corrections(words=tuple(words[key] for key in sorted(words)), speakers=speakers)
+    found = Corrections(words=tuple(words[key] for key in sorted(words)), speakers=speakers)
+    if any(each.start is not None or each.end is not None for each in found.words):
+        _check_times(applied(transcript, found))
+    return found
 
 
 def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
@@ -68,9 +71,9 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
         transcript: the recognised transcript.
         corrections: corrections from :func:`checked` for this transcript.
     """
-    by_segment: dict[int, dict[int, str]] = {}
+    by_segment: dict[int, dict[int, Correction]] = {}
     for each in corrections.words:
-        by_segment.setdefault(each.segment, {})[-1 if each.word is None else each.word] = each.text
+        by_segment.setdefault(each.segment, {})[-1 if each.word is None else each.word] = each
     names = corrections.speakers
     segments = []
     for segment in transcript.segments:
@@ -93,8 +96,8 @@ def applied(transcript: Transcript, corrections: Corrections) -> Transcript:
     )
 
 
-def _recognised(segments: Mapping[int, Segment], correction: Correction) -> str:
-    """The recognised text that a correction replaces."""
+def _recognised(segments: Mapping[int, Segment], correction: Correction) -> Segment | Word:
+    """The word, or the segment without words, that is corrected."""
     number, word = correction.segment, correction.word
     segment = segments.get(number)
     if segment is None:
@@ -102,10 +105,39 @@ def _recognised(segments: Mapping[int, Segment], correction: Correction) -> str:
     if word is None:
         if segment.words:
             raise InvalidOption("words", f"segment {number} has words: say which of them, from 0")
-        return segment.text
+        return segment
     if word >= len(segment.words):
         raise InvalidOption("words", f"segment {number} has no word {word}; it has {len(segment.words)}")
-    return segment.words[word].word
+    return segment.words[word]
+
+
+def _changed(recognised: Segment | Word, correction: Correction) -> Correction | None:
+    """What a correction changes; None when it changes nothing."""
+    before = recognised.word if isinstance(recognised, Word) else recognised.text
+    text = None if correction.text is None else _in_one_line(correction.text)
+    found = replace(
+        correction,
+        text=None if text == before else text,
+        start=None if correction.start == recognised.start else correction.start,
+        end=None if correction.end == recognised.end else correction.end,
+    )
+    return None if (found.text, found.start, found.end) == (None, None, None) else found
+
+
+def _check_times(transcript: Transcript) -> None:
+    """Refuse times that no subtitle could show."""
+    latest: dict[int | None, float] = {}
+    for segment in transcript.segments:
+        for item in segment.words or (segment,):
+            times = f"a word of segment {segment.id} would last from {item.start:g} to {item.end:g} s"
+            if round(1000 * item.start) >= round(1000 * item.end):
+                raise InvalidOption("words", f"{times}: it must end after it begins")
+            before = latest.get(segment.channel, 0.0)
+            if item.start < before:
+                raise InvalidOption("words", f"{times}: the word before it ends at {before:g} s")
+            latest[segment.channel] = item.end
+    if max(latest.values(), default=0.0) > transcript.duration:
+        raise InvalidOption("words", f"a word would end after the audio, which lasts {transcript.duration:g} s")
 
 
 def _in_one_line(text: str) -> str:
@@ -119,24 +151,48 @@ def _labels(transcript: Transcript) -> set[str]:
     return {label for label in found if label is not None}
 
 
-def _rewritten(segment: Segment, texts: Mapping[int, str], space: str) -> Segment:
-    """A segment with some words replaced.
+def _rewritten(segment: Segment, corrections: Mapping[int, Correction], space: str) -> Segment:
+    """A segment with some words corrected.
 
     Args:
         segment: the recognised segment.
-        texts: number of the word to its new text; -1 for the text of a segment without words.
+        corrections: number of the word to its correction; -1 for the text of a segment without words.
         space: separator of two words of the language.
     """
     if not segment.words:
-        return replace(segment, text=texts.get(-1, segment.text))
+        correction = corrections[-1]
+        said = segment.text if correction.text is None else correction.text
+        return replace(segment, text=said, **_times(segment, correction))
     words = [
-        # The score belongs to the recognised word.
-        replace(word, word=texts[index], score=None) if index in texts else word
+        _corrected(word, corrections[index]) if index in corrections else word
         for index, word in enumerate(segment.words)
     ]
     text = _respelled(segment, words)
     kept = tuple(word for word in words if word.word)
-    return replace(segment, text=space.join(word.word for word in kept) if text is None else text, words=kept)
+    # A segment may begin before its first word and end after its last, but follows their corrected times.
+    first, last = corrections.get(0), corrections.get(len(words) - 1)
+    start = words[0].start if first is not None and first.start is not None else segment.start
+    end = words[-1].end if last is not None and last.end is not None else segment.end
+    return replace(
+        segment,
+        text=space.join(word.word for word in kept) if text is None else text,
+        words=kept,
+        start=start,
+        end=end,
+    )
+
+
+def _corrected(word: Word, correction: Correction) -> Word:
+    if correction.text is not None:
+        # The score belongs to the recognised word.
+        word = replace(word, word=correction.text, score=None)
+    times = _times(word, correction)
+    return replace(word, **times, interpolated=False, timing=None) if times else word
+
+
+def _times(recognised: Segment | Word, correction: Correction) -> dict[str, float]:
+    times = {"start": correction.start, "end": correction.end}
+    return {name: value for name, value in times.items() if value is not None}
 
 
 def _respelled(segment: Segment, words: Sequence[Word]) -> str | None:

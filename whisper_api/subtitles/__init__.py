@@ -11,12 +11,13 @@ from whisper_api.subtitles.cells import display_width
 from whisper_api.subtitles.cue import Cue
 from whisper_api.subtitles.layout import speaker_label
 from whisper_api.subtitles.subtitles import subtitles
-from whisper_api.subtitles.writers import ass, clock, srt, vtt
+from whisper_api.subtitles.writers import ass, clock, cues_json, srt, vtt
 
 __all__ = [
     "Cue",
     "ass",
     "clock",
+    "cues_json",
     "display_width",
     "speaker_label",
     "srt",

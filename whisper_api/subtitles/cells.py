@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Word
+from whisper_api.subtitles.cue import Source
 from whisper_api.time_order import Span, fitted, in_order
 from whisper_api.word_spacing import is_spaceless, pieces, space_between
 
@@ -35,12 +36,14 @@ class Part(NamedTuple):
         word: number of the word in the transcript; the pieces of a word have the same number.
         text: the printed characters.
         start, end: seconds; parts do not overlap, and each lasts at least a millisecond.
+        source: the word in the segments.
     """
 
     word: int
     text: str
     start: float
     end: float
+    source: Source
 
 
 class Cell(NamedTuple):
@@ -78,7 +81,8 @@ def cells_of(segments: Sequence[Segment], language: str) -> list[Cell]:
         language: code of the text's language, for segments that have none of their own.
     """
     timed = in_order([segment if segment.words else _with_estimated_words(segment) for segment in segments])
-    return _cells(list(_tokens(timed, language)))
+    wordless = {segment.id for segment in segments if not segment.words}
+    return _cells(list(_tokens(timed, language, wordless)))
 
 
 def _with_estimated_words(segment: Segment) -> Segment:
@@ -134,11 +138,13 @@ class _Token:
     span: Span
     speaker: str | None
     segment: int
+    source: Source
 
 
-def _tokens(segments: Sequence[Segment], language: str) -> Iterator[_Token]:
+def _tokens(segments: Sequence[Segment], language: str, wordless: Set[int]) -> Iterator[_Token]:
     last = ""
     for number, segment in enumerate(segments):
+        worded = segment.id not in wordless
         spoken = segment.language or language
         spaced = spoken not in LANGUAGES_WITHOUT_SPACES
         for index, (word, piece) in enumerate(zip(segment.words, pieces(segment, spoken), strict=True)):
@@ -146,7 +152,8 @@ def _tokens(segments: Sequence[Segment], language: str) -> Iterator[_Token]:
             text = " ".join(piece.split()).replace("-->", "->")
             space = piece[:1].isspace() if index else spaced or bool(space_between(last, text))
             if text:
-                yield _Token(text, space, (word.start, word.end), segment.speaker, number)
+                source = Source(segment.id, index if worded else None)
+                yield _Token(text, space, (word.start, word.end), segment.speaker, number, source)
                 last = text
 
 
@@ -169,9 +176,9 @@ def _cells(tokens: Sequence[_Token]) -> list[Cell]:
     spans = fitted([span for _, _, span, _, _ in drafts])
     cells: list[Cell] = []
     for (number, text, _, begins, space), (start, end) in zip(drafts, spans, strict=True):
-        part = Part(number, text, start, end)
+        token = tokens[number]
+        part = Part(number, text, start, end, token.source)
         if begins:
-            token = tokens[number]
             cells.append(Cell((part,), text, display_width(text), space, token.speaker, token.segment))
         else:
             last = cells[-1]

@@ -7,7 +7,19 @@ from typing import NamedTuple
 
 from whisper_api.time_order import fitted
 
-__all__ = ["Cue", "CueWord", "Line", "Subtitle"]
+__all__ = ["Cue", "CueWord", "Line", "Source", "Subtitle"]
+
+
+class Source(NamedTuple):
+    """The word of a transcript that a subtitle shows.
+
+    Attributes:
+        segment: id of the segment.
+        word: index of the word in the segment, from 0; None when the segment has no words.
+    """
+
+    segment: int
+    word: int | None
 
 
 class Subtitle(NamedTuple):
@@ -30,12 +42,14 @@ class CueWord(NamedTuple):
         text: the printed characters.
         space: whether a space precedes the word in its line.
         start, end: seconds.
+        source: the word in the transcript.
     """
 
     text: str
     space: bool
     start: float
     end: float
+    source: Source
 
 
 class Line(NamedTuple):
@@ -66,6 +80,7 @@ class Cue(NamedTuple):
         cut: whether a line or the subtitle ends inside a phrase.
         lonely: whether the last of several lines of one speaker has a single word.
         channel: number of the channel; None when the channels were mixed.
+        broken: names of the rules that do not hold for this subtitle.
     """
 
     start: float
@@ -75,6 +90,7 @@ class Cue(NamedTuple):
     cut: bool = False
     lonely: bool = False
     channel: int | None = None
+    broken: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The lines, joined by line ends."""

@@ -379,6 +379,6 @@ class _Layout:
                 if part.word == number and not space:
                     words[-1] = words[-1]._replace(text=words[-1].text + part.text, end=part.end)
                 else:
-                    words.append(CueWord(part.text, space, part.start, part.end))
+                    words.append(CueWord(part.text, space, part.start, part.end, part.source))
                 number = part.word
         return tuple(words)

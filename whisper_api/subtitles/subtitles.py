@@ -11,7 +11,7 @@ import msgspec
 
 from whisper_api.schema import RenderOptions, Segment, Transcript
 from whisper_api.subtitles.cells import cells_of, display_width
-from whisper_api.subtitles.cue import Cue, CueWord, Line
+from whisper_api.subtitles.cue import Cue, CueWord, Line, Source
 from whisper_api.subtitles.layout import lay_out, speaker_label
 from whisper_api.subtitles.rules import Rules, rules_of
 from whisper_api.word_spacing import pieces
@@ -56,7 +56,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
         cues += [cue._replace(channel=channel) for cue in laid_out]
     if len(channels) > 1:
         cues = list(_merged(cues, rules))
-    warnings = list(_broken_rules(cues, rules))
+    cues, warnings = _judged(cues, rules)
     if (options.highlight_words or options.karaoke or rules.splits) and any(not segment.words for segment in segments):
         warnings.append(
             "the subtitles' times are estimated from the length of the words, since there are no word times"
@@ -76,11 +76,15 @@ def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:
     for segment in segments:
         if worded and segment.words:
             texts = pieces(segment, segment.language or language)
-            start, end, text = segment.words[0].start, segment.words[-1].end, "".join(texts)
+            words = tuple(
+                CueWord(text, False, word.start, word.end, Source(segment.id, index))
+                for index, (text, word) in enumerate(zip(texts, segment.words, strict=True))
+            )
         else:
-            start, end, text = segment.start, segment.end, segment.text.strip().replace("-->", "->")
-        line = Line(speaker_label(segment.speaker), (CueWord(text, False, start, end),))
-        yield Cue(start, end, (line,), (segment.speaker,), channel=segment.channel)
+            text = segment.text.strip().replace("-->", "->")
+            words = (CueWord(text, False, segment.start, segment.end, Source(segment.id, None)),)
+        line = Line(speaker_label(segment.speaker), words)
+        yield Cue(words[0].start, words[-1].end, (line,), (segment.speaker,), channel=segment.channel)
 
 
 def _merged(cues: Sequence[Cue], rules: Rules) -> Iterator[Cue]:
@@ -96,16 +100,28 @@ def _merged(cues: Sequence[Cue], rules: Rules) -> Iterator[Cue]:
         yield cue
 
 
-def _broken_rules(cues: Sequence[Cue], rules: Rules) -> Iterator[str]:
-    """A sentence for each rule that does not hold everywhere: the rule, the number of subtitles, and the first."""
+def _judged(cues: Sequence[Cue], rules: Rules) -> tuple[list[Cue], list[str]]:
+    """The subtitles with the names of the rules that they break.
+
+    Returns:
+        The subtitles, and a sentence for each rule that does not hold everywhere: the rule, the number of subtitles,
+        and the first.
+    """
+    judged: list[Cue] = []
     broken: dict[str, list[Cue]] = {}
     for cue, following in pairwise([*cues, None]):
-        if cue is not None:
-            for rule in _broken_by(cue, following, rules):
-                broken.setdefault(rule, []).append(cue)
-    for rule, found in broken.items():
+        if cue is None:
+            break
+        sentences = list(_broken_by(cue, following, rules))
+        names = dict.fromkeys(sentence.split(":")[0].replace(" ", "_") for sentence in sentences)
+        judged.append(cue._replace(broken=tuple(names)) if names else cue)
+        for sentence in sentences:
+            broken.setdefault(sentence, []).append(cue)
+    warnings = []
+    for sentence, found in broken.items():
         minutes, seconds = divmod(found[0].start, 60)
-        yield f"{rule} in {len(found)} of {len(cues)} subtitles, first at {int(minutes)}:{seconds:06.3f}"
+        warnings.append(f"{sentence} in {len(found)} of {len(cues)} subtitles, first at {int(minutes)}:{seconds:06.3f}")
+    return judged, warnings
 
 
 def _broken_by(cue: Cue, following: Cue | None, rules: Rules) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""The subtitle formats: SubRip (srt), WebVTT (vtt) and Advanced SubStation Alpha (ass)."""
+"""The subtitle formats: SubRip (srt), WebVTT (vtt), Advanced SubStation Alpha (ass), and JSON for programs (cues)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from whisper_api.schema import RenderOptions
 from whisper_api.subtitles.cue import Cue, Subtitle
 
-__all__ = ["ass", "clock", "srt", "vtt"]
+__all__ = ["ass", "clock", "cues_json", "srt", "vtt"]
 
 # The colours by which broadcasters tell speakers apart, in the order of blue, green and red that the format has.
 ASS_COLOURS = ("FFFFFF", "00FFFF", "FFFF00", "00FF00")
@@ -43,6 +45,49 @@ def srt(cues: Sequence[Cue], options: RenderOptions) -> str:
     """The text of a SubRip file; ``options`` asks for highlighting."""
     shown = enumerate(_texts(cues, options), start=1)
     return "".join(f"{n}\n{_srt_time(start)} --> {_srt_time(end)}\n{text}\n\n" for n, (start, end, text) in shown)
+
+
+def cues_json(cues: Sequence[Cue], options: RenderOptions) -> str:
+    """The subtitles as JSON, for programs that show or edit them.
+
+    Args:
+        cues: the subtitles.
+        options: has no effect; every word has its times.
+
+    Returns:
+        An object whose ``cues`` have ``start`` and ``end`` in seconds, ``lines``, ``speakers``, ``broken`` (names of
+        the rules that do not hold) and, with separate channels, ``channel``. A line has a ``mark`` (the label or the
+        dash) and ``words``; a word has ``text``, ``space`` (whether one precedes), ``start``, ``end``, and its
+        ``segment`` and ``word`` in the transcript.
+    """
+    return json.dumps({"cues": [_cue_dict(cue) for cue in cues]}, ensure_ascii=False)
+
+
+def _cue_dict(cue: Cue) -> dict[str, Any]:
+    lines = [
+        {
+            "mark": line.mark,
+            "words": [
+                {
+                    "text": word.text.strip(),
+                    "space": word.space or word.text[:1].isspace(),
+                    "start": round(word.start, 3),
+                    "end": round(word.end, 3),
+                    **word.source._asdict(),
+                }
+                for word in line.words
+            ],
+        }
+        for line in cue.lines
+    ]
+    return {
+        "start": round(cue.start, 3),
+        "end": round(cue.end, 3),
+        "lines": lines,
+        "speakers": cue.speakers,
+        "broken": cue.broken,
+        **({} if cue.channel is None else {"channel": cue.channel}),
+    }
 
 
 def vtt(cues: Sequence[Cue], options: RenderOptions) -> str:

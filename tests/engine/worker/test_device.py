@@ -90,6 +90,8 @@ def test_what_is_computed_in_float32_on_a_gpu_is_not_rounded_to_tf32(
         assert rounds() == (True, False)
     with Device("cuda", 2).scope():
         assert rounds() == (False, False)
+        assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+        assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     Device("cuda", 2).check()
     assert pretended_cuda == [("device", 2), ("synchronize", 2)]
 

@@ -15,7 +15,20 @@ from whisper_api.engine.whisper.torch_encoder import AT_ONCE
 if TYPE_CHECKING:
     from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 
-__all__ = ["decode_row_bytes", "encode_row_bytes", "lane_bytes", "torch_row_bytes", "torch_workspace_bytes"]
+__all__ = [
+    "decode_row_bytes",
+    "encode_row_bytes",
+    "lane_bytes",
+    "most_windows",
+    "torch_row_bytes",
+    "torch_workspace_bytes",
+]
+
+# CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
+# first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
+MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
+# The decoder's softmax over at most 448 tokens has the same limit.
+MOST_DECODED = (2**32 - 1) // (20 * 1500 * 448)
 
 # What stays free of the memory that a GPU has beside Whisper's weights: the weights and workspaces of alignment and
 # diarization (of large models, 1.3 GB and 2 GB), but at most a third of it.
@@ -34,6 +47,18 @@ def lane_bytes(free: int, lanes: int) -> int:
     """
     reserved = min(RESERVED_BYTES, int(free * RESERVED_SHARE))
     return int((free - reserved) * USABLE_SHARE) // lanes
+
+
+def most_windows(lane: int | None, row: int, workspace: int | None) -> int:
+    """The most windows in a batch of one lane.
+
+    Args:
+        lane: bytes for the batch; None when unknown.
+        row: bytes of a window.
+        workspace: bytes of the encoder in torch, whatever the batch; None when CTranslate2 encodes.
+    """
+    most = MOST_WINDOWS if workspace is None else MOST_DECODED
+    return most if lane is None else max(1, min(most, (lane - (workspace or 0)) // row))
 
 
 def encode_row_bytes(shape: Shape, frames: int, size: int) -> int:

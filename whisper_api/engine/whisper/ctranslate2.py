@@ -21,6 +21,7 @@ from whisper_api.engine.whisper.batch_memory import (
     decode_row_bytes,
     encode_row_bytes,
     lane_bytes,
+    most_windows,
     torch_row_bytes,
     torch_workspace_bytes,
 )
@@ -54,11 +55,6 @@ log = logging.getLogger(__name__)
 MOST_PADDING = 2
 
 Floats = NDArray[np.float32]
-# CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
-# first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
-MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
-# The decoder's softmax over at most 448 tokens has the same limit.
-MOST_DECODED = (2**32 - 1) // (20 * 1500 * 448)
 # Length of the windows on which the encoders are compared.
 COMPARED_FRAMES = 1000
 # The part of a compute type's name that tells the numbers of the encoder's output.
@@ -159,25 +155,18 @@ class Ct2Whisper(Whisper):
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
         of_encoder = encode_row_bytes if self._encoder is None else torch_row_bytes
-        rows = self._rows(max_items, frames, lambda: of_encoder(self.shape, frames, self._number_bytes))
-        return Ct2EncodeAndDetect(self, rows, max_cost, frames)
+        rows = self._most_windows(frames, of_encoder(self.shape, frames, self._number_bytes))
+        return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
         in_torch = self._encoder is not None
-        rows = self._rows(
-            max_items,
-            settings.frames,
-            lambda: decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=in_torch),
-        )
-        return Ct2Decode(self, rows, max_cost, settings)
+        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=in_torch)
+        return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
 
-    def _rows(self, most: int, frames: int, row_bytes: Callable[[], int]) -> int:
-        """The number of windows in a batch: at most ``most``, and as many as one lane's memory holds."""
-        rows = min(most, MOST_WINDOWS if self._encoder is None else MOST_DECODED)
-        if self._lane_bytes is None:
-            return rows
-        workspace = 0 if self._encoder is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
-        return max(1, min(rows, (self._lane_bytes - workspace) // row_bytes()))
+    def _most_windows(self, frames: int, row: int) -> int:
+        in_torch = self._encoder is not None
+        workspace = torch_workspace_bytes(self.shape, frames, self._number_bytes) if in_torch else None
+        return most_windows(self._lane_bytes, row, workspace)
 
     @functools.cached_property
     def shape(self) -> Shape:

@@ -7,6 +7,7 @@ memory of a batch grows by little more than the encoder's output.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,8 +162,14 @@ def encoder_bytes(path: Path, size: int) -> int:
     Raises:
         ModelCorrupt: the file is not a CTranslate2 model, or is truncated.
     """
+    return size * _numbers(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(path: Path, changed: int) -> int:
+    """How many numbers an encoder has. Kept until the file changes, because every job asks."""
     arrays = {name: value for name, value in read_shapes(path).items() if name.startswith(PREFIX) and value.ndim}
-    return size * sum(value.size for name, value in arrays.items() if not name.endswith("_scale"))
+    return sum(value.size for name, value in arrays.items() if not name.endswith("_scale"))
 
 
 def load_encoder(path: Path, shape: Shape, device: str, dtype: str) -> TorchEncoder:

@@ -26,6 +26,7 @@ const PATHS = {
   back: "M15 5l-7 7 7 7",
   up: "M6 15l6-6 6 6",
   down: "M6 9l6 6 6-6",
+  cues: "M3 5h18v14H3zM7 11h4m3 0h3M7 15h6m3 0h1",
   copy: "M9 9h10v11H9zM15 9V4H5v11h4",
   download: "M12 4v12m0 0 5-5m-5 5-5-5M4 20h16",
   bin: "M4 7h16M10 11v6m4-6v6M6 7l1 13h10l1-13M9 7V4h6v3",

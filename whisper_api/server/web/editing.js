@@ -35,9 +35,22 @@ export class Corrections {
   }
 
   setWord(place, text) {
+    return this.#setPart(place, { text });
+  }
+
+  /** Correct the `start` or the `end` of a word, in seconds. */
+  setTime(place, edge, seconds) {
+    return this.#setPart(place, { [edge]: seconds });
+  }
+
+  /** Correct a part of a word, and keep what else is corrected of it. */
+  #setPart(place, part) {
     const same = (each) => each.segment === place.segment && (each.word ?? null) === place.word;
-    const correction = { segment: place.segment, ...(place.word === null ? {} : { word: place.word }), text };
-    return this.change((now) => ({ ...now, words: [...now.words.filter((each) => !same(each)), correction] }));
+    const named = { segment: place.segment, ...(place.word === null ? {} : { word: place.word }) };
+    return this.change((now) => {
+      const correction = { ...now.words.find(same), ...named, ...part };
+      return { ...now, words: [...now.words.filter((each) => !same(each)), correction] };
+    });
   }
 
   /** Give a name to every speaker who is now shown as `shown`. */
@@ -52,7 +65,7 @@ export class Corrections {
 }
 
 /** Replace an element by a text field until Enter or Escape is pressed. */
-function rewrite(element, { text, label, save }) {
+export function rewrite(element, { text, label, save }) {
   const input = h("input", { class: "rewrite", value: text, "aria-label": label, spellcheck: "true", autocomplete: "off" });
   input.size = Math.max(4, text.length + 1);
   let over = false;

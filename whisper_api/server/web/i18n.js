@@ -34,6 +34,20 @@ export function clock(seconds) {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 
+/** A place in a recording to the millisecond: 0:07.250. */
+export function preciseClock(seconds) {
+  const milliseconds = Math.round(seconds * 1000);
+  return `${clock(Math.floor(milliseconds / 1000))}.${String(milliseconds % 1000).padStart(3, "0")}`;
+}
+
+/** The seconds of a text such as 7.25, 0:07,250 or 1:02:03; null when it is no time. */
+export function secondsOf(text) {
+  const match = /^\s*(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)\s*$/.exec(text);
+  if (!match) return null;
+  const [hours, minutes, seconds] = match.slice(1).map((part) => Number((part ?? "0").replace(",", ".")));
+  return Math.round((hours * 3600 + minutes * 60 + seconds) * 1000) / 1000;
+}
+
 /** A duration, rounded for reading: 8 sec, 3 min, 1 hr 20 min. */
 export function span(seconds) {
   const unit = (number, name) =>

@@ -1,6 +1,7 @@
 /** The view of one job: its progress, its transcript while it grows, and the actions. */
 
 import { json, patiently, request } from "./api.js";
+import { CueView } from "./cues.js";
 import { $, announce, complain, confirmed, h, leave } from "./dom.js";
 import { Corrections, editWord, renameSpeaker } from "./editing.js";
 import { follow } from "./events.js";
@@ -22,6 +23,7 @@ export class JobView {
     this.transcript = new Transcript($("transcript"));
     this.player = new Player(this.transcript);
     this.search = new Search(this.transcript);
+    this.cues = new CueView({ transcript: this.transcript, player: this.player, changed: () => this.#redraw() });
     this.transcript.onChange = () => {
       this.player.refresh();
       this.search.refresh();
@@ -51,6 +53,7 @@ export class JobView {
     this.watch?.abort(new DOMException("another job is shown", "AbortError"));
     this.watch = null;
     this.player.close();
+    this.cues.close();
     this.search.clear();
     this.transcript.clear();
     $("transcript").removeAttribute("lang");
@@ -143,15 +146,17 @@ export class JobView {
     this.#clearProgress();
     $("transcript").lang = this.result.language;
     this.transcript.showResult(this.result, this.corrections.kept);
-    const any = this.transcript.words.length > 0;
-    this.player.open(this.jobId, any);
+    const [any, anybody] = [this.transcript.words.length > 0, this.result.segments.length + (this.result.turns ?? []).length > 0];
+    this.player.open(this.jobId, anybody);
     this.player.refresh(this.result.duration);
+    this.cues.open(this.jobId, this.corrections);
+    for (const element of [$("as-cues"), $("copy"), $("search").parentNode]) element.hidden = !any;
     this.#showFacts();
     this.#showWarnings();
     this.#showLegend();
     $("tools").hidden = false;
     $("transcript-hint").hidden = false;
-    $("transcript-hint").textContent = t(!any ? "nobodySpeaks" : byTouch ? "transcriptHintTouch" : "transcriptHint");
+    $("transcript-hint").textContent = t(!anybody ? "nobodySpeaks" : !any ? "turnsHint" : byTouch ? "transcriptHintTouch" : "transcriptHint");
     announce(t("done"));
   }
 
@@ -226,6 +231,7 @@ export class JobView {
         // Speakers with the same name are the same person.
         if (new Set(this.transcript.speakers).size < this.#legendSize) this.#redraw();
         else this.#showLegend();
+        this.cues.refresh();
       });
     } else if (time) this.player.playFrom(Number(time.dataset.start));
     else if (entry) this.#clickedWord(entry, event);

@@ -5,8 +5,8 @@ import { $, complain, h, toast } from "./dom.js";
 import { t } from "./i18n.js";
 import { noted } from "./notes.js";
 
-const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "docx", "rttm"];
-const SUBTITLES = ["srt", "vtt", "ass"];
+const FORMATS = ["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "docx", "rttm", "cues"];
+const SUBTITLES = ["srt", "vtt", "ass", "cues"];
 const PRESETS = ["", "default", "netflix", "bbc"];
 // A warning in a Warning header (RFC 7234, section 5.5).
 const WARNING = /\b299 - "((?:[^"\\]|\\.)*)"/g;
@@ -24,7 +24,8 @@ export function offerToTake({ job, text }) {
     const name = h("b", {}, format.toUpperCase());
     return h("li", {}, h("button", { type: "button", class: "quiet", onclick: chosen }, name, ` ${t(`format_${format}`)}`));
   };
-  $("preset").append(...PRESETS.map((preset) => h("option", { value: preset }, t(`preset_${preset || "none"}`))));
+  for (const select of [$("preset"), $("cue-preset")])
+    select.append(...PRESETS.map((preset) => h("option", { value: preset }, t(`preset_${preset || "none"}`))));
   $("formats").append(...FORMATS.map(choice));
   // Close the menu when it loses the focus.
   document.addEventListener("click", (event) => menu.contains(event.target) || (menu.open = false));
@@ -42,7 +43,7 @@ async function download({ id, name }, format, preset) {
   const response = await request(`transcription/${id}/result`, { query: { format, subtitle_preset: preset } });
   const url = URL.createObjectURL(await response.blob());
   const stem = name.replace(/\.[^.]{1,5}$/, "") || name;
-  h("a", { href: url, download: `${stem}.${format}` }).click();
+  h("a", { href: url, download: `${stem}.${format === "cues" ? "cues.json" : format}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), TAKEN_MILLISECONDS);
   const warnings = [...(response.headers.get("Warning") ?? "").matchAll(WARNING)].map(([, text]) => text.replace(/\\(.)/g, "$1"));
   const rules = warnings.map((warning) => noted(warning)[0]).join("; ");

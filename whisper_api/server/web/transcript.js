@@ -1,7 +1,7 @@
 /** The transcript on the page: paragraphs of words, each with its time and position. */
 
 import { h } from "./dom.js";
-import { clock, t } from "./i18n.js";
+import { clock, preciseClock, t } from "./i18n.js";
 
 // A paragraph ends at a pause once it has some length, and at the next sentence once it is long.
 const PAUSE_SECONDS = 1.2;
@@ -61,9 +61,10 @@ export class Transcript {
     const changed = new Map();
     for (const each of corrections.words) {
       const places = changed.get(each.segment) ?? new Map();
-      changed.set(each.segment, places.set(each.word ?? null, each.text));
+      if (each.text !== undefined) changed.set(each.segment, places.set(each.word ?? null, each.text));
     }
-    this.root.append(...this.#turns(result.segments, changed));
+    const { segments, turns = [] } = result;
+    this.root.append(...(segments.length ? this.#turns(segments, changed) : turns.map((turn) => this.#bareTurn(turn))));
     this.recount();
     if (this.words.length) this.select(this.words[0]);
   }
@@ -122,6 +123,13 @@ export class Transcript {
       begin = end;
     }
     return turns;
+  }
+
+  /** Who speaks from when to when, where the text was not asked for. */
+  #bareTurn({ speaker, start, end }) {
+    const name = h("button", { type: "button", class: "speaker", tabindex: -1, "data-name": speaker }, shownSpeaker(speaker));
+    const time = h("span", { class: "at", "data-start": start }, `${preciseClock(start)} – ${preciseClock(end)}`);
+    return h("section", { class: "turn", "data-colour": this.speakers.indexOf(speaker) % COLOURS }, h("div", { class: "turn-head" }, h("h2", {}, name), time));
   }
 
   #paragraphs(segments, changesOf) {
