@@ -22,7 +22,7 @@ from gpu_acceptance import PROBES, Outcome, Probe, report, run
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 # Probes with nothing to look at on a CPU.
-SKIPPED = {"tests", "gpus", "large"}
+SKIPPED = {"tests", "gpus", "large", "speed, torch's allocator"}
 
 
 @pytest.fixture(scope="module")

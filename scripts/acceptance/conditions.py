@@ -165,7 +165,7 @@ class Memory:
         def watch() -> None:
             with self._conditions.scope() if self._conditions.is_gpu else nullcontext():
                 while not done.wait(POLL_SECONDS):
-                    most.append(max(most.pop(), self.used()))
+                    most[0] = max(most[0], self.used())
 
         watcher = threading.Thread(target=watch)
         watcher.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from acceptance.rows import Findings
 __all__ = ["device_assert", "several_gpus"]
 
 JOBS = 6
-EXIT_SECONDS = 120.0
+EXIT_SECONDS = 40.0
 
 
 def device_assert(conditions: Conditions, findings: Findings) -> None:
@@ -45,7 +46,9 @@ def device_assert(conditions: Conditions, findings: Findings) -> None:
         for _ in range(jobs):
             sender.submit()
         hold.unlink()
-        code = first.process.wait(EXIT_SECONDS)
+        code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = first.process.wait(EXIT_SECONDS)
         sender.close()
         findings.fact(
             "exit code after a device-side assert", str(EXIT_DEVICE_LOST), str(code), code == EXIT_DEVICE_LOST

@@ -20,7 +20,7 @@ ROWS, ROOM = 16, 5
 # The formula may promise too little memory by this part, and too much by this factor.
 UNDER, OVER = 1.05, 0.5
 # So many rows that their memory is far more than what is measured beside it.
-FEW = {"base": 16, "large-v3-turbo": 8, "large-v3": 8, "tiny": 2}
+FEW = {"base": 16, "large-v3-turbo": 8, "large-v3": 8, "tiny": 1}
 
 
 def row_bytes(conditions: Conditions, findings: Findings) -> None:

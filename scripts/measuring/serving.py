@@ -115,7 +115,8 @@ def served(
             [sys.executable, *program, "serve", "--config", str(config)],
             stdout=log,
             stderr=log,
-            env=environment(**NO_NETWORK, **(variables or {})),
+            # Variables win over the configuration file.
+            env=environment(**{**NO_NETWORK, "WHISPER_MODELS_DIR": str(models), **(variables or {})}),
         )
     url = f"http://127.0.0.1:{number}"
     try:
