@@ -175,6 +175,9 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> 
     if environment is not None:
         _replace_environment(environment)
     Forking.counts_tasks = True
+    if torch := sys.modules.get("torch"):
+        # Makes torch's pool of threads anew, which several threads cannot do at once.
+        torch.set_num_threads(1)
     code: object = 0
     try:
         _interpret(*arguments)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
-VALUES = {"errors", "records", "schema", "job_values", "voices"}
+VALUES = {"errors", "records", "schema", "job_values", "key_values", "usage_records", "voices", "audit_records"}
 # How words stand in a text and in time: functions of the schema's values.
 WORDS = {"time_order", "word_spacing", "speaker_turns"}
 SETTINGS = {"coercion", "config", "permissions"}
@@ -23,7 +23,10 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"errors"},
     "schema": {"errors", "records"},
     "job_values": {"errors", "records", "schema"},
+    "key_values": {"errors", "records"},
+    "usage_records": {"errors", "records"},
     "voices": {"errors", "records", "schema"},
+    "audit_records": {"errors", "records"},
     "coercion": set(),
     "config": {"coercion", "errors"},
     "permissions": VALUES | SETTINGS,

@@ -34,6 +34,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -277,6 +278,18 @@ PROMISES = (
         r"docstring VoiceEmbedding\.",
         r"with length 1|from -1 to 1|of two voices",
         tests=("test_the_mean_has_length_one_and_leans_to_the_longer_recordings",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d+) hours by default, (\d+) days at most",
+        lambda: (DEFAULT_GRACE_SECONDS / 3600, MAX_GRACE_SECONDS / 86400),
+        ("test_a_rotation_prints_the_new_key_and_lists_how_long_the_old_one_lives", "test_a_grace_has_bounds"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"a grace of (\d+) seconds",
+        lambda: (constant("access", "LEAST_ADMIN_GRACE_SECONDS"),),
+        ("test_the_last_administrators_key_is_not_rotated_without_grace",),
     ),
     Promise(
         r"docs/api",
@@ -573,7 +586,35 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at (\d+) kbit/s",
+        lambda: (8 * constant("access", "LEAST_BYTES_PER_SECOND") / 1000,),
+        ("test_what_is_given_back_and_what_is_not",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"the requests of up to (\d+) seconds",
+        lambda: (constant("jobs", "FLUSH_SECONDS"),),
+        ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
+    ),
+    Promise(
+        r"docstring Client\.usage",
+        r"at most (\d+) days before",
+        lambda: (constant("jobs", "MAX_DAYS") - 1,),
+        ("test_days_are_checked",),
+    ),
     # Settings and the flags that repeat them
+    Promise(
+        r"setting WHISPER_(RATE_LIMIT|QUOTA|AUTH_FAILURE_LIMIT)",
+        r"as in \d+/minute; \d+/day|as in \d+ minutes/day; \d+ jobs/month|as in \d+/minute",
+        tests=("test_rates_are_read", "test_quotas_are_read"),
+    ),
+    Promise(
+        r"setting WHISPER_USAGE_RETENTION_DAYS",
+        r"0 = none is recorded",
+        tests=("test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded",),
+    ),
     Promise(
         r"help|setting WHISPER_API_PORT|docstring Server",
         r"0 = any free one|port 0 any free one",
@@ -590,6 +631,29 @@ PROMISES = (
         r"setting (MAX|MIN)_",
         r"0 = (?:any length|any rate|no limit of its own)",
         tests=(SENTINELS, "test_any_byte_ends_a_silence_when_no_least_rate_is_set"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"first (\d+) addresses",
+        lambda: (constant("access", "REFUSED_ADDRESSES"),),
+        ("test_failed_authentications_are_a_bounded_number_of_entries",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"up to (\d+) entries wait",
+        lambda: (constant("access", "MAX_WAITING"),),
+        ("test_entries_outlast_a_full_disk_and_lost_ones_are_counted",),
+    ),
+    Promise(
+        r"docs/operations|setting WHISPER_AUDIT|help",
+        r"0 (?:switches the trail off|= keep no trail)",
+        tests=("test_without_a_retention_nothing_is_recorded", "test_zero_days_record_nothing_and_old_entries_go"),
+    ),
+    Promise(
+        r"docstring AuditRecord",
+        r"(\d+) when the client went away",
+        lambda: (constant("server", "CLIENT_GONE"),),
+        ("test_a_client_that_goes_away_is_recorded",),
     ),
     Promise(r"setting SYNC", r"0 = until it ends", tests=("test_a_wait_without_a_limit_lasts_until_the_job_ends",)),
 )

@@ -84,6 +84,7 @@ TESTED = {
     "fuzz_decoder.py": "test_fuzz_decoder.py",
     "gpu_acceptance.py": "test_gpu_acceptance.py",
     "try_clients.py": "test_try_clients.py",
+    "try_image.py": "test_deploy.py",
 }
 # They install the project before they do anything, so only their syntax is looked at.
 SHELL = {"lint", "quickstart", "setup.sh", "test"}

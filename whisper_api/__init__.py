@@ -16,10 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_api.audit_records import AuditRecord
     from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
+        AccessError,
         AudioTooLong,
         Busy,
         CallerLimit,
@@ -42,13 +44,19 @@ if TYPE_CHECKING:
         JobIsProcessing,
         JobNotFinished,
         JobNotFound,
+        KeyExpired,
+        KeyNotFound,
+        LastAdminKey,
         ModelCorrupt,
         ModelError,
         ModelUnavailable,
         OutOfMemory,
         QueueFull,
+        QuotaExceeded,
+        RateLimited,
         RequestError,
         ResultGone,
+        ScopeMissing,
         SpeakerError,
         SpeakerExists,
         SpeakerLimit,
@@ -57,11 +65,13 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        UploadMissing,
         VocabularyNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus, Vocabulary
+    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -74,14 +84,18 @@ if TYPE_CHECKING:
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
 
     __version__: str
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessError",
+    "AccessKey",
     "AsyncClient",
     "AudioTooLong",
+    "AuditRecord",
     "Busy",
     "CallerLimit",
     "Canceled",
@@ -108,17 +122,26 @@ __all__ = [
     "JobNotFound",
     "JobResult",
     "JobStatus",
+    "KeyChange",
+    "KeyExpired",
+    "KeyNotFound",
+    "KeyWithSecret",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
+    "NewKey",
     "OutOfMemory",
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "Segment",
     "Server",
     "Speaker",
@@ -133,6 +156,8 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "UploadMissing",
+    "Usage",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
@@ -146,8 +171,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NewKey": "whisper_api.key_values",
+    "KeyWithSecret": "whisper_api.key_values",
+    "KeyChange": "whisper_api.key_values",
+    "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
+    "AuditRecord": "whisper_api.audit_records",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.engine",
@@ -163,6 +193,7 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
     "Word": "whisper_api.schema",

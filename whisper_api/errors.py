@@ -27,15 +27,23 @@
     │   ├── JobFailed              the job ended without a result; says why
     │   ├── JobCanceled            the job was canceled, so there is no result
     │   ├── ResultGone             the job's result was delivered, has expired or was deleted
+    │   ├── UploadMissing          the job's audio is not there, as after a restore without it
     │   └── IdempotencyConflict    the same idempotency key came with another payload
     ├── SpeakerError
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
+    ├── AccessError
+    │   ├── KeyNotFound            no valid key has this id
+    │   ├── KeyExpired             the key has expired, or a rotation has replaced its secret
+    │   ├── ScopeMissing           the scopes of the caller's key do not allow this
+    │   └── LastAdminKey           the last key that can manage keys would be lost
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
+    │   ├── RateLimited            the caller has sent too many requests
+    │   │   └── QuotaExceeded      the caller has used up a quota of audio or jobs
     │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk
@@ -51,6 +59,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessError",
     "AudioTooLong",
     "Busy",
     "CallerLimit",
@@ -73,13 +82,19 @@ __all__ = [
     "JobIsProcessing",
     "JobNotFinished",
     "JobNotFound",
+    "KeyExpired",
+    "KeyNotFound",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
     "OutOfMemory",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "SpeakerError",
     "SpeakerExists",
     "SpeakerLimit",
@@ -88,6 +103,7 @@ __all__ = [
     "StorageFull",
     "StorageLocked",
     "UnknownModel",
+    "UploadMissing",
     "VocabularyNotFound",
     "WhisperApiError",
 ]
@@ -245,6 +261,10 @@ class ResultGone(JobError):
     """The result was delivered, has expired or was deleted."""
 
 
+class UploadMissing(JobError):
+    """The audio of the job is not on this machine: the database was restored from a backup without it."""
+
+
 class IdempotencyConflict(JobError):
     """The idempotency key was used before, with another payload."""
 
@@ -273,6 +293,26 @@ class SpeakerLimit(SpeakerError):
     """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
 
 
+class AccessError(WhisperApiError):
+    """A key cannot be used or changed in this way."""
+
+
+class KeyNotFound(AccessError):
+    """No valid key has this id."""
+
+
+class KeyExpired(AccessError):
+    """The key has expired, or a rotation has replaced its secret."""
+
+
+class ScopeMissing(AccessError):
+    """The scopes of the caller's key do not allow this."""
+
+
+class LastAdminKey(AccessError):
+    """The last key that can manage keys would be lost."""
+
+
 class VocabularyNotFound(WhisperApiError):
     """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
 
@@ -296,6 +336,24 @@ class QueueFull(Busy):
 
 class CallerLimit(Busy):
     """The caller has too many unfinished jobs."""
+
+
+class RateLimited(Busy):
+    """The caller has sent too many requests.
+
+    Args:
+        message: the reason.
+        retry_after: seconds to wait before the next attempt.
+        policies: names of the limits, as in the field ``RateLimit-Policy`` of responses.
+    """
+
+    def __init__(self, message: str, retry_after: float, policies: tuple[str, ...] = ()) -> None:
+        super().__init__(message, retry_after)
+        self.policies = policies
+
+
+class QuotaExceeded(RateLimited):
+    """The caller has used up a quota of audio or jobs, or the recording is longer than what is left of it."""
 
 
 class Draining(Busy):

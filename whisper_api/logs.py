@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from whisper_api.config import Config
 
-__all__ = ["Repeats", "current_request", "set_up"]
+__all__ = ["Repeats", "current_request", "set_level", "set_up"]
 
 # The id of the current request. Every log record of the request carries the id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
@@ -109,18 +109,27 @@ def set_up(config: Config, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines() if config.log_format == "json" else _TextLines())
-    level = logging.getLevelName(config.log_level.upper())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(level, logging.WARNING))
-    logging.getLogger("whisper_api").setLevel(level)
+    set_level(config)
     logging.captureWarnings(True)
-    if level > logging.DEBUG:
+    if config.log_level != "debug":
         # Libraries address these warnings to programmers; operators of the server cannot act on them.
         warnings.simplefilter("ignore")
     threading.excepthook = _log_uncaught
+
+
+def set_level(config: Config) -> None:
+    """Change the level of the log.
+
+    Args:
+        config: ``log_level`` applies to this package; libraries log warnings and errors only.
+    """
+    level = logging.getLevelName(config.log_level.upper())
+    logging.getLogger().setLevel(max(level, logging.WARNING))
+    logging.getLogger("whisper_api").setLevel(level)
 
 
 def _log_uncaught(uncaught: threading.ExceptHookArgs) -> None:

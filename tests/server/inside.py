@@ -59,9 +59,9 @@ class Inside:
         state: ServerState = self.app.state.server
         return state
 
-    def token(self, name: str, role: Role = "user") -> str:
+    def token(self, name: str, role: Role = "user", **limits: Any) -> str:
         """Make a key and return its token."""
-        return KeyRing(self.service.store).create(name, role)[1]
+        return KeyRing(self.service.store).create(name, role, **limits)[1]
 
     def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
         """A client with this token, or without one. It raises the errors of the application."""

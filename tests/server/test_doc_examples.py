@@ -157,6 +157,7 @@ ANSWERS = {
     "--data-binary": '"status_url"',
     "-X PUT": '"terms":["Zoë Ångström","Kubernetes"]',
     "vocabulary=clients": '"status_url"',
+    "/admin/keys": '"token":"wk_',
 }
 
 
@@ -166,7 +167,7 @@ def test_the_examples_with_curl(server: RunningServer, document: str, blocks: li
     calls = [line for block in blocks for line in block.code.splitlines() if line.startswith("curl")]
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    environment = {**os.environ, "KEY": server.user_key}
+    environment = {**os.environ, "KEY": server.user_key, "ADMIN_KEY": server.admin_key}
     job = JOB
 
     def answer(call: str) -> str:

@@ -6,17 +6,20 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.audit_records import AuditRecord
+from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
+from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client:
+class Client(KeyMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -278,6 +281,32 @@ class Client:
         """
         self._transport.run(self._calls.delete_vocabulary(name))
 
+    def usage(self, since: date | None = None, until: date | None = None) -> Usage:
+        """What the caller's key has used, by day and model, and what is left of its quotas.
+
+        Args:
+            since: the first day in UTC, at most 365 days before the last; None for the first of this month.
+            until: the last day; None for today.
+
+        Raises:
+            InvalidOption: the days are in the wrong order or too far apart.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.usage("/usage", since, until))
+
+    def all_usage(self, since: date | None = None, until: date | None = None, *, key_id: str | None = None) -> Usage:
+        """What all keys have used; only for administrators.
+
+        Args:
+            since: as with :meth:`usage`.
+            until: as with :meth:`usage`.
+            key_id: id of the only key that counts; None for all keys.
+
+        Raises:
+            InvalidOption, RequestError: as with :meth:`usage`.
+        """
+        return self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
+
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
@@ -382,6 +411,33 @@ class Client:
         while True:
             page = self._transport.run(self._calls.page(params))
             yield from page.jobs
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    def audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        action: str | None = None,
+    ) -> Iterator[AuditRecord]:
+        """The server's audit trail, newest first: who did what. Only for administrators.
+
+        Args:
+            since: only entries of this time or later; local time when it has no zone.
+            until: only earlier entries.
+            key: only entries of the key with this id or name.
+            action: only this action, as in ``job.read``; or all of a kind, as in ``job``.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        params = audit_search(since, until, key, action)
+        while True:
+            page = self._transport.run(self._calls.audit_page(params))
+            yield from page.records
             if page.next is None:
                 return
             params["after"] = page.next

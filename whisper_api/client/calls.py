@@ -11,17 +11,19 @@ import base64
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
@@ -33,6 +35,8 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
+# Entries of the audit trail that one request asks for.
+AUDIT_PAGE = 1000
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 
@@ -72,6 +76,13 @@ class Page(msgspec.Struct):
     """A page of the caller's jobs, and the cursor of the next page."""
 
     jobs: tuple[JobStatus, ...]
+    next: str | None = None
+
+
+class AuditPage(msgspec.Struct):
+    """A page of the audit trail, and the cursor of the next page."""
+
+    records: tuple[AuditRecord, ...]
     next: str | None = None
 
 
@@ -247,6 +258,20 @@ class Calls:
         """Delete a vocabulary."""
         yield from self._response(Request("DELETE", _vocabulary_path(name)))
 
+    def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
+        """What the caller's key, or all keys, have used.
+
+        Args:
+            path: ``/usage`` or ``/admin/usage``.
+            since: the first day.
+            until: the last day.
+            key_id: id of the key among all keys.
+        """
+        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
+        params = {**days, **({} if key_id is None else {"key": key_id})}
+        response = yield from self._response(Request("GET", path, params=params))
+        return decoded(response, Usage)
+
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
 
@@ -260,6 +285,24 @@ class Calls:
         """A page of the caller's jobs, for the query of :func:`search`."""
         response = yield from self._response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
+
+    def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
+        """A page of the audit trail, for the query of :func:`audit_search`."""
+        response = yield from self._response(Request("GET", "/admin/audit", params=params))
+        return decoded(response, AuditPage)
+
+    def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
+        """Send a request with JSON, and return the value of the response.
+
+        Args:
+            method: method of the request.
+            path: path of the request.
+            kind: type of the response's value.
+            value: the body; None for none.
+        """
+        headers = {} if value is None else {"Content-Type": "application/json"}
+        body = None if value is None else msgspec.json.encode(value)
+        return decoded((yield from self._response(Request(method, path, headers=headers, body=body))), kind)
 
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.
@@ -403,6 +446,25 @@ def search(
         "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
         "created_after": None if created_after is None else created_after.astimezone().isoformat(),
         "created_before": None if created_before is None else created_before.astimezone().isoformat(),
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def audit_search(since: datetime | None, until: datetime | None, key: str | None, action: str | None) -> dict[str, str]:
+    """The query of a search in the audit trail.
+
+    Args:
+        since: only entries of this time or later.
+        until: only earlier entries.
+        key: only entries of the key with this id or name.
+        action: only entries of this action or kind of action.
+    """
+    query = {
+        "since": None if since is None else since.astimezone().isoformat(),
+        "until": None if until is None else until.astimezone().isoformat(),
+        "key": key,
+        "action": action,
+        "limit": str(AUDIT_PAGE),
     }
     return {name: value for name, value in query.items() if value is not None}
 

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from whisper_api.config import Config
+from whisper_api.access.audit import AuditTrail
+from whisper_api.access.keys import KeyRing
+from whisper_api.config import Config, LiveConfig
 from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
@@ -16,12 +18,14 @@ from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.usage import UsageLog
 from whisper_api.jobs.worker import Worker, WorkerDeps
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -35,6 +39,8 @@ log = logging.getLogger("whisper_api.jobs")
 STOP_SECONDS = 30.0
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
+# The last uses of all keys are written together, so that a request costs no write.
+KEY_USES_SECONDS = 60.0
 
 
 class Lifecycle:
@@ -49,8 +55,12 @@ class Lifecycle:
 
     Attributes:
         store: the job database.
+        keys: the keys of callers, which are in the same database.
+        settings: the configuration in force; parts that take new values register with it.
+        audit: the audit trail, for those who let callers in.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -65,13 +75,15 @@ class Lifecycle:
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
     ) -> None:
         self.store = store
+        self.keys = KeyRing(store)
         self.hangs = False
         self.fault: DeviceLost | None = None
         self._fault_lock = threading.Lock()
         # Guarded by _fault_lock:
         self._on_fault: list[Callable[[], None]] = []
         self._process = os.getpid()
-        self._config = config
+        self.settings = LiveConfig(config)
+        self.audit = AuditTrail(store, config)
         self._executor = executor
         slots = config.max_concurrent_jobs if config.enable_concurrency else 1
         self._queue = JobQueue(
@@ -89,6 +101,7 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -105,6 +118,7 @@ class Lifecycle:
             retry_seconds=write_retry_seconds,
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
+        self._key_uses = Periodic("key-uses", self.keys.write_uses)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -113,6 +127,11 @@ class Lifecycle:
         self._draining = False
         self._stopped = False
         self._closed = False
+        self.settings.register(self._take_settings)
+
+    @property
+    def _config(self) -> Config:
+        return self.settings.config
 
     def start(self) -> None:
         """Put interrupted jobs back into the queue, remove orphans and begin to work; models are loaded meanwhile.
@@ -134,14 +153,25 @@ class Lifecycle:
                 log.warning("%s", warning)
             self._recover()
             self._started = True
+            self.audit.start()
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
+            self._key_uses.start(KEY_USES_SECONDS)
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
+
+    def end_revoked(self) -> None:
+        """Cancel the jobs of revoked keys now, instead of some seconds later.
+
+        Raises:
+            StorageError: the database cannot be used; it happens later.
+        """
+        self._revocations.check()
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -200,7 +230,10 @@ class Lifecycle:
             self._closed = True
             self._watch.close()
             self._revocations.close()
+            self._key_uses.close()
+            self.keys.write_uses()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
@@ -209,6 +242,7 @@ class Lifecycle:
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
+            self.audit.close()
             self.store.close()
 
     def health(self) -> Health:
@@ -244,6 +278,15 @@ class Lifecycle:
         self.drain()
         for callback in callbacks:
             callback()
+
+    def _take_settings(self, config: Config) -> None:
+        self._queue.resize(config.max_queued_jobs)
+        self._reservations.per_owner = config.max_jobs_per_key
+        self._retention.retention_seconds = config.job_retention_hours * 3600
+        self._retention.grace_seconds = config.result_grace_seconds
+        self._watch.stall_seconds = config.stall_seconds
+        self.usage.configure(config)
+        self.audit.take_settings(config)
 
     def _state(self) -> ServiceState:
         from whisper_api.engine.audio.process import DECODERS

@@ -58,6 +58,9 @@ class Retention:
             other files, does not belong to the server and stays.
         retention_seconds: how long a job stays after its end.
         grace_seconds: how long a result stays after its delivery, unless the job keeps its result.
+
+    Attributes:
+        retention_seconds, grace_seconds: may be changed at any time.
     """
 
     def __init__(
@@ -70,8 +73,8 @@ class Retention:
     ) -> None:
         self._store = store
         self._uploads_dir = uploads_dir
-        self._retention_seconds = retention_seconds
-        self._grace_seconds = grace_seconds
+        self.retention_seconds = retention_seconds
+        self.grace_seconds = grace_seconds
         self._periodic = Periodic("retention", self._remove_and_wipe)
         # Used by the thread only: the times of sweeps, the time since when the write-ahead log could not be emptied,
         # and whether that was logged.
@@ -104,7 +107,7 @@ class Retention:
         """
         files = self._remove_orphans()
         results = self._remove_results(now)
-        jobs = self._store.expired_jobs(now - self._retention_seconds)
+        jobs = self._store.expired_jobs(now - self.retention_seconds)
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
@@ -121,7 +124,7 @@ class Retention:
             interval: seconds between two sweeps; the first comes after one interval.
         """
         self._interval, self._next_sweep = interval, time.monotonic() + interval
-        self._periodic.start(min(interval, WIPE_SECONDS, max(self._grace_seconds, MIN_TICK_SECONDS)))
+        self._periodic.start(min(interval, WIPE_SECONDS, max(self.grace_seconds, MIN_TICK_SECONDS)))
 
     def close(self) -> None:
         """End the thread once it has finished its current step."""
@@ -162,7 +165,7 @@ class Retention:
 
     def _remove_results(self, now: float) -> int:
         removed = 0
-        for job_id in self._store.expired_results(now - self._grace_seconds):
+        for job_id in self._store.expired_results(now - self.grace_seconds):
             if self._store.drop_result(job_id):
                 removed += 1
                 log.info("result removed", extra={"job_id": job_id})

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import (
     IdempotencyConflict,
@@ -35,6 +34,7 @@ from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
+from whisper_api.store.usage import OverQuota
 from whisper_api.time_order import in_order
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
@@ -77,11 +77,6 @@ class JobService(Lifecycle):
             raise
 
     @property
-    def keys(self) -> KeyRing:
-        """The keys of callers, which are in the same database."""
-        return KeyRing(self.store)
-
-    @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
         return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
@@ -107,10 +102,12 @@ class JobService(Lifecycle):
             extra_slots: number of the owner's jobs that do not count, because the upload may join one of them.
 
         Raises:
-            QueueFull, CallerLimit, Draining: no new job is accepted now.
+            QueueFull, CallerLimit, QuotaExceeded, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
         self.store.database.check_process()
+        if not extra_slots:
+            self.usage.quotas.check(owner)
         return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
@@ -126,18 +123,20 @@ class JobService(Lifecycle):
         Raises:
             UnknownModel, ModelUnavailable: the model cannot be used.
             IdempotencyConflict: the owner used this idempotency key for something else.
-            QueueFull, Draining: no new job is accepted now.
+            QueueFull, QuotaExceeded, Draining: no new job is accepted now.
             StorageError: the job could not be stored.
         """
         with self._reservations.submitting(reservation) as enqueue:
             self._executor.check(submission.options, submission.hf_token)
             check_download(submission, self._executor, self.store, self._config.model_downloads)
+            charge = self.usage.charge(submission, self._executor.model_name(submission.options))
             now = time.time()
             join_after = now - JOIN_SECONDS if submission.join else None
+            not_to_join = self._not_to_join(submission)
             try:
-                job = self.store.add(
-                    submission.job(now), join_after=join_after, not_to_join=self._not_to_join(submission)
-                )
+                job = self.store.add(submission.job(now), join_after=join_after, not_to_join=not_to_join, charge=charge)
+            except OverQuota as full:
+                raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})
@@ -277,7 +276,7 @@ class JobService(Lifecycle):
         self.store.mark_delivered(job_id, time.time())
         log.info("result delivered", extra={"job_id": job_id})
 
-    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> None:
+    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> bool:
         """Cancel a waiting job; remove the result and files of an ended job, or all of a job that Failed.
 
         Args:
@@ -285,25 +284,30 @@ class JobService(Lifecycle):
             owner: owner of the job.
             force: also stop a running job, and return when it has stopped.
 
+        Returns:
+            Whether the job was unfinished and is Canceled now.
+
         Raises:
             JobIsProcessing: the job runs, and ``force`` is false.
         """
+        stopped = False
         while True:
             job = self._job(job_id, owner)
             if job.state in FINAL_STATES:
                 self._remove(job)
-                return
+                return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
                 raise JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
+                stopped = True
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
             if self.store.cancel(job_id, time.time(), states=(job.state,)):
                 self._queue.remove(job_id)
                 self._after_cancel(job_id)
-                return
+                return True
 
     def cancel_unfinished(self, job_id: str) -> bool:
         """Cancel a job of any owner, running or not, unless it has ended; an ended job keeps its result.

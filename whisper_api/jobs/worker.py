@@ -31,7 +31,8 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
-from whisper_api.schema import PartialSegments, Progress, Transcript
+from whisper_api.jobs.usage import model_label
+from whisper_api.schema import PartialSegments, Progress
 from whisper_api.store.jobs import Job, JobStore
 from whisper_api.telemetry import Metrics
 from whisper_api.voices import VoiceEmbedding
@@ -318,7 +319,9 @@ class Worker:
             case Completed(transcript):
                 if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
-                    metrics.job_completed(_model_label(transcript), transcript.timings, transcript.duration, seconds)
+                    metrics.job_completed(
+                        model_label(transcript.model), transcript.timings, transcript.duration, seconds
+                    )
                     self._deps.on_completed()
                     self._deps.estimates.forget(job_id)
                     self._deps.downloads.forget(job_id)
@@ -361,14 +364,6 @@ class Worker:
             deps.queue.put(job_id, reserved=False, first=first)
             deps.events.update_positions()
         return None
-
-
-def _model_label(transcript: Transcript) -> str:
-    """The model as the catalogue names it. Other names may be paths of this machine, and have no bound."""
-    from whisper_api.engine.models.store import model_facts
-
-    entry = model_facts(transcript.model)
-    return "other" if entry is None else entry.name
 
 
 def _rounded(seconds: float | None) -> float | None:

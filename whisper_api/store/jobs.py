@@ -1,10 +1,9 @@
-"""JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
+"""JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
-``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
-must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
-changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
-then runs again, or its result stays longer.
+All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
+``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and ``mark_delivered``
+survive the end of the process, but perhaps not a loss of power: the job then runs again, or its result stays longer.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from msgspec.structs import replace
 from whisper_api.errors import Portable
 from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
+from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
@@ -28,6 +28,7 @@ from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
+from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
@@ -72,7 +73,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -90,7 +91,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
+    def add(
+        self,
+        job: Job,
+        *,
+        join_after: float | None = None,
+        not_to_join: Collection[str] = (),
+        charge: Charge | None = None,
+    ) -> Job:
         """Add a job behind all others.
 
         Args:
@@ -98,12 +106,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             join_after: do not add the job if the owner has an equal one that waits, runs, or was Completed at this time
                 (seconds since 1970) or later and was not delivered; None to add the job in any case.
             not_to_join: ids of jobs that must not be joined.
+            charge: what the owner is charged for the job; None for nothing.
 
         Returns:
             The same job with ``seq`` set.
 
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or a job to be joined.
+            OverQuota: the owner's quotas have no room for the job.
         """
         with self.database.write() as connection:
             if job.idempotency_key is not None:
@@ -114,6 +124,8 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 there = _to_join(connection, job, join_after, not_to_join)
                 if there is not None:
                     raise AlreadyThere(there)
+            if charge is not None:
+                charge_job(connection, job.job_id, job.owner, job.created_at, charge)
             connection.execute(_INSERT_JOB, values_of(job))
             (seq,) = connection.execute("SELECT last_insert_rowid()").fetchone()
             put_text(connection, seq, text_of(job))
@@ -230,6 +242,8 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
+            work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
+            settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -253,6 +267,10 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 (now, error_name, job.seq),
             )
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            if error_name in CALLERS_FAULTS:
+                settle(connection, job_id)
+            else:
+                give_back(connection, job_id)
         return True
 
     def cancel(
@@ -272,13 +290,17 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
             row = connection.execute(
-                f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
+                f"SELECT seq, state FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
                 (job_id, *states),
             ).fetchone()
             if row is None:
                 return False
             connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
             delete_text(connection, row["seq"], error=reason)
+            if row["state"] == "Queued":
+                give_back(connection, job_id)
+            else:
+                settle(connection, job_id)
         return True
 
     def erase(self, job_id: str) -> bool:

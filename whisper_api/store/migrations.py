@@ -206,4 +206,74 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    (
+        # ``scopes`` is a JSON list, ``old_secrets`` the JSON of the secrets that rotations have replaced.
+        "ALTER TABLE keys ADD COLUMN expires_at REAL",
+        "ALTER TABLE keys ADD COLUMN last_used_at REAL",
+        "ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE keys ADD COLUMN rate TEXT",
+        "ALTER TABLE keys ADD COLUMN quota TEXT",
+        "ALTER TABLE keys ADD COLUMN old_secrets TEXT NOT NULL DEFAULT '[]'",
+    ),
+    (
+        # Counts only, so that they may stay when a job is deleted.
+        """
+        CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            audio_seconds REAL NOT NULL,
+            compute_seconds REAL NOT NULL,
+            PRIMARY KEY (owner, day, model)
+        ) WITHOUT ROWID
+        """,
+        # What unfinished jobs were charged.
+        """
+        CREATE TABLE charges (
+            job_id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            audio_seconds REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
+        # ``audit.py`` says what the triggers are for. The id of an entry is never used again (AUTOINCREMENT).
+        """
+        CREATE TABLE audit (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            time REAL NOT NULL,
+            action TEXT NOT NULL,
+            actor TEXT NOT NULL,
+            key_id TEXT,
+            name TEXT,
+            role TEXT,
+            target TEXT,
+            address TEXT,
+            request_id TEXT,
+            status INTEGER,
+            error TEXT,
+            count INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX audit_by_time ON audit (time)",
+        """
+        CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not changed'); END
+        """,
+        # INSERT OR REPLACE removes a row without the trigger of a removal.
+        """
+        CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+        WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not replaced'); END
+        """,
+        """
+        CREATE TRIGGER audit_loses_only_its_oldest BEFORE DELETE ON audit
+        WHEN OLD.time > CAST(strftime('%s', 'now') AS REAL) - 86400 OR EXISTS (SELECT 1 FROM audit WHERE seq < OLD.seq)
+        BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END
+        """,
+    ),
 )

@@ -14,7 +14,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from whisper_api.access.ratelimit_fields import fields_of
 from whisper_api.logs import Repeats, current_request
+from whisper_api.server.auditing import CLIENT_GONE, record, record_lost_client
+from whisper_api.server.limits import LIMITS
+from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 
@@ -35,13 +39,13 @@ log.addFilter(Repeats(lines=100, kind=_kind))
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
-# The status that nginx logs when the client closes the connection before the response. It is never sent.
-CLIENT_GONE = 499
 PATH_CHARACTERS = 200
 
 
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
+
+    An audited request is recorded in the audit trail, before its response begins.
 
     No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
@@ -80,6 +84,10 @@ class AccessLog:
                 headers["X-Request-ID"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Cache-Control", "no-store")
+                limits = scope["state"].get(LIMITS)
+                if limits:
+                    headers.update(fields_of(limits))
+                await record(scope, status)
             bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -89,6 +97,7 @@ class AccessLog:
             await self.app(scope, counted_receive, counted_send)
         finally:
             seconds = time.perf_counter() - begun
+            record_lost_client(scope)
             self._measure(scope, status, seconds)
             key = scope["state"].get("key")
             path: str = scope["path"]
@@ -115,6 +124,9 @@ class AccessLog:
         if server is not None:
             template = self._templates.get(scope.get("endpoint"))
             server.service.metrics.request_ended(scope["method"], template, status, seconds)
+            key = scope["state"].get("key")
+            if template is not None and (key or not server.config.enable_authorization) and is_counted(scope):
+                server.service.usage.count_request(key.key_id if key else "")
 
 
 class ErrorAnswers:

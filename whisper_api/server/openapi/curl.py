@@ -19,6 +19,7 @@ PATH_VALUES = {
     "id": "whisper-1",
     "deployment": "whisper-1",
     "name": "clients",
+    "key_id": "$ID",
 }
 
 

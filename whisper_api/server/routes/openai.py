@@ -289,6 +289,8 @@ TRANSCRIBE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
 )
 TRANSLATE = Operation(
     translate,
@@ -304,6 +306,8 @@ TRANSLATE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", location="path", required=True),

@@ -111,7 +111,7 @@ class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of jobs: a user's own jobs, or all jobs for an admin and without authorization.
+    """The numbers of jobs: a user's own jobs, or all jobs for an admin, for an operator and without authorization.
 
     Attributes:
         queued_jobs: number of waiting jobs.
@@ -204,4 +204,9 @@ def _free_bytes(directory: Path) -> int | None:
         return None
 
 
-STATUS = Operation(server_status, "Server", (Answer(200, "The status", {"application/json": ServerStatus}),))
+STATUS = Operation(
+    server_status,
+    "Server",
+    (Answer(200, "The status", {"application/json": ServerStatus}),),
+    roles=("user", "admin", "operator"),
+)

@@ -22,6 +22,7 @@ from whisper_api.errors import (
     InvalidOption,
     ModelUnavailable,
     QueueFull,
+    QuotaExceeded,
     StorageError,
     UnknownModel,
 )
@@ -129,6 +130,7 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(422, "url_unreachable", "The server could not fetch the file from the url"),
     QueueFull,
     CallerLimit,
+    QuotaExceeded,
     Draining,
     StorageError,
 )
