@@ -118,10 +118,16 @@ def test_languages_are_detected_from_it_and_the_encoding_is_decoded_later(
     both: tuple[Ct2Whisper, Ct2Whisper], audio: list[Any]
 ) -> None:
     found = [
-        whisper.encode_and_detect(FRAMES, 8, 60.0).run([DetectionInput(audio[0], ((0, 200),))])[0] for whisper in both
+        whisper.encode_and_detect(FRAMES, 8, 60.0).run(
+            [DetectionInput(audio[0], ((0, 200),)), DetectionInput(audio[1])]
+        )[0]
+        for whisper in both
     ]
     for mine, theirs in zip(*([each.languages, *each.parts] for each in found), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-3)
+    # They stay where the encoder has put them, and a window keeps the others of its batch in no memory.
+    assert all(isinstance(each.encoded, torch.Tensor) for each in found)
+    assert found[0].encoded.nbytes == found[0].encoded.untyped_storage().nbytes()
     whisper, prompt = both[0], tuple(both[0].tokenizer("en").sot_sequence)
     settings = DecodeSettings(FRAMES, len(prompt), 1, 0.0, whisper.non_speech_tokens, encoded=True)
     (again,) = whisper.decode(settings, 8, 60.0).run([Row(found[0].encoded, prompt, FRAMES)])
@@ -163,7 +169,7 @@ def test_what_is_computed_in_int8_agrees_with_it(
     path, features = tiny_en_model_dir / "model.bin", whisper.features(audio, FRAMES)
     found = agreeing_encoder(
         lambda: load_encoder(path, whisper.shape, "cpu", "float32"),
-        lambda given: np.array(whisper.ct2.encode(whisper.view(given))),
+        lambda given: torch.from_numpy(np.array(whisper.ct2.encode(whisper.view(given)))),
         lambda: features,
         0,
         None,
@@ -226,7 +232,7 @@ def test_an_encoder_that_disagrees_is_left_with_a_warning(wrong: str, caplog: py
     features = features_of(SMALL)
 
     def chosen(encoder: TorchEncoder) -> TorchEncoder | None:
-        return agreeing_encoder(lambda: encoder, lambda given: right(given).numpy(), lambda: features, 0, 1 << 30)
+        return agreeing_encoder(lambda: encoder, right, lambda: features, 0, 1 << 30)
 
     assert chosen(right) is right
     assert not caplog.records
@@ -280,6 +286,35 @@ def test_a_model_compares_the_encoders_when_it_is_loaded(
     np.testing.assert_allclose(encoded, reference, atol=1e-2, rtol=1e-2)
     assert len(runs) == (0 if broken else 1)
     assert [record.levelname for record in caplog.records] == (["WARNING"] if broken else [])
+
+
+@pytest.mark.models
+def test_an_encoder_that_fails_later_gives_way_and_costs_no_window(
+    tiny_en_model_dir: Path, audio: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Ct2Whisper, "prefers_torch", True)
+    auto, forced = whisper_with("auto", tiny_en_model_dir), whisper_with("torch", tiny_en_model_dir)
+    window = DecodeSettings(3000, 4, 1, 0.0, ())
+    before = auto.decode(window, 10_000, 60.0).max_items
+    texts = ["CUDA out of memory.", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"]
+
+    def failing(encoder: TorchEncoder, features: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(texts[0])
+
+    monkeypatch.setattr(TorchEncoder, "__call__", failing)
+    # Memory that runs out is the worker's to recover from.
+    with pytest.raises(RuntimeError, match="out of memory"):
+        auto.encode(audio, FRAMES)
+    texts.pop(0)
+    for _ in range(2):
+        assert np.array(auto.encode(audio, FRAMES)).shape == (2, FRAMES // 2, 384)
+    (record,) = caplog.records
+    assert "from now on" in record.getMessage()
+    assert auto.decode(window, 10_000, 60.0).max_items < before
+    with pytest.raises(MemoryError):
+        auto.encode([audio[0][:160]] * 96, 100)
+    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
+        forced.encode(audio, FRAMES)
 
 
 def counted(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 
 __all__ = [
+    "MOST_WINDOWS",
     "decode_row_bytes",
     "encode_row_bytes",
     "lane_bytes",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.mel import HOP
 from whisper_api.engine.whisper.batch_memory import (
+    MOST_WINDOWS,
     decode_row_bytes,
     encode_row_bytes,
     lane_bytes,
@@ -37,9 +38,15 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
-from whisper_api.engine.whisper.torch_encoder import TorchEncoder, agreeing_encoder, encoder_bytes, load_encoder
+from whisper_api.engine.whisper.torch_encoder import (
+    TorchEncoder,
+    agreeing_encoder,
+    completed,
+    encoder_bytes,
+    load_encoder,
+)
 from whisper_api.engine.worker.device import release_cached_memory
-from whisper_api.engine.worker.device_errors import kind_of
+from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
@@ -117,6 +124,7 @@ class Ct2Whisper(Whisper):
         super().__init__(directory, int(self.ct2.n_mels), multilingual=multilingual, offline=offline)
         self._numbers = next((name for name in HALVES if name in self.ct2.compute_type), "float32")
         self._number_bytes = 4 if self._numbers == "float32" else 2
+        self._forced = encoder != "auto"
         self._encoder = self._torch_encoder(encoder, free_memory)
         # What torch keeps for later is free as well.
         release_cached_memory()
@@ -128,17 +136,16 @@ class Ct2Whisper(Whisper):
         path = self._directory / "model.bin"
         if asked == "ctranslate2" or (asked == "auto" and not self.prefers_torch):
             return None
-
-        def load() -> TorchEncoder:
-            return load_encoder(path, self.shape, self._torch_device, self._numbers)
-
+        load = functools.partial(load_encoder, path, self.shape, self._torch_device, self._numbers)
         if asked == "torch":
             return load()
+        import torch
+
         release_cached_memory()
         noise = np.random.default_rng(0).normal(0, 0.1, COMPARED_FRAMES * HOP).astype(np.float32)
         return agreeing_encoder(
             load,
-            lambda features: _to_numpy(self.ct2.encode(self.view(features))),
+            lambda features: torch.stack(self.rows_of(self.ct2.encode(self.view(features)))),
             lambda: self.features([noise, noise[: len(noise) // 2]], COMPARED_FRAMES),
             encoder_bytes(path, self._number_bytes),
             free_memory(),
@@ -159,13 +166,11 @@ class Ct2Whisper(Whisper):
         return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        in_torch = self._encoder is not None
-        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=in_torch)
+        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self._encoder is not None)
         return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
 
     def _most_windows(self, frames: int, row: int) -> int:
-        in_torch = self._encoder is not None
-        workspace = torch_workspace_bytes(self.shape, frames, self._number_bytes) if in_torch else None
+        workspace = None if self._encoder is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
         return most_windows(self._lane_bytes, row, workspace)
 
     @functools.cached_property
@@ -190,11 +195,23 @@ class Ct2Whisper(Whisper):
 
         Returns:
             A ``StorageView`` of shape (windows, positions, width).
+
+        Raises:
+            MemoryError: there are too many windows for CTranslate2's encoder, which has taken the place of torch's.
         """
-        features = self.features(windows, frames)
-        if self._encoder is None:
-            return self.ct2.encode(self.view(features))
-        return self.view(self._encoder(features))
+        features, encoder = self.features(windows, frames), self._encoder
+        if encoder is not None:
+            try:
+                return self.view(encoder(features))
+            except Exception as error:
+                if self._forced or kind_of(error) != "other":
+                    raise
+                log.warning("Whisper's encoder runs in CTranslate2 from now on: torch's failed: %s", first_line(error))
+                self._encoder = None
+        if len(windows) > MOST_WINDOWS:
+            # Batches that were planned for torch's encoder. The worker halves them.
+            raise MemoryError(f"{len(windows)} windows are too many for CTranslate2's encoder")
+        return self.ct2.encode(self.view(features))
 
     def features(self, windows: Sequence[Floats], frames: int) -> torch.Tensor:
         """The log-mel features of windows as in :meth:`encode`: shape (windows, mels, frames), on the device."""
@@ -217,6 +234,24 @@ class Ct2Whisper(Whisper):
             # StorageView assumes that the array is on the thread's current device.
             view = ctranslate2.StorageView.from_array(tensor.cpu().numpy())
         return view
+
+    def rows_of(self, encoded: Any) -> list[torch.Tensor]:
+        """The rows of an encoder's output. They stay on the device until the decoding, and none keeps its batch."""
+        import ctranslate2
+        import torch
+
+        if encoded.dtype == ctranslate2.DataType.bfloat16:  # no other library takes it
+            encoded = encoded.to(ctranslate2.DataType.float32)
+        array = np.asarray(encoded) if encoded.device == "cpu" else encoded
+        rows = [row.clone() for row in torch.as_tensor(array, device=self._torch_device)]
+        completed(rows[-1])
+        return rows
+
+    def joined(self, rows: Sequence[Any]) -> Any:
+        """A ``StorageView`` of rows that :meth:`rows_of` gave."""
+        import torch
+
+        return self.view(completed(torch.stack(list(rows))))
 
 
 @dataclass(frozen=True)
@@ -241,17 +276,15 @@ class Ct2EncodeAndDetect(_Ct2Operation):
         """Encode the windows, and return the languages of each and of its parts."""
         encoded = self.whisper.encode([each.samples for each in inputs], self.frames)
         found = self._languages(encoded)
-        rows = _to_numpy(encoded)
+        rows = self.whisper.rows_of(encoded)
         return [
             Detected(row, languages, tuple(self._of_part(row[first:after]) for first, after in each.parts))
             for row, languages, each in zip(rows, found, inputs, strict=True)
         ]
 
-    def _of_part(self, encoded: NDArray[Any]) -> dict[str, float]:
+    def _of_part(self, encoded: torch.Tensor) -> dict[str, float]:
         """The languages of a part of a window. CTranslate2 has no mask, so parts of unequal length share no batch."""
-        import ctranslate2
-
-        return self._languages(ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded[None])))[0]
+        return self._languages(self.whisper.joined([encoded]))[0]
 
     def _languages(self, encoded: Any) -> list[dict[str, float]]:
         detected = self.whisper.ct2.detect_language(encoded)
@@ -291,11 +324,9 @@ class Ct2Decode(_Ct2Operation):
 
     def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
         """Return one result for each row."""
-        import ctranslate2
-
         settings, model = self.settings, self.whisper.ct2
         if settings.encoded:
-            encoder_output = ctranslate2.StorageView.from_array(np.stack([row.input for row in inputs]))
+            encoder_output = self.whisper.joined([row.input for row in inputs])
         else:
             encoder_output = self.whisper.encode([row.input for row in inputs], settings.frames)
         search: dict[str, Any] = (
@@ -365,14 +396,3 @@ class Ct2Decode(_Ct2Operation):
             )
             for result in results
         ]
-
-
-def _to_numpy(view: Any) -> NDArray[Any]:
-    import ctranslate2
-
-    if view.device != "cpu":
-        view = view.to_device(ctranslate2.Device.cpu)
-    if view.dtype == ctranslate2.DataType.bfloat16:  # NumPy has no such type
-        view = view.to(ctranslate2.DataType.float32)
-    # A copy: the view's memory belongs to the batch.
-    return np.array(view)

@@ -12,9 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from whisper_api.engine.whisper.ct2_file import read_shapes, read_weights
 from whisper_api.engine.worker.device import release_cached_memory
@@ -30,6 +28,7 @@ __all__ = [
     "AT_ONCE",
     "TorchEncoder",
     "agreeing_encoder",
+    "completed",
     "encoder_bytes",
     "load_encoder",
     "tensor_shapes",
@@ -79,10 +78,7 @@ class TorchEncoder:
             for first in range(0, windows, AT_ONCE):
                 rows = slice(first, first + AT_ONCE)
                 encoded[rows] = self._encode(features[rows].to(like.dtype))
-        if encoded.is_cuda:
-            # CTranslate2's streams do not wait for this one.
-            torch.cuda.current_stream(encoded.device).synchronize()
-        return encoded
+        return completed(encoded)
 
     def _encode(self, features: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import conv1d, gelu
@@ -122,6 +118,15 @@ class TorchEncoder:
 
         gain, bias = (self.tensors[f"{name}/layer_norm/{part}".lstrip("/")] for part in ("gamma", "beta"))
         return layer_norm(x, (self.shape.width,), gain, bias)
+
+
+def completed(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor, when it is complete: CTranslate2's and other threads' streams do not wait for this one."""
+    import torch
+
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return tensor
 
 
 def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -202,7 +207,7 @@ def load_encoder(path: Path, shape: Shape, device: str, dtype: str) -> TorchEnco
 
 def agreeing_encoder(
     load: Callable[[], TorchEncoder],
-    reference: Callable[[torch.Tensor], Any],
+    reference: Callable[[torch.Tensor], torch.Tensor],
     features: Callable[[], torch.Tensor],
     size: int,
     free: int | None,
@@ -211,7 +216,7 @@ def agreeing_encoder(
 
     Args:
         load: loads it.
-        reference: CTranslate2's output, as an array, for features.
+        reference: CTranslate2's output for features, on the device.
         features: makes the features of a few windows, on the device.
         size: bytes of its weights.
         free: free bytes of the device; None when unknown.
@@ -225,9 +230,8 @@ def agreeing_encoder(
     try:
         given = features()
         encoder = load()
-        expected = np.asarray(reference(given), np.float32)
-        difference = encoder(given).float().cpu().numpy() - expected
-        error = float(np.linalg.norm(difference) / np.linalg.norm(expected))
+        expected = reference(given).float()
+        error = float((encoder(given).float() - expected).norm() / expected.norm())
     except Exception as problem:
         if kind_of(problem) == "sticky":
             raise
