@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from gpu_gauge import Floats
 from measuring.options import models_dir
 
 from acceptance.conditions import ENCODERS, Conditions, milliseconds, percentile
@@ -59,8 +60,6 @@ def word_times(conditions: Conditions, findings: Findings) -> None:
 
 def encoders(conditions: Conditions, findings: Findings) -> None:
     """The encoder in torch against CTranslate2's, and the tokens that one decoder makes of both outputs."""
-    from whisper_api.engine.whisper.ctranslate2 import _to_numpy
-
     directory, name = _speaking_model(conditions)
     findings.note("model", name)
     # In int8, CTranslate2 itself differs.
@@ -70,7 +69,7 @@ def encoders(conditions: Conditions, findings: Findings) -> None:
     with conditions.scope():
         for encoder in ENCODERS:
             whisper = conditions.load(directory, compute_type=compute_type, encoder=encoder)
-            encoded[encoder] = _to_numpy(whisper.encode(windows, conditions.frames)).astype(np.float32)
+            encoded[encoder] = _array(whisper.encode(windows, conditions.frames))
             texts[encoder] = [_text(whisper, window, conditions) for window in windows]
     reference, found = (encoded[encoder] for encoder in ENCODERS)
     apart = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
@@ -86,7 +85,6 @@ def lanes(conditions: Conditions, findings: Findings) -> None:
     import torch
 
     from whisper_api.engine.audio.mel import log_mel
-    from whisper_api.engine.whisper.ctranslate2 import _to_numpy
 
     windows = conditions.windows(conditions.size(8, 2))
     count = conditions.size(200, 6)
@@ -99,13 +97,13 @@ def lanes(conditions: Conditions, findings: Findings) -> None:
                 with mock.patch.object(
                     whisper, "features", lambda *_, f=features: torch.tensor(f).to(conditions.device)
                 ):
-                    reference.append(_to_numpy(whisper.encode([window], conditions.frames)).astype(np.float32))
+                    reference.append(_array(whisper.encode([window], conditions.frames)))
 
         def encode(number: int, whisper: Any = whisper, reference: Any = reference) -> float:
             expected = reference[number % len(windows)]
             with conditions.scope():
-                found = _to_numpy(whisper.encode([windows[number % len(windows)]], conditions.frames))
-            difference = np.abs(found.astype(np.float32) - expected).max() / np.abs(expected).max()
+                found = _array(whisper.encode([windows[number % len(windows)]], conditions.frames))
+            difference = np.abs(found - expected).max() / np.abs(expected).max()
             # A maximum passes over what is not a number.
             return float(difference) if np.isfinite(found).all() else math.inf
 
@@ -181,6 +179,15 @@ def wav2vec2(conditions: Conditions, findings: Findings) -> None:
     findings.figure(f"{half}: values that are not numbers", missing, at_most=0, everywhere=True)
     apart = max(float(np.abs(mine - other).max()) for mine, other in pairs)
     findings.figure(f"{half}: greatest difference of a log probability", apart, at_most=0.1)
+
+
+def _array(view: Any) -> Floats:
+    """The numbers of a ``StorageView`` of any device, in float32."""
+    import ctranslate2
+
+    if view.device != "cpu":
+        view = view.to_device(ctranslate2.Device.cpu)
+    return np.array(view.to(ctranslate2.DataType.float32))
 
 
 def _speaking_model(conditions: Conditions) -> tuple[Path, str]:
