@@ -91,6 +91,9 @@ def clients(conditions: Conditions, findings: Findings) -> None:
         "WHISPER_DEVICE": conditions.device,
         "ENABLE_CONCURRENCY": True,
         "MAX_CONCURRENT_JOBS": count,
+        # All clients are one caller for the server.
+        "MAX_UPLOADS_PER_KEY": count,
+        "MAX_UPLOADS_PER_ADDRESS": count,
     }
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         folder = Path(directory)
