@@ -148,7 +148,7 @@ def eviction(conditions: Conditions, findings: Findings) -> None:
     weights = (models / "whisper" / name / "model.bin").stat().st_size
     stayed, freed = [], []
     audio = conditions.windows(1)[0]
-    options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
+    options = TranscriptionOptions(language="en", align=not conditions.tiny, diarize=True, beam_size=1)
     with (
         our_tokens_fixed(conditions.tokens, Tally()),
         Engine(device=conditions.device, model=name, models_dir=models, offline=True) as engine,
