@@ -28,6 +28,7 @@ from whisper_api.store.rows import Job
 from whisper_api.store.usage import Allowance
 from whisper_api.usage_records import QuotaUse, Usage, UsageRow
 from whisper_api.voices import Speaker, VoiceEmbedding, VoiceSample
+from whisper_api.webhooks import WebhookData, WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret
 
 
 def test_the_docstring_draws_every_error_below_its_base() -> None:
@@ -177,6 +178,20 @@ def test_a_process_pool_hands_over_the_error_that_was_raised() -> None:
             assert vars(caught.value).items() >= vars(error).items()
 
 
+def webhook_endpoint() -> WebhookEndpoint:
+    return WebhookEndpoint(
+        endpoint_id="e",
+        url="https://example.com",
+        events=("transcription.failed",),
+        include_result=True,
+        description="a note",
+        enabled=False,
+        disabled_reason="the receiver answered 410",
+        created_at="2026-01-02T00:00:00Z",
+        updated_at="2026-01-02T00:00:00Z",
+    )
+
+
 def values() -> Iterator[object]:
     """A value of every public type, with every field set."""
     word = schema.Word(word="hello", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00")
@@ -243,6 +258,28 @@ def values() -> Iterator[object]:
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})
     yield job_values.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})
+    yield (endpoint := webhook_endpoint())
+    yield WebhookSecret(secret="whsec_AAAA", previous_until="2026-01-02T00:00:00Z")
+    yield WebhookEvent(
+        type="transcription.completed",
+        timestamp="2026-01-02T00:00:00Z",
+        data=WebhookData(job_id="j", status="Completed", status_url="/j", result_omitted="gone"),
+    )
+    yield WebhookDelivery(
+        delivery_id="msg_1",
+        type="webhook.test",
+        job_id=None,
+        endpoint_id=endpoint.endpoint_id,
+        url=endpoint.url,
+        state="Failed",
+        attempts=1,
+        last_status=410,
+        last_error="the receiver answered 410",
+        created_at="2026-01-02T00:00:00Z",
+        last_attempt_at="2026-01-02T00:00:00Z",
+        next_attempt_at=None,
+        ended_at="2026-01-02T00:00:00Z",
+    )
     yield job_values.JobQueuedEvent(job_id="j", queue_position=2)
     yield job_values.JobProgressEvent(job_id="j", progress=0.5, stage="asr", eta_seconds=1.0)
     yield job_values.JobSegmentEvent(job_id="j", index=0, aligned=False, segments=(job_values.result_segment(segment),))

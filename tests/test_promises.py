@@ -34,6 +34,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.jobs.webhook_sender import DELAYS
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
 
@@ -324,7 +325,7 @@ PROMISES = (
     Promise(
         r"docs/api",
         r"after the same (\d+) seconds",
-        lambda: (constant("server/uploads/fetch", "LOOKUP_SECONDS"),),
+        lambda: (constant("outbound", "LOOKUP_SECONDS"),),
         ("test_a_forbidden_host_has_the_same_error_as_an_unknown_host",),
     ),
     Promise(
@@ -347,6 +348,68 @@ PROMISES = (
         r"(\d+)-bit\s+little-endian, mono, (\d+) kHz",
         lambda: (8 * constant("server/uploads", "SAMPLE_BYTES"), constant("", "SAMPLE_RATE") / 1000),
         ("test_headerless_samples_become_subtitles",),
+    ),
+    # Webhooks
+    Promise(
+        r"docs/webhooks",
+        r"up to (\d+) endpoints",
+        lambda: (constant("jobs", "MAX_ENDPOINTS"),),
+        ("test_limits_of_endpoints_are_named",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"larger than (\d+) MB",
+        lambda: (constant("jobs", "MAX_RESULT_BYTES") / (1 << 20),),
+        ("test_the_result_comes_along_on_request_unless_it_is_too_large_or_gone",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"than (\d+) minutes away",
+        lambda: (constant("", "TOLERANCE_SECONDS") / 60,),
+        ("test_old_and_future_requests_are_refused_after_five_minutes",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"2xx within (\d+) seconds",
+        lambda: (constant("jobs", "ATTEMPT_SECONDS"),),
+        ("test_a_receiver_that_never_answers_is_left_after_a_time",),
+    ),
+    Promise(r"docs/webhooks", r"\b2xx\b", tests=("test_an_attempt_comes_by_itself_when_it_is_due",)),
+    Promise(
+        r"docs/webhooks",
+        r"for so long, up to (\d+) hours",
+        lambda: (constant("jobs", "LONGEST_RETRY_AFTER") / 3600,),
+        ("test_pauses_grow_vary_and_heed_the_receiver",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"(\d+) attempts are made, with pauses of (\d+) seconds, (\d+) and (\d+) minutes, "
+        r"and (\d+), (\d+), (\d+), (\d+), (\d+) and (\d+) hours: about (\d+) days",
+        lambda: (
+            len(DELAYS) + 1,
+            DELAYS[0],
+            *(seconds / 60 for seconds in DELAYS[1:3]),
+            *(seconds / 3600 for seconds in DELAYS[3:]),
+            round(sum(DELAYS) / 86400),
+        ),
+        ("test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_visibly",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"at most (\d+) attempts run at a time, (\d+) of them to one host and (\d+) for one key",
+        lambda: tuple(constant("jobs", name) for name in ("THREADS", "PER_TARGET", "PER_OWNER")),
+        ("test_slow_receivers_stop_no_other_and_get_few_requests_at_once",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"For (\d+) hours deliveries are signed with both",
+        lambda: (constant("jobs", "ROTATION_SECONDS") / 3600,),
+        ("test_two_secrets_sign_while_one_is_rotated",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"Two ways to name",
+        tests=("test_each_end_of_a_job_is_an_event",),
     ),
     # Engine
     Promise(
@@ -586,6 +649,24 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at most (\d+) seconds for the collector",
+        lambda: (constant("telemetry", "FLUSH_SECONDS"),),
+        ("test_a_collector_that_does_not_answer_holds_up_the_stop_for_a_bounded_time",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"less than (\d+) days and a clock that is off by more than (\d+) seconds",
+        lambda: (constant("cli/doctor", "FEW_DAYS"), constant("cli/doctor", "SKEW_SECONDS")),
+        ("test_the_end_of_a_certificate_is_told_before_it_comes", "test_a_clock_that_is_wrong_is_told"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d) when nothing is wrong, (\d) when something failed, (\d) for wrong usage",
+        lambda: tuple(constant("cli", f"EXIT_{name}") for name in ("OK", "FAILED", "USAGE")),
+        ("test_a_user_learns_what_a_user_may_know", "test_wrong_usage_has_its_exit_code"),
+    ),
     Promise(
         r"docs/operations",
         r"at (\d+) kbit/s",

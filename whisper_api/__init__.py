@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         CallerLimit,
         Canceled,
         ConfigError,
+        DeliveryNotFound,
         DeviceError,
         DeviceLost,
         DeviceUnavailable,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         InvalidAudio,
         InvalidInput,
         InvalidOption,
+        InvalidWebhook,
         JobCanceled,
         JobError,
         JobFailed,
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
         UnknownModel,
         UploadMissing,
         VocabularyNotFound,
+        WebhookError,
+        WebhookNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
     from whisper_api.server.run import Server
     from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
+    from whisper_api.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret, verify_webhook
 
     __version__: str
 
@@ -102,6 +107,7 @@ __all__ = [
     "Client",
     "Config",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -114,6 +120,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
@@ -161,6 +168,12 @@ __all__ = [
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookError",
+    "WebhookEvent",
+    "WebhookNotFound",
+    "WebhookSecret",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -168,6 +181,7 @@ __all__ = [
     "document",
     "render",
     "rendered",
+    "verify_webhook",
 ]
 
 _HOMES = {
@@ -196,11 +210,16 @@ _HOMES = {
     "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
+    "WebhookDelivery": "whisper_api.webhooks",
+    "WebhookEndpoint": "whisper_api.webhooks",
+    "WebhookEvent": "whisper_api.webhooks",
+    "WebhookSecret": "whisper_api.webhooks",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "document": "whisper_api.formats",
     "render": "whisper_api.formats",
     "rendered": "whisper_api.formats",
+    "verify_webhook": "whisper_api.webhooks",
 }
 
 

@@ -24,6 +24,12 @@ Action = Literal[
     "vocabulary.write",
     "vocabulary.read",
     "vocabulary.delete",
+    "webhook.create",
+    "webhook.read",
+    "webhook.change",
+    "webhook.rotate",
+    "webhook.send",
+    "webhook.delete",
     "key.create",
     "key.change",
     "key.rotate",
@@ -57,7 +63,7 @@ class AuditRecord(Row, frozen=True, kw_only=True):
         key_id: id of the caller's key.
         name: name of the key at that time; for the command line, the user of the system.
         role: role of the key at that time.
-        target: id of the job, speaker or key; of a vocabulary a digest of its name.
+        target: id of the job, speaker, key, webhook endpoint or delivery; of a vocabulary a digest of its name.
         address: address of the client; behind trusted proxies, the one that they forward.
         request_id: id of the request, as in the server's log; the client may have chosen it.
         status: the HTTP status of the answer; 499 when the client went away before it.

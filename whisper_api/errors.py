@@ -39,6 +39,10 @@
     │   ├── ScopeMissing           the scopes of the caller's key do not allow this
     │   └── LastAdminKey           the last key that can manage keys would be lost
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
+    ├── WebhookError
+    │   ├── WebhookNotFound        the endpoint does not exist, or belongs to another caller
+    │   ├── DeliveryNotFound       the delivery does not exist, or belongs to another caller
+    │   └── InvalidWebhook         a received request is no delivery of the server that knows the secret
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
@@ -65,6 +69,7 @@ __all__ = [
     "CallerLimit",
     "Canceled",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -76,6 +81,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
@@ -105,6 +111,8 @@ __all__ = [
     "UnknownModel",
     "UploadMissing",
     "VocabularyNotFound",
+    "WebhookError",
+    "WebhookNotFound",
     "WhisperApiError",
 ]
 
@@ -315,6 +323,22 @@ class LastAdminKey(AccessError):
 
 class VocabularyNotFound(WhisperApiError):
     """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
+
+
+class WebhookError(WhisperApiError):
+    """The base class of errors about webhooks. No message has an address, because errors are logged."""
+
+
+class WebhookNotFound(WebhookError):
+    """The endpoint does not exist or belongs to another caller; the error does not tell which."""
+
+
+class DeliveryNotFound(WebhookError):
+    """The delivery does not exist or belongs to another caller; the error does not tell which."""
+
+
+class InvalidWebhook(WebhookError):
+    """A received request is no delivery of the server that knows the secret. The message says why."""
 
 
 class Busy(WhisperApiError):

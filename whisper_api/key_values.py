@@ -13,7 +13,7 @@ from whisper_api.records import Record
 __all__ = ["AccessKey", "KeyChange", "KeyState", "KeyWithSecret", "NewKey", "Role", "Rotation", "Scope"]
 
 Role = Literal["user", "admin", "metrics", "operator"]
-Scope = Literal["transcribe", "read", "correct", "delete", "speakers", "vocabularies", "admin"]
+Scope = Literal["transcribe", "read", "correct", "delete", "speakers", "vocabularies", "webhooks", "admin"]
 KeyState = Literal["active", "expired", "revoked"]
 
 DEFAULT_GRACE_SECONDS = 86400.0

@@ -20,10 +20,12 @@ from typing import Any, TextIO
 
 from whisper_api.config import Config
 
-__all__ = ["Repeats", "current_request", "set_level", "set_up"]
+__all__ = ["Repeats", "current_request", "current_trace", "set_level", "set_up"]
 
 # The id of the current request. Every log record of the request carries the id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
+# The ids of the current trace and span as hexadecimal digits; None while traces are off. Every log record carries them.
+current_trace: ContextVar[tuple[str, str] | None] = ContextVar("current_trace", default=None)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
@@ -145,6 +147,9 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     request = current_request.get()
     if request:
         found.setdefault("request_id", request)
+    trace = current_trace.get()
+    if trace is not None:
+        found["trace_id"], found["span_id"] = trace
     return found
 
 

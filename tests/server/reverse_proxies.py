@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,16 @@ http {{
 
 
 @contextlib.contextmanager
-def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]:
+def reverse_proxy(
+    name: str, server_port: int, directory: Path, change: Callable[[str], str] = lambda example: example
+) -> Iterator[str]:
     """A proxy that runs while this is open; the test is skipped where it is not installed.
 
     Args:
         name: one of :data:`PROXIES`.
         server_port: of the server on this machine.
         directory: for its files.
+        change: makes another set-up of that of the document.
 
     Yields:
         The server's address through it, without a slash at the end.
@@ -72,7 +75,7 @@ def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     shipped, listens, listens_here = SHIPPED[name]
-    text = shipped.read_text(encoding="utf-8")
+    text = change(shipped.read_text(encoding="utf-8"))
     for old, new in ((ADDRESS, f"127.0.0.1:{server_port}"), (listens, listens_here.format(port=port))):
         assert text.count(old) == 1, f"{shipped}: {old}"
         text = text.replace(old, new)

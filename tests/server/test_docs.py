@@ -150,6 +150,10 @@ def test_the_examples_work(server: RunningServer, hello: bytes, speech: bytes, t
         speaker_id = made.json()["speaker_id"]
         examples = [text for text in Elements(client.get("/docs").text).texts["code"] if text.startswith("curl ")]
     assert len(examples) > 15
+    # The shared server sends no webhooks, as shipped.
+    examples = [
+        line for line in examples if "URL/webhooks" not in line or line.endswith(('/webhooks/secret"', '/deliveries"'))
+    ]
     # Skip examples that leave an unfinished job. Run those that store something first, and those that remove it last.
     examples = [line for line in examples if not re.search(r'URL/(transcribe|transcription|transcriptions)"', line)]
     for line in sorted(examples, key=lambda line: ("DELETE" in line, "PUT" not in line)):

@@ -55,7 +55,7 @@ SENSIBLE = {
     "hf_token": "hf_x",
     "device": "cpu",
     "chunking_strategy": "auto",
-    **dict.fromkeys(("url", "device_index", "languages[]")),
+    **dict.fromkeys(("url", "webhook_url", "device_index", "languages[]")),
     **dict.fromkeys(f"known_speaker_{what}{end}" for what in ("names", "references") for end in ("", "[]")),
 }
 # Responses that must occur at least once, so that the generated cases still reach these operations.

@@ -63,6 +63,28 @@ ROWS = {
         INSERT INTO vocabularies (owner, name, content) VALUES ('aaaaaaaa', 'e400c30bc0c57b7de30c6b3cb756c382',
             CAST(printf('%4096s', '') || '{"name":"golden","terms":["golden term"]}' AS BLOB));
     """,
+    "webhook_endpoints": """
+        INSERT INTO webhook_endpoints (endpoint_id, owner, content) VALUES (
+            '66666666-6666-4666-8666-666666666666', 'aaaaaaaa',
+            CAST(printf('%4096s', '') || '{"endpoint_id":"66666666-6666-4666-8666-666666666666","owner":"aaaaaaaa",'
+                || '"url":"https://example.com/golden","events":["transcription.completed"],'
+                || '"secrets":{"secret":"whsec_Z29sZGVu"},"created_at":1700000012.0,"updated_at":1700000012.0}'
+            AS BLOB));
+    """,
+    "webhook_secrets": """
+        INSERT INTO webhook_secrets (owner, content) VALUES ('aaaaaaaa',
+            CAST(printf('%4096s', '') || '{"secret":"whsec_Z29sZGVu"}' AS BLOB));
+    """,
+    "webhook_deliveries": """
+        INSERT INTO webhook_deliveries (delivery_id, owner, job_id, endpoint_id, type, created_at, target, state,
+            attempts, step, next_attempt_at, last_attempt_at, last_status, last_error, ended_at, content) VALUES
+            ('msg_golden1', 'aaaaaaaa', '11111111-1111-4111-8111-111111111111', '66666666-6666-4666-8666-666666666666',
+                'transcription.completed', 1700000013.0, 'golden', 'Pending', 1, 1, 1700000018.0, 1700000013.0, 500,
+                'golden error', NULL, NULL),
+            ('msg_golden2', 'aaaaaaaa', '11111111-1111-4111-8111-111111111111', NULL, 'transcription.completed',
+                1700000013.0, 'golden', 'Delivered', 1, 1, NULL, 1700000013.0, 204, NULL, 1700000013.0,
+                CAST(printf('%4096s', '') || '{"url":"https://example.com/golden"}' AS BLOB));
+    """,
     "audit": """
         INSERT INTO audit (time, action, actor, key_id, name, role, target, address, request_id, status, error, count)
         VALUES (1700000011.0, 'job.read', 'key', 'aaaaaaaa', 'golden user', 'user',

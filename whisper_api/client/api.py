@@ -16,6 +16,7 @@ from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
+from whisper_api.client.webhooks import WebhookMethods
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
@@ -30,7 +31,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client(KeyMethods):
+class Client(KeyMethods, WebhookMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -80,6 +81,8 @@ class Client(KeyMethods):
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
+        webhook_url: str | None = None,
+        webhook_include_result: bool = False,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
         """Send audio for transcription.
@@ -93,6 +96,8 @@ class Client(KeyMethods):
             keep_result: keep the result after its delivery, until the job expires.
             metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
             hf_token: token for models that need an account; the server forgets the token when the job ends.
+            webhook_url: where the server sends the event of the job's end, signed with :meth:`webhook_secret`.
+            webhook_include_result: let that event carry the result.
             on_upload: called with the number of bytes of audio that were sent, and the number of all. A second attempt
                 begins at 0.
 
@@ -105,7 +110,16 @@ class Client(KeyMethods):
             QueueFull, CallerLimit, Draining, StorageError: the server has accepted the job in no attempt.
             RequestError: the server refused for another reason (413: too large) or cannot be reached.
         """
-        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        fields = form_fields(
+            options,
+            output_format,
+            render_options,
+            keep_result,
+            metadata,
+            hf_token,
+            webhook_url,
+            webhook_include_result,
+        )
         key = str(uuid.uuid4())
         with opened(source) as (file, name):
             return self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))

@@ -13,6 +13,7 @@ from whisper_api.audit_records import AuditRecord
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
+from whisper_api.client.async_webhooks import AsyncWebhookMethods
 from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
@@ -32,7 +33,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient(AsyncKeyMethods):
+class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -90,6 +91,8 @@ class AsyncClient(AsyncKeyMethods):
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
+        webhook_url: str | None = None,
+        webhook_include_result: bool = False,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
         """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
@@ -102,6 +105,8 @@ class AsyncClient(AsyncKeyMethods):
             keep_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             metadata: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             hf_token: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_url: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_include_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             on_upload: as in :meth:`Client.submit <whisper_api.Client.submit>`.
 
         Returns:
@@ -111,7 +116,16 @@ class AsyncClient(AsyncKeyMethods):
             OSError: the file cannot be read.
             WhisperApiError: as in :meth:`Client.submit <whisper_api.Client.submit>`.
         """
-        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        fields = form_fields(
+            options,
+            output_format,
+            render_options,
+            keep_result,
+            metadata,
+            hf_token,
+            webhook_url,
+            webhook_include_result,
+        )
         key = str(uuid.uuid4())
         with contextlib.ExitStack() as stack:
             file, name = await asyncio.to_thread(stack.enter_context, opened(source))

@@ -116,7 +116,7 @@ class Calls:
             key: the idempotency key, the same for every attempt.
         """
         headers = {"Content-Type": form.content_type, "Idempotency-Key": key}
-        response = yield from self._response(Request("POST", "/transcribe", headers=headers, body=form))
+        response = yield from self.response(Request("POST", "/transcribe", headers=headers, body=form))
         return decoded(response, _Accepted).job_id
 
     def status(
@@ -127,12 +127,12 @@ class Calls:
         Args:
             job_id: id of the job.
             wait: seconds that the server may hold the request.
-            deadline: as in :meth:`_response`.
-            patience_seconds: as in :meth:`_response`.
+            deadline: as in :meth:`response`.
+            patience_seconds: as in :meth:`response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
         request = Request("GET", job_path(job_id), job_id, params, held_seconds=wait)
-        response = yield from self._response(request, deadline=deadline, patience_seconds=patience_seconds)
+        response = yield from self.response(request, deadline=deadline, patience_seconds=patience_seconds)
         return decoded(response, JobStatus)
 
     def wait(
@@ -187,7 +187,7 @@ class Calls:
 
     def result(self, job_id: str) -> Steps[JobResult]:
         """The result of a job that has ended."""
-        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id))
+        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id))
         return decoded(response, JobResult)
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
@@ -210,12 +210,12 @@ class Calls:
             render_options: the layout of subtitles.
         """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id, params))
+        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id, params))
         return response.body
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
         """The corrections of a job's result."""
-        response = yield from self._response(Request("GET", job_path(job_id, "/corrections"), job_id))
+        response = yield from self.response(Request("GET", job_path(job_id, "/corrections"), job_id))
         return decoded(response, Corrections)
 
     def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
@@ -227,9 +227,7 @@ class Calls:
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode(corrections)
-        response = yield from self._response(
-            Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body)
-        )
+        response = yield from self.response(Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body))
         return decoded(response, Corrections)
 
     def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
@@ -241,22 +239,22 @@ class Calls:
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode({"terms": list(terms)})
-        response = yield from self._response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
+        response = yield from self.response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
         return decoded(response, Vocabulary)
 
     def vocabulary(self, name: str) -> Steps[Vocabulary]:
         """A stored vocabulary."""
-        response = yield from self._response(Request("GET", _vocabulary_path(name)))
+        response = yield from self.response(Request("GET", _vocabulary_path(name)))
         return decoded(response, Vocabulary)
 
     def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
         """All vocabularies of the caller."""
-        response = yield from self._response(Request("GET", "/vocabularies"))
+        response = yield from self.response(Request("GET", "/vocabularies"))
         return decoded(response, _Vocabularies).vocabularies
 
     def delete_vocabulary(self, name: str) -> Steps[None]:
         """Delete a vocabulary."""
-        yield from self._response(Request("DELETE", _vocabulary_path(name)))
+        yield from self.response(Request("DELETE", _vocabulary_path(name)))
 
     def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
         """What the caller's key, or all keys, have used.
@@ -269,7 +267,7 @@ class Calls:
         """
         days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
         params = {**days, **({} if key_id is None else {"key": key_id})}
-        response = yield from self._response(Request("GET", path, params=params))
+        response = yield from self.response(Request("GET", path, params=params))
         return decoded(response, Usage)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
@@ -279,16 +277,16 @@ class Calls:
             job_id: id of the job.
             force: also cancel a running job.
         """
-        yield from self._response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
+        yield from self.response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
 
     def page(self, params: Mapping[str, str]) -> Steps[Page]:
         """A page of the caller's jobs, for the query of :func:`search`."""
-        response = yield from self._response(Request("GET", "/transcriptions", params=params))
+        response = yield from self.response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
 
     def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
         """A page of the audit trail, for the query of :func:`audit_search`."""
-        response = yield from self._response(Request("GET", "/admin/audit", params=params))
+        response = yield from self.response(Request("GET", "/admin/audit", params=params))
         return decoded(response, AuditPage)
 
     def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
@@ -302,7 +300,7 @@ class Calls:
         """
         headers = {} if value is None else {"Content-Type": "application/json"}
         body = None if value is None else msgspec.json.encode(value)
-        return decoded((yield from self._response(Request(method, path, headers=headers, body=body))), kind)
+        return decoded((yield from self.response(Request(method, path, headers=headers, body=body))), kind)
 
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.
@@ -334,19 +332,19 @@ class Calls:
 
     def speakers(self) -> Steps[tuple[Speaker, ...]]:
         """The caller's known speakers."""
-        response = yield from self._response(Request("GET", "/speakers"))
+        response = yield from self.response(Request("GET", "/speakers"))
         return decoded(response, _Speakers).speakers
 
     def delete_speaker(self, speaker_id: str) -> Steps[None]:
         """Delete a known speaker."""
-        yield from self._response(Request("DELETE", _speaker_path(speaker_id)))
+        yield from self.response(Request("DELETE", _speaker_path(speaker_id)))
 
     def _speaker(self, method: str, path: str, value: object) -> Steps[Speaker]:
         headers = {"Content-Type": "application/json"}
         request = Request(method, path, headers=headers, body=msgspec.json.encode(value), held_seconds=EMBED_SECONDS)
-        return decoded((yield from self._response(request)), Speaker)
+        return decoded((yield from self.response(request)), Speaker)
 
-    def _response(
+    def response(
         self, request: Request, *, deadline: float = math.inf, patience_seconds: float = 0.0
     ) -> Steps[Response]:
         """Send a request, again as long as the server asks to retry later or cannot be reached.
@@ -401,6 +399,8 @@ def form_fields(
     keep_result: bool,
     metadata: Mapping[str, Any] | None,
     hf_token: str | None,
+    webhook_url: str | None = None,
+    webhook_include_result: bool = False,
 ) -> dict[str, str]:
     """The fields of a form that submits a job.
 
@@ -411,6 +411,8 @@ def form_fields(
         keep_result: keep the result after its delivery.
         metadata: values that the job keeps.
         hf_token: Hugging Face token.
+        webhook_url: where the event of the job's end is sent.
+        webhook_include_result: let that event carry the result.
     """
     # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
@@ -420,6 +422,8 @@ def form_fields(
     fields["output_format"] = output_format
     fields["keep_result"] = keep_result or None
     fields["hf_token"] = hf_token or None
+    fields["webhook_url"] = webhook_url
+    fields["webhook_include_result"] = webhook_include_result or None
     fields["metadata"] = None if metadata is None else msgspec.json.encode(metadata).decode()
     return _texts(fields)
 

@@ -51,6 +51,8 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "speaker_exists": errors.SpeakerExists,
     "speaker_limit": errors.SpeakerLimit,
     "vocabulary_not_found": errors.VocabularyNotFound,
+    "webhook_not_found": errors.WebhookNotFound,
+    "delivery_not_found": errors.DeliveryNotFound,
     "key_not_found": errors.KeyNotFound,
     "key_expired": errors.KeyExpired,
     "forbidden_scope": errors.ScopeMissing,

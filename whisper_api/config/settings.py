@@ -233,6 +233,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     url_private_hosts: Annotated[
         str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
     ] = _key("URL_PRIVATE_HOSTS", None)
+    enable_webhooks: Annotated[bool, _is("send the ends of jobs to addresses that callers name")] = _key(
+        "ENABLE_WEBHOOKS", False
+    )
+    webhook_private_hosts: Annotated[
+        str | None, _is("hosts in private networks to send webhooks to: host or host:port, with commas between")
+    ] = _key("WEBHOOK_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
     allowed_origins: Annotated[
         str | None,

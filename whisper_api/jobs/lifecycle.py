@@ -25,11 +25,16 @@ from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.traces import fail_trace
 from whisper_api.jobs.usage import UsageLog
+from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_sender import WebhookSender
+from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.jobs.worker import Worker, WorkerDeps
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
-from whisper_api.telemetry import Metrics, ServiceState
+from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
@@ -52,6 +57,7 @@ class Lifecycle:
         executor: runs the jobs. Closed with the service.
         preload_retry_seconds: pauses after each failed attempt to get the executor ready; the last one repeats.
         write_retry_seconds: pause between two attempts to write to a database that cannot be written.
+        tracing: the traces, closed with the service; None for those that the environment configures.
 
     Attributes:
         store: the job database.
@@ -60,6 +66,7 @@ class Lifecycle:
         audit: the audit trail, for those who let callers in.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        tracing: the traces of both.
         usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
@@ -73,8 +80,10 @@ class Lifecycle:
         *,
         preload_retry_seconds: Sequence[float] = RETRY_SECONDS,
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
         self.store = store
+        self.tracing = start_tracing() if tracing is None else tracing
         self.keys = KeyRing(store)
         self.hangs = False
         self.fault: DeviceLost | None = None
@@ -102,6 +111,12 @@ class Lifecycle:
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
         self.usage = UsageLog(store, config)
+        private_hosts = hosts_in(config.webhook_private_hosts)
+        self._webhook_sender = WebhookSender(
+            store, self.metrics, Bodies(store).body_of, Webhooks(store).secrets_of, private_hosts=private_hosts
+        )
+        if config.enable_webhooks:
+            store.on_deliveries = self._webhook_sender.wake
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -111,6 +126,7 @@ class Lifecycle:
             events=self.events,
             estimates=self._estimates,
             metrics=self.metrics,
+            tracing=self.tracing,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
             on_device_lost=self._lose_device,
@@ -158,6 +174,8 @@ class Lifecycle:
             self._revocations.start()
             self.usage.start()
             self._key_uses.start(KEY_USES_SECONDS)
+            if self._config.enable_webhooks:
+                self._webhook_sender.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
@@ -229,6 +247,7 @@ class Lifecycle:
                 return
             self._closed = True
             self._watch.close()
+            self._webhook_sender.close()
             self._revocations.close()
             self._key_uses.close()
             self.keys.write_uses()
@@ -244,6 +263,7 @@ class Lifecycle:
             self._preload.join()
             self.audit.close()
             self.store.close()
+            self.tracing.close()
 
     def health(self) -> Health:
         """Whether the service runs jobs, and the reason when it does not."""
@@ -266,6 +286,15 @@ class Lifecycle:
             return self.store.unfinished_by_state(owner)
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
+
+    def oldest_wait(self, owner: str | None = None) -> float | None:
+        """Seconds since the submission of the oldest job that waits; None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        submitted = self.store.oldest_waiting(owner)
+        return None if submitted is None else max(0.0, time.time() - submitted)
 
     def _lose_device(self, error: DeviceLost) -> None:
         """Start no more jobs after the device has failed."""
@@ -304,13 +333,15 @@ class Lifecycle:
             resident_bytes=facts.resident_bytes,
             lost_decoders=DECODERS.lost,
             devices=facts.devices,
+            pending_deliveries=self.store.pending_deliveries() if self._config.enable_webhooks else 0,
         )
 
     def _recover(self) -> None:
         """Put interrupted jobs back, and fill the queue."""
         now = time.time()
-        for job_id in recover(self.store, self._config.max_job_attempts, now):
-            remove_upload(self._config.tmp_dir, job_id)
+        for job in recover(self.store, self._config.max_job_attempts, now):
+            remove_upload(self._config.tmp_dir, job.job_id)
+            fail_trace(self.tracing, job)
         # Before the queue is filled, because a key may have been revoked while no server ran.
         self._revocations.check()
         for job in self.store.in_state("Queued"):
@@ -330,6 +361,7 @@ class Lifecycle:
         """Clean up after a job that was canceled while no worker ran it."""
         log.info("job canceled", extra={"job_id": job_id})
         self.metrics.job_ended("canceled")
+        self.tracing.job_ended(job_id, "Canceled", {})
         self._estimates.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)

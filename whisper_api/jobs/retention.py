@@ -1,4 +1,4 @@
-"""Removal of delivered results, of old jobs, and of uploads that belong to no job.
+"""Removal of delivered results, of old jobs and webhook deliveries, and of uploads that belong to no job.
 
 Deleted content also disappears from the database's write-ahead log: within ``WIPE_SECONDS``, unless another process
 still reads an old state of the database.
@@ -42,11 +42,13 @@ class Swept(msgspec.Struct, frozen=True):
         results: transcripts whose jobs stay.
         jobs: jobs with their transcripts.
         files: directories of uploads.
+        deliveries: webhook deliveries that had ended.
     """
 
     results: int
     jobs: int
     files: int
+    deliveries: int = 0
 
 
 class Retention:
@@ -56,7 +58,7 @@ class Retention:
         store: the store of the jobs.
         uploads_dir: holds one directory for each upload, named by its job's id. A directory with another name, or with
             other files, does not belong to the server and stays.
-        retention_seconds: how long a job stays after its end.
+        retention_seconds: how long a job, or a webhook delivery, stays after its end.
         grace_seconds: how long a result stays after its delivery, unless the job keeps its result.
 
     Attributes:
@@ -107,12 +109,13 @@ class Retention:
         """
         files = self._remove_orphans()
         results = self._remove_results(now)
+        deliveries = self._store.delete_deliveries(now - self.retention_seconds)
         jobs = self._store.expired_jobs(now - self.retention_seconds)
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
         self._store.database.compact()
-        return Swept(results, len(jobs), files)
+        return Swept(results, len(jobs), files, deliveries)
 
     def start(self, interval: float) -> None:
         """Start a thread that sweeps from time to time.

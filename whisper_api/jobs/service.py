@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from msgspec.structs import replace
-
 from whisper_api.config import Config
 from whisper_api.errors import (
     IdempotencyConflict,
@@ -21,21 +19,24 @@ from whisper_api.errors import (
 )
 from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus, rfc3339
 from whisper_api.jobs.admission import Reservation, Submission, check_download
-from whisper_api.jobs.corrections import applied, checked
+from whisper_api.jobs.corrections import checked
 from whisper_api.jobs.events import Watch
 from whisper_api.jobs.executor import Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
+from whisper_api.jobs.results import corrected
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
+from whisper_api.jobs.webhooks import Webhooks
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.store.usage import OverQuota
-from whisper_api.time_order import in_order
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
@@ -86,6 +87,11 @@ class JobService(Lifecycle):
         """The vocabularies of the keys, which are in the same database."""
         return Vocabularies(self.store)
 
+    @property
+    def webhooks(self) -> Webhooks:
+        """The webhooks of the keys, which are in the same database."""
+        return Webhooks(self.store, hosts_in(self._config.webhook_private_hosts))
+
     def facts(self) -> ExecutorFacts:
         """The device and the models that jobs run on. The first call may take long."""
         return self._executor.facts()
@@ -134,7 +140,8 @@ class JobService(Lifecycle):
             join_after = now - JOIN_SECONDS if submission.join else None
             not_to_join = self._not_to_join(submission)
             try:
-                job = self.store.add(submission.job(now), join_after=join_after, not_to_join=not_to_join, charge=charge)
+                with traced(self.tracing, submission.job(now)) as new:
+                    job = self.store.add(new, join_after=join_after, not_to_join=not_to_join, charge=charge)
             except OverQuota as full:
                 raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:
@@ -242,9 +249,7 @@ class JobService(Lifecycle):
             owner: owner whose jobs the caller may see; None for all.
         """
         job, transcript, corrections = self._stored_result(job_id, owner)
-        # Older versions have stored words and segments without length.
-        transcript = replace(transcript, segments=in_order(transcript.segments))
-        return job, transcript if corrections is None else applied(transcript, corrections)
+        return job, corrected(transcript, corrections)
 
     def corrections(self, job_id: str, owner: str | None) -> Corrections:
         """The corrections of a result; empty when there are none.

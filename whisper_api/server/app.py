@@ -22,6 +22,7 @@ from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.middleware.auth import Authentication, LocalCallers
 from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
+from whisper_api.server.middleware.tracing import TracedRequests
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.openai.errors import error_response
 from whisper_api.server.resource import Resource
@@ -42,12 +43,15 @@ from whisper_api.server.routes import (
     page,
     speakers,
     status,
+    stream_check,
     transcription,
     usage,
     vocabularies,
+    webhooks,
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
+from whisper_api.telemetry import exporters_wanted
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
@@ -74,6 +78,17 @@ NATIVE_ROUTES = {
     "/vocabularies/{name}": Resource(
         {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
     ),
+    "/webhooks": Resource({"GET": webhooks.LIST, "POST": webhooks.CREATE}),
+    # Before the addresses of endpoints.
+    "/webhooks/secret": Resource({"GET": webhooks.OWN_SECRET}),
+    "/webhooks/secret/rotate": Resource({"POST": webhooks.ROTATE_OWN}),
+    "/webhooks/deliveries": Resource({"GET": webhooks.DELIVERIES}),
+    "/webhooks/deliveries/{delivery_id}": Resource({"GET": webhooks.DELIVERY}),
+    "/webhooks/deliveries/{delivery_id}/resend": Resource({"POST": webhooks.RESEND}),
+    "/webhooks/{endpoint_id}": Resource({"GET": webhooks.READ, "PATCH": webhooks.CHANGE, "DELETE": webhooks.DELETE}),
+    "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
+    "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
+    "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
     "/admin/audit": Resource({"GET": audit.AUDIT}),
     "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
     "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
@@ -81,6 +96,7 @@ NATIVE_ROUTES = {
     "/usage": Resource({"GET": usage.OWN}),
     "/admin/usage": Resource({"GET": usage.ALL}),
     "/status": Resource({"GET": status.STATUS}),
+    "/events/check": Resource({"GET": stream_check.CHECK}),
     "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
@@ -145,6 +161,9 @@ def create_app(
         Middleware(BehindProxy, config=config),
         Middleware(LingeringClose),
     ]
+    if exporters_wanted() if service is None else service.tracing.on:
+        # Around the access log, whose line has the ids of the span.
+        layers.insert(0, Middleware(TracedRequests, templates=TEMPLATES))
     layers += [Middleware(CrossOrigin, allowed=origins)]
     admit = Middleware(LocalCallers, config=config, allowed=origins, insecure=insecure, logged=set())
     if config.enable_authorization:

@@ -2,8 +2,9 @@
 
 All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
 ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
-changes succeeds. When a method returns, its change is on the disk. The changes of ``claim`` and ``mark_delivered``
-survive the end of the process, but perhaps not a loss of power: the job then runs again, or its result stays longer.
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace``,
+``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power: the job then
+runs again, its result stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
 from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
+from whisper_api.store.deliveries import DeliveryTable, forget_address
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
@@ -30,6 +32,7 @@ from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
 from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
+from whisper_api.trace_context import JobTrace
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
@@ -73,7 +76,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -184,6 +187,17 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         counts = {row[0]: int(row[1]) for row in rows}
         return counts.get("Queued", 0), counts.get("Processing", 0)
 
+    def oldest_waiting(self, owner: str | None) -> float | None:
+        """When the oldest job was submitted that waits; seconds since 1970, None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
+        moment: float | None = found[0][0]
+        return moment
+
     def page(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
     ) -> list[Job]:
@@ -238,12 +252,15 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 (now, transcript.duration, job.seq),
             )
             warnings = (*job.warnings, *transcript.warnings)
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings, trace=None)))
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
             work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
             settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
+            announced = self.announce(connection, job, "Completed", now)
+        if announced:
+            self.announced()
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -266,11 +283,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
                 (now, error_name, job.seq),
             )
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
             if error_name in CALLERS_FAULTS:
                 settle(connection, job_id)
             else:
                 give_back(connection, job_id)
+            announced = self.announce(connection, job, "Failed", now)
+        if announced:
+            self.announced()
         return True
 
     def cancel(
@@ -289,18 +309,18 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
-            row = connection.execute(
-                f"SELECT seq, state FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
-                (job_id, *states),
-            ).fetchone()
-            if row is None:
+            job = _job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+            if job is None:
                 return False
-            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
-            delete_text(connection, row["seq"], error=reason)
-            if row["state"] == "Queued":
+            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
+            announced = self.announce(connection, job, "Canceled", now)
+            delete_text(connection, job.seq, error=reason)
+            if job.state == "Queued":
                 give_back(connection, job_id)
             else:
                 settle(connection, job_id)
+        if announced:
+            self.announced()
         return True
 
     def erase(self, job_id: str) -> bool:
@@ -314,10 +334,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             if row is None:
                 return False
             delete_text(connection, row["seq"])
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job, and the prompt, hotwords, vocabulary and names of known speakers.
+        """Remove the transcript of a job, its prompt, hotwords, vocabulary, names of known speakers and webhook URL.
 
         The job stays, with the file name and the metadata, so that its owner finds it.
 
@@ -328,8 +349,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
-            text = replace(text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=())
+            text = replace(
+                text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=(), webhook_url=None
+            )
             put_text(connection, job.seq, text)
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
     def requeue(self, job_id: str, *, counted: bool = False, last: bool = False) -> bool:
@@ -351,9 +375,23 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             job_id,
         )
 
+    def set_trace(self, job_id: str, trace: JobTrace) -> None:
+        """Keep another span of a job that has not ended.
+
+        Args:
+            job_id: id of the job.
+            trace: the trace with the new span.
+        """
+        with self.database.write(synced=False) as connection:
+            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            if job is not None:
+                put_text(connection, job.seq, text_of(replace(job, trace=trace)))
+
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""
-        self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
+        with self.database.write() as connection:
+            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            forget_address(connection, job_id)
 
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before a time."""

@@ -11,6 +11,7 @@ import msgspec
 
 from whisper_api.store.rows import KEY_COLUMNS, Key, OldSecret, key_of, key_values, old_secrets_of
 from whisper_api.store.tables import Tables
+from whisper_api.store.webhooks import forget_webhooks
 
 __all__ = ["KeySecrets", "KeyTable", "NewSecret"]
 
@@ -88,7 +89,7 @@ class KeyTable(Tables):
     def change_key(
         self, key_id: str, change: Callable[[Key, Sequence[Key]], Key], secret: NewSecret | None = None
     ) -> Key | None:
-        """Change a valid key, and its secret. A key that the change revokes loses its known speakers.
+        """Change a valid key, and its secret. A key that the change revokes loses its known speakers and webhooks.
 
         Args:
             key_id: id of the key.
@@ -165,5 +166,6 @@ def _expire(connection: sqlite3.Connection, now: float) -> None:
 
 
 def _delete_belongings(connection: sqlite3.Connection, key_id: str) -> None:
-    """Delete what belongs to a key that has ended, and no other key may use: its known speakers."""
+    """Delete what belongs to a key that has ended, and no other key may use: its known speakers and its webhooks."""
     connection.execute("DELETE FROM speakers WHERE owner = ?", (key_id,))
+    forget_webhooks(connection, key_id)

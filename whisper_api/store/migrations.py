@@ -276,4 +276,45 @@ MIGRATIONS: tuple[Migration, ...] = (
         BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END
         """,
     ),
+    (
+        """
+        CREATE TABLE webhook_endpoints (
+            seq INTEGER PRIMARY KEY,
+            endpoint_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            content BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX webhook_endpoints_by_owner ON webhook_endpoints (owner, seq)",
+        "CREATE TABLE webhook_secrets (owner TEXT PRIMARY KEY, content BLOB NOT NULL)",
+        # No reference to the job: the event of a job that was removed is still delivered.
+        """
+        CREATE TABLE webhook_deliveries (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            delivery_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            job_id TEXT,
+            endpoint_id TEXT REFERENCES webhook_endpoints (endpoint_id) ON DELETE CASCADE,
+            type TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            target TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('Pending', 'Delivered', 'Failed')),
+            attempts INTEGER NOT NULL,
+            step INTEGER NOT NULL,
+            next_attempt_at REAL,
+            last_attempt_at REAL,
+            last_status INTEGER,
+            last_error TEXT,
+            ended_at REAL,
+            content BLOB,
+            CHECK ((next_attempt_at IS NULL) = (state != 'Pending')),
+            CHECK ((ended_at IS NULL) = (state = 'Pending'))
+        )
+        """,
+        "CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_attempt_at) WHERE state = 'Pending'",
+        "CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (ended_at) WHERE ended_at IS NOT NULL",
+        "CREATE INDEX webhook_deliveries_by_owner ON webhook_deliveries (owner, seq)",
+        "CREATE INDEX webhook_deliveries_by_job ON webhook_deliveries (job_id)",
+        "CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id)",
+    ),
 )

@@ -15,6 +15,7 @@ from whisper_api.job_values import JobState
 from whisper_api.key_values import KeyState, Role, Scope
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
+from whisper_api.trace_context import JobTrace
 
 __all__ = [
     "JOB_COLUMNS",
@@ -52,6 +53,9 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
         fingerprint: fingerprint of the submission's content.
         metadata: the client's metadata, returned with the job.
         known_speakers: names; the file ``speaker-N`` in the upload's directory is a recording of speaker number N.
+        trace: the job's place in a trace; removed when the job ends. None while traces are off.
+        webhook_url: where the event of the job's end is sent, besides the endpoints of its key.
+        webhook_include_result: whether that event carries the result.
     """
 
     job_id: str
@@ -69,9 +73,12 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     metadata: dict[str, Any] | None = None
     known_speakers: tuple[str, ...] = ()
+    trace: JobTrace | None = None
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
 
     def __repr__(self) -> str:
-        # The token, the prompt and the client's file name must not get into a log.
+        # The token, the prompt, the address and the client's file name must not get into a log.
         return f"{type(self).__name__}(job_id={self.job_id!r}, owner={self.owner!r})"
 
 
@@ -165,7 +172,10 @@ class Rates:
 
 
 # Fields of a job that the table of texts holds under the same name, and not the table of jobs.
-_TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
+_TEXT_FIELDS = (
+    *("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error", "trace"),
+    *("webhook_url", "webhook_include_result"),
+)
 # Columns of the table of jobs. Its other columns hold what versions up to 4 stored there, and are empty now.
 JOB_COLUMNS = tuple(
     name

@@ -40,6 +40,8 @@ USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
 PATH_CHARACTERS = 200
+# Parameters of a template that the server makes itself.
+_IDS = re.compile(r"\{(?:job|speaker)_id\}")
 
 
 class AccessLog:
@@ -47,17 +49,19 @@ class AccessLog:
 
     An audited request is recorded in the audit trail, before its response begins.
 
-    No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
+    No query, form field, name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
 
     Args:
         app: the application.
-        templates: resource to the template of its path, for the metrics.
+        templates: resource to the template of its path, for the metrics and the log.
     """
 
     def __init__(self, app: ASGIApp, *, templates: Mapping[Any, str]) -> None:
         self.app = app
         self._templates = templates
+        # Paths with a name that the caller has chosen.
+        self._named = {template for template in templates.values() if "{" in _IDS.sub("", template)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,15 +102,17 @@ class AccessLog:
         finally:
             seconds = time.perf_counter() - begun
             record_lost_client(scope)
-            self._measure(scope, status, seconds)
+            route = self._templates.get(scope.get("endpoint"))
+            self._measure(scope, route, status, seconds)
             key = scope["state"].get("key")
-            path: str = scope["path"]
+            path: str = route if route in self._named else scope["path"]
             log.log(
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
                 extra={
                     "client": client_address(scope),
                     "method": scope["method"],
+                    "route": route,
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,
                     "ms": round(1000 * seconds, 1),
@@ -118,14 +124,13 @@ class AccessLog:
             )
             current_request.reset(token)
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
         # Absent while the application starts and stops.
         server = getattr(scope["app"].state, "server", None) if "app" in scope else None
         if server is not None:
-            template = self._templates.get(scope.get("endpoint"))
-            server.service.metrics.request_ended(scope["method"], template, status, seconds)
+            server.service.metrics.request_ended(scope["method"], route, status, seconds)
             key = scope["state"].get("key")
-            if template is not None and (key or not server.config.enable_authorization) and is_counted(scope):
+            if route is not None and (key or not server.config.enable_authorization) and is_counted(scope):
                 server.service.usage.count_request(key.key_id if key else "")
 
 

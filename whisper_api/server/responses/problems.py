@@ -170,6 +170,8 @@ RULES: dict[type[Exception], tuple[int, str]] = {
     errors.ScopeMissing: (403, "forbidden_scope"),
     errors.LastAdminKey: (409, "last_admin_key"),
     errors.VocabularyNotFound: (404, "vocabulary_not_found"),
+    errors.WebhookNotFound: (404, "webhook_not_found"),
+    errors.DeliveryNotFound: (404, "delivery_not_found"),
     errors.IdempotencyConflict: (422, "idempotency_conflict"),
     errors.SpeakerNotFound: (404, "speaker_not_found"),
     errors.SpeakerExists: (409, "speaker_exists"),

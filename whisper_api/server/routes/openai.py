@@ -54,6 +54,7 @@ from whisper_api.server.uploads.upload_fields import (
     RENDER_FIELDS,
     URL,
     VOCABULARY,
+    WEBHOOK,
 )
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
@@ -206,6 +207,7 @@ TRANSCRIPTION_FIELDS = (
     HALLUCINATIONS,
     KEYWORDS,
     VOCABULARY,
+    *WEBHOOK,
     FormField(
         "response_format",
         ResponseFormat,
@@ -248,6 +250,7 @@ TRANSLATION_FIELDS = (
     HALLUCINATIONS,
     KEYWORDS,
     VOCABULARY,
+    *WEBHOOK,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )

@@ -352,6 +352,8 @@ class _Submitter(Generic[F]):
             fingerprint=file.fingerprint,
             metadata=form.metadata,
             known_speakers=tuple(speaker.name for speaker in form.known_speakers),
+            webhook_url=form.webhook_url,
+            webhook_include_result=form.webhook_include_result,
             join=self._rules.join,
             not_to_join=self._rules.not_to_join,
         )
