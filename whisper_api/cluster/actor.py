@@ -228,7 +228,7 @@ class EngineActor:
             file.seek(offset)
             file.write(piece)
 
-    def run(self, call: str, job: bytes, pieces: Mapping[str, tuple[int, Any]], voices: bytes) -> Iterator[Any]:
+    def run(self, call: str, job: bytes, pieces: dict[str, tuple[int, Any]], voices: bytes) -> Iterator[Any]:
         """Run a job.
 
         Args:
@@ -264,7 +264,7 @@ class EngineActor:
         self,
         call: str,
         job: bytes,
-        pieces: Mapping[str, tuple[int, Any]],
+        pieces: dict[str, tuple[int, Any]],
         voices: bytes,
         send: Callable[[tuple[str, bytes]], None],
     ) -> None:
@@ -291,8 +291,9 @@ class EngineActor:
         try:
             if self._refusal:
                 raise EngineLost(self._refusal)
-            for name, (offset, piece) in pieces.items():
-                self.receive(call, name, offset, piece)
+            # Emptied, because Ray keeps the arguments of a call until the next one, and the store what they view.
+            while pieces:
+                self.receive(call, *_flat(pieces.popitem()))
             transcript = self._executor.run(
                 job_decoder.decode(job),
                 self._directory / call / "audio",
@@ -339,6 +340,11 @@ class EngineActor:
                 ids = ray.get_gpu_ids()
                 return f"cuda:{ids[0]}" if ids else device
         return device
+
+
+def _flat(item: tuple[str, tuple[int, Any]]) -> tuple[str, int, Any]:
+    name, (offset, piece) = item
+    return name, offset, piece
 
 
 def revisions(models_dir: Path, model: str) -> dict[str, str]:
