@@ -14,10 +14,10 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from whisper_api.errors import DeliveryNotFound, InvalidOption, WebhookNotFound
-from whisper_api.job_values import rfc3339
 from whisper_api.outbound.addresses import is_public
 from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules, NotReachable
 from whisper_api.outbound.urls import UrlRefused, host_of, target_of
+from whisper_api.records import rfc3339, rfc3339_or_none
 from whisper_api.store.deliveries import Delivery, DeliveryFilter
 from whisper_api.store.job_search import cursor_of, seq_of
 from whisper_api.store.jobs import JobStore
@@ -345,11 +345,7 @@ def _shown_delivery(delivery: Delivery) -> WebhookDelivery:
         last_status=delivery.last_status,
         last_error=delivery.last_error,
         created_at=rfc3339(delivery.created_at),
-        last_attempt_at=_time(delivery.last_attempt_at),
-        next_attempt_at=_time(delivery.next_attempt_at),
-        ended_at=_time(delivery.ended_at),
+        last_attempt_at=rfc3339_or_none(delivery.last_attempt_at),
+        next_attempt_at=rfc3339_or_none(delivery.next_attempt_at),
+        ended_at=rfc3339_or_none(delivery.ended_at),
     )
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else rfc3339(seconds)
