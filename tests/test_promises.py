@@ -116,7 +116,9 @@ def _docstrings() -> Iterator[tuple[str, str]]:
         if isinstance(value, str):
             continue
         yield name, inspect.getdoc(value) or ""
-        for member, function in vars(value).items() if inspect.isclass(value) else ():
+        # With inherited members: the methods of the clients come from several classes.
+        for member in dir(value) if inspect.isclass(value) else ():
+            function = inspect.getattr_static(value, member)
             inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
             if not member.startswith("_") and isinstance(inner, (FunctionType, property)):
                 yield f"{name}.{member}", inspect.getdoc(inner) or ""
@@ -303,6 +305,12 @@ PROMISES = (
         r"at most (\d+) of them",
         lambda: (constant("engine/whisper", "TERMS_OF_A_WINDOW"),),
         ("test_the_most_similar_terms_come_first_and_those_of_the_text_not_at_all",),
+    ),
+    Promise(
+        rf"{CLIENT}\.rotate_key",
+        r"up to (\d+) days",
+        lambda: (MAX_GRACE_SECONDS / 86400,),
+        ("test_a_grace_has_bounds",),
     ),
     Promise(
         rf"{CLIENT}\.put_vocabulary",

@@ -5,7 +5,6 @@ Every Struct is frozen, so threads can share a value.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -34,14 +33,11 @@ __all__ = [
     "Vocabulary",
     "job_result",
     "result_segment",
-    "rfc3339",
 ]
 
 T = TypeVar("T")
 
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]
-
-
 FINAL_STATES: frozenset[JobState] = frozenset({"Completed", "Failed", "Canceled"})
 
 
@@ -389,13 +385,3 @@ class JobCanceledEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="eve
 
 
 JobEvent = JobQueuedEvent | JobProgressEvent | JobSegmentEvent | JobCompletedEvent | JobFailedEvent | JobCanceledEvent
-
-
-def rfc3339(seconds: float) -> str:
-    """A time as text with milliseconds, in UTC (RFC 3339).
-
-    Args:
-        seconds: seconds since 1970.
-    """
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

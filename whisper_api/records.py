@@ -1,14 +1,15 @@
-"""Base classes of Structs that convert to and from dictionaries and JSON, and that pandas reads as rows."""
+"""Base classes of Structs that convert to and from dictionaries and JSON, or that pandas reads; and times as text."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from whisper_api.errors import InvalidInput
 
-__all__ = ["Record", "Row"]
+__all__ = ["Record", "Row", "rfc3339", "rfc3339_or_none"]
 
 R = TypeVar("R", bound="Record")
 
@@ -87,3 +88,18 @@ class Row(Record, frozen=True):
 
     __dataclass_fields__: ClassVar[dict[str, Any]] = _DataclassMember()  # type: ignore[assignment]
     __dataclass_params__: ClassVar[Any] = _DataclassMember()
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as text with milliseconds, in UTC (RFC 3339).
+
+    Args:
+        seconds: seconds since 1970.
+    """
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def rfc3339_or_none(seconds: float | None) -> str | None:
+    """A time as with :func:`rfc3339`; None for no time."""
+    return None if seconds is None else rfc3339(seconds)

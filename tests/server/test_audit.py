@@ -363,7 +363,7 @@ def make_client(request: pytest.FixtureRequest) -> MakeClient:
 def test_both_clients_read_the_trail(
     make_config: MakeConfig, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisper_api.client.calls.AUDIT_PAGE", 3)
+    monkeypatch.setattr("whisper_api.client.reports.AUDIT_PAGE", 3)
     server = Server(make_config())
     with server as url, make_client(url, server.api_key) as boss:
         job_ids = [str(uuid.uuid4()) for _ in range(7)]

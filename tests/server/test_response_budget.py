@@ -231,7 +231,7 @@ def test_clients_that_take_nothing_hold_no_more_than_the_share(make_config: Make
 
 def test_a_new_client_is_refused_by_name_until_slow_clients_are_cut_off(make_config: MakeConfig) -> None:
     with contextlib.ExitStack() as stack:
-        memory = 900_000
+        memory = 1_400_000
         url = stack.enter_context(Server(make_config(max_response_memory=memory)))
         with connect(url) as client:
             size = len(client.get("/openapi.json").content)

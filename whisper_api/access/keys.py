@@ -27,8 +27,8 @@ from whisper_api.access.key_rules import (
     seconds_of,
 )
 from whisper_api.errors import InvalidOption, KeyExpired, KeyNotFound, StorageError
-from whisper_api.job_values import rfc3339
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
+from whisper_api.records import rfc3339, rfc3339_or_none
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
@@ -343,10 +343,10 @@ def access_key(key: Key) -> AccessKey:
         role=key.role,
         state=state,
         created_at=rfc3339(key.created_at),
-        expires_at=_time(key.expires_at),
-        revoked_at=_time(key.revoked_at) if state == "revoked" else None,
-        last_used_at=_time(key.last_used_at),
-        old_secret_until=_time(until) if until is not None and state == "active" and now < until else None,
+        expires_at=rfc3339_or_none(key.expires_at),
+        revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
+        last_used_at=rfc3339_or_none(key.last_used_at),
+        old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
         scopes=key.scopes,
         rate=key.rate,
         quota=key.quota,
@@ -376,10 +376,6 @@ def _check_free(name: str, live: Sequence[Key]) -> None:
 def _check_future(expires_at: float | None, now: float) -> None:
     if expires_at is not None and expires_at <= now:
         raise InvalidOption("expires_at", "expected a time in the future; to end a key now, revoke it")
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else rfc3339(seconds)
 
 
 def key_id_in(token: str) -> str:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.audit_records import AuditRecord
-from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
+from whisper_api.client.calls import Calls, JobPage, checked
 from whisper_api.client.events import EventReader
+from whisper_api.client.fields import form_fields, search
 from whisper_api.client.keys import KeyMethods
+from whisper_api.client.reports import ReportMethods
 from whisper_api.client.responses import RetryLater
+from whisper_api.client.speakers import SpeakerMethods
 from whisper_api.client.transport import Transport
-from whisper_api.client.upload import MultipartForm, Source, opened, whole
+from whisper_api.client.upload import MultipartForm, Source, opened
+from whisper_api.client.vocabularies import VocabularyMethods
 from whisper_api.client.webhooks import WebhookMethods
 from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
-from whisper_api.usage_records import Usage
-from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
     import requests
@@ -31,7 +32,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client(KeyMethods, WebhookMethods):
+class Client(KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -248,87 +249,6 @@ class Client(KeyMethods, WebhookMethods):
         """
         return self._transport.run(self._calls.correct(job_id, corrections))
 
-    def server_status(self) -> dict[str, Any]:
-        """The settings and the state of the server, as ``GET /status`` returns them.
-
-        Raises:
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.server_status())
-
-    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
-        """Store names and terms, which jobs use with ``TranscriptionOptions(vocabulary=name)``.
-
-        Args:
-            name: 1 to 64 letters, digits, dots, hyphens and underscores. A vocabulary of this name is replaced.
-            terms: names and terms as they are to be written.
-
-        Returns:
-            The vocabulary as the server keeps it: each term once.
-
-        Raises:
-            InvalidOption: the name or the terms cannot be used, or there are too many.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.put_vocabulary(name, terms))
-
-    def vocabulary(self, name: str) -> Vocabulary:
-        """A stored vocabulary of the caller's key.
-
-        Args:
-            name: name of the vocabulary.
-
-        Raises:
-            VocabularyNotFound: there is no such vocabulary, or it belongs to another key.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.vocabulary(name))
-
-    def vocabularies(self) -> tuple[Vocabulary, ...]:
-        """All stored vocabularies of the caller's key, in the order of their names.
-
-        Raises:
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.vocabularies())
-
-    def delete_vocabulary(self, name: str) -> None:
-        """Delete a stored vocabulary. Jobs that were submitted before keep its terms.
-
-        Args:
-            name: name of the vocabulary.
-
-        Raises:
-            VocabularyNotFound, RequestError: as with :meth:`vocabulary`.
-        """
-        self._transport.run(self._calls.delete_vocabulary(name))
-
-    def usage(self, since: date | None = None, until: date | None = None) -> Usage:
-        """What the caller's key has used, by day and model, and what is left of its quotas.
-
-        Args:
-            since: the first day in UTC, at most 365 days before the last; None for the first of this month.
-            until: the last day; None for today.
-
-        Raises:
-            InvalidOption: the days are in the wrong order or too far apart.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.usage("/usage", since, until))
-
-    def all_usage(self, since: date | None = None, until: date | None = None, *, key_id: str | None = None) -> Usage:
-        """What all keys have used; only for administrators.
-
-        Args:
-            since: as with :meth:`usage`.
-            until: as with :meth:`usage`.
-            key_id: id of the only key that counts; None for all keys.
-
-        Raises:
-            InvalidOption, RequestError: as with :meth:`usage`.
-        """
-        return self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
-
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
@@ -342,70 +262,6 @@ class Client(KeyMethods, WebhookMethods):
             RequestError: the server refused, or cannot be reached.
         """
         self._transport.run(self._calls.cancel(job_id, force))
-
-    def enroll(self, name: str, samples: Sequence[Source]) -> Speaker:
-        """Add a person whose voice jobs with ``identify`` recognise. The person must have agreed to that.
-
-        Args:
-            name: the label of the person in transcripts.
-            samples: recordings of 2 to 10 seconds each, in which only this person speaks; as ``source`` of
-                :meth:`submit`. The server does not keep them.
-
-        Raises:
-            OSError: a file cannot be read.
-            InvalidOption: the server cannot use the name or a recording.
-            SpeakerExists, SpeakerLimit: the caller has a speaker of this name, or as many as one may have.
-            ModelUnavailable: the server has no model for voices.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.enroll(name, whole(samples)))
-
-    def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Speaker:
-        """Add recordings to a known speaker; they replace those that another model has embedded.
-
-        Args:
-            speaker_id: id of the speaker.
-            samples: as with :meth:`enroll`.
-
-        Raises:
-            SpeakerNotFound: there is no such speaker, or it belongs to another key.
-            WhisperApiError: as with :meth:`enroll`.
-        """
-        return self._transport.run(self._calls.add_samples(speaker_id, whole(samples)))
-
-    def speakers(self) -> tuple[Speaker, ...]:
-        """The caller's known speakers, the oldest first.
-
-        Raises:
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.speakers())
-
-    def rename_speaker(self, speaker_id: str, name: str) -> Speaker:
-        """Rename a known speaker. Earlier transcripts keep the old name.
-
-        Args:
-            speaker_id: id of the speaker.
-            name: the new name.
-
-        Raises:
-            InvalidOption: the server cannot use the name.
-            SpeakerNotFound, SpeakerExists: there is no such speaker, or another one of this name.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.rename_speaker(speaker_id, name))
-
-    def delete_speaker(self, speaker_id: str) -> None:
-        """Delete a known speaker: the name and the voice.
-
-        Args:
-            speaker_id: id of the speaker.
-
-        Raises:
-            SpeakerNotFound: there is no such speaker, or it belongs to another key.
-            RequestError: the server refused, or cannot be reached.
-        """
-        self._transport.run(self._calls.delete_speaker(speaker_id))
 
     def jobs(
         self,
@@ -430,39 +286,8 @@ class Client(KeyMethods, WebhookMethods):
             RequestError: the server refused, or cannot be reached.
         """
         params = search(status, metadata_key, metadata_value, created_after, created_before)
-        while True:
-            page = self._transport.run(self._calls.page(params))
+        for page in self._pages("/transcriptions", JobPage, params):
             yield from page.jobs
-            if page.next is None:
-                return
-            params["after"] = page.next
-
-    def audit(
-        self,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        key: str | None = None,
-        action: str | None = None,
-    ) -> Iterator[AuditRecord]:
-        """The server's audit trail, newest first: who did what. Only for administrators.
-
-        Args:
-            since: only entries of this time or later; local time when it has no zone.
-            until: only earlier entries.
-            key: only entries of the key with this id or name.
-            action: only this action, as in ``job.read``; or all of a kind, as in ``job``.
-
-        Raises:
-            RequestError: the server refused, or cannot be reached.
-        """
-        params = audit_search(since, until, key, action)
-        while True:
-            page = self._transport.run(self._calls.audit_page(params))
-            yield from page.records
-            if page.next is None:
-                return
-            params["after"] = page.next
 
     def transcribe(
         self,

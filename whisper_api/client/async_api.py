@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.audit_records import AuditRecord
 from whisper_api.client.api import DEFAULT_URL
 from whisper_api.client.async_keys import AsyncKeyMethods
+from whisper_api.client.async_reports import AsyncReportMethods
+from whisper_api.client.async_speakers import AsyncSpeakerMethods
 from whisper_api.client.async_transport import AsyncTransport
+from whisper_api.client.async_vocabularies import AsyncVocabularyMethods
 from whisper_api.client.async_webhooks import AsyncWebhookMethods
-from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
+from whisper_api.client.calls import Calls, JobPage, checked
 from whisper_api.client.events import EventReader
+from whisper_api.client.fields import form_fields, search
 from whisper_api.client.responses import RetryLater
-from whisper_api.client.upload import MultipartForm, Source, opened, whole
+from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
+from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
-from whisper_api.usage_records import Usage
-from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +34,9 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
+class AsyncClient(
+    AsyncKeyMethods, AsyncReportMethods, AsyncSpeakerMethods, AsyncVocabularyMethods, AsyncWebhookMethods
+):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -243,83 +246,6 @@ class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
         """
         return await self._transport.run(self._calls.correct(job_id, corrections))
 
-    async def server_status(self) -> dict[str, Any]:
-        """The settings and the state of the server, as ``GET /status`` returns them.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.server_status <whisper_api.Client.server_status>`.
-        """
-        return await self._transport.run(self._calls.server_status())
-
-    async def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
-        """Store names and terms, and return them as the server keeps them.
-
-        Args:
-            name: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
-            terms: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.put_vocabulary <whisper_api.Client.put_vocabulary>`.
-        """
-        return await self._transport.run(self._calls.put_vocabulary(name, terms))
-
-    async def vocabulary(self, name: str) -> Vocabulary:
-        """A stored vocabulary of the caller's key.
-
-        Args:
-            name: as in :meth:`Client.vocabulary <whisper_api.Client.vocabulary>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.vocabulary <whisper_api.Client.vocabulary>`.
-        """
-        return await self._transport.run(self._calls.vocabulary(name))
-
-    async def vocabularies(self) -> tuple[Vocabulary, ...]:
-        """All stored vocabularies of the caller's key, in the order of their names.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.vocabularies <whisper_api.Client.vocabularies>`.
-        """
-        return await self._transport.run(self._calls.vocabularies())
-
-    async def delete_vocabulary(self, name: str) -> None:
-        """Delete a stored vocabulary.
-
-        Args:
-            name: as in :meth:`Client.delete_vocabulary <whisper_api.Client.delete_vocabulary>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.delete_vocabulary <whisper_api.Client.delete_vocabulary>`.
-        """
-        await self._transport.run(self._calls.delete_vocabulary(name))
-
-    async def usage(self, since: date | None = None, until: date | None = None) -> Usage:
-        """What the caller's key has used.
-
-        Args:
-            since: as in :meth:`Client.usage <whisper_api.Client.usage>`.
-            until: as in :meth:`Client.usage <whisper_api.Client.usage>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.usage <whisper_api.Client.usage>`.
-        """
-        return await self._transport.run(self._calls.usage("/usage", since, until))
-
-    async def all_usage(
-        self, since: date | None = None, until: date | None = None, *, key_id: str | None = None
-    ) -> Usage:
-        """What all keys have used; only for administrators.
-
-        Args:
-            since: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
-            until: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
-            key_id: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
-        """
-        return await self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
-
     async def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
@@ -331,61 +257,6 @@ class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
             WhisperApiError: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
         """
         await self._transport.run(self._calls.cancel(job_id, force))
-
-    async def enroll(self, name: str, samples: Sequence[Source]) -> Speaker:
-        """Add a person whose voice jobs with ``identify`` recognise. The person must have agreed to that.
-
-        Args:
-            name: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
-            samples: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.enroll <whisper_api.Client.enroll>`.
-        """
-        return await self._transport.run(self._calls.enroll(name, await asyncio.to_thread(whole, samples)))
-
-    async def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Speaker:
-        """Add recordings to a known speaker; they replace those that another model has embedded.
-
-        Args:
-            speaker_id: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
-            samples: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.add_samples <whisper_api.Client.add_samples>`.
-        """
-        return await self._transport.run(self._calls.add_samples(speaker_id, await asyncio.to_thread(whole, samples)))
-
-    async def speakers(self) -> tuple[Speaker, ...]:
-        """The caller's known speakers, the oldest first.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.speakers <whisper_api.Client.speakers>`.
-        """
-        return await self._transport.run(self._calls.speakers())
-
-    async def rename_speaker(self, speaker_id: str, name: str) -> Speaker:
-        """Rename a known speaker. Earlier transcripts keep the old name.
-
-        Args:
-            speaker_id: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
-            name: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.rename_speaker <whisper_api.Client.rename_speaker>`.
-        """
-        return await self._transport.run(self._calls.rename_speaker(speaker_id, name))
-
-    async def delete_speaker(self, speaker_id: str) -> None:
-        """Delete a known speaker: the name and the voice.
-
-        Args:
-            speaker_id: as in :meth:`Client.delete_speaker <whisper_api.Client.delete_speaker>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.delete_speaker <whisper_api.Client.delete_speaker>`.
-        """
-        await self._transport.run(self._calls.delete_speaker(speaker_id))
 
     async def jobs(
         self,
@@ -409,41 +280,9 @@ class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
             WhisperApiError: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
         """
         params = search(status, metadata_key, metadata_value, created_after, created_before)
-        while True:
-            page = await self._transport.run(self._calls.page(params))
+        async for page in self._pages("/transcriptions", JobPage, params):
             for job in page.jobs:
                 yield job
-            if page.next is None:
-                return
-            params["after"] = page.next
-
-    async def audit(
-        self,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        key: str | None = None,
-        action: str | None = None,
-    ) -> AsyncGenerator[AuditRecord, None]:
-        """The server's audit trail, newest first. Only for administrators.
-
-        Args:
-            since: as in :meth:`Client.audit <whisper_api.Client.audit>`.
-            until: as in :meth:`Client.audit <whisper_api.Client.audit>`.
-            key: as in :meth:`Client.audit <whisper_api.Client.audit>`.
-            action: as in :meth:`Client.audit <whisper_api.Client.audit>`.
-
-        Raises:
-            RequestError: as in :meth:`Client.audit <whisper_api.Client.audit>`.
-        """
-        params = audit_search(since, until, key, action)
-        while True:
-            page = await self._transport.run(self._calls.audit_page(params))
-            for record in page.records:
-                yield record
-            if page.next is None:
-                return
-            params["after"] = page.next
 
     async def transcribe(
         self,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TypeVar
 
 import httpx
 
-from whisper_api.client.calls import Pause, Request, Steps
+from whisper_api.client.calls import Calls, Page, Pause, Request, Steps
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError
 from whisper_api.trace_context import active_trace_headers
 
-__all__ = ["AsyncTransport"]
+__all__ = ["AsyncMethods", "AsyncTransport"]
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Page)
 
 
 class AsyncTransport:
@@ -151,3 +152,20 @@ class AsyncTransport:
         if self._own is None:
             self._own = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
         return self._own
+
+
+class AsyncMethods:
+    """The base class of the asynchronous client and of its groups of methods."""
+
+    _calls: Calls
+    _transport: AsyncTransport
+
+    async def _pages(self, path: str, kind: type[P], params: Mapping[str, str]) -> AsyncGenerator[P, None]:
+        """The pages of a list, each when it is needed."""
+        query = dict(params)
+        while True:
+            page = await self._transport.run(self._calls.value("GET", path, kind, params=query))
+            yield page
+            if page.next is None:
+                return
+            query["after"] = page.next

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from whisper_api.client.async_transport import AsyncTransport
-from whisper_api.client.calls import Calls
-from whisper_api.client.webhooks import WebhookCalls, delivery_search
+from whisper_api.client.async_transport import AsyncMethods
+from whisper_api.client.calls import path_of
+from whisper_api.client.fields import texts
+from whisper_api.client.webhooks import ONCE, DeliveryPage, EndpointList, secret_path, sent_endpoint
 from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
 
 __all__ = ["AsyncWebhookMethods"]
 
 
-class AsyncWebhookMethods:
+class AsyncWebhookMethods(AsyncMethods):
     """The methods of :class:`~whisper_api.AsyncClient` for webhooks; they are those of :class:`~whisper_api.Client`."""
-
-    _calls: Calls
-    _transport: AsyncTransport
-
-    @property
-    def _webhooks(self) -> WebhookCalls:
-        return WebhookCalls(self._calls)
 
     async def webhooks(self) -> tuple[WebhookEndpoint, ...]:
         """The endpoints of the caller's key, the oldest first.
@@ -28,7 +22,7 @@ class AsyncWebhookMethods:
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        return await self._transport.run(self._webhooks.endpoints())
+        return (await self._transport.run(self._calls.value("GET", "/webhooks", EndpointList))).webhooks
 
     async def webhook(self, endpoint_id: str) -> WebhookEndpoint:
         """An endpoint of the caller's key.
@@ -37,7 +31,7 @@ class AsyncWebhookMethods:
             WebhookNotFound: there is no such endpoint, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return await self._transport.run(self._webhooks.endpoint(endpoint_id))
+        return await self._transport.run(self._calls.value("GET", path_of("webhooks", endpoint_id), WebhookEndpoint))
 
     async def create_webhook(
         self,
@@ -60,7 +54,7 @@ class AsyncWebhookMethods:
             RequestError: the server refused, or cannot be reached.
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
-        return await self._transport.run(self._webhooks.create(values))
+        return await self._transport.run(sent_endpoint(ONCE, "POST", "/webhooks", values))
 
     async def change_webhook(
         self,
@@ -87,7 +81,8 @@ class AsyncWebhookMethods:
             InvalidOption, RequestError: as with :meth:`create_webhook`.
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
-        return await self._transport.run(self._webhooks.change(endpoint_id, {**values, "enabled": enabled}))
+        path, values = path_of("webhooks", endpoint_id), {**values, "enabled": enabled}
+        return await self._transport.run(sent_endpoint(self._calls, "PATCH", path, values))
 
     async def delete_webhook(self, endpoint_id: str) -> None:
         """Delete an endpoint with its secrets and deliveries.
@@ -95,7 +90,7 @@ class AsyncWebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        await self._transport.run(self._webhooks.delete(endpoint_id))
+        await self._transport.run(self._calls.delete(path_of("webhooks", endpoint_id)))
 
     async def webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
         """The secret that signs deliveries, for :func:`~whisper_api.verify_webhook`.
@@ -107,7 +102,7 @@ class AsyncWebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return await self._transport.run(self._webhooks.secret(endpoint_id, rotate=False))
+        return await self._transport.run(self._calls.value("GET", secret_path(endpoint_id), WebhookSecret))
 
     async def rotate_webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
         """Make a new secret. For a day, deliveries have a signature of the secret before, too.
@@ -118,7 +113,7 @@ class AsyncWebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return await self._transport.run(self._webhooks.secret(endpoint_id, rotate=True))
+        return await self._transport.run(ONCE.value("POST", f"{secret_path(endpoint_id)}/rotate", WebhookSecret))
 
     async def test_webhook(self, endpoint_id: str) -> WebhookDelivery:
         """Send a test event to an endpoint, in one attempt; :meth:`webhook_delivery` says later what came of it.
@@ -130,7 +125,8 @@ class AsyncWebhookMethods:
             InvalidOption: the endpoint is disabled.
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return await self._transport.run(self._webhooks.test(endpoint_id))
+        path = path_of("webhooks", endpoint_id, "test")
+        return await self._transport.run(self._calls.value("POST", path, WebhookDelivery))
 
     async def webhook_deliveries(
         self, state: DeliveryState | None = None, *, job_id: str | None = None, endpoint_id: str | None = None
@@ -145,14 +141,10 @@ class AsyncWebhookMethods:
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        params = delivery_search(state, job_id, endpoint_id)
-        while True:
-            page = await self._transport.run(self._webhooks.page(params))
+        params = texts({"state": state, "job_id": job_id, "endpoint_id": endpoint_id})
+        async for page in self._pages("/webhooks/deliveries", DeliveryPage, params):
             for delivery in page.deliveries:
                 yield delivery
-            if page.next is None:
-                return
-            params["after"] = page.next
 
     async def webhook_delivery(self, delivery_id: str) -> WebhookDelivery:
         """A delivery.
@@ -161,7 +153,8 @@ class AsyncWebhookMethods:
             DeliveryNotFound: there is no such delivery, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return await self._transport.run(self._webhooks.delivery(delivery_id))
+        path = path_of("webhooks", "deliveries", delivery_id)
+        return await self._transport.run(self._calls.value("GET", path, WebhookDelivery))
 
     async def resend_webhook(self, delivery_id: str) -> WebhookDelivery:
         """Send a delivery again, with the same id and all its attempts.
@@ -173,4 +166,5 @@ class AsyncWebhookMethods:
             InvalidOption: its endpoint is disabled, or its address was deleted with the texts of its job.
             DeliveryNotFound, RequestError: as with :meth:`webhook_delivery`.
         """
-        return await self._transport.run(self._webhooks.resend(delivery_id))
+        path = path_of("webhooks", "deliveries", delivery_id, "resend")
+        return await self._transport.run(self._calls.value("POST", path, WebhookDelivery))

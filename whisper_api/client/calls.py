@@ -7,26 +7,22 @@ the same generators.
 
 from __future__ import annotations
 
-import base64
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from whisper_api.audit_records import AuditRecord
+from whisper_api.client.fields import texts
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
-from whisper_api.schema import RenderOptions, TranscriptionOptions
-from whisper_api.usage_records import Usage
-from whisper_api.voices import Speaker
+from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobStatus
+from whisper_api.schema import RenderOptions
 
-__all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
+__all__ = ["Calls", "JobPage", "Page", "Pause", "Request", "Steps", "checked", "path_of"]
 
 # A call that waits for a job goes on while the server is away for this long, for example during a restart.
 RESTART_SECONDS = 120.0
@@ -35,10 +31,6 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
-# Entries of the audit trail that one request asks for.
-AUDIT_PAGE = 1000
-# Seconds that the server may take to compute a voice, which waits for other voices and for models.
-EMBED_SECONDS = 300.0
 
 T = TypeVar("T")
 
@@ -72,30 +64,20 @@ class Pause(NamedTuple):
 Steps = Generator["Request | Pause", Any, T]
 
 
-class Page(msgspec.Struct):
-    """A page of the caller's jobs, and the cursor of the next page."""
+class Page(msgspec.Struct, kw_only=True):
+    """A page of a list, and the cursor of the next page; a list has its own subclass, with its entries."""
+
+    next: str | None = None
+
+
+class JobPage(Page):
+    """A page of the caller's jobs."""
 
     jobs: tuple[JobStatus, ...]
-    next: str | None = None
-
-
-class AuditPage(msgspec.Struct):
-    """A page of the audit trail, and the cursor of the next page."""
-
-    records: tuple[AuditRecord, ...]
-    next: str | None = None
-
-
-class _Speakers(msgspec.Struct):
-    speakers: tuple[Speaker, ...]
 
 
 class _Accepted(msgspec.Struct):
     job_id: str
-
-
-class _Vocabularies(msgspec.Struct):
-    vocabularies: tuple[Vocabulary, ...]
 
 
 class Calls:
@@ -131,7 +113,7 @@ class Calls:
             patience_seconds: as in :meth:`response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
-        request = Request("GET", job_path(job_id), job_id, params, held_seconds=wait)
+        request = Request("GET", path_of("transcription", job_id), job_id, params, held_seconds=wait)
         response = yield from self.response(request, deadline=deadline, patience_seconds=patience_seconds)
         return decoded(response, JobStatus)
 
@@ -187,8 +169,7 @@ class Calls:
 
     def result(self, job_id: str) -> Steps[JobResult]:
         """The result of a job that has ended."""
-        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id))
-        return decoded(response, JobResult)
+        return self.value("GET", path_of("transcription", job_id, "result"), JobResult, job_id=job_id)
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
         """The result as the text of a file.
@@ -209,14 +190,13 @@ class Calls:
             format: as in :meth:`result_as`, or docx.
             render_options: the layout of subtitles.
         """
-        params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id, params))
+        params = {"format": format, **texts(msgspec.to_builtins(render_options or RenderOptions()))}
+        response = yield from self.response(Request("GET", path_of("transcription", job_id, "result"), job_id, params))
         return response.body
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
         """The corrections of a job's result."""
-        response = yield from self.response(Request("GET", job_path(job_id, "/corrections"), job_id))
-        return decoded(response, Corrections)
+        return self.value("GET", path_of("transcription", job_id, "corrections"), Corrections, job_id=job_id)
 
     def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
         """Replace the corrections of a job's result, and return those that the server keeps.
@@ -225,55 +205,8 @@ class Calls:
             job_id: id of the job.
             corrections: all corrections.
         """
-        headers = {"Content-Type": "application/json"}
-        body = msgspec.json.encode(corrections)
-        response = yield from self.response(Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body))
-        return decoded(response, Corrections)
-
-    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
-        """Store a vocabulary, and return it as the server keeps it.
-
-        Args:
-            name: name of the vocabulary.
-            terms: names and terms.
-        """
-        headers = {"Content-Type": "application/json"}
-        body = msgspec.json.encode({"terms": list(terms)})
-        response = yield from self.response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
-        return decoded(response, Vocabulary)
-
-    def vocabulary(self, name: str) -> Steps[Vocabulary]:
-        """A stored vocabulary."""
-        response = yield from self.response(Request("GET", _vocabulary_path(name)))
-        return decoded(response, Vocabulary)
-
-    def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
-        """All vocabularies of the caller."""
-        response = yield from self.response(Request("GET", "/vocabularies"))
-        return decoded(response, _Vocabularies).vocabularies
-
-    def server_status(self) -> Steps[dict[str, Any]]:
-        """The settings and the state of the server."""
-        response = yield from self.response(Request("GET", "/status"))
-        return decoded(response, dict[str, Any])
-
-    def delete_vocabulary(self, name: str) -> Steps[None]:
-        """Delete a vocabulary."""
-        yield from self.response(Request("DELETE", _vocabulary_path(name)))
-
-    def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
-        """What the caller's key, or all keys, have used.
-
-        Args:
-            path: ``/usage`` or ``/admin/usage``.
-            since: the first day.
-            until: the last day.
-            key_id: id of the key among all keys.
-        """
-        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
-        params = {**days, **({} if key_id is None else {"key": key_id})}
-        response = yield from self.response(Request("GET", path, params=params))
-        return decoded(response, Usage)
+        path = path_of("transcription", job_id, "corrections")
+        return self.value("PUT", path, Corrections, corrections, job_id=job_id)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
@@ -282,19 +215,20 @@ class Calls:
             job_id: id of the job.
             force: also cancel a running job.
         """
-        yield from self.response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
+        params = {"force": "true"} if force else {}
+        yield from self.response(Request("DELETE", path_of("transcription", job_id), job_id, params))
 
-    def page(self, params: Mapping[str, str]) -> Steps[Page]:
-        """A page of the caller's jobs, for the query of :func:`search`."""
-        response = yield from self.response(Request("GET", "/transcriptions", params=params))
-        return decoded(response, Page)
-
-    def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
-        """A page of the audit trail, for the query of :func:`audit_search`."""
-        response = yield from self.response(Request("GET", "/admin/audit", params=params))
-        return decoded(response, AuditPage)
-
-    def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
+    def value(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        value: object = None,
+        *,
+        job_id: str = "",
+        params: Mapping[str, str] | None = None,
+        held_seconds: float = 0.0,
+    ) -> Steps[T]:
         """Send a request with JSON, and return the value of the response.
 
         Args:
@@ -302,52 +236,18 @@ class Calls:
             path: path of the request.
             kind: type of the response's value.
             value: the body; None for none.
+            job_id: as in :class:`Request`.
+            params: as in :class:`Request`.
+            held_seconds: as in :class:`Request`.
         """
         headers = {} if value is None else {"Content-Type": "application/json"}
         body = None if value is None else msgspec.json.encode(value)
-        return decoded((yield from self.response(Request(method, path, headers=headers, body=body))), kind)
+        request = Request(method, path, job_id, params or {}, headers, body, held_seconds)
+        return decoded((yield from self.response(request)), kind)
 
-    def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
-        """Add a known speaker.
-
-        Args:
-            name: label of the person.
-            samples: recordings.
-        """
-        return (yield from self._speaker("POST", "/speakers", {"name": name, "samples": _data_urls(samples)}))
-
-    def add_samples(self, speaker_id: str, samples: Sequence[bytes]) -> Steps[Speaker]:
-        """Add recordings to a known speaker.
-
-        Args:
-            speaker_id: id of the speaker.
-            samples: recordings.
-        """
-        path = _speaker_path(speaker_id, "/samples")
-        return (yield from self._speaker("POST", path, {"samples": _data_urls(samples)}))
-
-    def rename_speaker(self, speaker_id: str, name: str) -> Steps[Speaker]:
-        """Rename a known speaker.
-
-        Args:
-            speaker_id: id of the speaker.
-            name: the new name.
-        """
-        return (yield from self._speaker("PATCH", _speaker_path(speaker_id), {"name": name}))
-
-    def speakers(self) -> Steps[tuple[Speaker, ...]]:
-        """The caller's known speakers."""
-        response = yield from self.response(Request("GET", "/speakers"))
-        return decoded(response, _Speakers).speakers
-
-    def delete_speaker(self, speaker_id: str) -> Steps[None]:
-        """Delete a known speaker."""
-        yield from self.response(Request("DELETE", _speaker_path(speaker_id)))
-
-    def _speaker(self, method: str, path: str, value: object) -> Steps[Speaker]:
-        headers = {"Content-Type": "application/json"}
-        request = Request(method, path, headers=headers, body=msgspec.json.encode(value), held_seconds=EMBED_SECONDS)
-        return decoded((yield from self.response(request)), Speaker)
+    def delete(self, path: str) -> Steps[None]:
+        """Delete the resource of a path."""
+        yield from self.response(Request("DELETE", path))
 
     def response(
         self, request: Request, *, deadline: float = math.inf, patience_seconds: float = 0.0
@@ -397,117 +297,10 @@ def checked(url: str, api_key: str | None) -> tuple[str, str]:
     return url.rstrip("/"), api_key
 
 
-def form_fields(
-    options: TranscriptionOptions | None,
-    output_format: str | None,
-    render_options: RenderOptions | None,
-    keep_result: bool,
-    metadata: Mapping[str, Any] | None,
-    hf_token: str | None,
-    webhook_url: str | None = None,
-    webhook_include_result: bool = False,
-) -> dict[str, str]:
-    """The fields of a form that submits a job.
+def path_of(*names: str) -> str:
+    """The path of a resource.
 
     Args:
-        options: options of the transcription.
-        output_format: format of the result's text.
-        render_options: the layout of subtitles.
-        keep_result: keep the result after its delivery.
-        metadata: values that the job keeps.
-        hf_token: Hugging Face token.
-        webhook_url: where the event of the job's end is sent.
-        webhook_include_result: let that event carry the result.
+        names: the parts of the path, which may have any characters.
     """
-    # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
-    fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
-    fields |= msgspec.to_builtins(render_options or RenderOptions())
-    if isinstance(fields.get("vocabulary"), (list, tuple)):
-        fields["vocabulary"] = msgspec.json.encode(fields["vocabulary"]).decode()
-    fields["output_format"] = output_format
-    fields["keep_result"] = keep_result or None
-    fields["hf_token"] = hf_token or None
-    fields["webhook_url"] = webhook_url
-    fields["webhook_include_result"] = webhook_include_result or None
-    fields["metadata"] = None if metadata is None else msgspec.json.encode(metadata).decode()
-    return _texts(fields)
-
-
-def search(
-    status: JobState | None,
-    metadata_key: str | None,
-    metadata_value: str | None,
-    created_after: datetime | None,
-    created_before: datetime | None,
-) -> dict[str, str]:
-    """The query of a search for jobs.
-
-    Args:
-        status: only jobs with this status.
-        metadata_key: only jobs with this key in their metadata.
-        metadata_value: only jobs with this value under the key.
-        created_after: only jobs submitted then or later.
-        created_before: only jobs submitted earlier.
-    """
-    query = {
-        "status": status,
-        "metadata_key": metadata_key,
-        "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
-        "created_after": None if created_after is None else created_after.astimezone().isoformat(),
-        "created_before": None if created_before is None else created_before.astimezone().isoformat(),
-    }
-    return {name: value for name, value in query.items() if value is not None}
-
-
-def audit_search(since: datetime | None, until: datetime | None, key: str | None, action: str | None) -> dict[str, str]:
-    """The query of a search in the audit trail.
-
-    Args:
-        since: only entries of this time or later.
-        until: only earlier entries.
-        key: only entries of the key with this id or name.
-        action: only entries of this action or kind of action.
-    """
-    query = {
-        "since": None if since is None else since.astimezone().isoformat(),
-        "until": None if until is None else until.astimezone().isoformat(),
-        "key": key,
-        "action": action,
-        "limit": str(AUDIT_PAGE),
-    }
-    return {name: value for name, value in query.items() if value is not None}
-
-
-def job_path(job_id: str, rest: str = "") -> str:
-    """The path of a job, or of a resource under it.
-
-    Args:
-        job_id: id of the job.
-        rest: path of the resource under the job, with a slash.
-    """
-    return f"/transcription/{quote(job_id, safe='')}{rest}"
-
-
-def _speaker_path(speaker_id: str, rest: str = "") -> str:
-    return f"/speakers/{quote(speaker_id, safe='')}{rest}"
-
-
-def _data_urls(samples: Sequence[bytes]) -> list[str]:
-    return [f"data:;base64,{base64.b64encode(sample).decode()}" for sample in samples]
-
-
-def _vocabulary_path(name: str) -> str:
-    return f"/vocabularies/{quote(name, safe='')}"
-
-
-def _texts(fields: Mapping[str, object]) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in fields.items()
-        if value is not None
-    }
-
-
-def _as_sent(value: str) -> str:
-    # JSON, because the server ignores an empty parameter and strips spaces.
-    return value if value and value == value.strip() else msgspec.json.encode(value).decode()
+    return "".join(f"/{quote(name, safe='')}" for name in names)

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 import msgspec
 
 from whisper_api.client import calls
-from whisper_api.client.calls import Request, job_path
+from whisper_api.client.calls import Request, path_of
 from whisper_api.client.responses import EVENT_STREAM, RetryLater, pause_before
 from whisper_api.errors import RequestError
 from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
@@ -54,7 +54,7 @@ class EventReader:
         headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity"}
         if self._last_id:
             headers["Last-Event-ID"] = self._last_id
-        path = job_path(self._job_id, "/events")
+        path = path_of("transcription", self._job_id, "events")
         return Request("GET", path, self._job_id, headers=headers, held_seconds=SILENCE_SECONDS)
 
     def events(self, piece: bytes) -> Iterator[JobEvent]:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from urllib.parse import quote
-
 import msgspec
 
-from whisper_api.key_values import (
-    DEFAULT_GRACE_SECONDS,
-    AccessKey,
-    KeyChange,
-    KeyWithSecret,
-    NewKey,
-    Rotation,
-)
+from whisper_api.client.calls import path_of
+from whisper_api.client.transport import Methods
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
 
-if TYPE_CHECKING:
-    from whisper_api.client.calls import Calls
-    from whisper_api.client.transport import Transport
-
-__all__ = ["PATH", "KeyList", "KeyMethods", "key_path"]
-
-PATH = "/admin/keys"
+__all__ = ["KeyList", "KeyMethods"]
 
 
 class KeyList(msgspec.Struct):
@@ -31,15 +17,12 @@ class KeyList(msgspec.Struct):
     keys: tuple[AccessKey, ...]
 
 
-class KeyMethods:
+class KeyMethods(Methods):
     """Manages the keys of a server. Every method raises RequestError when the server refuses or cannot be reached."""
-
-    _calls: Calls
-    _transport: Transport
 
     def keys(self) -> tuple[AccessKey, ...]:
         """All keys, the oldest first, also those that have expired or were revoked."""
-        return self._transport.run(self._calls.value("GET", PATH, KeyList)).keys
+        return self._transport.run(self._calls.value("GET", "/admin/keys", KeyList)).keys
 
     def key(self, key_id: str) -> AccessKey:
         """A key.
@@ -50,7 +33,7 @@ class KeyMethods:
         Raises:
             KeyNotFound: no key has this id.
         """
-        return self._transport.run(self._calls.value("GET", key_path(key_id), AccessKey))
+        return self._transport.run(self._calls.value("GET", path_of("admin", "keys", key_id), AccessKey))
 
     def create_key(self, new: NewKey) -> KeyWithSecret:
         """Create a key.
@@ -66,7 +49,7 @@ class KeyMethods:
             InvalidOption: a value cannot be used, or the name is taken.
             ScopeMissing: the key would be able to do more than the caller's.
         """
-        return self._transport.run(self._calls.value("POST", PATH, KeyWithSecret, new))
+        return self._transport.run(self._calls.value("POST", "/admin/keys", KeyWithSecret, new))
 
     def change_key(self, key_id: str, change: KeyChange) -> AccessKey:
         """Change a valid key.
@@ -81,7 +64,7 @@ class KeyMethods:
             LastAdminKey: no key could manage keys afterwards.
             ScopeMissing: the key can do more than the caller's, or would be able to.
         """
-        return self._transport.run(self._calls.value("PATCH", key_path(key_id), AccessKey, change))
+        return self._transport.run(self._calls.value("PATCH", path_of("admin", "keys", key_id), AccessKey, change))
 
     def rotate_key(self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> KeyWithSecret:
         """Give a valid key a new secret.
@@ -98,8 +81,8 @@ class KeyMethods:
             LastAdminKey: the grace is too short for the last key that can manage keys.
             ScopeMissing: the key can do more than the caller's.
         """
-        rotation = Rotation(grace_seconds=grace_seconds)
-        return self._transport.run(self._calls.value("POST", key_path(key_id, "/rotate"), KeyWithSecret, rotation))
+        path, rotation = path_of("admin", "keys", key_id, "rotate"), Rotation(grace_seconds=grace_seconds)
+        return self._transport.run(self._calls.value("POST", path, KeyWithSecret, rotation))
 
     def revoke_key(self, key_id: str) -> AccessKey:
         """Revoke a key for good: its jobs are canceled, its known speakers and vocabularies are deleted.
@@ -111,9 +94,4 @@ class KeyMethods:
             KeyNotFound: no key has this id.
             LastAdminKey: no key could manage keys afterwards.
         """
-        return self._transport.run(self._calls.value("DELETE", key_path(key_id), AccessKey))
-
-
-def key_path(key_id: str, rest: str = "") -> str:
-    """The path of a key, and of what is under it."""
-    return f"{PATH}/{quote(key_id, safe='')}{rest}"
+        return self._transport.run(self._calls.value("DELETE", path_of("admin", "keys", key_id), AccessKey))

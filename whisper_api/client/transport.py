@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisper_api.client.calls import Pause, Request, Steps
+from whisper_api.client.calls import Calls, Page, Pause, Request, Steps
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import UploadFailed
 from whisper_api.errors import RequestError
@@ -17,9 +17,10 @@ from whisper_api.trace_context import active_trace_headers
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Transport"]
+__all__ = ["Methods", "Transport"]
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Page)
 
 
 class Transport:
@@ -132,3 +133,20 @@ class Transport:
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
+
+
+class Methods:
+    """The base class of the blocking client and of its groups of methods."""
+
+    _calls: Calls
+    _transport: Transport
+
+    def _pages(self, path: str, kind: type[P], params: Mapping[str, str]) -> Iterator[P]:
+        """The pages of a list, each when it is needed."""
+        query = dict(params)
+        while True:
+            page = self._transport.run(self._calls.value("GET", path, kind, params=query))
+            yield page
+            if page.next is None:
+                return
+            query["after"] = page.next

@@ -1,120 +1,39 @@
-"""Webhooks in the clients: their calls, and the methods of the blocking client."""
+"""The methods of the blocking client for webhooks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from whisper_api.client.calls import Calls, Request, Steps
-from whisper_api.client.responses import decoded
-from whisper_api.client.transport import Transport
+from whisper_api.client.calls import Calls, Page, Steps, path_of
+from whisper_api.client.fields import texts
+from whisper_api.client.transport import Methods
 from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
 
-__all__ = ["DeliveryPage", "WebhookCalls", "WebhookMethods", "delivery_search"]
+__all__ = ["ONCE", "DeliveryPage", "EndpointList", "WebhookMethods", "secret_path", "sent_endpoint"]
 
+# For requests that a second attempt would do twice.
+ONCE = Calls(0)
 # Seconds that the server may take to look up the name of a host.
 LOOKUP_SECONDS = 60.0
 
 
-class DeliveryPage(msgspec.Struct):
-    """A page of deliveries, and the cursor of the next page."""
+class DeliveryPage(Page):
+    """A page of deliveries."""
 
     deliveries: tuple[WebhookDelivery, ...]
-    next: str | None = None
 
 
-class _Endpoints(msgspec.Struct):
+class EndpointList(msgspec.Struct):
+    """All endpoints of a key."""
+
     webhooks: tuple[WebhookEndpoint, ...]
 
 
-class WebhookCalls:
-    """The calls about webhooks, for one client.
-
-    Args:
-        calls: sends the requests.
-    """
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-        # For requests that a second attempt would do twice.
-        self._once = Calls(0)
-
-    def endpoints(self) -> Steps[tuple[WebhookEndpoint, ...]]:
-        """All endpoints of the caller."""
-        response = yield from self._calls.response(Request("GET", "/webhooks"))
-        return decoded(response, _Endpoints).webhooks
-
-    def endpoint(self, endpoint_id: str) -> Steps[WebhookEndpoint]:
-        """An endpoint."""
-        response = yield from self._calls.response(Request("GET", _path(endpoint_id)))
-        return decoded(response, WebhookEndpoint)
-
-    def create(self, values: dict[str, Any]) -> Steps[WebhookEndpoint]:
-        """Make an endpoint with these fields; None leaves a field out."""
-        response = yield from self._once.response(_with_body("POST", "/webhooks", values))
-        return decoded(response, WebhookEndpoint)
-
-    def change(self, endpoint_id: str, values: dict[str, Any]) -> Steps[WebhookEndpoint]:
-        """Change an endpoint.
-
-        Args:
-            endpoint_id: id of the endpoint.
-            values: the new values; None leaves a field out.
-        """
-        response = yield from self._calls.response(_with_body("PATCH", _path(endpoint_id), values))
-        return decoded(response, WebhookEndpoint)
-
-    def delete(self, endpoint_id: str) -> Steps[None]:
-        """Delete an endpoint."""
-        yield from self._calls.response(Request("DELETE", _path(endpoint_id)))
-
-    def secret(self, endpoint_id: str | None, *, rotate: bool) -> Steps[WebhookSecret]:
-        """A secret.
-
-        Args:
-            endpoint_id: id of the endpoint; None for the key's own secret.
-            rotate: make a new one.
-        """
-        path = f"{'/webhooks' if endpoint_id is None else _path(endpoint_id)}/secret"
-        if rotate:
-            response = yield from self._once.response(Request("POST", f"{path}/rotate"))
-        else:
-            response = yield from self._calls.response(Request("GET", path))
-        return decoded(response, WebhookSecret)
-
-    def test(self, endpoint_id: str) -> Steps[WebhookDelivery]:
-        """Send a test event to an endpoint."""
-        response = yield from self._calls.response(Request("POST", f"{_path(endpoint_id)}/test"))
-        return decoded(response, WebhookDelivery)
-
-    def page(self, params: dict[str, str]) -> Steps[DeliveryPage]:
-        """A page of deliveries, for the query of :func:`delivery_search`."""
-        response = yield from self._calls.response(Request("GET", "/webhooks/deliveries", params=params))
-        return decoded(response, DeliveryPage)
-
-    def delivery(self, delivery_id: str) -> Steps[WebhookDelivery]:
-        """A delivery."""
-        response = yield from self._calls.response(Request("GET", _delivery_path(delivery_id)))
-        return decoded(response, WebhookDelivery)
-
-    def resend(self, delivery_id: str) -> Steps[WebhookDelivery]:
-        """Send a delivery again."""
-        response = yield from self._calls.response(Request("POST", f"{_delivery_path(delivery_id)}/resend"))
-        return decoded(response, WebhookDelivery)
-
-
-class WebhookMethods:
+class WebhookMethods(Methods):
     """The methods of :class:`~whisper_api.Client` for webhooks."""
-
-    _calls: Calls
-    _transport: Transport
-
-    @property
-    def _webhooks(self) -> WebhookCalls:
-        return WebhookCalls(self._calls)
 
     def webhooks(self) -> tuple[WebhookEndpoint, ...]:
         """The endpoints of the caller's key, the oldest first.
@@ -122,7 +41,7 @@ class WebhookMethods:
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._webhooks.endpoints())
+        return self._transport.run(self._calls.value("GET", "/webhooks", EndpointList)).webhooks
 
     def webhook(self, endpoint_id: str) -> WebhookEndpoint:
         """An endpoint of the caller's key.
@@ -131,7 +50,7 @@ class WebhookMethods:
             WebhookNotFound: there is no such endpoint, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._webhooks.endpoint(endpoint_id))
+        return self._transport.run(self._calls.value("GET", path_of("webhooks", endpoint_id), WebhookEndpoint))
 
     def create_webhook(
         self,
@@ -154,7 +73,7 @@ class WebhookMethods:
             RequestError: the server refused, or cannot be reached.
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
-        return self._transport.run(self._webhooks.create(values))
+        return self._transport.run(sent_endpoint(ONCE, "POST", "/webhooks", values))
 
     def change_webhook(
         self,
@@ -181,7 +100,8 @@ class WebhookMethods:
             InvalidOption, RequestError: as with :meth:`create_webhook`.
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
-        return self._transport.run(self._webhooks.change(endpoint_id, {**values, "enabled": enabled}))
+        path, values = path_of("webhooks", endpoint_id), {**values, "enabled": enabled}
+        return self._transport.run(sent_endpoint(self._calls, "PATCH", path, values))
 
     def delete_webhook(self, endpoint_id: str) -> None:
         """Delete an endpoint with its secrets and deliveries.
@@ -189,7 +109,7 @@ class WebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        self._transport.run(self._webhooks.delete(endpoint_id))
+        self._transport.run(self._calls.delete(path_of("webhooks", endpoint_id)))
 
     def webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
         """The secret that signs deliveries, for :func:`~whisper_api.verify_webhook`.
@@ -201,7 +121,7 @@ class WebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return self._transport.run(self._webhooks.secret(endpoint_id, rotate=False))
+        return self._transport.run(self._calls.value("GET", secret_path(endpoint_id), WebhookSecret))
 
     def rotate_webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
         """Make a new secret. For a day, deliveries have a signature of the secret before, too.
@@ -212,7 +132,7 @@ class WebhookMethods:
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return self._transport.run(self._webhooks.secret(endpoint_id, rotate=True))
+        return self._transport.run(ONCE.value("POST", f"{secret_path(endpoint_id)}/rotate", WebhookSecret))
 
     def test_webhook(self, endpoint_id: str) -> WebhookDelivery:
         """Send a test event to an endpoint, in one attempt; :meth:`webhook_delivery` says later what came of it.
@@ -224,7 +144,8 @@ class WebhookMethods:
             InvalidOption: the endpoint is disabled.
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return self._transport.run(self._webhooks.test(endpoint_id))
+        path = path_of("webhooks", endpoint_id, "test")
+        return self._transport.run(self._calls.value("POST", path, WebhookDelivery))
 
     def webhook_deliveries(
         self, state: DeliveryState | None = None, *, job_id: str | None = None, endpoint_id: str | None = None
@@ -239,13 +160,9 @@ class WebhookMethods:
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        params = delivery_search(state, job_id, endpoint_id)
-        while True:
-            page = self._transport.run(self._webhooks.page(params))
+        params = texts({"state": state, "job_id": job_id, "endpoint_id": endpoint_id})
+        for page in self._pages("/webhooks/deliveries", DeliveryPage, params):
             yield from page.deliveries
-            if page.next is None:
-                return
-            params["after"] = page.next
 
     def webhook_delivery(self, delivery_id: str) -> WebhookDelivery:
         """A delivery.
@@ -254,7 +171,8 @@ class WebhookMethods:
             DeliveryNotFound: there is no such delivery, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._webhooks.delivery(delivery_id))
+        path = path_of("webhooks", "deliveries", delivery_id)
+        return self._transport.run(self._calls.value("GET", path, WebhookDelivery))
 
     def resend_webhook(self, delivery_id: str) -> WebhookDelivery:
         """Send a delivery again, with the same id and all its attempts.
@@ -266,30 +184,23 @@ class WebhookMethods:
             InvalidOption: its endpoint is disabled, or its address was deleted with the texts of its job.
             DeliveryNotFound, RequestError: as with :meth:`webhook_delivery`.
         """
-        return self._transport.run(self._webhooks.resend(delivery_id))
+        path = path_of("webhooks", "deliveries", delivery_id, "resend")
+        return self._transport.run(self._calls.value("POST", path, WebhookDelivery))
 
 
-def delivery_search(state: DeliveryState | None, job_id: str | None, endpoint_id: str | None) -> dict[str, str]:
-    """The query of a search for deliveries.
+def sent_endpoint(calls: Calls, method: str, path: str, values: dict[str, Any]) -> Steps[WebhookEndpoint]:
+    """Send the fields of an endpoint.
 
     Args:
-        state: only deliveries in this state.
-        job_id: only deliveries of this job.
-        endpoint_id: only deliveries to this endpoint.
+        calls: sends the request.
+        method: method of the request.
+        path: path of the request.
+        values: the fields; None leaves a field out.
     """
-    query = {"state": state, "job_id": job_id, "endpoint_id": endpoint_id}
-    return {name: value for name, value in query.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    return calls.value(method, path, WebhookEndpoint, given, held_seconds=LOOKUP_SECONDS)
 
 
-def _with_body(method: str, path: str, values: dict[str, Any]) -> Request:
-    headers = {"Content-Type": "application/json"}
-    body = msgspec.json.encode({name: value for name, value in values.items() if value is not None})
-    return Request(method, path, headers=headers, body=body, held_seconds=LOOKUP_SECONDS)
-
-
-def _path(endpoint_id: str) -> str:
-    return f"/webhooks/{quote(endpoint_id, safe='')}"
-
-
-def _delivery_path(delivery_id: str) -> str:
-    return f"/webhooks/deliveries/{quote(delivery_id, safe='')}"
+def secret_path(endpoint_id: str | None) -> str:
+    """The path of the secret of an endpoint; for None, of the key's own secret."""
+    return "/webhooks/secret" if endpoint_id is None else path_of("webhooks", endpoint_id, "secret")

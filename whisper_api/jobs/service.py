@@ -17,7 +17,7 @@ from whisper_api.errors import (
     JobNotFound,
     ResultGone,
 )
-from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus, rfc3339
+from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
 from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import checked
 from whisper_api.jobs.events import Watch
@@ -33,6 +33,7 @@ from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.outbound.connecting import hosts_in
+from whisper_api.records import rfc3339, rfc3339_or_none
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
@@ -411,8 +412,8 @@ def _status(
         status=job.state,
         queue_position=position,
         created_at=rfc3339(job.created_at),
-        started_at=None if job.started_at is None else rfc3339(job.started_at),
-        finished_at=None if job.finished_at is None else rfc3339(job.finished_at),
+        started_at=rfc3339_or_none(job.started_at),
+        finished_at=rfc3339_or_none(job.finished_at),
         progress=progress,
         stage=stage,
         eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),

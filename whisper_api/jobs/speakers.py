@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
-from whisper_api.job_values import rfc3339
 from whisper_api.jobs.executor import Executor
+from whisper_api.records import rfc3339
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.speakers import KnownVoice
 from whisper_api.voices import Speaker, VoiceEmbedding, checked_name

@@ -9,8 +9,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from whisper_api.formats import rendered
-from whisper_api.job_values import JobResult, job_result, rfc3339
+from whisper_api.job_values import JobResult, job_result
 from whisper_api.jobs.results import corrected
+from whisper_api.records import rfc3339
 from whisper_api.store.deliveries import EVENT_OF, Delivery
 from whisper_api.store.jobs import JobStore
 from whisper_api.webhooks import WebhookData, WebhookEvent
@@ -47,10 +48,9 @@ class Bodies:
             return self._encoded(delivery, WebhookData(endpoint_id=delivery.endpoint_id or UNSET))
         state, path = STATE_OF[delivery.type], f"/transcription/{delivery.job_id}"
         data = WebhookData(job_id=delivery.job_id, status=state, status_url=path)
-        if state != "Completed":
-            return self._encoded(delivery, data)
-        data = replace(data, result_url=f"{path}/result")
-        if not delivery.include_result:
+        if state == "Completed":
+            data = replace(data, result_url=f"{path}/result")
+        if state != "Completed" or not delivery.include_result:
             return self._encoded(delivery, data)
         with self._rendering:
             result = self._result(delivery.job_id)

@@ -8,16 +8,17 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from whisper_api.errors import DeliveryNotFound, InvalidOption, WebhookNotFound
-from whisper_api.job_values import rfc3339
+from whisper_api.errors import InvalidOption
 from whisper_api.outbound.addresses import is_public
 from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules, NotReachable
 from whisper_api.outbound.urls import UrlRefused, host_of, target_of
+from whisper_api.records import rfc3339, rfc3339_or_none
 from whisper_api.store.deliveries import Delivery, DeliveryFilter
 from whisper_api.store.job_search import cursor_of, seq_of
 from whisper_api.store.jobs import JobStore
@@ -40,6 +41,7 @@ MAX_DESCRIPTION_CHARACTERS = 255
 MAX_PAGE = 1000
 # The secret before signs for this long, too.
 ROTATION_SECONDS = 24 * 3600.0
+NOT_PUBLIC = "its host must have a public address, or be one of WEBHOOK_PRIVATE_HOSTS"
 
 
 class EndpointChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,7 @@ class Webhooks:
             owner: id of the key.
             endpoint_id: id of the endpoint.
         """
-        return _shown_endpoint(self._endpoint(owner, endpoint_id))
+        return _shown_endpoint(self._store.endpoint(owner, endpoint_id))
 
     def create(self, owner: str, url: str, values: EndpointChange) -> WebhookEndpoint:
         """Make an endpoint. Blocks while the name of its host is looked up.
@@ -100,17 +102,11 @@ class Webhooks:
             InvalidOption: a value cannot be used, the host has no address that the server may connect to, or the owner
                 has the most endpoints already.
         """
-        now = time.time()
-        blank = Endpoint(
-            endpoint_id=str(uuid.uuid4()),
-            owner=owner,
-            url="",
-            events=EVENTS,
-            secrets=SecretPair(secret=new_secret()),
-            created_at=now,
-            updated_at=now,
+        given = {"events": EVENTS, **self._checked(replace(values, url=url))}
+        now, secrets = time.time(), SecretPair(secret=new_secret())
+        endpoint = Endpoint(
+            endpoint_id=str(uuid.uuid4()), owner=owner, secrets=secrets, created_at=now, updated_at=now, **given
         )
-        endpoint = self._changed(blank, replace(values, url=url), now)
         if not self._store.add_endpoint(endpoint, most=MAX_ENDPOINTS):
             raise InvalidOption("url", f"there are {MAX_ENDPOINTS} endpoints already: delete one first")
         log.info("webhook endpoint created", extra={"endpoint_id": endpoint.endpoint_id})
@@ -127,16 +123,10 @@ class Webhooks:
         Raises:
             InvalidOption: a value cannot be used, or the host has no address that the server may connect to.
         """
-        now = time.time()
-        # Outside the transaction, because a name is looked up.
-        self._changed(self._endpoint(owner, endpoint_id), values, now)
-        unchecked = replace(values, url=UNSET)
-
-        def change(found: Endpoint) -> Endpoint:
-            url = found.url if values.url is UNSET else values.url
-            return self._changed(replace(found, url=url), unchecked, now)
-
-        return _shown_endpoint(self._store.change_endpoint(owner, endpoint_id, change))
+        # First, so that no name is looked up in vain. The lookup stays outside of the transaction.
+        self._store.endpoint(owner, endpoint_id)
+        given = {**self._checked(values), "updated_at": time.time()}
+        return _shown_endpoint(self._store.change_endpoint(owner, endpoint_id, lambda found: replace(found, **given)))
 
     def delete(self, owner: str, endpoint_id: str) -> None:
         """Delete an endpoint with its secrets and deliveries.
@@ -145,8 +135,7 @@ class Webhooks:
             owner: id of the key.
             endpoint_id: id of the endpoint.
         """
-        if not self._store.delete_endpoint(owner, endpoint_id):
-            raise WebhookNotFound(f"Webhook endpoint not found: {endpoint_id[:64]}")
+        self._store.delete_endpoint(owner, endpoint_id)
 
     def secret(self, owner: str, endpoint_id: str | None = None) -> WebhookSecret:
         """The secret that signs deliveries.
@@ -157,7 +146,7 @@ class Webhooks:
                 ``webhook_url`` of its jobs. It is made when it is needed first.
         """
         if endpoint_id is not None:
-            return _shown_secret(self._endpoint(owner, endpoint_id).secrets)
+            return _shown_secret(self._store.endpoint(owner, endpoint_id).secrets)
         return _shown_secret(self._own_secrets(owner))
 
     def rotate(self, owner: str, endpoint_id: str | None = None) -> WebhookSecret:
@@ -229,10 +218,7 @@ class Webhooks:
         Raises:
             DeliveryNotFound: there is no such delivery.
         """
-        found = self._store.delivery(owner, delivery_id)
-        if found is None:
-            raise DeliveryNotFound(f"Webhook delivery not found: {delivery_id[:64]}")
-        return _shown_delivery(found)
+        return _shown_delivery(self._store.delivery(owner, delivery_id))
 
     def resend(self, owner: str | None, delivery_id: str) -> WebhookDelivery:
         """Send a delivery again, with the same id and all its attempts, whatever became of it before.
@@ -255,14 +241,8 @@ class Webhooks:
     def _own_secrets(self, owner: str) -> SecretPair:
         return self._store.signing_secrets(owner, lambda pair: pair or SecretPair(secret=new_secret()))
 
-    def _endpoint(self, owner: str, endpoint_id: str) -> Endpoint:
-        found = self._store.endpoint(owner, endpoint_id)
-        if found is None:
-            raise WebhookNotFound(f"Webhook endpoint not found: {endpoint_id[:64]}")
-        return found
-
-    def _changed(self, endpoint: Endpoint, values: EndpointChange, now: float) -> Endpoint:
-        """An endpoint with new values, which are checked."""
+    def _checked(self, values: EndpointChange) -> dict[str, Any]:
+        """The fields of an endpoint that get new values."""
         given = {name: value for name in values.__struct_fields__ if (value := getattr(values, name)) is not UNSET}
         if "url" in given:
             checked_url("url", given["url"], self._private_hosts)
@@ -275,16 +255,14 @@ class Webhooks:
             raise InvalidOption("description", f"expected at most {MAX_DESCRIPTION_CHARACTERS} characters")
         if given.get("enabled"):
             given["disabled_reason"] = None
-        return replace(endpoint, **given, updated_at=now)
+        return given
 
     def _check_host(self, url: str) -> None:
         rules = ConnectRules(LOOKUP_SECONDS, self._private_hosts, lookup_seconds=LOOKUP_SECONDS)
         try:
             Connector(rules).allowed_addresses(*host_of(target_of(url)))
         except NotReachable:
-            raise InvalidOption(
-                "url", "its host must have a public address, or be one of WEBHOOK_PRIVATE_HOSTS"
-            ) from None
+            raise InvalidOption("url", NOT_PUBLIC) from None
 
 
 def checked_url(field: str, url: str, private_hosts: Collection[str]) -> str:
@@ -309,7 +287,7 @@ def checked_url(field: str, url: str, private_hosts: Collection[str]) -> str:
     if not {host, name, f"{name}:{port}"}.intersection(private_hosts):
         with contextlib.suppress(ValueError):
             if not is_public(ipaddress.ip_address(host)):
-                raise InvalidOption(field, "its host must have a public address, or be one of WEBHOOK_PRIVATE_HOSTS")
+                raise InvalidOption(field, NOT_PUBLIC)
     return url
 
 
@@ -345,11 +323,7 @@ def _shown_delivery(delivery: Delivery) -> WebhookDelivery:
         last_status=delivery.last_status,
         last_error=delivery.last_error,
         created_at=rfc3339(delivery.created_at),
-        last_attempt_at=_time(delivery.last_attempt_at),
-        next_attempt_at=_time(delivery.next_attempt_at),
-        ended_at=_time(delivery.ended_at),
+        last_attempt_at=rfc3339_or_none(delivery.last_attempt_at),
+        next_attempt_at=rfc3339_or_none(delivery.next_attempt_at),
+        ended_at=rfc3339_or_none(delivery.ended_at),
     )
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else rfc3339(seconds)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from whisper_api.errors import DeliveryNotFound, InvalidOption, StorageError, WebhookNotFound
+from whisper_api.errors import DeliveryNotFound, InvalidOption, StorageError
 from whisper_api.job_values import JobState
 from whisper_api.store.rows import Job
 from whisper_api.store.texts import JobText, padded
@@ -178,28 +179,21 @@ class DeliveryTable(WebhookTable):
             now: seconds since 1970.
 
         Raises:
-            WebhookNotFound: the owner has no such endpoint.
             InvalidOption: the endpoint is disabled.
         """
         with self.database.write() as connection:
-            found = [each for each in endpoints_in(connection, owner) if each.endpoint_id == endpoint_id]
-            if not found:
-                raise WebhookNotFound(f"Webhook endpoint not found: {endpoint_id[:64]}")
-            _check_enabled(found[0])
-            row = _row(owner, None, endpoint_id, TEST_EVENT, found[0].url, None, now)
+            endpoint = self._endpoint_in(connection, owner, endpoint_id)
+            _check_enabled(endpoint)
+            row = _row(owner, None, endpoint_id, TEST_EVENT, endpoint.url, None, now)
             connection.execute(_INSERT, row)
-            delivery = _delivery(connection.execute(f"{_SELECT} WHERE delivery_id = ?", row[:1]).fetchone())
+            delivery = _find(connection, owner, str(row[0]))
         self.announced()
         return delivery
 
-    def delivery(self, owner: str | None, delivery_id: str) -> Delivery | None:
-        """A delivery of an owner; of any owner for None."""
-        rows = self._rows(
-            f"{_SELECT} WHERE delivery_id = ? AND webhook_deliveries.owner = COALESCE(?, webhook_deliveries.owner)",
-            delivery_id,
-            owner,
-        )
-        return _delivery(rows[0]) if rows else None
+    def delivery(self, owner: str | None, delivery_id: str) -> Delivery:
+        """A delivery of an owner, or of any owner for None. Raises DeliveryNotFound when there is none."""
+        with self.database.read() as connection:
+            return _find(connection, owner, delivery_id)
 
     def deliveries(
         self, owner: str | None, filter: DeliveryFilter, *, limit: int, before_seq: int | None = None
@@ -237,10 +231,7 @@ class DeliveryTable(WebhookTable):
             InvalidOption: its address was deleted, or its endpoint is disabled.
         """
         with self.database.write() as connection:
-            row = connection.execute(f"{_SELECT} WHERE delivery_id = ?", (delivery_id,)).fetchone()
-            if row is None or (owner is not None and row["owner"] != owner):
-                raise DeliveryNotFound(f"Webhook delivery not found: {delivery_id[:64]}")
-            found = _delivery(row)
+            found = _find(connection, owner, delivery_id)
             if found.url is None:
                 raise InvalidOption("delivery_id", "the address of this delivery was deleted with the texts of its job")
             if found.endpoint is not None:
@@ -250,11 +241,8 @@ class DeliveryTable(WebhookTable):
                 " WHERE seq = ?",
                 (now, found.seq),
             )
-            again = _delivery(
-                connection.execute(f"{_SELECT} WHERE webhook_deliveries.seq = ?", (found.seq,)).fetchone()
-            )
         self.announced()
-        return again
+        return replace(found, state="Pending", step=0, next_attempt_at=now, ended_at=None)
 
     def due_deliveries(
         self, now: float, *, limit: int, seqs: Collection[int], targets: Collection[str], owners: Collection[str]
@@ -355,6 +343,13 @@ def _row(
     owner: str, job_id: str | None, endpoint_id: str | None, event: str, url: str, address: bytes | None, now: float
 ) -> tuple[object, ...]:
     return (f"msg_{uuid.uuid4().hex}", owner, job_id, endpoint_id, event, now, target_digest(url), now, address)
+
+
+def _find(connection: sqlite3.Connection, owner: str | None, delivery_id: str) -> Delivery:
+    row = connection.execute(f"{_SELECT} WHERE delivery_id = ?", (delivery_id,)).fetchone()
+    if row is None or (owner is not None and row["owner"] != owner):
+        raise DeliveryNotFound(f"Webhook delivery not found: {delivery_id[:64]}")
+    return _delivery(row)
 
 
 def _delivery(row: Any) -> Delivery:

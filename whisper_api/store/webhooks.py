@@ -86,7 +86,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebhookTable(Tables):
-    """Endpoints and secrets."""
+    """Endpoints and secrets. A method with an ``endpoint_id`` raises WebhookNotFound when the owner has no such one."""
 
     def add_endpoint(self, endpoint: Endpoint, *, most: int) -> bool:
         """Add an endpoint.
@@ -120,10 +120,10 @@ class WebhookTable(Tables):
         with self.database.read() as connection:
             return endpoints_in(connection, owner)
 
-    def endpoint(self, owner: str, endpoint_id: str) -> Endpoint | None:
+    def endpoint(self, owner: str, endpoint_id: str) -> Endpoint:
         """An endpoint of an owner."""
         with self.database.read() as connection:
-            return _find(connection, owner, endpoint_id)
+            return self._endpoint_in(connection, owner, endpoint_id)
 
     def change_endpoint(self, owner: str, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         """Replace an endpoint. When it is disabled, its pending deliveries are given up.
@@ -132,14 +132,9 @@ class WebhookTable(Tables):
             owner: owner of the endpoint.
             endpoint_id: id of the endpoint.
             change: makes the new endpoint from the stored one.
-
-        Raises:
-            WebhookNotFound: the owner has no such endpoint.
         """
         with self.database.write() as connection:
-            before = _find(connection, owner, endpoint_id)
-            if before is None:
-                raise _not_found(endpoint_id)
+            before = self._endpoint_in(connection, owner, endpoint_id)
             after = change(before)
             connection.execute(
                 "UPDATE webhook_endpoints SET content = ? WHERE endpoint_id = ?", (_content(after), endpoint_id)
@@ -157,9 +152,10 @@ class WebhookTable(Tables):
                 )
         return after
 
-    def delete_endpoint(self, owner: str, endpoint_id: str) -> bool:
-        """Delete an endpoint with its deliveries; whether there was one."""
-        return self._change("DELETE FROM webhook_endpoints WHERE owner = ? AND endpoint_id = ?", owner, endpoint_id)
+    def delete_endpoint(self, owner: str, endpoint_id: str) -> None:
+        """Delete an endpoint with its deliveries."""
+        if not self._change("DELETE FROM webhook_endpoints WHERE owner = ? AND endpoint_id = ?", owner, endpoint_id):
+            raise _not_found(endpoint_id)
 
     def signing_secrets(self, owner: str, change: Callable[[SecretPair | None], SecretPair]) -> SecretPair:
         """The owner's own secrets, which sign deliveries without an endpoint.
@@ -185,6 +181,13 @@ class WebhookTable(Tables):
                 (owner, padded(msgspec.json.encode(pair))),
             )
         return pair
+
+    def _endpoint_in(self, connection: sqlite3.Connection, owner: str, endpoint_id: str) -> Endpoint:
+        query = "SELECT content FROM webhook_endpoints WHERE owner = ? AND endpoint_id = ?"
+        row = connection.execute(query, (owner, endpoint_id)).fetchone()
+        if row is None:
+            raise _not_found(endpoint_id)
+        return endpoint_of(row["content"])
 
 
 def endpoints_in(connection: sqlite3.Connection, owner: str) -> list[Endpoint]:
@@ -225,13 +228,6 @@ def forget_webhooks(connection: sqlite3.Connection, owner: str) -> None:
     """
     for table in ("webhook_deliveries", "webhook_endpoints", "webhook_secrets"):
         connection.execute(f"DELETE FROM {table} WHERE owner = ?", (owner,))
-
-
-def _find(connection: sqlite3.Connection, owner: str, endpoint_id: str) -> Endpoint | None:
-    row = connection.execute(
-        "SELECT content FROM webhook_endpoints WHERE owner = ? AND endpoint_id = ?", (owner, endpoint_id)
-    ).fetchone()
-    return None if row is None else endpoint_of(row["content"])
 
 
 def _content(endpoint: Endpoint) -> bytes:
