@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from whisper_api.config import settings
@@ -39,6 +42,21 @@ def test_the_image_is_built_from_what_is_sent_to_the_builder() -> None:
     assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= set(names)
     assert {"cpu", "cuda"} <= set(names)
     assert "\nUSER whisper\n" in DOCKERFILE
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_steps_of_an_image_can_be_run_without_a_container_engine(target: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "try_image.py"), str(tmp_path), "--target", target, "--plan"]
+    steps = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    # Each stage before those that begin with it or copy from it, and every step of theirs once.
+    begun = [line.split()[0] for line in steps if line.split()[1] == "FROM"]
+    assert begun == ["runtime", "source", f"build-{target}", target]
+    assert len(steps) == len(set(steps))
+    written = re.sub(r"\\\n", " ", re.sub(r"^ *#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
+    for line in written.splitlines():
+        foreign = ("build-cuda",) if target == "cpu" else ("build-cpu", "TORCH_INDEX")
+        if line.startswith(("RUN", "COPY")) and not any(word in line for word in foreign):
+            assert any(step.endswith(line.partition(" ")[2].strip()) for step in steps), line
 
 
 def test_the_lock_as_constraints_has_versions_only() -> None:

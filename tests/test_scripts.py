@@ -72,7 +72,11 @@ PARTS = {
     "stage_sides.py": "bench_stages.py",
 }
 # Scripts with a file of tests of their own.
-TESTED = {"fuzz_decoder.py": "test_fuzz_decoder.py", "try_clients.py": "test_try_clients.py"}
+TESTED = {
+    "fuzz_decoder.py": "test_fuzz_decoder.py",
+    "try_clients.py": "test_try_clients.py",
+    "try_image.py": "test_deploy.py",
+}
 # They install the project before they do anything, so only their syntax is looked at.
 SHELL = {"lint", "quickstart", "setup.sh", "test"}
 
