@@ -16,6 +16,7 @@ import difflib
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,7 @@ def report(name: str, folder: Path, items: list[dict[str, Any]], transcribe: Cal
     words: Counter[str] = Counter()
     starts: list[float] = []
     ends: list[float] = []
+    begun = time.process_time()
     for item in items:
         language = item["language"]
         text, timed = transcribe(folder / item["file"], language)
@@ -121,7 +123,8 @@ def report(name: str, folder: Path, items: list[dict[str, Any]], transcribe: Cal
         words[language] += len(normalize(item["text"]).split())
         if item.get("words") and timed:
             differences(timed, [(w["word"], w["start"], w["end"]) for w in item["words"]], starts, ends)
-    print(f"{name}: word errors", ", ".join(f"{code} {errors[code]}/{words[code]}" for code in words), flush=True)
+    told = ", ".join(f"{code} {errors[code]}/{words[code]}" for code in words)
+    print(f"{name}: word errors {told}; {time.process_time() - begun:.1f} CPU-s", flush=True)
     for edge, found in (("starts", starts), ("ends", ends)):
         if found:
             size = np.abs(found) * 1000

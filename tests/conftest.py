@@ -44,6 +44,7 @@ LONG_FILES = (
     "tests/engine/test_fork.py",
     "tests/server/test_crash.py",
     "tests/server/test_slow_uploads.py",
+    "tests/server/test_webhook_crash.py",
     "tests/page/test_setbacks.py",
     "tests/page/test_looks.py",
     "tests/page/test_reading.py",

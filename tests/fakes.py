@@ -20,6 +20,7 @@ from whisper_api.job_values import FINAL_STATES, JobStatus
 from whisper_api.jobs.service import JobService, Reservation, Submission
 from whisper_api.schema import Transcript, TranscriptionOptions
 from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
+from whisper_api.telemetry import Tracing
 from whisper_api.testing import FakeExecutor
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ def new_service(
     *,
     store: Callable[[Path], JobStore] = JobStore,
     retry: float = 0.02,
+    tracing: Tracing | None = None,
     **settings: Any,
 ) -> JobService:
     """A service that is not started."""
@@ -66,6 +68,7 @@ def new_service(
         executor if executor is not None else FakeExecutor(),
         preload_retry_seconds=(retry,),
         write_retry_seconds=retry,
+        tracing=tracing,
     )
 
 

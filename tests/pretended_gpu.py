@@ -27,6 +27,7 @@ def run_on_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
             threads=source.threads,
             lanes=source.lanes,
             offline=True,
+            encoder=source.encoder,
         )
 
     monkeypatch.setattr(WhisperSource, "load", load)

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.coercion import convert, expected
-from whisper_api.config import ComputeType, Config, Loaded, OutputFormat, Setting, describe, format_value, settings
+from whisper_api.config import (
+    RELOADABLE,
+    ComputeType,
+    Config,
+    Loaded,
+    OutputFormat,
+    Setting,
+    describe,
+    format_value,
+    settings,
+)
 from whisper_api.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -297,6 +307,15 @@ def test_the_shipped_file_gives_the_defaults() -> None:
         if setting.key != "HF_TOKEN":
             assert getattr(loaded.config, setting.attribute) == default, setting.key
     assert loaded.warnings == ()
+
+
+def test_the_documents_name_the_keys_that_a_running_server_changes() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- reloadable -->\n(.*)\n<!-- /reloadable -->", text, re.DOTALL)
+    assert found is not None
+    names = re.findall(r"`([A-Z_]+)`", found[1])
+    assert names == [setting.key for setting in settings() if setting.key in RELOADABLE]
+    assert set(names) == RELOADABLE
 
 
 def test_the_documents_have_every_key_with_its_default_and_meaning() -> None:

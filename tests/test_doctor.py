@@ -212,7 +212,7 @@ def test_a_gpu_whose_kernels_do_not_run_is_reported_with_what_to_install(monkeyp
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     for problem, state in (("torch has no code for GPU 0", "failed"), (None, "ok")):
-        monkeypatch.setattr("whisper_api.engine.worker.device.cuda_problem", lambda index, problem=problem: problem)
+        monkeypatch.setattr(checks, "cuda_problem", lambda index, problem=problem: problem)
         check = attempt("cuda, for torch", checks._cuda_of_torch)  # noqa: SLF001
         assert check.state == state
         assert "Old (8 GB)" in check.detail

@@ -12,17 +12,23 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
 import pytest
 
 import whisper_api
-from whisper_api import errors, job_values, schema
+from whisper_api import errors, job_values, key_values, schema
+from whisper_api.audit_records import AuditRecord
 from whisper_api.config import Config
 from whisper_api.formats import RenderOptions
+from whisper_api.server.responses.problems import QUOTA_EXCEEDED
 from whisper_api.store.rows import Job
+from whisper_api.store.usage import Allowance
+from whisper_api.usage_records import QuotaUse, Usage, UsageRow
 from whisper_api.voices import Speaker, VoiceEmbedding, VoiceSample
+from whisper_api.webhooks import WebhookData, WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret
 
 
 def test_the_docstring_draws_every_error_below_its_base() -> None:
@@ -76,6 +82,9 @@ def argument(parameter: inspect.Parameter, number: int) -> Any:
         "str | None": f"text of {parameter.name}",
         "Mapping[str, str] | None": {"Retry-After": str(number)},
         "tuple[FileOutcome, ...] | None": (),
+        "tuple[str, ...]": (f"text of {parameter.name}",),
+        "ProblemType | None": QUOTA_EXCEEDED,
+        "Sequence[tuple[Allowance, float]]": [(Allowance("jobs-day", "jobs", 1, "2026-01-02"), 1.0)],
         "Exception": OSError("the disk is gone"),
         "WhisperApiError": errors.OutOfMemory(f"text of {parameter.name}"),
         "Job": Job(
@@ -169,6 +178,20 @@ def test_a_process_pool_hands_over_the_error_that_was_raised() -> None:
             assert vars(caught.value).items() >= vars(error).items()
 
 
+def webhook_endpoint() -> WebhookEndpoint:
+    return WebhookEndpoint(
+        endpoint_id="e",
+        url="https://example.com",
+        events=("transcription.failed",),
+        include_result=True,
+        description="a note",
+        enabled=False,
+        disabled_reason="the receiver answered 410",
+        created_at="2026-01-02T00:00:00Z",
+        updated_at="2026-01-02T00:00:00Z",
+    )
+
+
 def values() -> Iterator[object]:
     """A value of every public type, with every field set."""
     word = schema.Word(word="hello", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00")
@@ -212,10 +235,51 @@ def values() -> Iterator[object]:
         Config(port=0, hf_token="secret"),
     )
     yield schema.Progress(0.5, "asr")
+    row = UsageRow(
+        day="2026-01-02", key_id="k", model="base", requests=1, jobs=1, audio_seconds=1.0, compute_seconds=0.5
+    )
+    yield Usage(
+        since="2026-01-01",
+        until="2026-01-02",
+        rows=(row,),
+        requests=1,
+        jobs=1,
+        audio_seconds=1.0,
+        compute_seconds=0.5,
+        quotas=(QuotaUse(policy="jobs-day", unit="jobs", limit=2, remaining=1, reset_seconds=60),),
+    )
+    yield AuditRecord(time=datetime.now(timezone.utc), action="job.read", actor="key", target="j", status=200)
     yield job_values.Vocabulary(name="clients", terms=("Ada", "Bo"))
+    key = key_values.AccessKey(key_id="0" * 8, name="a", role="user", state="active", created_at="2026-01-02T00:00:00Z")
+    yield key
+    yield key_values.KeyWithSecret(key=key, token="wk_secret")
+    yield key_values.NewKey(name="a", expires_at=datetime(2030, 1, 2, tzinfo=timezone.utc), scopes=("read",))
+    yield key_values.KeyChange(rate=None)
     yield schema.PartialSegments(index=0, aligned=True, segments=(segment,))
     yield job_values.job_result(transcript, "hello", ("a warning",), {"key": "value"})
     yield job_values.JobStatus(job_id="j", status="Queued", created_at="2026-01-02T00:00:00Z", metadata={"a": [1]})
+    yield (endpoint := webhook_endpoint())
+    yield WebhookSecret(secret="whsec_AAAA", previous_until="2026-01-02T00:00:00Z")
+    yield WebhookEvent(
+        type="transcription.completed",
+        timestamp="2026-01-02T00:00:00Z",
+        data=WebhookData(job_id="j", status="Completed", status_url="/j", result_omitted="gone"),
+    )
+    yield WebhookDelivery(
+        delivery_id="msg_1",
+        type="webhook.test",
+        job_id=None,
+        endpoint_id=endpoint.endpoint_id,
+        url=endpoint.url,
+        state="Failed",
+        attempts=1,
+        last_status=410,
+        last_error="the receiver answered 410",
+        created_at="2026-01-02T00:00:00Z",
+        last_attempt_at="2026-01-02T00:00:00Z",
+        next_attempt_at=None,
+        ended_at="2026-01-02T00:00:00Z",
+    )
     yield job_values.JobQueuedEvent(job_id="j", queue_position=2)
     yield job_values.JobProgressEvent(job_id="j", progress=0.5, stage="asr", eta_seconds=1.0)
     yield job_values.JobSegmentEvent(job_id="j", index=0, aligned=False, segments=(job_values.result_segment(segment),))

@@ -10,20 +10,29 @@ PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
-VALUES = {"errors", "records", "schema", "job_values", "voices"}
+VALUES = {
+    *("errors", "records", "schema", "job_values", "key_values", "usage_records", "voices", "audit_records"),
+    *("trace_context", "webhooks"),
+}
 # How words stand in a text and in time: functions of the schema's values.
 WORDS = {"time_order", "word_spacing", "speaker_turns"}
 SETTINGS = {"coercion", "config", "permissions"}
 ENGINE = VALUES | WORDS | SETTINGS | {"engine"}
 STORE = VALUES | SETTINGS | {"store"}
-JOBS = ENGINE | STORE | {"access", "formats", "jobs", "subtitles", "telemetry"}
+JOBS = ENGINE | STORE | {"access", "formats", "jobs", "outbound", "subtitles", "telemetry"}
 # Each part of the package, and which others it may import. A part may always import itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "schema": {"errors", "records"},
     "job_values": {"errors", "records", "schema"},
+    "key_values": {"errors", "records"},
+    "usage_records": {"errors", "records"},
     "voices": {"errors", "records", "schema"},
+    "audit_records": {"errors", "records"},
+    "trace_context": set(),
+    "webhooks": {"errors", "job_values", "records"},
+    "outbound": {"errors"},
     "coercion": set(),
     "config": {"coercion", "errors"},
     "permissions": VALUES | SETTINGS,
@@ -34,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "reading": VALUES | WORDS | {"subtitles"},
     "formats": VALUES | WORDS | {"reading", "subtitles"},
     "logs": SETTINGS,
-    "telemetry": {"engine"},
+    "telemetry": {"engine", "errors", "logs", "trace_context"},
     "engine": ENGINE,
     "store": STORE,
     "access": STORE,

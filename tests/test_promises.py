@@ -33,6 +33,9 @@ from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.jobs.webhook_sender import DELAYS
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
 
 if sys.version_info >= (3, 11):
@@ -128,8 +131,8 @@ def texts() -> Mapping[str, str]:
     found = {"help": _help()}
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        # Held by test_config.py and test_docs.py.
-        for part in ("configuration", "errors", "comparison", "presets"):
+        # Held by test_config.py, test_docs.py and test_batch_memory.py.
+        for part in ("configuration", "errors", "comparison", "presets", "batches"):
             if f"<!-- {part} -->" in text:
                 text = text.replace(between(text, part), "")
         found[path.relative_to(ROOT).as_posix()] = re.sub(r"`[^`]*`|\]\([^)]*\)", "``", prose(text))
@@ -272,6 +275,18 @@ PROMISES = (
         tests=("test_the_mean_has_length_one_and_leans_to_the_longer_recordings",),
     ),
     Promise(
+        r"docs/operations",
+        r"(\d+) hours by default, (\d+) days at most",
+        lambda: (DEFAULT_GRACE_SECONDS / 3600, MAX_GRACE_SECONDS / 86400),
+        ("test_a_rotation_prints_the_new_key_and_lists_how_long_the_old_one_lives", "test_a_grace_has_bounds"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"a grace of (\d+) seconds",
+        lambda: (constant("access", "LEAST_ADMIN_GRACE_SECONDS"),),
+        ("test_the_last_administrators_key_is_not_rotated_without_grace",),
+    ),
+    Promise(
         r"docs/api",
         r"has up to (\d+) vocabularies of up to (\d+) terms of up to (\d+) characters",
         lambda: tuple(constant("jobs", f"MAX_{name}") for name in ("VOCABULARIES", "TERMS", "TERM_CHARACTERS")),
@@ -304,7 +319,7 @@ PROMISES = (
     Promise(
         r"docs/api",
         r"after the same (\d+) seconds",
-        lambda: (constant("server/uploads/fetch", "LOOKUP_SECONDS"),),
+        lambda: (constant("outbound", "LOOKUP_SECONDS"),),
         ("test_a_forbidden_host_has_the_same_error_as_an_unknown_host",),
     ),
     Promise(
@@ -327,6 +342,68 @@ PROMISES = (
         r"(\d+)-bit\s+little-endian, mono, (\d+) kHz",
         lambda: (8 * constant("server/uploads", "SAMPLE_BYTES"), constant("", "SAMPLE_RATE") / 1000),
         ("test_headerless_samples_become_subtitles",),
+    ),
+    # Webhooks
+    Promise(
+        r"docs/webhooks",
+        r"up to (\d+) endpoints",
+        lambda: (constant("jobs", "MAX_ENDPOINTS"),),
+        ("test_limits_of_endpoints_are_named",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"larger than (\d+) MB",
+        lambda: (constant("jobs", "MAX_RESULT_BYTES") / (1 << 20),),
+        ("test_the_result_comes_along_on_request_unless_it_is_too_large_or_gone",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"than (\d+) minutes away",
+        lambda: (constant("", "TOLERANCE_SECONDS") / 60,),
+        ("test_old_and_future_requests_are_refused_after_five_minutes",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"2xx within (\d+) seconds",
+        lambda: (constant("jobs", "ATTEMPT_SECONDS"),),
+        ("test_a_receiver_that_never_answers_is_left_after_a_time",),
+    ),
+    Promise(r"docs/webhooks", r"\b2xx\b", tests=("test_an_attempt_comes_by_itself_when_it_is_due",)),
+    Promise(
+        r"docs/webhooks",
+        r"for so long, up to (\d+) hours",
+        lambda: (constant("jobs", "LONGEST_RETRY_AFTER") / 3600,),
+        ("test_pauses_grow_vary_and_heed_the_receiver",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"(\d+) attempts are made, with pauses of (\d+) seconds, (\d+) and (\d+) minutes, "
+        r"and (\d+), (\d+), (\d+), (\d+), (\d+) and (\d+) hours: about (\d+) days",
+        lambda: (
+            len(DELAYS) + 1,
+            DELAYS[0],
+            *(seconds / 60 for seconds in DELAYS[1:3]),
+            *(seconds / 3600 for seconds in DELAYS[3:]),
+            round(sum(DELAYS) / 86400),
+        ),
+        ("test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_visibly",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"at most (\d+) attempts run at a time, (\d+) of them to one host and (\d+) for one key",
+        lambda: tuple(constant("jobs", name) for name in ("THREADS", "PER_TARGET", "PER_OWNER")),
+        ("test_slow_receivers_stop_no_other_and_get_few_requests_at_once",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"For (\d+) hours deliveries are signed with both",
+        lambda: (constant("jobs", "ROTATION_SECONDS") / 3600,),
+        ("test_two_secrets_sign_while_one_is_rotated",),
+    ),
+    Promise(
+        r"docs/webhooks",
+        r"Two ways to name",
+        tests=("test_each_end_of_a_job_is_an_event",),
     ),
     # Engine
     Promise(
@@ -492,6 +569,23 @@ PROMISES = (
         lambda: (constant("server/realtime", "HEARTBEAT_SECONDS"),),
         ("test_a_stream_ends_soon_after_its_key_was_revoked",),
     ),
+    Promise(
+        r"docs/operations",
+        r"more than a quarter of the free memory|takes another 1\.3 GB",
+        tests=("test_without_the_memory_for_it_ctranslate2_encodes", "test_the_document_tells_the_largest_batches"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"up to (\d+) windows",
+        lambda: (max(SIZES),),
+        ("test_it_is_that_of_long_windows_on_all_lanes_at_once",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"windows of (\d+) s\s+that fit into the batch of one of (\d+) lanes",
+        lambda: (constant("engine", "WINDOW_SECONDS"), constant("engine", "GPU_LANES")),
+        ("test_the_document_tells_the_largest_batches",),
+    ),
     Promise(r"docs/operations", r"mode 0700", tests=("test_only_the_user_of_the_server_can_open_its_files",)),
     Promise(
         r"docs/operations",
@@ -543,7 +637,53 @@ PROMISES = (
         tests=("test_connections_and_their_uploads_fit_the_files_that_may_be_open",),
     ),
     Promise(r"docs/operations", r"`` to 0\b", tests=(SENTINELS,)),
+    Promise(
+        r"docs/operations",
+        r"at most (\d+) seconds for the collector",
+        lambda: (constant("telemetry", "FLUSH_SECONDS"),),
+        ("test_a_collector_that_does_not_answer_holds_up_the_stop_for_a_bounded_time",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"less than (\d+) days and a clock that is off by more than (\d+) seconds",
+        lambda: (constant("cli/doctor", "FEW_DAYS"), constant("cli/doctor", "SKEW_SECONDS")),
+        ("test_the_end_of_a_certificate_is_told_before_it_comes", "test_a_clock_that_is_wrong_is_told"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"(\d) when nothing is wrong, (\d) when something failed, (\d) for wrong usage",
+        lambda: tuple(constant("cli", f"EXIT_{name}") for name in ("OK", "FAILED", "USAGE")),
+        ("test_a_user_learns_what_a_user_may_know", "test_wrong_usage_has_its_exit_code"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"at (\d+) kbit/s",
+        lambda: (8 * constant("access", "LEAST_BYTES_PER_SECOND") / 1000,),
+        ("test_what_is_given_back_and_what_is_not",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"the requests of up to (\d+) seconds",
+        lambda: (constant("jobs", "FLUSH_SECONDS"),),
+        ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
+    ),
+    Promise(
+        r"docstring Client\.usage",
+        r"at most (\d+) days before",
+        lambda: (constant("jobs", "MAX_DAYS") - 1,),
+        ("test_days_are_checked",),
+    ),
     # Settings and the flags that repeat them
+    Promise(
+        r"setting WHISPER_(RATE_LIMIT|QUOTA|AUTH_FAILURE_LIMIT)",
+        r"as in \d+/minute; \d+/day|as in \d+ minutes/day; \d+ jobs/month|as in \d+/minute",
+        tests=("test_rates_are_read", "test_quotas_are_read"),
+    ),
+    Promise(
+        r"setting WHISPER_USAGE_RETENTION_DAYS",
+        r"0 = none is recorded",
+        tests=("test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded",),
+    ),
     Promise(
         r"help|setting WHISPER_API_PORT|docstring Server",
         r"0 = any free one|port 0 any free one",
@@ -560,6 +700,29 @@ PROMISES = (
         r"setting (MAX|MIN)_",
         r"0 = (?:any length|any rate|no limit of its own)",
         tests=(SENTINELS, "test_any_byte_ends_a_silence_when_no_least_rate_is_set"),
+    ),
+    Promise(
+        r"docs/operations",
+        r"first (\d+) addresses",
+        lambda: (constant("access", "REFUSED_ADDRESSES"),),
+        ("test_failed_authentications_are_a_bounded_number_of_entries",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"up to (\d+) entries wait",
+        lambda: (constant("access", "MAX_WAITING"),),
+        ("test_entries_outlast_a_full_disk_and_lost_ones_are_counted",),
+    ),
+    Promise(
+        r"docs/operations|setting WHISPER_AUDIT|help",
+        r"0 (?:switches the trail off|= keep no trail)",
+        tests=("test_without_a_retention_nothing_is_recorded", "test_zero_days_record_nothing_and_old_entries_go"),
+    ),
+    Promise(
+        r"docstring AuditRecord",
+        r"(\d+) when the client went away",
+        lambda: (constant("server", "CLIENT_GONE"),),
+        ("test_a_client_that_goes_away_is_recorded",),
     ),
     Promise(r"setting SYNC", r"0 = until it ends", tests=("test_a_wait_without_a_limit_lasts_until_the_job_ends",)),
 )

@@ -163,7 +163,7 @@ def test_a_public_host_without_authorization_needs_insecure(make_server: MakeSer
     assert code == 2
     assert "--insecure" in said
     with make_server("--insecure", **settings) as server, server.client(key="") as client:
-        assert client.get("/status").json()["security"] == {"authorization_enabled": False}
+        assert client.get("/status").json()["security"] == {"authorization_enabled": False, "role": None}
 
 
 def test_half_of_tls(make_server: MakeServer) -> None:

@@ -16,15 +16,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_api.audit_records import AuditRecord
     from whisper_api.client import DEFAULT_URL, AsyncClient, Client
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
     from whisper_api.errors import (
+        AccessError,
         AudioTooLong,
         Busy,
         CallerLimit,
         Canceled,
         ConfigError,
+        DeliveryNotFound,
         DeviceError,
         DeviceLost,
         DeviceUnavailable,
@@ -36,19 +39,26 @@ if TYPE_CHECKING:
         InvalidAudio,
         InvalidInput,
         InvalidOption,
+        InvalidWebhook,
         JobCanceled,
         JobError,
         JobFailed,
         JobIsProcessing,
         JobNotFinished,
         JobNotFound,
+        KeyExpired,
+        KeyNotFound,
+        LastAdminKey,
         ModelCorrupt,
         ModelError,
         ModelUnavailable,
         OutOfMemory,
         QueueFull,
+        QuotaExceeded,
+        RateLimited,
         RequestError,
         ResultGone,
+        ScopeMissing,
         SpeakerError,
         SpeakerExists,
         SpeakerLimit,
@@ -57,11 +67,15 @@ if TYPE_CHECKING:
         StorageFull,
         StorageLocked,
         UnknownModel,
+        UploadMissing,
         VocabularyNotFound,
+        WebhookError,
+        WebhookNotFound,
         WhisperApiError,
     )
     from whisper_api.formats import RenderOptions, document, render, rendered
     from whisper_api.job_values import JobResult, JobStatus, Vocabulary
+    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
     from whisper_api.schema import (
         PartialSegments,
         Progress,
@@ -74,20 +88,26 @@ if TYPE_CHECKING:
     )
     from whisper_api.server.app import create_app
     from whisper_api.server.run import Server
+    from whisper_api.usage_records import Usage
     from whisper_api.voices import Speaker, VoiceEmbedding
+    from whisper_api.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret, verify_webhook
 
     __version__: str
 
 __all__ = [
     "DEFAULT_URL",
+    "AccessError",
+    "AccessKey",
     "AsyncClient",
     "AudioTooLong",
+    "AuditRecord",
     "Busy",
     "CallerLimit",
     "Canceled",
     "Client",
     "Config",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -100,6 +120,7 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
@@ -108,17 +129,26 @@ __all__ = [
     "JobNotFound",
     "JobResult",
     "JobStatus",
+    "KeyChange",
+    "KeyExpired",
+    "KeyNotFound",
+    "KeyWithSecret",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
+    "NewKey",
     "OutOfMemory",
     "PartialSegments",
     "Progress",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "Redaction",
     "RenderOptions",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "Segment",
     "Server",
     "Speaker",
@@ -133,9 +163,17 @@ __all__ = [
     "TranscriptionOptions",
     "Turn",
     "UnknownModel",
+    "UploadMissing",
+    "Usage",
     "Vocabulary",
     "VocabularyNotFound",
     "VoiceEmbedding",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookError",
+    "WebhookEvent",
+    "WebhookNotFound",
+    "WebhookSecret",
     "WhisperApiError",
     "Word",
     "__version__",
@@ -143,11 +181,17 @@ __all__ = [
     "document",
     "render",
     "rendered",
+    "verify_webhook",
 ]
 
 _HOMES = {
+    "NewKey": "whisper_api.key_values",
+    "KeyWithSecret": "whisper_api.key_values",
+    "KeyChange": "whisper_api.key_values",
+    "AccessKey": "whisper_api.key_values",
     "DEFAULT_URL": "whisper_api.client",
     "AsyncClient": "whisper_api.client",
+    "AuditRecord": "whisper_api.audit_records",
     "Client": "whisper_api.client",
     "Config": "whisper_api.config",
     "Engine": "whisper_api.engine.engine",
@@ -163,13 +207,19 @@ _HOMES = {
     "Transcript": "whisper_api.schema",
     "TranscriptionOptions": "whisper_api.schema",
     "Turn": "whisper_api.schema",
+    "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",
     "VoiceEmbedding": "whisper_api.voices",
+    "WebhookDelivery": "whisper_api.webhooks",
+    "WebhookEndpoint": "whisper_api.webhooks",
+    "WebhookEvent": "whisper_api.webhooks",
+    "WebhookSecret": "whisper_api.webhooks",
     "Word": "whisper_api.schema",
     "create_app": "whisper_api.server.app",
     "document": "whisper_api.formats",
     "render": "whisper_api.formats",
     "rendered": "whisper_api.formats",
+    "verify_webhook": "whisper_api.webhooks",
 }
 
 

@@ -27,15 +27,27 @@
     │   ├── JobFailed              the job ended without a result; says why
     │   ├── JobCanceled            the job was canceled, so there is no result
     │   ├── ResultGone             the job's result was delivered, has expired or was deleted
+    │   ├── UploadMissing          the job's audio is not there, as after a restore without it
     │   └── IdempotencyConflict    the same idempotency key came with another payload
     ├── SpeakerError
     │   ├── SpeakerNotFound        the known speaker does not exist, or belongs to another caller
     │   ├── SpeakerExists          the caller has another known speaker of this name
     │   └── SpeakerLimit           the caller has as many known speakers as one may have
+    ├── AccessError
+    │   ├── KeyNotFound            no valid key has this id
+    │   ├── KeyExpired             the key has expired, or a rotation has replaced its secret
+    │   ├── ScopeMissing           the scopes of the caller's key do not allow this
+    │   └── LastAdminKey           the last key that can manage keys would be lost
     ├── VocabularyNotFound         the vocabulary does not exist, or belongs to another caller
+    ├── WebhookError
+    │   ├── WebhookNotFound        the endpoint does not exist, or belongs to another caller
+    │   ├── DeliveryNotFound       the delivery does not exist, or belongs to another caller
+    │   └── InvalidWebhook         a received request is no delivery of the server that knows the secret
     ├── Busy                       the server accepts no job now; says when to try again
     │   ├── QueueFull              the queue is full
     │   ├── CallerLimit            the caller has too many unfinished jobs
+    │   ├── RateLimited            the caller has sent too many requests
+    │   │   └── QuotaExceeded      the caller has used up a quota of audio or jobs
     │   └── Draining               the service is stopping and accepts no new work
     ├── StorageError               the job database or the upload directory cannot be used
     │   ├── StorageFull            no space is left on the disk
@@ -51,11 +63,13 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessError",
     "AudioTooLong",
     "Busy",
     "CallerLimit",
     "Canceled",
     "ConfigError",
+    "DeliveryNotFound",
     "DeviceError",
     "DeviceLost",
     "DeviceUnavailable",
@@ -67,19 +81,26 @@ __all__ = [
     "InvalidAudio",
     "InvalidInput",
     "InvalidOption",
+    "InvalidWebhook",
     "JobCanceled",
     "JobError",
     "JobFailed",
     "JobIsProcessing",
     "JobNotFinished",
     "JobNotFound",
+    "KeyExpired",
+    "KeyNotFound",
+    "LastAdminKey",
     "ModelCorrupt",
     "ModelError",
     "ModelUnavailable",
     "OutOfMemory",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
     "RequestError",
     "ResultGone",
+    "ScopeMissing",
     "SpeakerError",
     "SpeakerExists",
     "SpeakerLimit",
@@ -88,7 +109,10 @@ __all__ = [
     "StorageFull",
     "StorageLocked",
     "UnknownModel",
+    "UploadMissing",
     "VocabularyNotFound",
+    "WebhookError",
+    "WebhookNotFound",
     "WhisperApiError",
 ]
 
@@ -245,6 +269,10 @@ class ResultGone(JobError):
     """The result was delivered, has expired or was deleted."""
 
 
+class UploadMissing(JobError):
+    """The audio of the job is not on this machine: the database was restored from a backup without it."""
+
+
 class IdempotencyConflict(JobError):
     """The idempotency key was used before, with another payload."""
 
@@ -273,8 +301,44 @@ class SpeakerLimit(SpeakerError):
     """The caller has as many known speakers, or this speaker as many recordings, as the server allows."""
 
 
+class AccessError(WhisperApiError):
+    """A key cannot be used or changed in this way."""
+
+
+class KeyNotFound(AccessError):
+    """No valid key has this id."""
+
+
+class KeyExpired(AccessError):
+    """The key has expired, or a rotation has replaced its secret."""
+
+
+class ScopeMissing(AccessError):
+    """The scopes of the caller's key do not allow this."""
+
+
+class LastAdminKey(AccessError):
+    """The last key that can manage keys would be lost."""
+
+
 class VocabularyNotFound(WhisperApiError):
     """The vocabulary does not exist or belongs to another caller; the error does not tell which."""
+
+
+class WebhookError(WhisperApiError):
+    """The base class of errors about webhooks. No message has an address, because errors are logged."""
+
+
+class WebhookNotFound(WebhookError):
+    """The endpoint does not exist or belongs to another caller; the error does not tell which."""
+
+
+class DeliveryNotFound(WebhookError):
+    """The delivery does not exist or belongs to another caller; the error does not tell which."""
+
+
+class InvalidWebhook(WebhookError):
+    """A received request is no delivery of the server that knows the secret. The message says why."""
 
 
 class Busy(WhisperApiError):
@@ -296,6 +360,24 @@ class QueueFull(Busy):
 
 class CallerLimit(Busy):
     """The caller has too many unfinished jobs."""
+
+
+class RateLimited(Busy):
+    """The caller has sent too many requests.
+
+    Args:
+        message: the reason.
+        retry_after: seconds to wait before the next attempt.
+        policies: names of the limits, as in the field ``RateLimit-Policy`` of responses.
+    """
+
+    def __init__(self, message: str, retry_after: float, policies: tuple[str, ...] = ()) -> None:
+        super().__init__(message, retry_after)
+        self.policies = policies
+
+
+class QuotaExceeded(RateLimited):
+    """The caller has used up a quota of audio or jobs, or the recording is longer than what is left of it."""
 
 
 class Draining(Busy):

@@ -224,7 +224,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     segment: Annotated[int, Meta(ge=0)]
     word: Annotated[int, Meta(ge=0)] | None = None
     text: Annotated[str, Meta(max_length=10_000)] | None = None
-    start: Annotated[float, Meta(ge=0)] | None = None
+    start: Annotated[float, Meta(ge=0, examples=[0.25])] | None = None
     end: Annotated[float, Meta(ge=0)] | None = None
 
 

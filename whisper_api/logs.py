@@ -20,10 +20,12 @@ from typing import Any, TextIO
 
 from whisper_api.config import Config
 
-__all__ = ["Repeats", "current_request", "set_up"]
+__all__ = ["Repeats", "current_request", "current_trace", "set_level", "set_up"]
 
 # The id of the current request. Every log record of the request carries the id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
+# The ids of the current trace and span as hexadecimal digits; None while traces are off. Every log record carries them.
+current_trace: ContextVar[tuple[str, str] | None] = ContextVar("current_trace", default=None)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
@@ -109,18 +111,27 @@ def set_up(config: Config, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines() if config.log_format == "json" else _TextLines())
-    level = logging.getLevelName(config.log_level.upper())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(level, logging.WARNING))
-    logging.getLogger("whisper_api").setLevel(level)
+    set_level(config)
     logging.captureWarnings(True)
-    if level > logging.DEBUG:
+    if config.log_level != "debug":
         # Libraries address these warnings to programmers; operators of the server cannot act on them.
         warnings.simplefilter("ignore")
     threading.excepthook = _log_uncaught
+
+
+def set_level(config: Config) -> None:
+    """Change the level of the log.
+
+    Args:
+        config: ``log_level`` applies to this package; libraries log warnings and errors only.
+    """
+    level = logging.getLevelName(config.log_level.upper())
+    logging.getLogger().setLevel(max(level, logging.WARNING))
+    logging.getLogger("whisper_api").setLevel(level)
 
 
 def _log_uncaught(uncaught: threading.ExceptHookArgs) -> None:
@@ -136,6 +147,9 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     request = current_request.get()
     if request:
         found.setdefault("request_id", request)
+    trace = current_trace.get()
+    if trace is not None:
+        found["trace_id"], found["span_id"] = trace
     return found
 
 

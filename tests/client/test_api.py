@@ -48,6 +48,19 @@ def test_a_file_its_bytes_and_file_objects_arrive_as_they_are(client: Client, re
     assert [post.file_name for post in posts(rest)] == ["call.wav", "call.wav", "audio", "audio", "call.wav"]
 
 
+def test_requests_are_sent_in_the_trace_of_the_callers_active_span(client: Client, rest: Rest) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("the caller")
+    with tracer.start_as_current_span("a call") as span:
+        job_id = client.submit(AUDIO)
+    client.status(job_id)
+    context = span.get_span_context()
+    post, get = rest.seen
+    assert post.headers["traceparent"].startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")
+    assert "traceparent" not in get.headers
+
+
 def test_a_stream_that_cannot_seek_is_sent_whole_and_can_be_sent_again(client: Client, rest: Rest) -> None:
     rest.faults["POST"] = [Reset(100_000)]
     reading, writing = os.pipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,42 @@ def test_the_language_is_judged_and_the_encoding_kept(whisper: Any) -> None:
     settings = DecodeSettings(3000, len(prompt), 1, 0.0, whisper.non_speech_tokens, encoded=True)
     (result,) = whisper.decode(settings, 4, float("inf")).run([Row(encoded, prompt, 3000)])
     assert np.isfinite(result.avg_logprob)
+
+
+def test_torch_and_ctranslate2_share_the_drivers_pool(models: Path) -> None:
+    """In a process of its own, because a test may have imported torch before the engine."""
+    script = (
+        "import os, sys; from whisper_api import Engine; Engine(device='cuda', models_dir=sys.argv[1], offline=True);"
+        "import torch; print(torch.cuda.get_allocator_backend(), os.environ['CT2_CUDA_ALLOCATOR'])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, models], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.split() == ["cudaMallocAsync", "cuda_malloc_async"]
+
+
+def test_the_encoder_in_torch_is_chosen_and_gives_what_ctranslate2s_gives(engine: Engine, whisper: Any) -> None:
+    audio = [speech(30.0), speech(12.0, start=7)]
+    features = whisper.features(audio, 3000)
+    mine, theirs = whisper.encode(audio, 3000), whisper.ct2.encode(whisper.view(features))
+    assert (mine.device, mine.dtype) == ("cuda", theirs.dtype)
+    found, expected = (
+        np.array(each.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32)) for each in (mine, theirs)
+    )
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("encoder", ["torch", "ctranslate2"])
+def test_both_encoders_give_text_in_each_type(models: Path, encoder: str) -> None:
+    options = TranscriptionOptions(language="en", align=False, diarize=False, beam_size=1)
+    for compute_type in ("float16", "bfloat16", "int8_float16"):
+        with (
+            Engine(
+                device="cuda", model="base", models_dir=models, offline=True, encoder=encoder, compute_type=compute_type
+            ) as engine,
+            our_tokens_fixed(TOKENS, Tally()),
+        ):
+            assert engine.transcribe(speech(40.0), options).text
 
 
 def test_a_recording_goes_through_all_stages(engine: Engine) -> None:

@@ -16,7 +16,8 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.invented import CATALOGUE, InventedText, Phrases, Voice, catalogue
 from whisper_api.engine.languages import CODES
-from whisper_api.engine.vad import SILERO_FRAME, SpeechFrames
+from whisper_api.engine.silero import SILERO_FRAME
+from whisper_api.engine.vad import SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.formats import render

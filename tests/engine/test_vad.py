@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import whisper_api.engine.silero as silero_module
 from whisper_api import Engine
 from whisper_api.engine import vad
 from whisper_api.engine.context import JobContext
@@ -260,14 +261,15 @@ def test_without_detection_silence_has_no_windows() -> None:
 def test_minutes_of_digital_silence_cost_little_and_change_nothing_around_them(
     call: np.ndarray[Any, np.dtype[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, runs = vad.silero_session(), []
+    session, runs = silero_module.silero_session(), []
 
     class Counted:
         def run(self, names: Any, inputs: Any) -> Any:
             runs.append(len(inputs["input"]))
             return session.run(names, inputs)
 
-    monkeypatch.setattr(vad, "silero_session", Counted)
+    monkeypatch.setattr(silero_module, "silero_session", Counted)
+    monkeypatch.setattr(silero_module, "physical_cores", lambda: 1)
     silence = np.zeros(600 * RATE, np.float32)
     (alone,) = detect(call)
     runs.clear()

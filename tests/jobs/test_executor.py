@@ -18,6 +18,7 @@ from fakes import DEADLINE, config_in, ended, idle, new_service, text_of, until
 from filelock import FileLock
 from hub_server import REPO, Hub, serving
 from msgspec.structs import replace
+from pretended_gpu import pretend_gpus
 
 from whisper_api import Engine
 from whisper_api.config import Config
@@ -205,6 +206,19 @@ def test_the_models_are_resident_before_the_first_job(config: Config, sample_cal
     assert [each.stage for each in heard][-1] == "done"
     assert executor.facts().resident_models == facts.resident_models
     executor.close()
+
+
+def test_one_job_at_a_time_on_a_gpu_is_named_in_the_log(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend_gpus(monkeypatch)
+    caplog.set_level("INFO", "whisper_api")
+    for concurrency in (False, True):
+        caplog.clear()
+        executor = LocalExecutor(replace(config, device="cuda", enable_concurrency=concurrency))
+        executor.preload()
+        executor.close()
+        assert ("ENABLE_CONCURRENCY=true" in caplog.text) is not concurrency
 
 
 def test_warming_up_loads_the_models_that_only_some_jobs_need(config: Config, ecapa_path: Path) -> None:

@@ -8,7 +8,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def test_a_cancel_by_force_outweighs_a_stop(serve: Services, first: str) -> None
     service = serve(executor)
     job_id = submit(service)
     until(lambda: job_id in executor.cancels)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "stop": functools.partial(service.stop, 0.0),
         "cancel": functools.partial(service.cancel, job_id, None, force=True),
     }

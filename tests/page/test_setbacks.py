@@ -129,6 +129,23 @@ def test_a_file_that_is_no_more_is_named(reader: Visit, tmp_path: Path, hello: b
     expect(row.get_by_role("alert")).to_contain_text("This browser cannot read the file")
 
 
+def test_a_quota_that_is_used_up_is_told_at_once(reader: Visit, hello: bytes) -> None:
+    page = reader.home()
+    page.get_by_label("Speakers").select_option("none")
+    asked = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route)
+        body = {"status": 429, "code": "quota_exceeded", "detail": "all 600 minutes of this day are used"}
+        route.fulfill(status=429, headers={"Retry-After": "3600"}, json=body)
+
+    page.route("**/transcribe", refuse)
+    choose(page, ("late.wav", hello))
+    row = page.locator("#uploads").get_by_role("listitem").filter(has_text="late.wav")
+    expect(row.get_by_role("alert")).to_contain_text("all 600 minutes of this day are used")
+    assert len(asked) == 1
+
+
 def test_the_end_of_an_upload_does_not_leave_the_open_view(
     reader: Visit, call: str, hello: bytes, page_server: RunningServer
 ) -> None:

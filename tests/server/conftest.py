@@ -151,7 +151,7 @@ def unharmed(server: RunningServer) -> Iterator[None]:
     with server.client(server.admin_key) as client:
         assert client.get("/readyz").status_code == 200
         # The server cancels abandoned jobs after a while.
-        until(lambda: client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0})
+        until(lambda: not any(client.get("/status").json()["queue_state"].values()))
     assert "Traceback" not in server.log
 
 

@@ -162,6 +162,11 @@ class RunningServer:
         """Start the process; the log gets its output."""
         return Forked(main, ["whisper-api", *arguments], self.directory, environment, self.log_file, self.log_file)
 
+    def configure(self, changes: Mapping[str, object]) -> None:
+        """Change the settings and the configuration file, of which a running server knows nothing yet."""
+        self.settings.update(changes)
+        self._write_config()
+
     def wait_ready(self, *, settled: bool = False) -> None:
         """Wait until ``/readyz`` says that it serves.
 

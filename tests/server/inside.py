@@ -20,6 +20,7 @@ from whisper_api.access.keys import KeyRing, Role
 from whisper_api.jobs.service import JobService
 from whisper_api.server.app import create_app
 from whisper_api.server.state import ServerState
+from whisper_api.telemetry import Tracing
 from whisper_api.testing import FakeExecutor
 
 __all__ = ["AUDIO", "ORIGIN", "Inside", "RawRequest", "inside", "lines_of", "on_a_loop", "problem"]
@@ -59,9 +60,9 @@ class Inside:
         state: ServerState = self.app.state.server
         return state
 
-    def token(self, name: str, role: Role = "user") -> str:
+    def token(self, name: str, role: Role = "user", **limits: Any) -> str:
         """Make a key and return its token."""
-        return KeyRing(self.service.store).create(name, role)[1]
+        return KeyRing(self.service.store).create(name, role, **limits)[1]
 
     def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
         """A client with this token, or without one. It raises the errors of the application."""
@@ -97,12 +98,17 @@ class Inside:
 
 @contextlib.asynccontextmanager
 async def inside(
-    directory: Path, executor: FakeExecutor | None = None, *, insecure: bool = False, **settings: Any
+    directory: Path,
+    executor: FakeExecutor | None = None,
+    *,
+    insecure: bool = False,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Inside]:
     """An application with its files in a directory; without keys, unless the settings say otherwise."""
     settings = {"enable_authorization": False, **settings}
     executor = executor or FakeExecutor()
-    service = new_service(directory, executor, **settings)
+    service = new_service(directory, executor, tracing=tracing, **settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(service.close)
         app = create_app(config_in(directory, **settings), service=service, insecure=insecure)

@@ -1,14 +1,13 @@
-"""The real nginx and Caddy in front of a server, set up as docs/operations.md says."""
+"""The real nginx and Caddy in front of a server, with the configuration in deploy/."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,18 @@ from server.harness import PATIENCE_SECONDS, free_port
 
 __all__ = ["PREFIX", "PROXIES", "reverse_proxy"]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
-PROXIES = ("nginx", "caddy")
+DEPLOY = Path(__file__).parents[2] / "deploy"
+# Name to the configuration that is shipped, and what a test replaces in it besides the address of the server.
+SHIPPED = {
+    "nginx": (DEPLOY / "nginx" / "whisper-api.conf", "listen 80;", "listen 127.0.0.1:{port};"),
+    "caddy": (DEPLOY / "caddy" / "Caddyfile", "whisper.example {", "http://:{port} {{\n\tbind 127.0.0.1"),
+}
+PROXIES = tuple(SHIPPED)
 PREFIX = "/whisper"
 ADDRESS = "127.0.0.1:8181"
-
-NGINX = """
+# What surrounds the shipped files: no privileges, no other files than those of the test.
+FRAMES = {
+    "nginx": """
 daemon off;
 worker_processes 1;
 pid {directory}/nginx.pid;
@@ -35,33 +40,31 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        {example}
-    }}
+    {shipped}
 }}
-"""
-CADDY = """
+""",
+    "caddy": """
 {{
     admin off
     auto_https off
     storage file_system {directory}/caddy
 }}
-http://:{port} {{
-    bind 127.0.0.1
-    {example}
-}}
-"""
+{shipped}
+""",
+}
 
 
 @contextlib.contextmanager
-def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]:
+def reverse_proxy(
+    name: str, server_port: int, directory: Path, change: Callable[[str], str] = lambda example: example
+) -> Iterator[str]:
     """A proxy that runs while this is open; the test is skipped where it is not installed.
 
     Args:
         name: one of :data:`PROXIES`.
         server_port: of the server on this machine.
         directory: for its files.
+        change: makes another set-up of that of the document.
 
     Yields:
         The server's address through it, without a slash at the end.
@@ -71,13 +74,13 @@ def reverse_proxy(name: str, server_port: int, directory: Path) -> Iterator[str]
         pytest.skip(f"{name} is not installed: apt-get install {name}")
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    language, frame = ("nginx", NGINX) if name == "nginx" else ("caddyfile", CADDY)
-    example = re.search(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert example is not None
-    assert ADDRESS in example[1]
+    shipped, listens, listens_here = SHIPPED[name]
+    text = change(shipped.read_text(encoding="utf-8"))
+    for old, new in ((ADDRESS, f"127.0.0.1:{server_port}"), (listens, listens_here.format(port=port))):
+        assert text.count(old) == 1, f"{shipped}: {old}"
+        text = text.replace(old, new)
     file = directory / f"{name}.conf"
-    text = example[1].replace(ADDRESS, f"127.0.0.1:{server_port}")
-    file.write_text(frame.format(directory=directory, port=port, example=text), encoding="utf-8")
+    file.write_text(FRAMES[name].format(directory=directory, shipped=text), encoding="utf-8")
     arguments = (
         ["-p", str(directory), "-c", str(file)]
         if name == "nginx"

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from whisper_api.server.uploads.fetch.addresses import is_own, is_public, resolve
+from whisper_api.outbound.addresses import is_own, is_public, resolve
 
 PUBLIC = ("93.184.215.14", "8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450:4001:80b::200e")
 PRIVATE = {

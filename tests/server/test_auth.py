@@ -114,7 +114,9 @@ async def test_the_status_shows_a_user_only_its_own_numbers(tmp_path: Path) -> N
                 await app.submit(busy)
             told = [(await client.get("/status")).json() for client in (root, busy, idle)]
     queues = [tuple(status["queue_state"].values()) for status in told]
-    assert queues == [(2, 1), (2, 1), (0, 0)]
+    assert [queue[:2] for queue in queues] == [(2, 1), (2, 1), (0, 0)]
+    assert [queue[2] is None for queue in queues] == [False, False, True]
+    assert [status["security"]["role"] for status in told] == ["admin", "user", "user"]
     # The status of a user does not depend on the jobs of others.
     for status in (before, told[2]):
         del status["server"]["uptime_seconds"]
@@ -134,7 +136,7 @@ async def test_the_status_needs_a_key_and_shows_all_numbers_when_authorization_i
     async with inside(tmp_path / "open", FakeExecutor(held=True)) as app, app.client() as anybody:
         await app.running(anybody)
         status = (await anybody.get("/status")).json()
-        assert tuple(status["queue_state"].values()) == (0, 1)
+        assert tuple(status["queue_state"].values()) == (0, 1, None)
         assert status["resources"]["data_disk_free_bytes"] > 0
 
 

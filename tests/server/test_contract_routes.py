@@ -201,17 +201,20 @@ def test_the_state_of_the_server(client: httpx.Client, server: RunningServer) ->
     resources = body["resources"]
     assert resources["max_file_size"] == 536870912
     assert (resources["job_retention_hours"], resources["cleanup_interval_hours"]) == (48, 1)
-    assert body["security"] == {"authorization_enabled": True}
-    assert body["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0}
+    assert body["security"] == {"authorization_enabled": True, "role": "user"}
+    assert body["queue_state"] == {"queued_jobs": 0, "processing_jobs": 0, "oldest_wait_seconds": None}
 
 
 def test_the_queue_is_counted(client: httpx.Client, busy: Busy, hello: bytes, hours: bytes) -> None:
     with busy(client, hours):
         waiting = [submit(client, hello) for _ in range(2)]
-        assert client.get("/status").json()["queue_state"] == {"queued_jobs": 2, "processing_jobs": 1}
+        state = client.get("/status").json()["queue_state"]
+        assert 0 <= state.pop("oldest_wait_seconds") < 60
+        assert state == {"queued_jobs": 2, "processing_jobs": 1}
         for job_id in waiting:
             assert client.delete(f"/transcription/{job_id}").status_code == 200
-        assert client.get("/status").json()["queue_state"] == {"queued_jobs": 0, "processing_jobs": 1}
+        state = client.get("/status").json()["queue_state"]
+        assert state == {"queued_jobs": 0, "processing_jobs": 1, "oldest_wait_seconds": None}
 
 
 # --- OPTIONS ---

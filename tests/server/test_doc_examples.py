@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from server.harness import RunningServer
 from whisper_api.access.keys import KeyRing
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.store.jobs import JobStore
+from whisper_api.webhooks import new_secret, signature
 
 ADDRESS = "http://127.0.0.1:8181"
 JOB = "7b0f..."
@@ -114,6 +116,26 @@ def has_copied_the_database(names: Names, printed: str) -> None:
         store.close()
 
 
+def has_verified_a_webhook(names: Names, printed: str) -> None:
+    secret = names["secret"] = new_secret()
+    body = b'{"type":"transcription.completed","timestamp":"2030-01-01T00:00:00Z","data":{"job_id":"7b0f"}}'
+    now = int(time.time())
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(now),
+        "webhook-signature": signature([secret], "msg_1", now, body),
+    }
+
+    async def send() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(names["receiver"]), base_url="http://a") as client:
+            return [
+                (await client.post("/hook", content=sent, headers=headers)).status_code for sent in (body, body, b"{}")
+            ]
+
+    assert asyncio.run(send()) == [204, 204, 401]
+    assert names["seen"] == {"msg_1"}
+
+
 DONE: dict[str, Callable[[Names, str], None]] = {
     "import Engine": has_transcribed,
     "engine.enroll": has_named_the_speaker,
@@ -124,6 +146,7 @@ DONE: dict[str, Callable[[Names, str], None]] = {
     "import Client": has_a_result,
     "import AsyncClient": has_a_result,
     "import OpenAI": has_used_openai,
+    "import InvalidWebhook": has_verified_a_webhook,
     "import sqlite3": has_copied_the_database,
 }
 
@@ -156,7 +179,9 @@ ANSWERS = {
     "/events": "event: completed",
     "--data-binary": '"status_url"',
     "-X PUT": '"terms":["Zoë Ångström","Kubernetes"]',
+    "webhooks/secret": '{"secret":"whsec_',
     "vocabulary=clients": '"status_url"',
+    "/admin/keys": '"token":"wk_',
 }
 
 
@@ -166,7 +191,7 @@ def test_the_examples_with_curl(server: RunningServer, document: str, blocks: li
     calls = [line for block in blocks for line in block.code.splitlines() if line.startswith("curl")]
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    environment = {**os.environ, "KEY": server.user_key}
+    environment = {**os.environ, "KEY": server.user_key, "ADMIN_KEY": server.admin_key}
     job = JOB
 
     def answer(call: str) -> str:

@@ -16,9 +16,10 @@ import pytest
 import trustme
 
 from server.file_server import FileServer, Handler, file_server
+from whisper_api.outbound import connecting
+from whisper_api.outbound.addresses import Address, resolve
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.fetch import fetching
-from whisper_api.server.uploads.fetch.addresses import Address, resolve
 from whisper_api.server.uploads.fetch.fetching import MAX_REDIRECTS, Fetch, FetchRules
 from whisper_api.server.uploads.fetch.urls import file_name_of
 from whisper_api.server.uploads.storing import StoredFile
@@ -209,7 +210,7 @@ def test_a_host_that_is_named_may_be_an_ipv6_address(files: FileServer, fetch: C
 def test_this_machine_is_refused_by_a_public_address_too(
     files: FileServer, fetch: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "is_public", lambda address: True)
+    monkeypatch.setattr(connecting, "is_public", lambda address: True)
     count = len(files.asked)
     refused(fetch, 422, "url_unreachable", "/call.wav", allowed=False)
     assert len(files.asked) == count

@@ -194,7 +194,7 @@ def test_tls_with_both_versions_of_http_and_a_server_without_keys(tls: RunningSe
             answer = post(client, hello)
             assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
             assert finish(client, job_of(answer))["status"] == "Completed"
-            assert client.get("/status").json()["security"] == {"authorization_enabled": False}
+            assert client.get("/status").json()["security"] == {"authorization_enabled": False, "role": None}
     with tls.client() as client:
         assert len(client.get("/transcriptions").json()["jobs"]) == 2
         # A web page that the user opens must not reach the server.

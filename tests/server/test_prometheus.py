@@ -59,7 +59,9 @@ def queried(port: int, expression: str) -> str:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}).json()
+            response = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression})
+            # Until it is ready, Prometheus answers 503 with a sentence.
+            answer = response.json() if response.is_success else {}
         except httpx.TransportError:
             answer = {}
         found = answer.get("data", {}).get("result", [])

@@ -55,7 +55,7 @@ SENSIBLE = {
     "hf_token": "hf_x",
     "device": "cpu",
     "chunking_strategy": "auto",
-    **dict.fromkeys(("url", "device_index", "languages[]")),
+    **dict.fromkeys(("url", "webhook_url", "device_index", "languages[]")),
     **dict.fromkeys(f"known_speaker_{what}{end}" for what in ("names", "references") for end in ("", "[]")),
 }
 # Responses that must occur at least once, so that the generated cases still reach these operations.
@@ -123,7 +123,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     # Schemathesis ends the application's lifespan after each test, so the service must outlive that.
     service = new_service(directory, Speaking("Hello"), language="en")
     service.start()
-    app = create_app(config_in(directory, language="en"), service=service)
+    app = create_app(config_in(directory, language="en", auth_failure_limit="none"), service=service)
     with asgi.get_client(app) as session:
         session.headers["Authorization"] = f"Bearer {KeyRing(service.store).create('tests-schemathesis')[1]}"
         yield session

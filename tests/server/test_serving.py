@@ -61,7 +61,7 @@ def test_no_key_is_made_when_authorization_is_off(make_config: MakeConfig) -> No
     with server as url:
         assert server.api_key is None
         with connect(url) as client:
-            assert client.get("/status").json()["security"] == {"authorization_enabled": False}
+            assert client.get("/status").json()["security"] == {"authorization_enabled": False, "role": None}
 
 
 def test_the_status_has_the_port_of_the_server(running: Server, client: httpx.Client) -> None:

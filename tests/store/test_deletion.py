@@ -109,6 +109,7 @@ class Plants:
             "known_speakers": (self.word(),),
             "warnings": (f"Unknown field {self.word()}",),
             "idempotency_key": self.word(),
+            "webhook_url": f"https://example.com/{self.word()}",
             "fingerprint": "0" * 64,
             **fields,
         }

@@ -7,21 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
+import threading
 import time
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
-from whisper_api.errors import InvalidOption
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from whisper_api.access.key_rules import (
+    check_grace,
+    check_name,
+    check_powers,
+    check_values,
+    keeps_an_admin,
+    seconds_of,
+)
+from whisper_api.errors import InvalidOption, KeyExpired, KeyNotFound, StorageError
+from whisper_api.job_values import rfc3339
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
 from whisper_api.store.jobs import JobStore
-from whisper_api.store.rows import Key, Role
+from whisper_api.store.keys import NewSecret
+from whisper_api.store.rows import Key
 
-__all__ = ["ROLES", "Key", "KeyRing", "Role"]
+__all__ = ["ROLES", "SCOPES", "Key", "KeyRing", "Role", "Scope", "access_key", "key_id_in"]
+
+log = logging.getLogger("whisper_api.access")
 
 ROLES: tuple[Role, ...] = get_args(Role)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-MAX_NAME = 64
 ID_BYTES = 4
 SECRET_BYTES = 32
 
@@ -33,59 +51,138 @@ _NO_DIGEST = bytes(hashlib.sha256().digest_size)
 class KeyRing:
     """The keys in a job database.
 
+    In each method ``by`` is the key of the request that asks for the change. It may hand out no more than it has, and
+    the last key that can manage keys cannot be lost. None, for the command line, may do everything.
+
     Args:
         store: the store of the keys.
     """
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        self._lock = threading.Lock()
+        # Guarded by _lock: key id to its last use, which is not in the database yet.
+        self._uses: dict[str, float] = {}
 
-    def create(self, name: str, role: Role = "user") -> tuple[Key, str]:
+    def create(self, name: str, role: Role = "user", **limits: Any) -> tuple[Key, str]:
         """Make a key.
 
         Args:
             name: name for people: 1 to 64 printable characters, different from the names of all other valid keys.
             role: role of the key.
+            limits: the other members of :class:`~whisper_api.key_values.NewKey`.
 
         Returns:
             The key, and the token that a caller sends. The token cannot be had again.
 
         Raises:
-            InvalidOption: the name or the role cannot be used.
+            InvalidOption: a value cannot be used.
         """
-        if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
-            raise InvalidOption("name", f"a key's name has 1 to {MAX_NAME} printable characters, no space at its ends")
-        if role not in ROLES:
-            raise InvalidOption("role", f"expected one of {', '.join(ROLES)}")
+        return self.add(NewKey(name=name, role=role, **limits))
+
+    def add(self, new: NewKey, by: Key | None = None) -> tuple[Key, str]:
+        """Make a key.
+
+        Args:
+            new: the key to make.
+            by: key of the request.
+
+        Returns:
+            The key, and the token that a caller sends. The token cannot be had again.
+
+        Raises:
+            InvalidOption: a value cannot be used.
+            ScopeMissing: the key would be able to do more than ``by``.
+        """
         secret = secrets.token_urlsafe(SECRET_BYTES)
         while True:
-            key = Key(key_id=secrets.token_hex(ID_BYTES), name=name, role=role, created_at=time.time())
+            now = time.time()
+            key = Key(
+                key_id=secrets.token_hex(ID_BYTES),
+                name=new.name,
+                role=new.role,
+                created_at=now,
+                expires_at=seconds_of(new.expires_at),
+                scopes=tuple(dict.fromkeys(new.scopes)),
+                rate=new.rate,
+                quota=new.quota,
+            )
+            check_name(key.name)
+            check_values(key)
+            _check_future(key.expires_at, now)
+            check_powers(by, key)
             if self._store.add_key(key, _digest(secret)):
                 return key, f"wk_{key.key_id}_{secret}"
-            if any(other.name == name for other in self._live()):
-                raise InvalidOption("name", f"there is a key {name!r} already: revoke it, or choose another name")
+            _check_free(key.name, self._live())
 
-    def verify(self, token: str) -> Key | None:
-        """The key of a token; None when there is none, or it was revoked."""
-        match = _TOKEN.fullmatch(token)
-        key_id, secret = match.groups() if match else ("", "")
-        key, digest = self._store.key(key_id) or (None, _NO_DIGEST)
-        if not hmac.compare_digest(_digest(secret), digest) or key is None or key.revoked_at is not None:
-            return None
-        return key
+    def change(self, key_id: str, change: KeyChange, by: Key | None = None) -> Key:
+        """Change a valid key. Requests that come later see the change, also in running servers.
 
-    def still_good(self, key: Key) -> bool:
-        """Whether a key that was valid before is still valid."""
-        found = self._store.key(key.key_id)
-        return found is not None and found[0].revoked_at is None
+        Args:
+            key_id: id of the key.
+            change: the changes.
+            by: key of the request.
 
-    def list(self) -> list[Key]:
-        """All keys, including revoked ones, the oldest first."""
-        return self._store.keys()
+        Raises:
+            KeyNotFound: no valid key has this id.
+            InvalidOption: a value cannot be used.
+            ScopeMissing: the key can do more than ``by``, or would be able to.
+            LastAdminKey: no key could manage keys afterwards.
+        """
 
-    def any(self) -> bool:
-        """Whether there is a key that is not revoked."""
-        return bool(self._live())
+        def changed(key: Key, live: Sequence[Key]) -> Key:
+            check_powers(by, key)
+            now = time.time()
+            new = replace(
+                key,
+                name=_given(change.name, key.name),
+                role=_given(change.role, key.role),
+                expires_at=key.expires_at if change.expires_at is UNSET else seconds_of(change.expires_at),
+                scopes=tuple(dict.fromkeys(_given(change.scopes, key.scopes))),
+                rate=_given(change.rate, key.rate),
+                quota=_given(change.quota, key.quota),
+            )
+            if new.name != key.name:
+                check_name(new.name)
+                _check_free(new.name, live)
+            check_values(new)
+            if change.expires_at is not UNSET:
+                _check_future(new.expires_at, now)
+            check_powers(by, new)
+            if by is not None:
+                keeps_an_admin(live, new)
+            return new
+
+        return self._changed(key_id, changed)
+
+    def rotate(
+        self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS, by: Key | None = None
+    ) -> tuple[Key, str]:
+        """Give a valid key a new secret. Every earlier secret ends after the grace at the latest.
+
+        Args:
+            key_id: id of the key.
+            grace_seconds: seconds for which earlier secrets are still accepted; up to 30 days.
+            by: key of the request.
+
+        Returns:
+            The key, and the new token. The token cannot be had again.
+
+        Raises:
+            KeyNotFound: no valid key has this id.
+            InvalidOption: the grace is out of bounds.
+            ScopeMissing: the key can do more than ``by``.
+            LastAdminKey: a lost response would lose the last key that can manage keys.
+        """
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+
+        def rotated(key: Key, live: Sequence[Key]) -> Key:
+            check_powers(by, key)
+            check_grace(grace_seconds, key, live if by is not None else None)
+            return key
+
+        new = NewSecret(_digest(secret), time.time() + grace_seconds)
+        return self._changed(key_id, rotated, new), f"wk_{key_id}_{secret}"
 
     def revoke(self, name_or_id: str) -> Key:
         """Revoke a key, also for running servers.
@@ -99,19 +196,196 @@ class KeyRing:
         Raises:
             InvalidOption: there is no such key, or this is the name of one key and the id of another.
         """
+        return self.end(self.find(name_or_id).key_id)
+
+    def end(self, key_id: str, by: Key | None = None) -> Key:
+        """Revoke a key by its id. A key that has ended already stays as it is.
+
+        Args:
+            key_id: id of the key.
+            by: key of the request.
+
+        Raises:
+            KeyNotFound: no key has this id.
+            LastAdminKey: no key could manage keys afterwards.
+        """
+
+        def ended(key: Key, live: Sequence[Key]) -> Key:
+            new = replace(key, revoked_at=time.time())
+            if by is not None:
+                keeps_an_admin(live, new)
+            return new
+
+        return self._store.change_key(key_id, ended) or self.get(key_id)
+
+    def verify(self, token: str) -> Key | None:
+        """The key of a token that a caller has sent, which counts as a use of the key.
+
+        Returns:
+            None when there is no such key, or it was revoked.
+
+        Raises:
+            KeyExpired: the key has expired, or a rotation has replaced this secret.
+        """
+        match = _TOKEN.fullmatch(token)
+        key_id, secret = match.groups() if match else ("", "")
+        found = self._store.key_secrets(key_id)
+        given = _digest(secret)
+        if found is None:
+            hmac.compare_digest(given, _NO_DIGEST)
+            return None
+        old = next((each for each in found.old if hmac.compare_digest(given, each.digest)), None)
+        if not hmac.compare_digest(given, found.digest) and old is None:
+            return None
+        now = time.time()
+        key = _not_expired(found.key, now)
+        if key is not None:
+            if old is not None and now >= old.valid_until:
+                raise KeyExpired(
+                    f"The secret of this key was replaced, and this one has expired on {rfc3339(old.valid_until)}: use "
+                    "the new one"
+                )
+            with self._lock:
+                self._uses[key.key_id] = now
+        return key
+
+    def recheck(self, key: Key) -> Key | None:
+        """A key that was valid before, as it is now; None when it was revoked.
+
+        Raises:
+            KeyExpired: the key has expired.
+        """
+        found = self._store.key(key.key_id)
+        return None if found is None else _not_expired(found[0], time.time())
+
+    def still_good(self, key: Key) -> bool:
+        """Whether a key that was valid before is still valid."""
+        try:
+            return self.recheck(key) is not None
+        except KeyExpired:
+            return False
+
+    def list(self) -> list[Key]:
+        """All keys, including those that have expired or were revoked, the oldest first."""
+        stored = self._store.keys()
+        return [self._with_use(key) for key in stored]
+
+    def get(self, key_id: str) -> Key:
+        """A key by its id, also one that has expired or was revoked.
+
+        Raises:
+            KeyNotFound: no key has this id.
+        """
+        found = self._store.key(key_id)
+        if found is None:
+            raise KeyNotFound(f"Key not found: {key_id[:64]}")
+        return self._with_use(found[0])
+
+    def find(self, name_or_id: str) -> Key:
+        """A valid key by its name or id.
+
+        Raises:
+            InvalidOption: there is no such key, or this is the name of one key and the id of another.
+        """
         live = self._live()
         found = [key for key in live if name_or_id in (key.key_id, key.name)]
         if len(found) > 1:
             raise InvalidOption("key", f"{name_or_id!r} is the name of one key and the id of another: give the other's")
-        if not found or not self._store.revoke_key(found[0].key_id, time.time()):
+        if not found:
             names = ", ".join(repr(key.name) for key in live) or "none"
-            raise InvalidOption("key", f"there is no key {name_or_id!r} that could be revoked; there are: {names}")
-        revoked = self._store.key(found[0].key_id)
-        assert revoked is not None, "keys are never deleted"
-        return revoked[0]
+            raise InvalidOption("key", f"there is no valid key {name_or_id!r}; there are: {names}")
+        return found[0]
+
+    def any(self) -> bool:
+        """Whether there is a valid key."""
+        return bool(self._live())
+
+    def write_uses(self) -> None:
+        """Write the last uses of keys to the database, in one transaction; call it from time to time."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            self._store.note_uses(uses)
+        except StorageError as error:
+            log.warning("the last uses of keys could not be written: %s", error)
+            with self._lock:
+                self._uses = uses | self._uses
+
+    def _changed(
+        self, key_id: str, change: Callable[[Key, Sequence[Key]], Key], secret: NewSecret | None = None
+    ) -> Key:
+        changed = self._store.change_key(key_id, change, secret)
+        if changed is None:
+            state = self.get(key_id).state(time.time())
+            raise KeyNotFound(f"Key {key_id} is {state}: make a new key")
+        return self._with_use(changed)
+
+    def _with_use(self, key: Key) -> Key:
+        with self._lock:
+            used = self._uses.get(key.key_id)
+        return key if used is None else replace(key, last_used_at=used)
 
     def _live(self) -> Sequence[Key]:
-        return [key for key in self.list() if key.revoked_at is None]
+        now = time.time()
+        return [key for key in self.list() if key.state(now) == "active"]
+
+
+def access_key(key: Key) -> AccessKey:
+    """A key as callers of the REST API see it."""
+    now = time.time()
+    state = key.state(now)
+    until = key.old_secret_until
+    return AccessKey(
+        key_id=key.key_id,
+        name=key.name,
+        role=key.role,
+        state=state,
+        created_at=rfc3339(key.created_at),
+        expires_at=_time(key.expires_at),
+        revoked_at=_time(key.revoked_at) if state == "revoked" else None,
+        last_used_at=_time(key.last_used_at),
+        old_secret_until=_time(until) if until is not None and state == "active" and now < until else None,
+        scopes=key.scopes,
+        rate=key.rate,
+        quota=key.quota,
+    )
+
+
+def _not_expired(key: Key, now: float) -> Key | None:
+    match key.state(now):
+        case "active":
+            return key
+        case "expired":
+            assert key.expires_at is not None, "only a key with an expiry expires"
+            raise KeyExpired(f"This key has expired on {rfc3339(key.expires_at)}: ask an administrator for a new key")
+        case _:
+            return None
+
+
+def _given(value: Any, present: Any) -> Any:
+    return present if isinstance(value, UnsetType) else value
+
+
+def _check_free(name: str, live: Sequence[Key]) -> None:
+    if any(key.name == name for key in live):
+        raise InvalidOption("name", f"there is a key {name!r} already: revoke it, or choose another name")
+
+
+def _check_future(expires_at: float | None, now: float) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise InvalidOption("expires_at", "expected a time in the future; to end a key now, revoke it")
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(seconds)
+
+
+def key_id_in(token: str) -> str:
+    """The id of the key that a token names; empty when it names none."""
+    match = _TOKEN.fullmatch(token)
+    return match[1] if match else ""
 
 
 def _digest(secret: str) -> bytes:

@@ -40,8 +40,13 @@ COMMANDS = {
     "models": "list, fetch, check and remove models",
     "speakers": "enrol, list, rename and delete the voices that a server knows",
     "keys": "make, list and revoke the keys of the server's callers",
+    "usage": "show what keys have used on a server: requests, jobs, audio and work",
     "vocabularies": "store names and terms on a server, and list, show and delete them",
-    "doctor": "say what can run on this machine, and why the rest cannot",
+    "webhooks": "have a server send the ends of jobs to addresses, and show what it has sent",
+    "audit": "print who did what on this machine's server",
+    "backup": "copy the jobs, results and keys of a server, also while it runs",
+    "restore": "put a backup in the place of the jobs, results and keys",
+    "doctor": "say what can run on this machine or how a server is, and why the rest cannot",
 }
 
 

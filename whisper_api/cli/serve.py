@@ -9,9 +9,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.flags import add_setting_flags, overridden_settings
 from whisper_api.cli.outputs import complain
-from whisper_api.config import Loaded, describe
+from whisper_api.config import Config, Loaded, describe
 from whisper_api.errors import ConfigError, DeviceLost
 from whisper_api.permissions import exposed_files
 
@@ -26,6 +26,9 @@ second one ends the server at once. In both cases, no accepted job and no result
 
 When the GPU has failed, the server puts its jobs back into the queue and ends with exit code 75: a new process can use
 the GPU again, so let a supervisor start one.
+
+SIGHUP has the server read its configuration and its certificate again. The log says what has changed, and which keys
+need a restart.
 """
 # EX_TEMPFAIL of sysexits.h: the same command may succeed in a new process.
 EXIT_DEVICE_LOST = 75
@@ -57,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
             "--device-index": "WHISPER_DEVICE_INDEX",
             "--compute-type": "WHISPER_COMPUTE_TYPE",
             "--batch-size": "WHISPER_BATCH_SIZE",
+            "--encoder": "WHISPER_ENCODER",
             "--models-dir": "WHISPER_MODELS_DIR",
             "--data-dir": "WHISPER_DATA_DIR",
             "--tmp-dir": "WHISPER_TMP_FILES",
@@ -89,7 +93,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         # After a crash in native code, the log has the stack of every thread.
         faulthandler.enable(sys.__stderr__)
     try:
-        ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell)
+        ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell, load=lambda: _load_again(args, loaded))
     except ConfigError as error:
         return complain("serve", error, 2)
     except DeviceLost as error:
@@ -99,6 +103,11 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     if not ended:
         _end_now(0)
     return 0
+
+
+def _load_again(args: argparse.Namespace, loaded: Loaded) -> Loaded:
+    """The configuration as it is now. A file that is gone is an error, and not a reason to search for another one."""
+    return Config.load(loaded.path or getattr(args, "config", None), flags=overridden_settings(args))
 
 
 def _end_now(code: int) -> NoReturn:

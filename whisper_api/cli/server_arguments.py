@@ -14,7 +14,14 @@ from whisper_api.cli.outputs import complain, one_line
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.errors import WhisperApiError
 
-__all__ = ["KEY_VARIABLE", "add_server_arguments", "api_key", "run_action", "server_subcommand_adder"]
+__all__ = [
+    "KEY_VARIABLE",
+    "add_key_argument",
+    "add_server_arguments",
+    "api_key",
+    "run_action",
+    "server_subcommand_adder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +35,15 @@ def add_server_arguments(group: argparse._ActionsContainer) -> None:
         group: a parser or an argument group.
     """
     group.add_argument("--url", default=DEFAULT_URL, help=f"URL of the server; {DEFAULT_URL} by default")
+    add_key_argument(group)
+
+
+def add_key_argument(group: argparse._ActionsContainer) -> None:
+    """Add the flag of the caller's key.
+
+    Args:
+        group: a parser or an argument group.
+    """
     group.add_argument(
         "--key-file",
         type=Path,

@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     add_server_arguments(server)
     server.add_argument("--detach", action="store_true", help="print the jobs' ids instead of waiting for them")
     server.add_argument("--keep-result", action="store_true", help="leave the result there until the job expires")
+    server.add_argument("--webhook-url", metavar="ADDRESS", help="URL that gets the event of each job's end")
+    server.add_argument("--webhook-include-result", action="store_true", help="let that event carry the result")
     add_file_arguments(parser)
 
 
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
                 detach=args.detach,
                 quiet=args.quiet,
                 line=line,
+                webhook_url=args.webhook_url,
+                webhook_include_result=args.webhook_include_result,
             )
             try:
                 failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
@@ -130,6 +134,8 @@ class _Work:
     detach: bool
     quiet: bool
     line: ProgressLine
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
     sent: list[_Sent] = field(default_factory=list)
 
     def send_all(self, files: Sequence[str]) -> int:
@@ -192,6 +198,8 @@ class _Work:
                 render_options=self.render_options,
                 # The server must keep the result until all formats are fetched and written.
                 keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
+                webhook_url=self.webhook_url,
+                webhook_include_result=self.webhook_include_result,
                 on_upload=show,
             )
             if interrupt.came:

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
             "--device-index": "WHISPER_DEVICE_INDEX",
             "--compute-type": "WHISPER_COMPUTE_TYPE",
             "--batch-size": "WHISPER_BATCH_SIZE",
+            "--encoder": "WHISPER_ENCODER",
             "--models-dir": "WHISPER_MODELS_DIR",
         },
     )

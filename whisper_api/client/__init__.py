@@ -19,11 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.client.api import DEFAULT_URL, Client
+from whisper_api.webhooks import verify_webhook
 
 if TYPE_CHECKING:
     from whisper_api.client.async_api import AsyncClient
 
-__all__ = ["DEFAULT_URL", "AsyncClient", "Client"]
+__all__ = ["DEFAULT_URL", "AsyncClient", "Client", "verify_webhook"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,17 +6,21 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.audit_records import AuditRecord
+from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
+from whisper_api.client.keys import KeyMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.transport import Transport
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
+from whisper_api.client.webhooks import WebhookMethods
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client:
+class Client(KeyMethods, WebhookMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -77,6 +81,8 @@ class Client:
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
+        webhook_url: str | None = None,
+        webhook_include_result: bool = False,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
         """Send audio for transcription.
@@ -90,6 +96,8 @@ class Client:
             keep_result: keep the result after its delivery, until the job expires.
             metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
             hf_token: token for models that need an account; the server forgets the token when the job ends.
+            webhook_url: where the server sends the event of the job's end, signed with :meth:`webhook_secret`.
+            webhook_include_result: let that event carry the result.
             on_upload: called with the number of bytes of audio that were sent, and the number of all. A second attempt
                 begins at 0.
 
@@ -102,7 +110,16 @@ class Client:
             QueueFull, CallerLimit, Draining, StorageError: the server has accepted the job in no attempt.
             RequestError: the server refused for another reason (413: too large) or cannot be reached.
         """
-        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        fields = form_fields(
+            options,
+            output_format,
+            render_options,
+            keep_result,
+            metadata,
+            hf_token,
+            webhook_url,
+            webhook_include_result,
+        )
         key = str(uuid.uuid4())
         with opened(source) as (file, name):
             return self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))
@@ -278,6 +295,32 @@ class Client:
         """
         self._transport.run(self._calls.delete_vocabulary(name))
 
+    def usage(self, since: date | None = None, until: date | None = None) -> Usage:
+        """What the caller's key has used, by day and model, and what is left of its quotas.
+
+        Args:
+            since: the first day in UTC, at most 365 days before the last; None for the first of this month.
+            until: the last day; None for today.
+
+        Raises:
+            InvalidOption: the days are in the wrong order or too far apart.
+            RequestError: the server refused, or cannot be reached.
+        """
+        return self._transport.run(self._calls.usage("/usage", since, until))
+
+    def all_usage(self, since: date | None = None, until: date | None = None, *, key_id: str | None = None) -> Usage:
+        """What all keys have used; only for administrators.
+
+        Args:
+            since: as with :meth:`usage`.
+            until: as with :meth:`usage`.
+            key_id: id of the only key that counts; None for all keys.
+
+        Raises:
+            InvalidOption, RequestError: as with :meth:`usage`.
+        """
+        return self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
+
     def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
@@ -382,6 +425,33 @@ class Client:
         while True:
             page = self._transport.run(self._calls.page(params))
             yield from page.jobs
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    def audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        action: str | None = None,
+    ) -> Iterator[AuditRecord]:
+        """The server's audit trail, newest first: who did what. Only for administrators.
+
+        Args:
+            since: only entries of this time or later; local time when it has no zone.
+            until: only earlier entries.
+            key: only entries of the key with this id or name.
+            action: only this action, as in ``job.read``; or all of a kind, as in ``job``.
+
+        Raises:
+            RequestError: the server refused, or cannot be reached.
+        """
+        params = audit_search(since, until, key, action)
+        while True:
+            page = self._transport.run(self._calls.audit_page(params))
+            yield from page.records
             if page.next is None:
                 return
             params["after"] = page.next

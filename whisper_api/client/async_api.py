@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.async_keys import AsyncKeyMethods
 from whisper_api.client.async_transport import AsyncTransport
-from whisper_api.client.calls import Calls, checked, form_fields, search
+from whisper_api.client.async_webhooks import AsyncWebhookMethods
+from whisper_api.client.calls import Calls, audit_search, checked, form_fields, search
 from whisper_api.client.events import EventReader
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.upload import MultipartForm, Source, opened, whole
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ __all__ = ["AsyncClient"]
 CLEANUP_SECONDS = 10.0
 
 
-class AsyncClient:
+class AsyncClient(AsyncKeyMethods, AsyncWebhookMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -87,6 +91,8 @@ class AsyncClient:
         keep_result: bool = False,
         metadata: Mapping[str, Any] | None = None,
         hf_token: str | None = None,
+        webhook_url: str | None = None,
+        webhook_include_result: bool = False,
         on_upload: Callable[[int, int], None] | None = None,
     ) -> str:
         """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
@@ -99,6 +105,8 @@ class AsyncClient:
             keep_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             metadata: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             hf_token: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_url: as in :meth:`Client.submit <whisper_api.Client.submit>`.
+            webhook_include_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
             on_upload: as in :meth:`Client.submit <whisper_api.Client.submit>`.
 
         Returns:
@@ -108,7 +116,16 @@ class AsyncClient:
             OSError: the file cannot be read.
             WhisperApiError: as in :meth:`Client.submit <whisper_api.Client.submit>`.
         """
-        fields = form_fields(options, output_format, render_options, keep_result, metadata, hf_token)
+        fields = form_fields(
+            options,
+            output_format,
+            render_options,
+            keep_result,
+            metadata,
+            hf_token,
+            webhook_url,
+            webhook_include_result,
+        )
         key = str(uuid.uuid4())
         with contextlib.ExitStack() as stack:
             file, name = await asyncio.to_thread(stack.enter_context, opened(source))
@@ -268,6 +285,33 @@ class AsyncClient:
         """
         await self._transport.run(self._calls.delete_vocabulary(name))
 
+    async def usage(self, since: date | None = None, until: date | None = None) -> Usage:
+        """What the caller's key has used.
+
+        Args:
+            since: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+            until: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.usage <whisper_api.Client.usage>`.
+        """
+        return await self._transport.run(self._calls.usage("/usage", since, until))
+
+    async def all_usage(
+        self, since: date | None = None, until: date | None = None, *, key_id: str | None = None
+    ) -> Usage:
+        """What all keys have used; only for administrators.
+
+        Args:
+            since: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+            until: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+            key_id: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+
+        Raises:
+            WhisperApiError: as in :meth:`Client.all_usage <whisper_api.Client.all_usage>`.
+        """
+        return await self._transport.run(self._calls.usage("/admin/usage", since, until, key_id))
+
     async def cancel(self, job_id: str, *, force: bool = False) -> None:
         """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
 
@@ -361,6 +405,34 @@ class AsyncClient:
             page = await self._transport.run(self._calls.page(params))
             for job in page.jobs:
                 yield job
+            if page.next is None:
+                return
+            params["after"] = page.next
+
+    async def audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        action: str | None = None,
+    ) -> AsyncGenerator[AuditRecord, None]:
+        """The server's audit trail, newest first. Only for administrators.
+
+        Args:
+            since: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            until: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            key: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+            action: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+
+        Raises:
+            RequestError: as in :meth:`Client.audit <whisper_api.Client.audit>`.
+        """
+        params = audit_search(since, until, key, action)
+        while True:
+            page = await self._transport.run(self._calls.audit_page(params))
+            for record in page.records:
+                yield record
             if page.next is None:
                 return
             params["after"] = page.next

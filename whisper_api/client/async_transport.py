@@ -14,6 +14,7 @@ from whisper_api.client.calls import Pause, Request, Steps
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError
+from whisper_api.trace_context import active_trace_headers
 
 __all__ = ["AsyncTransport"]
 
@@ -92,7 +93,7 @@ class AsyncTransport:
 
     @contextlib.asynccontextmanager
     async def _opened(self, request: Request, read_seconds: float) -> AsyncIterator[httpx.Response]:
-        headers = dict(request.headers)
+        headers = {**request.headers, **active_trace_headers()}
         body: AsyncIterator[bytes] | bytes | None
         if isinstance(request.body, MultipartForm):
             body = aiter(request.body)

@@ -11,17 +11,19 @@ import base64
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from whisper_api.audit_records import AuditRecord
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus, Vocabulary
 from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.usage_records import Usage
 from whisper_api.voices import Speaker
 
 __all__ = ["Calls", "Page", "Pause", "Request", "Steps", "checked", "form_fields", "job_path", "search"]
@@ -33,6 +35,8 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
+# Entries of the audit trail that one request asks for.
+AUDIT_PAGE = 1000
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 
@@ -75,6 +79,13 @@ class Page(msgspec.Struct):
     next: str | None = None
 
 
+class AuditPage(msgspec.Struct):
+    """A page of the audit trail, and the cursor of the next page."""
+
+    records: tuple[AuditRecord, ...]
+    next: str | None = None
+
+
 class _Speakers(msgspec.Struct):
     speakers: tuple[Speaker, ...]
 
@@ -105,7 +116,7 @@ class Calls:
             key: the idempotency key, the same for every attempt.
         """
         headers = {"Content-Type": form.content_type, "Idempotency-Key": key}
-        response = yield from self._response(Request("POST", "/transcribe", headers=headers, body=form))
+        response = yield from self.response(Request("POST", "/transcribe", headers=headers, body=form))
         return decoded(response, _Accepted).job_id
 
     def status(
@@ -116,12 +127,12 @@ class Calls:
         Args:
             job_id: id of the job.
             wait: seconds that the server may hold the request.
-            deadline: as in :meth:`_response`.
-            patience_seconds: as in :meth:`_response`.
+            deadline: as in :meth:`response`.
+            patience_seconds: as in :meth:`response`.
         """
         params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
         request = Request("GET", job_path(job_id), job_id, params, held_seconds=wait)
-        response = yield from self._response(request, deadline=deadline, patience_seconds=patience_seconds)
+        response = yield from self.response(request, deadline=deadline, patience_seconds=patience_seconds)
         return decoded(response, JobStatus)
 
     def wait(
@@ -176,7 +187,7 @@ class Calls:
 
     def result(self, job_id: str) -> Steps[JobResult]:
         """The result of a job that has ended."""
-        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id))
+        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id))
         return decoded(response, JobResult)
 
     def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
@@ -199,12 +210,12 @@ class Calls:
             render_options: the layout of subtitles.
         """
         params = {"format": format, **_texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        response = yield from self._response(Request("GET", job_path(job_id, "/result"), job_id, params))
+        response = yield from self.response(Request("GET", job_path(job_id, "/result"), job_id, params))
         return response.body
 
     def corrections(self, job_id: str) -> Steps[Corrections]:
         """The corrections of a job's result."""
-        response = yield from self._response(Request("GET", job_path(job_id, "/corrections"), job_id))
+        response = yield from self.response(Request("GET", job_path(job_id, "/corrections"), job_id))
         return decoded(response, Corrections)
 
     def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
@@ -216,9 +227,7 @@ class Calls:
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode(corrections)
-        response = yield from self._response(
-            Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body)
-        )
+        response = yield from self.response(Request("PUT", job_path(job_id, "/corrections"), job_id, {}, headers, body))
         return decoded(response, Corrections)
 
     def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
@@ -230,22 +239,36 @@ class Calls:
         """
         headers = {"Content-Type": "application/json"}
         body = msgspec.json.encode({"terms": list(terms)})
-        response = yield from self._response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
+        response = yield from self.response(Request("PUT", _vocabulary_path(name), headers=headers, body=body))
         return decoded(response, Vocabulary)
 
     def vocabulary(self, name: str) -> Steps[Vocabulary]:
         """A stored vocabulary."""
-        response = yield from self._response(Request("GET", _vocabulary_path(name)))
+        response = yield from self.response(Request("GET", _vocabulary_path(name)))
         return decoded(response, Vocabulary)
 
     def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
         """All vocabularies of the caller."""
-        response = yield from self._response(Request("GET", "/vocabularies"))
+        response = yield from self.response(Request("GET", "/vocabularies"))
         return decoded(response, _Vocabularies).vocabularies
 
     def delete_vocabulary(self, name: str) -> Steps[None]:
         """Delete a vocabulary."""
-        yield from self._response(Request("DELETE", _vocabulary_path(name)))
+        yield from self.response(Request("DELETE", _vocabulary_path(name)))
+
+    def usage(self, path: str, since: date | None, until: date | None, key_id: str | None = None) -> Steps[Usage]:
+        """What the caller's key, or all keys, have used.
+
+        Args:
+            path: ``/usage`` or ``/admin/usage``.
+            since: the first day.
+            until: the last day.
+            key_id: id of the key among all keys.
+        """
+        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
+        params = {**days, **({} if key_id is None else {"key": key_id})}
+        response = yield from self.response(Request("GET", path, params=params))
+        return decoded(response, Usage)
 
     def cancel(self, job_id: str, force: bool) -> Steps[None]:
         """Cancel a job or remove its result.
@@ -254,12 +277,30 @@ class Calls:
             job_id: id of the job.
             force: also cancel a running job.
         """
-        yield from self._response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
+        yield from self.response(Request("DELETE", job_path(job_id), job_id, {"force": "true"} if force else {}))
 
     def page(self, params: Mapping[str, str]) -> Steps[Page]:
         """A page of the caller's jobs, for the query of :func:`search`."""
-        response = yield from self._response(Request("GET", "/transcriptions", params=params))
+        response = yield from self.response(Request("GET", "/transcriptions", params=params))
         return decoded(response, Page)
+
+    def audit_page(self, params: Mapping[str, str]) -> Steps[AuditPage]:
+        """A page of the audit trail, for the query of :func:`audit_search`."""
+        response = yield from self.response(Request("GET", "/admin/audit", params=params))
+        return decoded(response, AuditPage)
+
+    def value(self, method: str, path: str, kind: type[T], value: object = None) -> Steps[T]:
+        """Send a request with JSON, and return the value of the response.
+
+        Args:
+            method: method of the request.
+            path: path of the request.
+            kind: type of the response's value.
+            value: the body; None for none.
+        """
+        headers = {} if value is None else {"Content-Type": "application/json"}
+        body = None if value is None else msgspec.json.encode(value)
+        return decoded((yield from self.response(Request(method, path, headers=headers, body=body))), kind)
 
     def enroll(self, name: str, samples: Sequence[bytes]) -> Steps[Speaker]:
         """Add a known speaker.
@@ -291,19 +332,19 @@ class Calls:
 
     def speakers(self) -> Steps[tuple[Speaker, ...]]:
         """The caller's known speakers."""
-        response = yield from self._response(Request("GET", "/speakers"))
+        response = yield from self.response(Request("GET", "/speakers"))
         return decoded(response, _Speakers).speakers
 
     def delete_speaker(self, speaker_id: str) -> Steps[None]:
         """Delete a known speaker."""
-        yield from self._response(Request("DELETE", _speaker_path(speaker_id)))
+        yield from self.response(Request("DELETE", _speaker_path(speaker_id)))
 
     def _speaker(self, method: str, path: str, value: object) -> Steps[Speaker]:
         headers = {"Content-Type": "application/json"}
         request = Request(method, path, headers=headers, body=msgspec.json.encode(value), held_seconds=EMBED_SECONDS)
-        return decoded((yield from self._response(request)), Speaker)
+        return decoded((yield from self.response(request)), Speaker)
 
-    def _response(
+    def response(
         self, request: Request, *, deadline: float = math.inf, patience_seconds: float = 0.0
     ) -> Steps[Response]:
         """Send a request, again as long as the server asks to retry later or cannot be reached.
@@ -358,6 +399,8 @@ def form_fields(
     keep_result: bool,
     metadata: Mapping[str, Any] | None,
     hf_token: str | None,
+    webhook_url: str | None = None,
+    webhook_include_result: bool = False,
 ) -> dict[str, str]:
     """The fields of a form that submits a job.
 
@@ -368,6 +411,8 @@ def form_fields(
         keep_result: keep the result after its delivery.
         metadata: values that the job keeps.
         hf_token: Hugging Face token.
+        webhook_url: where the event of the job's end is sent.
+        webhook_include_result: let that event carry the result.
     """
     # Overrides a server that is configured to answer with the transcript: the clients wait by themselves.
     fields: dict[str, object] = {"sync": False, **msgspec.to_builtins(options or TranscriptionOptions())}
@@ -377,6 +422,8 @@ def form_fields(
     fields["output_format"] = output_format
     fields["keep_result"] = keep_result or None
     fields["hf_token"] = hf_token or None
+    fields["webhook_url"] = webhook_url
+    fields["webhook_include_result"] = webhook_include_result or None
     fields["metadata"] = None if metadata is None else msgspec.json.encode(metadata).decode()
     return _texts(fields)
 
@@ -403,6 +450,25 @@ def search(
         "metadata_value": None if metadata_value is None else _as_sent(metadata_value),
         "created_after": None if created_after is None else created_after.astimezone().isoformat(),
         "created_before": None if created_before is None else created_before.astimezone().isoformat(),
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def audit_search(since: datetime | None, until: datetime | None, key: str | None, action: str | None) -> dict[str, str]:
+    """The query of a search in the audit trail.
+
+    Args:
+        since: only entries of this time or later.
+        until: only earlier entries.
+        key: only entries of the key with this id or name.
+        action: only entries of this action or kind of action.
+    """
+    query = {
+        "since": None if since is None else since.astimezone().isoformat(),
+        "until": None if until is None else until.astimezone().isoformat(),
+        "key": key,
+        "action": action,
+        "limit": str(AUDIT_PAGE),
     }
     return {name: value for name, value in query.items() if value is not None}
 

@@ -51,6 +51,12 @@ OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
     "speaker_exists": errors.SpeakerExists,
     "speaker_limit": errors.SpeakerLimit,
     "vocabulary_not_found": errors.VocabularyNotFound,
+    "webhook_not_found": errors.WebhookNotFound,
+    "delivery_not_found": errors.DeliveryNotFound,
+    "key_not_found": errors.KeyNotFound,
+    "key_expired": errors.KeyExpired,
+    "forbidden_scope": errors.ScopeMissing,
+    "last_admin_key": errors.LastAdminKey,
 }
 OF_THE_JOB: dict[str, type[errors.JobError]] = {
     "job_not_finished": errors.JobNotFinished,
@@ -63,6 +69,8 @@ FOR_NOW: dict[str, type[errors.Busy]] = {
     "queue_full": errors.QueueFull,
     "draining": errors.Draining,
     "caller_limit": errors.CallerLimit,
+    "rate_limit_exceeded": errors.RateLimited,
+    "quota_exceeded": errors.QuotaExceeded,
 }
 
 

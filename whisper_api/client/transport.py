@@ -12,6 +12,7 @@ from whisper_api.client.calls import Pause, Request, Steps
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import UploadFailed
 from whisper_api.errors import RequestError
+from whisper_api.trace_context import active_trace_headers
 
 if TYPE_CHECKING:
     import requests
@@ -107,7 +108,7 @@ class Transport:
                 request.method,
                 f"{self._url}{request.path}",
                 params=request.params,
-                headers=request.headers,
+                headers={**request.headers, **active_trace_headers()},
                 data=request.body,
                 auth=self._authorize,
                 timeout=(self._timeout, read_seconds),

@@ -18,7 +18,7 @@ from msgspec import Meta
 from whisper_api.coercion import help_line
 from whisper_api.config.sources import SECRETS, Setting, read
 
-__all__ = ["Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
+__all__ = ["RELOADABLE", "Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
 
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -28,6 +28,7 @@ KeepAlive = Annotated[int, Meta(ge=-1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=31_536_000)]
 Hours = Annotated[float, Meta(gt=0, le=876_000)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:(\d+|all))?)$")]
 ModelAliases = Annotated[
@@ -39,10 +40,43 @@ ModelAliases = Annotated[
 ]
 OutputFormat = Literal["srt", "vtt", "txt", "tsv", "json", "aud", "ass", "md", "cues", "rttm"]
 Downloaders = Literal["anyone", "administrators", "nobody"]
+Encoder = Literal["auto", "torch", "ctranslate2"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
 ]
+
+# The keys whose new values a running server takes when it is told to read its configuration again; see live.py.
+RELOADABLE = frozenset(
+    {
+        "ALLOWED_ORIGINS",
+        "DEFAULT_SYNC_MODE",
+        "ENABLE_URL_UPLOADS",
+        "MAX_FILE_SIZE",
+        "MAX_JOBS_PER_KEY",
+        "MAX_QUEUED_JOBS",
+        "MAX_SPEAKERS_PER_KEY",
+        "MAX_UPLOADS_PER_ADDRESS",
+        "MAX_UPLOADS_PER_KEY",
+        "MIN_UPLOAD_BYTES_PER_SECOND",
+        "SYNC_REQUEST_TIMEOUT_SECONDS",
+        "UPLOAD_TIMEOUT_SECONDS",
+        "URL_FETCH_TIMEOUT_SECONDS",
+        "URL_PRIVATE_HOSTS",
+        "WHISPER_AUDIT_RETENTION_DAYS",
+        "WHISPER_AUTH_FAILURE_LIMIT",
+        "WHISPER_JOB_RETENTION_HOURS",
+        "WHISPER_LOG_LEVEL",
+        "WHISPER_MODEL_DOWNLOADS",
+        "WHISPER_OUTPUT_FORMAT",
+        "WHISPER_QUOTA",
+        "WHISPER_RATE_LIMIT",
+        "WHISPER_RESULT_GRACE_SECONDS",
+        "WHISPER_SHUTDOWN_GRACE_SECONDS",
+        "WHISPER_STALL_SECONDS",
+        "WHISPER_USAGE_RETENTION_DAYS",
+    }
+)
 
 T = TypeVar("T")
 
@@ -57,7 +91,7 @@ def _key(name: str, default: T) -> T:
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings. The program reads them once at its start and passes them on as an argument."""
+    """All settings. The program reads them at its start and passes them on as an argument."""
 
     host: Annotated[Text, _is("address the server listens on")] = _key("WHISPER_API_HOST", "127.0.0.1")
     port: Annotated[Port, _is("port the server listens on; 0 = any free one")] = _key("WHISPER_API_PORT", 8181)
@@ -105,6 +139,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Annotated[Count | Literal["auto"], _is("windows of audio in a batch on a GPU; auto = by trial")] = _key(
         "WHISPER_BATCH_SIZE", "auto"
     )
+    encoder: Annotated[
+        Encoder, _is("runs Whisper's encoder on a GPU: torch or ctranslate2; auto = torch where it fits and agrees")
+    ] = _key("WHISPER_ENCODER", "auto")
     model_keep_alive_seconds: Annotated[
         KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")
     ] = _key("MODEL_KEEP_ALIVE_SECONDS", -1)
@@ -121,6 +158,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     result_grace_seconds: Annotated[SecondsOrZero, _is("seconds a delivered result can still be had")] = _key(
         "WHISPER_RESULT_GRACE_SECONDS", 300
     )
+    audit_retention_days: Annotated[
+        Days, _is("days until an entry of the audit trail is removed; 0 = keep no trail")
+    ] = _key("WHISPER_AUDIT_RETENTION_DAYS", 90)
     max_file_size: Annotated[Count, _is("bytes an upload may have")] = _key("MAX_FILE_SIZE", 536870912)
     max_audio_seconds: Annotated[SecondsOrZero, _is("seconds audio may last, 12 hours as shipped; 0 = any length")] = (
         _key("MAX_AUDIO_SECONDS", 43200)
@@ -148,6 +188,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_uploads_per_address: Annotated[
         CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
     ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
+    rate_limit: Annotated[
+        str | None, _is("requests that a key may send, as in 60/minute; 1000/day; a key's own limit wins")
+    ] = _key("WHISPER_RATE_LIMIT", None)
+    quota: Annotated[
+        str | None, _is("audio and jobs that a key may have, as in 600 minutes/day; 1000 jobs/month; a key's own wins")
+    ] = _key("WHISPER_QUOTA", None)
+    auth_failure_limit: Annotated[
+        str | None, _is("requests with wrong keys from one network address, as in 60/minute; none = any number")
+    ] = _key("WHISPER_AUTH_FAILURE_LIMIT", "60/minute")
+    usage_retention_days: Annotated[
+        Days, _is("days that the usage of keys is kept; 0 = none is recorded, but what quotas need")
+    ] = _key("WHISPER_USAGE_RETENTION_DAYS", 400)
     min_upload_bytes_per_second: Annotated[
         CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
     ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)
@@ -181,6 +233,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     url_private_hosts: Annotated[
         str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
     ] = _key("URL_PRIVATE_HOSTS", None)
+    enable_webhooks: Annotated[bool, _is("send the ends of jobs to addresses that callers name")] = _key(
+        "ENABLE_WEBHOOKS", False
+    )
+    webhook_private_hosts: Annotated[
+        str | None, _is("hosts in private networks to send webhooks to: host or host:port, with commas between")
+    ] = _key("WEBHOOK_PRIVATE_HOSTS", None)
     enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
     allowed_origins: Annotated[
         str | None,

@@ -4,3 +4,8 @@
 ``diarize`` hold the stages, ``models`` the model files, ``worker`` the devices and batches. May import
 ``schema``, ``errors``, ``config``, ``time_order`` and ``word_spacing``; it knows no jobs and no HTTP.
 """
+
+from whisper_api.engine.worker.allocator import share_device_memory
+
+# Before any stage imports torch.
+share_device_memory()

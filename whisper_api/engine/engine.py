@@ -22,7 +22,7 @@ from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
 from whisper_api.engine.models.store import LocalModel, ModelStore
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.source import ENCODERS, WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
@@ -74,6 +74,8 @@ class Engine:
         device_index: number of the GPU for ``cuda``.
         compute_type: a compute type of CTranslate2; ``auto`` is float16 on a GPU and int8 on a CPU.
         batch_size: number of windows in a batch on a GPU; None to measure the best number.
+        encoder: what runs Whisper's encoder on a GPU: ``torch``, ``ctranslate2``, or ``auto``, which is torch where its
+            encoder fits into the memory beside CTranslate2's and agrees with it.
         models_dir: directory of the model files; None for ``models_cache`` in the user's cache directory.
         hf_token: Hugging Face token for gated models; None uses ``HF_TOKEN``.
         keep_alive: seconds that an unused model stays loaded; -1 for ever, 0 to unload it after each job.
@@ -101,6 +103,7 @@ class Engine:
         device_index: int = 0,
         compute_type: str = "auto",
         batch_size: int | None = None,
+        encoder: str = "auto",
         models_dir: str | os.PathLike[str] | None = None,
         hf_token: str | None = None,
         keep_alive: float = -1,
@@ -113,6 +116,8 @@ class Engine:
         model_aliases: Mapping[str, str] | None = None,
     ) -> None:
         fork.check()
+        if encoder not in ENCODERS:
+            raise InvalidOption("encoder", f"{encoder!r} is not one of {', '.join(ENCODERS)}")
         devices = choose_devices(device, device_index)
         if devices[0].kind == "cuda":
             # After a request for a device, a forked process cannot use CUDA.
@@ -140,6 +145,7 @@ class Engine:
         self._fault = DeviceFault()
         self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
         self._batch_size = batch_size
+        self._encoder = encoder
         self._closed = threading.Event()
 
     def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
@@ -197,6 +203,7 @@ class Engine:
             "device_index": config.device_index,
             "compute_type": config.compute_type,
             "batch_size": None if config.batch_size == "auto" else config.batch_size,
+            "encoder": config.encoder,
             "models_dir": config.models_dir,
             "hf_token": config.hf_token,
             "keep_alive": config.model_keep_alive_seconds,
@@ -415,6 +422,7 @@ class Engine:
             self.threads,
             self.lanes,
             self.store.offline,
+            self._encoder,
         )
 
     def _model_named(self, name: str | None) -> str:

@@ -22,7 +22,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from whisper_api.engine.vad import SILERO_FRAME, SpeechFrames, silero_probabilities
+from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
+from whisper_api.engine.vad import SpeechFrames
 from whisper_api.schema import HALLUCINATION, SAMPLE_RATE, VAD_ONSET, Hallucinations, Segment
 
 if TYPE_CHECKING:

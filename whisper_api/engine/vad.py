@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.level import hearing_gains, loud_seconds, raise_quiet_speech
-from whisper_api.schema import SAMPLE_RATE, VAD_ONSET
+from whisper_api.engine.audio.level import loud_seconds, raise_quiet_speech
+from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
+from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
 __all__ = [
-    "SILERO_FRAME",
     "Detection",
     "Span",
     "SpeechFrames",
@@ -27,8 +26,6 @@ __all__ = [
     "detect",
     "pyannote_frames",
     "silero_frames",
-    "silero_probabilities",
-    "silero_session",
     "speech_spans",
     "windows",
 ]
@@ -41,21 +38,6 @@ MAX_SILENCE_SECONDS = 4.0
 DITHER = 1e-4
 # Sound in which no speech is found is worth a second look and a warning from this length on.
 LOUD_SECONDS = 2.0
-
-SILERO_FRAME = 512
-SILERO_CONTEXT = 64
-# Frames between two reports of progress, and of one call of Silero: half a second.
-SILERO_BLOCK = 2000
-SILERO_CHUNK = 16
-# Silero's state is reset after 2 s of frames that are surely no speech, and after 10 s without a frame that surely is
-# speech. Silero then reads the last quarter of a second again, to know the room. On 21 recordings no frame of speech is
-# lost by that.
-SILERO_QUIET = 62
-SILERO_QUIET_BELOW = 0.1
-SILERO_UNVOICED = 313
-SILERO_WARM_UP = 8
-# Frames of digital silence after sound that Silero is run on: one second.
-SILERO_REACH = 31
 
 PYANNOTE_WINDOW = 5.0
 PYANNOTE_STEP = 2.5
@@ -262,98 +244,16 @@ def _pause(begin: int, end: int, frames: SpeechFrames, audio: Floats) -> int:
     return min(end, max(begin, (first + int(np.argmin(score))) * step + step // 2))
 
 
-@functools.lru_cache(maxsize=1)
-def silero_session() -> Any:
-    """The ONNX session of Silero's model, which is loaded once."""
-    from faster_whisper.vad import get_vad_model
-
-    return get_vad_model().session
-
-
 def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     """Speech probabilities of Silero VAD, the ONNX model that faster-whisper ships, one for each 32 ms.
 
-    The state of the model degrades without speech: after a minute of room noise the model misses up to a sixth of the
-    speech that follows. So the state is reset after some seconds without speech. The model is small, so it runs on the
-    CPU in the thread of the job.
+    The model is small, so it runs on the CPU, in the thread of the job and in threads beside it.
 
     Args:
         ctx: the job.
         audio: shape (samples,), mono, 16 kHz.
     """
     return SpeechFrames(silero_probabilities(audio, ctx.progress), SILERO_FRAME)
-
-
-def silero_probabilities(audio: Floats, progress: Callable[[float], None] = lambda done: None) -> Floats:
-    """The probabilities of :func:`silero_frames`.
-
-    Args:
-        audio: shape (samples,), mono, 16 kHz.
-        progress: called with the completed fraction.
-    """
-    silero, gains = _Silero(), hearing_gains(audio)
-    frames = -(-len(audio) // SILERO_FRAME)
-    probabilities = np.zeros(frames, np.float32)
-    zeros = 0
-    for first in range(0, frames, SILERO_CHUNK):
-        if first % SILERO_BLOCK == 0:
-            progress(first / frames)
-        after = min(frames, first + SILERO_CHUNK)
-        sound = np.flatnonzero(audio[first * SILERO_FRAME : after * SILERO_FRAME])
-        if zeros > SILERO_REACH and not len(sound):
-            # The model does not run on digital silence, since a small file can hold hours of it.
-            silero.quiet += after - first
-            continue
-        begin = first
-        if silero.reset_after_quiet():
-            # Digital silence says nothing about the room.
-            begin = first + int(sound[0]) // SILERO_FRAME if zeros > SILERO_REACH else max(0, first - SILERO_WARM_UP)
-        zeros = 0 if len(sound) else zeros + after - first
-        at = max(first, begin)
-        inputs = _silero_input(audio, begin, after)
-        if gains is not None:
-            inputs = inputs * gains[begin:after, None]
-        probabilities[at:after] = silero.probabilities(inputs)[at - begin :]
-    return probabilities
-
-
-def _silero_input(audio: Floats, begin: int, end: int) -> Floats:
-    """Frames of audio as Silero takes them: each begins with the last samples of the frame before it."""
-    start = begin * SILERO_FRAME - SILERO_CONTEXT
-    piece = audio[max(0, start) : end * SILERO_FRAME]
-    before = max(0, -start)
-    piece = np.pad(piece, (before, -(before + len(piece) - SILERO_CONTEXT) % SILERO_FRAME))
-    return np.lib.stride_tricks.sliding_window_view(piece, SILERO_CONTEXT + SILERO_FRAME)[::SILERO_FRAME]
-
-
-class _Silero:
-    """Silero's state while it goes through a recording.
-
-    Attributes:
-        quiet: frames since the last one that may be speech.
-    """
-
-    def __init__(self) -> None:
-        self._session = silero_session()
-        self._h = self._c = np.zeros((1, 1, 128), np.float32)
-        self.quiet = self._unvoiced = 0
-
-    def reset_after_quiet(self) -> bool:
-        """Reset the state after some seconds without speech. Returns whether it was reset."""
-        due = self.quiet >= SILERO_QUIET or self._unvoiced >= SILERO_UNVOICED
-        if due:
-            self._h = self._c = np.zeros((1, 1, 128), np.float32)
-            self.quiet = self._unvoiced = 0
-        return due
-
-    def probabilities(self, inputs: Floats) -> Floats:
-        """The probability of speech in the next frames, shape (frames, samples)."""
-        output, self._h, self._c = self._session.run(None, {"input": inputs, "h": self._h, "c": self._c})
-        probabilities: Floats = np.asarray(output, np.float32).reshape(-1)
-        loudest = float(probabilities.max())
-        self.quiet = self.quiet + len(inputs) if loudest < SILERO_QUIET_BELOW else 0
-        self._unvoiced = self._unvoiced + len(inputs) if loudest < VAD_ONSET else 0
-        return probabilities
 
 
 def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:

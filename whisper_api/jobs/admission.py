@@ -94,6 +94,9 @@ class Reservations:
         retention: keeps the directories of reservations from being removed as orphans.
         uploads_dir: holds one directory for each job.
         per_owner: unfinished jobs that one owner may have; 0 for no limit.
+
+    Attributes:
+        per_owner: may be changed at any time.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Reservations:
         self._store = store
         self._retention = retention
         self._uploads_dir = uploads_dir
-        self._per_owner = per_owner
+        self.per_owner = per_owner
         self._lock = threading.Lock()
         # Guarded by _lock, together with the flags of each reservation:
         self._open: set[Reservation] = set()
@@ -191,13 +194,13 @@ class Reservations:
 
     def _check_limit(self, owner: str, extra_slots: int) -> None:
         """Needs the lock, so that of two callers at the same moment the second counts the first."""
-        if not self._per_owner or not owner:
+        if not self.per_owner or not owner:
             return
         # A job that is being submitted may be counted twice for a moment, but is never missed.
         coming = sum(each.owner == owner for each in self._open)
-        if self._store.unfinished(owner) + coming >= self._per_owner + min(extra_slots, self._per_owner):
+        if self._store.unfinished(owner) + coming >= self.per_owner + min(extra_slots, self.per_owner):
             raise CallerLimit(
-                f"This key has {self._per_owner} unfinished jobs, and more are not allowed: try again when a job has "
+                f"This key has {self.per_owner} unfinished jobs, and more are not allowed: try again when a job has "
                 "ended",
                 RETRY_SECONDS,
             )

@@ -49,6 +49,9 @@ class HealthWatch:
         executor: runs the jobs.
         store: the store of the jobs.
         stall_seconds: a job without progress for this time counts as stalled.
+
+    Attributes:
+        stall_seconds: may be changed at any time.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class HealthWatch:
         self._preload = preload
         self._executor = executor
         self._store = store
-        self._stall_seconds = stall_seconds
+        self.stall_seconds = stall_seconds
         self._periodic = Periodic("stall-watch", self._check)
         # Used by the thread only.
         self._disk_failed = False
@@ -66,7 +69,7 @@ class HealthWatch:
 
     def start(self) -> None:
         """Start a thread that watches for stalled jobs."""
-        self._periodic.start(min(self._stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS))
+        self._periodic.start(min(self.stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS))
 
     def close(self) -> None:
         """End the thread."""
@@ -103,7 +106,7 @@ class HealthWatch:
         return f": {activity}" if activity else ""
 
     def _is_stalled(self, live: ProgressSnapshot) -> bool:
-        return live.idle_seconds > self._stall_seconds
+        return live.idle_seconds > self.stall_seconds
 
     def _check(self) -> None:
         self._check_disk()

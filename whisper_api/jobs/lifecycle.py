@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from whisper_api.config import Config
+from whisper_api.access.audit import AuditTrail
+from whisper_api.access.keys import KeyRing
+from whisper_api.config import Config, LiveConfig
 from whisper_api.errors import DeviceLost, StorageError
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
@@ -16,16 +18,23 @@ from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.traces import fail_trace
+from whisper_api.jobs.usage import UsageLog
+from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_sender import WebhookSender
+from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.jobs.worker import Worker, WorkerDeps
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
-from whisper_api.telemetry import Metrics, ServiceState
+from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
 
 __all__ = ["STOP_SECONDS", "Lifecycle"]
 
@@ -35,6 +44,8 @@ log = logging.getLogger("whisper_api.jobs")
 STOP_SECONDS = 30.0
 WRITE_RETRY_SECONDS = 3.0
 DRAINING_RETRY_SECONDS = 10.0
+# The last uses of all keys are written together, so that a request costs no write.
+KEY_USES_SECONDS = 60.0
 
 
 class Lifecycle:
@@ -46,11 +57,17 @@ class Lifecycle:
         executor: runs the jobs. Closed with the service.
         preload_retry_seconds: pauses after each failed attempt to get the executor ready; the last one repeats.
         write_retry_seconds: pause between two attempts to write to a database that cannot be written.
+        tracing: the traces, closed with the service; None for those that the environment configures.
 
     Attributes:
         store: the job database.
+        keys: the keys of callers, which are in the same database.
+        settings: the configuration in force; parts that take new values register with it.
+        audit: the audit trail, for those who let callers in.
         events: the events of the jobs.
         metrics: the metrics of the service and of the server in front of it.
+        tracing: the traces of both.
+        usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
     """
@@ -63,15 +80,19 @@ class Lifecycle:
         *,
         preload_retry_seconds: Sequence[float] = RETRY_SECONDS,
         write_retry_seconds: float = WRITE_RETRY_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
         self.store = store
+        self.tracing = start_tracing() if tracing is None else tracing
+        self.keys = KeyRing(store)
         self.hangs = False
         self.fault: DeviceLost | None = None
         self._fault_lock = threading.Lock()
         # Guarded by _fault_lock:
         self._on_fault: list[Callable[[], None]] = []
         self._process = os.getpid()
-        self._config = config
+        self.settings = LiveConfig(config)
+        self.audit = AuditTrail(store, config)
         self._executor = executor
         slots = config.max_concurrent_jobs if config.enable_concurrency else 1
         self._queue = JobQueue(
@@ -89,6 +110,13 @@ class Lifecycle:
         self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
         self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
+        self.usage = UsageLog(store, config)
+        private_hosts = hosts_in(config.webhook_private_hosts)
+        self._webhook_sender = WebhookSender(
+            store, self.metrics, Bodies(store).body_of, Webhooks(store).secrets_of, private_hosts=private_hosts
+        )
+        if config.enable_webhooks:
+            store.on_deliveries = self._webhook_sender.wake
         self._deps = WorkerDeps(
             store=store,
             queue=self._queue,
@@ -98,6 +126,7 @@ class Lifecycle:
             events=self.events,
             estimates=self._estimates,
             metrics=self.metrics,
+            tracing=self.tracing,
             uploads_dir=config.tmp_dir,
             on_completed=self._preload.succeeded,
             on_device_lost=self._lose_device,
@@ -105,6 +134,7 @@ class Lifecycle:
             retry_seconds=write_retry_seconds,
         )
         self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
+        self._key_uses = Periodic("key-uses", self.keys.write_uses)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
@@ -113,6 +143,11 @@ class Lifecycle:
         self._draining = False
         self._stopped = False
         self._closed = False
+        self.settings.register(self._take_settings)
+
+    @property
+    def _config(self) -> Config:
+        return self.settings.config
 
     def start(self) -> None:
         """Put interrupted jobs back into the queue, remove orphans and begin to work; models are loaded meanwhile.
@@ -134,14 +169,27 @@ class Lifecycle:
                 log.warning("%s", warning)
             self._recover()
             self._started = True
+            self.audit.start()
             self._retention.start(self._config.cleanup_interval_hours * 3600)
             self._revocations.start()
+            self.usage.start()
+            self._key_uses.start(KEY_USES_SECONDS)
+            if self._config.enable_webhooks:
+                self._webhook_sender.start()
             self._watch.start()
             self._preload.start()
             for number in range(self._running.slots):
                 thread = threading.Thread(target=self._work, name=f"job-{number}", daemon=True)
                 self._workers.append(thread)
                 thread.start()
+
+    def end_revoked(self) -> None:
+        """Cancel the jobs of revoked keys now, instead of some seconds later.
+
+        Raises:
+            StorageError: the database cannot be used; it happens later.
+        """
+        self._revocations.check()
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -199,8 +247,12 @@ class Lifecycle:
                 return
             self._closed = True
             self._watch.close()
+            self._webhook_sender.close()
             self._revocations.close()
+            self._key_uses.close()
+            self.keys.write_uses()
             self._retention.close()
+            self.usage.close()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
@@ -209,7 +261,9 @@ class Lifecycle:
             if self.hangs:
                 log.error("the device is still at work and is left behind")
             self._preload.join()
+            self.audit.close()
             self.store.close()
+            self.tracing.close()
 
     def health(self) -> Health:
         """Whether the service runs jobs, and the reason when it does not."""
@@ -233,6 +287,15 @@ class Lifecycle:
         waiting = self._queue.positions()
         return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
 
+    def oldest_wait(self, owner: str | None = None) -> float | None:
+        """Seconds since the submission of the oldest job that waits; None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        submitted = self.store.oldest_waiting(owner)
+        return None if submitted is None else max(0.0, time.time() - submitted)
+
     def _lose_device(self, error: DeviceLost) -> None:
         """Start no more jobs after the device has failed."""
         with self._fault_lock:
@@ -244,6 +307,15 @@ class Lifecycle:
         self.drain()
         for callback in callbacks:
             callback()
+
+    def _take_settings(self, config: Config) -> None:
+        self._queue.resize(config.max_queued_jobs)
+        self._reservations.per_owner = config.max_jobs_per_key
+        self._retention.retention_seconds = config.job_retention_hours * 3600
+        self._retention.grace_seconds = config.result_grace_seconds
+        self._watch.stall_seconds = config.stall_seconds
+        self.usage.configure(config)
+        self.audit.take_settings(config)
 
     def _state(self) -> ServiceState:
         from whisper_api.engine.audio.process import DECODERS
@@ -261,13 +333,15 @@ class Lifecycle:
             resident_bytes=facts.resident_bytes,
             lost_decoders=DECODERS.lost,
             devices=facts.devices,
+            pending_deliveries=self.store.pending_deliveries() if self._config.enable_webhooks else 0,
         )
 
     def _recover(self) -> None:
         """Put interrupted jobs back, and fill the queue."""
         now = time.time()
-        for job_id in recover(self.store, self._config.max_job_attempts, now):
-            remove_upload(self._config.tmp_dir, job_id)
+        for job in recover(self.store, self._config.max_job_attempts, now):
+            remove_upload(self._config.tmp_dir, job.job_id)
+            fail_trace(self.tracing, job)
         # Before the queue is filled, because a key may have been revoked while no server ran.
         self._revocations.check()
         for job in self.store.in_state("Queued"):
@@ -287,6 +361,7 @@ class Lifecycle:
         """Clean up after a job that was canceled while no worker ran it."""
         log.info("job canceled", extra={"job_id": job_id})
         self.metrics.job_ended("canceled")
+        self.tracing.job_ended(job_id, "Canceled", {})
         self._estimates.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)

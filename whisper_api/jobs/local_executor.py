@@ -269,6 +269,10 @@ class LocalExecutor:
                 engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
                 with self._lock:
                     self._engine, self._device = engine, engine.device
+                if engine.device.kind == "cuda" and not self._config.enable_concurrency:
+                    log.info(
+                        "one job runs at a time; with ENABLE_CONCURRENCY=true, short recordings share a GPU's batches"
+                    )
             return engine
 
     def _replace(self, engine: Engine) -> None:

@@ -41,6 +41,15 @@ class JobQueue:
         self._reserved = 0
         self._closed = False
 
+    def resize(self, capacity: int) -> None:
+        """Change the number of jobs that may wait. Jobs that wait already stay.
+
+        Args:
+            capacity: as for the constructor.
+        """
+        with self._changed:
+            self._capacity = capacity
+
     def reserve(self, *, extra_slots: int = 0) -> None:
         """Reserve room for a job that is about to be put in.
 

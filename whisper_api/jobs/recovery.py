@@ -33,7 +33,7 @@ def after_crash(job: Job, max_attempts: int, what: str) -> PutBack | Failed:
     return Failed("", f"{what} {attempts} times while this job ran: it is not tried again (MAX_JOB_ATTEMPTS)")
 
 
-def recover(store: JobStore, max_attempts: int, now: float) -> list[str]:
+def recover(store: JobStore, max_attempts: int, now: float) -> list[Job]:
     """Put the running jobs back into the queue, or fail those that were tried too often.
 
     If the process ends during the recovery, the next start repeats it: each job is put back together with its count.
@@ -44,7 +44,7 @@ def recover(store: JobStore, max_attempts: int, now: float) -> list[str]:
         now: seconds since 1970.
 
     Returns:
-        The ids of the failed jobs.
+        The failed jobs, as they were before.
     """
     failed = []
     for job in store.in_state("Processing"):
@@ -55,6 +55,6 @@ def recover(store: JobStore, max_attempts: int, now: float) -> list[str]:
                 log.warning("job requeued after attempt %d of %d", job.attempts + 1, max_attempts, extra=about)
             case Failed(error_name, reason):
                 store.fail(job.job_id, error_name, reason, now)
-                failed.append(job.job_id)
+                failed.append(job)
                 log.error("job failed: %s", reason, extra=about)
     return failed

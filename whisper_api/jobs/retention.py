@@ -1,4 +1,4 @@
-"""Removal of delivered results, of old jobs, and of uploads that belong to no job.
+"""Removal of delivered results, of old jobs and webhook deliveries, and of uploads that belong to no job.
 
 Deleted content also disappears from the database's write-ahead log: within ``WIPE_SECONDS``, unless another process
 still reads an old state of the database.
@@ -42,11 +42,13 @@ class Swept(msgspec.Struct, frozen=True):
         results: transcripts whose jobs stay.
         jobs: jobs with their transcripts.
         files: directories of uploads.
+        deliveries: webhook deliveries that had ended.
     """
 
     results: int
     jobs: int
     files: int
+    deliveries: int = 0
 
 
 class Retention:
@@ -56,8 +58,11 @@ class Retention:
         store: the store of the jobs.
         uploads_dir: holds one directory for each upload, named by its job's id. A directory with another name, or with
             other files, does not belong to the server and stays.
-        retention_seconds: how long a job stays after its end.
+        retention_seconds: how long a job, or a webhook delivery, stays after its end.
         grace_seconds: how long a result stays after its delivery, unless the job keeps its result.
+
+    Attributes:
+        retention_seconds, grace_seconds: may be changed at any time.
     """
 
     def __init__(
@@ -70,8 +75,8 @@ class Retention:
     ) -> None:
         self._store = store
         self._uploads_dir = uploads_dir
-        self._retention_seconds = retention_seconds
-        self._grace_seconds = grace_seconds
+        self.retention_seconds = retention_seconds
+        self.grace_seconds = grace_seconds
         self._periodic = Periodic("retention", self._remove_and_wipe)
         # Used by the thread only: the times of sweeps, the time since when the write-ahead log could not be emptied,
         # and whether that was logged.
@@ -104,12 +109,13 @@ class Retention:
         """
         files = self._remove_orphans()
         results = self._remove_results(now)
-        jobs = self._store.expired_jobs(now - self._retention_seconds)
+        deliveries = self._store.delete_deliveries(now - self.retention_seconds)
+        jobs = self._store.expired_jobs(now - self.retention_seconds)
         for job_id in jobs:
             self._store.delete(job_id)
             log.info("job removed", extra={"job_id": job_id})
         self._store.database.compact()
-        return Swept(results, len(jobs), files)
+        return Swept(results, len(jobs), files, deliveries)
 
     def start(self, interval: float) -> None:
         """Start a thread that sweeps from time to time.
@@ -121,7 +127,7 @@ class Retention:
             interval: seconds between two sweeps; the first comes after one interval.
         """
         self._interval, self._next_sweep = interval, time.monotonic() + interval
-        self._periodic.start(min(interval, WIPE_SECONDS, max(self._grace_seconds, MIN_TICK_SECONDS)))
+        self._periodic.start(min(interval, WIPE_SECONDS, max(self.grace_seconds, MIN_TICK_SECONDS)))
 
     def close(self) -> None:
         """End the thread once it has finished its current step."""
@@ -162,7 +168,7 @@ class Retention:
 
     def _remove_results(self, now: float) -> int:
         removed = 0
-        for job_id in self._store.expired_results(now - self._grace_seconds):
+        for job_id in self._store.expired_results(now - self.grace_seconds):
             if self._store.drop_result(job_id):
                 removed += 1
                 log.info("result removed", extra={"job_id": job_id})

@@ -1,4 +1,4 @@
-"""Cancels the jobs of revoked keys, waiting or running, and deletes their vocabularies."""
+"""Cancels the jobs of keys that were revoked or have expired, and deletes their vocabularies."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.store.jobs import JobStore
 
-__all__ = ["REASON", "Revocations"]
+__all__ = ["EXPIRED", "REASON", "Revocations"]
 
 log = logging.getLogger("whisper_api.jobs")
 
 REASON = "The key that submitted this job was revoked"
+EXPIRED = "The key that submitted this job has expired"
 # The command line revokes keys in another process, so this process learns of it from the database only.
 POLL_SECONDS = 2.0
 
 
 class Revocations:
-    """Cancels the jobs of revoked keys and deletes their vocabularies.
+    """Revokes the keys that have expired, cancels the jobs of revoked keys, and deletes their vocabularies.
 
     Running jobs end too, because no caller may fetch their results.
 
@@ -52,20 +53,21 @@ class Revocations:
         self._periodic.close()
 
     def check(self) -> None:
-        """Cancel all jobs of revoked keys that have not ended, and delete the vocabularies of these keys.
+        """Revoke expired keys, cancel all unfinished jobs of revoked keys, and delete the vocabularies of these keys.
 
         Raises:
             StorageError: the database cannot be used; the next call goes on.
         """
-        job_ids = self._store.jobs_of_revoked_keys()
+        self._store.expire_keys(time.time())
+        jobs = {job_id: EXPIRED if expired else REASON for job_id, expired in self._store.jobs_of_revoked_keys()}
         # Waiting jobs first, because the end of a running job would let the next waiting job start.
-        for job_id in job_ids:
+        for job_id, reason in jobs.items():
             # This method cleans up after a job that waited; a worker only cleans up after its own job.
-            if self._canceled(job_id, "Queued"):
+            if self._canceled(job_id, "Queued", reason):
                 self._queue.remove(job_id)
                 self._on_canceled(job_id)
-        for job_id in job_ids:
-            if self._canceled(job_id, "Processing"):
+        for job_id, reason in jobs.items():
+            if self._canceled(job_id, "Processing", reason):
                 running = self._running.get(job_id)
                 if running is None:
                     self._on_canceled(job_id)
@@ -73,10 +75,10 @@ class Revocations:
                     self._running.ask(running, "cancel")
         self._store.delete_vocabularies_of_revoked_keys()
 
-    def _canceled(self, job_id: str, state: JobState) -> bool:
-        if not self._store.cancel(job_id, time.time(), states=(state,), reason=REASON):
+    def _canceled(self, job_id: str, state: JobState, reason: str) -> bool:
+        if not self._store.cancel(job_id, time.time(), states=(state,), reason=reason):
             return False
-        log.warning("job canceled: its key was revoked", extra={"job_id": job_id})
+        log.warning("job canceled: its key was revoked or has expired", extra={"job_id": job_id})
         return True
 
     def _try(self) -> None:

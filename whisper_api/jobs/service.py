@@ -6,9 +6,6 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from msgspec.structs import replace
-
-from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config
 from whisper_api.errors import (
     IdempotencyConflict,
@@ -22,20 +19,24 @@ from whisper_api.errors import (
 )
 from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus, rfc3339
 from whisper_api.jobs.admission import Reservation, Submission, check_download
-from whisper_api.jobs.corrections import applied, checked
+from whisper_api.jobs.corrections import checked
 from whisper_api.jobs.events import Watch
 from whisper_api.jobs.executor import Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
+from whisper_api.jobs.results import corrected
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
+from whisper_api.jobs.webhooks import Webhooks
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.schema import Stage, Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
-from whisper_api.time_order import in_order
+from whisper_api.store.usage import OverQuota
 
 __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
@@ -77,11 +78,6 @@ class JobService(Lifecycle):
             raise
 
     @property
-    def keys(self) -> KeyRing:
-        """The keys of callers, which are in the same database."""
-        return KeyRing(self.store)
-
-    @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
         return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
@@ -90,6 +86,11 @@ class JobService(Lifecycle):
     def vocabularies(self) -> Vocabularies:
         """The vocabularies of the keys, which are in the same database."""
         return Vocabularies(self.store)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The webhooks of the keys, which are in the same database."""
+        return Webhooks(self.store, hosts_in(self._config.webhook_private_hosts))
 
     def facts(self) -> ExecutorFacts:
         """The device and the models that jobs run on. The first call may take long."""
@@ -107,10 +108,12 @@ class JobService(Lifecycle):
             extra_slots: number of the owner's jobs that do not count, because the upload may join one of them.
 
         Raises:
-            QueueFull, CallerLimit, Draining: no new job is accepted now.
+            QueueFull, CallerLimit, QuotaExceeded, Draining: no new job is accepted now.
             ForkedProcess: the service was made before this process was forked.
         """
         self.store.database.check_process()
+        if not extra_slots:
+            self.usage.quotas.check(owner)
         return self._reservations.reserve(owner, extra_slots)
 
     def submit(self, submission: Submission, reservation: Reservation) -> Job:
@@ -126,18 +129,21 @@ class JobService(Lifecycle):
         Raises:
             UnknownModel, ModelUnavailable: the model cannot be used.
             IdempotencyConflict: the owner used this idempotency key for something else.
-            QueueFull, Draining: no new job is accepted now.
+            QueueFull, QuotaExceeded, Draining: no new job is accepted now.
             StorageError: the job could not be stored.
         """
         with self._reservations.submitting(reservation) as enqueue:
             self._executor.check(submission.options, submission.hf_token)
             check_download(submission, self._executor, self.store, self._config.model_downloads)
+            charge = self.usage.charge(submission, self._executor.model_name(submission.options))
             now = time.time()
             join_after = now - JOIN_SECONDS if submission.join else None
+            not_to_join = self._not_to_join(submission)
             try:
-                job = self.store.add(
-                    submission.job(now), join_after=join_after, not_to_join=self._not_to_join(submission)
-                )
+                with traced(self.tracing, submission.job(now)) as new:
+                    job = self.store.add(new, join_after=join_after, not_to_join=not_to_join, charge=charge)
+            except OverQuota as full:
+                raise self.usage.refusal(full, submission) from None
             except AlreadyThere as there:
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})
@@ -243,9 +249,7 @@ class JobService(Lifecycle):
             owner: owner whose jobs the caller may see; None for all.
         """
         job, transcript, corrections = self._stored_result(job_id, owner)
-        # Older versions have stored words and segments without length.
-        transcript = replace(transcript, segments=in_order(transcript.segments))
-        return job, transcript if corrections is None else applied(transcript, corrections)
+        return job, corrected(transcript, corrections)
 
     def corrections(self, job_id: str, owner: str | None) -> Corrections:
         """The corrections of a result; empty when there are none.
@@ -277,7 +281,7 @@ class JobService(Lifecycle):
         self.store.mark_delivered(job_id, time.time())
         log.info("result delivered", extra={"job_id": job_id})
 
-    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> None:
+    def cancel(self, job_id: str, owner: str | None, *, force: bool = False) -> bool:
         """Cancel a waiting job; remove the result and files of an ended job, or all of a job that Failed.
 
         Args:
@@ -285,25 +289,30 @@ class JobService(Lifecycle):
             owner: owner of the job.
             force: also stop a running job, and return when it has stopped.
 
+        Returns:
+            Whether the job was unfinished and is Canceled now.
+
         Raises:
             JobIsProcessing: the job runs, and ``force`` is false.
         """
+        stopped = False
         while True:
             job = self._job(job_id, owner)
             if job.state in FINAL_STATES:
                 self._remove(job)
-                return
+                return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
                 raise JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
+                stopped = True
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
             if self.store.cancel(job_id, time.time(), states=(job.state,)):
                 self._queue.remove(job_id)
                 self._after_cancel(job_id)
-                return
+                return True
 
     def cancel_unfinished(self, job_id: str) -> bool:
         """Cancel a job of any owner, running or not, unless it has ended; an ended job keeps its result.

@@ -31,9 +31,11 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
-from whisper_api.schema import PartialSegments, Progress, Transcript
+from whisper_api.jobs.traces import end_trace, start_trace
+from whisper_api.jobs.usage import model_label
+from whisper_api.schema import PartialSegments, Progress
 from whisper_api.store.jobs import Job, JobStore
-from whisper_api.telemetry import Metrics
+from whisper_api.telemetry import Metrics, Tracing
 from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Worker", "WorkerDeps"]
@@ -56,7 +58,7 @@ class WorkerDeps:
     """The parts of a service that all its workers share.
 
     Attributes:
-        store, queue, executor, downloads, running, events, estimates, metrics: parts of the service.
+        store, queue, executor, downloads, running, events, estimates, metrics, tracing: parts of the service.
         uploads_dir: holds one directory for each job, named by its id.
         on_completed: called when a job has its result.
         on_device_lost: called when the device has failed, before the job is put back.
@@ -74,6 +76,7 @@ class WorkerDeps:
     events: JobEvents
     estimates: Estimates
     metrics: Metrics
+    tracing: Tracing
     uploads_dir: Path
     on_completed: Callable[[], None]
     on_device_lost: Callable[[DeviceLost], None]
@@ -111,13 +114,17 @@ class Worker:
         if next_job is None:
             return False
         job, running = next_job
+        deps = self._deps
         try:
-            event = self._finish(job, running, self._execute(job, running))
+            outcome = self._execute(job, running)
+            event = self._finish(job, running, outcome)
         finally:
-            self._deps.running.leave(running)
+            deps.running.leave(running)
         # Last, so that no watcher learns of the end while a part of the job still runs.
         if event is not None:
-            self._deps.events.publish(event)
+            deps.events.publish(event)
+        if deps.tracing.on:
+            end_trace(deps.tracing, deps.executor, job, outcome, event)
         return True
 
     def _run_guarded(self) -> None:
@@ -163,6 +170,8 @@ class Worker:
                 deps.running.leave(running)
         if claimed is None:
             return None
+        if deps.tracing.on:
+            start_trace(deps.tracing, deps.store, claimed)
         waited = time.time() - job.created_at
         log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(waited)})
         if job.attempts == 0:
@@ -230,6 +239,7 @@ class Worker:
         deps, job_id = self._deps, running.job_id
         if not deps.running.note(running, progress):
             return
+        deps.tracing.job_stage(job_id, progress.stage)
         snapshot = deps.running.snapshots().get(job_id)
         eta = deps.estimates.of_running(job_id, snapshot) if snapshot is not None else None
         deps.events.publish(
@@ -318,7 +328,9 @@ class Worker:
             case Completed(transcript):
                 if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
-                    metrics.job_completed(_model_label(transcript), transcript.timings, transcript.duration, seconds)
+                    metrics.job_completed(
+                        model_label(transcript.model), transcript.timings, transcript.duration, seconds
+                    )
                     self._deps.on_completed()
                     self._deps.estimates.forget(job_id)
                     self._deps.downloads.forget(job_id)
@@ -357,18 +369,11 @@ class Worker:
             return event_of(job)
         # Before another worker can take the job and publish that it runs.
         deps.events.publish(event_of(job))
+        deps.tracing.job_waits(job_id)
         if not deps.stopping.is_set():
             deps.queue.put(job_id, reserved=False, first=first)
             deps.events.update_positions()
         return None
-
-
-def _model_label(transcript: Transcript) -> str:
-    """The model as the catalogue names it. Other names may be paths of this machine, and have no bound."""
-    from whisper_api.engine.models.store import model_facts
-
-    entry = model_facts(transcript.model)
-    return "other" if entry is None else entry.name
 
 
 def _rounded(seconds: float | None) -> float | None:

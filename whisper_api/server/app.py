@@ -15,12 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 
+from whisper_api.access.request_limits import check_limits
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption
 from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.middleware.auth import Authentication, LocalCallers
 from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
+from whisper_api.server.middleware.tracing import TracedRequests
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.openai.errors import error_response
 from whisper_api.server.resource import Resource
@@ -28,28 +30,34 @@ from whisper_api.server.responses.delivery import LingeringClose
 from whisper_api.server.responses.problems import ErrorHandler, handler, problem_response
 from whisper_api.server.routes import (
     asr,
+    audit,
     corrections,
     docs,
     events,
     health,
     jobs,
+    keys,
     languages,
     metrics,
     openai,
     page,
     speakers,
     status,
+    stream_check,
     transcription,
+    usage,
     vocabularies,
+    webhooks,
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
+from whisper_api.telemetry import exporters_wanted
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
-__all__ = ["create_app", "create_metrics_app"]
+__all__ = ["checked", "create_app", "create_metrics_app"]
 
 NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
@@ -70,7 +78,25 @@ NATIVE_ROUTES = {
     "/vocabularies/{name}": Resource(
         {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
     ),
+    "/webhooks": Resource({"GET": webhooks.LIST, "POST": webhooks.CREATE}),
+    # Before the addresses of endpoints.
+    "/webhooks/secret": Resource({"GET": webhooks.OWN_SECRET}),
+    "/webhooks/secret/rotate": Resource({"POST": webhooks.ROTATE_OWN}),
+    "/webhooks/deliveries": Resource({"GET": webhooks.DELIVERIES}),
+    "/webhooks/deliveries/{delivery_id}": Resource({"GET": webhooks.DELIVERY}),
+    "/webhooks/deliveries/{delivery_id}/resend": Resource({"POST": webhooks.RESEND}),
+    "/webhooks/{endpoint_id}": Resource({"GET": webhooks.READ, "PATCH": webhooks.CHANGE, "DELETE": webhooks.DELETE}),
+    "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
+    "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
+    "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
+    "/admin/audit": Resource({"GET": audit.AUDIT}),
+    "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
+    "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
+    "/admin/keys/{key_id}/rotate": Resource({"POST": keys.ROTATE}),
+    "/usage": Resource({"GET": usage.OWN}),
+    "/admin/usage": Resource({"GET": usage.ALL}),
     "/status": Resource({"GET": status.STATUS}),
+    "/events/check": Resource({"GET": stream_check.CHECK}),
     "/metrics": Resource({"GET": metrics.METRICS}),
     "/livez": Resource({"GET": health.LIVEZ}),
     "/readyz": Resource({"GET": health.READYZ}),
@@ -128,14 +154,18 @@ def create_app(
     """
     if config is None:
         config = Config.load().config
-    config = _checked(config)
+    config = checked(config)
+    origins = AllowedOrigins.of(config)
     layers = [
         Middleware(AccessLog, templates=TEMPLATES),
         Middleware(BehindProxy, config=config),
         Middleware(LingeringClose),
     ]
-    layers += [Middleware(CrossOrigin, allowed=AllowedOrigins.of(config))]
-    admit = Middleware(LocalCallers, config=config, insecure=insecure, logged=set())
+    if exporters_wanted() if service is None else service.tracing.on:
+        # Around the access log, whose line has the ids of the span.
+        layers.insert(0, Middleware(TracedRequests, templates=TEMPLATES))
+    layers += [Middleware(CrossOrigin, allowed=origins)]
+    admit = Middleware(LocalCallers, config=config, allowed=origins, insecure=insecure, logged=set())
     if config.enable_authorization:
         admit = Middleware(Authentication)
     state = State()
@@ -143,7 +173,7 @@ def create_app(
     app = Starlette(
         routes=[Mount(prefix, _part(routes, openai_errors, admit, state)) for prefix, routes in OPENAI_MOUNTS.items()],
         middleware=layers,
-        lifespan=functools.partial(_lifespan, config=config, outer_service=service, executor=executor),
+        lifespan=functools.partial(_lifespan, config=config, origins=origins, outer_service=service, executor=executor),
     )
     app.state = state
     app.router.redirect_slashes = False
@@ -160,7 +190,8 @@ def create_metrics_app(app: Starlette, config: Config) -> Starlette:
         config: names the host of the port.
     """
     local = msgspec.structs.replace(config, host=config.metrics_host)
-    admit = Middleware(LocalCallers, config=local, insecure=not only_local(local.host))
+    origins = AllowedOrigins.of(config)
+    admit = Middleware(LocalCallers, config=local, allowed=origins, insecure=not only_local(local.host))
     outer = Starlette(middleware=[Middleware(AccessLog, templates=TEMPLATES)])
     outer.state = app.state
     outer.router.default = _part({"/metrics": NATIVE_ROUTES["/metrics"]}, handler(problem_response), admit, app.state)
@@ -180,17 +211,18 @@ def _part(routes: Mapping[str, Resource], errors: ErrorHandler, admit: Middlewar
     return app
 
 
-def _checked(config: Config) -> Config:
+def checked(config: Config) -> Config:
     """The configuration with Whisper's code of the language.
 
     Raises:
-        ConfigError: the language, the root path, the proxies or the origins cannot be used.
+        ConfigError: the language, the root path, the proxies, the origins or the limits cannot be used.
     """
     from whisper_api.engine.languages import language_or_auto
 
     root_path_of(config)
     TrustedAddresses(config.trusted_proxies)
     AllowedOrigins.of(config)
+    check_limits(config)
     try:
         return msgspec.structs.replace(config, language=language_or_auto(config.language))
     except InvalidOption as error:
@@ -199,7 +231,12 @@ def _checked(config: Config) -> Config:
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    app: Starlette, *, config: Config, outer_service: JobService | None, executor: Executor | None
+    app: Starlette,
+    *,
+    config: Config,
+    origins: AllowedOrigins,
+    outer_service: JobService | None,
+    executor: Executor | None,
 ) -> AsyncIterator[None]:
     """Make the state of the application, and close it in reverse order."""
     from whisper_api.jobs.service import JobService
@@ -212,6 +249,8 @@ async def _lifespan(
             await asyncio.to_thread(service.start)
         state = ServerState(config, service)
         stack.callback(state.close)
+        service.settings.register(origins.take_settings)
+        stack.callback(service.settings.unregister, origins.take_settings)
         await state.waiters.start()
         app.state.server, app.state.routes = state, ROUTES
         try:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.audit_records import Action
+from whisper_api.key_values import Role, Scope
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
-from whisper_api.store.rows import Role
 
 __all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
 
@@ -129,7 +130,10 @@ class Operation:
         body: body of the request; None without a body.
         open: whether the operation needs no key.
         roles: roles of the keys that may call the operation.
+        scope: the scope that a key with scopes needs; None for an operation that every key of these roles may call.
         hidden: whether the description leaves the operation out.
+        audit: the action that the audit trail records; None when it records nothing. A test asks for it where an
+            operation changes something.
     """
 
     handler: Handler
@@ -140,4 +144,6 @@ class Operation:
     body: FormBody | JsonBody | None = None
     open: bool = False
     roles: tuple[Role, ...] = ("user", "admin")
+    scope: Scope | None = None
     hidden: bool = False
+    audit: Action | None = None

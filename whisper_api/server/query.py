@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
+from msgspec import Meta
 from starlette.requests import Request
 
 from whisper_api.errors import JobNotFound
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import converted
 
-__all__ = ["idempotency_key", "job_id_of", "query_value", "status_location", "status_path"]
+__all__ = ["MOMENT", "idempotency_key", "job_id_of", "query_value", "seconds_of", "status_location", "status_path"]
 
+# The type of a parameter that is a time.
+MOMENT = Annotated[datetime, Meta(tz=True)]
 MAX_KEY_CHARACTERS = 255
 
 
@@ -30,6 +34,11 @@ def query_value(request: Request, name: str, annotation: Any, default: Any = Non
     """
     text = request.query_params.get(name, "").strip()
     return converted(name, text, annotation) if text else default
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """A time as seconds since 1970; None stays None."""
+    return None if moment is None else moment.timestamp()
 
 
 def job_id_of(request: Request) -> str:

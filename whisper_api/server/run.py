@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, ForkedProcess
-from whisper_api.logs import Repeats
+from whisper_api.logs import Repeats, set_level
+from whisper_api.server.reloading import LoadConfig, reload_when_asked
+from whisper_api.server.signals import Asked, signals_handled
 from whisper_api.server.sockets import listen, only_local, url_of
 from whisper_api.server.systemd import Supervisor
 
@@ -45,13 +46,22 @@ class Started:
     api_key: str | None
 
 
-def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started], None] | None = None) -> bool:
+def serve(
+    config: Config,
+    *,
+    insecure: bool = False,
+    on_ready: Callable[[Started], None] | None = None,
+    load: LoadConfig | None = None,
+) -> bool:
     """Serve until SIGTERM or SIGINT. In the main thread, the first signal stops gracefully and the second at once.
+
+    SIGHUP has the server read its configuration again, if ``load`` is given.
 
     Args:
         config: all settings.
         insecure: accept that authorization is off while others can reach the server.
         on_ready: called when the server listens. The models may still be loading.
+        load: reads the configuration again; the log's level follows it too.
 
     Returns:
         Whether all threads have ended. False means that a model is still at work and would crash the process when the
@@ -63,9 +73,9 @@ def serve(config: Config, *, insecure: bool = False, on_ready: Callable[[Started
             new one.
         StorageError: the job database cannot be used; StorageLocked when another server uses it.
     """
-    stop = _Stop()
-    with _signals(stop):
-        return _run(config, insecure, stop, on_ready, Supervisor())
+    stop, reload = Asked(), Asked()
+    with signals_handled(stop, reload if load is not None else None):
+        return _run(config, insecure, stop, on_ready, Supervisor(), load, reload)
 
 
 class Server:
@@ -81,7 +91,7 @@ class Server:
     def __init__(self, config: Config | None = None, *, insecure: bool = False) -> None:
         self._config = Config.load().config if config is None else config
         self._insecure = insecure
-        self._stop = _Stop()
+        self._stop = Asked()
         self._changed = threading.Event()
         self._started: Started | None = None
         self._failure: BaseException | None = None
@@ -171,9 +181,11 @@ class Server:
 def _run(
     config: Config,
     insecure: bool,
-    stop: _Stop,
+    stop: Asked,
     on_ready: Callable[[Started], None] | None,
     supervisor: Supervisor,
+    load: LoadConfig | None = None,
+    reload: Asked | None = None,
 ) -> bool:
     """Run a server in this thread until it stops; whether all of its threads have ended."""
     if not config.enable_authorization and not insecure and not only_local(config.host):
@@ -189,6 +201,7 @@ def _run(
         for sock in (*sockets, *metrics_sockets):
             stack.callback(sock.close)
         # Imported after the sockets listen: the imports take a while, and clients that connect meanwhile wait.
+        from whisper_api.access.audit import server_record
         from whisper_api.jobs.service import JobService
         from whisper_api.server.app import create_app, create_metrics_app
         from whisper_api.server.connections import Connections, bounds_of, raise_open_files, settings_of
@@ -205,7 +218,8 @@ def _run(
         token = None
         keys = service.keys
         if config.enable_authorization and not keys.any():
-            _, token = keys.create(FIRST_KEY_NAME, "admin")
+            first, token = keys.create(FIRST_KEY_NAME, "admin")
+            service.audit.write(server_record("key.create", first.key_id))
         scheme = "https" if settings.ssl_enabled else "http"
         started = Started(url_of(scheme, sockets[0]), token)
 
@@ -225,7 +239,13 @@ def _run(
                         if on_ready is not None:
                             on_ready(started)
                         supervisor.report("READY=1")
-                        with supervisor.watched():
+                        with contextlib.ExitStack() as running:
+                            running.enter_context(supervisor.watched())
+                            if load is not None and reload is not None:
+                                service.settings.register(set_level)
+                                parts = (connections, for_monitoring)
+                                reloading = reload_when_asked(reload, load, service.settings, supervisor, parts)
+                                running.callback(asyncio.create_task(reloading).cancel)
                             await stop.wait()
                             supervisor.report("STOPPING=1")
                             await _drain(app.state.server, thread)
@@ -252,50 +272,6 @@ async def _drain(state: ServerState, thread: ThreadPoolExecutor) -> None:
 
 async def _in(thread: ThreadPoolExecutor, function: Callable[..., None], *args: object) -> None:
     await asyncio.get_running_loop().run_in_executor(thread, function, *args)
-
-
-class _Stop:
-    """A request to stop the server, which any thread and a signal handler may make."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._event: asyncio.Event | None = None
-
-    def ask(self) -> None:
-        # Without a lock, because the code that a signal interrupts might hold it.
-        self.asked = True
-        loop, event = self._loop, self._event
-        if loop is not None and event is not None:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
-
-    async def wait(self) -> None:
-        self._event = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        if not self.asked:
-            await self._event.wait()
-
-
-@contextlib.contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
-    """While open, the first signal stops the server and the second ends the process. Only in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.asked:
-            os._exit(128 + number)
-        stop.ask()
-
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
-    before = {number: signal.signal(number, handle) for name in names if (number := getattr(signal, name, None))}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

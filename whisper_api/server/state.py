@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 from starlette.types import Scope
 
-from whisper_api.config import Config
+from whisper_api.access.request_limits import RequestLimits
+from whisper_api.config import Config, with_new_values
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
@@ -22,7 +23,17 @@ from whisper_api.server.uploads.turns import Amounts, Turns, client_network
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["ServerState", "blocking", "caller_of", "owner_of", "state_in", "state_of", "thread_count", "viewer_of"]
+__all__ = [
+    "ServerState",
+    "blocking",
+    "caller_of",
+    "owner_of",
+    "sees_texts",
+    "state_in",
+    "state_of",
+    "thread_count",
+    "viewer_of",
+]
 
 T = TypeVar("T")
 
@@ -42,7 +53,7 @@ class ServerState:
         service: the job service.
 
     Attributes:
-        config: the configuration.
+        config: the configuration in force.
         service: the job service.
         keys: the keys of the callers.
         uploads: threads that write and probe uploads. A slow disk occupies these threads and no others.
@@ -53,6 +64,7 @@ class ServerState:
         draining: set when the server begins to stop; status requests that wait for a change end then.
         stopped: set when no job runs any more; all other waiting requests end then.
         started: when the server started, by ``time.monotonic``.
+        limits: the rate limits of the keys.
         waiters: the open synchronous requests, whose jobs are canceled when the client goes away.
         key_uploads, address_uploads: limit the unfinished uploads of one key and of one address.
         form_bytes: limits the bytes on the disk of one caller's unfinished forms with several files.
@@ -75,6 +87,7 @@ class ServerState:
         self.stopped = asyncio.Event()
         self.started = time.monotonic()
         self.waiters = Waiters(service)
+        self.limits = RequestLimits(config)
         self.key_uploads = Turns(config.max_uploads_per_key)
         self.address_uploads = Turns(config.max_uploads_per_address)
         # The same number of bytes as the unfinished uploads of one key, with one file each, may have.
@@ -82,9 +95,19 @@ class ServerState:
         self.caller_fetches = Turns(FETCHES_PER_CALLER)
         self.caller_enrolments = Turns(1)
         self.caller_renders = Turns(1)
+        service.settings.register(self.take_settings)
+
+    def take_settings(self, config: Config) -> None:
+        """Use the new values of a configuration. Runs on the event loop."""
+        self.config = config = with_new_values(self.config, config)
+        self.limits.configure(config)
+        self.key_uploads.resize(config.max_uploads_per_key)
+        self.address_uploads.resize(config.max_uploads_per_address)
+        self.form_bytes.most = config.max_uploads_per_key * config.max_file_size
 
     def close(self) -> None:
         """End the threads, without waiting for work that has begun."""
+        self.service.settings.unregister(self.take_settings)
         for pool in (self.uploads, self.reads, self.renders, self.fetches, self.enrolments):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -123,9 +146,18 @@ def caller_of(request: Request) -> str:
 
 
 def viewer_of(request: Request) -> str | None:
-    """The owner whose jobs the caller may see; None, for an admin and without authorization, sees all jobs."""
+    """The owner whose jobs the caller may see; None, for an admin and without authorization, sees all jobs.
+
+    An operator sees the states of all jobs, and only operations that show no text of a job take its key.
+    """
     key = request.scope["state"].get("key")
-    return None if key is None or key.role == "admin" else key.key_id
+    return None if key is None or key.role in ("admin", "operator") else key.key_id
+
+
+def sees_texts(request: Request) -> bool:
+    """Whether the caller may see the texts of jobs: all but an operator."""
+    key = request.scope["state"].get("key")
+    return key is None or key.role != "operator"
 
 
 async def blocking(pool: Executor | None, function: Callable[..., T], *args: object) -> T:

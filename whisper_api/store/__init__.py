@@ -1,4 +1,4 @@
-"""The SQLite database of jobs, results and keys. No other folder contains SQL.
+"""The SQLite database of jobs, results, keys and webhooks. No other folder contains SQL.
 
 :mod:`database` has the connections and transactions, :mod:`jobs` the store that the other folders use. May import
 ``schema`` and ``errors``.

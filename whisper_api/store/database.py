@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from whisper_api.errors import ForkedProcess, StorageError, StorageFull, StorageLocked
+from whisper_api.store.locks import locked
 from whisper_api.store.texts import PAGE_BYTES
 
-__all__ = ["LOCK_NAME", "Database", "Migration", "sync_directory"]
+__all__ = ["Database", "Migration", "named_errors", "sync_directory"]
 
 Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
 """The steps from one version of the schema to the next: statements, and functions where SQL does not suffice."""
 
 log = logging.getLogger("whisper_api.jobs")
 
-LOCK_NAME = "server.lock"
 BUSY_SECONDS = 5.0
 # A thread waits this long for other threads of this process that write. Only a failing disk takes this long.
 TURN_SECONDS = 30.0
@@ -67,7 +67,7 @@ class Database:
         self._locks: list[FileLock] = []
         self._closed = False
         self._write_error: StorageError | None = None
-        with _named_errors(f"{path}: "):
+        with named_errors(f"{path}: "):
             _create(path)
             # Guarded by _turn:
             self._writer = self._connect(str(path))
@@ -90,7 +90,7 @@ class Database:
             StorageFull, StorageLocked, StorageError: the transaction has changed nothing.
             ForkedProcess: the database was opened before this process was forked.
         """
-        with self._my_turn(), self._watched(), _named_errors(), self._durability(synced), self._transaction():
+        with self._my_turn(), self._watched(), named_errors(), self._durability(synced), self._transaction():
             yield self._writer
 
     @contextmanager
@@ -104,7 +104,7 @@ class Database:
             ForkedProcess: the database was opened before this process was forked.
         """
         self.check_process()
-        with _named_errors():
+        with named_errors():
             reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
             try:
                 yield reader
@@ -117,7 +117,7 @@ class Database:
 
     def compact(self) -> bool:
         """Give free pages back to the file system, then :meth:`wipe`."""
-        with self._my_turn(), _named_errors():
+        with self._my_turn(), named_errors():
             # executescript(), because this pragma frees a page with every step, and execute() makes only one step.
             self._writer.executescript("PRAGMA incremental_vacuum")
         return self.wipe()
@@ -131,7 +131,7 @@ class Database:
         log_file = self._path.with_name(f"{self._path.name}-wal")
         if not log_file.exists() or not log_file.stat().st_size:
             return True
-        with self._my_turn(), _named_errors():
+        with self._my_turn(), named_errors():
             self._writer.execute(f"PRAGMA busy_timeout={int(1000 * WIPE_BUSY_SECONDS)}").fetchall()
             try:
                 busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -164,23 +164,9 @@ class Database:
             StorageLocked: another process has locked one of them.
         """
         for directory in dict.fromkeys(each.resolve() for each in (self._path.parent, *others)):
-            self._lock_directory(directory)
-
-    def _lock_directory(self, directory: Path) -> None:
-        # Not local to a thread, since any thread may close the database.
-        lock = FileLock(directory / LOCK_NAME, timeout=0, mode=0o600, thread_local=False)
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise StorageLocked(
-                f"Another server works on {directory}: stop it, or give this one directories of its own "
-                "(WHISPER_DATA_DIR, WHISPER_TMP_FILES)"
-            ) from None
-        except (OSError, NotImplementedError) as error:
-            raise StorageError(f"Cannot lock {directory}: {error}") from error
-        with self._lock:
-            self._locks.append(lock)
+            lock = locked(directory)
+            with self._lock:
+                self._locks.append(lock)
 
     def check_process(self) -> None:
         """Refuse to use the connections of the parent process: SQLite forbids it, and its file locks do not hold.
@@ -364,7 +350,7 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _named_errors(prefix: str = "") -> Iterator[None]:
+def named_errors(prefix: str = "") -> Iterator[None]:
     """Translate SQLite's errors. Error codes exist only since Python 3.11, so the messages decide."""
     try:
         yield

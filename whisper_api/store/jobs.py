@@ -1,10 +1,10 @@
-"""JobStore: jobs, transcripts, keys, known speakers and learned speeds in one SQLite database.
+"""JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
-All SQL is in this folder: here, in ``results.py``, ``keys.py``, ``speakers.py``, ``vocabularies.py`` and
-``job_search.py``, and for the schema in ``migrations.py``. A statement that changes a job names the state that the job
-must be in, so only one of two concurrent changes succeeds. When a method returns, its change is on the disk. The
-changes of ``claim`` and ``mark_delivered`` survive the end of the process, but perhaps not a loss of power: the job
-then runs again, or its result stays longer.
+All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
+``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
+changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace``,
+``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power: the job then
+runs again, its result stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from msgspec.structs import replace
 from whisper_api.errors import Portable
 from whisper_api.job_values import JobState
 from whisper_api.schema import Transcript
+from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
+from whisper_api.store.deliveries import DeliveryTable, forget_address
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
@@ -28,7 +30,9 @@ from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
+from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
+from whisper_api.trace_context import JobTrace
 
 __all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
@@ -72,7 +76,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
+class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -90,7 +94,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         super().__init__(Database(path, MIGRATIONS, busy_seconds=busy_seconds))
 
-    def add(self, job: Job, *, join_after: float | None = None, not_to_join: Collection[str] = ()) -> Job:
+    def add(
+        self,
+        job: Job,
+        *,
+        join_after: float | None = None,
+        not_to_join: Collection[str] = (),
+        charge: Charge | None = None,
+    ) -> Job:
         """Add a job behind all others.
 
         Args:
@@ -98,12 +109,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             join_after: do not add the job if the owner has an equal one that waits, runs, or was Completed at this time
                 (seconds since 1970) or later and was not delivered; None to add the job in any case.
             not_to_join: ids of jobs that must not be joined.
+            charge: what the owner is charged for the job; None for nothing.
 
         Returns:
             The same job with ``seq`` set.
 
         Raises:
             AlreadyThere: the owner has a job with this idempotency key, or a job to be joined.
+            OverQuota: the owner's quotas have no room for the job.
         """
         with self.database.write() as connection:
             if job.idempotency_key is not None:
@@ -114,6 +127,8 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 there = _to_join(connection, job, join_after, not_to_join)
                 if there is not None:
                     raise AlreadyThere(there)
+            if charge is not None:
+                charge_job(connection, job.job_id, job.owner, job.created_at, charge)
             connection.execute(_INSERT_JOB, values_of(job))
             (seq,) = connection.execute("SELECT last_insert_rowid()").fetchone()
             put_text(connection, seq, text_of(job))
@@ -172,6 +187,17 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
         counts = {row[0]: int(row[1]) for row in rows}
         return counts.get("Queued", 0), counts.get("Processing", 0)
 
+    def oldest_waiting(self, owner: str | None) -> float | None:
+        """When the oldest job was submitted that waits; seconds since 1970, None when none waits.
+
+        Args:
+            owner: owner of the jobs; None for the jobs of all owners.
+        """
+        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
+        moment: float | None = found[0][0]
+        return moment
+
     def page(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
     ) -> list[Job]:
@@ -226,10 +252,15 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 (now, transcript.duration, job.seq),
             )
             warnings = (*job.warnings, *transcript.warnings)
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings, trace=None)))
             connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
             if rates is not None:
                 learn(connection, rates)
+            work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
+            settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
+            announced = self.announce(connection, job, "Completed", now)
+        if announced:
+            self.announced()
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
@@ -252,7 +283,14 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
                 "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
                 (now, error_name, job.seq),
             )
-            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error)))
+            put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
+            if error_name in CALLERS_FAULTS:
+                settle(connection, job_id)
+            else:
+                give_back(connection, job_id)
+            announced = self.announce(connection, job, "Failed", now)
+        if announced:
+            self.announced()
         return True
 
     def cancel(
@@ -271,14 +309,18 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
         """
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
-            row = connection.execute(
-                f"SELECT seq FROM jobs WHERE job_id = ? AND finished_at IS NULL AND state IN ({marks})",
-                (job_id, *states),
-            ).fetchone()
-            if row is None:
+            job = _job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+            if job is None:
                 return False
-            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, row["seq"]))
-            delete_text(connection, row["seq"], error=reason)
+            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
+            announced = self.announce(connection, job, "Canceled", now)
+            delete_text(connection, job.seq, error=reason)
+            if job.state == "Queued":
+                give_back(connection, job_id)
+            else:
+                settle(connection, job_id)
+        if announced:
+            self.announced()
         return True
 
     def erase(self, job_id: str) -> bool:
@@ -292,10 +334,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             if row is None:
                 return False
             delete_text(connection, row["seq"])
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (row["seq"],)).rowcount > 0
 
     def drop_result(self, job_id: str) -> bool:
-        """Remove the transcript of a job, and the prompt, hotwords, vocabulary and names of known speakers.
+        """Remove the transcript of a job, its prompt, hotwords, vocabulary, names of known speakers and webhook URL.
 
         The job stays, with the file name and the metadata, so that its owner finds it.
 
@@ -306,8 +349,11 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             job = _job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
-            text = replace(text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=())
+            text = replace(
+                text_of(job), prompt=None, hotwords=None, vocabulary=None, known_speakers=(), webhook_url=None
+            )
             put_text(connection, job.seq, text)
+            forget_address(connection, job_id)
             return connection.execute("DELETE FROM transcripts WHERE seq = ?", (job.seq,)).rowcount > 0
 
     def requeue(self, job_id: str, *, counted: bool = False, last: bool = False) -> bool:
@@ -329,9 +375,23 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable):
             job_id,
         )
 
+    def set_trace(self, job_id: str, trace: JobTrace) -> None:
+        """Keep another span of a job that has not ended.
+
+        Args:
+            job_id: id of the job.
+            trace: the trace with the new span.
+        """
+        with self.database.write(synced=False) as connection:
+            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            if job is not None:
+                put_text(connection, job.seq, text_of(replace(job, trace=trace)))
+
     def delete(self, job_id: str) -> None:
         """Remove a job and its transcript."""
-        self._change("DELETE FROM jobs WHERE job_id = ?", job_id)
+        with self.database.write() as connection:
+            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            forget_address(connection, job_id)
 
     def expired_jobs(self, before: float) -> list[str]:
         """Ids of the jobs that ended before a time."""

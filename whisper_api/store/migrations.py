@@ -206,4 +206,115 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
         """,
     ),
+    (
+        # ``scopes`` is a JSON list, ``old_secrets`` the JSON of the secrets that rotations have replaced.
+        "ALTER TABLE keys ADD COLUMN expires_at REAL",
+        "ALTER TABLE keys ADD COLUMN last_used_at REAL",
+        "ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE keys ADD COLUMN rate TEXT",
+        "ALTER TABLE keys ADD COLUMN quota TEXT",
+        "ALTER TABLE keys ADD COLUMN old_secrets TEXT NOT NULL DEFAULT '[]'",
+    ),
+    (
+        # Counts only, so that they may stay when a job is deleted.
+        """
+        CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            audio_seconds REAL NOT NULL,
+            compute_seconds REAL NOT NULL,
+            PRIMARY KEY (owner, day, model)
+        ) WITHOUT ROWID
+        """,
+        # What unfinished jobs were charged.
+        """
+        CREATE TABLE charges (
+            job_id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            audio_seconds REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
+        # ``audit.py`` says what the triggers are for. The id of an entry is never used again (AUTOINCREMENT).
+        """
+        CREATE TABLE audit (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            time REAL NOT NULL,
+            action TEXT NOT NULL,
+            actor TEXT NOT NULL,
+            key_id TEXT,
+            name TEXT,
+            role TEXT,
+            target TEXT,
+            address TEXT,
+            request_id TEXT,
+            status INTEGER,
+            error TEXT,
+            count INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX audit_by_time ON audit (time)",
+        """
+        CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not changed'); END
+        """,
+        # INSERT OR REPLACE removes a row without the trigger of a removal.
+        """
+        CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+        WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
+        BEGIN SELECT RAISE(ABORT, 'entries of the audit trail are not replaced'); END
+        """,
+        """
+        CREATE TRIGGER audit_loses_only_its_oldest BEFORE DELETE ON audit
+        WHEN OLD.time > CAST(strftime('%s', 'now') AS REAL) - 86400 OR EXISTS (SELECT 1 FROM audit WHERE seq < OLD.seq)
+        BEGIN SELECT RAISE(ABORT, 'the audit trail loses only its oldest entries, after a day'); END
+        """,
+    ),
+    (
+        """
+        CREATE TABLE webhook_endpoints (
+            seq INTEGER PRIMARY KEY,
+            endpoint_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            content BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX webhook_endpoints_by_owner ON webhook_endpoints (owner, seq)",
+        "CREATE TABLE webhook_secrets (owner TEXT PRIMARY KEY, content BLOB NOT NULL)",
+        # No reference to the job: the event of a job that was removed is still delivered.
+        """
+        CREATE TABLE webhook_deliveries (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            delivery_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            job_id TEXT,
+            endpoint_id TEXT REFERENCES webhook_endpoints (endpoint_id) ON DELETE CASCADE,
+            type TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            target TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('Pending', 'Delivered', 'Failed')),
+            attempts INTEGER NOT NULL,
+            step INTEGER NOT NULL,
+            next_attempt_at REAL,
+            last_attempt_at REAL,
+            last_status INTEGER,
+            last_error TEXT,
+            ended_at REAL,
+            content BLOB,
+            CHECK ((next_attempt_at IS NULL) = (state != 'Pending')),
+            CHECK ((ended_at IS NULL) = (state = 'Pending'))
+        )
+        """,
+        "CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_attempt_at) WHERE state = 'Pending'",
+        "CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (ended_at) WHERE ended_at IS NOT NULL",
+        "CREATE INDEX webhook_deliveries_by_owner ON webhook_deliveries (owner, seq)",
+        "CREATE INDEX webhook_deliveries_by_job ON webhook_deliveries (job_id)",
+        "CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id)",
+    ),
 )

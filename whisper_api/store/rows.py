@@ -5,15 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
+from whisper_api.key_values import KeyState, Role, Scope
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
+from whisper_api.trace_context import JobTrace
 
 __all__ = [
     "JOB_COLUMNS",
@@ -21,15 +23,15 @@ __all__ = [
     "Job",
     "JobRequest",
     "Key",
+    "OldSecret",
     "Rates",
-    "Role",
     "job_of",
     "key_of",
+    "key_values",
+    "old_secrets_of",
     "text_of",
     "values_of",
 ]
-
-Role = Literal["user", "admin", "metrics"]
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,9 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
         fingerprint: fingerprint of the submission's content.
         metadata: the client's metadata, returned with the job.
         known_speakers: names; the file ``speaker-N`` in the upload's directory is a recording of speaker number N.
+        trace: the job's place in a trace; removed when the job ends. None while traces are off.
+        webhook_url: where the event of the job's end is sent, besides the endpoints of its key.
+        webhook_include_result: whether that event carries the result.
     """
 
     job_id: str
@@ -68,9 +73,12 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     metadata: dict[str, Any] | None = None
     known_speakers: tuple[str, ...] = ()
+    trace: JobTrace | None = None
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
 
     def __repr__(self) -> str:
-        # The token, the prompt and the client's file name must not get into a log.
+        # The token, the prompt, the address and the client's file name must not get into a log.
         return f"{type(self).__name__}(job_id={self.job_id!r}, owner={self.owner!r})"
 
 
@@ -99,14 +107,34 @@ class Job(JobRequest, frozen=True, kw_only=True):
     seq: int = 0
 
 
+class OldSecret(msgspec.Struct, frozen=True):
+    """A secret of a key that a rotation has replaced.
+
+    Attributes:
+        digest: hash of the secret.
+        valid_until: seconds since 1970, UTC.
+    """
+
+    digest: bytes
+    valid_until: float
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """A key, without its secret.
 
     Attributes:
         key_id: 8 hexadecimal digits; the public part of the key.
         name: name of the key, for people.
-        role: a user sees its own jobs, an admin sees all jobs; ``metrics`` may read the metrics and nothing else.
-        created_at, revoked_at: seconds since 1970, UTC.
+        role: a user sees its own jobs, an admin sees all jobs; an operator sees the states of all jobs and none of
+            their texts; ``metrics`` may read the metrics and nothing else.
+        created_at, revoked_at: seconds since 1970, UTC. A key that has expired counts as revoked at that moment.
+        expires_at: when the key expires; seconds since 1970, UTC. None for never.
+        last_used_at: last request with this key, to about a minute; seconds since 1970, UTC. None for never.
+        scopes: what the key may do, of all that its role allows; empty for all of it.
+        rate: rate limits, such as ``60/minute``, with semicolons between; None for those of the configuration.
+        quota: quotas, such as ``600 minutes/day; 1000 jobs/month``; None for those of the configuration.
+        old_secret_until: when the last secret that a rotation has replaced ends; seconds since 1970, UTC. None when
+            there is none.
     """
 
     key_id: str
@@ -114,6 +142,19 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = "user"
     created_at: float
     revoked_at: float | None = None
+    expires_at: float | None = None
+    last_used_at: float | None = None
+    scopes: tuple[Scope, ...] = ()
+    rate: str | None = None
+    quota: str | None = None
+    old_secret_until: float | None = None
+
+    def state(self, now: float) -> KeyState:
+        """Whether the key is accepted at a time, in seconds since 1970."""
+        end = self.expires_at
+        if self.revoked_at is None:
+            return "active" if end is None or now < end else "expired"
+        return "expired" if end is not None and self.revoked_at >= end else "revoked"
 
 
 @dataclass(frozen=True)
@@ -131,7 +172,10 @@ class Rates:
 
 
 # Fields of a job that the table of texts holds under the same name, and not the table of jobs.
-_TEXT_FIELDS = ("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error")
+_TEXT_FIELDS = (
+    *("file_name", "hf_token", "metadata", "known_speakers", "warnings", "error", "trace"),
+    *("webhook_url", "webhook_include_result"),
+)
 # Columns of the table of jobs. Its other columns hold what versions up to 4 stored there, and are empty now.
 JOB_COLUMNS = tuple(
     name
@@ -139,7 +183,12 @@ JOB_COLUMNS = tuple(
     # ``has_result`` is read from the table of transcripts, so that the two cannot disagree.
     if name != "has_result" and name not in _TEXT_FIELDS
 )
-KEY_COLUMNS = Key.__struct_fields__
+# An empty list in JSON.
+EMPTY = "[]"
+_SCOPES = msgspec.json.Decoder(tuple[Scope, ...])
+_OLD_SECRETS = msgspec.json.Decoder(tuple[OldSecret, ...])
+# ``old_secret_until`` is read from the secrets that rotations have replaced.
+KEY_COLUMNS = tuple(name for name in Key.__struct_fields__ if name != "old_secret_until")
 
 
 def values_of(job: Job) -> dict[str, Any]:
@@ -186,6 +235,21 @@ def job_of(row: sqlite3.Row) -> Job:
     return Job(**values, **{name: getattr(text, name) for name in _TEXT_FIELDS})
 
 
+def key_values(key: Key) -> dict[str, Any]:
+    """The columns of a key."""
+    return {name: getattr(key, name) for name in KEY_COLUMNS} | {"scopes": msgspec.json.encode(key.scopes).decode()}
+
+
 def key_of(row: sqlite3.Row) -> Key:
-    """The key of a row."""
-    return Key(**{name: row[name] for name in KEY_COLUMNS})
+    """The key of a row with the :data:`KEY_COLUMNS` and ``old_secrets``."""
+    values = {name: row[name] for name in KEY_COLUMNS}
+    # Every request reads its key, and most keys have neither scopes nor old secrets.
+    scopes = values["scopes"]
+    values["scopes"] = () if scopes == EMPTY else _SCOPES.decode(scopes)
+    return Key(**values, old_secret_until=max((each.valid_until for each in old_secrets_of(row)), default=None))
+
+
+def old_secrets_of(row: sqlite3.Row) -> tuple[OldSecret, ...]:
+    """The secrets of a key that rotations have replaced."""
+    text = row["old_secrets"]
+    return () if text == EMPTY else _OLD_SECRETS.decode(text)

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from whisper_api.trace_context import JobTrace
+
 __all__ = ["PAGE_BYTES", "JobText", "delete_text", "digest", "padded", "put_text"]
 
 PAGE_BYTES = 4096
@@ -40,6 +42,9 @@ class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: tuple[str, ...] = ()
     error: str | None = None
     idempotency_key: str | None = None
+    trace: JobTrace | None = None
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
 
 
 def padded(content: bytes) -> bytes:

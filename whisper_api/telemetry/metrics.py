@@ -28,6 +28,7 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OTHER = "other"
 # A model that no catalogue names has one label for all, since its name may be a path.
 ENDS = ("completed", "failed", "canceled", "requeued")
+ATTEMPTS = ("delivered", "retried", "failed")
 
 
 class Metrics:
@@ -68,6 +69,14 @@ class Metrics:
         self._speech_speed = self._histogram(
             "whisper_api_job_speed_ratio", "Seconds of audio for each second that a completed job ran", SPEEDS
         )
+        self._webhooks = Counter(
+            "whisper_api_webhook_deliveries",
+            "Attempts to deliver webhooks, by outcome; retried ones come again, failed ones were the last",
+            ("outcome",),
+            registry=self._registry,
+        )
+        for outcome in ATTEMPTS:
+            self._webhooks.labels(outcome)
         self._registry.register(StateCollector(read_state))
         ProcessCollector(registry=self._registry)
 
@@ -123,6 +132,14 @@ class Metrics:
             self._speech_speed.observe(audio / seconds)
         for stage, time in stages.items():
             self._stages.labels(stage, model).observe(time)
+
+    def webhook_attempted(self, outcome: str) -> None:
+        """Count an attempt to deliver a webhook.
+
+        Args:
+            outcome: delivered; retried, when another attempt will come; failed, when none will.
+        """
+        self._webhooks.labels(outcome).inc()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, or in OpenMetrics where the caller accepts it. May block.

@@ -30,6 +30,7 @@ class ServiceState:
         resident_bytes: their approximate size.
         lost_decoders: number of decoder processes that died or were killed over a file.
         devices: what each device has done.
+        pending_deliveries: number of webhook deliveries that wait for an attempt.
     """
 
     ready: bool
@@ -42,6 +43,7 @@ class ServiceState:
     resident_bytes: int
     lost_decoders: int
     devices: Sequence[DeviceStatistics]
+    pending_deliveries: int
 
 
 # Attribute to the name of its metric and the help text.
@@ -52,6 +54,10 @@ GAUGES = {
     "stalled_jobs": ("whisper_api_stalled_jobs", "Running jobs without progress for WHISPER_STALL_SECONDS"),
     "open_uploads": ("whisper_api_open_uploads", "Uploads that have begun and are no jobs yet"),
     "open_streams": ("whisper_api_open_streams", "Watches of jobs: event streams and synchronous requests"),
+    "pending_deliveries": (
+        "whisper_api_pending_webhook_deliveries",
+        "Webhook deliveries that wait for their first or next attempt",
+    ),
     "resident_models": ("whisper_api_resident_models", "Models in memory"),
     "resident_bytes": ("whisper_api_resident_model_bytes", "Approximate memory of the resident models"),
 }

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from documents import ROOT, between
 
-from whisper_api.engine.whisper.batch_memory import decode_row_bytes, encode_row_bytes, lane_bytes
+from whisper_api.engine.models.catalog import CATALOGUE
+from whisper_api.engine.whisper.batch_memory import (
+    decode_row_bytes,
+    encode_row_bytes,
+    lane_bytes,
+    most_windows,
+    torch_workspace_bytes,
+)
 from whisper_api.engine.whisper.ct2_file import read_shapes, read_weights
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2EncodeAndDetect, Ct2Whisper
 from whisper_api.engine.whisper.model import DecodeSettings
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, shape_of
+from whisper_api.engine.whisper.torch_encoder import tensor_shapes
+from whisper_api.engine.worker.device import GPU_LANES
 from whisper_api.errors import ModelCorrupt
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import random_models
 
 MB = 1_000_000
 LARGE = Shape(128, 1280, 20, 32, 32, 1500, 448, 51_866)
@@ -55,6 +71,32 @@ def test_all_lanes_together_leave_room_for_the_other_models(free: int, lanes: in
     batches = lanes * lane_bytes(free, lanes)
     assert batches < free - min(3 << 30, free // 4)
     assert batches > free // 2
+
+
+# Gigabytes of a GPU that CUDA's contexts and the libraries take.
+CONTEXTS = 1
+
+
+@pytest.mark.parametrize("name", ["large-v3-turbo", "large-v3"])
+@pytest.mark.parametrize("beams", [1, 5])
+def test_the_document_tells_the_largest_batches(name: str, beams: int) -> None:
+    sides, parameters = random_models.SHAPES[name], CATALOGUE[name].parameters
+    assert parameters is not None
+    layers = sides.encoder_layers, sides.decoder_layers
+    shape = Shape(sides.mels, sides.width, sides.heads, *layers, 1500, 448, sides.vocabulary)
+    encoder = 2 * sum(math.prod(each) for each in tensor_shapes(shape).values())
+    assert round(encoder / 1e9, 1) == 1.3
+    settings = replace(WINDOW, beam_size=beams)
+    cells = []
+    for gigabytes in (24, 80, 140):
+        for in_torch in (False, True):
+            free = (gigabytes - CONTEXTS << 30) - 2 * parameters - (encoder if in_torch else 0)
+            workspace = torch_workspace_bytes(shape, 3000, 2) if in_torch else None
+            row = decode_row_bytes(shape, settings, 2, in_torch=in_torch)
+            cells.append(most_windows(lane_bytes(free, GPU_LANES), row, workspace))
+    pairs = [f"{ctranslate2} / {torch}" for ctranslate2, torch in zip(cells[::2], cells[1::2], strict=True)]
+    table = between((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), "batches")
+    assert f"| {name} | {beams} | {' | '.join(pairs)} |" in table
 
 
 @pytest.mark.models

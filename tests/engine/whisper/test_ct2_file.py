@@ -80,3 +80,14 @@ def test_a_model_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelCorrupt, match="truncated"):
         read_weights(path)
+
+
+@pytest.mark.models
+def test_a_part_of_a_model_is_read_alone(tiny_en_model_dir: Path) -> None:
+    whole = read_weights(tiny_en_model_dir / "model.bin")
+    part = read_weights(tiny_en_model_dir / "model.bin", "encoder/")
+    assert set(part) == {name for name in whole if name.startswith("encoder/")}
+    assert all(np.array_equal(part[name], whole[name]) for name in part)
+    # The file has this matrix under two names, and the name that is asked for may be the second.
+    tied = read_weights(tiny_en_model_dir / "model.bin", "decoder/projection")
+    assert np.array_equal(tied["decoder/projection/weight"], whole["decoder/embeddings/weight"])

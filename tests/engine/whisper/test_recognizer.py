@@ -14,7 +14,8 @@ from whisper_api import Engine, InvalidOption, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.invented import InventedText, Voice
-from whisper_api.engine.vad import SILERO_FRAME, Span, SpeechFrames
+from whisper_api.engine.silero import SILERO_FRAME
+from whisper_api.engine.vad import Span, SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.prompt import prompt_tokens

@@ -15,6 +15,7 @@ from fakes import DEADLINE
 
 from whisper_api.engine.whisper.model import DecodeSettings
 from whisper_api.engine.whisper.sweep import measure_batch_size
+from whisper_api.engine.worker.batch_size import SIZES
 from whisper_api.engine.worker.worker import GpuWorker
 
 
@@ -67,9 +68,9 @@ def worker() -> Iterator[GpuWorker]:
 def test_it_is_that_of_long_windows_on_all_lanes_at_once(worker: GpuWorker) -> None:
     gpu = FakeGpu()
     whisper: Any = FakeWhisper(gpu)
-    assert measure_batch_size(whisper, worker, 5) == 64
+    assert measure_batch_size(whisper, worker, 5) == SIZES[-1]
     # With each batch of one lane there was one of the other.
-    assert gpu.runs == [size for size in (1, 2, 4, 8, 16, 32, 64) for _ in range(4)]
+    assert gpu.runs == [size for size in SIZES for _ in range(4)]
     (settings,) = whisper.settings
     assert (settings.frames, settings.beam_size) == (3000, 5)
     assert whisper.end_of_text in settings.suppress

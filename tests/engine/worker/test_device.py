@@ -90,6 +90,8 @@ def test_what_is_computed_in_float32_on_a_gpu_is_not_rounded_to_tf32(
         assert rounds() == (True, False)
     with Device("cuda", 2).scope():
         assert rounds() == (False, False)
+        assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+        assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     Device("cuda", 2).check()
     assert pretended_cuda == [("device", 2), ("synchronize", 2)]
 
@@ -111,6 +113,8 @@ NO_IMAGE = "CUDA error: no kernel image is available for execution on the device
         ("ctranslate2", "CUDA failed with error CUDA driver version is insufficient", ["update the driver"]),
         ("torch", "CUDA out of memory. Tried to allocate 20 MB", ["memory of GPU 1 is full"]),
         ("ctranslate2", "CUDA failed with error something new\nmore", ["CTranslate2 cannot run", "something new)"]),
+        ("torch", "CUDA error: operation not supported", ["PYTORCH_CUDA_ALLOC_CONF=backend:native"]),
+        ("ctranslate2", "Asynchronous allocation is not supported by the current GPU", ["cub_caching"]),
         ("", "", []),
     ],
 )

@@ -1,6 +1,7 @@
-"""``whisper-api doctor``: reports what works on this machine, and how to repair the rest.
+"""``whisper-api doctor``: reports what works on this machine or on a server, and how to repair the rest.
 
-:mod:`command` prints the report that :mod:`checks` and :mod:`stages` make. May import every folder.
+:mod:`command` prints the report that :mod:`checks` and :mod:`stages` make of this machine, or that :mod:`server` and
+:mod:`way` make of a server. May import every folder.
 """
 
 from __future__ import annotations

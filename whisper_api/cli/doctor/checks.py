@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from whisper_api.cli.doctor.check import Check, State, attempt, failure
+from whisper_api.engine.worker.device import cuda_problem
 from whisper_api.permissions import exposed_files
 
 if TYPE_CHECKING:
@@ -139,8 +140,6 @@ def _why_no_cuda() -> tuple[State, str, str | None]:
 
 def _cuda_of_torch() -> Check | str:
     import torch
-
-    from whisper_api.engine.worker.device import cuda_problem
 
     name = "cuda, for torch"
     if torch.version.cuda is None:

@@ -1,16 +1,23 @@
-"""``whisper-api doctor``: prints what this machine can run, as a table or as JSON."""
+"""``whisper-api doctor``: prints what this machine can run, or how a running server is, as a table or as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from whisper_api.cli.doctor.check import Check
 from whisper_api.cli.doctor.checks import Report, examine
 from whisper_api.cli.flags import add_setting_flags
+from whisper_api.cli.outputs import complain, one_line
+from whisper_api.cli.server_arguments import add_key_argument, api_key
 from whisper_api.config import Loaded
+from whisper_api.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from whisper_api.cli.doctor.server import ServerReport
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         common: flags of every command; they are in the parser already.
     """
     parser.add_argument("--json", action="store_true", help="answer as JSON")
+    server = parser.add_argument_group("a running server instead of this machine")
+    server.add_argument("--server", metavar="URL", help="URL of the server to examine, and the way to it")
+    add_key_argument(server)
+    server.add_argument("--transcribe", action="store_true", help="let the server transcribe a short tone")
     add_setting_flags(
         parser.add_argument_group("what to try"),
         {
@@ -46,15 +57,27 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         loaded: the configuration.
 
     Returns:
-        0 when transcription works, 1 when it does not.
+        0 when transcription works, or nothing is wrong with the server; 1 otherwise; 2 on wrong usage.
     """
-    report = examine(loaded)
-    if args.json:
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
-    else:
-        print(as_text(report))
+    if args.server is None:
+        if args.transcribe or args.key_file is not None:
+            return complain("doctor", "--transcribe and --key-file need --server", 2)
+        here = examine(loaded)
+        _print(args, here, as_text(here))
+        return 0 if here.can_transcribe else 1
+    from whisper_api.cli.doctor.server import examine_server
+
+    try:
+        report = examine_server(args.server, api_key(args.key_file), transcribe=args.transcribe)
+    except (InvalidOption, OSError, UnicodeDecodeError) as error:
+        return complain("doctor", one_line(error), 2)
+    _print(args, report, server_as_text(report))
+    return 0 if report.works else 1
+
+
+def _print(args: argparse.Namespace, report: Report | ServerReport, text: str) -> None:
+    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() if args.json else text)
     sys.stdout.flush()
-    return 0 if report.can_transcribe else 1
 
 
 def as_text(report: Report) -> str:
@@ -62,11 +85,22 @@ def as_text(report: Report) -> str:
     width = max(map(len, report.versions))
     lines = ["versions", *(f"  {name:<{width}}  {version or '-'}" for name, version in report.versions.items())]
     for title, checks in (("devices", report.devices), ("places", report.places), ("stages", report.stages)):
-        lines += ["", title]
-        for check in checks:
-            lines += _lines(check, max(len(other.name) for other in checks))
+        lines += ["", *_table(title, checks)]
     verdict = "transcription can run" if report.can_transcribe else "transcription cannot run yet: see stages"
     return "\n".join([*lines, "", verdict])
+
+
+def server_as_text(report: ServerReport) -> str:
+    """The report on a server as a table for people."""
+    lines = [*_table(f"the way to {report.url}", report.connection), ""]
+    if report.server:
+        lines += [*_table("the server", report.server), ""]
+    return "\n".join([*lines, "nothing is wrong" if report.works else "something is wrong: see FAILED"])
+
+
+def _table(title: str, checks: tuple[Check, ...]) -> list[str]:
+    width = max(len(check.name) for check in checks)
+    return [title, *(line for check in checks for line in _lines(check, width))]
 
 
 def _lines(check: Check, width: int) -> list[str]:

@@ -113,13 +113,14 @@ def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: s
     on_gpu = torch.device(device).type == "cuda"
     samples = frames * HOP
     # The GPU copies from pinned memory by itself, so this thread can continue meanwhile.
-    host = torch.zeros((len(audio), samples), dtype=torch.float32, pin_memory=on_gpu)
+    host = torch.empty((len(audio), samples), dtype=torch.float32, pin_memory=on_gpu)
     rows = host.numpy()
     for row, piece in zip(rows, audio, strict=True):
         piece = piece[:samples]
         row[: len(piece)] = piece
+        row[len(piece) :] = 0.0
     if not on_gpu:
-        return _torch_log_mel(host, mels, device)
+        return _torch_log_mel(host.to(device), mels, device)
     stream = _stream(device)
     with torch.cuda.stream(stream):
         there = host.to(device, non_blocking=True)

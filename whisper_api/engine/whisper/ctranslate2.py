@@ -1,4 +1,4 @@
-"""Whisper on a GPU: CTranslate2 runs the model in batches.
+"""Whisper on a GPU: CTranslate2 runs the decoder in batches, and torch or CTranslate2 the encoder.
 
 A batch may mix languages, tasks and prompts when ``<|startoftranscript|>`` has the same index in every row, so only
 operations with the same prompt length are equal.
@@ -11,16 +11,24 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.whisper.batch_memory import decode_row_bytes, encode_row_bytes, lane_bytes
+from whisper_api.engine.audio.mel import HOP
+from whisper_api.engine.whisper.batch_memory import (
+    MOST_WINDOWS,
+    decode_row_bytes,
+    encode_row_bytes,
+    lane_bytes,
+    most_windows,
+    torch_row_bytes,
+    torch_workspace_bytes,
+)
 from whisper_api.engine.whisper.ct2_file import read_shapes
 from whisper_api.engine.whisper.model import (
     BEST_OF,
-    MAX_FRAMES,
     Attention,
     DecodedTokens,
     DecodeSettings,
@@ -30,15 +38,23 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
+from whisper_api.engine.whisper.torch_encoder import (
+    TorchEncoder,
+    agreeing_encoder,
+    completed,
+    encoder_bytes,
+    load_encoder,
+)
 from whisper_api.engine.worker.device import release_cached_memory
-from whisper_api.engine.worker.device_errors import clear_frames, kind_of
+from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
-    from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
-    from whisper_api.engine.worker.worker import BatchOperation
+    import torch
 
-__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Probe", "Ct2Whisper"]
+    from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
+
+__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Whisper"]
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +62,10 @@ log = logging.getLogger(__name__)
 MOST_PADDING = 2
 
 Floats = NDArray[np.float32]
-V = TypeVar("V")
-
-# CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
-# first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
-MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
+# Length of the windows on which the encoders are compared.
+COMPARED_FRAMES = 1000
+# The part of a compute type's name that tells the numbers of the encoder's output.
+HALVES = ("bfloat16", "float16")
 
 
 class Ct2Whisper(Whisper):
@@ -64,8 +79,10 @@ class Ct2Whisper(Whisper):
         threads: number of CPU threads of one call.
         lanes: number of simultaneous calls.
         offline: whether downloads are forbidden.
-        free_memory: returns the free bytes of the device, or None when they are unknown. Called once, after the model
-            was loaded: batches take at most their share of it.
+        free_memory: returns the free bytes of the device, or None when they are unknown. Of what is free after the
+            model was loaded, batches take at most their share.
+        encoder: ``torch``, ``ctranslate2``, or ``auto``: on a GPU with numbers of 16 bits, torch's if it fits into the
+            memory and agrees with CTranslate2's.
 
     Raises:
         ModelCorrupt: the files do not belong to a Whisper model.
@@ -82,6 +99,7 @@ class Ct2Whisper(Whisper):
         lanes: int = 1,
         offline: bool = False,
         free_memory: Callable[[], int | None] = lambda: None,
+        encoder: str = "auto",
     ) -> None:
         import ctranslate2
 
@@ -99,29 +117,61 @@ class Ct2Whisper(Whisper):
             if kind_of(error) != "other" or any(word in str(error).lower() for word in ("cuda", "cublas", "cudnn")):
                 raise
             raise ModelCorrupt(f"{directory} cannot be loaded as a Whisper model: {error}") from error
-        # What torch keeps for later is free as well.
-        release_cached_memory()
-        free = free_memory()
-        self._lane_bytes = None if free is None else lane_bytes(free, lanes)
-        self._number_bytes = 4 if compute_type in ("float32", "int8_float32") else 2
         self._directory = directory
         # Names this model in what the worker learns; another model may get the id() of this one later.
         self.key = object()
         multilingual = bool(self.ct2.is_multilingual)
         super().__init__(directory, int(self.ct2.n_mels), multilingual=multilingual, offline=offline)
+        self._numbers = next((name for name in HALVES if name in self.ct2.compute_type), "float32")
+        self._number_bytes = 4 if self._numbers == "float32" else 2
+        self._forced = encoder != "auto"
+        self._encoder = self._torch_encoder(encoder, free_memory)
+        # What torch keeps for later is free as well.
+        release_cached_memory()
+        free = free_memory()
+        self._lane_bytes = None if free is None else lane_bytes(free, lanes)
+
+    def _torch_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> TorchEncoder | None:
+        """The encoder in torch; None when CTranslate2's is to be used."""
+        path = self._directory / "model.bin"
+        if asked == "ctranslate2" or (asked == "auto" and not self.prefers_torch):
+            return None
+        load = functools.partial(load_encoder, path, self.shape, self._torch_device, self._numbers)
+        if asked == "torch":
+            return load()
+        import torch
+
+        release_cached_memory()
+        noise = np.random.default_rng(0).normal(0, 0.1, COMPARED_FRAMES * HOP).astype(np.float32)
+        return agreeing_encoder(
+            load,
+            lambda features: torch.stack(self.rows_of(self.ct2.encode(self.view(features)))),
+            lambda: self.features([noise, noise[: len(noise) // 2]], COMPARED_FRAMES),
+            encoder_bytes(path, self._number_bytes),
+            free_memory(),
+        )
+
+    @property
+    def prefers_torch(self) -> bool:
+        """Whether torch's encoder is faster here: on a GPU, and not where CTranslate2 multiplies in int8 or TF32."""
+        return bool(self.ct2.device == "cuda") and self._numbers != "float32"
+
+    @property
+    def _torch_device(self) -> str:
+        return "cpu" if self.ct2.device == "cpu" else f"cuda:{self.ct2.device_index[0]}"
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
-        return Ct2EncodeAndDetect(self, self._rows(max_items, encode_row_bytes, frames), max_cost, frames)
+        of_encoder = encode_row_bytes if self._encoder is None else torch_row_bytes
+        rows = self._most_windows(frames, of_encoder(self.shape, frames, self._number_bytes))
+        return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        return Ct2Decode(self, self._rows(max_items, decode_row_bytes, settings), max_cost, settings)
+        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self._encoder is not None)
+        return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
 
-    def _rows(self, most: int, row_bytes: Callable[[Shape, V, int], int], settings: V) -> int:
-        """The number of windows in a batch: at most ``most``, and as many as one lane's memory holds."""
-        rows = min(most, MOST_WINDOWS)
-        if self._lane_bytes is None:
-            return rows
-        return max(1, min(rows, self._lane_bytes // row_bytes(self.shape, settings, self._number_bytes)))
+    def _most_windows(self, frames: int, row: int) -> int:
+        workspace = None if self._encoder is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
+        return most_windows(self._lane_bytes, row, workspace)
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -131,7 +181,10 @@ class Ct2Whisper(Whisper):
         return shape_of(read_shapes(self._directory / "model.bin"))
 
     def unload(self) -> None:
+        self._encoder = None
         self.ct2.unload_model()
+        # With torch's and CTranslate2's common pool of memory, this returns what both have freed.
+        release_cached_memory()
 
     def encode(self, windows: Sequence[Floats], frames: int) -> Any:
         """Encode windows on the device.
@@ -142,21 +195,63 @@ class Ct2Whisper(Whisper):
 
         Returns:
             A ``StorageView`` of shape (windows, positions, width).
+
+        Raises:
+            MemoryError: there are too many windows for CTranslate2's encoder, which has taken the place of torch's.
         """
-        import ctranslate2
+        features, encoder = self.features(windows, frames), self._encoder
+        if encoder is not None:
+            try:
+                return self.view(encoder(features))
+            except Exception as error:
+                if self._forced or kind_of(error) != "other":
+                    raise
+                log.warning("Whisper's encoder runs in CTranslate2 from now on: torch's failed: %s", first_line(error))
+                self._encoder = None
+        if len(windows) > MOST_WINDOWS:
+            # Batches that were planned for torch's encoder. The worker halves them.
+            raise MemoryError(f"{len(windows)} windows are too many for CTranslate2's encoder")
+        return self.ct2.encode(self.view(features))
+
+    def features(self, windows: Sequence[Floats], frames: int) -> torch.Tensor:
+        """The log-mel features of windows as in :meth:`encode`: shape (windows, mels, frames), on the device."""
+        import torch
 
         from whisper_api.engine.audio.mel import log_mel, log_mel_on_device
 
         if self.ct2.device == "cpu":
-            features = np.stack([log_mel(window, frames, self.mels) for window in windows])
-            return self.ct2.encode(ctranslate2.StorageView.from_array(features))
-        index = self.ct2.device_index[0]
-        on_device = log_mel_on_device(windows, frames, self.mels, f"cuda:{index}")
-        view = ctranslate2.StorageView.from_array(on_device)
-        if view.device_index != index:
+            return torch.from_numpy(np.stack([log_mel(window, frames, self.mels) for window in windows]))
+        return log_mel_on_device(windows, frames, self.mels, self._torch_device)
+
+    def view(self, tensor: torch.Tensor) -> Any:
+        """A ``StorageView`` of a tensor's memory, without a copy; it keeps the tensor alive."""
+        import ctranslate2
+
+        if self.ct2.device == "cpu":
+            return ctranslate2.StorageView.from_array(tensor.numpy())
+        view = ctranslate2.StorageView.from_array(tensor)
+        if view.device_index != self.ct2.device_index[0]:
             # StorageView assumes that the array is on the thread's current device.
-            view = ctranslate2.StorageView.from_array(on_device.cpu().numpy())
-        return self.ct2.encode(view)
+            view = ctranslate2.StorageView.from_array(tensor.cpu().numpy())
+        return view
+
+    def rows_of(self, encoded: Any) -> list[torch.Tensor]:
+        """The rows of an encoder's output. They stay on the device until the decoding, and none keeps its batch."""
+        import ctranslate2
+        import torch
+
+        if encoded.dtype == ctranslate2.DataType.bfloat16:  # no other library takes it
+            encoded = encoded.to(ctranslate2.DataType.float32)
+        array = np.asarray(encoded) if encoded.device == "cpu" else encoded
+        rows = [row.clone() for row in torch.as_tensor(array, device=self._torch_device)]
+        completed(rows[-1])
+        return rows
+
+    def joined(self, rows: Sequence[Any]) -> Any:
+        """A ``StorageView`` of rows that :meth:`rows_of` gave."""
+        import torch
+
+        return self.view(completed(torch.stack(list(rows))))
 
 
 @dataclass(frozen=True)
@@ -181,17 +276,15 @@ class Ct2EncodeAndDetect(_Ct2Operation):
         """Encode the windows, and return the languages of each and of its parts."""
         encoded = self.whisper.encode([each.samples for each in inputs], self.frames)
         found = self._languages(encoded)
-        rows = _to_numpy(encoded)
+        rows = self.whisper.rows_of(encoded)
         return [
             Detected(row, languages, tuple(self._of_part(row[first:after]) for first, after in each.parts))
             for row, languages, each in zip(rows, found, inputs, strict=True)
         ]
 
-    def _of_part(self, encoded: NDArray[Any]) -> dict[str, float]:
+    def _of_part(self, encoded: torch.Tensor) -> dict[str, float]:
         """The languages of a part of a window. CTranslate2 has no mask, so parts of unequal length share no batch."""
-        import ctranslate2
-
-        return self._languages(ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded[None])))[0]
+        return self._languages(self.whisper.joined([encoded]))[0]
 
     def _languages(self, encoded: Any) -> list[dict[str, float]]:
         detected = self.whisper.ct2.detect_language(encoded)
@@ -231,11 +324,9 @@ class Ct2Decode(_Ct2Operation):
 
     def run(self, inputs: Sequence[Row]) -> list[DecodedTokens]:
         """Return one result for each row."""
-        import ctranslate2
-
         settings, model = self.settings, self.whisper.ct2
         if settings.encoded:
-            encoder_output = ctranslate2.StorageView.from_array(np.stack([row.input for row in inputs]))
+            encoder_output = self.whisper.joined([row.input for row in inputs])
         else:
             encoder_output = self.whisper.encode([row.input for row in inputs], settings.frames)
         search: dict[str, Any] = (
@@ -305,70 +396,3 @@ class Ct2Decode(_Ct2Operation):
             )
             for result in results
         ]
-
-
-@dataclass(frozen=True)
-class Ct2Probe:
-    """The operation that measures batch sizes: it decodes windows of noise, each to the same number of tokens.
-
-    Attributes:
-        whisper: the model.
-        beam_size: number of beams.
-        frames: length of a window, 100 a second.
-    """
-
-    whisper: Whisper
-    beam_size: int
-    frames: int = MAX_FRAMES
-
-    max_items: ClassVar[int] = 1
-    max_cost: ClassVar[float] = float("inf")
-
-    @property
-    def memory_key(self) -> Hashable:
-        """As in :class:`BatchOperation`."""
-        return ("probe", id(self.whisper))
-
-    def decode(self, size: int) -> BatchOperation:
-        """The operation for a batch of so many windows; its ``max_items`` is lower when memory does not hold them."""
-        # Without an end of text, each window is decoded to the token cap.
-        suppress = (*self.whisper.non_speech_tokens, self.whisper.end_of_text)
-        settings = DecodeSettings(self.frames, len(self._prompt()), self.beam_size, 0.0, suppress)
-        return self.whisper.decode(settings, size, float("inf"))
-
-    def run(self, inputs: Sequence[int]) -> list[bool]:
-        """Run a batch of each of these sizes, and return whether it fitted into memory.
-
-        A batch that does not fit is no error, so that the worker unloads no model for it.
-        """
-        return [self._fits(size) for size in inputs]
-
-    def _fits(self, size: int) -> bool:
-        noise = np.random.default_rng(0).normal(0, 0.1, self.frames * 160).astype(np.float32)
-        try:
-            self.decode(size).run([Row(noise, self._prompt(), self.frames)] * size)
-        except Exception as error:
-            if kind_of(error) != "memory":
-                raise
-            failure = error
-        else:
-            return True
-        # Outside of the handler, whose error holds the batch.
-        clear_frames(failure)
-        release_cached_memory()
-        return False
-
-    def _prompt(self) -> tuple[int, ...]:
-        tokenizer = self.whisper.tokenizer("en")
-        return (*tokenizer.sot_sequence, tokenizer.no_timestamps)
-
-
-def _to_numpy(view: Any) -> NDArray[Any]:
-    import ctranslate2
-
-    if view.device != "cpu":
-        view = view.to_device(ctranslate2.Device.cpu)
-    if view.dtype == ctranslate2.DataType.bfloat16:  # NumPy has no such type
-        view = view.to(ctranslate2.DataType.float32)
-    # A copy: the view's memory belongs to the batch.
-    return np.array(view)

@@ -56,8 +56,8 @@ class Row:
     """One window for the decoder.
 
     Attributes:
-        input: float32, shape (samples,), 16 kHz, at most as long as the padded window; or the encoder's output, shape
-            (positions, width), with :attr:`DecodeSettings.encoded`.
+        input: float32, shape (samples,), 16 kHz, at most as long as the padded window; or the encoder's output of
+            :class:`Detected`, with :attr:`DecodeSettings.encoded`.
         prompt: tokens up to and including ``<|notimestamps|>``.
         speech_frames: frames of audio before the padding, 100 a second.
         following: number of later windows of the same recording.
@@ -65,7 +65,7 @@ class Row:
         restarted: whether an earlier attempt ended with an error.
     """
 
-    input: NDArray[Any]
+    input: Any
     prompt: tuple[int, ...]
     speech_frames: int
     following: int = 0
@@ -92,13 +92,14 @@ class Detected:
     """The languages of a window.
 
     Attributes:
-        encoded: the encoder's output, shape (positions, width).
+        encoded: the encoder's output, shape (positions, width); on a GPU a tensor, which stays there until the
+            decoding.
         languages: language code to probability, in the whole window.
         parts: the same in each part. The encoder has heard the whole window, so the language of a part is clearer than
             in the part alone, but what is around the part has some influence.
     """
 
-    encoded: NDArray[Any]
+    encoded: Any
     languages: dict[str, float]
     parts: tuple[dict[str, float], ...] = ()
 

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.whisper.torch_encoder import encoder_bytes
 from whisper_api.engine.worker.device import Device
 
-__all__ = ["WhisperSource"]
+__all__ = ["ENCODERS", "WhisperSource"]
+
+# What may run the encoder on a GPU.
+ENCODERS = ("auto", "torch", "ctranslate2")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class WhisperSource:
         threads: number of CPU threads of one call.
         lanes: number of simultaneous calls.
         offline: whether downloads are forbidden.
+        encoder: as for :class:`~whisper_api.engine.whisper.ctranslate2.Ct2Whisper`; on a CPU, ONNX Runtime runs it.
     """
 
     path: str
@@ -31,11 +36,18 @@ class WhisperSource:
     threads: int
     lanes: int = 1
     offline: bool = False
+    encoder: str = "auto"
 
     def estimated_bytes(self) -> int:
-        size = (Path(self.path) / "model.bin").stat().st_size
+        path = Path(self.path) / "model.bin"
+        size = path.stat().st_size
         # Published files contain float16. In memory, int8 weights take half as much, and float32 weights twice as much.
-        return size * 2 if self.compute_type == "float32" else size // 2 if "int8" in self.compute_type else size
+        weights = size * 2 if self.compute_type == "float32" else size // 2 if "int8" in self.compute_type else size
+        if self.device == "cpu" or self.encoder == "ctranslate2":
+            return weights
+        # CTranslate2 keeps its own encoder beside torch's.
+        halves = "float16" in self.compute_type
+        return weights + (encoder_bytes(path, 2 if halves else 4) if halves or self.encoder == "torch" else 0)
 
     def load(self) -> Whisper:
         """Load the model.
@@ -59,6 +71,7 @@ class WhisperSource:
             lanes=self.lanes,
             offline=self.offline,
             free_memory=Device("cuda", self.device_index).free_memory,
+            encoder=self.encoder,
         )
 
     def unload(self, model: Whisper) -> None:

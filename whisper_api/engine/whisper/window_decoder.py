@@ -109,7 +109,7 @@ class Window:
 
     span: Span
     frames: int
-    encoded: NDArray[Any] | None = None
+    encoded: Any = None
     voiced: float = 0.0
     language: str | None = None
 

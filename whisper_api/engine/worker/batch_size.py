@@ -15,7 +15,7 @@ __all__ = ["BatchLimits", "choose_batch_size"]
 
 log = logging.getLogger(__name__)
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 # Full batches after which a lowered limit doubles, and the most batches that a limit waits which was lowered again.
 GOOD_BATCHES = 32
 MOST_GOOD_BATCHES = 1024

@@ -80,7 +80,8 @@ class Device:
 
         Kernels on torch's default stream would wait for all of CTranslate2's streams, and those streams for the
         kernels. What is computed in float32 is meant to be: without this, torch's convolutions and LSTMs round to
-        TF32, and diarization may find other speakers. torch keeps this setting for the whole process.
+        TF32, and diarization may find other speakers. Sums of products are kept in float32 too, as in CTranslate2.
+        torch keeps these settings for the whole process.
         """
         if self.kind == "cpu":
             yield
@@ -89,6 +90,8 @@ class Device:
 
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.cuda.set_device(self.index)
         with torch.cuda.stream(torch.cuda.Stream(self.index)):  # type: ignore[no-untyped-call]
             yield

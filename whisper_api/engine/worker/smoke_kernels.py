@@ -85,6 +85,11 @@ def _sentence(library: str, index: int, error: Exception) -> str:
         else:
             advice = "install the newest CTranslate2 for a new GPU; a GPU before Pascal cannot be used"
         return f"{library} has no code for {_describe(index)}: {advice}"
+    if "operation not supported" in text or "asynchronous allocation is not supported" in text:
+        return (
+            f"{_describe(index)} has no pools of memory, as some virtual GPUs: start the process with "
+            "PYTORCH_CUDA_ALLOC_CONF=backend:native and CT2_CUDA_ALLOCATOR=cub_caching"
+        )
     return f"{library} cannot run a kernel on {_describe(index)} ({first_line(error)})"
 
 

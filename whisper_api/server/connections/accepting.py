@@ -76,6 +76,15 @@ class Connections:
         # The connections that count towards the quota. The others are reserved, or being closed to make room.
         self._counted: set[Connection] = set()
 
+    def renew_certificate(self) -> None:
+        """Read the certificate and its key again, for connections that are made from now on.
+
+        Raises:
+            OSError: they cannot be used; the old ones stay in use.
+        """
+        if self._tls is not None:
+            self._tls = self._settings.create_ssl_context()
+
     async def accept(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to accept connections.
 

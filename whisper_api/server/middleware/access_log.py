@@ -14,7 +14,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from whisper_api.access.ratelimit_fields import fields_of
 from whisper_api.logs import Repeats, current_request
+from whisper_api.server.auditing import CLIENT_GONE, record, record_lost_client
+from whisper_api.server.limits import LIMITS
+from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 
@@ -35,25 +39,29 @@ log.addFilter(Repeats(lines=100, kind=_kind))
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
-# The status that nginx logs when the client closes the connection before the response. It is never sent.
-CLIENT_GONE = 499
 PATH_CHARACTERS = 200
+# Parameters of a template that the server makes itself.
+_IDS = re.compile(r"\{(?:job|speaker)_id\}")
 
 
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    No query, form field, file name or header is logged, except the client's address from trusted proxies. Of requests
+    An audited request is recorded in the audit trail, before its response begins.
+
+    No query, form field, name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
 
     Args:
         app: the application.
-        templates: resource to the template of its path, for the metrics.
+        templates: resource to the template of its path, for the metrics and the log.
     """
 
     def __init__(self, app: ASGIApp, *, templates: Mapping[Any, str]) -> None:
         self.app = app
         self._templates = templates
+        # Paths with a name that the caller has chosen.
+        self._named = {template for template in templates.values() if "{" in _IDS.sub("", template)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,6 +88,10 @@ class AccessLog:
                 headers["X-Request-ID"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Cache-Control", "no-store")
+                limits = scope["state"].get(LIMITS)
+                if limits:
+                    headers.update(fields_of(limits))
+                await record(scope, status)
             bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -89,15 +101,18 @@ class AccessLog:
             await self.app(scope, counted_receive, counted_send)
         finally:
             seconds = time.perf_counter() - begun
-            self._measure(scope, status, seconds)
+            record_lost_client(scope)
+            route = self._templates.get(scope.get("endpoint"))
+            self._measure(scope, route, status, seconds)
             key = scope["state"].get("key")
-            path: str = scope["path"]
+            path: str = route if route in self._named else scope["path"]
             log.log(
                 logging.DEBUG if path.endswith(PROBES) else logging.INFO,
                 "request",
                 extra={
                     "client": client_address(scope),
                     "method": scope["method"],
+                    "route": route,
                     "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
                     "status": status,
                     "ms": round(1000 * seconds, 1),
@@ -109,12 +124,14 @@ class AccessLog:
             )
             current_request.reset(token)
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
         # Absent while the application starts and stops.
         server = getattr(scope["app"].state, "server", None) if "app" in scope else None
         if server is not None:
-            template = self._templates.get(scope.get("endpoint"))
-            server.service.metrics.request_ended(scope["method"], template, status, seconds)
+            server.service.metrics.request_ended(scope["method"], route, status, seconds)
+            key = scope["state"].get("key")
+            if route is not None and (key or not server.config.enable_authorization) and is_counted(scope):
+                server.service.usage.count_request(key.key_id if key else "")
 
 
 class ErrorAnswers:

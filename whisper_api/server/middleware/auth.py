@@ -5,21 +5,27 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import math
+import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
+from whisper_api.errors import KeyExpired
+from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
-from whisper_api.server.middleware.proxies import PUBLIC_HOST
+from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
+from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key"]
+__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted", "key_seconds"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,9 @@ MAX_ORIGINS_LOGGED = 20
 # reveals anything about jobs.
 OPEN_PATHS = frozenset(("/", "/livez", "/readyz", "/health", "/openapi.json", "/docs"))
 OPEN_PREFIXES = ("/assets/",)
+METRICS_PATH = "/metrics"
+# Clocks differ a little, so a request waits at least this long before it looks at its key again.
+SHORTEST_WAIT_SECONDS = 0.02
 AZURE_HEADER = "api-key"
 CHALLENGE = 'Bearer realm="whisper-api"'
 # Clients of whisper-asr-webservice take a key only as a part of the server's address: http://user:key@host.
@@ -46,10 +55,17 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope):
-            scope["state"]["key"] = await self._key(scope)
+            try:
+                key = scope["state"]["key"] = await self._key(scope)
+            except Problem as problem:
+                if problem.status == 401:
+                    state_in(scope).service.audit.refused(client_address(scope))
+                raise
+            if is_counted(scope):
+                count_request(scope, key)
         await self.app(scope, receive, send)
 
-    async def _key(self, scope: Scope) -> object:
+    async def _key(self, scope: Scope) -> Key:
         token = _token_of(scope)
         if not token:
             raise Problem(
@@ -59,21 +75,49 @@ class Authentication:
                 {"WWW-Authenticate": CHALLENGE},
             )
         state = state_in(scope)
-        key = await blocking(state.reads, state.keys.verify, token)
+        limits = state.limits
+        if limits.has_failures:
+            limits.check_attempt(client_network(scope), key_id_in(token))
+        try:
+            key = await blocking(state.reads, state.keys.verify, token)
+        except KeyExpired as error:
+            raise _expired(error) from None
         if key is None:
+            limits.note_failure(client_network(scope))
             raise _refused()
+        limits.note_success(key.key_id)
         return key
+
+
+def is_counted(scope: Scope) -> bool:
+    """Whether a request counts towards rate limits and usage: health checks, metrics and the page's files do not."""
+    return not _is_open(scope) and _path_in(scope) != METRICS_PATH
 
 
 def check_key(request: Request) -> None:
     """Check the key of a long request again. Blocks on the database.
 
     Raises:
-        Problem: 401 ``unauthorized``: the key was revoked meanwhile.
+        Problem: 401 ``unauthorized`` or ``key_expired``: the key was revoked or has expired meanwhile.
     """
     key = request.scope["state"].get("key")
-    if key is not None and not state_of(request).keys.still_good(key):
+    if key is None:
+        return
+    try:
+        key = state_of(request).keys.recheck(key)
+    except KeyExpired as error:
+        raise _expired(error) from None
+    if key is None:
         raise _refused()
+    request.scope["state"]["key"] = key
+
+
+def key_seconds(request: Request) -> float:
+    """Seconds until the key of a request expires, as :func:`check_key` has last seen it; infinite for never."""
+    key = request.scope["state"].get("key")
+    if key is None or key.expires_at is None:
+        return math.inf
+    return max(SHORTEST_WAIT_SECONDS, float(key.expires_at) - time.time())
 
 
 class LocalCallers:
@@ -84,15 +128,24 @@ class LocalCallers:
 
     Args:
         app: the rest of the application.
-        config: names the host and the allowed origins.
+        config: names the host.
+        allowed: the allowed origins.
         insecure: other machines may reach the server, so that ``Host`` may be any name.
         logged: the refused origins that the log has already, shared by the parts of an application.
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, insecure: bool = False, logged: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: Config,
+        allowed: AllowedOrigins,
+        insecure: bool = False,
+        logged: set[str] | None = None,
+    ) -> None:
         self.app = app
         self.host = config.host.strip("[]").lower()
-        self.allowed = AllowedOrigins.of(config)
+        self.allowed = allowed
         self.insecure = insecure
         self._logged = set() if logged is None else logged
 
@@ -161,6 +214,11 @@ def _refused() -> Problem:
         "This key is not known here, or was revoked",
         {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
     )
+
+
+def _expired(error: KeyExpired) -> Problem:
+    challenge = f'{CHALLENGE}, error="invalid_token", error_description="expired"'
+    return Problem(401, "key_expired", str(error), {"WWW-Authenticate": challenge})
 
 
 def _host_name(host: str) -> str:

@@ -17,7 +17,7 @@ from whisper_api.errors import ConfigError
 __all__ = ["AllowedOrigins", "CrossOrigin", "is_preflight"]
 
 ANY = "*"
-EXPOSED = "Location, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
+EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
 PREFLIGHT_HEADERS = {
     # The asterisk allows the headers with which OpenAI's client describes itself. It does not cover Authorization.
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-ID, *",
@@ -33,6 +33,10 @@ class AllowedOrigins:
     Args:
         text: origins with commas between, or ``*`` for all; None and empty for none.
 
+    Attributes:
+        all: whether every page may call.
+        origins: the origins that may, else.
+
     Raises:
         ConfigError: an item is not an origin.
     """
@@ -40,8 +44,8 @@ class AllowedOrigins:
     def __init__(self, text: str | None) -> None:
         items = {each.strip().lower().rstrip("/") for each in (text or "").split(",") if each.strip()}
         self.all = ANY in items
-        self._origins = frozenset(items - {ANY})
-        for origin in self._origins:
+        self.origins = frozenset(items - {ANY})
+        for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
                     f"ALLOWED_ORIGINS: {origin!r} is not an origin; expected origins with commas between, as in "
@@ -53,8 +57,13 @@ class AllowedOrigins:
         """The origins that a configuration allows: all when keys are needed, because browsers do not add a key."""
         return cls(ANY if config.enable_authorization else config.allowed_origins)
 
+    def take_settings(self, config: Config) -> None:
+        """Allow the origins of a new configuration, which was checked."""
+        new = type(self).of(config)
+        self.all, self.origins = new.all, new.origins
+
     def __contains__(self, origin: object) -> bool:
-        return self.all or (isinstance(origin, str) and origin.lower() in self._origins)
+        return self.all or (isinstance(origin, str) and origin.lower() in self.origins)
 
 
 class CrossOrigin:

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"]
 
 
 class InputAudio(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,14 @@ RETRY_HEADER = "x-should-retry"
 RETRIED_STATUSES = frozenset((408, 429))
 RETRIED_CODES = frozenset(("job_not_finished", "job_processing"))
 # This server's code to OpenAI's code.
-CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
+CODES = {
+    "unknown_model": "model_not_found",
+    "unauthorized": "invalid_api_key",
+    "key_expired": "invalid_api_key",
+    "quota_exceeded": "insufficient_quota",
+}
+# Another attempt fails until the next day or month.
+FINAL_CODES = frozenset(("quota_exceeded",))
 FILE_CODES = ("invalid_audio", "audio_too_long", "no_file", "file_too_large")
 # This server's code to the field in OpenAI's ``param``.
 PARAMS = dict.fromkeys(FILE_CODES, "file") | {"unknown_model": "model"}
@@ -36,7 +43,8 @@ def error_response(request: Request, problem: Problem) -> Response:
         problem: the error.
     """
     status, headers = status_of(problem), dict(problem.headers)
-    if status not in RETRIED_STATUSES and status < 500 and problem.code not in RETRIED_CODES:
+    final = status not in RETRIED_STATUSES and status < 500 and problem.code not in RETRIED_CODES
+    if final or problem.code in FINAL_CODES:
         headers.setdefault(RETRY_HEADER, "false")
     elif "Retry-After" in headers:
         headers.setdefault(RETRY_HEADER, "true")
@@ -47,7 +55,9 @@ def error_body(problem: Problem) -> ErrorBody:
     """A problem as the body that OpenAI's clients read."""
     status = status_of(problem)
     kind: ErrorType = "invalid_request_error"
-    if status == 429:
+    if problem.code == "quota_exceeded":
+        kind = "insufficient_quota"
+    elif status == 429:
         kind = "rate_limit_error"
     elif status >= 500:
         kind = "server_error"

@@ -26,6 +26,7 @@ from whisper_api.server.uploads.known_speakers import (
     KnownSpeaker,
     read_known_speakers,
 )
+from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
 
 __all__ = [
     "FORMATS",
@@ -56,7 +57,7 @@ ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
 OPTIONS = ("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature", "vocabulary")
-COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *OPTIONS, *RENDER_FIELDS)
+COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *RENDER_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
@@ -105,6 +106,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
         UnknownModel: no model has this name.
+        Problem: 400, the form names a webhook, and the configuration allows none.
     """
     form = _form_fields(fields, task)
     name = form.last("model")
@@ -130,6 +132,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         "logprobs": _logprobs(form, response_format),
     }
     layout = render_options(form)
+    webhook_url, webhook_include_result = webhook_of(form, state.config)
     return OpenAIRequest(
         options=transcription_options(values),
         response_format=response_format,
@@ -138,6 +141,8 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         granularities=_granularities(form, response_format),
         stream=stream,
         known_speakers=speakers,
+        webhook_url=webhook_url,
+        webhook_include_result=webhook_include_result,
         warnings=(*form.warnings(), *option_warnings(layout, response_format)),
     )
 

@@ -16,9 +16,12 @@ REFERENCE = "#/components/schemas/"
 PATH_VALUES = {
     "job_id": "$JOB",
     "speaker_id": "$SPEAKER",
+    "endpoint_id": "$WEBHOOK",
+    "delivery_id": "$DELIVERY",
     "id": "whisper-1",
     "deployment": "whisper-1",
     "name": "clients",
+    "key_id": "$ID",
 }
 
 

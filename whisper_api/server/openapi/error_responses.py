@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Busy, Draining, JobNotFinished, StorageError
+from whisper_api.errors import Busy, Draining, JobNotFinished, KeyExpired, RateLimited, ScopeMissing, StorageError
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.docstrings import described
 from whisper_api.server.operations import Cause, Operation
@@ -28,6 +28,7 @@ EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
 # The tag of health checks, which the server answers at any number of open connections.
 HEALTH = "Health"
 ENCODED = Problem(415, "content_encoding", "The body is compressed; the server takes uncompressed bodies only")
+WRONG_ROLE = Problem(403, "forbidden_role", "The role of the key does not allow this")
 # Errors with the header Retry-After.
 RETRIED = (Busy, StorageError, JobNotFinished)
 
@@ -60,7 +61,7 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
     if operation.body is not None:
         causes.append(ENCODED)
     if not operation.open:
-        causes.append(401 if authorization else 403)
+        causes += _of_keys(operation) if authorization else [403]
     meanings: dict[int, dict[str, None]] = {}
     retried = set()
     for cause in causes:
@@ -80,6 +81,12 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
         )
         for status, sentences in sorted(meanings.items())
     ]
+
+
+def _of_keys(operation: Operation) -> list[Cause]:
+    """The refusals of keys that the operation does not take, or that send too many requests."""
+    scope: list[Cause] = [ScopeMissing] if operation.scope else []
+    return [401, KeyExpired, WRONG_ROLE, RateLimited, *scope]
 
 
 def _meaning(cause: Cause, *, openai: bool) -> tuple[int, str]:

@@ -167,8 +167,9 @@ def _operation(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> di
     docstring = described(operation.handler)
     entry: dict[str, Any] = {"operationId": endpoint.name, "tags": [operation.tag], "summary": docstring.summary}
     same = f"Another path of `{endpoint.method} {endpoint.first_path}`." if endpoint.first_path else ""
-    if same or docstring.text:
-        entry["description"] = "\n\n".join(filter(None, (same, docstring.text)))
+    texts = [same, docstring.text, _about_key(operation) if authorization and not operation.open else ""]
+    if any(texts):
+        entry["description"] = "\n\n".join(filter(None, texts))
     parameters = [_parameter(parameter, types) for parameter in operation.parameters]
     if isinstance(operation.body, FormBody) and operation.body.raw:
         parameters += _raw_parameters(operation.body, types)
@@ -181,6 +182,13 @@ def _operation(endpoint: _Endpoint, types: _Types, *, authorization: bool) -> di
         schemes = (BEARER, BASIC) if endpoint.path in BASIC_PATHS else (BEARER,)
         entry["security"] = [] if operation.open else [{scheme: []} for scheme in schemes]
     return entry
+
+
+def _about_key(operation: Operation) -> str:
+    """What key the operation takes."""
+    roles = " or ".join(f"`{role}`" for role in operation.roles)
+    scope = f", and the scope `{operation.scope}` if it has scopes" if operation.scope else ""
+    return f"Takes a key with the role {roles}{scope}."
 
 
 def _parameter(parameter: Parameter, types: _Types) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from whisper_api.job_values import (
     JobFailedEvent,
     JobStatus,
 )
-from whisper_api.server.middleware.auth import check_key
+from whisper_api.server.middleware.auth import check_key, key_seconds
 from whisper_api.server.responses.delivery import background, until_gone
 from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 
@@ -53,7 +53,7 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
 
     Raises:
         JobNotFound: there is no such job, or the caller may not see it.
-        Problem: the caller's key was revoked meanwhile.
+        Problem: the caller's key was revoked or has expired meanwhile.
         ClientDisconnect: the client has gone away.
     """
     state = state_of(request)
@@ -70,7 +70,7 @@ async def wait_for_change(request: Request, job_id: str, seconds: float) -> JobS
             left = deadline - clock()
             if left <= 0:
                 break
-            await watch.signal(min(left, READ_AGAIN_SECONDS))
+            await watch.signal(min(left, READ_AGAIN_SECONDS, key_seconds(request)))
             if gone.done():
                 raise ClientDisconnect
             status = await _read_status(request, job_id)
@@ -90,7 +90,7 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
 
     Raises:
         Draining: the server stops, and the job runs after the next start.
-        Problem: the caller's key was revoked meanwhile.
+        Problem: the caller's key was revoked or has expired meanwhile.
         ClientDisconnect: the client has gone away.
     """
     state = state_of(request)
@@ -115,7 +115,7 @@ async def wait_for_end(request: Request, job_id: str, seconds: float | None) -> 
                 return False
             draining_before = state.draining.is_set()
             pause = STOPPING_PAUSE_SECONDS if draining_before and status.status == "Queued" else READ_AGAIN_SECONDS
-            await watch.signal(min(left, pause))
+            await watch.signal(min(left, pause, key_seconds(request)))
             if gone.done():
                 raise ClientDisconnect
 
@@ -140,7 +140,7 @@ async def watch_events(
 
     Raises:
         JobNotFound: there is no such job, or the caller may not see it.
-        Problem: the caller's key was revoked meanwhile.
+        Problem: the caller's key was revoked or has expired meanwhile.
         ClientDisconnect: the client has gone away.
     """
     from whisper_api.jobs.events import LAST_ID, NumberedEvent
@@ -149,6 +149,7 @@ async def watch_events(
     clock = asyncio.get_running_loop().time
     async with _watching(request, job_id, state.stopped, after=after) as (watch, gone):
         read_at, status = clock(), await _read_status(request, job_id)
+        read_again = min(heartbeat, key_seconds(request))
         timeout = 0.0
         while status.status not in FINAL_STATES:
             events = await watch.next(timeout)
@@ -157,9 +158,10 @@ async def watch_events(
             yield events
             if (events and events[-1].id == LAST_ID) or state.stopped.is_set():
                 return
-            if clock() - read_at >= heartbeat:
+            if clock() - read_at >= read_again:
                 read_at, status = clock(), await _read_status(request, job_id)
-            timeout = read_at + heartbeat - clock()
+                read_again = min(heartbeat, key_seconds(request))
+            timeout = read_at + read_again - clock()
         if after < LAST_ID:
             yield (NumberedEvent(LAST_ID, _end_of(status)),)
 
@@ -214,7 +216,7 @@ async def _watching(
 
 
 async def _read_status(request: Request, job_id: str) -> JobStatus:
-    """The status of a job, after a check that the caller's key was not revoked during the wait."""
+    """The status of a job, after a check that the caller's key is still valid."""
     state = state_of(request)
 
     def status() -> JobStatus:

@@ -17,6 +17,7 @@ from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 
 __all__ = [
+    "CODE",
     "TOO_MANY_CONNECTIONS",
     "TOO_MANY_RESPONSES",
     "ErrorHandler",
@@ -25,6 +26,7 @@ __all__ = [
     "Problem",
     "ProblemBody",
     "ProblemResponse",
+    "ProblemType",
     "handler",
     "problem_of",
     "problem_response",
@@ -37,6 +39,25 @@ MEDIA_TYPE = "application/problem+json"
 STORAGE_RETRY_SECONDS = 10
 
 ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+class ProblemType(msgspec.Struct, frozen=True):
+    """A type of problems that clients may know (RFC 9457, section 3.1.1).
+
+    Attributes:
+        uri: identifies the type.
+        title: the type in a few words.
+    """
+
+    uri: str
+    title: str
+
+
+# draft-ietf-httpapi-ratelimit-headers, section 5
+QUOTA_EXCEEDED = ProblemType("https://iana.org/assignments/http-problem-types#quota-exceeded", "Quota Exceeded")
+REDUCED_CAPACITY = ProblemType(
+    "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity", "Temporary Reduced Capacity"
+)
 
 
 class FileError(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +100,8 @@ class Problem(Portable):
         headers: headers of the response.
         field: the form field that is wrong; None when the error is not about a field.
         jobs: the outcome of each file of a request with several files.
+        kind: the type of the problem; None when it is only the status.
+        policies: names of the limits that refuse the request.
     """
 
     def __init__(
@@ -90,6 +113,8 @@ class Problem(Portable):
         *,
         field: str | None = None,
         jobs: tuple[FileOutcome, ...] | None = None,
+        kind: ProblemType | None = None,
+        policies: tuple[str, ...] = (),
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -98,15 +123,20 @@ class Problem(Portable):
         self.headers = dict(headers or {})
         self.field = field
         self.jobs = jobs
+        self.kind = kind
+        self.policies = policies
 
 
 # Key of an ASGI scope: the problem that the application answers with instead of handling the request.
 REFUSED = "whisper_api.refused"
+# Key of an ASGI scope: the code of the problem that was the response.
+CODE = "whisper_api.problem_code"
 TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",
     "Too many connections are open, or too many from this address: try again later",
     {"Retry-After": "5"},
+    kind=REDUCED_CAPACITY,
 )
 TOO_MANY_RESPONSES = Problem(
     503,
@@ -114,6 +144,7 @@ TOO_MANY_RESPONSES = Problem(
     "Responses that clients do not read fill the server's memory for responses, or the share of this address: read "
     "the open responses to their end, or try again later",
     {"Retry-After": "5"},
+    kind=REDUCED_CAPACITY,
 )
 
 
@@ -134,7 +165,13 @@ RULES: dict[type[Exception], tuple[int, str]] = {
     errors.JobFailed: (409, "job_failed"),
     errors.JobCanceled: (409, "job_canceled"),
     errors.ResultGone: (410, "result_gone"),
+    errors.KeyNotFound: (404, "key_not_found"),
+    errors.KeyExpired: (401, "key_expired"),
+    errors.ScopeMissing: (403, "forbidden_scope"),
+    errors.LastAdminKey: (409, "last_admin_key"),
     errors.VocabularyNotFound: (404, "vocabulary_not_found"),
+    errors.WebhookNotFound: (404, "webhook_not_found"),
+    errors.DeliveryNotFound: (404, "delivery_not_found"),
     errors.IdempotencyConflict: (422, "idempotency_conflict"),
     errors.SpeakerNotFound: (404, "speaker_not_found"),
     errors.SpeakerExists: (409, "speaker_exists"),
@@ -142,6 +179,8 @@ RULES: dict[type[Exception], tuple[int, str]] = {
     errors.QueueFull: (503, "queue_full"),
     errors.Draining: (503, "draining"),
     errors.CallerLimit: (429, "caller_limit"),
+    errors.RateLimited: (429, "rate_limit_exceeded"),
+    errors.QuotaExceeded: (429, "quota_exceeded"),
     errors.StorageError: (503, "storage_unavailable"),
     errors.StorageFull: (503, "storage_full"),
     errors.StorageLocked: (503, "storage_locked"),
@@ -149,18 +188,27 @@ RULES: dict[type[Exception], tuple[int, str]] = {
 }
 
 
+# The types of errors, by class as in RULES.
+TYPES: dict[type[Exception], ProblemType] = {
+    errors.RateLimited: QUOTA_EXCEEDED,
+    errors.QueueFull: REDUCED_CAPACITY,
+}
+
+
 class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
     """The reason why a request was refused or failed (RFC 9457).
 
     Attributes:
-        type: always ``about:blank``.
-        title: HTTP's phrase for the status.
+        type: identifies the type of the problem: of a limit and of a full server as
+            draft-ietf-httpapi-ratelimit-headers names them, otherwise ``about:blank``.
+        title: the type in words; HTTP's phrase for the status with ``about:blank``.
         status: the HTTP status.
         detail: one sentence for people: what is wrong and what to do.
         error: the same as ``detail``.
         code: the error as one word for programs.
         request_id: id of the request in the server's log.
         jobs: the outcome of each file; only when the request had several files and none was accepted.
+        violated_policies: names of the limits that refuse the request, as in ``RateLimit-Policy``.
     """
 
     type: str
@@ -171,6 +219,9 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     request_id: str
     jobs: tuple[FileOutcome, ...] | msgspec.UnsetType = msgspec.UNSET
+    violated_policies: tuple[str, ...] | msgspec.UnsetType = msgspec.field(
+        name="violated-policies", default=msgspec.UNSET
+    )
 
 
 class ProblemResponse(Response):
@@ -185,14 +236,15 @@ class ProblemResponse(Response):
 
     def __init__(self, problem: Problem, request_id: str) -> None:
         body = ProblemBody(
-            type="about:blank",
-            title=HTTPStatus(problem.status).phrase,
+            type="about:blank" if problem.kind is None else problem.kind.uri,
+            title=HTTPStatus(problem.status).phrase if problem.kind is None else problem.kind.title,
             status=problem.status,
             detail=problem.detail,
             error=problem.detail,
             code=problem.code,
             request_id=request_id,
             jobs=msgspec.UNSET if problem.jobs is None else problem.jobs,
+            violated_policies=problem.policies or msgspec.UNSET,
         )
         super().__init__(msgspec.json.encode(body), problem.status, problem.headers)
 
@@ -203,11 +255,14 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, HTTPException):
         return _of_framework(error)
-    for kind in type(error).__mro__:
-        rule = RULES.get(kind)
+    classes = type(error).__mro__
+    for each in classes:
+        rule = RULES.get(each)
         if rule is not None:
             field = error.field if isinstance(error, errors.InvalidOption) else None
-            return Problem(*rule, str(error), _headers(error), field=field)
+            kind = next((TYPES[each] for each in classes if each in TYPES), None)
+            policies = error.policies if isinstance(error, errors.RateLimited) else ()
+            return Problem(*rule, str(error), _headers(error), field=field, kind=kind, policies=policies)
     return Problem(500, "internal_error", "The server failed; its log has the reason under this request id")
 
 
@@ -222,6 +277,7 @@ def handler(respond: Callable[[Request, Problem], Response]) -> ErrorHandler:
         problem = problem_of(error)
         if problem.status == 500:
             log.error("a request failed", exc_info=error)
+        request.scope[CODE] = problem.code
         return respond(request, problem)
 
     return handle

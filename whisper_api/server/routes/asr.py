@@ -180,4 +180,6 @@ ASR = Operation(
     refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
     parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
     body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
+    audit="job.submit",
+    scope="transcribe",
 )

@@ -58,12 +58,16 @@ def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) 
 WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
 STORED = Answer(200, "The stored corrections", {"application/json": Corrections})
 
-CORRECTIONS = Operation(corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
+CORRECTIONS = Operation(
+    corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,), scope="read", audit="job.read"
+)
 CORRECT = Operation(
     correct,
     "Jobs",
     (STORED,),
     refusals=(InvalidOption, *WITHOUT_RESULT, StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
+    audit="job.correct",
     body=JsonBody(Corrections),
+    scope="correct",
 )

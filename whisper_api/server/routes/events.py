@@ -96,4 +96,6 @@ EVENTS = Operation(
     ),
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
+    audit="job.read",
+    scope="read",
 )

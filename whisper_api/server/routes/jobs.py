@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,14 +22,16 @@ from whisper_api.errors import (
 )
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobResult, JobState, JobStatus
+from whisper_api.server.auditing import note
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
-from whisper_api.server.query import job_id_of
+from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
 from whisper_api.server.responses.warning_headers import WARNING
-from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.state import blocking, sees_texts, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
@@ -53,10 +54,13 @@ METADATA_KEY = Parameter("metadata_key", str, "Only jobs with this key at the to
 METADATA_VALUE = Parameter(
     "metadata_value", str, "Only jobs with this value under metadata_key, as text or as JSON (5, true, null)"
 )
-MOMENT = Annotated[datetime, Meta(tz=True)]
 CREATED_AFTER = Parameter("created_after", MOMENT, "Only jobs submitted at this time or later (RFC 3339)")
 CREATED_BEFORE = Parameter("created_before", MOMENT, "Only jobs submitted before this time (RFC 3339)")
 LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Jobs on a page", 50)
+HIDDEN = "The reason is shown to the key that submitted the job, and to administrators"
+NO_SEARCH = Problem(
+    403, "forbidden_role", "A key with the role operator may not search metadata: use a key with the role user or admin"
+)
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
 
 
@@ -85,13 +89,18 @@ class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def status(request: Request) -> Response:
-    """Get the status of a job; with ``?wait=N`` when the status has changed or N seconds have passed."""
+    """Get the status of a job; with ``?wait=N`` when the status has changed or N seconds have passed.
+
+    An operator sees no file name, metadata, warnings and reason of a failure.
+    """
     state = state_of(request)
     job_id = job_id_of(request)
     seconds = WAIT.of(request)
     if seconds:
-        return JsonResponse(await wait_for_change(request, job_id, seconds))
-    return JsonResponse(await blocking(state.reads, state.service.status, job_id, viewer_of(request)))
+        found = await wait_for_change(request, job_id, seconds)
+    else:
+        found = await blocking(state.reads, state.service.status, job_id, viewer_of(request))
+    return JsonResponse(found if sees_texts(request) else _without_texts(found))
 
 
 async def result(request: Request) -> Response:
@@ -112,29 +121,38 @@ async def cancel(request: Request) -> Response:
     force = FORCE.of(request)
     # With force the call waits until the running work item has ended, which would occupy a thread of the pool.
     pool = None if force else state.uploads
-    await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
+    canceled = await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
+    note(request, action="job.cancel" if canceled else "job.delete")
     return JsonResponse(CancelResponse())
 
 
 async def jobs(request: Request) -> Response:
-    """List the caller's jobs that meet all conditions, newest first and page by page."""
+    """List the caller's jobs that meet all conditions, newest first and page by page.
+
+    An admin sees all jobs. So does an operator, without their texts, and cannot search the metadata.
+    """
     state = state_of(request)
     filter = JobFilter(
         state=STATE.of(request),
         metadata_key=METADATA_KEY.of(request),
         metadata_value=METADATA_VALUE.of(request),
-        created_after=_seconds(CREATED_AFTER.of(request)),
-        created_before=_seconds(CREATED_BEFORE.of(request)),
+        created_after=seconds_of(CREATED_AFTER.of(request)),
+        created_before=seconds_of(CREATED_BEFORE.of(request)),
     )
+    shows_texts = sees_texts(request)
+    if not shows_texts and (filter.metadata_key, filter.metadata_value) != (None, None):
+        raise NO_SEARCH
     search = functools.partial(
         state.service.list_jobs, viewer_of(request), filter, limit=LIMIT.of(request), after=AFTER.of(request)
     )
     page, cursor = await blocking(state.reads, search)
-    return JsonResponse(JobPage(jobs=tuple(page), next=cursor))
+    return JsonResponse(JobPage(jobs=tuple(page if shows_texts else map(_without_texts, page)), next=cursor))
 
 
-def _seconds(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
+def _without_texts(status: JobStatus) -> JobStatus:
+    """A status without what comes from the client or from the audio."""
+    error = None if status.error is None else HIDDEN
+    return msgspec.structs.replace(status, error=error, warnings=(), file_name=None, metadata=None)
 
 
 STATUS = Operation(
@@ -143,6 +161,8 @@ STATUS = Operation(
     (Answer(200, "The status", {"application/json": JobStatus}),),
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, WAIT),
+    roles=("user", "admin", "operator"),
+    scope="read",
 )
 RESULT = Operation(
     result,
@@ -157,6 +177,8 @@ RESULT = Operation(
     ),
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
+    audit="job.read",
+    scope="read",
 )
 CANCEL = Operation(
     cancel,
@@ -164,6 +186,8 @@ CANCEL = Operation(
     (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
     refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
     parameters=(JOB_ID, FORCE),
+    audit="job.cancel",
+    scope="delete",
 )
 JOBS = Operation(
     jobs,
@@ -171,4 +195,6 @@ JOBS = Operation(
     (Answer(200, "A page of jobs", {"application/json": JobPage}),),
     refusals=(InvalidOption,),
     parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
+    roles=("user", "admin", "operator"),
+    scope="read",
 )

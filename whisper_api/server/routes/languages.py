@@ -100,4 +100,6 @@ DETECT = Operation(
         (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
         raw=True,
     ),
+    audit="job.submit",
+    scope="transcribe",
 )

@@ -14,8 +14,7 @@ __all__ = ["METRICS"]
 async def metrics(request: Request) -> Response:
     """Get the metrics of the server for Prometheus, as text or in the format of OpenMetrics.
 
-    With authorization, the key needs the role ``metrics`` or ``admin``. ``WHISPER_METRICS_PORT`` opens another port,
-    which has only this path and needs no key.
+    ``WHISPER_METRICS_PORT`` opens another port, which has only this path and needs no key.
     """
     state = state_of(request)
     accept = request.headers.get("accept", "")
@@ -28,5 +27,5 @@ METRICS = Operation(
     metrics,
     "Server",
     (Answer(200, "The metrics", {"text/plain": str}),),
-    roles=("metrics", "admin"),
+    roles=("metrics", "admin", "operator"),
 )

@@ -54,6 +54,7 @@ from whisper_api.server.uploads.upload_fields import (
     RENDER_FIELDS,
     URL,
     VOCABULARY,
+    WEBHOOK,
 )
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
@@ -206,6 +207,7 @@ TRANSCRIPTION_FIELDS = (
     HALLUCINATIONS,
     KEYWORDS,
     VOCABULARY,
+    *WEBHOOK,
     FormField(
         "response_format",
         ResponseFormat,
@@ -248,6 +250,7 @@ TRANSLATION_FIELDS = (
     HALLUCINATIONS,
     KEYWORDS,
     VOCABULARY,
+    *WEBHOOK,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )
@@ -289,6 +292,8 @@ TRANSCRIBE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
 )
 TRANSLATE = Operation(
     translate,
@@ -304,6 +309,8 @@ TRANSLATE = Operation(
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
 )
 DEPLOYMENT = (
     Parameter("deployment", str, "The name of a model", location="path", required=True),

@@ -22,6 +22,7 @@ from whisper_api.errors import (
     StorageError,
 )
 from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
+from whisper_api.server.auditing import note
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.realtime.waiting import unless_draining
@@ -77,6 +78,7 @@ async def enroll(request: Request) -> Response:
     """
     owner, service = owner_of(request), state_of(request).service
     speaker = await _embedded(request, lambda form: service.speakers.enroll(owner, form.name, form.recordings()))
+    note(request, speaker.speaker_id)
     root = request.scope.get("root_path", "")
     return _response(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
 
@@ -137,9 +139,11 @@ async def _embedded(request: Request, work: Callable[[VoiceForm], Speaker]) -> S
 def _speaker_id(request: Request) -> str:
     text: str = request.path_params["speaker_id"]
     try:
-        return str(uuid.UUID(text))
+        speaker_id = str(uuid.UUID(text))
     except ValueError:
         raise SpeakerNotFound(text) from None
+    note(request, speaker_id)
+    return speaker_id
 
 
 def _response(speaker: Speaker, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -160,15 +164,31 @@ FORM: tuple[Cause, ...] = (
 )
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
-SPEAKERS = Operation(speakers, "Speakers", (Answer(200, "The speakers", {"application/json": SpeakerList}),))
+SPEAKERS = Operation(
+    speakers,
+    "Speakers",
+    (Answer(200, "The speakers", {"application/json": SpeakerList}),),
+    scope="speakers",
+    audit="speaker.read",
+)
 ENROLL = Operation(
     enroll,
     "Speakers",
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
     refusals=(*FORM, SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
+    scope="speakers",
+    audit="speaker.create",
 )
-SPEAKER = Operation(speaker, "Speakers", (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,))
+SPEAKER = Operation(
+    speaker,
+    "Speakers",
+    (FOUND,),
+    refusals=(SpeakerNotFound,),
+    parameters=(SPEAKER_ID,),
+    scope="speakers",
+    audit="speaker.read",
+)
 RENAME = Operation(
     rename,
     "Speakers",
@@ -176,6 +196,8 @@ RENAME = Operation(
     refusals=(*BODY, SpeakerNotFound, SpeakerExists),
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
+    audit="speaker.change",
+    scope="speakers",
 )
 ADD_SAMPLES = Operation(
     add_samples,
@@ -184,6 +206,8 @@ ADD_SAMPLES = Operation(
     refusals=(*FORM, SpeakerNotFound),
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
+    audit="speaker.change",
+    scope="speakers",
 )
 DELETE = Operation(
     delete,
@@ -191,4 +215,6 @@ DELETE = Operation(
     (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
     refusals=(SpeakerNotFound, StorageError),
     parameters=(SPEAKER_ID,),
+    audit="speaker.delete",
+    scope="speakers",
 )

@@ -11,6 +11,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whisper_api.key_values import Role
+from whisper_api.permissions import exposed_files
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
@@ -32,6 +34,7 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
         state: the state in one word; ``ready`` when the server runs jobs.
         reason: the reason of the state.
         loading: the models that are being loaded; empty when none are.
+        warnings: what an operator should change: a sentence for each; empty for a user.
     """
 
     host: str
@@ -44,6 +47,7 @@ class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     reason: str
     loading: str
+    warnings: tuple[str, ...]
 
 
 class AboutProcessing(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,18 @@ class AboutProcessing(msgspec.Struct, frozen=True, kw_only=True):
     default_language: str
 
 
+class AboutDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that runs models.
+
+    Attributes:
+        device: name of the device, for example ``cuda:0``.
+        free_bytes: free memory of a GPU; None for a processor, and for a user.
+    """
+
+    device: str
+    free_bytes: int | None
+
+
 class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
     """Limits, and the use of resources.
 
@@ -87,6 +103,7 @@ class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
         resident_model_bytes: size of the models in memory.
         uploads_disk_free_bytes, data_disk_free_bytes: free bytes on the disks of the uploads and of the job database;
             None when unknown, and for a user, because changes of the numbers reveal the work of other users.
+        devices: the devices in use; empty until the first model is loaded.
     """
 
     max_file_size: int
@@ -98,6 +115,7 @@ class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
     resident_model_bytes: int
     uploads_disk_free_bytes: int | None
     data_disk_free_bytes: int | None
+    devices: tuple[AboutDevice, ...]
 
 
 class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,21 +123,25 @@ class AboutSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         authorization_enabled: whether callers need a key.
+        role: role of the caller's key; None without authorization.
     """
 
     authorization_enabled: bool
+    role: Role | None
 
 
 class AboutQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of jobs: a user's own jobs, or all jobs for an admin and without authorization.
+    """The numbers of jobs: a user's own jobs, or all jobs for an admin, for an operator and without authorization.
 
     Attributes:
         queued_jobs: number of waiting jobs.
         processing_jobs: number of running jobs.
+        oldest_wait_seconds: seconds since the submission of the oldest job that waits; None when none waits.
     """
 
     queued_jobs: int
     processing_jobs: int
+    oldest_wait_seconds: float | None
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,15 +160,19 @@ async def server_status(request: Request) -> Response:
     # None on a Unix socket.
     server = request.scope.get("server")
     port = server[1] if server is not None else None
-    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), port))
+    key = request.scope["state"].get("key")
+    role = key.role if key is not None else None
+    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), role, port))
 
 
-def _describe(state: ServerState, viewer: str | None, port: int | None) -> ServerStatus:
+def _describe(state: ServerState, viewer: str | None, role: Role | None, port: int | None) -> ServerStatus:
     # The old server's objects and names, and some more.
     config = state.config
     queued, processing = state.service.counts(viewer)
     health = state.service.health()
     facts = state.service.facts()
+    oldest = state.service.oldest_wait(viewer)
+    notes = (*exposed_files(config), *filter(None, [state.service.tracing.problem]))
     return ServerStatus(
         server=AboutServer(
             host=config.host,
@@ -159,6 +185,7 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
             state=health.state,
             reason=health.reason,
             loading=health.loading,
+            warnings=notes if viewer is None else (),
         ),
         processing=AboutProcessing(
             concurrent_mode=config.enable_concurrency,
@@ -182,9 +209,17 @@ def _describe(state: ServerState, viewer: str | None, port: int | None) -> Serve
             resident_model_bytes=facts.resident_bytes,
             uploads_disk_free_bytes=_free_bytes(config.tmp_dir) if viewer is None else None,
             data_disk_free_bytes=_free_bytes(config.data_dir) if viewer is None else None,
+            devices=tuple(
+                AboutDevice(device=each.device, free_bytes=each.free_bytes if viewer is None else None)
+                for each in facts.devices
+            ),
         ),
-        security=AboutSecurity(authorization_enabled=config.enable_authorization),
-        queue_state=AboutQueue(queued_jobs=queued, processing_jobs=processing),
+        security=AboutSecurity(authorization_enabled=config.enable_authorization, role=role),
+        queue_state=AboutQueue(
+            queued_jobs=queued,
+            processing_jobs=processing,
+            oldest_wait_seconds=None if oldest is None else round(oldest, 1),
+        ),
     )
 
 
@@ -204,4 +239,9 @@ def _free_bytes(directory: Path) -> int | None:
         return None
 
 
-STATUS = Operation(server_status, "Server", (Answer(200, "The status", {"application/json": ServerStatus}),))
+STATUS = Operation(
+    server_status,
+    "Server",
+    (Answer(200, "The status", {"application/json": ServerStatus}),),
+    roles=("user", "admin", "operator"),
+)

@@ -83,6 +83,8 @@ SUBMIT = Operation(
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
+    audit="job.submit",
+    scope="transcribe",
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,
@@ -91,4 +93,6 @@ SUBMIT_SEVERAL = Operation(
     refusals=(*REFUSALS, Problem(400, "no_file_accepted", "No file is accepted; `jobs` has the reason for each file")),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
+    audit="job.submit",
+    scope="transcribe",
 )

@@ -8,11 +8,13 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, StorageError, VocabularyNotFound
 from whisper_api.job_values import Vocabulary
+from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import blocking, owner_of, state_of
 from whisper_api.server.uploads.json_body import BODY_REFUSALS, MAX_JSON_BYTES, decoded
 from whisper_api.server.uploads.receiving import received_body
+from whisper_api.store.texts import digest
 
 __all__ = ["DELETE", "LIST", "PUT", "READ"]
 
@@ -46,13 +48,13 @@ async def list_all(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """Read a vocabulary."""
-    state, name = state_of(request), request.path_params["name"]
+    state, name = state_of(request), _name(request)
     return JsonResponse(await blocking(state.reads, state.service.vocabularies.get, owner_of(request), name))
 
 
 async def put(request: Request) -> Response:
     """Create a vocabulary, or replace its terms. Jobs that were submitted before keep the earlier terms."""
-    state, name = state_of(request), request.path_params["name"]
+    state, name = state_of(request), _name(request)
     body = await received_body(request, max_bytes=MAX_JSON_BYTES, seconds=state.config.timeout_seconds)
     terms = decoded(body, Terms).terms
     stored = await blocking(state.uploads, state.service.vocabularies.put, owner_of(request), name, terms)
@@ -61,9 +63,16 @@ async def put(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """Delete a vocabulary. Jobs that were submitted before keep its terms until they are deleted."""
-    state, name = state_of(request), request.path_params["name"]
+    state, name = state_of(request), _name(request)
     await blocking(state.uploads, state.service.vocabularies.delete, owner_of(request), name)
     return Response(status_code=204)
+
+
+def _name(request: Request) -> str:
+    """The name in the path. The audit trail has its digest, because a name is a text that its owner may delete."""
+    name: str = request.path_params["name"]
+    note(request, digest(name))
+    return name
 
 
 NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
@@ -74,8 +83,18 @@ LIST = Operation(
     "Vocabularies",
     (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
     refusals=(StorageError,),
+    audit="vocabulary.read",
+    scope="vocabularies",
 )
-READ = Operation(read, "Vocabularies", (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,))
+READ = Operation(
+    read,
+    "Vocabularies",
+    (STORED,),
+    refusals=(VocabularyNotFound, StorageError),
+    parameters=(NAME,),
+    audit="vocabulary.read",
+    scope="vocabularies",
+)
 PUT = Operation(
     put,
     "Vocabularies",
@@ -83,6 +102,8 @@ PUT = Operation(
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     parameters=(NAME,),
     body=JsonBody(Terms),
+    audit="vocabulary.write",
+    scope="vocabularies",
 )
 DELETE = Operation(
     delete,
@@ -90,4 +111,6 @@ DELETE = Operation(
     (Answer(204, "The vocabulary is deleted"),),
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
+    audit="vocabulary.delete",
+    scope="vocabularies",
 )

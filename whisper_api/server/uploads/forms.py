@@ -24,6 +24,7 @@ from whisper_api.server.uploads.known_speakers import (
     read_known_speakers,
 )
 from whisper_api.server.uploads.part_headers import shown
+from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
 from whisper_api.store.metadata import metadata_of
 
 __all__ = [
@@ -50,7 +51,7 @@ TEXT_FIELDS = ("prompt", "hotwords")
 WORD_FIELDS = ("model", "language")
 AUTO_MODEL = ("model", "auto")
 OTHER_FIELDS = ("sync", "keep_result", "hf_token", "metadata", "device", "device_index", URL_FIELD)
-KNOWN = frozenset((*OPTION_FIELDS, *RENDER_FIELDS, *FORMAT_FIELDS, *OTHER_FIELDS))
+KNOWN = frozenset((*OPTION_FIELDS, *RENDER_FIELDS, *FORMAT_FIELDS, *OTHER_FIELDS, *WEBHOOK_FIELDS))
 Index = Annotated[int, Meta(ge=0)]
 
 
@@ -67,6 +68,8 @@ class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
         warnings: one sentence for each kind of ignored field.
         metadata: the client's metadata, which the job keeps and returns.
         known_speakers: the known speakers with their recordings.
+        webhook_url: where the event of the job's end is sent.
+        webhook_include_result: whether that event carries the result.
     """
 
     options: TranscriptionOptions
@@ -78,9 +81,11 @@ class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
     known_speakers: tuple[KnownSpeaker, ...] = ()
+    webhook_url: str | None = None
+    webhook_include_result: bool = False
 
     def __repr__(self) -> str:
-        # The token, the prompt, the terms and the speakers' names must not appear in a log.
+        # The token, the prompt, the terms, the address and the speakers' names must not appear in a log.
         return f"{type(self).__name__}(output_format={self.output_format!r}, ...)"
 
 
@@ -99,13 +104,14 @@ def read_form(
 
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
-        Problem: 422, the form names another device.
+        Problem: 422, the form names another device; 400, it names a webhook, and the configuration allows none.
     """
     form = FormFields(fields, KNOWN, (NAMES_FIELD, REFERENCES_FIELD) if known_speakers else ())
     _check_device(form, device)
     # The model "auto" means the configured model.
     options = {name: text for name, text in form.texts(OPTION_FIELDS).items() if (name, text.lower()) != AUTO_MODEL}
     metadata = form.last("metadata")
+    webhook_url, webhook_include_result = webhook_of(form, config)
     return UploadForm(
         options=transcription_options({"model": config.model, "language": config.language} | options),
         output_format=_output_format(form.texts(FORMAT_FIELDS), config.output_format),
@@ -116,6 +122,8 @@ def read_form(
         warnings=form.warnings(),
         metadata=None if metadata is None else metadata_of(metadata),
         known_speakers=read_known_speakers(form.every(NAMES_FIELD), form.every(REFERENCES_FIELD)),
+        webhook_url=webhook_url,
+        webhook_include_result=webhook_include_result,
     )
 
 

@@ -51,7 +51,7 @@ class Reservations:
         """The directory for one more file.
 
         Raises:
-            QueueFull, CallerLimit, Draining: the service accepts no job now.
+            QueueFull, CallerLimit, QuotaExceeded, Draining: the service accepts no job now.
         """
         reservation = self._unused.pop() if self._unused else self._service.reserve(self._owner)
         self._by_directory[reservation.directory] = reservation
@@ -79,7 +79,7 @@ async def reserved(state: ServerState, owner: str, key: str | None, extra_slots:
         extra_slots: number of the owner's jobs that do not count towards the limits.
 
     Raises:
-        QueueFull, CallerLimit, Draining: the service accepts no job now.
+        QueueFull, CallerLimit, QuotaExceeded, Draining: the service accepts no job now.
     """
     service = state.service
 

@@ -18,9 +18,19 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from starlette.requests import Request
 
 from whisper_api.config import Config
-from whisper_api.errors import DeviceError, Draining, IdempotencyConflict, InvalidOption, ModelError, WhisperApiError
+from whisper_api.errors import (
+    DeviceError,
+    Draining,
+    IdempotencyConflict,
+    InvalidOption,
+    ModelError,
+    QuotaExceeded,
+    WhisperApiError,
+)
 from whisper_api.jobs.service import Submission
 from whisper_api.schema import TranscriptionOptions
+from whisper_api.server.auditing import note
+from whisper_api.server.limits import note_quotas
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
@@ -171,6 +181,7 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
         ClientDisconnect: the client has gone.
     """
     submitter = await _accept(request, read, SEVERAL)
+    note(request, *(job.job_id for job in submitter.jobs.values()))
     outcomes = tuple(_outcome(file, submitter.jobs) for file in submitter.files)
     if not submitter.jobs:
         many = f"None of the {len(outcomes)} files was" if len(outcomes) > 1 else "The file was not"
@@ -179,6 +190,16 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
 
 
 async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
+    try:
+        submitter = await _receive_and_submit(request, read, rules)
+    except QuotaExceeded:
+        await note_quotas(request)
+        raise
+    await note_quotas(request)
+    return submitter
+
+
+async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     state, owner, caller = state_of(request), owner_of(request), caller_of(request)
     key = idempotency_key(request)
     async with contextlib.AsyncExitStack() as stack:
@@ -331,6 +352,8 @@ class _Submitter(Generic[F]):
             fingerprint=file.fingerprint,
             metadata=form.metadata,
             known_speakers=tuple(speaker.name for speaker in form.known_speakers),
+            webhook_url=form.webhook_url,
+            webhook_include_result=form.webhook_include_result,
             join=self._rules.join,
             not_to_join=self._rules.not_to_join,
         )

@@ -30,6 +30,16 @@ class Turns:
         # The requests of a caller keep its semaphore alive.
         self._by_caller: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
+    def resize(self, most: int) -> None:
+        """Change the bound for requests that begin now; those that run or wait keep theirs.
+
+        Args:
+            most: as for the constructor.
+        """
+        if most != self._most:
+            self._most = most
+            self._by_caller = WeakValueDictionary()
+
     @contextlib.asynccontextmanager
     async def taken(self, caller: str, seconds: float) -> AsyncIterator[None]:
         """Wait for a turn and keep it while the ``with`` is open.
@@ -61,10 +71,13 @@ class Amounts:
 
     Args:
         most: greatest amount of each caller; 0 for no bound.
+
+    Attributes:
+        most: may be changed at any time.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._used: Counter[str] = Counter()
@@ -84,7 +97,7 @@ class Amounts:
         def take(amount: int) -> bool:
             nonlocal used
             with self._lock:
-                if self._most and caller and self._used[caller] + amount > self._most:
+                if self.most and caller and self._used[caller] + amount > self.most:
                     return False
                 self._used[caller] += amount
                 used += amount

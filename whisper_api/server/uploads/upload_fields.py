@@ -22,6 +22,7 @@ from whisper_api.errors import (
     InvalidOption,
     ModelUnavailable,
     QueueFull,
+    QuotaExceeded,
     StorageError,
     UnknownModel,
 )
@@ -30,6 +31,8 @@ from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
+from whisper_api.server.uploads.webhook_fields import INCLUDE_RESULT_FIELD, OFF
+from whisper_api.server.uploads.webhook_fields import URL_FIELD as WEBHOOK_URL_FIELD
 
 __all__ = [
     "AUDIO_FILE",
@@ -43,6 +46,7 @@ __all__ = [
     "SYNC",
     "URL",
     "VOCABULARY",
+    "WEBHOOK",
 ]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
@@ -87,6 +91,12 @@ RENDER_FIELDS = tuple(
     FormField(field.name, field.type, _sentence(help_line(field.type)), default=field.default)
     for field in msgspec.structs.fields(RenderOptions)
 )
+WEBHOOK = (
+    FormField(
+        WEBHOOK_URL_FIELD, str, "Where the event of the job's end is sent (http, https), if ENABLE_WEBHOOKS allows it"
+    ),
+    FormField(INCLUDE_RESULT_FIELD, bool, "Let that event carry the result", default=False),
+)
 # The fields of a job besides its audio.
 JOB_FIELDS = (
     *OPTION_FIELDS,
@@ -95,6 +105,7 @@ JOB_FIELDS = (
     *RENDER_FIELDS,
     FormField("keep_result", bool, "Keep the result after its delivery, until the job expires", default=False),
     FormField("metadata", str, "A JSON object of at most 16384 bytes that the job keeps and returns"),
+    *WEBHOOK,
     FormField(NAMES_FIELD, str, "Names of known speakers, up to four", repeated=True),
     FormField(
         REFERENCES_FIELD,
@@ -116,6 +127,7 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(400, "invalid_idempotency_key", "The Idempotency-Key is not 1 to 255 printable characters, once"),
     Problem(400, "url_not_enabled", "This server does not fetch files"),
     Problem(400, "url_refused", "The server does not fetch this url"),
+    OFF,
     Problem(408, "slow_sender", "The body arrives too slowly"),
     Problem(413, "file_too_large", "The file is larger than MAX_FILE_SIZE"),
     Problem(413, "form_too_large", "A form without a file is too large"),
@@ -129,6 +141,7 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(422, "url_unreachable", "The server could not fetch the file from the url"),
     QueueFull,
     CallerLimit,
+    QuotaExceeded,
     Draining,
     StorageError,
 )

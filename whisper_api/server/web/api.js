@@ -21,9 +21,9 @@ export class ApiError extends Error {
     this.retryAfter = retryAfter;
   }
 
-  /** Whether the same request may succeed later. */
+  /** Whether the same request may succeed soon; a quota that is used up lasts until the next day or month. */
   get passes() {
-    return [0, 429, 502, 503, 504].includes(this.status);
+    return this.code !== "quota_exceeded" && [0, 429, 502, 503, 504].includes(this.status);
   }
 }
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Probe, Ct2Whisper
+from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper
 from whisper_api.engine.whisper.onnx import model as whisper_onnx
 from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, RunningDecode
 from whisper_api.engine.whisper.onnx.search import Decoding
 from whisper_api.engine.whisper.onnx.sessions import feed_together
+from whisper_api.engine.whisper.sweep import Ct2Probe
 from whisper_api.engine.worker.worker import GpuWorker
 
 pytestmark = pytest.mark.models

@@ -1,45 +1,38 @@
 """Fetches a file from a caller's URL without giving the caller access to this machine's network.
 
-The host's name is resolved once, all of its addresses are checked, and the connection goes to one of them, so that a
-later change of the name has no effect. Redirects are treated in the same way. Every failure is reported to the caller
-with the same error, because differences would reveal the network. For the same reason, a name that does not exist and
-a name in a private network get the same response after the same time.
+:mod:`whisper_api.outbound` checks the address of each connection; redirects are treated in the same way. Every failure
+is reported to the caller with the same error, because differences would reveal the network.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import functools
 import http.client
 import io
-import ipaddress
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult
 
+from whisper_api.outbound.addresses import Resolver, resolve
+from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules
+from whisper_api.outbound.urls import path_of
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.fetch.addresses import Address, Resolver, is_own, is_public, resolve
-from whisper_api.server.uploads.fetch.urls import PORTS, joined, refused, target_of
+from whisper_api.server.uploads.fetch.urls import fetched, joined, refused
 from whisper_api.server.uploads.pace import Pace, PaceRules
 from whisper_api.server.uploads.storing import StoredFile, storage_errors
 
-__all__ = ["LOOKUP_SECONDS", "Fetch", "FetchRules"]
+__all__ = ["Fetch", "FetchRules"]
 
 MAX_REDIRECTS = 5
-# Number of addresses of one host that are tried.
-MAX_ADDRESSES = 4
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 256 << 10
 # A server without a byte for this long counts as failed, also when the time for the whole fetch is longer.
 SILENCE_SECONDS = 30.0
-# When the first name server is out of order, the system asks the second after five seconds.
-LOOKUP_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,18 @@ class FetchRules:
     min_bytes_per_second: float = 0.0
     lookup_seconds: float = LOOKUP_SECONDS
 
+    @property
+    def silence_seconds(self) -> float:
+        """Longest time to connect, and longest silence of the other server."""
+        return min(SILENCE_SECONDS, self.seconds)
+
+    @property
+    def of_connections(self) -> ConnectRules:
+        """The rules for the connections of a fetch."""
+        return ConnectRules(
+            self.silence_seconds, self.private_hosts, self.resolve, self.context, lookup_seconds=self.lookup_seconds
+        )
+
 
 class Fetch:
     """Fetches one file from another server. :meth:`run` blocks for as long as the rules allow.
@@ -79,10 +84,9 @@ class Fetch:
         self._url = url
         self._file = file
         self._rules = rules
-        self._ended = threading.Event()
+        self._connector = Connector(rules.of_connections)
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._socket: socket.socket | None = None
         self._aborted = False
 
     def run(self) -> None:
@@ -107,15 +111,12 @@ class Fetch:
         """End the fetch from another thread, after a write in progress; nothing is written after that."""
         with self._lock:
             self._aborted = True
-            self._ended.set()
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+        self._connector.abort()
 
     def _follow(self, url: str) -> None:
         secure = False
         for _ in range(MAX_REDIRECTS + 1):
-            target = target_of(url)
+            target = fetched(url)
             if secure and target.scheme != "https":
                 raise refused("it redirects from https to http")
             secure = target.scheme == "https"
@@ -127,12 +128,13 @@ class Fetch:
 
     def _get(self, target: SplitResult) -> str | None:
         """Send a request to one server: store the file and return None, or return the location of a redirect."""
-        assert target.hostname is not None
-        port = target.port or PORTS[target.scheme]
-        with self._connected(target, target.hostname, port) as connection:
-            path = f"{target.path or '/'}{'?' if target.query else ''}{target.query}"
+        with self._connector.connected(target) as connection:
+            pace = Pace(PaceRules(self._rules.silence_seconds, self._rules.min_bytes_per_second))
+            connection.response_class = _paced_response(pace)
             connection.request(
-                "GET", path, headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "whisper-api"}
+                "GET",
+                path_of(target),
+                headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "whisper-api"},
             )
             response = connection.getresponse()
             if response.status in REDIRECTS:
@@ -144,87 +146,6 @@ class Fetch:
                 raise self.unreachable()
             self._store(response)
             return None
-
-    @contextlib.contextmanager
-    def _connected(self, target: SplitResult, host: str, port: int) -> Iterator[http.client.HTTPConnection]:
-        plain = self._connect(host, port)
-        with contextlib.ExitStack() as stack:
-            stack.callback(plain.close)
-            self._watch(plain)
-            connection: http.client.HTTPConnection
-            if target.scheme == "https":
-                context = self._rules.context or _trusted()
-                connection = http.client.HTTPSConnection(host, port, context=context)
-                connection.sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-                stack.callback(connection.sock.close)
-                self._watch(connection.sock)
-                connection.sock.do_handshake()
-            else:
-                connection = http.client.HTTPConnection(host, port)
-                connection.sock = plain
-            silence = min(SILENCE_SECONDS, self._rules.seconds)
-            pace = Pace(PaceRules(silence, self._rules.min_bytes_per_second))
-            connection.response_class = _paced_response(pace)
-            stack.callback(connection.close)
-            yield connection
-
-    def _connect(self, host: str, port: int) -> socket.socket:
-        addresses = self._allowed_addresses(host, port)
-        failure: OSError = OSError("no address")
-        for address in addresses[:MAX_ADDRESSES]:
-            family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
-            plain = socket.socket(family, socket.SOCK_STREAM)
-            plain.settimeout(min(SILENCE_SECONDS, self._rules.seconds))
-            try:
-                self._watch(plain)
-                plain.connect((str(address), port))
-                return plain
-            except OSError as error:
-                failure = error
-                plain.close()
-            except Problem:
-                plain.close()
-                raise
-        raise failure
-
-    def _allowed_addresses(self, host: str, port: int) -> Sequence[Address]:
-        """The addresses of a host, when the server may connect to all of them.
-
-        Raises:
-            Problem: 422 ``url_unreachable``, always after the same time: the name does not exist, its lookup takes too
-                long, or one of its addresses is not allowed.
-        """
-        begun = time.monotonic()
-        failure: Exception | None = None
-        try:
-            addresses = self._looked_up(host, port)
-        # Encoding a malformed host name raises UnicodeError.
-        except (OSError, UnicodeError, concurrent.futures.TimeoutError) as error:
-            failure = error
-        else:
-            if self._is_allowed(host, port, addresses):
-                return addresses
-        self._ended.wait(begun + self._rules.lookup_seconds - time.monotonic())
-        raise self.unreachable() from failure
-
-    def _looked_up(self, host: str, port: int) -> Sequence[Address]:
-        """The addresses of a host, looked up in a separate thread, because a lookup cannot be canceled."""
-        found: concurrent.futures.Future[Sequence[Address]] = concurrent.futures.Future()
-
-        def look() -> None:
-            try:
-                found.set_result(self._rules.resolve(host, port))
-            except Exception as error:
-                found.set_exception(error)
-
-        threading.Thread(target=look, name="lookup", daemon=True).start()
-        return found.result(self._rules.lookup_seconds)
-
-    def _is_allowed(self, host: str, port: int, addresses: Sequence[Address]) -> bool:
-        name = f"[{host}]" if ":" in host else host
-        if {host, name, f"{name}:{port}"} & self._rules.private_hosts:
-            return True
-        return all(is_public(address) and not is_own(address) for address in addresses)
 
     def _store(self, response: http.client.HTTPResponse) -> None:
         limit = self._rules.max_bytes
@@ -245,13 +166,6 @@ class Fetch:
             with storage_errors():
                 write()
 
-    def _watch(self, connection: socket.socket) -> None:
-        """Keep the socket, so that :meth:`abort` can shut it down."""
-        with self._lock:
-            if self._aborted:
-                raise self.unreachable()
-            self._socket = connection
-
     def unreachable(self) -> Problem:
         """The error for every failure of a fetch."""
         return Problem(
@@ -265,16 +179,6 @@ class Fetch:
 
 def _too_large(limit: int) -> Problem:
     return Problem(413, "url_too_large", f"The file at this url exceeds the limit of {limit} bytes")
-
-
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    """A TLS context with this machine's certificates, and with those of requests for machines that have none."""
-    import requests.certs
-
-    context = ssl.create_default_context()
-    context.load_verify_locations(requests.certs.where())
-    return context
 
 
 def _paced_response(pace: Pace) -> type[http.client.HTTPResponse]:

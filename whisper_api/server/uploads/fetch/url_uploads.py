@@ -8,9 +8,10 @@ import contextvars
 
 from whisper_api.config import Config
 from whisper_api.errors import QueueFull
+from whisper_api.outbound.connecting import LOOKUP_SECONDS, hosts_in
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking
-from whisper_api.server.uploads.fetch.fetching import LOOKUP_SECONDS, Fetch, FetchRules
+from whisper_api.server.uploads.fetch.fetching import Fetch, FetchRules
 from whisper_api.server.uploads.storing import StoredFile
 
 __all__ = ["check_enabled", "fetch_file", "rules_of"]
@@ -36,13 +37,12 @@ def check_enabled(config: Config) -> None:
 
 def rules_of(config: Config) -> FetchRules:
     """The rules for fetching in a configuration."""
-    hosts = (host.strip().lower() for host in (config.url_private_hosts or "").split(","))
     return FetchRules(
         max_bytes=config.max_file_size,
         seconds=config.url_fetch_timeout_seconds,
         min_bytes_per_second=config.min_upload_bytes_per_second,
         lookup_seconds=LOOKUP_SECONDS,
-        private_hosts=frozenset(filter(None, hosts)),
+        private_hosts=hosts_in(config.url_private_hosts),
     )
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import string
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from whisper_api.outbound.urls import MAX_URL_CHARACTERS, UrlRefused, target_of
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.part_headers import display_name
 
-__all__ = ["PORTS", "file_name_of", "joined", "refused", "target_of"]
-
-MAX_URL_CHARACTERS = 8192
-PORTS = {"http": 80, "https": 443}
-
-# The characters of a URL that needs no encoding.
-_PRINTABLE = re.compile(r"[!-~]+")
+__all__ = ["fetched", "file_name_of", "joined", "refused"]
 
 
 def file_name_of(url: str) -> str | None:
@@ -29,29 +22,16 @@ def file_name_of(url: str) -> str | None:
         return None
 
 
-def target_of(url: str) -> SplitResult:
+def fetched(url: str) -> SplitResult:
     """The parts of a URL that the server may fetch.
 
     Raises:
         Problem: 400 ``url_refused``: the server does not fetch this URL.
     """
-    if len(url) > MAX_URL_CHARACTERS or not _PRINTABLE.fullmatch(url):
-        raise refused(f"expected at most {MAX_URL_CHARACTERS} printable ASCII characters without spaces")
     try:
-        target = urlsplit(url)
-        port = target.port
-        if "[" in target.netloc:
-            # Before Python 3.11.4, urlsplit accepts any text in brackets.
-            ipaddress.IPv6Address(target.hostname or "")
-    except ValueError:
-        raise refused("it cannot be read") from None
-    if target.scheme not in PORTS or not target.hostname or port == 0:
-        raise refused("expected http:// or https:// and a host")
-    if "@" in target.netloc:
-        raise refused("it must not contain a user's name or password")
-    if "%" in target.netloc or "\\" in url:
-        raise refused("its host is not a plain name or address")
-    return target
+        return target_of(url)
+    except UrlRefused as error:
+        raise refused(error.reason) from None
 
 
 def joined(url: str, location: str) -> str:

@@ -1,0 +1,71 @@
+BEGIN TRANSACTION;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO "facts" VALUES('written','1700000000.0');
+CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            place INTEGER NOT NULL UNIQUE,
+            job_id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('Queued', 'Processing', 'Completed', 'Failed', 'Canceled')),
+            options TEXT NOT NULL,
+            output_format TEXT NOT NULL,
+            keep_result INTEGER NOT NULL,
+            file_name TEXT,
+            audio_bytes INTEGER NOT NULL,
+            audio_seconds REAL,
+            hf_token TEXT,
+            warnings TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            started_at REAL,
+            finished_at REAL,
+            crashes INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
+            error TEXT,
+            error_name TEXT NOT NULL,
+            delivered_at REAL,
+            idempotency_key TEXT,
+            fingerprint TEXT, metadata TEXT, known_speakers TEXT NOT NULL DEFAULT '[]',
+            CHECK ((finished_at IS NULL) = (state IN ('Queued', 'Processing'))),
+            CHECK (finished_at IS NULL OR hf_token IS NULL)
+        );
+INSERT INTO "jobs" VALUES(1,1,'11111111-1111-4111-8111-111111111111','aaaaaaaa','Completed','{"language":"en","model":"base","prompt":"golden prompt"}','srt',1,'golden.wav',32044,1.0,NULL,'["golden warning"]',1700000000.0,1700000001.0,1700000002.0,0,0,NULL,'',NULL,'golden key','print','{"case":"golden case"}','["golden speaker"]');
+INSERT INTO "jobs" VALUES(2,2,'22222222-2222-4222-8222-222222222222','aaaaaaaa','Failed','{}','txt',0,NULL,5,NULL,NULL,'[]',1700000003.0,1700000004.0,1700000005.0,1,2,'golden error','InvalidAudio',NULL,NULL,NULL,NULL,'[]');
+INSERT INTO "jobs" VALUES(3,3,'33333333-3333-4333-8333-333333333333','bbbbbbbb','Canceled','{}','txt',0,'golden.wav',5,NULL,NULL,'[]',1700000006.0,NULL,1700000007.0,0,0,NULL,'',NULL,NULL,NULL,NULL,'[]');
+INSERT INTO "jobs" VALUES(4,4,'44444444-4444-4444-8444-444444444444','aaaaaaaa','Queued','{"diarize":false}','json',0,'golden.mp3',7,3.5,'hf_golden','[]',1700000008.0,NULL,NULL,0,1,NULL,'',NULL,NULL,NULL,'{"case":"golden case"}','["golden speaker"]');
+CREATE TABLE keys (
+            key_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
+            created_at REAL NOT NULL,
+            revoked_at REAL,
+            digest BLOB NOT NULL
+        );
+INSERT INTO "keys" VALUES('aaaaaaaa','golden user','user',1700000000.0,NULL,X'0102');
+INSERT INTO "keys" VALUES('bbbbbbbb','golden admin','admin',1700000000.5,1700000009.0,X'0304');
+CREATE TABLE stage_rates (
+            model TEXT NOT NULL,
+            device TEXT NOT NULL,
+            stage TEXT NOT NULL,
+            rate REAL NOT NULL,
+            samples INTEGER NOT NULL,
+            PRIMARY KEY (model, device, stage)
+        ) WITHOUT ROWID
+        ;
+INSERT INTO "stage_rates" VALUES('base','cpu','asr',0.25,3);
+CREATE TABLE transcripts (
+            seq INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+            content BLOB NOT NULL
+        , corrections BLOB);
+INSERT INTO "transcripts" VALUES(1,X'7B226C616E6775616765223A22656E222C226475726174696F6E223A312E302C227365676D656E7473223A5B7B226964223A302C227374617274223A302E302C22656E64223A312E302C2274657874223A2220676F6C64656E2074657874227D5D2C226D6F64656C223A2262617365222C226F7074696F6E73223A7B226C616E6775616765223A22656E227D7D',X'7B22776F726473223A5B7B227365676D656E74223A302C2274657874223A22676F6C64656E20636F7272656374696F6E227D5D2C22737065616B657273223A7B7D7D');
+CREATE INDEX jobs_by_state ON jobs (state, place);
+CREATE INDEX jobs_by_owner ON jobs (owner, seq);
+CREATE INDEX jobs_unfinished ON jobs (owner) WHERE finished_at IS NULL;
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX jobs_delivered ON jobs (delivered_at) WHERE delivered_at IS NOT NULL;
+CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX keys_by_name ON keys (name) WHERE revoked_at IS NULL;
+CREATE INDEX jobs_by_fingerprint ON jobs (owner, fingerprint) WHERE fingerprint IS NOT NULL;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('jobs',4);
+COMMIT;
+PRAGMA user_version=2;

@@ -1,0 +1,254 @@
+"""The way to a server: its certificate and clock, and whether a proxy holds back streams or limits uploads."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import ssl
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from whisper_api.cli.doctor.check import Check
+from whisper_api.engine.models.download import human_bytes
+from whisper_api.server.routes.stream_check import PARTS, PAUSE_SECONDS
+from whisper_api.server.sockets import is_loopback
+
+__all__ = ["Visit", "Visitor", "certificate", "clock", "streams", "uploads"]
+
+TIMEOUT_SECONDS = 10.0
+DAY_SECONDS = 86400.0
+# A certificate that is renewed by a program is renewed earlier than this.
+FEW_DAYS = 14
+# The header Date has whole seconds, and the answer was on its way.
+SKEW_SECONDS = 5.0
+# Sizes of bodies that are announced, after the largest that the server allows.
+SIZES = (10**9, 10**8, 10**7, 10**6)
+MAX_ANSWER_BYTES = 1 << 16
+PROXY_REMEDY = "docs/operations.md, Behind a proxy, has the settings for nginx and Caddy"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request and its response.
+
+    Attributes:
+        status: status of the response; 0 when there was none.
+        text: body of the response.
+        headers: of the response.
+        sent_at: when the request was sent; seconds since 1970.
+        seconds: until the response was there.
+        error: why there was no response.
+    """
+
+    sent_at: float
+    seconds: float
+    status: int = 0
+    text: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; empty when it is none."""
+        with contextlib.suppress(ValueError):
+            value = json.loads(self.text)
+            if isinstance(value, dict):
+                return value
+        return {}
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in a line."""
+        if self.error is not None:
+            return f"{type(self.error).__name__}: {' '.join(str(self.error).split())}"
+        return f"{self.status} {self.json.get('code', '')}: {self.json.get('detail', 'no reason is given')}"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Sends the requests of the checks.
+
+    Attributes:
+        url: URL of the server, without a slash at the end.
+        api_key: the caller's key; empty for none.
+        session: the connections.
+    """
+
+    url: str
+    api_key: str
+    session: requests.Session
+
+    def get(self, path: str) -> Visit:
+        """Read a path."""
+        sent_at, begun = time.time(), time.monotonic()
+        try:
+            response = self.open(path)
+            with response:
+                text = response.content.decode("utf-8", "replace")
+        except requests.RequestException as error:
+            return Visit(sent_at, time.monotonic() - begun, error=error)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Visit(sent_at, time.monotonic() - begun, response.status_code, text, headers)
+
+    def open(self, path: str) -> requests.Response:
+        """Open a path; close the response.
+
+        Raises:
+            RequestException: there is no response.
+        """
+        return self.session.get(
+            f"{self.url}{path}", auth=self._authorize, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+        )
+
+    def announce(self, path: str, size: int) -> tuple[int, dict[str, Any]]:
+        """Announce a body with ``Expect: 100-continue``, and leave before it is sent (RFC 9110, section 10.1.1).
+
+        Args:
+            path: path of the request.
+            size: number of bytes that are announced.
+
+        Returns:
+            The status of the first response, which is 100 when the body may be sent, and its JSON.
+
+        Raises:
+            OSError: there is no response in time.
+            HTTPException: the response is none of HTTP.
+        """
+        parts = urlsplit(self.url)
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, port, timeout=TIMEOUT_SECONDS, context=self._tls()
+            )
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        with contextlib.closing(connection):
+            connection.putrequest("POST", f"{parts.path}{path}")
+            connection.putheader("Content-Type", "multipart/form-data; boundary=doctor")
+            connection.putheader("Content-Length", str(size))
+            connection.putheader("Expect", "100-continue")
+            if self.api_key:
+                connection.putheader("Authorization", f"Bearer {self.api_key}")
+            connection.endheaders()
+            # http.client itself would wait for the response after this one.
+            with connection.sock.makefile("rb") as answer:
+                words = answer.readline(MAX_ANSWER_BYTES).split(None, 2)
+                if len(words) < 2 or not words[1].isdigit():
+                    raise http.client.BadStatusLine(repr(words))
+                status = int(words[1])
+                if status == http.client.CONTINUE:
+                    return status, {}
+                headers = http.client.parse_headers(answer)
+                body = answer.read(min(int(headers.get("Content-Length", 0)), MAX_ANSWER_BYTES))
+        with contextlib.suppress(ValueError):
+            value = json.loads(body)
+            if isinstance(value, dict):
+                return status, value
+        return status, {}
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.api_key:
+            request.headers["Authorization"] = f"Bearer {self.api_key}"
+        return request
+
+    def _tls(self) -> ssl.SSLContext:
+        """Trust what the session trusts."""
+        verify = self.session.merge_environment_settings(self.url, {}, None, None, None)["verify"]
+        path = Path(verify if isinstance(verify, str) else requests.certs.where())
+        if path.is_dir():
+            return ssl.create_default_context(capath=path)
+        return ssl.create_default_context(cafile=path)
+
+
+def certificate(visitor: Visitor) -> Check:
+    """Whether the way is encrypted, and until when the certificate is valid."""
+    parts = urlsplit(visitor.url)
+    if parts.scheme == "http":
+        if is_loopback(parts.hostname or ""):
+            return Check("tls", "missing", "none; the server is on this machine")
+        remedy = "WHISPER_TLS_CERT_FILE and WHISPER_TLS_KEY_FILE, or a proxy that speaks TLS"
+        return Check("tls", "missing", "none: keys and recordings can be read on the way", remedy)
+    try:
+        with visitor.open("/livez") as response:
+            found = response.raw.connection.sock.getpeercert()
+    except (requests.RequestException, AttributeError) as error:
+        return Check("tls", "missing", f"the certificate cannot be read here: {type(error).__name__}")
+    if not found:
+        return Check("tls", "missing", "the certificate was not checked")
+    days = (ssl.cert_time_to_seconds(found["notAfter"]) - time.time()) / DAY_SECONDS
+    text = f"the certificate is valid for {days:.0f} more days, until {found['notAfter']}"
+    if days < FEW_DAYS:
+        return Check("tls", "failed", text, "renew it now, and look why nothing has")
+    return Check("tls", "ok", text)
+
+
+def clock(alive: Visit) -> Check:
+    """How far the server's clock is from this machine's, by the header ``Date``."""
+    try:
+        theirs = parsedate_to_datetime(alive.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return Check("clock", "missing", "the response has no date")
+    # The header names the second that has begun.
+    ahead = theirs + 0.5 - (alive.sent_at + alive.seconds / 2)
+    if abs(ahead) <= SKEW_SECONDS:
+        return Check("clock", "ok", "agrees with this machine's")
+    text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    return Check("clock", "failed", text, "let both machines follow a time server (NTP)")
+
+
+def streams(visitor: Visitor) -> Check:
+    """Whether a stream arrives in the pieces in which the server sends it."""
+    arrived: list[float] = []
+    try:
+        with visitor.open("/events/check") as response:
+            if response.status_code != 200:
+                return Check("streams", "missing", f"not tried: /events/check answers {response.status_code}")
+            body = b""
+            for piece in response.iter_content(None if getattr(response.raw, "chunked", False) else 1):
+                body += piece
+                arrived += [time.monotonic()] * (body.count(b"\n\n") - len(arrived))
+    except requests.RequestException as error:
+        return Check("streams", "failed", f"{type(error).__name__}: {error}", PROXY_REMEDY)
+    if len(arrived) != PARTS:
+        return Check("streams", "failed", "a stream breaks off on the way", PROXY_REMEDY)
+    if min(after - before for before, after in itertools.pairwise(arrived)) < PAUSE_SECONDS / 2:
+        text = "a proxy on the way holds streams back: live text comes when all is done"
+        return Check("streams", "failed", text, PROXY_REMEDY)
+    return Check("streams", "ok", "arrive in pieces, as they are sent")
+
+
+def uploads(visitor: Visitor, largest: int | None) -> Check:
+    """Whether an upload of the largest size may be sent, by its announcement alone.
+
+    Args:
+        visitor: sends the requests.
+        largest: number of bytes that the server allows; None when unknown.
+    """
+    if requests.utils.get_environ_proxies(visitor.url):
+        return Check("uploads", "missing", "not tried through the proxy that the environment names")
+    sizes = [*([largest] if largest else []), *(size for size in SIZES if largest is None or size < largest)]
+    refused: int | None = None
+    for size in sizes:
+        try:
+            status, answer = visitor.announce("/transcribe", size)
+        except (TimeoutError, http.client.HTTPException, OSError) as error:
+            return Check("uploads", "missing", f"nothing answers an announced upload: {type(error).__name__}")
+        if status == http.client.CONTINUE:
+            if refused is None:
+                return Check("uploads", "ok", f"may have {human_bytes(size)}")
+            text = f"a proxy on the way refuses {human_bytes(refused)} and takes {human_bytes(size)}"
+            return Check("uploads", "failed", text, PROXY_REMEDY)
+        if status != http.client.REQUEST_ENTITY_TOO_LARGE:
+            reason = answer.get("detail") or "without a reason"
+            return Check("uploads", "missing", f"not tried: /transcribe answers {status} ({reason})")
+        if largest is not None or "code" not in answer:
+            refused = size
+    return Check("uploads", "failed", f"a proxy on the way refuses even {human_bytes(sizes[-1])}", PROXY_REMEDY)

@@ -1,0 +1,98 @@
+"""Records in the audit trail what became of a request, by the action that its operation declares."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from whisper_api.access.audit import utc_now
+from whisper_api.audit_records import DURABLE, Action, AuditRecord
+from whisper_api.server.middleware.proxies import client_address
+from whisper_api.server.responses.problems import CODE
+from whisper_api.server.state import ServerState, blocking, state_in
+
+__all__ = ["CLIENT_GONE", "begin", "note", "record", "record_lost_client"]
+
+# Keys of an ASGI scope: the action of the operation, and the things that it is about.
+ACTION = "whisper_api.audit_action"
+TARGETS = "whisper_api.audit_targets"
+# The status that nginx logs when the client closes the connection before the response. It is never sent.
+CLIENT_GONE = 499
+
+
+def begin(scope: Scope, action: Action) -> None:
+    """Have a request recorded when its response begins.
+
+    Args:
+        scope: scope of the request.
+        action: the action of the operation.
+    """
+    scope[ACTION] = action
+
+
+def note(request: Request, *targets: str, action: Action | None = None) -> None:
+    """Name the things that an audited request is about, when the path does not name a job.
+
+    Args:
+        request: the request.
+        targets: ids that the server has made or checked, so that no text of the client gets into the trail; one entry
+            for each.
+        action: what was done, when it is not what the operation declares.
+    """
+    if targets:
+        request.scope[TARGETS] = targets
+    if action is not None:
+        request.scope[ACTION] = action
+
+
+async def record(scope: Scope, status: int) -> None:
+    """Record a request whose response is about to begin, if its operation is audited.
+
+    Args:
+        scope: scope of the request.
+        status: status of the response.
+    """
+    if ACTION not in scope:
+        return
+    state = state_in(scope)
+    for entry in _entries(state, scope, status):
+        if entry.action in DURABLE:
+            # Not in a pool of the server, whose threads may all wait for a slow disk of uploads.
+            await blocking(None, state.service.audit.write, entry)
+        else:
+            state.service.audit.add(entry)
+
+
+def record_lost_client(scope: Scope) -> None:
+    """Record a request whose client went away before its response, if its operation is audited."""
+    if ACTION not in scope:
+        return
+    # Nothing is waited for, because the task of the request may be canceled already.
+    server: ServerState | None = getattr(scope["app"].state, "server", None)
+    if server is not None:
+        for entry in _entries(server, scope, CLIENT_GONE):
+            server.service.audit.add(entry)
+
+
+def _entries(state: ServerState, scope: Scope, status: int) -> list[AuditRecord]:
+    """The entries of a request. None are made while nothing is recorded, and none for a second response."""
+    action = scope.pop(ACTION)
+    if not state.service.audit.recording:
+        return []
+    key = scope["state"].get("key")
+    return [
+        AuditRecord(
+            time=utc_now(),
+            action=action,
+            actor="anyone" if key is None else "key",
+            key_id=None if key is None else key.key_id,
+            name=None if key is None else key.name,
+            role=None if key is None else key.role,
+            target=target,
+            address=client_address(scope),
+            request_id=scope.get("request_id"),
+            status=status,
+            error=scope.get(CODE),
+        )
+        for target in scope.get(TARGETS) or (scope.get("job_id"),)
+    ]

@@ -1,0 +1,109 @@
+"""The table of the audit trail: entries are added, and the oldest are removed; nothing else.
+
+Triggers of the schema refuse any change of an entry, the removal of an entry that has an older one before it, and the
+removal of an entry of the last day. They protect the trail from mistakes of programs, not from somebody who may write
+the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+
+from whisper_api.audit_records import ALL_RECORDS, AuditFilter, AuditRecord
+from whisper_api.store.tables import Tables
+
+__all__ = ["AuditTable"]
+
+_COLUMNS = tuple(name for name in AuditRecord.__struct_fields__ if name != "seq")
+_INSERT = f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM audit"
+# Entries that one transaction removes, so that other writers do not wait for long.
+_REMOVED_AT_A_TIME = 10_000
+_READ_AT_A_TIME = 1000
+
+
+class AuditTable(Tables):
+    """The entries of the audit trail."""
+
+    def add_audit(self, records: Sequence[AuditRecord], *, synced: bool) -> None:
+        """Add entries.
+
+        Args:
+            records: in the order of the trail; their ``seq`` is ignored.
+            synced: whether they must survive a loss of power; see :meth:`Database.write`.
+        """
+        with self.database.write(synced=synced) as connection:
+            connection.executemany(_INSERT, (_values(record) for record in records))
+
+    def audit_page(
+        self, filter: AuditFilter = ALL_RECORDS, *, limit: int, before_seq: int | None = None
+    ) -> list[AuditRecord]:
+        """Entries, the newest first.
+
+        Args:
+            filter: conditions.
+            limit: most entries to return.
+            before_seq: only entries before the one with this number; None to begin with the newest.
+        """
+        where, values = _conditions(filter, {"seq < ?": before_seq})
+        return [_record(row) for row in self._rows(f"{_SELECT} {where} ORDER BY seq DESC LIMIT ?", *values, limit)]
+
+    def audit_records(self, filter: AuditFilter = ALL_RECORDS) -> Iterator[AuditRecord]:
+        """All entries, the oldest first. Memory holds a part of them at a time."""
+        last = 0
+        while True:
+            where, values = _conditions(filter, {"seq > ?": last})
+            rows = self._rows(f"{_SELECT} {where} ORDER BY seq LIMIT ?", *values, _READ_AT_A_TIME)
+            yield from map(_record, rows)
+            if len(rows) < _READ_AT_A_TIME:
+                return
+            last = rows[-1]["seq"]
+
+    def expire_audit(self, before: float) -> int:
+        """Remove the oldest entries, up to the first one of a time or later.
+
+        Args:
+            before: seconds since 1970; at least a day ago.
+
+        Returns:
+            The number of removed entries.
+        """
+        first_kept = "COALESCE((SELECT MIN(seq) FROM audit WHERE time >= ?), (SELECT MAX(seq) + 1 FROM audit))"
+        removed = 0
+        while True:
+            with self.database.write() as connection:
+                gone = connection.execute(
+                    "DELETE FROM audit WHERE seq < MIN("
+                    f"{first_kept}, (SELECT MIN(seq) FROM audit) + {_REMOVED_AT_A_TIME})",
+                    (before,),
+                ).rowcount
+            removed += gone
+            if gone < _REMOVED_AT_A_TIME:
+                return removed
+
+
+def _conditions(filter: AuditFilter, more: dict[str, object]) -> tuple[str, list[object]]:
+    possible: dict[str, object] = {
+        **more,
+        "time >= ?": filter.since,
+        "time < ?": filter.until,
+        # One value for two conditions.
+        "? IN (key_id, name)": filter.key,
+        "? IN (action, substr(action, 1, instr(action, '.') - 1))": filter.action,
+    }
+    clauses = [condition for condition, value in possible.items() if value is not None]
+    return (
+        f"WHERE {' AND '.join(clauses)}" if clauses else "",
+        [value for value in possible.values() if value is not None],
+    )
+
+
+def _values(record: AuditRecord) -> list[object]:
+    return [record.time.timestamp(), *(getattr(record, name) for name in _COLUMNS[1:])]
+
+
+def _record(row: sqlite3.Row) -> AuditRecord:
+    values = dict(row)
+    return AuditRecord(time=datetime.fromtimestamp(values.pop("time"), timezone.utc), **values)

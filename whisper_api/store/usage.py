@@ -1,0 +1,234 @@
+"""The tables of what keys have used, and of what unfinished jobs are charged. They have counts and no text."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+from whisper_api import errors
+from whisper_api.errors import InvalidInput, Portable
+from whisper_api.store.tables import Tables
+from whisper_api.usage_records import UsageRow
+
+__all__ = ["Allowance", "Charge", "OverQuota", "UsageTable", "charge_job", "day_of", "give_back", "settle"]
+
+# Jobs that failed with one of these errors stay charged, because their audio or options are to blame.
+CALLERS_FAULTS = frozenset(name for name in errors.__all__ if issubclass(getattr(errors, name), InvalidInput))
+# Sums of seconds that were charged and given back differ from the exact ones by rounding.
+ROUNDING_SECONDS = 1e-6
+
+_ADD = """
+    INSERT INTO usage (owner, day, model, requests, jobs, audio_seconds, compute_seconds)
+    VALUES (:owner, :day, :model, :requests, :jobs, :audio_seconds, :compute_seconds)
+    ON CONFLICT (owner, day, model) DO UPDATE SET
+        requests = requests + excluded.requests,
+        jobs = jobs + excluded.jobs,
+        audio_seconds = audio_seconds + excluded.audio_seconds,
+        compute_seconds = compute_seconds + excluded.compute_seconds
+"""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a key may use from a day on.
+
+    Attributes:
+        policy: name of the quota.
+        column: what is counted.
+        amount: jobs, or seconds of audio.
+        first_day: the first day that counts, as :func:`day_of` writes it.
+    """
+
+    policy: str
+    column: Literal["jobs", "audio_seconds"]
+    amount: int
+    first_day: str
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What a job is charged when it is accepted.
+
+    Attributes:
+        model: name of the model, for the usage.
+        audio_seconds: length of the audio, as far as it is known.
+        allowances: quotas of the owner that must have room for the job.
+    """
+
+    model: str
+    audio_seconds: float
+    allowances: tuple[Allowance, ...] = ()
+
+
+class OverQuota(Portable):
+    """A job does not fit into the quotas of its owner.
+
+    Args:
+        used: each allowance without room, and how much of it is used.
+    """
+
+    def __init__(self, used: Sequence[tuple[Allowance, float]]) -> None:
+        super().__init__(", ".join(allowance.policy for allowance, _ in used))
+        self.used = tuple(used)
+
+
+class UsageTable(Tables):
+    """Usage by owner, day and model. The usage of jobs is written in the transactions that accept and end them."""
+
+    def count_requests(self, requests: Mapping[tuple[str, str], int]) -> None:
+        """Add requests to the usage.
+
+        Args:
+            requests: owner and day to the number of requests.
+        """
+        nothing = {"model": "", "jobs": 0, "audio_seconds": 0.0, "compute_seconds": 0.0}
+        # The next synced commit makes the counts survive a loss of power, too.
+        with self.database.write(synced=False) as connection:
+            connection.executemany(
+                _ADD,
+                [
+                    {"owner": owner, "day": day, "requests": count, **nothing}
+                    for (owner, day), count in requests.items()
+                ],
+            )
+
+    def used(self, owner: str, first_day: str) -> tuple[int, float]:
+        """The jobs and the seconds of audio that an owner has used from a day on."""
+        with self.database.read() as connection:
+            return _used(connection, owner, first_day)
+
+    def usage(self, since: str, until: str, owner: str | None = None) -> list[UsageRow]:
+        """The usage by day, key and model, in this order.
+
+        Args:
+            since: the first day, as :func:`day_of` writes it.
+            until: the last day.
+            owner: id of the key; None for all keys.
+        """
+        rows = self._rows(
+            "SELECT day, owner AS key_id, COALESCE(name, '') AS key_name, model, requests, jobs, audio_seconds,"
+            " compute_seconds FROM usage LEFT JOIN keys ON key_id = owner"
+            " WHERE day BETWEEN ? AND ? AND (? IS NULL OR owner = ?)"
+            " AND (requests OR jobs OR compute_seconds) ORDER BY day, owner, model",
+            since,
+            until,
+            owner,
+            owner,
+        )
+        return [
+            UsageRow(
+                **{
+                    **dict(row),
+                    "audio_seconds": round(row["audio_seconds"], 3),
+                    "compute_seconds": round(row["compute_seconds"], 3),
+                }
+            )
+            for row in rows
+        ]
+
+    def delete_usage(self, before: str) -> None:
+        """Delete the usage of the days before a day."""
+        if self._rows("SELECT 1 FROM usage WHERE day < ? LIMIT 1", before):
+            self._change("DELETE FROM usage WHERE day < ?", before)
+
+
+def day_of(seconds: float) -> str:
+    """The day of a time, in UTC, as in ``2026-03-31``.
+
+    Args:
+        seconds: seconds since 1970.
+    """
+    return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
+
+
+def charge_job(connection: sqlite3.Connection, job_id: str, owner: str, created_at: float, charge: Charge) -> None:
+    """Charge a job in the transaction that accepts it, so that no two jobs take the same rest of a quota.
+
+    Args:
+        connection: a connection in a transaction.
+        job_id: id of the job.
+        owner: id of the key.
+        created_at: seconds since 1970.
+        charge: what the job is charged.
+
+    Raises:
+        OverQuota: an allowance has no room for the job.
+    """
+    wanted = {"jobs": 1, "audio_seconds": charge.audio_seconds}
+    full = []
+    for allowance in charge.allowances:
+        jobs, audio_seconds = _used(connection, owner, allowance.first_day)
+        used = jobs if allowance.column == "jobs" else audio_seconds
+        if used + wanted[allowance.column] > allowance.amount + ROUNDING_SECONDS:
+            full.append((allowance, float(used)))
+    if full:
+        raise OverQuota(full)
+    row = {"owner": owner, "day": day_of(created_at), "model": charge.model, **wanted}
+    connection.execute(_ADD, {**row, "requests": 0, "compute_seconds": 0.0})
+    connection.execute(
+        "INSERT INTO charges (job_id, owner, day, model, audio_seconds) VALUES (?, ?, ?, ?, ?)",
+        (job_id, owner, row["day"], charge.model, charge.audio_seconds),
+    )
+
+
+def settle(
+    connection: sqlite3.Connection,
+    job_id: str,
+    *,
+    audio_seconds: float | None = None,
+    compute_seconds: float = 0.0,
+) -> None:
+    """Make the charge of a job final, in the transaction that ends the job.
+
+    Args:
+        connection: a connection in a transaction.
+        job_id: id of the job; nothing happens when it has no charge.
+        audio_seconds: length of the decoded audio, which replaces the length that was charged; None to keep that.
+        compute_seconds: work of the job.
+    """
+    row = _taken(connection, job_id)
+    if row is not None:
+        more = 0.0 if audio_seconds is None else audio_seconds - row["audio_seconds"]
+        _change(connection, row, 0, more, compute_seconds)
+
+
+def give_back(connection: sqlite3.Connection, job_id: str) -> None:
+    """Give back what a job was charged, in the transaction that ends the job.
+
+    Args:
+        connection: a connection in a transaction.
+        job_id: id of the job; nothing happens when it has no charge.
+    """
+    row = _taken(connection, job_id)
+    if row is not None:
+        _change(connection, row, -1, -row["audio_seconds"], 0.0)
+
+
+def _used(connection: sqlite3.Connection, owner: str, first_day: str) -> tuple[int, float]:
+    jobs, audio_seconds = connection.execute(
+        "SELECT COALESCE(SUM(jobs), 0), COALESCE(SUM(audio_seconds), 0.0) FROM usage WHERE owner = ? AND day >= ?",
+        (owner, first_day),
+    ).fetchone()
+    return int(jobs), float(audio_seconds)
+
+
+def _taken(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
+    """The charge of a job, which is removed."""
+    row: sqlite3.Row | None = connection.execute("SELECT * FROM charges WHERE job_id = ?", (job_id,)).fetchone()
+    if row is not None:
+        connection.execute("DELETE FROM charges WHERE job_id = ?", (job_id,))
+    return row
+
+
+def _change(
+    connection: sqlite3.Connection, row: sqlite3.Row, jobs: int, audio_seconds: float, compute_seconds: float
+) -> None:
+    # An UPDATE, because the retention may have removed the day.
+    connection.execute(
+        "UPDATE usage SET jobs = jobs + ?, audio_seconds = audio_seconds + ?, compute_seconds = compute_seconds + ?"
+        " WHERE owner = ? AND day = ? AND model = ?",
+        (jobs, audio_seconds, compute_seconds, row["owner"], row["day"], row["model"]),
+    )

@@ -1,0 +1,112 @@
+"""Traces of requests and jobs: what is reported. :mod:`~whisper_api.telemetry.spans` makes spans of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from whisper_api.trace_context import JobTrace
+
+__all__ = ["AttributeValue", "RequestSpan", "Tracing"]
+
+AttributeValue = str | int | float | bool
+
+
+class RequestSpan(Protocol):
+    """The span of a request that is being answered."""
+
+    def end(self, name: str, status: int | None, attributes: Mapping[str, AttributeValue | None]) -> None:
+        """Say what the request was; the span ends with the request.
+
+        Args:
+            name: name of the span: method and route.
+            status: status of the response; None when there was none.
+            attributes: by the conventions of OpenTelemetry; those that are None are left out.
+        """
+
+
+class Tracing:
+    """Reports requests and jobs as spans. This class reports nothing: it stands where traces are off.
+
+    A job has a span from its submission to its end. When the process ends before the job, the next process begins
+    another span with a link to the first.
+
+    Args:
+        problem: why nothing is reported though the environment asks for it.
+
+    Attributes:
+        on: whether traces are on.
+        problem: as the argument; empty when nothing is wrong.
+    """
+
+    on = False
+
+    def __init__(self, problem: str = "") -> None:
+        self.problem = problem
+
+    @contextmanager
+    def request(self, headers: Callable[[str], list[str]]) -> Iterator[RequestSpan | None]:
+        """While open, a request is answered: its span is the parent of the spans that begin meanwhile.
+
+        Args:
+            headers: returns the values of a header.
+
+        Yields:
+            The span; None when traces are off.
+        """
+        yield None
+
+    def job_submitted(self, job_id: str, at: float) -> JobTrace | None:
+        """Begin the span of a new job.
+
+        Args:
+            job_id: id of the job.
+            at: when the job was accepted; seconds since 1970.
+
+        Returns:
+            What the job's row has to keep.
+        """
+        return None
+
+    def job_not_added(self, job_id: str) -> None:
+        """Drop the span of a job that was refused, or whose request got another job."""
+
+    def job_resumed(self, job_id: str, kept: JobTrace | None) -> JobTrace | None:
+        """Begin another span for a job of an earlier process.
+
+        Args:
+            job_id: id of the job.
+            kept: what the job's row has kept; None for a job of a time without traces.
+
+        Returns:
+            What the job's row has to keep now; None when this process has the job's span already.
+        """
+        return None
+
+    def job_started(self, job_id: str) -> None:
+        """The job runs, in this thread: log lines of this thread get the ids of its span."""
+
+    def job_stage(self, job_id: str, stage: str) -> None:
+        """The job is in a stage. A stage that lasts is reported many times."""
+
+    def job_left(self) -> None:
+        """This thread runs no job any more."""
+
+    def job_waits(self, job_id: str) -> None:
+        """The job has run, and is in the queue again."""
+
+    def job_ended(
+        self, job_id: str, state: str, attributes: Mapping[str, AttributeValue | None], error: str | None = None
+    ) -> None:
+        """End the span of a job; nothing happens when this process has none.
+
+        Args:
+            job_id: id of the job.
+            state: its state.
+            attributes: name to value, without the prefix of this program; those that are None are left out.
+            error: class of the error of a job that Failed.
+        """
+
+    def close(self) -> None:
+        """End the spans of all jobs, and send all spans, for a bounded time."""
