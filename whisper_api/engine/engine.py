@@ -155,7 +155,8 @@ class Engine:
         thread = None if device.kind == "cpu" else DeviceThread(f"models-{device.torch_name}", device.scope)
         models = ModelCache(keep_alive=keep_alive, budget=memory_budget, thread=thread, fault=self._fault)
         name = f"gpu-worker-{device.torch_name}"
-        worker = GpuWorker(name, models.evict_idle, self.lanes, device.scope, device.check, self._fault)
+        threads = self.threads if device.kind == "cpu" else None
+        worker = GpuWorker(name, models.evict_idle, self.lanes, device.scope, device.check, self._fault, threads)
         return DeviceRuntime(device, worker, models)
 
     @property

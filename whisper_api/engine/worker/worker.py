@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_api.engine.worker import fork
+from whisper_api.engine.worker import fork, idle_cores
 from whisper_api.engine.worker.batch_size import BatchLimits
 from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
 from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
@@ -60,6 +60,7 @@ class GpuWorker:
         scope: makes the context in which each thread runs: :meth:`Device.scope`.
         probe: raises the device's own error after an operation failed: :meth:`Device.check`.
         fault: takes the report that the device is lost, and ends all work when another worker reports it.
+        threads: CPU threads of a batch. A batch that runs alone gets those of all lanes. None on a GPU.
 
     Attributes:
         lanes: number of batches that may run at once.
@@ -75,12 +76,14 @@ class GpuWorker:
         scope: Callable[[], AbstractContextManager[None]] = nullcontext,
         probe: Callable[[], None] = lambda: None,
         fault: DeviceFault | None = None,
+        threads: int | None = None,
     ) -> None:
         self._name = name
         self._on_out_of_memory = on_out_of_memory
         self._scope = scope
         self._probe = probe
         self.lanes = max(1, lanes)
+        self._threads_of_batch = threads
         self.fault = fault or DeviceFault()
         self.counts = WorkerCounts()
         self._limits = BatchLimits()
@@ -222,10 +225,12 @@ class GpuWorker:
             raise
 
     def _serve(self, lane: int) -> None:
-        while (batch := self._next(lane)) is not None:
+        while (taken := self._next(lane)) is not None:
+            batch, cores = taken
             begun = time.perf_counter()
             try:
-                self._run(batch.operation, batch.items)
+                with cores:
+                    self._run(batch.operation, batch.items)
             except BaseException:
                 for item in batch.items:
                     _fail(item.future, self._end_of_work())
@@ -240,10 +245,14 @@ class GpuWorker:
                     if self._queue:
                         self._changed.notify_all()
             # Frees the batch's inputs and results before the wait for the next batch.
-            del batch
+            del batch, taken
 
-    def _next(self, lane: int) -> Batch | None:
-        """Wait for the next batch and mark it as running; None when the worker was closed."""
+    def _next(self, lane: int) -> tuple[Batch, AbstractContextManager[None]] | None:
+        """Wait for the next batch and mark it as running; None when the worker was closed.
+
+        Returns:
+            The batch, and the context in which it runs: whether it may use the cores of the other lanes.
+        """
         with self._changed:
             while not self._closed:
                 batch = self._take()
@@ -251,8 +260,16 @@ class GpuWorker:
                     self._changed.wait()
                 elif batch.items:
                     self._running[lane] = batch
-                    return batch
+                    return batch, self._cores()
             return None
+
+    def _cores(self) -> AbstractContextManager[None]:
+        """The context of a batch that was taken. Called with the lock held."""
+        usual = self._threads_of_batch
+        alone = len(self._running) == 1 and not self._queue and not self._expected
+        if usual is None or self.lanes == 1 or not alone:
+            return nullcontext()
+        return idle_cores.using(usual * self.lanes, usual)
 
     def _take(self) -> Batch | None:
         """Remove the next batch from the queue; None when this lane must wait. Called with the lock held."""

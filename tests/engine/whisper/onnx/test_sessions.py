@@ -20,6 +20,7 @@ from whisper_api.engine.models import derived_files
 from whisper_api.engine.whisper.onnx import sessions as onnx_sessions
 from whisper_api.engine.whisper.onnx.search import feed_sequence
 from whisper_api.engine.whisper.onnx.sessions import Sessions, feed_together, open_sessions, prepare
+from whisper_api.engine.worker.idle_cores import using
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 pytestmark = pytest.mark.models
@@ -68,6 +69,12 @@ def test_the_encoder_is_ctranslate2s(exact: Sessions, quick: Sessions, peer: Any
     # In int8 both err, by as much.
     theirs = error(encoded_by(peer("int8"), features), expected)
     assert error(quick.encode(features), expected) < 1.2 * theirs
+
+
+def test_the_encoder_gives_the_same_on_several_threads(quick: Sessions, features: Floats) -> None:
+    alone = quick.encode(features)
+    with using(2, 1):
+        np.testing.assert_allclose(quick.encode(features), alone, atol=1e-4)
 
 
 def test_the_decoder_does_not_depend_on_how_its_tokens_are_fed(exact: Sessions, features: Floats) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from whisper_api.engine.models.waits import locked
 from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.engine.whisper.onnx.search import Feed
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of
+from whisper_api.engine.worker.idle_cores import batch_threads
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 __all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
@@ -38,6 +40,8 @@ EMBEDDINGS = "embeddings.npy"
 POSITIONS = "places.npy"
 # A pool of cache entries starts with this size and grows by it. The time of attention is proportional to the size.
 POOL = 128
+# A second copy of a larger encoder would cost more memory than its speed is worth.
+WIDE_BYTES = 128 << 20
 # Replaces minus infinity in a mask. Infinity gives NaN in a row whose pool has no entries.
 MASKED = np.float32(-1e9)
 # The axis of the encoder's positions in the arrays of cross-attention.
@@ -53,10 +57,15 @@ class Sessions:
 
     Args:
         directory: the directory that :func:`prepare` wrote.
-        threads: number of threads of one call.
+        threads: number of threads of one call. The encoder of a model of up to :data:`WIDE_BYTES` uses more when its
+            batch runs alone.
     """
 
     def __init__(self, directory: Path, threads: int) -> None:
+        self._directory, self._threads = directory, threads
+        self._wide_encoders: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self._small = (directory / "encoder.weights").stat().st_size <= WIDE_BYTES
         record = derived_files.read_record(directory)
         if record is None:
             raise FileNotFoundError(f"{directory} contains no graphs of a Whisper model")
@@ -77,7 +86,17 @@ class Sessions:
         Returns:
             float32, shape (frames / 2, width).
         """
-        return np.asarray(self._encoder.run(None, {"features": features[None]})[0])
+        encoder = self._encoder_of(batch_threads(self._threads))
+        return np.asarray(encoder.run(None, {"features": features[None]})[0])
+
+    def _encoder_of(self, threads: int) -> Any:
+        """The encoder that runs on so many threads. The number belongs to a session, which has weights of its own."""
+        if threads <= self._threads or not self._small:
+            return self._encoder
+        with self._lock:
+            if threads not in self._wide_encoders:
+                self._wide_encoders[threads] = _session(self._directory / "encoder.onnx", threads)
+            return self._wide_encoders[threads]
 
     def memorize(self, encoded: Floats) -> Arrays:
         """Keys and values of cross-attention, by the graph's names, for an encoder output (positions, width)."""
