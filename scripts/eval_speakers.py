@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often known voices are recognised, and unknown ones taken for them, in synthesised conversations.
 
-    scripts/eval_speakers.py [FOLDER] [--telephone] [--rounds N]
+    scripts/eval_speakers.py [FOLDER] [--telephone] [--rounds N] [--only NAME ...] [--seconds N]
 
 Each voice of FOLDER (as ``conversations.py`` reads it; without it, the two voices of pyannote.audio's sample call) is
 enrolled from up to 10 s of its first phrases, and speaks its other phrases in conversations. In turn one half of the
@@ -13,6 +13,7 @@ share of other speakers who get a name.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import tempfile
 from collections import defaultdict
@@ -40,6 +41,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--telephone", action="store_true", help="enrol the voices over a telephone, too")
     parser.add_argument("--rounds", type=int, default=1, help="conversations of each kind")
+    names = [plan.name for plan in conversations.CONVERSATIONS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--seconds", type=float, help="of each conversation; its own length without this")
     arguments = needs.parsed(parser)
     voices = conversations.read_voices(arguments.folder) if arguments.folder else conversations.call_voices()
     enrolled, others = _halves(voices)
@@ -52,7 +56,7 @@ def main() -> None:
         }
         found: dict[tuple[str, bool], list[tuple[float, str, str]]] = defaultdict(list)
         for number in range(arguments.rounds):
-            with mock.patch.object(conversations, "CONVERSATIONS", _renumbered(number)):
+            with mock.patch.object(conversations, "CONVERSATIONS", _chosen(arguments, number)):
                 for name, audio, rttm in list(conversations.write(others, Path(made))):
                     for way, embeddings in known.items():
                         kind = (way, "telephone" in name)
@@ -61,10 +65,12 @@ def main() -> None:
         _report(f"enrolled {way}, {'telephone calls' if telephone else 'other conversations'}", outcomes)
 
 
-def _renumbered(number: int) -> tuple[conversations.Conversation, ...]:
-    """The conversations in another order, which decides their random choices."""
-    plans = conversations.CONVERSATIONS
-    return plans[number:] + plans[:number]
+def _chosen(arguments: argparse.Namespace, number: int) -> tuple[conversations.Conversation, ...]:
+    """The conversations of a round in an order of its own, which decides their random choices."""
+    plans = [plan for plan in conversations.CONVERSATIONS if plan.name in arguments.only]
+    if arguments.seconds is not None:
+        plans = [dataclasses.replace(plan, seconds=arguments.seconds) for plan in plans]
+    return tuple(plans[number:] + plans[:number])
 
 
 def _halves(voices: Mapping[str, Sequence[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:

@@ -1,4 +1,4 @@
-"""Shared code of the sides of ``bench_gpu.py``: the settings, the memory gauge and the audio."""
+"""Shared code of the sides of ``gpu_acceptance.py``: the settings, the memory gauge and the audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sides of ``bench_gpu.py``: each function runs in a child process, loads models and returns a function for a job.
+"""The sides of ``gpu_acceptance.py``. Each function runs in a child process, loads models and returns a job.
 
 All sides of a comparison use the same randomly initialised weights, compute type, beam, windows and, by
 ``fixed_tokens``, the same number of tokens for each window. Each run returns its speed as a multiple of real time, and
@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from fixed_tokens import FixedWhisper, Tally, our_tokens_fixed, words
 from gpu_gauge import WINDOW, Floats, Gauge, Setting, speech
 
@@ -55,10 +55,10 @@ def _ours(setting: Setting, audio: Floats, *, align: bool = False, diarize: bool
         engine.preload_rest(options)
     gauge.loaded()
 
-    def job() -> dict[str, Any]:
+    def job(beam: int = setting.beam) -> dict[str, Any]:
         values: dict[str, float] = {}
         with gauge.run(len(audio) / SAMPLE_RATE, values):
-            transcript = engine.transcribe(audio, options)
+            transcript = engine.transcribe(audio, msgspec.structs.replace(options, beam_size=beam))
         values |= tally.take()
         if align:
             values |= {f"{stage} s": seconds for stage, seconds in transcript.timings.items()}
@@ -110,51 +110,7 @@ def whisperx_hour(seconds: float, **settings: Any) -> Job:
     return job
 
 
-def batched(windows: int, **settings: Any) -> Job:
-    """faster-whisper's resident BatchedInferencePipeline with the same windows."""
-    from faster_whisper import BatchedInferencePipeline, WhisperModel
-
-    setting = Setting(**settings)
-    gauge, tally = Gauge(setting.device), Tally()
-    model = WhisperModel(setting.weights, compute_type=setting.compute_type, **setting.place)
-    model.model = FixedWhisper(model.model, _end(model), setting.tokens, tally)
-    pipeline = BatchedInferencePipeline(model)
-    audio = speech(windows * WINDOW)
-    given = [{"start": i * WINDOW, "end": (i + 1) * WINDOW} for i in range(windows)]
-    gauge.loaded()
-
-    def job() -> dict[str, Any]:
-        values: dict[str, float] = {}
-        with gauge.run(len(audio) / SAMPLE_RATE, values):
-            found, _ = pipeline.transcribe(
-                audio, language="en", beam_size=setting.beam, batch_size=setting.batch, clip_timestamps=given
-            )
-            list(found)
-        return {"values": values | tally.take()}
-
-    return job
-
-
 # --- clients --------------------------------------------------------------------------------------------------------
-
-
-def ours_clients(clients: int, seconds: float, **settings: Any) -> Job:
-    """The engine with jobs of several clients, at the same time or in sequence."""
-    setting = Setting(**settings)
-    gauge, tally = Gauge(setting.device), Tally()
-    engine = _engine(setting, tally)
-    options = _options(setting, align=False, diarize=False)
-    engine.preload(options)
-    gauge.loaded()
-    clips = [speech(seconds, start=number) for number in range(clients)]
-
-    def job(at_once: bool) -> dict[str, Any]:
-        values: dict[str, float] = {}
-        with gauge.run(seconds * clients, values), ThreadPoolExecutor(clients if at_once else 1) as pool:
-            list(pool.map(lambda clip: engine.transcribe(clip, options), clips))
-        return {"values": values | tally.take()}
-
-    return job
 
 
 def whisperx_clients(clients: int, seconds: float, **settings: Any) -> Job:
@@ -237,45 +193,6 @@ def whisperx_align(segments: int, seconds: float, **settings: Any) -> Job:
         return {"values": values}
 
     return job
-
-
-# --- the device alone -----------------------------------------------------------------------------------------------
-
-
-def sweep(**settings: Any) -> Job:
-    """Batches of samples through the bare model, from one thread or from several at the same time."""
-    from whisper_api.engine.whisper.model import DecodeSettings, Row
-
-    setting = Setting(**settings)
-    gauge, tally = Gauge(setting.device), Tally()
-    engine = _engine(setting, tally)
-    whisper: Any = engine.whisper_source(engine.store.ensure(setting.whisper)).load()
-    gauge.loaded()
-    tokenizer = whisper.tokenizer("en")
-    prompt = (*tokenizer.sot_sequence, tokenizer.no_timestamps)
-
-    def job(batch: int, beam: int, lanes: int, rounds: int) -> dict[str, Any]:
-        todo = DecodeSettings(3000, len(prompt), beam, 0.0, whisper.non_speech_tokens)
-        operation = whisper.decode(todo, batch, float("inf"))
-        rows = [Row(speech(WINDOW, start=number), prompt, 3000) for number in range(batch)]
-        values: dict[str, float] = {}
-        with gauge.run(WINDOW * batch * lanes * rounds, values), ThreadPoolExecutor(lanes) as pool:
-            list(pool.map(lambda _: _to_the_end(operation, rows), range(lanes * rounds)))
-        return {"values": values | tally.take()}
-
-    return job
-
-
-def _to_the_end(operation: Any, rows: list[Any]) -> None:
-    """Run a batch, and run its unfinished part again: on a CPU a decoding yields between steps."""
-    from whisper_api.engine.worker.worker import Again
-
-    while rows:
-        size = min(operation.max_items, len(rows))
-        results = [result for i in range(0, len(rows), size) for result in operation.run(rows[i : i + size])]
-        unfinished = [result for result in results if isinstance(result, Again)]
-        rows = [result.input for result in unfinished]
-        operation = next((result.operation for result in unfinished if result.operation), operation)
 
 
 # --- shared code ----------------------------------------------------------------------------------------------------

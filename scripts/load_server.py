@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--uploaders", type=int, default=20)
     parser.add_argument("--megabytes", type=int, default=500, help="of the large upload")
     parser.add_argument("--uploads", type=int, default=3, help="how often it is sent, for more samples")
+    parser.add_argument("--job", type=float, default=1800, help="seconds of audio of the job that runs meanwhile")
     parser.add_argument("--rest", type=float, default=5, help="seconds between two phases, in which memory is freed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
@@ -89,7 +90,7 @@ def measure(url: str, pid: int | None, arguments: argparse.Namespace) -> dict[st
     time.sleep(arguments.rest)
     memory.note("after the load")
 
-    running = api.submit(speech(1800.0))
+    running = api.submit(speech(arguments.job))
     api.finish(running, "Processing")
     codes: Counter[str] = Counter()
     made = [running]

@@ -36,11 +36,13 @@ ROOM_IN_MEMORY = 4 << 30
 # The files that take longest, longest first: the other process works through the short ones meanwhile.
 LONG_FILES = (
     "tests/test_scripts.py",
+    "tests/test_gpu_acceptance.py",
     "tests/engine/test_optional_stages.py",
     "tests/page/test_transcribing.py",
     "tests/server/test_doc_examples.py",
     "tests/server/test_schemathesis.py",
     "tests/page/test_away.py",
+    "tests/engine/test_pretended_gpu.py",
     "tests/engine/test_fork.py",
     "tests/server/test_crash.py",
     "tests/server/test_slow_uploads.py",

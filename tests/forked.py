@@ -141,23 +141,30 @@ def run_script() -> int:
     return 0
 
 
-Popen = subprocess.Popen
-
-
 class Forking(subprocess.Popen[Any]):
     """Starts a Python program by a fork of this process, as long as no other thread of the script runs."""
+
+    # In the processes that the script starts, libraries may have threads that Python does not know of.
+    counts_tasks = False
 
     def __init__(self, args: Sequence[str], **options: Any) -> None:
         # A decoder process gets a descriptor, and starts fast.
         is_program = args[0] == sys.executable and not options.get("pass_fds")
         # OpenTelemetry, which pyannote brings along, has daemon threads that wait.
         threads = [thread for thread in threading.enumerate() if not thread.daemon]
-        if is_program and threads == [threading.main_thread()]:
+        is_alone = threads == [threading.main_thread()] and not (self.counts_tasks and _has_native_threads())
+        if is_program and is_alone:
             sys.stdout.flush()
             sys.stderr.flush()
             # Called in the new process, which has its streams and its directory already.
             options["preexec_fn"] = functools.partial(_become, args[1:], options.get("env"))
         super().__init__(args, **options)
+
+
+def _has_native_threads() -> bool:
+    """Whether this process has threads that Python has not started; true where the system does not say."""
+    tasks = Path("/proc/self/task")
+    return not tasks.exists() or len(list(tasks.iterdir())) > threading.active_count()
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> None:
@@ -167,11 +174,13 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> 
     _renew_streams()
     if environment is not None:
         _replace_environment(environment)
+    Forking.counts_tasks = True
+    if torch := sys.modules.get("torch"):
+        # Makes torch's pool of threads anew, which several threads cannot do at once.
+        torch.set_num_threads(1)
     code: object = 0
     try:
-        # Its own children may start when it has threads of libraries that cannot be seen here.
-        with mock.patch.object(subprocess, "Popen", Popen):
-            _interpret(*arguments)
+        _interpret(*arguments)
     except SystemExit as stop:
         code = stop.code
         if isinstance(code, str):

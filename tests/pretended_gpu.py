@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.worker.device import Device
@@ -31,6 +32,17 @@ def run_on_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(WhisperSource, "load", load)
+
+
+def align_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let alignment models run on padded batches, as on a GPU, but in float32: a CPU is slow in float16."""
+    load = AlignmentSource.load
+
+    def loaded(source: AlignmentSource) -> AlignmentModel:
+        dtype = "float32" if source.dtype == "float16" else source.dtype
+        return replace(load(replace(source, dtype=dtype)), together=dtype == "float32")
+
+    monkeypatch.setattr(AlignmentSource, "load", loaded)
 
 
 @dataclass
@@ -90,6 +102,7 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
     )
     for module in ("align.align", "diarize.analysis"):
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)
+    align_in_float32(monkeypatch)
     # What an engine on a GPU remembers of its process would forbid the forks of other tests.
     monkeypatch.setattr("whisper_api.engine.worker.fork._user", None)
     run_on_ctranslate2(monkeypatch)

@@ -94,6 +94,12 @@ def constant(folder: str, name: str) -> float:
     return values.pop()
 
 
+def in_script(name: str, words: str) -> str:
+    """What a group of an expression matches in a script."""
+    (found,) = re.findall(words, (ROOT / "scripts" / name).read_text(encoding="utf-8"), re.MULTILINE)
+    return str(found)
+
+
 @functools.cache
 def names_of_tests() -> frozenset[str]:
     """The names of all tests."""
@@ -411,6 +417,12 @@ PROMISES = (
         r"mono, (\d+) kHz",
         lambda: (constant("", "SAMPLE_RATE") / 1000,),
         ("test_all_inputs_give_the_same_text",),
+    ),
+    Promise(
+        r"docs/development",
+        r"takes about (\d+) minutes \(",
+        lambda: (float(in_script("gpu_acceptance.py", r"^MINUTES = ([\d.]+)$")),),
+        ("test_a_probe_without_time_is_skipped_and_says_how_to_run_it",),
     ),
     Promise(
         r"docs/library",

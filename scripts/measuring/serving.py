@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,18 @@ class Served:
 
     Attributes:
         url: URL without a slash at the end.
-        pid: id of the process.
+        process: the process.
         started: the figures from the start of the process until the server was ready.
     """
 
     url: str
-    pid: int
+    process: subprocess.Popen[bytes]
     started: Sample
+
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self.process.pid
 
     @property
     def start_seconds(self) -> float:
@@ -69,12 +74,21 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, models: Path, **settings: Any) -> Iterator[Served]:
+def served(
+    folder: Path,
+    models: Path,
+    *,
+    program: Sequence[str] = ("-m", "whisper_api"),
+    variables: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Iterator[Served]:
     """Start ``whisper-api serve``, wait until its models are loaded, and stop it afterwards.
 
     Args:
         folder: an empty folder for the configuration, the database and the log.
         models: the models directory.
+        program: Python's arguments in place of the server's own program.
+        variables: environment variables in addition to those of this process.
         settings: settings of the configuration file: ``ENABLE_CONCURRENCY=True`` ...
 
     Raises:
@@ -98,10 +112,11 @@ def served(folder: Path, models: Path, **settings: Any) -> Iterator[Served]:
     watch, begun = Watch(), time.perf_counter()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "whisper_api", "serve", "--config", str(config)],
+            [sys.executable, *program, "serve", "--config", str(config)],
             stdout=log,
             stderr=log,
-            env=environment(**NO_NETWORK),
+            # Variables win over the configuration file.
+            env=environment(**{**NO_NETWORK, "WHISPER_MODELS_DIR": str(models), **(variables or {})}),
         )
     url = f"http://127.0.0.1:{number}"
     try:
@@ -112,7 +127,7 @@ def served(folder: Path, models: Path, **settings: Any) -> Iterator[Served]:
         started = Sample(wall=time.perf_counter() - begun)
         started.cpu, started.peak_mb = usage_of([process.pid])
         watch.note(started)
-        yield Served(url, process.pid, started)
+        yield Served(url, process, started)
     finally:
         process.terminate()
         try:

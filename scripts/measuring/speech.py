@@ -88,7 +88,7 @@ def recording(folder: Path, seconds: float, audio: Path | None = None) -> Record
         at += len(piece) + round(PAUSE_SECONDS * SAMPLE_RATE)
     if not pieces:
         return clip(folder, seconds)
-    return Recording(_write(folder / f"recording-{seconds:.0f}.wav", samples), seconds, tuple(pieces))
+    return Recording(write_wav(folder / f"recording-{seconds:.0f}.wav", samples), seconds, tuple(pieces))
 
 
 def clip(folder: Path, seconds: float = 10.0, start: float = 14.25) -> Recording:
@@ -99,7 +99,7 @@ def clip(folder: Path, seconds: float = 10.0, start: float = 14.25) -> Recording
     samples = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     speech = _samples(sample_call())[round(start * SAMPLE_RATE) : round(last * SAMPLE_RATE)]
     samples[: len(speech)] = speech
-    path = _write(folder / f"clip-{seconds:g}.wav", samples)
+    path = write_wav(folder / f"clip-{seconds:g}.wav", samples)
     return Recording(path, seconds, (Piece("sample.wav", 0.0, last - start, said),))
 
 
@@ -129,7 +129,8 @@ def _samples(path: Path) -> Floats:
     return samples
 
 
-def _write(path: Path, samples: Floats) -> Path:
+def write_wav(path: Path, samples: Floats) -> Path:
+    """Write samples at 16 kHz as a WAV file, and return its path."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

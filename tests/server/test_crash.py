@@ -19,17 +19,17 @@ from whisper_api import Client, Engine, JobResult, TranscriptionOptions, render
 from whisper_api.client import responses
 from whisper_api.store.jobs import JobStore
 
-JOBS = 30
+JOBS = 20
 CLIENTS = 8
 KILLS = 10
 OPTIONS = TranscriptionOptions(model="tiny.en", language="en", align=False, diarize=False)
 # The share of the kills during the start. The others come while the server listens, during uploads and jobs.
 EARLY = 0.25
 EARLY_SECONDS = 0.6
-LIFE_SECONDS = 2.5
+LIFE_SECONDS = 1.6
 # Number of jobs that are submitted at once, so that the queue is long from the beginning.
 AT_ONCE = CLIENTS
-PAUSE_SECONDS = 2.5
+PAUSE_SECONDS = 1.6
 DATABASE = {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 

@@ -30,9 +30,9 @@ def noise(samples: int, number: int = 0) -> Floats:
     return NOISE[number * 1000 :][:samples]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 2 * 60 * SAMPLE_RATE)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 75 * SAMPLE_RATE)), min_size=1, max_size=4),
     st.sampled_from([0, MINUTE, 3 * MINUTE, None]),
 )
 def test_the_samples_are_the_same_in_memory_and_in_a_file(pieces: list[tuple[bool, int]], limit: int | None) -> None:
