@@ -31,7 +31,7 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from whisper_api import Engine
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize import pipeline as diarize
+from whisper_api.engine.diarize import analysis as diarize
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.worker.worker import GpuWorker

@@ -100,7 +100,7 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
     monkeypatch.setattr(
         "whisper_api.engine.engine.choose_compute_type", lambda device, requested: compute_types[device.index]
     )
-    for module in ("align.align", "diarize.pipeline"):
+    for module in ("align.align", "diarize.analysis"):
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)
     align_in_float32(monkeypatch)
     # What an engine on a GPU remembers of its process would forbid the forks of other tests.

@@ -14,7 +14,7 @@ import pytest
 
 from whisper_api.cli.doctor.check import Check, attempt
 from whisper_api.cli.doctor.checks import Report
-from whisper_api.cli.doctor.stages import SOUND_SECONDS, speech
+from whisper_api.cli.doctor.sound import SOUND_SECONDS, speech
 from whisper_api.cli.main import main
 from whisper_api.schema import SAMPLE_RATE
 

@@ -11,8 +11,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
 
 VALUES = {
-    *("errors", "records", "schema", "job_values", "key_values", "usage_records", "voices", "audit_records"),
-    *("trace_context", "webhooks"),
+    *("errors", "records", "options", "schema", "job_values", "key_values", "usage_records", "voices"),
+    *("audit_records", "trace_context", "webhooks"),
 }
 # How words stand in a text and in time: functions of the schema's values.
 WORDS = {"time_order", "word_spacing", "speaker_turns"}
@@ -24,7 +24,8 @@ JOBS = ENGINE | STORE | {"access", "formats", "jobs", "outbound", "subtitles", "
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
-    "schema": {"errors", "records"},
+    "options": {"errors", "records"},
+    "schema": {"options", "records"},
     "job_values": {"errors", "records", "schema"},
     "key_values": {"errors", "records"},
     "usage_records": {"errors", "records"},

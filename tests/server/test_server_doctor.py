@@ -17,7 +17,7 @@ from server.reverse_proxies import reverse_proxy
 from whisper_api.cli.doctor import server as examination
 from whisper_api.cli.doctor.check import Check
 from whisper_api.cli.doctor.server import ServerReport
-from whisper_api.cli.doctor.way import Visit, clock
+from whisper_api.cli.doctor.way import Probe, clock
 from whisper_api.cli.main import main
 
 
@@ -173,9 +173,9 @@ def test_the_end_of_a_certificate_is_told_before_it_comes(
 @pytest.mark.parametrize(("ahead", "state"), [(0, "ok"), (-3, "ok"), (60, "failed"), (-60, "failed")])
 def test_a_clock_that_is_wrong_is_told(ahead: float, state: str) -> None:
     now = time.time()
-    check = clock(Visit(now, 0.1, 200, headers={"date": formatdate(now + ahead, usegmt=True)}))
+    check = clock(Probe(now, 0.1, 200, headers={"date": formatdate(now + ahead, usegmt=True)}))
     assert check.state == state
-    assert clock(Visit(now, 0.1, 200)).state == "missing"
+    assert clock(Probe(now, 0.1, 200)).state == "missing"
 
 
 def test_what_needs_an_operator_is_a_failure(

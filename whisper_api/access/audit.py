@@ -1,9 +1,9 @@
 """The audit trail: who did what, from where, with which outcome. Entries wait in memory and are written in batches.
 
-An entry of :data:`~whisper_api.audit_records.DURABLE` is on the disk before its client has the answer. All others are
-written within ``BATCH_SECONDS``, in one transaction for all of them, which need not survive a loss of power: when the
-process is killed, the entries of the last second can be missing, and after a loss of power those since the last commit
-of a job. Failed authentications are counted by address, so that a stranger cannot fill the disk.
+An entry whose action is in :data:`~whisper_api.audit_records.DURABLE` is on the disk before the client gets its
+response. The other entries wait for ``BATCH_SECONDS``, and are written together without a sync of the disk: a killed
+process loses the entries of the last second, a loss of power those since the last commit of a job. Failed
+authentications are counted by address, so that a stranger cannot fill the disk.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["AuditTrail", "record_command", "server_record", "utc_now"]
 log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0
-# Entries that wait while the database cannot be written; more are counted and lost.
+# Most entries that wait while the database cannot be written. Further entries are lost; one entry gives their number.
 MAX_WAITING = 10_000
-# Failed authentications of one address are one entry for this time. When more addresses fail, the rest share an entry.
+# The failed authentications of an address in this time are one entry. Addresses beyond the first ones share an entry.
 REFUSAL_SECONDS = 60.0
 REFUSED_ADDRESSES = 20
 RETRY_SECONDS = 10.0
@@ -77,7 +77,7 @@ class AuditTrail:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write the waiting entries, and end the thread."""
         self._closing.set()
         self._woken.set()
         if self._thread.is_alive():
@@ -96,7 +96,7 @@ class AuditTrail:
         self._woken.set()
 
     def write(self, record: AuditRecord) -> None:
-        """Add an entry, and return when it is on the disk. If it cannot be written, the log says so, and it waits."""
+        """Add an entry, and return when it is on the disk. An entry that cannot be written waits; the log says so."""
         if not self.recording:
             return
         try:
@@ -123,7 +123,7 @@ class AuditTrail:
     def page(
         self, filter: AuditFilter, *, limit: int, after: str | None = None
     ) -> tuple[list[AuditRecord], str | None]:
-        """A page of entries, the newest first. Entries that still wait are written before.
+        """A page of entries, the newest first. Waiting entries are written first.
 
         Args:
             filter: conditions.
@@ -152,8 +152,8 @@ class AuditTrail:
                 next_sweep = now + SWEEP_SECONDS
                 self._try_to_expire()
             self._woken.wait(self._until(next_sweep))
-            # Cleared before the pause, so that what comes after the writing wakes the thread again.
             self._closing.wait(BATCH_SECONDS if self._woken.is_set() else 0.0)
+            # Cleared before the writing, so that an entry added during the writing wakes the thread again.
             self._woken.clear()
             if not self._try_to_write():
                 self._woken.set()
@@ -192,7 +192,7 @@ class AuditTrail:
                 raise
 
     def _end_refusals(self, closing: bool) -> None:
-        """Make an entry for each address whose authentications failed, once the time of such an entry is over."""
+        """Make an entry for each address with failed authentications, when ``REFUSAL_SECONDS`` are over."""
         with self._lock:
             if not self._refusals or not (closing or time.monotonic() >= self._refused_since + REFUSAL_SECONDS):
                 return
@@ -225,7 +225,7 @@ def utc_now() -> datetime:
 
 
 def server_record(action: Action, target: str | None = None, *, count: int = 1) -> AuditRecord:
-    """An entry for what the server has done by itself.
+    """An entry for an action of the server itself.
 
     Args:
         action: the action.
@@ -235,32 +235,24 @@ def server_record(action: Action, target: str | None = None, *, count: int = 1) 
     return AuditRecord(time=utc_now(), action=action, actor="server", target=target, count=count)
 
 
-def _command_record(action: Action, target: str | None = None) -> AuditRecord:
-    """An entry for what a command of this machine's user has done.
-
-    Args:
-        action: the action.
-        target: id of the thing.
-    """
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        # The user's number has no name here.
-        user = None
-    return AuditRecord(time=utc_now(), action=action, actor="command line", name=user, target=target)
-
-
 def record_command(store: JobStore, config: Config, action: Action, target: str | None = None) -> None:
-    """Add an entry for what a command has done, and return when it is on the disk.
+    """Add an entry for what this machine's user has done by a command, and return when it is on the disk.
 
     Args:
         store: the job database, which a server may use at the same time.
-        config: whether entries are recorded.
+        config: says whether entries are recorded.
         action: the action.
         target: id of the thing.
 
     Raises:
         StorageError: the entry could not be written.
     """
-    if config.audit_retention_days:
-        store.add_audit([_command_record(action, target)], synced=True)
+    if not config.audit_retention_days:
+        return
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # The system has no name for the user's id.
+        user = None
+    record = AuditRecord(time=utc_now(), action=action, actor="command line", name=user, target=target)
+    store.add_audit([record], synced=True)

@@ -1,4 +1,4 @@
-"""The rules of keys: their values, what a key may hand out, and that the last key of an administrator stays."""
+"""The rules of keys: which values they have, which rights they may give, and that the last admin key stays."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 MAX_NAME = 64
-# The last key of an administrator keeps its earlier secret for this long, for the case that the new one is lost.
+# The last admin key keeps its earlier secret at least this long, in case the response with the new one is lost.
 LEAST_ADMIN_GRACE_SECONDS = 60.0
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"(\d{1,9})\s*([smhdw])", re.ASCII)
 
-# The scopes that mean something for a role; the metrics and the status need none.
+# The scopes that a key of each role may have. The metrics and the status need no scope.
 SCOPES_OF_ROLES: Mapping[Role, tuple[Scope, ...]] = {
     "user": tuple(scope for scope in get_args(Scope) if scope != "admin"),
     "admin": get_args(Scope),
@@ -42,7 +42,12 @@ SCOPES_OF_ROLES: Mapping[Role, tuple[Scope, ...]] = {
 
 
 def allows(key: Key, scope: Scope | None) -> bool:
-    """Whether the scopes of a key allow what needs a scope; None for what needs none."""
+    """Whether a key may do what needs a scope.
+
+    Args:
+        key: a key; without scopes, it may do all that its role may.
+        scope: the scope; None for what needs none.
+    """
     return scope is None or not key.scopes or scope in key.scopes
 
 
@@ -74,11 +79,11 @@ def check_values(key: Key) -> None:
 
 
 def check_powers(by: Key | None, key: Key) -> None:
-    """Check that a key may be made, changed or given a new secret by the holder of another key.
+    """Check that a request may make or change a key, or give it a new secret.
 
     Args:
         by: key of the request; None may do everything.
-        key: the key.
+        key: the key to make or change.
 
     Raises:
         ScopeMissing: the key can do what ``by`` cannot do.
@@ -93,14 +98,14 @@ def check_powers(by: Key | None, key: Key) -> None:
 
 
 def keeps_an_admin(live: Sequence[Key], changed: Key) -> None:
-    """Check that a key remains that can manage keys; and one without expiry, if there is one now.
+    """Check that a change leaves a key that can manage keys; and one that never expires, if there is one now.
 
     Args:
-        live: all valid keys, as they are.
-        changed: one of them, as it will be.
+        live: all valid keys before the change.
+        changed: one of them after the change.
 
     Raises:
-        LastAdminKey: none would remain.
+        LastAdminKey: the change would leave none.
     """
     before = _longest_end(live)
     after = _longest_end([changed if key.key_id == changed.key_id else key for key in live])
@@ -115,9 +120,9 @@ def check_grace(grace_seconds: float, key: Key, live: Sequence[Key] | None) -> N
     """Check how long earlier secrets are accepted.
 
     Args:
-        grace_seconds: the time.
+        grace_seconds: seconds for which earlier secrets are accepted.
         key: the key that gets a new secret.
-        live: all valid keys; None when the last key of an administrator may be lost.
+        live: all valid keys; None to allow the loss of the last admin key.
 
     Raises:
         InvalidOption: the time is out of bounds.
@@ -170,7 +175,7 @@ def moment(text: str, now: datetime) -> datetime | None:
         if len(text) == len("2027-01-31"):
             day = date.fromisoformat(text)
             return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-        # Python 3.10 does not know the letter.
+        # Python 3.10 cannot read the letter Z.
         found = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in "zZ" else text)
         return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
     except ValueError:
@@ -187,6 +192,6 @@ def _manages_keys(key: Key) -> bool:
 
 
 def _longest_end(keys: Sequence[Key]) -> float | None:
-    """When the last of the keys ends that can manage keys; None when there is none."""
+    """The latest expiry of the keys that can manage keys; infinity for none, None without such a key."""
     ends = [math.inf if key.expires_at is None else key.expires_at for key in keys if _manages_keys(key)]
     return max(ends, default=None)

@@ -1,6 +1,6 @@
 """The keys of callers: 256 random bits, of which only a hash is stored.
 
-A secret of this length needs no slow password hash, which exists for secrets that can be guessed.
+Slow password hashes protect secrets that can be guessed. A secret of this length cannot be guessed.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _NO_DIGEST = bytes(hashlib.sha256().digest_size)
 class KeyRing:
     """The keys in a job database.
 
-    In each method ``by`` is the key of the request that asks for the change. It may hand out no more than it has, and
-    the last key that can manage keys cannot be lost. None, for the command line, may do everything.
+    In each method ``by`` is the key of the request. Such a request cannot give a key more rights than ``by`` has, and
+    cannot remove the last key that can manage keys. None stands for the command line, which may do everything.
 
     Args:
         store: the store of the keys.
@@ -219,7 +219,7 @@ class KeyRing:
         return self._store.change_key(key_id, ended) or self.get(key_id)
 
     def verify(self, token: str) -> Key | None:
-        """The key of a token that a caller has sent, which counts as a use of the key.
+        """The key to which a caller's token belongs. The call counts as a use of the key.
 
         Returns:
             None when there is no such key, or it was revoked.
@@ -250,7 +250,7 @@ class KeyRing:
         return key
 
     def recheck(self, key: Key) -> Key | None:
-        """A key that was valid before, as it is now; None when it was revoked.
+        """The present state of a key that was valid before; None when it was revoked.
 
         Raises:
             KeyExpired: the key has expired.

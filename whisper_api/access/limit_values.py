@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,10 +14,10 @@ __all__ = ["NO_LIMIT", "Measure", "Period", "Quota", "Rate", "parse_quota", "par
 Measure = Literal["minutes", "jobs"]
 Period = Literal["day", "month"]
 
-# The text of a key that has no limit, whatever the configuration's default is.
+# The text that frees a key of limits, whatever the configuration's default is.
 NO_LIMIT = "none"
 MAX_AMOUNT = 10**9
-# The time of each request of a window is in memory.
+# Memory holds the time of each request in a window.
 MAX_REQUESTS = 100_000
 MAX_WINDOW_SECONDS = 31 * 86400
 MAX_LIMITS = 8
@@ -35,7 +35,7 @@ class Rate:
 
     Attributes:
         requests: requests that are allowed in each window.
-        seconds: length of the window, which moves with the time.
+        seconds: length of the sliding window.
     """
 
     requests: int
@@ -115,9 +115,8 @@ def _amount(field: str, digits: str, most: int = MAX_AMOUNT) -> int:
     return amount
 
 
-def _check_distinct(field: str, subjects: Iterable[object], name: str) -> None:
-    found = list(subjects)
-    if len(set(found)) < len(found):
+def _check_distinct(field: str, subjects: Sequence[object], name: str) -> None:
+    if len(set(subjects)) < len(subjects):
         raise InvalidOption(field, f"there are two limits for the same {name}: give each {name} once")
-    if len(found) > MAX_LIMITS:
+    if len(subjects) > MAX_LIMITS:
         raise InvalidOption(field, f"there are more than {MAX_LIMITS} limits")

@@ -1,8 +1,8 @@
-"""Rate limits over windows that move with the time: no window of its length ever has more requests than the limit.
+"""Rate limits over sliding windows: no interval of a window's length has more requests than the limit.
 
-The times of requests are kept in memory, so a request costs microseconds and no access to the disk, and the windows are
-empty after a restart. The storage of the library ``limits`` starts a thread for nearly every request and never forgets
-a name, and strangers choose the names of failed authentication.
+The times of requests are in memory, so a request costs microseconds and no access to the disk, and the windows are
+empty after a restart. The library ``limits`` is not used: its storage starts a thread for nearly every request and
+never forgets a name, and strangers choose the names of failed authentication.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from whisper_api.access.limit_values import Rate
 
 __all__ = ["MovingWindows"]
 
-# Names in memory. When there are more, those without a request in their window are forgotten, and then the oldest.
+# Most windows in memory. Beyond that, windows without a current request are removed, and then the oldest ones.
 MOST_NAMES = 20_000
 LEAST_SWEEP = 1_000
 
@@ -34,7 +34,7 @@ class MovingWindows:
         self._sweep_at = LEAST_SWEEP
 
     def hit(self, name: str, rates: Sequence[Rate]) -> float:
-        """Count a request, unless a limit does not allow it. A refused request counts in no window.
+        """Count a request if all limits allow it. A refused request counts in no window.
 
         Args:
             name: who sends the request.
@@ -99,7 +99,7 @@ class MovingWindows:
             if not times or now - times[-1] >= seconds:
                 del self._times[name, seconds]
         if len(self._times) >= MOST_NAMES:
-            # A quarter, so that a flood of names does not sweep with each of them.
+            # Remove a quarter, so that a flood of new names does not cause a sweep for each of them.
             for window in list(self._times)[: MOST_NAMES // 4]:
                 del self._times[window]
         self._sweep_at = min(MOST_NAMES, max(LEAST_SWEEP, 2 * len(self._times)))

@@ -1,8 +1,8 @@
 """Quotas of audio and jobs for each calendar day and month, in UTC.
 
-A job is charged when it is accepted, in the same transaction, so that no number of clients exceeds a quota together.
-The charge is given back when the job fails and its audio and options are not to blame, and when it is canceled while
-it waits in the queue. When a job is completed, the length of the decoded audio replaces the length that was charged.
+A job is charged in the transaction that accepts it, so that concurrent jobs cannot exceed a quota together. The charge
+is given back when a waiting job is canceled, and when a job fails for another reason than its audio or options. When a
+job is completed, the length of the decoded audio replaces the charged length.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from whisper_api.store.usage import Allowance
 
 __all__ = ["Quotas", "charged_seconds"]
 
-# A recording whose file does not state its length is charged for its size at this rate until it has been decoded.
-# Speech has 16 kbit/s or more, with few exceptions, so that most of the charge is given back.
+# A file that does not state its length is charged by its size, at this rate, until it is decoded. Nearly all
+# recordings have a higher rate, so the charge is rarely too small, and the excess is given back.
 LEAST_BYTES_PER_SECOND = 2000
 
 _quotas = functools.lru_cache(maxsize=1024)(parse_quota)
@@ -84,16 +84,13 @@ class Quotas:
         return tuple(_allowance(quota, now) for quota in self.of(owner))
 
     def check(self, owner: str) -> None:
-        """Refuse a key that has used up a quota, before it uploads anything.
+        """Refuse a key that has used up a quota, before its upload begins.
 
         Raises:
             QuotaExceeded: nothing is left of a quota.
         """
-        full = []
-        for allowance in self.allowances(owner):
-            used = self._used(owner, allowance)
-            if used >= allowance.amount:
-                full.append((allowance, used))
+        usages = [(allowance, self._used(owner, allowance)) for allowance in self.allowances(owner)]
+        full = [(allowance, used) for allowance, used in usages if used >= allowance.amount]
         if full:
             raise self.exceeded(full)
 

@@ -5,7 +5,6 @@ They are written as draft-ietf-httpapi-ratelimit-headers (version 10) says: list
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -14,7 +13,7 @@ from whisper_api.access.limit_values import UNIT_SECONDS, Measure, Quota, Rate
 
 __all__ = ["Standing", "fields_of", "quota_policy", "rate_policy"]
 
-# The draft knows requests, which is the default, and other units by their names.
+# The units in the draft's parameter qu. A limit without this parameter counts requests.
 QUOTA_UNITS: dict[Measure, str] = {"minutes": "audio-seconds", "jobs": "jobs"}
 
 
@@ -23,7 +22,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         policy: name of the limit, as in the response fields ``RateLimit-Policy`` and ``RateLimit``.
-        unit: what is counted: ``requests``, ``jobs`` or ``audio-seconds``.
+        unit: the counted unit: ``requests``, ``jobs`` or ``audio-seconds``.
         limit: units in each window.
         window_seconds: length of the window; of a quota, that of the current day or month.
         remaining: units that are left.
@@ -64,7 +63,5 @@ def fields_of(standings: Sequence[Standing]) -> dict[str, str]:
             + (f';qu="{each.unit}"' if each.unit != "requests" else "")
             for each in standings
         ),
-        "RateLimit": ", ".join(
-            f'"{each.policy}";r={each.remaining};t={math.ceil(each.reset_seconds)}' for each in standings
-        ),
+        "RateLimit": ", ".join(f'"{each.policy}";r={each.remaining};t={each.reset_seconds}' for each in standings),
     }

@@ -29,14 +29,14 @@ class RequestLimits:
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._windows = MovingWindows(clock)
-        # Apart from the windows of keys, because strangers choose how many addresses there are.
+        # Separate from the windows of keys, because strangers choose the number of addresses.
         self._failures = MovingWindows(clock)
-        # Ids of keys that were good before.
+        # Ids of keys that have authenticated since the start.
         self._good: set[str] = set()
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Use the limits of a configuration from now on; requests before count on.
+        """Use the limits of a configuration from now on. Earlier requests still count.
 
         Raises:
             ConfigError: a limit cannot be read.
@@ -82,8 +82,8 @@ class RequestLimits:
     def check_attempt(self, address: str, key_id: str) -> None:
         """Refuse an attempt to authenticate from an address with too many failures, before the database is asked.
 
-        A key that was good before may go on, so that one client with a wrong key does not lock others out that share
-        its address.
+        A key that has authenticated before is not refused, so a client with a wrong key does not lock out others that
+        share its address.
 
         Args:
             address: network of the client; empty when it is unknown, which is never limited.
@@ -104,7 +104,7 @@ class RequestLimits:
                 )
 
     def note_success(self, key_id: str) -> None:
-        """Note that a key is good."""
+        """Note that a key has authenticated."""
         self._good.add(key_id)
 
     def note_failure(self, address: str) -> None:

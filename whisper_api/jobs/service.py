@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from whisper_api.config import Config
 from whisper_api.errors import (
@@ -27,14 +27,14 @@ from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.results import corrected
 from whisper_api.jobs.retention import remove_upload
-from whisper_api.jobs.running import ProgressSnapshot, RunningJob
+from whisper_api.jobs.running import RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
+from whisper_api.jobs.statuses import status_of
 from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.outbound.connecting import hosts_in
-from whisper_api.records import rfc3339, rfc3339_or_none
-from whisper_api.schema import Stage, Transcript, TranscriptionOptions
+from whisper_api.schema import Transcript, TranscriptionOptions
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.store.usage import OverQuota
@@ -209,7 +209,7 @@ class JobService(Lifecycle):
             eta = self._estimates.of_queued(job_id, positions, running)
         elif job.state == "Processing" and job_id in running:
             eta = self._estimates.of_running(job_id, running[job_id])
-        return _status(job, running, self._queue.held(), position, eta)
+        return status_of(job, running, self._queue.held(), position, eta)
 
     def list_jobs(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int = 50, after: str | None = None
@@ -237,7 +237,7 @@ class JobService(Lifecycle):
         page = jobs[:limit]
         positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
         statuses = [
-            _status(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
+            status_of(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
             for job in page
         ]
         return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
@@ -386,41 +386,3 @@ def _check_same(job: Job, fingerprint: str | None) -> None:
 
 def _result_gone(job_id: str) -> ResultGone:
     return ResultGone(job_id, "The result was delivered, has expired or was deleted")
-
-
-def _status(
-    job: Job,
-    snapshots: Mapping[str, ProgressSnapshot],
-    held: Collection[str],
-    position: int | None,
-    eta_seconds: float | None,
-) -> JobStatus:
-    running = snapshots.get(job.job_id) if job.state == "Processing" else None
-    completed = job.state == "Completed"
-    stage: Stage | None = None
-    if completed:
-        stage = "done"
-    elif running is not None:
-        stage = running.progress.stage
-    elif job.state == "Queued" and job.job_id in held:
-        stage = "download"
-    progress = 1.0 if completed else running.progress.fraction if running else None
-    if progress is None and job.state in ("Queued", "Processing"):
-        progress = 0.0
-    return JobStatus(
-        job_id=job.job_id,
-        status=job.state,
-        queue_position=position,
-        created_at=rfc3339(job.created_at),
-        started_at=rfc3339_or_none(job.started_at),
-        finished_at=rfc3339_or_none(job.finished_at),
-        progress=progress,
-        stage=stage,
-        eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
-        audio_seconds=job.audio_seconds,
-        error=job.error if job.state in ("Failed", "Canceled") else None,
-        warnings=job.warnings,
-        file_name=job.file_name,
-        metadata=job.metadata,
-        result_gone=completed and not job.has_result,
-    )

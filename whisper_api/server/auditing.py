@@ -1,4 +1,4 @@
-"""Records in the audit trail what became of a request, by the action that its operation declares."""
+"""Records the outcome of requests in the audit trail, under the action that their operation declares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisper_api.server.state import ServerState, blocking, state_in
 
 __all__ = ["CLIENT_GONE", "begin", "note", "record", "record_lost_client"]
 
-# Keys of an ASGI scope: the action of the operation, and the things that it is about.
+# Keys of an ASGI scope: the action of the operation, and the ids of what it acts on.
 ACTION = "whisper_api.audit_action"
 TARGETS = "whisper_api.audit_targets"
 # The status that nginx logs when the client closes the connection before the response. It is never sent.
@@ -31,13 +31,13 @@ def begin(scope: Scope, action: Action) -> None:
 
 
 def note(request: Request, *targets: str, action: Action | None = None) -> None:
-    """Name the things that an audited request is about, when the path does not name a job.
+    """Name what an audited request acts on, when its path names no job.
 
     Args:
         request: the request.
-        targets: ids that the server has made or checked, so that no text of the client gets into the trail; one entry
-            for each.
-        action: what was done, when it is not what the operation declares.
+        targets: ids, each for an entry of its own. The server has made or checked them, so that no text of the client
+            gets into the trail.
+        action: the action, when it differs from the one that the operation declares.
     """
     if targets:
         request.scope[TARGETS] = targets
@@ -57,7 +57,7 @@ async def record(scope: Scope, status: int) -> None:
     state = state_in(scope)
     for entry in _entries(state, scope, status):
         if entry.action in DURABLE:
-            # Not in a pool of the server, whose threads may all wait for a slow disk of uploads.
+            # Not in a pool of the server: all its threads may wait for a slow upload disk.
             await blocking(None, state.service.audit.write, entry)
         else:
             state.service.audit.add(entry)
@@ -67,7 +67,7 @@ def record_lost_client(scope: Scope) -> None:
     """Record a request whose client went away before its response, if its operation is audited."""
     if ACTION not in scope:
         return
-    # Nothing is waited for, because the task of the request may be canceled already.
+    # Does not wait for the disk, because the task of the request may be canceled already.
     server: ServerState | None = getattr(scope["app"].state, "server", None)
     if server is not None:
         for entry in _entries(server, scope, CLIENT_GONE):
@@ -75,7 +75,7 @@ def record_lost_client(scope: Scope) -> None:
 
 
 def _entries(state: ServerState, scope: Scope, status: int) -> list[AuditRecord]:
-    """The entries of a request. None are made while nothing is recorded, and none for a second response."""
+    """The entries of a request; none while nothing is recorded. A second response has no action and so no entries."""
     action = scope.pop(ACTION)
     if not state.service.audit.recording:
         return []

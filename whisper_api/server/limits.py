@@ -1,4 +1,4 @@
-"""Counts requests towards the limits of their key, and lets responses tell what is left of these limits."""
+"""Counts requests against the limits of their key, and notes what is left of these limits for the responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def count_request(scope: Scope, key: Key) -> None:
 
 
 async def note_quotas(request: Request) -> None:
-    """Let the response to a key with quotas tell what is left of them.
+    """Note for the response what is left of the quotas of the request's key.
 
     Args:
         request: an upload.

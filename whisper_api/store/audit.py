@@ -1,8 +1,7 @@
-"""The table of the audit trail: entries are added, and the oldest are removed; nothing else.
+"""The table of the audit trail. Entries are only added, and the oldest ones removed.
 
-Triggers of the schema refuse any change of an entry, the removal of an entry that has an older one before it, and the
-removal of an entry of the last day. They protect the trail from mistakes of programs, not from somebody who may write
-the file.
+Triggers of the schema refuse to change an entry, to remove an entry before an older one, and to remove an entry of the
+last day. They protect the trail from mistakes of programs, not from a person who can write the file.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class AuditTable(Tables):
         return [_record(row) for row in self._rows(f"{_SELECT} {where} ORDER BY seq DESC LIMIT ?", *values, limit)]
 
     def audit_records(self, filter: AuditFilter = ALL_RECORDS) -> Iterator[AuditRecord]:
-        """All entries, the oldest first. Memory holds a part of them at a time."""
+        """All entries, the oldest first, read a part at a time."""
         last = 0
         while True:
             where, values = _conditions(filter, {"seq > ?": last})
@@ -62,7 +61,7 @@ class AuditTable(Tables):
             last = rows[-1]["seq"]
 
     def expire_audit(self, before: float) -> int:
-        """Remove the oldest entries, up to the first one of a time or later.
+        """Remove the oldest entries, until the first one at or after a time.
 
         Args:
             before: seconds since 1970; at least a day ago.
@@ -89,7 +88,7 @@ def _conditions(filter: AuditFilter, more: dict[str, object]) -> tuple[str, list
         **more,
         "time >= ?": filter.since,
         "time < ?": filter.until,
-        # One value for two conditions.
+        # The key's id or name; below, the whole action or its first part.
         "? IN (key_id, name)": filter.key,
         "? IN (action, substr(action, 1, instr(action, '.') - 1))": filter.action,
     }

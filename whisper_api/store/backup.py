@@ -1,8 +1,8 @@
 """Backups of a job database: an SQLite file of its own, which may also hold uploads.
 
-A backup is one state of the database, however long it takes and whatever the server writes meanwhile: SQLite's online
-backup (https://www.sqlite.org/backup.html) runs inside one read transaction. Uploads are in a table that only backups
-have, in pieces.
+A backup holds one state of the database, also when the server writes meanwhile: SQLite's online backup
+(https://www.sqlite.org/backup.html) runs inside one read transaction. Uploads are stored in pieces, in a table that
+only backups have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class OpenUpload:
-    """A file of an upload, open for reading, so that it can be read to its end when the server removes it.
+    """A file of an upload, open for reading. It can be read to its end even if the server removes it.
 
     Attributes:
         job_id: id of the job.
@@ -44,12 +44,12 @@ class OpenUpload:
 
 @dataclass(frozen=True)
 class Written:
-    """What a backup has.
+    """The contents of a backup.
 
     Attributes:
         version: version of the schema.
         unfinished: number of the unfinished jobs.
-        with_upload: number of those whose upload is in the backup.
+        with_upload: number of unfinished jobs whose upload is in the backup.
     """
 
     version: int
@@ -58,7 +58,7 @@ class Written:
 
 
 OpenUploads = Callable[[list[str]], list[OpenUpload]]
-"""Opens the files of the uploads of jobs, by their ids; those that are there."""
+"""Opens the upload files of the jobs with these ids, as far as they exist."""
 
 
 def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None) -> Written:
@@ -114,7 +114,8 @@ def begin_reading(
 ) -> tuple[list[str], list[OpenUpload]]:
     """Begin to read one state of the database, and open the uploads of its unfinished jobs.
 
-    A job that ends between the two has no upload any more. Then a later state is read, in which the job has ended.
+    A job may end after the state is read, and its upload is removed before it is opened. Then read a later state, in
+    which the job has ended.
 
     Returns:
         The ids of the unfinished jobs, and the open files.
@@ -134,7 +135,7 @@ def begin_reading(
 
 
 class BackupFile:
-    """A backup, checked: it is whole, and of a version that this program knows. Use it as a context manager.
+    """A checked backup: whole, and of a version that this program knows. Use it as a context manager.
 
     Args:
         path: path of the backup.
@@ -163,7 +164,7 @@ class BackupFile:
 
     def uploads(self) -> Iterator[tuple[str, str, Iterator[bytes]]]:
         """The files of uploads: id of the job, name and content in pieces. Read each content before the next file."""
-        if not self._has_uploads():
+        if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'backup_uploads'").fetchone() is None:
             return
         with named_errors(f"{self._path}: "):
             files = self._connection.execute("SELECT DISTINCT job_id, name FROM backup_uploads").fetchall()
@@ -188,10 +189,6 @@ class BackupFile:
             self._connection.backup(copy)
             copy.execute("DROP TABLE IF EXISTS backup_uploads")
             copy.executescript("PRAGMA incremental_vacuum")
-
-    def _has_uploads(self) -> bool:
-        found = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'backup_uploads'").fetchone()
-        return found is not None
 
     def _pieces(self, job_id: str, name: str) -> Iterator[bytes]:
         query = "SELECT content FROM backup_uploads WHERE job_id = ? AND name = ? ORDER BY piece"

@@ -1,10 +1,10 @@
 """JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
-All SQL is in this folder: here, in a module for each other table, in ``job_search.py``, and for the schema in
-``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of two concurrent
-changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``, ``set_trace``,
-``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power: the job then
-runs again, its result stays longer, or a delivery is sent again.
+All SQL is in this folder: here, in ``job_queries.py`` and ``job_search.py``, in a module for each other table, and for
+the schema in ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of
+two concurrent changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``,
+``set_trace``, ``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power:
+the job then runs again, its result stays longer, or a delivery is sent again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from whisper_api.schema import Transcript
 from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.deliveries import DeliveryTable, forget_address
-from whisper_api.store.job_search import ALL_JOBS, JobFilter, conditions
+from whisper_api.store.job_queries import SELECT_JOB, JobQueries, find_job
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
@@ -43,12 +43,6 @@ _WRITTEN = [name for name in JOB_COLUMNS if name != "seq"]
 _INSERT_JOB = f"""
     INSERT INTO jobs ({", ".join(_WRITTEN)}, crashes, warnings, place)
     VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, 0, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
-"""
-_SELECT_JOB = f"""
-    SELECT {", ".join(JOB_COLUMNS)},
-        (SELECT content FROM job_texts WHERE job_texts.seq = jobs.seq) AS text,
-        EXISTS (SELECT 1 FROM transcripts WHERE transcripts.seq = jobs.seq) AS has_result
-    FROM jobs
 """
 _INSERT_METADATA = "INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)"
 # A job with the same content and options that waits, runs, or has just ended. Jobs with an idempotency key are never
@@ -76,7 +70,7 @@ class AlreadyThere(Portable):
         self.job = job
 
 
-class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
+class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable, AuditTable, DeliveryTable):
     """The job database of one data directory. Every method may be called from any thread.
 
     Args:
@@ -120,7 +114,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         with self.database.write() as connection:
             if job.idempotency_key is not None:
-                there = _job(connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key))
+                there = find_job(
+                    connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key)
+                )
                 if there is not None:
                     raise AlreadyThere(there)
             if join_after is not None:
@@ -135,7 +131,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             if job.metadata:
                 rows = [(job.owner, digest(key), digest(value), seq) for key, value in searchable(job.metadata)]
                 connection.executemany(_INSERT_METADATA, rows)
-            row = connection.execute(f"{_SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
+            row = connection.execute(f"{SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
         return job_of(row)
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
@@ -148,70 +144,6 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         with self.database.read() as connection:
             return _to_join(connection, job, join_after, not_to_join)
-
-    def get(self, job_id: str) -> Job | None:
-        """A job, without its transcript."""
-        with self.database.read() as connection:
-            return _job(connection, "job_id = ?", job_id)
-
-    def by_idempotency_keys(self, owner: str, keys: Collection[str]) -> dict[str, Job]:
-        """The jobs of an owner with any of these idempotency keys, by key; a few hundred keys at most.
-
-        Args:
-            owner: owner of the jobs.
-            keys: idempotency keys.
-        """
-        by_digest = {digest(key): key for key in keys}
-        marks = ", ".join("?" * len(by_digest))
-        rows = self._rows(f"{_SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *by_digest)
-        return {by_digest[row["idempotency_key"]]: job_of(row) for row in rows}
-
-    def in_state(self, *states: JobState) -> list[Job]:
-        """The jobs in any of these states, in the order of the queue."""
-        marks = ", ".join("?" * len(states))
-        return [job_of(row) for row in self._rows(f"{_SELECT_JOB} WHERE state IN ({marks}) ORDER BY place", *states)]
-
-    def unfinished_ids(self) -> set[str]:
-        """Ids of the jobs that wait or run."""
-        return set(self._column("SELECT job_id FROM jobs WHERE finished_at IS NULL"))
-
-    def unfinished(self, owner: str) -> int:
-        """The number of an owner's jobs that wait or run."""
-        return int(self._rows("SELECT COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL", owner)[0][0])
-
-    def unfinished_by_state(self, owner: str) -> tuple[int, int]:
-        """The numbers of an owner's waiting and running jobs."""
-        rows = self._rows(
-            "SELECT state, COUNT(*) FROM jobs WHERE owner = ? AND finished_at IS NULL GROUP BY state", owner
-        )
-        counts = {row[0]: int(row[1]) for row in rows}
-        return counts.get("Queued", 0), counts.get("Processing", 0)
-
-    def oldest_waiting(self, owner: str | None) -> float | None:
-        """When the oldest job was submitted that waits; seconds since 1970, None when none waits.
-
-        Args:
-            owner: owner of the jobs; None for the jobs of all owners.
-        """
-        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
-        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
-        moment: float | None = found[0][0]
-        return moment
-
-    def page(
-        self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int, before_seq: int | None = None
-    ) -> list[Job]:
-        """Jobs, the newest first.
-
-        Args:
-            owner: owner of the jobs; None for the jobs of all owners.
-            filter: further conditions.
-            limit: most jobs to return.
-            before_seq: only jobs submitted before the job with this number; None to begin with the newest.
-        """
-        where, values = conditions(owner, filter, before_seq)
-        rows = self._rows(f"{_SELECT_JOB} {where} ORDER BY seq DESC LIMIT ?", *values, limit)
-        return [job_of(row) for row in rows]
 
     def claim(self, job_id: str, now: float) -> Job | None:
         """Queued -> Processing.
@@ -228,7 +160,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
                 "UPDATE jobs SET state = 'Processing', started_at = ? WHERE job_id = ? AND state = 'Queued'",
                 (now, job_id),
             )
-            return _job(connection, "job_id = ?", job_id) if claimed.rowcount else None
+            return find_job(connection, "job_id = ?", job_id) if claimed.rowcount else None
 
     def complete(self, job_id: str, transcript: Transcript, now: float, rates: Rates | None = None) -> bool:
         """Processing -> Completed, with the transcript. Its warnings are added to those of the submission.
@@ -244,7 +176,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         content = padded(msgspec.json.encode(transcript))
         with self.database.write() as connection:
-            job = _job(connection, "job_id = ? AND state = 'Processing'", job_id)
+            job = find_job(connection, "job_id = ? AND state = 'Processing'", job_id)
             if job is None:
                 return False
             connection.execute(
@@ -276,7 +208,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             False when the job had ended already.
         """
         with self.database.write() as connection:
-            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            job = find_job(connection, "job_id = ? AND finished_at IS NULL", job_id)
             if job is None:
                 return False
             connection.execute(
@@ -309,7 +241,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
         """
         marks = ", ".join("?" * len(states))
         with self.database.write() as connection:
-            job = _job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+            job = find_job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
             if job is None:
                 return False
             connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
@@ -346,7 +278,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             Whether there was a transcript.
         """
         with self.database.write() as connection:
-            job = _job(connection, "job_id = ?", job_id)
+            job = find_job(connection, "job_id = ?", job_id)
             if job is None:
                 return False
             text = replace(
@@ -383,7 +315,7 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             trace: the trace with the new span.
         """
         with self.database.write(synced=False) as connection:
-            job = _job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+            job = find_job(connection, "job_id = ? AND finished_at IS NULL", job_id)
             if job is not None:
                 put_text(connection, job.seq, text_of(replace(job, trace=trace)))
 
@@ -393,18 +325,9 @@ class JobStore(ResultTable, KeyTable, SpeakerTable, VocabularyTable, UsageTable,
             connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
             forget_address(connection, job_id)
 
-    def expired_jobs(self, before: float) -> list[str]:
-        """Ids of the jobs that ended before a time."""
-        return self._column("SELECT job_id FROM jobs WHERE finished_at < ?", before)
-
 
 def _to_join(connection: sqlite3.Connection, job: Job, join_after: float, not_to_join: Collection[str]) -> Job | None:
-    rows = connection.execute(f"{_SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
+    rows = connection.execute(f"{SELECT_JOB} WHERE {_TO_JOIN}", {**values_of(job), "join_after": join_after})
     found = (job_of(row) for row in rows.fetchall() if row["job_id"] not in not_to_join)
     # The column holds the options without prompt, hotwords and vocabulary.
     return next((each for each in found if each.options == job.options), None)
-
-
-def _job(connection: sqlite3.Connection, condition: str, *values: str) -> Job | None:
-    row = connection.execute(f"{_SELECT_JOB} WHERE {condition}", values).fetchone()
-    return None if row is None else job_of(row)

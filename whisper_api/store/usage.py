@@ -1,4 +1,4 @@
-"""The tables of what keys have used, and of what unfinished jobs are charged. They have counts and no text."""
+"""The tables of usage by key, and of the charges of unfinished jobs. They hold counts and no text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from whisper_api.usage_records import UsageRow
 
 __all__ = ["Allowance", "Charge", "OverQuota", "UsageTable", "charge_job", "day_of", "give_back", "settle"]
 
-# Jobs that failed with one of these errors stay charged, because their audio or options are to blame.
+# A job that fails with one of these errors stays charged, because its audio or options are to blame.
 CALLERS_FAULTS = frozenset(name for name in errors.__all__ if issubclass(getattr(errors, name), InvalidInput))
-# Sums of seconds that were charged and given back differ from the exact ones by rounding.
+# Charging and giving back seconds adds up rounding errors, up to this size.
 ROUNDING_SECONDS = 1e-6
 
 _ADD = """
@@ -33,12 +33,12 @@ _ADD = """
 
 @dataclass(frozen=True)
 class Allowance:
-    """What a key may use from a day on.
+    """The part of a quota that is counted from one day on.
 
     Attributes:
         policy: name of the quota.
-        column: what is counted.
-        amount: jobs, or seconds of audio.
+        column: the column that is counted.
+        amount: most jobs, or seconds of audio.
         first_day: the first day that counts, as :func:`day_of` writes it.
     """
 
@@ -50,11 +50,11 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a job is charged when it is accepted.
+    """The charge for a job, made when the job is accepted.
 
     Attributes:
         model: name of the model, for the usage.
-        audio_seconds: length of the audio, as far as it is known.
+        audio_seconds: length of the audio, or an estimate.
         allowances: quotas of the owner that must have room for the job.
     """
 
@@ -85,15 +85,12 @@ class UsageTable(Tables):
             requests: owner and day to the number of requests.
         """
         nothing = {"model": "", "jobs": 0, "audio_seconds": 0.0, "compute_seconds": 0.0}
-        # The next synced commit makes the counts survive a loss of power, too.
+        # Not synced: the counts survive a loss of power after the next synced commit.
         with self.database.write(synced=False) as connection:
-            connection.executemany(
-                _ADD,
-                [
-                    {"owner": owner, "day": day, "requests": count, **nothing}
-                    for (owner, day), count in requests.items()
-                ],
+            rows = (
+                {"owner": owner, "day": day, "requests": count, **nothing} for (owner, day), count in requests.items()
             )
+            connection.executemany(_ADD, rows)
 
     def used(self, owner: str, first_day: str) -> tuple[int, float]:
         """The jobs and the seconds of audio that an owner has used from a day on."""
@@ -109,25 +106,17 @@ class UsageTable(Tables):
             owner: id of the key; None for all keys.
         """
         rows = self._rows(
-            "SELECT day, owner AS key_id, COALESCE(name, '') AS key_name, model, requests, jobs, audio_seconds,"
-            " compute_seconds FROM usage LEFT JOIN keys ON key_id = owner"
+            "SELECT day, owner AS key_id, COALESCE(name, '') AS key_name, model, requests, jobs,"
+            " ROUND(audio_seconds, 3) AS audio_seconds, ROUND(compute_seconds, 3) AS compute_seconds"
+            " FROM usage LEFT JOIN keys ON key_id = owner"
             " WHERE day BETWEEN ? AND ? AND (? IS NULL OR owner = ?)"
-            " AND (requests OR jobs OR compute_seconds) ORDER BY day, owner, model",
+            " AND (requests OR jobs OR usage.compute_seconds) ORDER BY day, owner, model",
             since,
             until,
             owner,
             owner,
         )
-        return [
-            UsageRow(
-                **{
-                    **dict(row),
-                    "audio_seconds": round(row["audio_seconds"], 3),
-                    "compute_seconds": round(row["compute_seconds"], 3),
-                }
-            )
-            for row in rows
-        ]
+        return [UsageRow(**dict(row)) for row in rows]
 
     def delete_usage(self, before: str) -> None:
         """Delete the usage of the days before a day."""
@@ -145,7 +134,7 @@ def day_of(seconds: float) -> str:
 
 
 def charge_job(connection: sqlite3.Connection, job_id: str, owner: str, created_at: float, charge: Charge) -> None:
-    """Charge a job in the transaction that accepts it, so that no two jobs take the same rest of a quota.
+    """Charge a job in the transaction that accepts it, so that two jobs cannot both use the rest of a quota.
 
     Args:
         connection: a connection in a transaction.
@@ -186,8 +175,8 @@ def settle(
     Args:
         connection: a connection in a transaction.
         job_id: id of the job; nothing happens when it has no charge.
-        audio_seconds: length of the decoded audio, which replaces the length that was charged; None to keep that.
-        compute_seconds: work of the job.
+        audio_seconds: length of the decoded audio, which replaces the charged length; None to keep the charged length.
+        compute_seconds: seconds of work for the job.
     """
     row = _taken(connection, job_id)
     if row is not None:
@@ -216,7 +205,7 @@ def _used(connection: sqlite3.Connection, owner: str, first_day: str) -> tuple[i
 
 
 def _taken(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-    """The charge of a job, which is removed."""
+    """Remove the charge of a job, and return it; None when there is none."""
     row: sqlite3.Row | None = connection.execute("SELECT * FROM charges WHERE job_id = ?", (job_id,)).fetchone()
     if row is not None:
         connection.execute("DELETE FROM charges WHERE job_id = ?", (job_id,))
@@ -226,7 +215,7 @@ def _taken(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
 def _change(
     connection: sqlite3.Connection, row: sqlite3.Row, jobs: int, audio_seconds: float, compute_seconds: float
 ) -> None:
-    # An UPDATE, because the retention may have removed the day.
+    # An UPDATE and no INSERT: when retention has removed the day, nothing is counted.
     connection.execute(
         "UPDATE usage SET jobs = jobs + ?, audio_seconds = audio_seconds + ?, compute_seconds = compute_seconds + ?"
         " WHERE owner = ? AND day = ? AND model = ?",

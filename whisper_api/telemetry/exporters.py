@@ -24,8 +24,8 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 # Protocol of OTLP to the name under which its exporter is registered; the first one is the default.
 PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-OF_THE_EXTRA = "otlp_proto_http"
-# While the collector is away, these repeat their lines with each batch.
+EXPORTER_OF_EXTRA = "otlp_proto_http"
+# While the collector cannot be reached, these loggers repeat their lines with each batch.
 EXPORT_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 
 
@@ -47,7 +47,7 @@ def start_tracing() -> Tracing:
     try:
         tracing = _traces_to(names)
     except Exception as error:
-        # A server without traces is worth more than none.
+        # The server starts without traces rather than not at all.
         log.warning("no traces are sent: %s", error, extra={"error": type(error).__name__})
         return Tracing(f"no traces are sent: {error}")
     log.info("traces are sent", extra={"exporters": ",".join(names)})
@@ -85,7 +85,7 @@ def _exporter(name: str) -> Any:
     for entry in importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=registered):
         return entry.load()()
     package = f"opentelemetry-exporter-{registered.replace('_', '-')}"
-    remedy = "'whisper-api[otel]'" if registered == OF_THE_EXTRA else package
+    remedy = "'whisper-api[otel]'" if registered == EXPORTER_OF_EXTRA else package
     raise ExtraMissing(f"OTEL_TRACES_EXPORTER: {name} is not installed; `pip install {remedy}` installs an exporter")
 
 

@@ -26,7 +26,6 @@ SPEEDS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 # Methods with a label of their own: a client may invent others.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 OTHER = "other"
-# A model that no catalogue names has one label for all, since its name may be a path.
 ENDS = ("completed", "failed", "canceled", "requeued")
 ATTEMPTS = ("delivered", "retried", "failed")
 
@@ -40,40 +39,36 @@ class Metrics:
 
     def __init__(self, read_state: Callable[[], ServiceState]) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Histogram(
+        self._requests = self._histogram(
             "http_server_request_duration_seconds",
             "Time from the head of a request to the end of its response",
+            REQUEST_SECONDS,
             ("method", "route", "status"),
-            buckets=REQUEST_SECONDS,
-            registry=self._registry,
         )
         self._submitted = self._counter("whisper_api_submitted_jobs", "Jobs that were accepted")
         self._upload_bytes = self._counter("whisper_api_upload_bytes", "Bytes of the accepted uploads")
-        self._ended = Counter(
+        self._ended = self._counter(
             "whisper_api_jobs",
             "Jobs that ended, by status; requeued ones run again after the end of a process or an engine",
             ("status",),
-            registry=self._registry,
         )
         for status in ENDS:
             self._ended.labels(status)
         self._waits = self._histogram("whisper_api_queue_wait_seconds", "Time from acceptance to start", WAIT_SECONDS)
-        self._stages = Histogram(
+        self._stages = self._histogram(
             "whisper_api_stage_duration_seconds",
             "Time of each stage of a completed job",
+            STAGE_SECONDS,
             ("stage", "model"),
-            buckets=STAGE_SECONDS,
-            registry=self._registry,
         )
         self._audio = self._counter("whisper_api_audio_seconds", "Seconds of audio of the completed jobs")
         self._speech_speed = self._histogram(
             "whisper_api_job_speed_ratio", "Seconds of audio for each second that a completed job ran", SPEEDS
         )
-        self._webhooks = Counter(
+        self._webhooks = self._counter(
             "whisper_api_webhook_deliveries",
             "Attempts to deliver webhooks, by outcome; retried ones come again, failed ones were the last",
             ("outcome",),
-            registry=self._registry,
         )
         for outcome in ATTEMPTS:
             self._webhooks.labels(outcome)
@@ -121,7 +116,7 @@ class Metrics:
         """Count a job that has its transcript.
 
         Args:
-            model: the Whisper model, as the catalogue names it.
+            model: name of the Whisper model in the catalogue, or ``other``.
             stages: stage to seconds of wall time.
             audio: seconds of audio.
             seconds: seconds that the job ran.
@@ -153,8 +148,8 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, registry=self._registry)
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)

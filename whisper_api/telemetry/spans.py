@@ -31,7 +31,7 @@ SERVICE = "whisper-api"
 PREFIX = "whisper_api"
 # How long the end of the process waits for a collector that does not answer.
 FLUSH_SECONDS = 5.0
-# A row keeps at most so many characters of a caller's tracestate, which is what everybody should pass on.
+# Most characters of a caller's tracestate that a job's row keeps; W3C asks to pass on at least so many.
 MAX_STATE_CHARACTERS = 512
 W3C = TraceContextTextMapPropagator()
 
@@ -48,7 +48,7 @@ class Spans(Tracing):
     def __init__(self, *processors: SpanProcessor) -> None:
         super().__init__()
         own = {"service.name": SERVICE}
-        # Absent where the package runs from its source.
+        # The package has no metadata when it runs from its source.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             own["service.version"] = importlib.metadata.version(SERVICE)
         named = OTELResourceDetector().detect().attributes
@@ -121,7 +121,7 @@ class Spans(Tracing):
         job.enter(None, self._tracer)
         _set(job.span, {f"{PREFIX}.job.{name}": value for name, value in {"state": state, **attributes}.items()})
         if error is not None:
-            # The class and not the text, which may name the caller's file.
+            # Only the class of the error: its text may name the caller's file.
             job.span.set_attribute("error.type", error)
             job.span.set_status(StatusCode.ERROR)
         job.span.end()
@@ -131,7 +131,7 @@ class Spans(Tracing):
             left = list(self._jobs)
         for job_id in left:
             self.job_ended(job_id, "Queued", {})
-        # The SDK would wait for up to 30 seconds.
+        # In a thread, because the SDK would wait for up to 30 seconds.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         thread.join(FLUSH_SECONDS)
@@ -144,8 +144,8 @@ class Spans(Tracing):
             before: the request's context, and that of the job's span in an earlier process.
             at: the beginning; seconds since 1970.
         """
-        parent = W3C.extract({"traceparent": before.parent, "tracestate": before.state}, context.Context())
-        earlier = _context_of(before.span, before.state)
+        parent = _extracted(before.parent, before.state)
+        earlier = trace.get_current_span(_extracted(before.span, before.state)).get_span_context()
         links = [Link(earlier)] if earlier.is_valid else []
         about = {f"{PREFIX}.job.id": job_id}
         begun = int(at * 1e9)
@@ -213,7 +213,7 @@ class _HeaderGetter(Getter[Callable[[str], list[str]]]):
 
     def get(self, carrier: Callable[[str], list[str]], key: str) -> list[str] | None:
         values = carrier(key)
-        # A request has one parent: with two, none of them counts.
+        # A request with two parents has none.
         return None if not values or (key == "traceparent" and len(values) > 1) else values
 
     def keys(self, carrier: Callable[[str], list[str]]) -> list[str]:
@@ -235,10 +235,9 @@ def _header(found: trace.SpanContext) -> str:
     return f"00-{ids}-{found.trace_flags:02x}"
 
 
-def _context_of(traceparent: str, tracestate: str) -> trace.SpanContext:
-    """The context of a header; an invalid one for a malformed or empty header."""
-    found = W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, context.Context())
-    return trace.get_current_span(found).get_span_context()
+def _extracted(traceparent: str, tracestate: str) -> context.Context:
+    """A context with the span that the headers name; without one for a malformed or empty header."""
+    return W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, context.Context())
 
 
 def _shortened(state: str) -> str:

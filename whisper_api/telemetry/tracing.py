@@ -27,13 +27,13 @@ class RequestSpan(Protocol):
 
 
 class Tracing:
-    """Reports requests and jobs as spans. This class reports nothing: it stands where traces are off.
+    """Reports requests and jobs as spans. This base class reports nothing; the service uses it when traces are off.
 
     A job has a span from its submission to its end. When the process ends before the job, the next process begins
     another span with a link to the first.
 
     Args:
-        problem: why nothing is reported though the environment asks for it.
+        problem: why nothing is reported, although the environment asks for traces.
 
     Attributes:
         on: whether traces are on.
@@ -47,7 +47,7 @@ class Tracing:
 
     @contextmanager
     def request(self, headers: Callable[[str], list[str]]) -> Iterator[RequestSpan | None]:
-        """While open, a request is answered: its span is the parent of the spans that begin meanwhile.
+        """Open the span of a request; it is the parent of all spans that begin while the context is open.
 
         Args:
             headers: returns the values of a header.
@@ -65,7 +65,7 @@ class Tracing:
             at: when the job was accepted; seconds since 1970.
 
         Returns:
-            What the job's row has to keep.
+            The trace to keep in the job's row.
         """
         return None
 
@@ -77,10 +77,10 @@ class Tracing:
 
         Args:
             job_id: id of the job.
-            kept: what the job's row has kept; None for a job of a time without traces.
+            kept: the trace from the job's row; None when traces were off.
 
         Returns:
-            What the job's row has to keep now; None when this process has the job's span already.
+            The trace to keep in the job's row now; None when this process has the job's span already.
         """
         return None
 
@@ -103,7 +103,7 @@ class Tracing:
 
         Args:
             job_id: id of the job.
-            state: its state.
+            state: final state of the job.
             attributes: name to value, without the prefix of this program; those that are None are left out.
             error: class of the error of a job that Failed.
         """

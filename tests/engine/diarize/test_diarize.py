@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.context import JobContext
+from whisper_api.engine.diarize.analysis import Analysis, analyze
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
-from whisper_api.engine.diarize.pipeline import Analysis, Diarization, analyze, diarize
+from whisper_api.engine.diarize.pipeline import Diarization, diarize
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.options import resolve

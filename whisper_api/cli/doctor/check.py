@@ -11,7 +11,7 @@ __all__ = ["Check", "State", "attempt", "failure"]
 
 State = Literal["ok", "missing", "failed"]
 
-# Words in the text of an error, and the remedy.
+# Words in the text of an error to the remedy.
 REMEDIES = {
     "cublas": "pip install nvidia-cublas-cu12, and put its lib directory on LD_LIBRARY_PATH (CUDA 12 is needed)",
     "cudnn": "pip install nvidia-cudnn-cu12, and put its lib directory on LD_LIBRARY_PATH (cuDNN 9 is needed)",

@@ -40,7 +40,9 @@ class Report(msgspec.Struct, frozen=True):
     Attributes:
         can_transcribe: whether transcription works now, without a download.
         versions: distribution to its version; None when it is not installed.
-        devices, places, stages: the checks.
+        devices: the checks of the processor and of CUDA.
+        places: the checks of the configuration, the directories and the token.
+        stages: the checks of the stages of a transcription.
     """
 
     can_transcribe: bool
@@ -149,7 +151,7 @@ def _cuda_of_torch() -> Check | str:
         return Check(name, state, f"built for CUDA {torch.version.cuda}; {detail}", remedy)
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     listed = ", ".join(f"{device.name} ({device.total_memory / 1e9:.0f} GB)" for device in devices)
-    # Of torch and of CTranslate2, which need each other's libraries.
+    # Problems of torch's and of CTranslate2's libraries: each runs a kernel.
     problems = [problem for index in range(len(devices)) if (problem := cuda_problem(index))]
     if problems:
         return Check(name, "failed", f"CUDA {torch.version.cuda}: {listed}; {'; '.join(problems)}")

@@ -1,4 +1,4 @@
-"""``whisper-api doctor``: prints what this machine can run, or how a running server is, as a table or as JSON."""
+"""``whisper-api doctor``: prints what works on this machine, or on a running server, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         loaded: the configuration.
 
     Returns:
-        0 when transcription works, or nothing is wrong with the server; 1 otherwise; 2 on wrong usage.
+        0 when transcription works here, or no check of the server failed; 1 otherwise; 2 on wrong usage.
     """
     if args.server is None:
         if args.transcribe or args.key_file is not None:

@@ -1,11 +1,9 @@
-"""The report of ``whisper-api doctor --server URL``: a running server, and the way to it."""
+"""The report of ``whisper-api doctor --server URL``: on a running server, and on the way to it."""
 
 from __future__ import annotations
 
-import io
+import contextlib
 import time
-import wave
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,7 +12,8 @@ import requests
 
 from whisper_api import __version__
 from whisper_api.cli.doctor.check import Check
-from whisper_api.cli.doctor.way import Visit, Visitor, certificate, clock, streams, uploads
+from whisper_api.cli.doctor.sound import as_wav
+from whisper_api.cli.doctor.way import Probe, Prober, certificate, clock, streams, uploads
 from whisper_api.client import Client
 from whisper_api.client.responses import unreachable, untrusted
 from whisper_api.engine.models.download import human_bytes
@@ -24,7 +23,7 @@ from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
 __all__ = ["ServerReport", "examine_server"]
 
 CLIP_SECONDS = 2.0
-# How long the clip may wait and be transcribed.
+# The longest time for the job of the clip, its wait included.
 TRANSCRIPTION_SECONDS = 300.0
 KEY_REMEDY = "whisper-api keys create NAME on the server makes one; WHISPER_API_KEY or --key-file gives it here"
 
@@ -35,7 +34,7 @@ class ServerReport(msgspec.Struct, frozen=True):
     Attributes:
         url: URL of the server.
         works: whether no check has failed.
-        connection: the checks of the way to the server.
+        connection: the checks of the way to the server: certificate, clock, proxies.
         server: the checks of the server itself.
     """
 
@@ -57,25 +56,26 @@ def examine_server(url: str, api_key: str | None, *, transcribe: bool = False) -
         InvalidOption: the URL or the key is malformed.
     """
     with requests.Session() as session, Client(url, api_key, retries=0, session=session) as client:
-        visitor = Visitor(client.url, (api_key or "").strip(), session)
-        alive = visitor.get("/livez")
+        prober = Prober(client.url, (api_key or "").strip(), session)
+        alive = prober.get("/livez")
         reached = _reached(client.url, alive)
         connection, server = [reached], []
         if reached.state == "ok":
-            status = visitor.get("/status")
+            status = prober.get("/status")
             facts = status.json if status.status == 200 else {}
-            connection += [certificate(visitor), clock(alive), streams(visitor), uploads(visitor, _largest(facts))]
-            server += [_version(facts), _ready(visitor.get("/readyz")), _key(status)]
+            largest = facts.get("resources", {}).get("max_file_size")
+            connection += [certificate(prober), clock(alive), streams(prober), uploads(prober, largest)]
+            server += [_version(facts), _ready(prober.get("/readyz")), _key(status)]
             server += [look(facts) for look in (_queue, _disks, _models, _devices)] if facts else []
             server += [Check("warning", "failed", text) for text in facts.get("server", {}).get("warnings", ())]
-            server.append(_metrics(visitor.get("/metrics")))
+            server.append(_metrics(prober.get("/metrics")))
             if transcribe:
                 server.append(_transcription(client))
     works = all(check.state != "failed" for check in (*connection, *server))
     return ServerReport(client.url, works, tuple(connection), tuple(server))
 
 
-def _reached(url: str, alive: Visit) -> Check:
+def _reached(url: str, alive: Probe) -> Check:
     if alive.error is not None:
         if isinstance(alive.error, requests.exceptions.SSLError) and "CERTIFICATE" in str(alive.error):
             remedy = "renew it, or trust its authority: REQUESTS_CA_BUNDLE names a file with that certificate"
@@ -97,14 +97,14 @@ def _version(facts: dict[str, Any]) -> Check:
     return Check("version", "ok", f"{theirs}, as this program")
 
 
-def _ready(ready: Visit) -> Check:
+def _ready(ready: Probe) -> Check:
     if ready.status == 200:
         loading = ready.json.get("loading")
         return Check("ready", "ok", f"jobs are run; loading {loading}" if loading else "jobs are run")
     return Check("ready", "failed", ready.problem)
 
 
-def _key(status: Visit) -> Check:
+def _key(status: Probe) -> Check:
     match status.status:
         case 200:
             about = status.json["security"]
@@ -156,7 +156,7 @@ def _devices(facts: dict[str, Any]) -> Check:
     return Check("devices", "ok", ", ".join(found) or facts["processing"]["device"])
 
 
-def _metrics(metrics: Visit) -> Check:
+def _metrics(metrics: Probe) -> Check:
     match metrics.status:
         case 200 if "whisper_api_ready" in metrics.text:
             return Check("metrics", "ok", f"/metrics answers in {1000 * metrics.seconds:.0f} ms")
@@ -167,7 +167,7 @@ def _metrics(metrics: Visit) -> Check:
 
 
 def _transcription(client: Client) -> Check:
-    """A round trip of a clip without speech: that a text comes back is what counts."""
+    """Transcribe a clip without speech, and remove the job. The text does not matter."""
     options = TranscriptionOptions(language="en", align=False, diarize=False)
     begun = time.monotonic()
     job_id = None
@@ -183,30 +183,13 @@ def _transcription(client: Client) -> Check:
         return Check("transcription", "failed", f"{type(error).__name__}: {error}")
     finally:
         if job_id is not None:
-            _quietly(lambda: client.cancel(job_id, force=True))
+            # A job that cannot be removed expires by itself.
+            with contextlib.suppress(WhisperApiError):
+                client.cancel(job_id, force=True)
 
 
 def _clip() -> bytes:
     """A tone in quiet noise, as a WAV file."""
     moments = np.arange(int(CLIP_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     sound = 0.2 * np.sin(2 * np.pi * 440 * moments) + 0.01 * np.random.default_rng(0).standard_normal(len(moments))
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes((sound * 32767).astype("<i2").tobytes())
-    return file.getvalue()
-
-
-def _largest(facts: dict[str, Any]) -> int | None:
-    size: int | None = facts.get("resources", {}).get("max_file_size")
-    return size
-
-
-def _quietly(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except WhisperApiError:
-        # The job expires by itself.
-        return
+    return as_wav(sound)

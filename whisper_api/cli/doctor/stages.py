@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import time
-import wave
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.cli.doctor.check import Check, failure
+from whisper_api.cli.doctor.sound import as_wav, speech
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import AUTO, MULTI
 from whisper_api.engine.models.store import LocalModel, ModelStore
@@ -25,11 +22,8 @@ if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.diarize.pipeline import Diarization
 
-__all__ = ["speech", "try_stages"]
+__all__ = ["try_stages"]
 
-SOUND_SECONDS = 4.0
-# Second of pyannote.audio's sample call from which both people speak.
-SAMPLE_BEGIN = 7.0
 COMMUNITY = "community-1"
 
 Samples = NDArray[np.float32]
@@ -56,27 +50,8 @@ def try_stages(config: Config) -> tuple[Check, ...]:
         bench.close()
 
 
-def speech() -> Samples:
-    """A few seconds of the telephone call in pyannote.audio's package; without that file, a synthetic vowel.
-
-    Returns:
-        float32, shape (samples,), mono, 16 kHz.
-    """
-    spec = importlib.util.find_spec("pyannote")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "audio" / "sample" / "sample.wav"
-        if path.is_file():
-            with wave.open(str(path)) as call:
-                call.setpos(int(SAMPLE_BEGIN * SAMPLE_RATE))
-                data = call.readframes(int(SOUND_SECONDS * SAMPLE_RATE))
-            return (np.frombuffer(data, "<i2") / 32768).astype(np.float32)
-    seconds = np.arange(int(SOUND_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
-    voice = sum(np.sin(2 * np.pi * 120 * n * seconds) / n for n in range(1, 20)) * np.sin(2 * np.pi * seconds) ** 2
-    return (0.2 * np.asarray(voice)).astype(np.float32)
-
-
 class _NotInstalled(Exception):
-    """A known model is not on this machine."""
+    """Models of the catalogue are not on this machine; the message names them."""
 
 
 class _Bench:
@@ -94,7 +69,7 @@ class _Bench:
         """A context for one stage.
 
         Args:
-            store: instead of the engine's.
+            store: the models; None for the engine's store.
         """
         return JobContext(
             options=self.engine.resolve(None),
@@ -144,13 +119,7 @@ class _Bench:
 def _decode(sound: Samples) -> str:
     from whisper_api.engine.audio.decode import decode
 
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
-    return f"{decode(buffer.getvalue()).duration:.1f} s of WAV"
+    return f"{decode(as_wav(sound)).duration:.1f} s of WAV"
 
 
 def _voice_activity(bench: _Bench) -> str:

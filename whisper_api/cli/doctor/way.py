@@ -21,22 +21,22 @@ from whisper_api.engine.models.download import human_bytes
 from whisper_api.server.routes.stream_check import PARTS, PAUSE_SECONDS
 from whisper_api.server.sockets import is_loopback
 
-__all__ = ["Visit", "Visitor", "certificate", "clock", "streams", "uploads"]
+__all__ = ["Probe", "Prober", "certificate", "clock", "streams", "uploads"]
 
 TIMEOUT_SECONDS = 10.0
 DAY_SECONDS = 86400.0
-# A certificate that is renewed by a program is renewed earlier than this.
+# Programs renew a certificate earlier than so many days before its end.
 FEW_DAYS = 14
-# The header Date has whole seconds, and the answer was on its way.
+# The header Date has whole seconds, and the response takes time to arrive.
 SKEW_SECONDS = 5.0
-# Sizes of bodies that are announced, after the largest that the server allows.
+# Announced sizes of bodies, after the largest size that the server allows.
 SIZES = (10**9, 10**8, 10**7, 10**6)
 MAX_ANSWER_BYTES = 1 << 16
 PROXY_REMEDY = "docs/operations.md, Behind a proxy, has the settings for nginx and Caddy"
 
 
 @dataclass(frozen=True)
-class Visit:
+class Probe:
     """A request and its response.
 
     Attributes:
@@ -44,8 +44,8 @@ class Visit:
         text: body of the response.
         headers: of the response.
         sent_at: when the request was sent; seconds since 1970.
-        seconds: until the response was there.
-        error: why there was no response.
+        seconds: from the request to the end of the response.
+        error: why there was no response; None when there was one.
     """
 
     sent_at: float
@@ -57,23 +57,19 @@ class Visit:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object; empty when it is none."""
-        with contextlib.suppress(ValueError):
-            value = json.loads(self.text)
-            if isinstance(value, dict):
-                return value
-        return {}
+        """The body as a JSON object; empty when it is something else."""
+        return json_object(self.text)
 
     @property
     def problem(self) -> str:
-        """What is wrong, in a line."""
+        """Why the request failed, in a line."""
         if self.error is not None:
             return f"{type(self.error).__name__}: {' '.join(str(self.error).split())}"
         return f"{self.status} {self.json.get('code', '')}: {self.json.get('detail', 'no reason is given')}"
 
 
 @dataclass(frozen=True)
-class Visitor:
+class Prober:
     """Sends the requests of the checks.
 
     Attributes:
@@ -86,7 +82,7 @@ class Visitor:
     api_key: str
     session: requests.Session
 
-    def get(self, path: str) -> Visit:
+    def get(self, path: str) -> Probe:
         """Read a path."""
         sent_at, begun = time.time(), time.monotonic()
         try:
@@ -94,9 +90,9 @@ class Visitor:
             with response:
                 text = response.content.decode("utf-8", "replace")
         except requests.RequestException as error:
-            return Visit(sent_at, time.monotonic() - begun, error=error)
+            return Probe(sent_at, time.monotonic() - begun, error=error)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Visit(sent_at, time.monotonic() - begun, response.status_code, text, headers)
+        return Probe(sent_at, time.monotonic() - begun, response.status_code, text, headers)
 
     def open(self, path: str) -> requests.Response:
         """Open a path; close the response.
@@ -109,7 +105,7 @@ class Visitor:
         )
 
     def announce(self, path: str, size: int) -> tuple[int, dict[str, Any]]:
-        """Announce a body with ``Expect: 100-continue``, and leave before it is sent (RFC 9110, section 10.1.1).
+        """Announce a body with ``Expect: 100-continue``, and send none (RFC 9110, section 10.1.1).
 
         Args:
             path: path of the request.
@@ -120,7 +116,7 @@ class Visitor:
 
         Raises:
             OSError: there is no response in time.
-            HTTPException: the response is none of HTTP.
+            HTTPException: the response is not HTTP.
         """
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port
@@ -138,7 +134,7 @@ class Visitor:
             if self.api_key:
                 connection.putheader("Authorization", f"Bearer {self.api_key}")
             connection.endheaders()
-            # http.client itself would wait for the response after this one.
+            # http.client would skip the response 100, and wait for the next one.
             with connection.sock.makefile("rb") as answer:
                 words = answer.readline(MAX_ANSWER_BYTES).split(None, 2)
                 if len(words) < 2 or not words[1].isdigit():
@@ -148,11 +144,7 @@ class Visitor:
                     return status, {}
                 headers = http.client.parse_headers(answer)
                 body = answer.read(min(int(headers.get("Content-Length", 0)), MAX_ANSWER_BYTES))
-        with contextlib.suppress(ValueError):
-            value = json.loads(body)
-            if isinstance(value, dict):
-                return status, value
-        return status, {}
+        return status, json_object(body)
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self.api_key:
@@ -160,7 +152,7 @@ class Visitor:
         return request
 
     def _tls(self) -> ssl.SSLContext:
-        """Trust what the session trusts."""
+        """A context that trusts the same authorities as the session."""
         verify = self.session.merge_environment_settings(self.url, {}, None, None, None)["verify"]
         path = Path(verify if isinstance(verify, str) else requests.certs.where())
         if path.is_dir():
@@ -168,16 +160,25 @@ class Visitor:
         return ssl.create_default_context(cafile=path)
 
 
-def certificate(visitor: Visitor) -> Check:
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object; empty for everything else."""
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def certificate(prober: Prober) -> Check:
     """Whether the way is encrypted, and until when the certificate is valid."""
-    parts = urlsplit(visitor.url)
+    parts = urlsplit(prober.url)
     if parts.scheme == "http":
         if is_loopback(parts.hostname or ""):
             return Check("tls", "missing", "none; the server is on this machine")
         remedy = "WHISPER_TLS_CERT_FILE and WHISPER_TLS_KEY_FILE, or a proxy that speaks TLS"
         return Check("tls", "missing", "none: keys and recordings can be read on the way", remedy)
     try:
-        with visitor.open("/livez") as response:
+        with prober.open("/livez") as response:
             found = response.raw.connection.sock.getpeercert()
     except (requests.RequestException, AttributeError) as error:
         return Check("tls", "missing", f"the certificate cannot be read here: {type(error).__name__}")
@@ -190,13 +191,13 @@ def certificate(visitor: Visitor) -> Check:
     return Check("tls", "ok", text)
 
 
-def clock(alive: Visit) -> Check:
+def clock(alive: Probe) -> Check:
     """How far the server's clock is from this machine's, by the header ``Date``."""
     try:
         theirs = parsedate_to_datetime(alive.headers["date"]).timestamp()
     except (KeyError, ValueError):
         return Check("clock", "missing", "the response has no date")
-    # The header names the second that has begun.
+    # The header is rounded down to a second, so it is half a second behind in the mean.
     ahead = theirs + 0.5 - (alive.sent_at + alive.seconds / 2)
     if abs(ahead) <= SKEW_SECONDS:
         return Check("clock", "ok", "agrees with this machine's")
@@ -204,11 +205,11 @@ def clock(alive: Visit) -> Check:
     return Check("clock", "failed", text, "let both machines follow a time server (NTP)")
 
 
-def streams(visitor: Visitor) -> Check:
-    """Whether a stream arrives in the pieces in which the server sends it."""
+def streams(prober: Prober) -> Check:
+    """Whether each piece of a stream arrives when the server sends it."""
     arrived: list[float] = []
     try:
-        with visitor.open("/events/check") as response:
+        with prober.open("/events/check") as response:
             if response.status_code != 200:
                 return Check("streams", "missing", f"not tried: /events/check answers {response.status_code}")
             body = b""
@@ -225,21 +226,21 @@ def streams(visitor: Visitor) -> Check:
     return Check("streams", "ok", "arrive in pieces, as they are sent")
 
 
-def uploads(visitor: Visitor, largest: int | None) -> Check:
-    """Whether an upload of the largest size may be sent, by its announcement alone.
+def uploads(prober: Prober, largest: int | None) -> Check:
+    """Whether the server accepts uploads of the largest size, found by announcing them only.
 
     Args:
-        visitor: sends the requests.
+        prober: sends the requests.
         largest: number of bytes that the server allows; None when unknown.
     """
-    if requests.utils.get_environ_proxies(visitor.url):
+    if requests.utils.get_environ_proxies(prober.url):
         return Check("uploads", "missing", "not tried through the proxy that the environment names")
     sizes = [*([largest] if largest else []), *(size for size in SIZES if largest is None or size < largest)]
     refused: int | None = None
     for size in sizes:
         try:
-            status, answer = visitor.announce("/transcribe", size)
-        except (TimeoutError, http.client.HTTPException, OSError) as error:
+            status, answer = prober.announce("/transcribe", size)
+        except (http.client.HTTPException, OSError) as error:
             return Check("uploads", "missing", f"nothing answers an announced upload: {type(error).__name__}")
         if status == http.client.CONTINUE:
             if refused is None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from whisper_api.engine.diarize.analysis import analyze
 from whisper_api.engine.diarize.open_models import VoiceModel, open_models
 from whisper_api.engine.diarize.pipeline import (
     COMMUNITY,
     SAME_PERSON,
     Diarization,
-    analyze,
     community_model,
     community_source,
     unit,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
+from whisper_api.engine.whisper.attempt import MAX_COMPRESSION_RATIO, Attempt, compression_ratio
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -21,11 +20,11 @@ from whisper_api.engine.whisper.model import (
     Row,
     Whisper,
 )
-from whisper_api.engine.whisper.prompt import PROMPT_TOKENS, prompt_tokens
+from whisper_api.engine.whisper.prompt import Prompts
 from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
-from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, Vocabulary, has_term
+from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, has_term
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
@@ -34,20 +33,15 @@ if TYPE_CHECKING:
     from whisper_api.engine.invented import InventedText
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["PROMPT_LEAK", "Attempt", "Batching", "Window", "WindowDecoder"]
+__all__ = ["Attempt", "Batching", "Window", "WindowDecoder"]
 
 # A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
 # Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
 # there are as many word errors as with padding to 30 s.
 MARGIN_SECONDS = 5.0
 
-# A decoding counts as failed by the thresholds of OpenAI's Whisper, and is retried at its temperatures.
-MAX_COMPRESSION_RATIO = 2.4
-MIN_AVG_LOGPROB = -1.0
-NO_SPEECH_PROB = 0.6
+# A decoding that failed is retried at the temperatures of OpenAI's Whisper.
 TEMPERATURE_STEP = 0.2
-# Text of what is likely noise needs a higher probability.
-CERTAIN_AVG_LOGPROB = -0.7
 FALLBACK_BEAM_SIZE = 5
 
 # A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
@@ -58,9 +52,6 @@ MIN_SPLIT_SECONDS = 4.0
 SPARSE_TOKENS = 1.0
 SPARSE_VOICED_SECONDS = 4.0
 SPARSE_PIECE_SECONDS = 6.0
-
-# The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
-PROMPT_LEAK = "prompt_leak"
 
 Floats = NDArray[np.float32]
 
@@ -123,52 +114,6 @@ class Window:
         return self.voiced >= SPARSE_VOICED_SECONDS and len(attempt.decoded.tokens) < SPARSE_TOKENS * self.voiced
 
 
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """What one decoding of a window gave, as text and figures.
-
-    Attributes:
-        decoded: the decoded tokens.
-        text: their text.
-        compression_ratio: of the text.
-        temperature: temperature of the decoding.
-        sparse: whether there is too little text for the window's speech.
-        leaked: whether the prompt's words came out before, without being heard; this text is decoded without a prompt.
-    """
-
-    decoded: DecodedTokens
-    text: str
-    compression_ratio: float
-    temperature: float
-    sparse: bool = False
-    leaked: bool = False
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Reasons to doubt this text."""
-        flags = []
-        if self.compression_ratio > MAX_COMPRESSION_RATIO:
-            flags.append("repetitive")
-        if self.decoded.avg_logprob < MIN_AVG_LOGPROB or self.sparse:
-            flags.append("low_confidence")
-        if self.decoded.capped:
-            flags.append("truncated")
-        if self.leaked:
-            flags.append(PROMPT_LEAK)
-        return tuple(flags)
-
-    @property
-    def is_silence(self) -> bool:
-        """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
-        return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether nothing speaks against this text: it holds where noise is likely, too."""
-        certain = self.decoded.avg_logprob >= CERTAIN_AVG_LOGPROB and self.decoded.no_speech_prob <= NO_SPEECH_PROB
-        return certain and not self.flags
-
-
 class WindowDecoder:
     """Decodes windows in one language, and retries failed ones.
 
@@ -210,13 +155,10 @@ class WindowDecoder:
         options = self._ctx.options
         self._tokenizer = self._whisper.tokenizer(language, options.task)
         self._written = self._whisper.tokenizer(options.written_language(language), options.task)
-        prompt, hotwords = (options.prompt, options.hotwords) if prompted else (None, None)
-        self._prompt = prompt_tokens(self._tokenizer, prompt, hotwords)
-        self._bare = prompt_tokens(self._tokenizer, None, None)
-        # The empty word is in no text, so no copied run goes from the hotwords into the prompt.
-        self._prompt_words = [*plain_words(hotwords or ""), "", *plain_words(prompt or "")]
-        self._vocabulary = Vocabulary((options.vocabulary or ()) if prompted else (), self._fits)
-        if warning := self._vocabulary.warning:
+        self._prompts = Prompts(self._tokenizer)
+        if prompted:
+            self._prompts = Prompts(self._tokenizer, options.prompt, options.hotwords, options.vocabulary or ())
+        if warning := self._prompts.vocabulary.warning:
             ctx.warn(warning)
         suppress = self._whisper.non_speech_tokens
         if options.suppress_numerals:
@@ -225,7 +167,7 @@ class WindowDecoder:
         start = tuple(self._tokenizer.sot_sequence)
         self._align_from = start if lead is not None else None
         self._align_tokens = whisper.unspelled_tokens if only_numbers else None
-        self._logprobs_from = start if options.logprobs or self._vocabulary.terms else None
+        self._logprobs_from = start if options.logprobs or self._prompts.vocabulary.terms else None
         self._keeps_logprobs = options.logprobs
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
@@ -238,7 +180,7 @@ class WindowDecoder:
             following: number of later windows of the same recording.
             alone: whether to decode the window in its own batch.
         """
-        return self._item(window, self._prompt, self._beam_size, self.first_temperature, following, alone=alone)
+        return self._item(window, self._prompts.job, self._beam_size, self.first_temperature, following, alone=alone)
 
     def _item(
         self,
@@ -278,20 +220,20 @@ class WindowDecoder:
         if first.flags and self._is_hopeless(window, first):
             yield window, first
             return
-        for piece, attempt in self._settled(window, first, self._prompt):
+        for piece, attempt in self._settled(window, first, self._prompts.job):
             for each, kept in self._without_leak(piece, attempt):
                 yield from self._with_terms(each, kept)
 
     def _with_terms(self, window: Window, draft: Attempt) -> Iterator[tuple[Window, Attempt]]:
         """Decode again with the terms that sound like the text. Yields that text if it has one of them."""
-        terms = self._like(draft) if self._vocabulary.terms and not draft.is_silence else []
+        terms = [] if draft.is_silence else self._prompts.terms_like(draft.decoded)
         if terms:
-            prompt = self._prompt_with(terms, alone=draft.leaked)
+            prompt = self._prompts.with_terms(terms, alone=draft.leaked)
             again = [
                 (piece, replace(each, leaked=draft.leaked)) for piece, each in self._decoded_again([window], prompt)
             ]
             text = " ".join(each.text for _, each in again)
-            runs = copied_runs(text, [*plain_words(" ".join(terms)), "", *self._prompt_words])
+            runs = copied_runs(text, [*plain_words(" ".join(terms)), "", *self._prompts.words])
             no_speech = max(each.decoded.no_speech_prob for _, each in again)
             if (
                 any(has_term(text, term) for term in terms)
@@ -303,32 +245,10 @@ class WindowDecoder:
                 return
         yield window, draft
 
-    def _like(self, draft: Attempt) -> list[str]:
-        """The terms that sound like the text of an attempt."""
-        words, pieces = self._tokenizer.split_to_word_tokens([*draft.decoded.tokens, self._tokenizer.eot])
-        logprobs = iter(draft.decoded.logprobs)
-        # Without probabilities, which a window of only special tokens lacks, every word counts as doubtful.
-        least = [min(itertools.islice(logprobs, len(piece)), default=-math.inf) for piece in pieces[:-1]]
-        return self._vocabulary.like(words[:-1], least)
-
-    def _prompt_with(self, terms: Sequence[str], *, alone: bool) -> tuple[int, ...]:
-        """The job's prompt with as many of the terms as have room, the first first; or these terms alone."""
-        options = self._ctx.options
-        fitting: list[str] = []
-        for term in terms:
-            if self._fits(", ".join((*fitting, term))):
-                fitting.append(term)
-        if alone:
-            return prompt_tokens(self._tokenizer, None, ", ".join(fitting))
-        return prompt_tokens(self._tokenizer, options.prompt, ", ".join(filter(None, (*fitting, options.hotwords))))
-
-    def _fits(self, terms: str) -> bool:
-        return len(self._tokenizer.encode(f" {terms}")) <= PROMPT_TOKENS // 2
-
     def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
-        runs = copied_runs(attempt.text, self._prompt_words) if self._prompt != self._bare else []
+        runs = copied_runs(attempt.text, self._prompts.words) if self._prompts.job != self._prompts.bare else []
         if may_be_leaked(attempt.text, runs, attempt.decoded.no_speech_prob):
-            plain = list(self._decoded_again([window], self._bare))
+            plain = list(self._decoded_again([window], self._prompts.bare))
             if not is_heard(runs, " ".join(each.text for _, each in plain if not each.is_silence)):
                 # Text that counts as silence would not have come out.
                 yield from ((piece, replace(each, leaked=not attempt.is_silence)) for piece, each in plain)
@@ -378,7 +298,7 @@ class WindowDecoder:
         """Decode stretches once. Those of more than so many seconds are cut at their pauses into pieces."""
         stretches = [Window(span, self._batching.padded_frames(span.seconds)) for span in spans]
         pieces = [piece for stretch in stretches for piece in self._pieces(stretch, seconds)]
-        items = (self._item(piece, self._prompt, self._beam_size, self.first_temperature) for piece in pieces)
+        items = (self._item(piece, self._prompts.job, self._beam_size, self.first_temperature) for piece in pieces)
         results = self._ctx.run(items, window=self._batching.window)
         for piece, decoded in zip(pieces, results, strict=True):
             yield piece, self.attempt(decoded, self.first_temperature)
@@ -433,9 +353,3 @@ class WindowDecoder:
             tokens=decoded.tokens,
             logprobs=logprobs,
         )
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0

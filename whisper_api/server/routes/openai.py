@@ -46,7 +46,8 @@ from whisper_api.server.responses.warning_headers import WARNING, add_warnings
 from whisper_api.server.state import blocking, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
-from whisper_api.server.uploads.submitting import UploadRules, accept_waited
+from whisper_api.server.uploads.rules import UploadRules
+from whisper_api.server.uploads.submitting import accept_waited
 from whisper_api.server.uploads.upload_fields import (
     FILE,
     IDEMPOTENCY_KEY,

@@ -1,0 +1,212 @@
+"""The open models of a diarization: segmentation of speech, and embeddings of short spans of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whisper_api.engine.diarize.activity import (
+    SpeakerActivity,
+    SpeakerSpans,
+    frame_speakers,
+    turns_of,
+    window_starts,
+    without_overlap,
+)
+from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
+from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
+from whisper_api.engine.diarize.open_models import CAMPPLUS, Voiceprint, open_models
+from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count
+from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.errors import ModelUnavailable
+from whisper_api.schema import SAMPLE_RATE, Turn
+
+if TYPE_CHECKING:
+    from whisper_api.engine.context import JobContext
+    from whisper_api.engine.worker.device import Device
+
+__all__ = ["Analysis", "analyze", "embedding_dtype", "speaker_label"]
+
+Floats = npt.NDArray[np.float32]
+
+# Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for
+# 0.01 less error.
+WINDOWS = {"segmentation-3.0": (10.0, 2.0), "segmentation": (5.0, 1.0)}
+# The longest span; 1.5 to 3 gave nearly the same.
+SPAN_SECONDS = 2.0
+SPAN_STEP = 0.5
+MIN_SPAN_SECONDS = 0.3
+
+# One pass of the embedding's trunk: seconds of audio, and seconds of context on both sides.
+CHUNK = 20.0
+MARGIN = 2.0
+# The mean of the features is taken over at most this many windows, spread over the recording.
+_MEAN_WINDOWS = 60
+_SEGMENTATION_SHARE = 0.35
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Output of the open models for a recording.
+
+    Attributes:
+        activity: probabilities of speech.
+        spans: short spans of one speaker each.
+        embeddings: (spans, 192), each of length 1.
+        voiceprint: the kind of embedding.
+        revision: of the files of the embedding network.
+    """
+
+    activity: SpeakerActivity
+    spans: SpeakerSpans
+    embeddings: Floats
+    voiceprint: Voiceprint = CAMPPLUS
+    revision: str | None = None
+
+    def speakers(
+        self,
+        bounds: SpeakerBounds,
+        options: ClusteringOptions | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> npt.NDArray[np.float64]:
+        """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
+
+        Args:
+            bounds: bounds of the number of speakers.
+            options: other thresholds than those of the embedding.
+            check: raises when the job was canceled.
+        """
+        if len(self.embeddings) == 0:
+            return np.zeros((0, DIMENSION))
+        chosen = options or self.voiceprint.clustering
+        fewest = max(bounds.minimum, min(self.activity.local_speaker_count, bounds.maximum))
+        bounds = SpeakerBounds(fewest, bounds.maximum)
+        return find_speakers(self.embeddings, self.spans.times, self.spans.seconds, bounds, chosen, check)
+
+    def turns(self, centroids: npt.NDArray[np.float64], *, two_voices: bool = True, overlap: bool = True) -> list[Turn]:
+        """The turns of these speakers; without centroids, all speech is one speaker's.
+
+        Args:
+            centroids: from :meth:`speakers`.
+            two_voices: whether overlapping speech may add a second speaker to the only one that was found.
+            overlap: whether overlapping speech has two speakers; else it has the one who goes on.
+        """
+        if len(centroids):
+            similarity = np.asarray(self.embeddings @ centroids.T, dtype=np.float64)
+            speakers = frame_speakers(self.activity, self.spans, similarity, two_voices=two_voices)
+            speakers = speakers if overlap else without_overlap(speakers)
+        else:
+            speakers = np.where(self.activity.speech, 0, -1).astype(np.int32)[:, None]
+        return [Turn(start, end, speaker_label(number)) for start, end, number in turns_of(self.activity, speakers)]
+
+
+def analyze(ctx: JobContext, audio: Floats) -> Analysis:
+    """Run the open models.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: a model cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        models = open_models(ctx)
+        *networks, embedding = (stack.enter_context(ctx.lease(source)) for source in models.sources)
+        activity = _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True)))
+        spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
+        embeddings = _embed(ctx, audio, embedding, activity, spans)
+        return Analysis(activity, spans, embeddings, models.voiceprint, models.revision)
+
+
+def speaker_label(number: int) -> str:
+    """The label of a speaker without a name, by its number from 0 on."""
+    return f"SPEAKER_{number:02d}"
+
+
+def embedding_dtype(device: Device) -> str:
+    """Number format of the embeddings: half precision, where the device has it, finds the same speakers.
+
+    The segmentation stays in float32, because rounding there can turn two similar voices into three.
+    """
+    if has_bfloat16(device):
+        return "bfloat16"
+    return "float16" if device.kind == "cuda" else "float32"
+
+
+def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerActivity:
+    """The activity by the first model, with the activity by the second model in ``second``."""
+    starts = {name: window_starts(len(audio), *WINDOWS[name]) for name in models}
+    total, done = sum(map(len, starts.values())), 0
+    activity: SpeakerActivity | None = None
+    for name, model in reversed(models.items()):
+        length = WINDOWS[name][0]
+        size = round(length * SAMPLE_RATE)
+        operation = SegmentWindows(model, ctx.device.torch_name)
+        windows = (audio[start : start + size] for start in starts[name])
+        items = ((operation, np.pad(window, (0, size - len(window))), length) for window in windows)
+        # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
+        probabilities = np.empty((len(starts[name]), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
+        for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):
+            probabilities[number] = result
+            done += 1
+            ctx.progress(_SEGMENTATION_SHARE * done / total)
+        activity = SpeakerActivity(probabilities, starts[name], len(audio), length, activity)
+    if activity is None:
+        raise ModelUnavailable("there is no segmentation model")
+    return activity
+
+
+def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans) -> Floats:
+    """Embeddings of the spans, shape (spans, 192)."""
+    embeddings = np.empty((len(spans.times), DIMENSION), dtype=np.float32)
+    if len(embeddings) == 0:
+        return embeddings
+    operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
+    speech = activity.speech_features()
+    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech, model), spans)
+    done = 0
+    for result in ctx.run(((operation, value, CHUNK) for value in inputs), window=4):
+        embeddings[done : done + len(result)] = result
+        done += len(result)
+        ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done / len(embeddings))
+    return embeddings
+
+
+def _feature_mean(audio: Floats, speech: Floats, model: Any) -> Floats:
+    """Mean of the features over speech, shape (80,)."""
+    import torch
+
+    size = 5 * SAMPLE_RATE
+    starts = range(0, max(1, len(audio)), size)
+    total, weight = np.zeros(80, dtype=np.float64), 0.0
+    for start in starts[:: math.ceil(len(starts) / _MEAN_WINDOWS)]:
+        frames = speech[start // HOP : (start + size) // HOP]
+        if frames.any():
+            energies = model.features(torch.from_numpy(audio[start : start + size])[None])[0].numpy()[:, : len(frames)]
+            total += energies @ frames[: energies.shape[1]]
+            weight += float(frames[: energies.shape[1]].sum())
+    return (total / max(weight, 1.0)).astype(np.float32)
+
+
+def _embedding_inputs(
+    audio: Floats, speech: Floats, mean: Floats, spans: SpeakerSpans
+) -> Iterator[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]:
+    """Inputs of :class:`EmbedSpans`: the spans in order, grouped by the chunk of audio that they lie in."""
+    chunk, margin = round(CHUNK * 100), round(MARGIN * 100)
+    chunk_of = np.round(spans.times * 100).astype(np.int64) // chunk
+    for number in np.unique(chunk_of):
+        first = max(0, int(number) * chunk - margin)
+        last = min(len(speech), int(number + 1) * chunk + margin)
+        members = [spans.frames_of(int(index)) - first for index in np.flatnonzero(chunk_of == number)]
+        members = [frames[frames < last - first] for frames in members]
+        context = speech[first:last].copy()
+        for frames in members:
+            context[frames] = 1.0
+        yield audio[first * HOP : (last - 1) * HOP], mean, context, members
