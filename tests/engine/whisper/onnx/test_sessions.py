@@ -18,8 +18,9 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.audio.mel import log_mel
 from whisper_api.engine.models import derived_files
 from whisper_api.engine.whisper.onnx import sessions as onnx_sessions
+from whisper_api.engine.whisper.onnx.graph_files import prepare
 from whisper_api.engine.whisper.onnx.search import feed_sequence
-from whisper_api.engine.whisper.onnx.sessions import Sessions, feed_together, open_sessions, prepare
+from whisper_api.engine.whisper.onnx.sessions import Sessions, feed_together, open_sessions
 from whisper_api.engine.worker.idle_cores import using
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 

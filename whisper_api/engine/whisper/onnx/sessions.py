@@ -1,4 +1,4 @@
-"""Whisper's graphs in ONNX Runtime: their files on the disk, and the decoder's state.
+"""Whisper's graphs in ONNX Runtime, and the decoder's state.
 
 CTranslate2 packs its int8 matrices at every step of the decoder, which takes several times as long as the products.
 ONNX Runtime packs the matrices once, when it loads the model.
@@ -6,13 +6,9 @@ ONNX Runtime packs the matrices once, when it loads the model.
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.models import derived_files
-from whisper_api.engine.models.cache import check_load
-from whisper_api.engine.models.files import check_weights
-from whisper_api.engine.models.waits import locked
-from whisper_api.engine.whisper.ct2_file import read_weights
+from whisper_api.engine.whisper.onnx.graph_files import EMBEDDINGS, POSITIONS, prepare
 from whisper_api.engine.whisper.onnx.search import Feed
-from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of
+from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 from whisper_api.engine.worker.idle_cores import batch_threads
-from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
-__all__ = ["Sessions", "State", "feed_together", "open_sessions", "prepare"]
+__all__ = ["Sessions", "State", "feed_together", "open_sessions"]
 
 log = logging.getLogger(__name__)
 
-# Version of the graphs. Increase it when the graphs change, so that older graphs are made again.
-FORMAT = 7
-EMBEDDINGS = "embeddings.npy"
-# File of the position embeddings.
-POSITIONS = "places.npy"
 # A pool of cache entries starts with this size and grows by it. The time of attention is proportional to the size.
 POOL = 128
 # A second copy of a larger encoder would cost more memory than its speed is worth.
@@ -331,83 +318,6 @@ def open_sessions(model: Path, *, int8: bool, threads: int) -> Sessions:
         log.warning("%s: damaged: %s (%s). The graphs are made again.", directory, ", ".join(damaged), error)
     (directory / derived_files.RECORD).unlink(missing_ok=True)
     return Sessions(prepare(model, int8=int8), threads)
-
-
-def prepare(model: Path, *, int8: bool) -> Path:
-    """The directory of a model's graphs. Makes the graphs when they are missing, truncated or from other weights.
-
-    The directory is in the model's own directory, or in the user's cache directory if the former is not writable.
-
-    Args:
-        model: a directory in CTranslate2's format.
-        int8: True for graphs that compute in int8, False for float32.
-
-    Raises:
-        ModelCorrupt: the directory does not contain a Whisper model.
-        ModelUnavailable: the graphs cannot be stored.
-    """
-    name = f"{derived_files.PREFIX}{'int8' if int8 else 'float32'}"
-    try:
-        source = (model / "model.bin").stat()
-    except OSError as error:
-        raise ModelCorrupt(f"{model / 'model.bin'} cannot be read: {error.strerror}") from error
-    made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
-    directories = (model / name, derived_files.cache_directory(model) / name)
-    for directory in directories:
-        if derived_files.is_current(directory, made_from):
-            return directory
-    failures = []
-    for directory in directories:
-        try:
-            return _make_once(model, directory, made_from, int8=int8)
-        except OSError as error:  # noqa: PERF203 - each directory fails for its own reason
-            failures.append(str(error))
-    raise ModelUnavailable(
-        f"{model.name}: its graphs cannot be stored ({'; '.join(failures)}). Make {model} writable or free space."
-    )
-
-
-def _make_once(model: Path, directory: Path, made_from: dict[str, int], *, int8: bool) -> Path:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with locked(directory.parent / f".{directory.name}.lock", check_load):
-        if not derived_files.is_current(directory, made_from):
-            _make(model, directory, made_from, int8=int8)
-    return directory
-
-
-def _make(model: Path, directory: Path, made_from: dict[str, int], *, int8: bool) -> None:
-    begun = time.monotonic()
-    check_weights(model)
-    weights = read_weights(model / "model.bin")
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as folder:
-        partial = Path(folder) / directory.name
-        partial.mkdir()
-        try:
-            shape = shape_of(weights)
-            save_graphs(weights, _alignment_heads(model, shape), partial, int8=int8)
-            np.save(partial / EMBEDDINGS, weights["decoder/embeddings/weight"])
-            np.save(partial / POSITIONS, weights["decoder/position_encodings/encodings"])
-        except (KeyError, ValueError) as error:
-            raise ModelCorrupt(f"{model} does not contain the weights of a Whisper model: {error}") from error
-        derived_files.write_record(partial, made_from, {"shape": asdict(shape)})
-        if directory.exists():
-            # Graphs that are damaged, from other weights or of an older version.
-            directory.rename(Path(folder) / "replaced")
-        partial.rename(directory)
-    log.info("made %s in %.1f s", directory, time.monotonic() - begun)
-
-
-def _alignment_heads(model: Path, shape: Shape) -> list[tuple[int, int]]:
-    """Layers and heads whose cross-attention follows the voice; if unknown, all heads of the second half of layers."""
-    try:
-        heads = json.loads((model / "config.json").read_text(encoding="utf-8"))["alignment_heads"]
-        return [(int(layer), int(head)) for layer, head in sorted(heads)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [
-            (layer, head)
-            for layer in range(shape.decoder_layers // 2, shape.decoder_layers)
-            for head in range(shape.heads)
-        ]
 
 
 def _session(path: Path, threads: int) -> Any:
