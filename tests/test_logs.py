@@ -46,7 +46,8 @@ def test_a_line_of_text_has_time_level_logger_message_and_what_came_with_it() ->
 
 
 def test_a_line_of_json_has_the_same() -> None:
-    extra = {"job_id": "4d1c", "seconds": 1.25, "ok": True, "nothing": None}
+    # A library's own value stands under a name with an underscore.
+    extra = {"job_id": "4d1c", "seconds": 1.25, "ok": True, "nothing": None, "_private": 1}
     (line,) = lines(lambda log: log.warning("job %s", "failed", extra=extra), "json")
     fields = json.loads(line)
     time = fields.pop("time")

@@ -143,7 +143,12 @@ def _log_uncaught(uncaught: threading.ExceptHookArgs) -> None:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    found = {name: value for name, value in record.__dict__.items() if name not in _STANDARD and value is not None}
+    # Libraries keep values of their own under names with an underscore: Ray does, once it is imported.
+    found = {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and not name.startswith("_") and value is not None
+    }
     request = current_request.get()
     if request:
         found.setdefault("request_id", request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -28,14 +27,16 @@ def blocks(server: RunningServer, job_id: str, preset: str) -> list[tuple[str, s
     return found
 
 
+# Start, end and text of each subtitle.
+SHOWN = """[...document.querySelectorAll(".cue")].map((cue) => [
+    ...[...cue.querySelectorAll(".cue-time")].map((time) => "00:0" + time.value),
+    [...cue.querySelectorAll(".cue-line")].map((line) => line.textContent.replace(/^- ?/, "-")).join("\\n"),
+])"""
+
+
 def shown(reader: Visit) -> list[tuple[str, str, str]]:
     """Start, end and text of the subtitles that the page shows."""
-    found = []
-    for cue in reader.page.locator(".cue").all():
-        start, end = (cue.locator(".cue-time").nth(edge).input_value() for edge in (0, 1))
-        lines = [re.sub(r"^- ?", "-", line) for line in cue.locator(".cue-line").all_text_contents()]
-        found.append((f"00:0{start}", f"00:0{end}", "\n".join(lines)))
-    return found
+    return [(start, end, text) for start, end, text in reader.page.evaluate(SHOWN)]
 
 
 def test_the_page_shows_the_subtitles_that_it_exports(
@@ -54,10 +55,7 @@ def test_the_page_shows_the_subtitles_that_it_exports(
     page.locator("#cue-preset").select_option("bbc")
     expect(page.locator("#preset")).to_have_value("bbc")
     expect(page.locator("#cue-count")).to_contain_text("break a rule")
-    page.wait_for_function(
-        "count => document.querySelectorAll('.cue').length === count", arg=len(blocks(page_server, untouched, "bbc"))
-    )
-    assert shown(reader) == blocks(page_server, untouched, "bbc")
+    until(lambda: shown(reader) == blocks(page_server, untouched, "bbc"))
     page.get_by_role("button", name="Subtitles", exact=True).click()
     expect(page.locator("#transcript")).to_be_visible()
     assert reader.words == before

@@ -367,7 +367,7 @@ async def test_the_state_of_the_server_has_the_old_objects_and_ours(tmp_path: Pa
         await app.running(client)
         await app.submit(client)
         body = (await client.get("/status")).json()
-    assert list(body) == ["server", "processing", "resources", "security", "queue_state"]
+    assert list(body) == ["server", "processing", "resources", "security", "queue_state", "engines"]
     assert 0 <= body["queue_state"].pop("oldest_wait_seconds") < 60
     assert body["queue_state"] == {"queued_jobs": 1, "processing_jobs": 1}
     assert body["server"]["port"] == "8181"

@@ -257,6 +257,8 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # These tests may run where hang-ups are ignored, as under nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 WAITER = """
