@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -21,6 +22,13 @@ def submit(service: JobService, owner: str = "", **fields: Any) -> str:
 def wait_for(service: JobService, job_ids: list[str], state: str = "Completed") -> None:
     for job_id in job_ids:
         assert ended(service, job_id).status == state
+
+
+def downloads(service: JobService) -> dict[str, int]:
+    """Outcome to the number of downloads, as the metrics count them."""
+    text = service.metrics.render()[0].decode()
+    found = re.findall(r'^whisper_api_model_downloads_total\{outcome="(\w+)"\} (\d+)', text, re.MULTILINE)
+    return {outcome: int(count) for outcome, count in found if int(count)}
 
 
 @pytest.fixture
@@ -46,6 +54,7 @@ def test_other_jobs_go_ahead_while_a_model_is_downloaded(serve: Services, execut
     wait_for(service, waiting)
     assert len(executor.downloads) == 2
     assert executor.started[: len(others)] == others
+    assert downloads(service) == {"completed": 2}
 
 
 def test_jobs_whose_model_cannot_be_had_fail_with_the_reason(serve: Services, executor: FakeExecutor) -> None:
@@ -57,6 +66,8 @@ def test_jobs_whose_model_cannot_be_had_fail_with_the_reason(serve: Services, ex
     for job_id in jobs:
         assert "no source can be reached" in (service.status(job_id, None).error or "")
     assert executor.started == []
+    # A job that comes after the first failure begins another one.
+    assert set(downloads(service)) == {"failed"}
 
 
 def test_a_download_ends_with_the_last_job_that_waits_for_it(serve: Services, executor: FakeExecutor) -> None:

@@ -121,7 +121,7 @@ class Lifecycle:
             store=store,
             queue=self._queue,
             executor=executor,
-            downloads=ModelDownloads(executor, self._queue),
+            downloads=ModelDownloads(executor, self._queue, self.metrics),
             running=self._running,
             events=self.events,
             estimates=self._estimates,

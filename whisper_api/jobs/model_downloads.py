@@ -10,6 +10,7 @@ from whisper_api.errors import Canceled
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.store.rows import Job
+from whisper_api.telemetry import Metrics
 
 __all__ = ["ModelDownloads", "WaitsForModel"]
 
@@ -54,11 +55,13 @@ class ModelDownloads:
 
     Args:
         executor: knows which models a job needs, and downloads them.
+        metrics: counts the downloads.
         queue: the waiting jobs.
     """
 
-    def __init__(self, executor: Executor, queue: JobQueue) -> None:
+    def __init__(self, executor: Executor, queue: JobQueue, metrics: Metrics) -> None:
         self._executor = executor
+        self._metrics = metrics
         self._queue = queue
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -142,6 +145,9 @@ class ModelDownloads:
         except BaseException as error:
             failure = error
             log.warning("model not downloaded: %s", error, extra={"model": name})
+        self._metrics.download_ended(
+            "completed" if failure is None else "canceled" if isinstance(failure, Canceled) else "failed"
+        )
         with self._lock:
             del self._downloads[name, download.hf_token]
             download.cancel.set()

@@ -27,6 +27,7 @@ SPEEDS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 OTHER = "other"
 ENDS = ("completed", "failed", "canceled", "requeued")
+DOWNLOADS = ("completed", "failed", "canceled")
 ATTEMPTS = ("delivered", "retried", "failed")
 
 
@@ -65,6 +66,11 @@ class Metrics:
         self._speech_speed = self._histogram(
             "whisper_api_job_speed_ratio", "Seconds of audio for each second that a completed job ran", SPEEDS
         )
+        self._downloads = self._counter(
+            "whisper_api_model_downloads", "Downloads of models that jobs waited for, by outcome", ("outcome",)
+        )
+        for outcome in DOWNLOADS:
+            self._downloads.labels(outcome)
         self._webhooks = self._counter(
             "whisper_api_webhook_deliveries",
             "Attempts to deliver webhooks, by outcome; retried ones come again, failed ones were the last",
@@ -127,6 +133,14 @@ class Metrics:
             self._speech_speed.observe(audio / seconds)
         for stage, time in stages.items():
             self._stages.labels(stage, model).observe(time)
+
+    def download_ended(self, outcome: str) -> None:
+        """Count a download of a model.
+
+        Args:
+            outcome: completed, failed or canceled.
+        """
+        self._downloads.labels(outcome).inc()
 
     def webhook_attempted(self, outcome: str) -> None:
         """Count an attempt to deliver a webhook.
