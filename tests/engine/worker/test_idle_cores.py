@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -80,3 +82,16 @@ def test_the_number_is_restored_after_an_error() -> None:
         raise ValueError
     assert torch.get_num_threads() == before
     assert batch_threads(7) == 7
+
+
+@pytest.mark.parametrize("torch_so_far", [None, types.ModuleType("torch")], ids=["not imported", "being imported"])
+def test_a_batch_may_run_before_torch_is_there(
+    monkeypatch: pytest.MonkeyPatch, torch_so_far: types.ModuleType | None
+) -> None:
+    if torch_so_far is None:
+        monkeypatch.delitem(sys.modules, "torch")
+    else:
+        monkeypatch.setitem(sys.modules, "torch", torch_so_far)
+    with using(4, 1):
+        assert batch_threads(1) == 4
+    assert batch_threads(1) == 1

@@ -35,14 +35,17 @@ def using(threads: int, usual: int) -> Iterator[None]:
         threads: the number of threads.
         usual: the number after this context.
     """
-    torch = sys.modules.get("torch")
+    # Another thread may be importing torch: then the module is there without its functions.
+    set_torch_threads = getattr(sys.modules.get("torch"), "set_num_threads", _ignore)
     _local.threads = threads
     # In torch, the number belongs to the calling thread.
-    if torch is not None:
-        torch.set_num_threads(threads)
+    set_torch_threads(threads)
     try:
         yield
     finally:
         del _local.threads
-        if torch is not None:
-            torch.set_num_threads(usual)
+        set_torch_threads(usual)
+
+
+def _ignore(threads: int) -> None:
+    """Takes the place of torch's function before torch is imported."""
