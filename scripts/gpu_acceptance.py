@@ -58,7 +58,7 @@ class Probe:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-# What is quick and tells most comes first, since the minutes may be spent before the end.
+# The quick probes and those that tell most come first, because the time may run out before the last ones.
 PROBES = (
     Probe("machine", "acceptance.machine:devices"),
     Probe("models", "acceptance.machine:models"),
@@ -223,7 +223,7 @@ def report(path: Path, conditions: Conditions, outcomes: Sequence[Outcome], seco
         lines += ["This run shows that the probes work. It says nothing about a GPU.", ""]
     rows = [(outcome.probe, row) for outcome in outcomes for row in outcome.rows]
     if failed := [(name, row) for name, row in rows if row.verdict == "fail"]:
-        lines += ["## What is not as expected", "", *_table(failed), ""]
+        lines += ["## Probes with unexpected results", "", *_table(failed), ""]
     for outcome in outcomes:
         lines += [f"## {outcome.probe} ({outcome.seconds:.0f} s)", "", *_table([("", row) for row in outcome.rows]), ""]
         if outcome.log:

@@ -43,7 +43,7 @@ class Told:
 
 @dataclass
 class Receiver:
-    """What is received.
+    """An HTTP server that keeps the requests that it receives.
 
     Attributes:
         answer: answers a request by its path; called in the thread of the request.

@@ -40,7 +40,7 @@ Action = Literal[
     "backup.create",
     "backup.restore",
 ]
-"""What is recorded: the kind of the thing, and what was done with it."""
+"""An audited action: the kind of the object, a dot, and the operation on it."""
 
 Actor = Literal["key", "anyone", "command line", "server"]
 

@@ -82,7 +82,7 @@ def test_jobs_of_a_front_that_was_killed_run_in_the_next(loopback: Loopback, tmp
     with service_on(loopback, tmp_path) as service:
         job_id = submit(service, "sleep 0.5", "say again")
         running(service, job_id)
-        # What is left of a front that was killed: the job is Processing, and the driver process is gone.
+        # A killed front leaves this state: the job is Processing, and the driver process is gone.
         process = service._executor._driver.pid  # type: ignore[attr-defined]  # noqa: SLF001
         os.kill(process, signal.SIGKILL)
         assert text_of(service, ended(service, job_id).job_id) == "again"

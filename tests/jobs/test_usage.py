@@ -34,7 +34,7 @@ def test_a_process_that_is_killed_loses_few_requests_and_no_job(serve: Services)
     service.usage.flush()
     service.usage.count_request("alice")
     submit(service, owner="alice")
-    # What is in the file, as the next process finds it.
+    # The next process reads these rows from the database file.
     rows = service.store.usage("2000-01-01", "3000-01-01")
     assert sum(row.requests for row in rows) == 3
     assert sum(row.jobs for row in rows) == 1

@@ -1,4 +1,4 @@
-"""Every operation that matters is recorded: by whom, on what, with which outcome, and without any text of a client."""
+"""The audit trail records every operation that changes something or reads a text, and no text of a client."""
 
 from __future__ import annotations
 

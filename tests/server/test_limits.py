@@ -214,7 +214,7 @@ async def test_wrong_keys_are_counted_for_each_address(tmp_path: Path) -> None:
         assert [await status(wrong, near) for _ in range(7)] == [401] * 5 + [429] * 2
         # A request without a key is no attempt.
         assert await status(None, near) == 401
-        # Whoever had the right key before goes on from this address; others wait, or come from elsewhere.
+        # A key that was valid before still works from this address. Another key works from another address only.
         assert await status(good, near) == 200
         assert await status(late, near) == 429
         assert await status(late, far) == 200

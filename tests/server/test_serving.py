@@ -245,14 +245,23 @@ def test_http_2_survives_an_upload_that_is_refused(running: Server) -> None:
             assert client.get("/livez").status_code == 200
 
 
+# The state of a listening socket in /proc/net/tcp.
+LISTENS = "0A"
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list what is open")
 def test_connections_end_with_their_clients(running: Server) -> None:
     """Clients leave after a response, within a request, before a request, or while they read a response."""
+    port = f":{urlsplit(running.url).port:04X}"
 
-    def sockets() -> int:
-        return sum("socket:" in target for target in map(target_of, Path("/proc/self/fd").iterdir()))
+    def connections() -> int:
+        """The server's ends of its connections. Other sockets of this process may come and go meanwhile."""
+        rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+        ours = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] != LISTENS}
+        return sum(target in ours for target in map(target_of, Path("/proc/self/fd").iterdir()))
 
-    before = sockets()
+    with bare(running.url):
+        wait_until(lambda: connections() > 0)
     for sent in (
         b"",
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -264,7 +273,7 @@ def test_connections_end_with_their_clients(running: Server) -> None:
         for _ in range(5):
             with bare(running.url) as connection:
                 connection.sendall(sent)
-    wait_until(lambda: sockets() <= before)
+    wait_until(lambda: connections() == 0)
 
 
 def target_of(descriptor: Path) -> str:

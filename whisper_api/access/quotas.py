@@ -161,7 +161,7 @@ def _allowance(quota: Quota, now: float) -> Allowance:
 
 
 def _period(period: Period, now: float) -> tuple[datetime, datetime]:
-    """The beginning of a day or month, and that of the next."""
+    """The begin of the current day or month, and the begin of the next one."""
     first = datetime.fromtimestamp(now, timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
         return first, first + timedelta(days=1)

@@ -249,7 +249,7 @@ class RayExecutor:
     def _on_state(self, state: ClusterState) -> None:
         with self._changed:
             if not state.connected:
-                # What was known of the models stays true while the cluster is away.
+                # Engines do not change their device and model while the cluster is away.
                 before = self._state
                 kept = {"device": before.device, "model": before.model, "compute_type": before.compute_type}
                 state = replace(state, wanted=max(state.wanted, before.wanted), **kept)
