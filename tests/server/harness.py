@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -31,6 +32,8 @@ PLAIN_FIELDS = {"language": "en", "align": "false", "diarize": "false"}
 TERMINAL = ("Completed", "Failed", "Canceled")
 # A limit for busy machines. No test waits for the whole time.
 PATIENCE_SECONDS = 180.0
+# Drawn apart from the numbers of tests that set a seed, which would repeat the ports.
+PORTS = random.SystemRandom()
 
 
 class RunningServer:
@@ -283,10 +286,15 @@ class RunningServer:
 
 
 def free_port() -> int:
-    """A free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port that no process gets by chance before the server listens on it.
+
+    Systems give connections ports from 32768 (Linux) or 49152 on. A port from there may be taken meanwhile.
+    """
+    while True:
+        port = PORTS.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def post(
