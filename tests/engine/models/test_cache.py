@@ -142,12 +142,12 @@ def test_keep_alive_drops_an_idle_model_but_not_one_in_use() -> None:
     with cache.lease(Source("a", record)):
         pass
     with cache.lease(Source("a", record)):
+        # On a busy machine the model may have been idle for longer than it is kept.
+        loads = len(record.loads)
         time.sleep(0.2)
-        assert record.unloads == []
-    deadline = time.monotonic() + 10
-    while not record.unloads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert record.unloads == ["a"]
+        assert len(record.unloads) == loads - 1
+    until(lambda: len(record.unloads) == loads, "the model is dropped")
+    assert len(record.loads) == loads
     assert cache.resident() == []
 
 
