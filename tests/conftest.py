@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -156,6 +157,17 @@ def ecapa_path(models_dir: Path) -> Path:
     for name in ("segmentation-3.0", "campplus"):
         _model(models_dir, name)
     return _model(models_dir, "ecapa")
+
+
+@pytest.fixture(scope="session")
+def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights."""
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    from random_models import make_alignment
+
+    root = tmp_path_factory.mktemp("alignment")
+    make_alignment(root)
+    return root / "align"
 
 
 @pytest.fixture(scope="session")

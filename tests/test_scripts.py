@@ -91,7 +91,7 @@ TESTED = {
     "try_image.py": "test_deploy.py",
 }
 # They install the project before they do anything, so only their syntax is looked at.
-SHELL = {"lint", "quickstart", "setup.sh", "test"}
+SHELL = {"coverage", "lint", "quickstart", "setup.sh", "test"}
 
 
 def names() -> set[str]:

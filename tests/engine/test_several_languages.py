@@ -6,7 +6,6 @@ be in German: the detected probabilities of English and German are exchanged the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,6 @@ from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.window_decoder import Window
 from whisper_api.engine.worker.worker import Again
 from whisper_api.schema import PartialSegments
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
-
-import random_models
 
 pytestmark = pytest.mark.models
 
@@ -142,10 +137,12 @@ def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Float
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(
+    models_dir: Path, base_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with an alignment model for English alone, of the true shape with random weights."""
     root = tmp_path_factory.mktemp("models")
-    random_models.make_alignment(root)
+    (root / "align").symlink_to(random_alignment, target_is_directory=True)
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
     with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
         yield engine

@@ -32,6 +32,8 @@ PLAIN_FIELDS = {"language": "en", "align": "false", "diarize": "false"}
 TERMINAL = ("Completed", "Failed", "Canceled")
 # A limit for busy machines. No test waits for the whole time.
 PATIENCE_SECONDS = 180.0
+# How long a server may take to stop when coverage is measured.
+COVERAGE_SECONDS = 30.0
 # Drawn apart from the numbers of tests that set a seed, which would repeat the ports.
 PORTS = random.SystemRandom()
 
@@ -222,6 +224,11 @@ class RunningServer:
     def close(self) -> None:
         """End the server in any state."""
         if self._process is not None:
+            if self.running and "COVERAGE_RUN" in os.environ:
+                # A killed process cannot write which lines it has run.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.send(signal.SIGTERM)
+                    self._process.wait(COVERAGE_SECONDS)
             self.kill()
 
     # --- speaking to it ---
