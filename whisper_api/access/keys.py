@@ -258,13 +258,6 @@ class KeyRing:
         found = self._store.key(key.key_id)
         return None if found is None else _not_expired(found[0], time.time())
 
-    def still_good(self, key: Key) -> bool:
-        """Whether a key that was valid before is still valid."""
-        try:
-            return self.recheck(key) is not None
-        except KeyExpired:
-            return False
-
     def list(self) -> list[Key]:
         """All keys, including those that have expired or were revoked, the oldest first."""
         stored = self._store.keys()
