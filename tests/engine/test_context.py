@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from fakes import DEADLINE
 
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.cache import ModelCache
@@ -98,7 +99,7 @@ class Gated(Square):
     def run(self, inputs: Sequence[int]) -> list[int]:
         self.ran.extend(inputs)
         if inputs[0] > 0:
-            self.gate.wait(10)
+            self.gate.wait(DEADLINE)
         return super().run(inputs)
 
 

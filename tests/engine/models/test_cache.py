@@ -43,7 +43,7 @@ class Source:
         return self.size
 
     def load(self) -> list[str]:
-        self.record.gate.wait(10)
+        self.record.gate.wait(DEADLINE)
         self.record.loads.append(self.name)
         if self.record.fail:
             raise OSError("the disk is gone")
@@ -83,7 +83,7 @@ def test_many_threads_at_once_load_one_copy() -> None:
         thread.start()
     record.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE)
     assert record.loads == ["a"]
     assert len(seen) == 8
     assert len(set(seen)) == 1
