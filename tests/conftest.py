@@ -31,6 +31,8 @@ settings.register_profile("project", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("project")
 
 REPOSITORY = Path(__file__).parent.parent
+# Tests use parts of the scripts.
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 IN_MEMORY = Path("/dev/shm")
@@ -162,7 +164,6 @@ def ecapa_path(models_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory ``align`` of a models directory: the model for English in its true shape, with random weights."""
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
     from random_models import make_alignment
 
     root = tmp_path_factory.mktemp("alignment")

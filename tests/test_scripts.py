@@ -73,6 +73,7 @@ PARTS = {
     "loopback_cluster.py": "bench_cluster.py",
     "simulated_engine.py": "bench_cluster.py",
     "fixed_tokens.py": "gpu_sides.py",
+    "free_ports.py": "load_server.py",
     "gpu_floor.py": "acceptance",
     "gpu_gauge.py": "acceptance",
     "gpu_sides.py": "acceptance",

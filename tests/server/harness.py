@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import ssl
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import httpx
 from forked import Forked
+from free_ports import free_port
 
 from whisper_api.access.keys import KeyRing
 from whisper_api.cli.main import main
@@ -34,8 +34,6 @@ TERMINAL = ("Completed", "Failed", "Canceled")
 PATIENCE_SECONDS = 180.0
 # How long a server may take to stop when coverage is measured.
 COVERAGE_SECONDS = 30.0
-# Drawn apart from the numbers of tests that set a seed, which would repeat the ports.
-PORTS = random.SystemRandom()
 
 
 class RunningServer:
@@ -290,18 +288,6 @@ class RunningServer:
 
     def _exit_code(self) -> int | None:
         return None if self._process is None else self._process.poll()
-
-
-def free_port() -> int:
-    """A free port that no process gets by chance before the server listens on it.
-
-    Systems give connections ports from 32768 (Linux) or 49152 on. A port from there may be taken meanwhile.
-    """
-    while True:
-        port = PORTS.randrange(10_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def post(
