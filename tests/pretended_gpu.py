@@ -98,7 +98,7 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
         gpus.append(gpu)
     monkeypatch.setattr("whisper_api.engine.engine.choose_devices", lambda name, index: tuple(gpus))
     monkeypatch.setattr(
-        "whisper_api.engine.engine.choose_compute_type", lambda device, requested: compute_types[device.index]
+        "whisper_api.engine.whisper.settings.choose_compute_type", lambda device, requested: compute_types[device.index]
     )
     for module in ("align.align", "diarize.analysis"):
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)

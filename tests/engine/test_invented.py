@@ -214,7 +214,7 @@ def told(decoded: Sequence[int], logprob: float, no_speech: float) -> Any:
 def test_text_over_breath_is_kept_flagged_or_dropped_everywhere(
     engine: Engine, breath: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = engine.models.lease(engine.whisper_source(engine.store.ensure("base")))
+    tokens = engine.models.lease(engine.whisper.source(engine.store.ensure("base")))
     with tokens as whisper:
         thanks = whisper.tokenizer("en").encode(" Thank you.")
     # The real decoder's figures for a laugh.

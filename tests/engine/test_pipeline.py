@@ -33,7 +33,7 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.languages import translates
 from whisper_api.engine.whisper.model import Row
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 from whisper_api.formats import FORMATS
 
 pytestmark = pytest.mark.models

@@ -21,9 +21,9 @@ from pretended_gpu import Scopes, pretend_gpus
 
 from whisper_api import Client, Engine, Server, Transcript, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel
-from whisper_api.engine.engine import GPU_BUCKET_SECONDS
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, DecodedTokens, DecodeSettings, Row
+from whisper_api.engine.whisper.settings import GPU_BUCKET_SECONDS
 from whisper_api.engine.whisper.torch_encoder import TorchEncoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -89,9 +89,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
 
 def test_the_engine_takes_itself_for_one_on_a_gpu(engine: Engine, transcript: Transcript) -> None:  # noqa: F811
     assert engine.device.kind == "cuda"
-    assert engine.lanes == 2
-    assert engine.batching.bucket_seconds == GPU_BUCKET_SECONDS
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as loaded:
+    assert engine.whisper.lanes == 2
+    assert engine.whisper.batching().bucket_seconds == GPU_BUCKET_SECONDS
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as loaded:
         assert isinstance(loaded, Ct2Whisper)
         assert isinstance(loaded._encoder, TorchEncoder)  # noqa: SLF001
     assert transcript.word_times == "attention"

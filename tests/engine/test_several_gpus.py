@@ -99,5 +99,5 @@ def test_the_batch_size_of_each_gpu_is_measured_before_other_models_are_loaded(
     monkeypatch.setattr("whisper_api.engine.whisper.sweep.measure_batch_size", measure)
     engine.preload_rest(OPTIONS)
     assert resident == [["WhisperSource"], ["WhisperSource"]]
-    assert [engine.batching_on(runtime.device).max_items for runtime in runtimes] == [7, 11]
+    assert [engine.whisper.batching(runtime.device).max_items for runtime in runtimes] == [7, 11]
     assert all(len(runtime.models.resident()) > 1 for runtime in runtimes)

@@ -22,7 +22,7 @@ from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.window_decoder import Window
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 from whisper_api.schema import PartialSegments
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
@@ -110,7 +110,7 @@ def test_a_window_is_cut_where_the_language_changes(
 ) -> None:
     partial: list[PartialSegments] = []
     transcript = engine.transcribe(twice, MULTI, on_partial=partial.append)
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         tokens = whisper.language_tokens
         assert [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded] == [
             (True, False),

@@ -21,7 +21,8 @@ from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, Dete
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.prompt import prompt_tokens
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.worker.worker import Again, GpuWorker
+from whisper_api.engine.worker.fair_queue import Again
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import Segment
 
 pytestmark = pytest.mark.models
@@ -37,14 +38,14 @@ def call(sample_call: Path) -> Floats:
 
 @pytest.fixture
 def whisper(engine: Engine, base_model_dir: Path) -> Iterator[Whisper]:
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         yield whisper
 
 
 @pytest.fixture(scope="module")
 def worker(engine: Engine) -> Iterator[GpuWorker]:
     """As many lanes as the engine has, with its models."""
-    worker = GpuWorker(lanes=engine.lanes, scope=engine.device.scope)
+    worker = GpuWorker(lanes=engine.whisper.lanes, scope=engine.device.scope)
     yield worker
     worker.close()
 
@@ -70,7 +71,9 @@ def recognize(
     words: bool = False,
     **options: Any,
 ) -> list[Segment]:
-    recognizer = Recognizer(context(engine, worker, **options), whisper, "base", audio, spans, engine.batching)
+    recognizer = Recognizer(
+        context(engine, worker, **options), whisper, "base", audio, spans, engine.whisper.batching()
+    )
     return list(recognizer.transcribe(language, word_times=words))
 
 
@@ -107,7 +110,7 @@ def test_only_windows_with_numbers_have_words_when_no_other_times_are_asked_for(
     assert not set(whisper.tokenizer("en").encode(" Well, it's a day. été")) & whisper.unspelled_tokens
     # The call has no numbers, so a name stands for one.
     monkeypatch.setitem(vars(whisper), "unspelled_tokens", frozenset(whisper.tokenizer("en").encode(" Texas")))
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.whisper.batching())
     first, second = recognizer.transcribe("en", word_times=False, number_times=True)
     assert "Texas" in second.text
     assert not first.words
@@ -135,7 +138,7 @@ def test_the_language_is_judged_and_its_encoding_used_again(
         return run(self, inputs)
 
     monkeypatch.setattr(OnnxDecode, "run", watched)
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.whisper.batching())
     language, probability = recognizer.resolve_language("auto")
     assert language == "en"
     assert probability is not None
@@ -149,7 +152,7 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
     ctx = context(engine, worker, language="de")
-    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.whisper.batching())
     assert recognizer.resolve_language("de") == ("de", None)
     list(recognizer.transcribe("de", word_times=False))
     (warning,) = ctx.warnings
@@ -161,7 +164,7 @@ def test_a_model_without_cantonese_writes_chinese_and_says_so(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
     ctx = context(engine, worker)
-    recognizer = Recognizer(ctx, whisper, "base", call, [], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [], engine.whisper.batching())
     assert recognizer.resolve_language("yue") == ("zh", None)
     (warning,) = ctx.warnings
     assert "'yue'" in warning
@@ -172,7 +175,7 @@ def test_a_language_that_the_model_knows_no_relative_of_is_refused(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(whisper.__dict__, "languages", frozenset({"en", "fr"}))
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST], engine.whisper.batching())
     with pytest.raises(InvalidOption, match="'ja'; it knows en, fr"):
         recognizer.resolve_language("ja")
 
@@ -180,9 +183,9 @@ def test_a_language_that_the_model_knows_no_relative_of_is_refused(
 def test_an_english_only_model_says_so(
     engine: Engine, worker: GpuWorker, tiny_en_model_dir: Path, call: Floats
 ) -> None:
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("tiny.en"))) as tiny:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("tiny.en"))) as tiny:
         ctx = context(engine, worker)
-        recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
+        recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.whisper.batching())
         assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
         assert recognizer.resolve_language("multi") == ("en", None)
@@ -266,7 +269,7 @@ def test_text_that_stays_bad_is_kept_with_flags_and_silence_is_dropped(
 
     monkeypatch.setattr(OnnxDecode, "run", looping)
     ctx = context(engine, worker)
-    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.whisper.batching())
     (segment,) = recognizer.transcribe("en", word_times=False)
     assert asked == [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
@@ -316,9 +319,9 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     monkeypatch.setattr(OnnxDecode, "run", leaves_out)
     span = Span(0, 19 * RATE)
     pieces = list(
-        Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [span]).transcribe(
-            "en", word_times=False
-        )
+        Recognizer(
+            context(engine, worker), whisper, "base", call, [span], engine.whisper.batching(), [span]
+        ).transcribe("en", word_times=False)
     )
     assert len(pieces) >= 4
     assert (pieces[0].start, pieces[-1].end) == (0.0, 19.0)
@@ -326,7 +329,9 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     assert all(piece.flags == () for piece in pieces)
     # Three seconds of speech in a window of silence are no reason.
     lengths.clear()
-    short = Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [Span(0, 3 * RATE)])
+    short = Recognizer(
+        context(engine, worker), whisper, "base", call, [span], engine.whisper.batching(), [Span(0, 3 * RATE)]
+    )
     assert [segment.text for segment in short.transcribe("en", word_times=False)] == ["Hello"]
     assert lengths == [1900]
 
@@ -337,7 +342,14 @@ def test_doubtful_text_of_windows_without_a_voice_is_left_out(
     spans = [FIRST, SECOND]
     silent = Voice(call, SpeechFrames(np.zeros(len(call) // SILERO_FRAME + 1, np.float32), SILERO_FRAME))
     sung = Recognizer(
-        context(engine, worker), whisper, "base", call, spans, engine.batching, (), InventedText("drop", silent)
+        context(engine, worker),
+        whisper,
+        "base",
+        call,
+        spans,
+        engine.whisper.batching(),
+        (),
+        InventedText("drop", silent),
     )
     assert len(list(sung.transcribe("en", word_times=False))) == 2
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
@@ -359,14 +371,14 @@ def test_a_window_that_stays_without_its_text_is_flagged_or_named(
     monkeypatch.setattr(OnnxDecode, "run", leaves_out)
     span = Span(0, 5 * RATE)
     ctx = context(engine, worker)
-    (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span]).transcribe(
+    (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.whisper.batching(), [span]).transcribe(
         "en", word_times=False
     )
     assert segment.flags == ("low_confidence",)
     assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
     no_speech = 0.9
     ctx = context(engine, worker)
-    silent = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span])
+    silent = Recognizer(ctx, whisper, "base", call, [span], engine.whisper.batching(), [span])
     assert list(silent.transcribe("en", word_times=False)) == []
     assert ctx.warnings == ["5.0 s of what sounds like speech gave no text"]
 

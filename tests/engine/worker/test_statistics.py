@@ -20,5 +20,5 @@ def test_an_engine_counts_its_batches_and_models(engine: Engine, short_call: Pat
     assert after.counts.items - items >= after.counts.batches - batches
     assert after.counts.room >= after.counts.items
     assert after.counts.out_of_memory == 0
-    assert (after.device, after.lanes, after.free_bytes) == ("cpu", engine.lanes, None)
+    assert (after.device, after.lanes, after.free_bytes) == ("cpu", engine.whisper.lanes, None)
     assert after.model_loads >= len(engine.models.resident()) > 0

@@ -109,9 +109,9 @@ class _Bench:
         from whisper_api.engine.whisper.recognizer import Recognizer
 
         (local,) = self.find(self.engine.default_model)
-        with self.engine.models.lease(self.engine.whisper_source(local)) as whisper:
+        with self.engine.models.lease(self.engine.whisper.source(local)) as whisper:
             spans = [Span(0, len(self.sound))]
-            recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.batching)
+            recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.whisper.batching())
             language, _ = recognizer.resolve_language(self.engine.default_language)
             return language, list(recognizer.transcribe(language, word_times=word_times))
 
