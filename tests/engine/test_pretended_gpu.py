@@ -21,6 +21,7 @@ from pretended_gpu import Scopes, pretend_gpus
 
 from whisper_api import Client, Engine, Server, Transcript, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel
+from whisper_api.engine.audio import device_copies
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, DecodedTokens, DecodeSettings, Row
 from whisper_api.engine.whisper.settings import GPU_BUCKET_SECONDS
@@ -162,6 +163,30 @@ def test_a_gpu_with_little_memory_takes_fewer_windows_at_once(scopes: Scopes, ba
     (few, fewer), (many, less) = rows[1 << 30], rows[4 << 30]
     assert 1 <= fewer <= few < many <= 64
     assert fewer < less <= many
+
+
+def test_each_sample_of_a_recording_goes_to_the_device_once(
+    engine: Engine,
+    ecapa_path: Path,
+    call: Floats,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = call[7 * RATE : 24 * RATE].copy()
+    whole, pieces = [], []
+    send = device_copies._sent  # noqa: SLF001
+
+    def counted(samples: Floats, device: str, *, whole_recording: Any = whole, **settings: Any) -> Any:
+        (whole_recording if settings else pieces).append(samples)
+        return send(samples, device, **settings)
+
+    monkeypatch.setattr(device_copies, "_sent", counted)
+    options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
+    transcript = engine.transcribe(clip, options, known_speakers=None)
+    assert transcript.speakers
+    assert [len(samples) for samples in whole] == [len(clip)]
+    # What is sent apart is padded with silence behind the end of the recording.
+    assert all(not samples[-RATE // 10 :].any() for samples in pieces)
+    assert sum(map(len, pieces)) < len(clip) + 40 * RATE
 
 
 def test_sampling_gives_other_texts_and_beams_the_same(

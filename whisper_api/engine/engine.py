@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.engine.audio.decode import AudioInput
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
@@ -138,10 +139,13 @@ class Engine:
         thread = None if device.kind == "cpu" else DeviceThread(f"models-{device.torch_name}", device.scope)
         models = ModelCache(keep_alive=keep_alive, budget=memory_budget, thread=thread, fault=self._fault)
         name = f"gpu-worker-{device.torch_name}"
+
+        def free_memory() -> bool:
+            freed = models.evict_idle(), COPIES.drop(device.torch_name)
+            return any(freed)
+
         threads = self.whisper.threads if device.kind == "cpu" else None
-        worker = GpuWorker(
-            name, models.evict_idle, self.whisper.lanes, device.scope, device.check, self._fault, threads
-        )
+        worker = GpuWorker(name, free_memory, self.whisper.lanes, device.scope, device.check, self._fault, threads)
         return DeviceRuntime(device, worker, models)
 
     @property

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.invented import InventedText
@@ -116,6 +117,7 @@ class TranscriptionRun:
                 # Frees the separate channels and the mix that ``heard`` does not use.
                 del decoded
             audio, spans = heard.audio, heard.windows
+            leases.enter_context(COPIES.kept(audio, ctx.device))
             sizes = self._engine.whisper.batching(ctx.device)
             judge = InventedText.of(options, audio, heard.silero)
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge, heard.elapsed)
@@ -167,7 +169,11 @@ class TranscriptionRun:
         """The transcript of the task ``diarize``, which has turns and no text."""
         diarization = None
         if heard.windows:
-            with diarizing(self._ctx, heard, references) as speakers, self._stage("diarize"):
+            with (
+                COPIES.kept(heard.audio, self._ctx.device),
+                diarizing(self._ctx, heard, references) as speakers,
+                self._stage("diarize"),
+            ):
                 diarization = speakers.awaited(self._ctx)
         found = found_in(self._ctx, heard, diarization)
         speaking = tuple(dict.fromkeys(turn.speaker for turn in found.get("turns", ())))
